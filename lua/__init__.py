@@ -1,0 +1,1 @@
+"""The Lua scripts, as data: `taximeter.meter.scripts` loads them from here."""
