@@ -1,0 +1,61 @@
+#!lua flags=allow-oom
+--[[ apply: numbered entries of accounts, from Postgres to the live balance.
+
+Invariant: entry n of an account is applied exactly once and only after n - 1. It may take a balance below zero: what
+Postgres has decided is a fact here.
+
+KEYS[1] accounts  hash  org/user -> available held applied
+KEYS[2] meta      hash  epoch, seq
+ARGV[1] epoch
+ARGV[2..] three per entry: account, n, delta (millicredits, may be negative); at most 1000 entries
+
+RETURNS one string an entry: code, then the account's last applied entry
+  1 OK          applied
+  2 REPLAYED    applied (it was n or more already; nothing changed)
+  -2 NOT_LOADED
+  -3 INVALID    field
+  -6 GAP        applied (less than n - 1; nothing changed)
+ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
+--- @include "lib/shard"
+--- @include "lib/account"
+local count = (#ARGV - 1) / 3
+if count < 1 or count > 1000 or count ~= math.floor(count) then
+  return redis.error_reply('MALFORMED a call carries 1 to 1000 entries of 3 arguments')
+end
+local meta = call('HMGET', KEYS[2], 'epoch', 'seq')
+local refused = refusal(meta[1], ARGV[1], meta[2])
+if refused then return refused end
+
+local names = {}
+for i = 1, count do names[i] = ARGV[i * 3 - 1] end
+local records = call('HMGET', KEYS[1], unpack(names))
+local current, replies, changed = {}, {}, {}
+for i = 1, count do
+  local account, delta_text = names[i], ARGV[i * 3 + 1]
+  local number = whole(ARGV[i * 3], BALANCE_MAX)
+  local negative = string.sub(delta_text, 1, 1) == '-'
+  local delta = whole(negative and string.sub(delta_text, 2) or delta_text, BALANCE_MAX)
+  local record = current[account] or records[i]
+  if not number or number == 0 then replies[i] = '-3 n'
+  elseif not delta then replies[i] = '-3 delta'
+  elseif not record then replies[i] = '-2'
+  else
+    local available, held, applied = parse_account(record)
+    if negative then delta = -delta end
+    if not available then replies[i] = '-3 account'
+    elseif applied >= number then replies[i] = format('2 %.0f', applied)
+    elseif applied < number - 1 then replies[i] = format('-6 %.0f', applied)
+    elseif math.abs(available + delta) > BALANCE_MAX then replies[i] = '-3 balance'
+    else
+      current[account] = account_record(available + delta, held, number)
+      changed[account] = true
+      replies[i] = format('1 %.0f', number)
+    end
+  end
+end
+local fields = {}
+for account in pairs(changed) do
+  fields[#fields + 1], fields[#fields + 2] = account, current[account]
+end
+if #fields > 0 then call('HSET', KEYS[1], unpack(fields)) end
+return replies

@@ -1,0 +1,32 @@
+#!lua
+--[[ operate: a batch of reserve, commit, release, charge and touch on one shard, in order, in one step.
+
+Invariant: available + held of an account changes only by what an event of the same step charges; one request id is
+charged at most once; whatever is refused changes nothing. Refused as a whole by the server when memory is out (no
+allow-oom flag); the client then sends what resolves holds through `resolve`.
+
+KEYS[1] accounts      hash    org/user -> available held applied
+KEYS[2] holds         hash    org/request -> amount, progress, owner, account, payload (TAB between)
+KEYS[3] deadlines     zset    org/request by Redis time in ms
+KEYS[4] outcomes      hash    org/request -> state reserved charged account (younger generation)
+KEYS[5] outcomes_old  hash    the older generation, read only
+KEYS[6] meta          hash    epoch, seq
+KEYS[7] events        stream  id epoch-seq; fields t, v1
+ARGV[1] epoch the client believes in
+ARGV[2..] seven per operation: op, account, key (org/request), amount, ttl_ms, owner, payload
+
+RETURNS one string an operation: code, then fields with a space between
+  1 OK            available held
+  2 REPLAYED      available held state reserved charged
+  3 LATE          available held charged
+  -1 INSUFFICIENT available held
+  -2 NOT_LOADED
+  -3 INVALID      field
+  -4 CONFLICT     available held state reserved charged
+  -5 UNKNOWN_HOLD available held
+ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
+local SPENDING = true
+--- @include "lib/shard"
+--- @include "lib/account"
+--- @include "lib/events"
+--- @include "lib/batch"

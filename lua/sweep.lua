@@ -1,0 +1,85 @@
+#!lua flags=allow-oom
+--[[ sweep: ends holds whose deadline has passed, at most `limit` a call.
+
+Invariant: a hold ends exactly once. What was reported by touch is charged (kind `expire`), the rest returns to available;
+a commit that comes later finds the outcome and charges only what is missing.
+
+KEYS[1] accounts   hash    org/user -> available held applied
+KEYS[2] holds      hash    org/request -> amount, progress, owner, account, payload (TAB between)
+KEYS[3] deadlines  zset    org/request by Redis time in ms
+KEYS[4] outcomes   hash    org/request -> state reserved charged account
+KEYS[5] meta       hash    epoch, seq
+KEYS[6] events     stream  id epoch-seq; fields t, v1
+ARGV[1] epoch
+ARGV[2] limit: how many holds at most, 1..1000
+
+RETURNS {ended, events_written, still_due}
+ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
+--- @include "lib/shard"
+--- @include "lib/account"
+--- @include "lib/events"
+local limit = whole(ARGV[2], 1000)
+if not limit or limit == 0 then return redis.error_reply('MALFORMED limit is 1 to 1000') end
+local meta = call('HMGET', KEYS[5], 'epoch', 'seq')
+local refused = refusal(meta[1], ARGV[1], meta[2])
+if refused then return refused end
+call('HLEN', KEYS[4])
+
+local time_ms = now_ms()
+local now = format('%.0f', time_ms)
+local due = call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, limit)
+if #due == 0 then return {0, 0, 0} end
+local holds = call('HMGET', KEYS[2], unpack(due))
+
+local names, places, parts = {}, {}, {}
+for i = 1, #due do
+  if holds[i] then
+    local reserved, progress, account, payload = match(holds[i], '^(%d+)\t(%d+)\t%w*\t([^\t]*)\t([^\t]*)$')
+    if account then
+      parts[i] = {tonumber(reserved), tonumber(progress), account, payload}
+      if not places[account] then
+        names[#names + 1] = account
+        places[account] = #names
+      end
+    end
+  end
+end
+local records = #names > 0 and call('HMGET', KEYS[1], unpack(names)) or {}
+local available, held, applied = {}, {}, {}
+for i = 1, #names do
+  if records[i] then available[i], held[i], applied[i] = parse_account(records[i]) end
+end
+
+-- A hold of an unreadable record or account keeps its place, for `check` to report; its deadline goes, so that the sweep moves on.
+local events, ended, outcomes, changed = {}, {}, {}, {}
+for i = 1, #due do
+  local part = parts[i]
+  local place = part and places[part[3]]
+  if place and available[place] then
+    local reserved, progress, account, payload = unpack(part)
+    available[place] = available[place] + reserved - progress
+    held[place] = held[place] - reserved
+    changed[place] = true
+    if progress > 0 then
+      events[#events + 1] =
+        format('expire\t%s\t%s\t%.0f\t%.0f\t-\t%s', account, due[i], progress, reserved, payload)
+    end
+    ended[#ended + 1] = due[i]
+    outcomes[#outcomes + 1] = due[i]
+    outcomes[#outcomes + 1] = format('expired %.0f %.0f %s', reserved, progress, account)
+  end
+end
+
+if #events > 0 then append_events(KEYS[6], KEYS[5], ARGV[1], tonumber(meta[2]), events, time_ms) end
+local fields = {}
+for place in pairs(changed) do
+  fields[#fields + 1] = names[place]
+  fields[#fields + 1] = account_record(available[place], held[place], applied[place])
+end
+if #fields > 0 then
+  call('HSET', KEYS[1], unpack(fields))
+  call('HSET', KEYS[4], unpack(outcomes))
+  call('HDEL', KEYS[2], unpack(ended))
+end
+call('ZREM', KEYS[3], unpack(due))
+return {#ended, #events, call('ZCOUNT', KEYS[3], '-inf', now)}

@@ -1,0 +1,47 @@
+"""Taximeter's client: hold, price and charge LLM requests against live balances in Redis."""
+
+from __future__ import annotations
+
+from taximeter.meter.client import Meter
+from taximeter.meter.errors import (
+    AccountNotFound,
+    InsufficientCredits,
+    InvalidRequest,
+    MeterError,
+    OutcomeUnknown,
+    Overloaded,
+    RequestConflict,
+    RequestReplayed,
+    ShardFenced,
+    StoreError,
+    StoreOutOfMemory,
+    StoreUnavailable,
+    UnknownHold,
+)
+from taximeter.meter.hold import Hold
+from taximeter.meter.models import Balance, LoadedAccount, Loader, Receipt, Usage
+from taximeter.meter.settings import MeterSettings
+
+__all__ = [
+    "AccountNotFound",
+    "Balance",
+    "Hold",
+    "InsufficientCredits",
+    "InvalidRequest",
+    "LoadedAccount",
+    "Loader",
+    "Meter",
+    "MeterError",
+    "MeterSettings",
+    "OutcomeUnknown",
+    "Overloaded",
+    "Receipt",
+    "RequestConflict",
+    "RequestReplayed",
+    "ShardFenced",
+    "StoreError",
+    "StoreOutOfMemory",
+    "StoreUnavailable",
+    "Usage",
+    "UnknownHold",
+]

@@ -1,0 +1,100 @@
+"""What the meter can refuse, and why. Every error is a MeterError; refusals carry the figures a caller needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taximeter.meter.models import Receipt
+
+
+class MeterError(Exception):
+    """Base of everything that the meter raises."""
+
+
+class InvalidRequest(MeterError, ValueError):
+    """A value is outside its limit. Nothing was sent and nothing has changed."""
+
+    def __init__(self, field: str, limit: str) -> None:
+        super().__init__(f"{field} must be {limit}")
+        self.field = field
+        self.limit = limit
+
+
+class InsufficientCredits(MeterError):
+    """The account cannot pay `need`. Nothing was taken. Amounts in millicredits."""
+
+    def __init__(self, need: int, have: int, held: int) -> None:
+        super().__init__(f"need {need} millicredits, have {have} ({held} more are held by open requests)")
+        self.need = need
+        self.have = have
+        self.held = held
+
+    @property
+    def only_holds_in_the_way(self) -> bool:
+        """True when the request would fit if every open hold were released: worth a retry, unlike an empty account."""
+        return self.have + self.held >= self.need
+
+
+class AccountNotFound(MeterError):
+    """Postgres knows no such account: nothing was ever allocated to this user in this organisation."""
+
+    def __init__(self, org_id: str, user_id: str) -> None:
+        super().__init__(f"no credits were ever allocated to user {user_id!r} in organisation {org_id!r}")
+        self.org_id = org_id
+        self.user_id = user_id
+
+
+class RequestReplayed(MeterError):
+    """This request id was reserved before. `outcome` says what became of it; it never authorises new upstream work."""
+
+    def __init__(self, outcome: Receipt) -> None:
+        super().__init__(f"request {outcome.request_id} was reserved before and is {outcome.state}")
+        self.outcome = outcome
+
+
+class RequestConflict(MeterError):
+    """This request id was used with other parameters, or its hold ended another way. Nothing has changed."""
+
+    def __init__(self, outcome: Receipt) -> None:
+        super().__init__(
+            f"request {outcome.request_id} is {outcome.state}"
+            f" with {outcome.reserved} reserved and {outcome.charged} charged"
+        )
+        self.outcome = outcome
+
+
+class UnknownHold(MeterError):
+    """Release or touch of a request id that is neither open nor remembered."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"request {request_id} is neither open nor remembered")
+        self.request_id = request_id
+
+
+class Overloaded(MeterError):
+    """The queue of this process is full. Nothing was sent; try again later or elsewhere."""
+
+
+class StoreError(MeterError):
+    """Redis could not do what was asked."""
+
+
+class ShardFenced(StoreError):
+    """The shard is closed until the settler's guardian has looked at it. Nothing was done; try again in a second."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StoreOutOfMemory(StoreError):
+    """Redis is out of memory, so credits cannot be taken. Holds can still be committed and released."""
+
+
+class StoreUnavailable(StoreError):
+    """Redis could not be reached in time. Nothing was sent."""
+
+
+class OutcomeUnknown(StoreError):
+    """The call was sent but no reply came in time: it took effect once or not at all. Repeat the request id to learn which."""

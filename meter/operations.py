@@ -1,0 +1,101 @@
+"""One operation of a batch: how it is written as script arguments and how its reply is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from taximeter.meter.codes import Code
+from taximeter.meter.models import Receipt, State
+
+Op = Literal["reserve", "commit", "release", "charge", "touch"]
+
+TAKES_CREDIT: frozenset[str] = frozenset({"reserve", "charge"})
+"""Refused when Redis is out of memory; the others go through `resolve` then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a caller wants done to one request of one account. Amounts in millicredits.
+
+    `owner` marks one call of reserve: its own retry after a lost reply is told OK, anybody else REPLAYED.
+    """
+
+    op: Op
+    account: str
+    key: str
+    amount: int = 0
+    ttl_ms: int = 0
+    owner: str = ""
+    payload: str = ""
+
+    def arguments(self) -> tuple[str, str, str, int, int, str, str]:
+        """The seven ARGV of this operation."""
+        return (self.op, self.account, self.key, self.amount, self.ttl_ms, self.owner, self.payload)
+
+    @property
+    def request_id(self) -> str:
+        return self.key.partition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply of a batch, parsed. `field` names what was INVALID; the figures are 0 where the code has none."""
+
+    code: Code
+    available: int = 0
+    held: int = 0
+    state: State = "open"
+    reserved: int = 0
+    charged: int = 0
+    field: str = ""
+
+
+def parse_reply(raw: bytes | str) -> Reply:
+    """Read one reply. Raises ValueError when it is none of the script's."""
+    words = (raw if isinstance(raw, str) else raw.decode()).split(" ")
+    code = Code(int(words[0]))
+    if code is Code.NOT_LOADED:
+        return Reply(code)
+    if code is Code.INVALID:
+        return Reply(code, field=words[1])
+    available, held = int(words[1]), int(words[2])
+    if len(words) == 6:
+        return Reply(code, available, held, cast(State, words[3]), int(words[4]), int(words[5]))
+    if code is Code.LATE:
+        return Reply(code, available, held, charged=int(words[3]))
+    return Reply(code, available, held)
+
+
+_STATE_AFTER: dict[Op, State] = {
+    "reserve": "open",
+    "touch": "open",
+    "commit": "committed",
+    "charge": "charged",
+    "release": "released",
+}
+
+
+def receipt(operation: Operation, reply: Reply) -> Receipt:
+    """What became of the request, for a caller whose operation was done (OK, LATE) or is known (REPLAYED, CONFLICT)."""
+    request_id = operation.request_id
+    if reply.code in (Code.REPLAYED, Code.CONFLICT):
+        return Receipt(
+            request_id,
+            reply.state,
+            reply.reserved,
+            reply.charged,
+            reply.available,
+            reply.held,
+            replayed=reply.code is Code.REPLAYED,
+        )
+    charged = operation.amount if operation.op in ("commit", "charge") else 0
+    return Receipt(
+        request_id,
+        _STATE_AFTER[operation.op],
+        operation.amount if operation.op == "reserve" else 0,
+        reply.charged if reply.code is Code.LATE else charged,
+        reply.available,
+        reply.held,
+        late=reply.code is Code.LATE,
+    )

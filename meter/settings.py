@@ -1,0 +1,52 @@
+"""How a Meter behaves: every queue, batch, time-out and retry has its bound here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taximeter.meter.errors import InvalidRequest
+from taximeter.meter.limits import OPERATIONS_PER_CALL_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class MeterSettings:
+    """Bounds of one Meter.
+
+    A refusal is quick (`take_timeout_s`), a charge is patient (`resolve_timeout_s`): a reserve that cannot be decided costs a
+    request, a commit that is given up costs money until its hold expires.
+    """
+
+    key_prefix: str = "tm"
+    batch_max: int = 250
+    """Most operations of one script call."""
+    lanes_per_shard: int = 2
+    """Most script calls in flight per shard: one connection each."""
+    queue_max: int = 10_000
+    """Most waiting operations per shard; commits and releases are let in up to twice as many."""
+    take_timeout_s: float = 2.0
+    """How long reserve, charge and touch are tried before an error."""
+    resolve_timeout_s: float = 10.0
+    """How long commit and release are tried before an error."""
+    call_timeout_s: float = 1.0
+    """How long one script call may take before its connection is given up."""
+    retry_pause_s: float = 0.02
+    retry_pause_max_s: float = 0.25
+    close_timeout_s: float = 10.0
+    """How long `aclose` waits for what is still queued."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("batch_max", 1, OPERATIONS_PER_CALL_MAX),
+            ("lanes_per_shard", 1, 64),
+            ("queue_max", 1, 1_000_000),
+            ("take_timeout_s", 0.01, 3600),
+            ("resolve_timeout_s", 0.01, 3600),
+            ("call_timeout_s", 0.01, 600),
+            ("retry_pause_s", 0.001, 60),
+            ("retry_pause_max_s", 0.001, 60),
+            ("close_timeout_s", 0, 3600),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise InvalidRequest(name, f"{low} to {high}")
+        if not self.key_prefix or any(mark in self.key_prefix for mark in "{}: \t\n"):
+            raise InvalidRequest("key_prefix", "text without braces, colons or spaces")
