@@ -1,1 +1,1 @@
-"""The API, the command line and the embedded servers: the one place where everything is put together."""
+"""API, command line and embedded servers: the one place where everything is put together."""

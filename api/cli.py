@@ -1,7 +1,7 @@
 """Entry point of the console script `taximeter`.
 
-The plain install is the client alone, yet it carries this script: so nothing but the standard library is imported
-before we know that the command line's own packages are there.
+The plain install is the client alone, yet it carries this script: so nothing but the standard
+library is imported before we know that the command line's own packages are there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def main() -> None:
         if error.name is None or error.name.partition(".")[0] == "taximeter":
             raise
         sys.stderr.write(
-            f"taximeter: the command line needs the package '{error.name}', which the plain install "
-            "leaves out; install the extra: pip install 'taximeter[server]'\n"
+            f"taximeter: the command line needs the package '{error.name}', which the plain "
+            "install leaves out; install the extra: pip install 'taximeter[server]'\n"
         )
         sys.exit(2)
     group(prog_name="taximeter")

