@@ -1,0 +1,46 @@
+# Every target works alone from a fresh clone: it makes .venv first when that is missing or out of date.
+# PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo dev test lint check constraints types
+
+PYTHON ?=
+ARGS ?=
+BIN := .venv/bin
+# Named after where the clone stands and the Python asked for: an environment that was moved is made anew.
+STAMP := .venv/.installed-$(shell printf '%s' '$(CURDIR) $(PYTHON)' | cksum | cut -d ' ' -f 1)
+PACKAGES := api lua meter migrations settler
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make the virtual environment at .venv
+
+demo: $(STAMP) ## Run the whole story on embedded servers, then prove the books
+	@$(BIN)/taximeter demo $(ARGS)
+
+dev: $(STAMP) ## Run everything on embedded servers until Ctrl-C; the data stays in .data
+	@$(BIN)/taximeter dev $(ARGS)
+
+test: $(STAMP) ## Run the tests on embedded servers, or on TAXIMETER_REDIS_URL and TAXIMETER_DATABASE_URL
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) types ## Check style, types and who may import whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## Everything that must be green before a commit
+
+constraints: ## Pin the newest versions of all packages again
+	.ci/constraints
+
+# mypy looks for packages by folder name: links give our folders the names that they are imported by.
+types:
+	@mkdir -p .types/taximeter
+	@for package in $(PACKAGES); do ln -sfn ../../$$package .types/taximeter/$$package; done
+
+$(STAMP): pyproject.toml .ci/constraints.txt .ci/venv
+	@PYTHON='$(PYTHON)' .ci/venv
+	@touch $@
