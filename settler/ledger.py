@@ -1,0 +1,250 @@
+"""Writes events into the ledger, inside the transaction of settle. What the ledger refuses comes back as bad lines."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import asyncpg
+
+from taximeter.settler.events import BadLine, Event, Reason
+from taximeter.settler.payloads import read_payload
+from taximeter.settler.queries import load_queries
+from taximeter.settler.stores import Connection
+
+_SQL: Final = load_queries("settle")
+_DUPLICATE_ROUNDS_MAX: Final = 10
+
+Account = tuple[str, str]
+
+_CHARGED_COLUMNS: Final = (
+    "org_id", "request_id", "phase", "user_id", "shard", "epoch", "seq", "amount", "created_at",
+)  # fmt: skip
+_ATTRIBUTION_COLUMNS: Final = (
+    "org_id", "user_id", "service_type", "service_name", "credits_used", "request_id", "request_metadata",
+    "created_at", "shard", "epoch", "seq", "late", "reserved",
+)  # fmt: skip
+
+REFUSALS: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.RaiseError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.StatementTooComplexError,
+    ValueError,
+)
+"""What Postgres answers when it is the rows that are wrong. Anything else is about the server, and is tried again."""
+
+
+async def book(
+    conn: Connection, shard: int, epoch: int, events: Sequence[Event]
+) -> list[BadLine]:
+    """Book `events`; returns those that could not be. Nothing is durable before the caller's transaction commits.
+
+    The whole run is tried at once. When Postgres refuses a row, the halves are tried on their own, so that one poison
+    event costs a few steps and never its neighbours. Raises what is not about the rows (deadlock, lost connection).
+    """
+    if not events:
+        return []
+    try:
+        async with conn.transaction():
+            return await _book_at_once(conn, shard, epoch, events)
+    except REFUSALS as error:
+        if len(events) == 1:
+            return [set_aside(events[0], "refused_by_database", f"{type(error).__name__}: {error}")]
+    middle = len(events) // 2
+    return [
+        *await book(conn, shard, epoch, events[:middle]),
+        *await book(conn, shard, epoch, events[middle:]),
+    ]
+
+
+def set_aside(event: Event, reason: Reason, detail: str) -> BadLine:
+    """The event as a bad line whose account and amount are known, so that it is given back."""
+    return BadLine(
+        event.seq, reason, detail, event.line,
+        event.org_id, event.user_id, event.request_id, event.amount,
+    )  # fmt: skip
+
+
+async def _book_at_once(
+    conn: Connection, shard: int, epoch: int, events: Sequence[Event]
+) -> list[BadLine]:
+    bad: list[BadLine] = []
+    org_ids = {event.org_id for event in events}
+    known = {row[0] for row in await conn.fetch(_SQL["known_organizations"], list(org_ids))}
+    if org_ids - known:
+        detail = "no organisation has this id"
+        bad += [set_aside(e, "unknown_organization", detail) for e in events if e.org_id not in known]
+        events = [event for event in events if event.org_id in known]
+    times = _entry_times(events)
+    # The common lock order: allocations first, then what belongs to their accounts, then pools.
+    targets = await _lock_allocations(conn, {(event.org_id, event.user_id) for event in events})
+    events = await _write_charged(conn, shard, epoch, events, times, bad)
+    await _write_attribution(conn, shard, epoch, events, times)
+    await _add_to_totals(conn, events, targets)
+    return bad
+
+
+def _entry_times(events: Iterable[Event]) -> dict[int | None, datetime]:
+    """Redis time of each entry as a timestamp; a damaged one becomes the time of settling."""
+    now = datetime.now(UTC)
+    return {
+        ms: now if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
+        for ms in {event.time_ms for event in events}
+    }
+
+
+async def _write_charged(
+    conn: Connection,
+    shard: int,
+    epoch: int,
+    events: Sequence[Event],
+    times: dict[int | None, datetime],
+    bad: list[BadLine],
+) -> list[Event]:
+    """Claim each (organisation, request, phase); returns the events that got it, the others join `bad`.
+
+    Duplicates are rare, so nobody is asked first: the unique key refuses the copy, and only then we look which it was.
+    """
+    claims: dict[tuple[str, str, int], Event] = {}
+    for event in events:
+        if claims.setdefault((event.org_id, event.request_id, event.phase), event) is not event:
+            bad.append(set_aside(event, "duplicate", "the request is charged by an earlier event"))
+    for _ in range(_DUPLICATE_ROUNDS_MAX):
+        records = [
+            (e.org_id, e.request_id, phase, e.user_id, shard, epoch, e.seq, e.amount, times[e.time_ms])
+            for (_org, _request, phase), e in claims.items()
+        ]
+        try:
+            async with conn.transaction():
+                await conn.copy_records_to_table(
+                    "charged_requests",
+                    schema_name="taximeter",
+                    columns=_CHARGED_COLUMNS,
+                    records=records,
+                )
+            return list(claims.values())
+        except asyncpg.UniqueViolationError:
+            # The statement that asks has a newer snapshot than the copy had, so it sees who was first.
+            wanted = list(claims)
+            rows = await conn.fetch(
+                _SQL["charged_already"],
+                [key[0] for key in wanted],
+                [key[1] for key in wanted],
+                [key[2] for key in wanted],
+            )
+            for row in rows:
+                event = claims.pop((row[0], row[1], row[2]))
+                bad.append(set_aside(event, "duplicate", "the ledger has charged this request before"))
+    raise asyncpg.DeadlockDetectedError("others keep charging the same requests")
+
+
+async def _write_attribution(
+    conn: Connection,
+    shard: int,
+    epoch: int,
+    events: Sequence[Event],
+    times: dict[int | None, datetime],
+) -> None:
+    records = []
+    for event in events:
+        purpose = read_payload(event.payload)
+        records.append((
+            event.org_id, event.user_id, purpose.service_type, purpose.service_name, event.amount,
+            event.request_id, purpose.metadata, times[event.time_ms], shard, epoch, event.seq,
+            event.flags != "-", event.reserved,
+        ))  # fmt: skip
+    await conn.copy_records_to_table(
+        "credit_usage_attribution", columns=_ATTRIBUTION_COLUMNS, records=records
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """Where the charges of each account go. The rows are locked; an account that has none is in neither."""
+
+    active: dict[Account, object]
+    closed: dict[Account, object]
+
+
+async def _lock_allocations(conn: Connection, accounts: Iterable[Account]) -> _Targets:
+    """Lock the allocation of every account: the active one, else the newest closed one."""
+    wanted = set(accounts)
+    active = await _lock(conn, "lock_active_allocations", wanted)
+    without = wanted - active.keys()
+    if without:
+        # An allocation may have been closed, and another opened, while the first statement waited for its lock.
+        active |= await _lock(conn, "lock_active_allocations", without)
+        without -= active.keys()
+    closed = await _lock(conn, "lock_closed_allocations", without) if without else {}
+    return _Targets(active, closed)
+
+
+async def _add_to_totals(conn: Connection, events: Sequence[Event], targets: _Targets) -> None:
+    """Add to allocations and pools, once a row."""
+    by_account: defaultdict[Account, int] = defaultdict(int)
+    by_pool: defaultdict[str, int] = defaultdict(int)
+    for event in events:
+        if event.amount:
+            by_account[event.org_id, event.user_id] += event.amount
+            by_pool[event.org_id] += event.amount
+    if not by_account:
+        return
+    pools = sorted(by_pool)
+    await conn.execute(_SQL["lock_pools"], pools)
+    for query, rows in (("add_used", targets.active), ("add_to_closed", targets.closed)):
+        charged = [(row, by_account[account]) for account, row in rows.items() if account in by_account]
+        if charged:
+            await conn.execute(_SQL[query], *map(list, zip(*charged, strict=True)))
+    orphans = sorted(by_account.keys() - targets.active.keys() - targets.closed.keys())
+    if orphans:
+        await conn.execute(
+            _SQL["insert_closed"],
+            [org_id for org_id, _ in orphans],
+            [user_id for _, user_id in orphans],
+            [by_account[account] for account in orphans],
+        )
+    await conn.execute(_SQL["add_used_to_pools"], pools, [by_pool[org_id] for org_id in pools])
+
+
+async def _lock(conn: Connection, query: str, accounts: Iterable[Account]) -> dict[Account, object]:
+    """Allocation id by account, for the accounts that have such a row; the rows are locked."""
+    wanted = sorted(accounts)
+    rows = await conn.fetch(
+        _SQL[query], [org_id for org_id, _ in wanted], [user_id for _, user_id in wanted]
+    )
+    return {(row["org_id"], row["user_id"]): row["id"] for row in rows}
+
+
+async def write_dead_letters(
+    conn: Connection, shard: int, epoch: int, bad_lines: Sequence[BadLine]
+) -> None:
+    """Keep bad lines with their raw bytes, and give back what is known to have been taken by them."""
+    if not bad_lines:
+        return
+    await conn.execute(
+        _SQL["insert_dead_letters"],
+        shard,
+        epoch,
+        [bad.seq for bad in bad_lines],
+        [bad.reason for bad in bad_lines],
+        [bad.detail for bad in bad_lines],
+        [bad.org_id for bad in bad_lines],
+        [bad.user_id for bad in bad_lines],
+        [bad.request_id for bad in bad_lines],
+        [bad.amount for bad in bad_lines],
+        [bad.line for bad in bad_lines],
+    )
+    repairs = [bad for bad in bad_lines if bad.org_id and bad.user_id and bad.amount]
+    if repairs:
+        await conn.execute(
+            _SQL["give_back"],
+            [bad.org_id for bad in repairs],
+            [bad.user_id for bad in repairs],
+            [bad.amount for bad in repairs],
+            [f"{shard}:{epoch}-{bad.seq}" for bad in repairs],
+        )

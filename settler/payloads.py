@@ -1,0 +1,103 @@
+"""What a charge was for: from the payload of an event to columns that Postgres accepts for certain."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+DEFAULT_SERVICE_TYPE = "llm_inference"
+UNREADABLE_SERVICE_TYPE = "unreadable"
+SERVICE_TYPE_MAX = 64
+SERVICE_NAME_MAX = 255
+
+_USUAL = re.compile(r'\{"type":"([^"\\]{1,64})","name":"([^"\\]{0,255})","meta":(\{.*\})\}')
+_HUGE_EXPONENT = re.compile(r"[eE][+-]?\d{4,}")
+
+
+class Purpose(NamedTuple):
+    """Service columns and the metadata as JSON text that `jsonb` takes."""
+
+    service_type: str
+    service_name: str
+    metadata: str
+
+
+def read_payload(payload: str) -> Purpose:
+    """Read a payload; never raises. An unreadable one loses nothing: its raw text becomes the metadata.
+
+    Postgres refuses JSON that Python takes (NaN, the character U+0000, half a surrogate pair, numbers beyond
+    `numeric`), and one refused row would fail a whole batch. Such payloads count as unreadable here.
+    """
+    if not payload:
+        return Purpose(DEFAULT_SERVICE_TYPE, "", "{}")
+    try:
+        return _read(payload)
+    except (ValueError, RecursionError):
+        return unreadable(payload)
+
+
+def unreadable(payload: str) -> Purpose:
+    """The same charge with its payload kept as text, for people to read."""
+    text = payload.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return Purpose(UNREADABLE_SERVICE_TYPE, "", json.dumps({"unreadable_payload": text}))
+
+
+def _read(payload: str) -> Purpose:
+    usual = _USUAL.fullmatch(payload)
+    if usual is not None:
+        # The metadata text goes to Postgres as it is, so parsing it is only a check.
+        service_type, service_name, metadata = usual.groups()
+        parsed = _strict_json(metadata)
+        if isinstance(parsed, dict):
+            return Purpose(service_type, service_name, metadata)
+    whole = _strict_json(payload)
+    if not isinstance(whole, dict):
+        raise ValueError("a payload is a JSON object")
+    service_type = whole.get("type", DEFAULT_SERVICE_TYPE)
+    service_name = whole.get("name", "")
+    metadata_value = whole.get("meta", {})
+    if not isinstance(service_type, str) or not isinstance(service_name, str):
+        raise ValueError("type and name are text")
+    if not 1 <= len(service_type) <= SERVICE_TYPE_MAX or len(service_name) > SERVICE_NAME_MAX:
+        raise ValueError("type and name are of limited length")
+    if not isinstance(metadata_value, dict):
+        raise ValueError("meta is an object")
+    return Purpose(service_type, service_name, json.dumps(metadata_value, separators=(",", ":")))
+
+
+def _strict_json(text: str) -> object:
+    """Parse, or raise ValueError where Postgres would refuse."""
+    parsed: object = _DECODER.decode(text)
+    # Escapes are rare, so the slower look at every string is only taken when one could do harm.
+    if "\\u" in text:
+        json.dumps(parsed, ensure_ascii=False).encode("utf-8")
+        if "\\u0000" in json.dumps(parsed):
+            _refuse_null_character(parsed)
+    return parsed
+
+
+def _refuse_null_character(value: object) -> None:
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise ValueError("jsonb cannot hold the character U+0000")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_null_character(key)
+            _refuse_null_character(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_null_character(inner)
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _bounded_float(text: str) -> float:
+    if _HUGE_EXPONENT.search(text):
+        raise ValueError("the exponent is beyond what numeric holds")
+    return float(text)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_bounded_float)

@@ -1,0 +1,154 @@
+"""Settings of the settler, from environment variables with the prefix TAXIMETER_."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class StoreSettings(BaseSettings):
+    """Where the two stores are. Shared by every process that opens them itself."""
+
+    model_config = SettingsConfigDict(env_prefix="TAXIMETER_", extra="ignore", frozen=True)
+
+    database_url: str = Field(
+        default="postgresql://localhost/taximeter", description="Postgres, the book of record."
+    )
+    redis_url: str = Field(
+        default="redis://localhost:6379/0",
+        description="Redis or Valkey with the live balances; must not evict (noeviction) and should keep an AOF.",
+    )
+    key_prefix: str = Field(
+        default="tm",
+        pattern=r"^[A-Za-z0-9_-]{1,32}$",
+        description="First part of every Redis key's hash tag, so that several installations can share a server.",
+    )
+    shards: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="How many shards a fresh system gets (1 when unset). An existing system keeps its number: "
+        "any other value here is refused.",
+    )
+    database_pool_max: int = Field(default=8, ge=2, le=100, description="Most Postgres connections.")
+    database_timeout_s: Seconds = Field(
+        default=60.0, description="Longest wait for one Postgres command."
+    )
+    redis_timeout_s: Seconds = Field(
+        default=5.0, description="Longest wait for a Redis connection or one reply."
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, url: str) -> str:
+        if not url.startswith(("postgres://", "postgresql://")):
+            raise ValueError("must start with postgresql://")
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: str) -> str:
+        return check_redis_url(url)
+
+
+def check_redis_url(url: str) -> str:
+    """Return `url`, or raise ValueError naming what a Redis URL starts with."""
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    return url
+
+
+class SettlerSettings(StoreSettings):
+    """What the settler does how often and how much at once. Every number has a bound."""
+
+    arq_redis_url: str | None = Field(
+        default=None,
+        description="Redis of the job scheduler, which may be another server; REDIS_URL when unset. "
+        "Only its schedule is there: losing it loses nothing.",
+    )
+    arq_queue: str = Field(
+        default="taximeter:settler",
+        pattern=r"^[A-Za-z0-9:_-]{1,64}$",
+        description="Name of the job queue in that Redis.",
+    )
+
+    settle_batch_events: int = Field(
+        default=5_000,
+        ge=1,
+        le=50_000,
+        description="Events of one settle transaction, give or take one stream entry (1,000 events).",
+    )
+    settle_budget_s: Seconds = Field(
+        default=5.0, description="A tick stops taking further batches of a shard after this long."
+    )
+    settle_attempts: int = Field(
+        default=5, ge=1, le=20, description="Tries of one batch after deadlocks and the like."
+    )
+
+    tick_timeout_s: Seconds = Field(
+        default=30.0, description="A tick that takes longer is cancelled; the next one takes over."
+    )
+    tick_interval_s: float = Field(
+        default=1.0, ge=0.05, le=60.0, description="Pause from the start of a tick to the next."
+    )
+    relay_page_accounts: int = Field(
+        default=500, ge=1, le=1_000, description="Accounts whose entries are relayed in one step."
+    )
+    relay_accounts_per_tick: int = Field(
+        default=50_000, ge=1, le=1_000_000, description="Most accounts that one relay run looks at."
+    )
+    sweep_limit: int = Field(
+        default=500, ge=1, le=1_000, description="Expired holds ended by one script call."
+    )
+    sweep_calls_per_tick: int = Field(
+        default=20, ge=1, le=1_000, description="Most sweep calls of a tick and shard."
+    )
+    outcome_window_s: float = Field(
+        default=300.0,
+        ge=1.0,
+        le=86_400.0,
+        description="Redis remembers what became of a request for one to two windows; a repeat that comes "
+        "later is caught by the ledger.",
+    )
+
+    event_retention_s: float = Field(
+        default=3_600.0,
+        ge=0.0,
+        le=604_800.0,
+        description="Settled events stay in the stream this long, so that a Postgres restored from an older "
+        "backup can settle them again.",
+    )
+    event_retention_max: int = Field(
+        default=500_000,
+        ge=0,
+        le=100_000_000,
+        description="At most this many settled events stay, whatever their age: the bound on memory.",
+    )
+
+    reconcile_holds_limit: int = Field(
+        default=5_000,
+        ge=0,
+        le=100_000,
+        description="With more open holds than this in a shard, holds are compared by two readings and not at a cut.",
+    )
+    hold_grace_s: Seconds = Field(
+        default=60.0, description="How long past its deadline an open hold may be before check objects."
+    )
+    entry_age_max_s: Seconds = Field(
+        default=60.0, description="How old an entry may be that has not reached its loaded account."
+    )
+    loss_alarm_s: float = Field(
+        default=604_800.0,
+        ge=0.0,
+        le=31_536_000.0,
+        description="A loss fails check for this long after it was found; older ones are figures only.",
+    )
+
+    @field_validator("arq_redis_url")
+    @classmethod
+    def _arq_is_redis(cls, url: str | None) -> str | None:
+        return url if url is None else check_redis_url(url)

@@ -1,0 +1,121 @@
+"""Settle: one Postgres transaction books a contiguous run of events and moves the watermark past it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import asyncpg
+
+from taximeter.settler.ledger import book, write_dead_letters
+from taximeter.settler.queries import load_queries
+from taximeter.settler.stores import Connection, Stores
+from taximeter.settler.stream import Run, read_run
+
+_SQL: Final = load_queries("settle")
+_BACKOFF_FIRST_S: Final = 0.02
+_BACKOFF_MAX_S: Final = 1.0
+
+TRANSIENT: Final = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+)
+"""Postgres undid the transaction for the sake of another one: the same work can simply be done again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What settling came to. `idle`: nothing was there; `busy`: another worker has the shard; counts are of events."""
+
+    shard: int
+    state: Literal["idle", "busy", "settled"]
+    epoch: int = 0
+    seq: int = 0
+    settled: int = 0
+    dead: int = 0
+    lost: int = 0
+
+
+async def settle_once(
+    stores: Stores, shard: int, *, batch_events: int = 5_000, attempts: int = 5
+) -> Settled:
+    """Settle at most about `batch_events` events of a shard.
+
+    On return everything reported is durable in Postgres. A crash anywhere leaves all of the batch or none of it, and
+    the next call goes on from the watermark. Any number of these may run at once. Raises asyncpg and redis errors;
+    deadlocks and the like are retried `attempts` times in all.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            async with stores.pool.acquire() as conn, conn.transaction(isolation="read_committed"):
+                return await _settle(conn, stores, shard, batch_events)
+        except TRANSIENT:
+            if attempt == attempts:
+                raise
+            ceiling = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**attempt)
+            await asyncio.sleep(random.uniform(0, ceiling))
+    raise AssertionError("attempts is at least 1")
+
+
+async def settle_shard(
+    stores: Stores,
+    shard: int,
+    *,
+    batch_events: int = 5_000,
+    attempts: int = 5,
+    budget_s: float = 5.0,
+) -> Settled:
+    """Settle batch after batch until nothing is left, another worker has the shard, or `budget_s` has passed.
+
+    Returns the sum; its state is that of the last batch.
+    """
+    started = time.monotonic()
+    total = Settled(shard, "idle")
+    while True:
+        one = await settle_once(stores, shard, batch_events=batch_events, attempts=attempts)
+        total = replace(
+            one,
+            settled=total.settled + one.settled,
+            dead=total.dead + one.dead,
+            lost=total.lost + one.lost,
+        )
+        if one.state != "settled" or time.monotonic() - started > budget_s:
+            return total
+
+
+async def _settle(conn: Connection, stores: Stores, shard: int, batch_events: int) -> Settled:
+    await conn.execute(_SQL["mark_settling"])
+    mark = await conn.fetchrow(_SQL["lock_watermark"], shard)
+    if mark is None:
+        return Settled(shard, "busy")
+    epoch, seq = mark["epoch"], mark["seq"]
+    # Read under the lock: the guardian takes it too before it trusts a restarted server, so a run that was read from
+    # the server before can never be booked after that.
+    run = await read_run(stores.redis, stores.keys(shard).events, epoch, seq, batch_events)
+    if run.empty:
+        return Settled(shard, "idle", epoch, seq)
+    return await write_run(conn, shard, run)
+
+
+async def write_run(conn: Connection, shard: int, run: Run) -> Settled:
+    """Book a run and move the watermark from its start to its end, in the caller's transaction."""
+    dead = run.bad_lines + await book(conn, shard, run.epoch, run.events)
+    settled = len(run.events) + len(run.bad_lines) - len(dead)
+    await write_dead_letters(conn, shard, run.epoch, dead)
+    if run.holes:
+        firsts, lasts = [hole[0] for hole in run.holes], [hole[1] for hole in run.holes]
+        await conn.execute(_SQL["insert_lost"], shard, run.epoch, firsts, lasts)
+    counts = (settled, len(dead), run.lost)
+    await conn.execute(
+        _SQL["insert_batch"], shard, run.epoch, run.after_seq + 1, run.last_seq, *counts
+    )
+    moved = await conn.execute(
+        _SQL["move_watermark"], shard, run.epoch, run.after_seq, run.last_seq, *counts
+    )
+    if moved != "UPDATE 1":
+        raise asyncpg.SerializationError(f"the watermark of shard {shard} moved under its lock")
+    return Settled(shard, "settled", run.epoch, run.last_seq, *counts)
