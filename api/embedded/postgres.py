@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGINT, SIGQUIT
 
-from taximeter.api.embedded.server import LOOPBACK, EmbeddedServer, ServerFailed, wheel_folder
+from taximeter.api.embedded.machine import LOOPBACK, ServerFailed, wheel_folder
+from taximeter.api.embedded.server import EmbeddedServer
 from taximeter.api.embedded.spawn import Identity
 
 DATABASE = "taximeter"

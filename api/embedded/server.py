@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.util
 import os
-import random
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +15,7 @@ from signal import SIGKILL, Signals
 from types import TracebackType
 from typing import Self
 
+from taximeter.api.embedded.machine import PortTaken, ServerFailed, free_port
 from taximeter.api.embedded.spawn import Child, Identity, spawn
 
 READY_TIMEOUT_S = 60.0
@@ -26,37 +24,6 @@ LOCK_TIMEOUT_S = 10.0
 POLL_S = 0.02
 PORT_ATTEMPTS_MAX = 5
 LOG_TAIL_BYTES_MAX = 4_000
-# Below the range of outgoing ports: a client that keeps calling a dead server there could otherwise
-# be given that very port for its own end, connect to itself, and keep the server from coming back.
-PORT_MIN, PORT_MAX = 20_000, 32_000
-LOOPBACK = "127.0.0.1"
-
-
-class ServerFailed(RuntimeError):
-    """An embedded server did not start or stop; the message ends with the tail of its log."""
-
-
-class PortTaken(ServerFailed):
-    """Somebody took the port between our choosing it and the server's binding it."""
-
-
-def wheel_folder(package: str) -> Path:
-    """Return the folder of an installed package without importing it: we only want its binaries."""
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError(f"No module named '{package}'", name=package)
-    return Path(found.submodule_search_locations[0])
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on at this moment."""
-    for _ in range(100):
-        port = random.randint(PORT_MIN, PORT_MAX)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((LOOPBACK, port))
-            return port
-    raise ServerFailed(f"no free loopback port found between {PORT_MIN} and {PORT_MAX}")
 
 
 class EmbeddedServer(ABC):

@@ -11,7 +11,8 @@ from typing import cast
 
 import redis
 
-from taximeter.api.embedded.server import LOOPBACK, EmbeddedServer, ServerFailed, wheel_folder
+from taximeter.api.embedded.machine import LOOPBACK, ServerFailed, wheel_folder
+from taximeter.api.embedded.server import EmbeddedServer
 
 
 def valkey_binary() -> Path:

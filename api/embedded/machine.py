@@ -1,0 +1,41 @@
+"""What the embedded servers ask of this machine: a free port, a binary, and an error to raise."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import random
+import socket
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+# Below the range of outgoing ports: a client that keeps calling a dead server there could otherwise
+# be given that very port for its own end, connect to itself, and keep the server from coming back.
+PORT_MIN, PORT_MAX = 20_000, 32_000
+
+
+class ServerFailed(RuntimeError):
+    """An embedded server did not start or stop; the message ends with the tail of its log."""
+
+
+class PortTaken(ServerFailed):
+    """Somebody took the port between our choosing it and the server's binding it."""
+
+
+def wheel_folder(package: str) -> Path:
+    """Return the folder of an installed package without importing it: we only want its binaries."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+    return Path(found.submodule_search_locations[0])
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on at this moment."""
+    for _ in range(100):
+        port = random.randint(PORT_MIN, PORT_MAX)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((LOOPBACK, port))
+            return port
+    raise ServerFailed(f"no free loopback port found between {PORT_MIN} and {PORT_MAX}")
