@@ -1,0 +1,163 @@
+"""Guards every shard: lets clients in when Redis has what it should have, and rebuilds from Postgres when it has not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+
+from taximeter.meter.scripts import load_script
+from taximeter.settler.events import parse_id
+from taximeter.settler.queries import load_queries
+from taximeter.settler.rebuild import rebuild
+from taximeter.settler.stores import Connection, Stores
+from taximeter.settler.verdict import Action, Mark, Seen, Verdict, judge
+
+_SQL: Final = load_queries("guardian")
+_ACCOUNTS: Final = load_queries("accounts")
+_OPEN: Final = load_script("open")
+_APPROVE: Final = load_script("approve")
+_SCAN_COUNT: Final = 1_000
+
+
+class ShardCountMismatch(Exception):
+    """The setting names another number of shards than the system has. Unset it, or give the number that exists."""
+
+
+class UnknownDataFormat(Exception):
+    """Redis holds data of a release that this one does not understand. Nothing was touched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """What the guardian did about a shard. usable: clients may work at `epoch`. lost: events found to be lost just now."""
+
+    shard: int
+    usable: bool
+    epoch: int
+    action: str
+    reason: str
+    lost: int = 0
+
+
+async def ensure_shards(stores: Stores, wanted: int | None) -> int:
+    """How many shards the system has; makes them (1 unless `wanted` says more) when it is fresh.
+
+    Raises ShardCountMismatch when `wanted` differs from what exists. Durable on return; two starting at once agree.
+    """
+    async with stores.pool.acquire() as conn, conn.transaction():
+        await conn.execute(_SQL["create_alone"])
+        shards = int(await conn.fetchval(_SQL["count_shards"]))
+        if shards == 0:
+            shards = wanted or 1
+            await conn.execute(_SQL["create_shards"], shards)
+    if wanted not in (None, shards):
+        raise ShardCountMismatch(
+            f"TAXIMETER_SHARDS is {wanted}, but this system was made with {shards} and keeps that number"
+        )
+    return shards
+
+
+async def guard(stores: Stores, shard: int, shards: int) -> Guarded:
+    """Look at one shard and do what is needed. Cheap when all is well: one row and one round trip to Redis.
+
+    Every step can be cut off anywhere; the next call finishes the work. Only one guardian acts on a shard at a time,
+    another one answers that the shard is not usable yet. Raises asyncpg and redis errors, UnknownDataFormat.
+    """
+    mark = await read_mark(stores.pool, shard)
+    # Postgres first: Redis can only have moved on since, so an older watermark never looks like a loss.
+    verdict = judge(mark, await look(stores, shard), shards)
+    if verdict.action is Action.NOTHING:
+        return Guarded(shard, True, mark.epoch, "nothing", verdict.reason)
+    async with stores.pool.acquire() as conn:
+        if not await conn.fetchval(_SQL["guard_alone"], shard):
+            return Guarded(shard, False, mark.epoch, "waiting", "another guardian is at work")
+        # The lock belongs to the session: the pool releases it with the connection, also after a crash.
+        return await _act(conn, stores, shard, shards)
+
+
+async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Guarded:
+    """Judge again under the locks, then act."""
+    async with conn.transaction():
+        row = await conn.fetchrow(_SQL["lock_watermark"], shard)
+        mark = _mark(row)
+        seen = await look(stores, shard)
+        verdict = judge(mark, seen, shards)
+        if verdict.action is Action.APPROVE:
+            await conn.execute(_SQL["approve_server"], shard, seen.run_id)
+    if verdict.action is Action.NOTHING:
+        return Guarded(shard, True, mark.epoch, "nothing", verdict.reason)
+    if verdict.action is Action.REFUSE:
+        raise UnknownDataFormat(f"shard {shard}: {verdict.reason}")
+    if verdict.action is Action.APPROVE:
+        return await _approve(conn, stores, mark, seen, verdict)
+    if verdict.action is Action.OPEN:
+        # The server first: a crash in between looks like a loss and is rebuilt, which costs one epoch. The other way round,
+        # a database that was replaced could not be told from one that was about to be used.
+        await conn.execute(_SQL["approve_server"], shard, seen.run_id)
+        await _OPEN.call(
+            stores.redis, stores.keys(shard).batch(), [mark.epoch, shards, seen.run_id]
+        )
+        return Guarded(shard, True, mark.epoch, "opened", verdict.reason)
+    epoch, lost = await rebuild(conn, stores, shard, shards, verdict.reason)
+    return Guarded(shard, True, epoch, "rebuilt", verdict.reason, lost)
+
+
+async def _approve(
+    conn: Connection, stores: Stores, mark: Mark, seen: Seen, verdict: Verdict
+) -> Guarded:
+    """Let clients in on a restarted server.
+
+    The restart may have lost entries that were applied in its last second, so the hints of the relay go down to what the
+    accounts say. The run id in Postgres has moved before, so no answer of the old server can raise a hint again; that
+    in Redis moves last, so that a crash on the way is seen as not approved.
+    """
+    keys = stores.keys(mark.shard)
+    cursor = 0
+    while True:
+        cursor, page = await stores.redis.hscan(keys.accounts, cursor, count=_SCAN_COUNT)
+        said = [
+            (*field.decode().split("/", 1), int(record.rsplit(b" ", 1)[1]))
+            for field, record in page.items()
+        ]
+        if said:
+            await conn.execute(_ACCOUNTS["lower_hints"], *map(list, zip(*said, strict=True)))
+        if cursor == 0:
+            break
+    await _APPROVE.call(stores.redis, [keys.meta], [mark.epoch, seen.run_id])
+    return Guarded(mark.shard, True, mark.epoch, "approved", verdict.reason)
+
+
+async def read_mark(conn: Connection | asyncpg.Pool[Any], shard: int) -> Mark:
+    """The shard's watermark. Raises LookupError when Postgres has no such shard."""
+    row = await conn.fetchrow(_SQL["read_watermark"], shard)
+    if row is None:
+        raise LookupError(f"Postgres has no shard {shard}: run ensure_shards first")
+    return _mark(row)
+
+
+def _mark(row: asyncpg.Record) -> Mark:
+    return Mark(row["shard"], row["epoch"], row["seq"], row["run_id"])
+
+
+async def look(stores: Stores, shard: int) -> Seen:
+    """The shard as Redis has it: meta and the stream's last id at one moment, and the run id of the server that has them."""
+    keys = stores.keys(shard)
+    async with stores.redis.pipeline(transaction=True) as pipe:
+        pipe.hgetall(keys.meta)
+        pipe.exists(keys.events)
+        pipe.execute_command("XINFO STREAM", keys.events)
+        pipe.info("server")
+        meta, exists, stream, server = await pipe.execute(raise_on_error=False)
+    for answer in (meta, exists, server):
+        if isinstance(answer, Exception):
+            raise answer
+    last_id: tuple[int, int] | None = None
+    if exists:
+        if isinstance(stream, Exception):
+            raise stream
+        last = parse_id(stream["last-generated-id"])
+        last_id = None if last == (0, 0) else last
+    texts = {name.decode(): value.decode("utf-8", "replace") for name, value in meta.items()}
+    return Seen(str(server["run_id"]), texts, last_id)

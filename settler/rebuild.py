@@ -1,0 +1,104 @@
+"""Rebuilds a shard whose Redis data is lost or in doubt: close, settle what is left, write down what is lost, reopen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from taximeter.meter.scripts import load_script
+from taximeter.settler.events import parse_id
+from taximeter.settler.queries import load_queries
+from taximeter.settler.settle import settle_shard, write_run
+from taximeter.settler.stores import Connection, Stores
+from taximeter.settler.stream import Run, read_run
+
+_SQL: Final = load_queries("guardian")
+_SETTLE: Final = load_queries("settle")
+_OPEN: Final = load_script("open")
+_FENCE: Final = load_script("fence")
+_PATIENCE_S: Final = 20.0
+_PAUSE_S: Final = 0.05
+
+
+async def rebuild(
+    conn: Connection, stores: Stores, shard: int, shards: int, reason: str
+) -> tuple[int, int]:
+    """Bring the shard back at a new epoch; returns (epoch, events found to be lost).
+
+    The caller holds the guardian's lock. Each step leaves a state from which a new call goes on: a closed shard stays
+    closed until `open`, settled events stay settled, and an epoch that was begun but never opened is passed over.
+    Raises TimeoutError when other workers keep the shard busy, asyncpg and redis errors.
+    """
+    keys = stores.keys(shard)
+    await _FENCE.call(stores.redis, [keys.meta], [reason[:200]])
+    deadline = time.monotonic() + _PATIENCE_S
+    lost = 0
+    while True:
+        # Nothing can be appended any more, so this comes to an end.
+        result = await settle_shard(stores, shard)
+        lost += result.lost
+        if result.state == "idle":
+            epoch, found = await _finish_epoch(conn, stores, shard)
+            lost += found
+            if epoch is not None:
+                break
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"shard {shard} could not be settled within {_PATIENCE_S:.0f} s")
+        if result.state == "busy":
+            await asyncio.sleep(_PAUSE_S)
+    server = await stores.redis.info("server")
+    run_id = str(server["run_id"])
+    await conn.execute(_SQL["approve_server"], shard, run_id)
+    await _OPEN.call(stores.redis, keys.batch(), [epoch, shards, run_id])
+    return epoch, lost
+
+
+async def _finish_epoch(conn: Connection, stores: Stores, shard: int) -> tuple[int | None, int]:
+    """Account for the rest of the watermark's epoch and begin the next one, in one transaction.
+
+    Returns (the epoch to open, lost), or (None, lost) when there are more events to settle first: some came in between, or the
+    stream has a later epoch than Postgres, which happens when Postgres was restored from an older backup.
+    """
+    keys = stores.keys(shard)
+    async with conn.transaction():
+        await conn.execute(_SETTLE["mark_settling"])
+        row = await conn.fetchrow(_SQL["lock_watermark"], shard)
+        epoch, seq = row["epoch"], row["seq"]
+        if not (await read_run(stores.redis, keys.events, epoch, seq, 1)).empty:
+            return None, 0
+        known_epoch, known_seq = await _last_known(stores, shard)
+        lost = 0
+        if known_epoch == epoch and known_seq > seq:
+            # Redis gave these numbers and does not have the events.
+            run = Run(epoch, seq, known_seq, holes=[(seq + 1, known_seq)])
+            lost = (await write_run(conn, shard, run)).lost
+        later = await stores.redis.xrange(keys.events, f"{epoch + 1}-0", "+", count=1)
+        if later:
+            later_epoch = parse_id(later[0][0])[0]
+        elif known_epoch > epoch and known_seq > 0:
+            later_epoch = known_epoch
+        else:
+            begun = max(epoch, known_epoch) + 1
+            await conn.execute(_SQL["begin_epoch"], shard, begun, None)
+            return begun, lost
+        await conn.execute(_SQL["begin_epoch"], shard, later_epoch, None)
+        return None, lost
+
+
+async def _last_known(stores: Stores, shard: int) -> tuple[int, int]:
+    """The highest (epoch, seq) that Redis remembers to have given; (0, 0) when it remembers nothing.
+
+    Meta and the stream's last id can differ when one of them was damaged; the greater one bounds what may be lost.
+    """
+    keys = stores.keys(shard)
+    fields = await stores.redis.hmget(keys.meta, "epoch", "fenced_epoch", "seq")
+    epoch_text, fenced_text, seq_text = (value or b"" for value in fields)
+    epoch = int(fenced_text) if fenced_text.isdigit() else 0
+    if epoch_text.isdigit():
+        epoch = int(epoch_text)
+    known = (epoch, int(seq_text) if seq_text.isdigit() else 0)
+    if await stores.redis.exists(keys.events):
+        stream = await stores.redis.execute_command("XINFO STREAM", keys.events)
+        known = max(known, parse_id(stream["last-generated-id"]))
+    return known

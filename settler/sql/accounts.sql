@@ -1,0 +1,67 @@
+-- name: load_accounts
+-- What Redis does not have: the balance and the number of the last entry in it, both of one snapshot because it is one
+-- statement. Accounts that Postgres does not know are missing from the answer.
+-- $1 org ids, $2 user ids
+SELECT wanted.org_id,
+       wanted.user_id,
+       coalesce(account.entry_seq, 0) AS applied,
+       coalesce(balance.remaining, 0)::bigint AS available
+  FROM unnest($1::text[], $2::text[]) AS wanted (org_id, user_id)
+  LEFT JOIN taximeter.accounts AS account
+    ON account.org_id = wanted.org_id AND account.user_id = wanted.user_id
+  LEFT JOIN LATERAL (SELECT sum(a.allocated_credits - a.used_credits) AS remaining
+                       FROM user_credit_allocations AS a
+                      WHERE a.org_id = wanted.org_id AND a.user_id = wanted.user_id) AS balance ON true
+ WHERE account.org_id IS NOT NULL OR balance.remaining IS NOT NULL
+
+-- name: shard_marks
+-- Epoch and approved server of every shard. A hint is only moved while both are still these.
+SELECT shard, epoch, run_id FROM taximeter.watermarks ORDER BY shard
+
+-- name: accounts_behind
+-- Accounts with entries that are not known to be applied, page by page. $1, $2 the last account seen, $3 page
+SELECT org_id, user_id, applied_seq
+  FROM taximeter.accounts
+ WHERE entry_seq > applied_seq
+   AND (org_id, user_id) > ($1::text, $2::text)
+ ORDER BY org_id, user_id
+ LIMIT $3
+
+-- name: entries_after
+-- The entries of these accounts after the given numbers, in order. $1 org ids, $2 user ids, $3 numbers, $4 most rows
+SELECT entry.org_id, entry.user_id, entry.entry_seq, entry.delta
+  FROM unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (org_id, user_id, applied)
+  JOIN taximeter.account_entries AS entry
+    ON entry.org_id = wanted.org_id AND entry.user_id = wanted.user_id AND entry.entry_seq > wanted.applied
+ ORDER BY entry.org_id, entry.user_id, entry.entry_seq
+ LIMIT $4
+
+-- name: move_hints
+-- What Redis said is applied. Only while the shard is at the same epoch on the same server as when Redis was asked: an answer
+-- from before a restart must not hide an entry that the restart lost. Rows that others hold are left for the next time.
+-- $1 org ids, $2 user ids, $3 numbers, $4 shard, $5 epoch, $6 run id
+UPDATE taximeter.accounts AS account
+   SET applied_seq = least(said.applied, account.entry_seq)
+  FROM (SELECT a.org_id, a.user_id, wanted.applied
+          FROM taximeter.accounts AS a
+          JOIN unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (org_id, user_id, applied)
+            ON a.org_id = wanted.org_id AND a.user_id = wanted.user_id
+         WHERE a.applied_seq <> wanted.applied
+         ORDER BY a.org_id, a.user_id
+           FOR NO KEY UPDATE OF a SKIP LOCKED) AS said
+ WHERE account.org_id = said.org_id AND account.user_id = said.user_id
+   AND EXISTS (SELECT 1 FROM taximeter.watermarks AS mark
+                WHERE mark.shard = $4 AND mark.epoch = $5 AND mark.run_id IS NOT DISTINCT FROM $6)
+
+-- name: lower_hints
+-- What a restarted server has really applied, where the hint says more. $1 org ids, $2 user ids, $3 numbers
+UPDATE taximeter.accounts AS account
+   SET applied_seq = said.applied
+  FROM (SELECT a.org_id, a.user_id, wanted.applied
+          FROM taximeter.accounts AS a
+          JOIN unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (org_id, user_id, applied)
+            ON a.org_id = wanted.org_id AND a.user_id = wanted.user_id
+         WHERE a.applied_seq > wanted.applied
+         ORDER BY a.org_id, a.user_id
+           FOR NO KEY UPDATE OF a) AS said
+ WHERE account.org_id = said.org_id AND account.user_id = said.user_id

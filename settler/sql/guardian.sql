@@ -1,0 +1,35 @@
+-- name: count_shards
+-- How many shards the system has; 0 before it was first used.
+SELECT count(*) FROM taximeter.watermarks
+
+-- name: create_shards
+-- All watermarks of a fresh system in one statement, so that their number is never half right. $1 how many
+INSERT INTO taximeter.watermarks (shard, epoch)
+SELECT shard, 1 FROM generate_series(0, $1::integer - 1) AS shard
+
+-- name: guard_alone
+-- One guardian at a time, for this session. $1 a number for the shard
+SELECT pg_try_advisory_lock(74097, $1)
+
+-- name: create_alone
+-- One creator of shards at a time, for this transaction.
+SELECT pg_advisory_xact_lock(74098, 0)
+
+-- name: read_watermark
+-- $1 shard
+SELECT shard, epoch, seq, run_id FROM taximeter.watermarks WHERE shard = $1
+
+-- name: lock_watermark
+-- As settle locks it, but waiting: a settle that has read from a server before its restart must be through. $1 shard
+SELECT shard, epoch, seq, run_id FROM taximeter.watermarks WHERE shard = $1 FOR UPDATE
+
+-- name: approve_server
+-- $1 shard, $2 run id
+UPDATE taximeter.watermarks SET run_id = $2 WHERE shard = $1
+
+-- name: begin_epoch
+-- Every event of the epoch before is settled, set aside or written down as lost. $1 shard, $2 new epoch, $3 run id
+UPDATE taximeter.watermarks
+   SET epoch = $2, seq = 0, settled_events = 0, dead_events = 0, lost_events = 0,
+       opened_at = now(), run_id = $3
+ WHERE shard = $1 AND epoch < $2

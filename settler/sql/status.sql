@@ -1,0 +1,12 @@
+-- name: shard_status
+-- Where settling is, per shard.
+SELECT shard, epoch, seq, settled_events, dead_events, lost_events, settled_at
+  FROM taximeter.watermarks
+ ORDER BY shard
+
+-- name: unapplied_entries
+-- Entries that are not known to have reached Redis, per organisation that has any (the shard follows from its id).
+SELECT org_id, sum(entry_seq - applied_seq)::bigint AS entries
+  FROM taximeter.accounts
+ WHERE entry_seq > applied_seq
+ GROUP BY org_id

@@ -1,0 +1,39 @@
+-- name: trim_boundary
+-- How far the stream may forget: the newest batch that was settled before the retention, or what exceeds the number of events
+-- to keep, whichever is later; never past the watermark. Empty when nothing may go.
+-- $1 shard, $2 retention in seconds, $3 most events to keep
+SELECT boundary.epoch, boundary.seq
+  FROM taximeter.watermarks AS mark
+ CROSS JOIN LATERAL (
+       (SELECT batch.epoch, batch.seq_last AS seq
+          FROM taximeter.settled_batches AS batch
+         WHERE batch.shard = mark.shard
+           AND batch.settled_at <= now() - make_interval(secs => $2)
+         ORDER BY batch.settled_at DESC
+         LIMIT 1)
+       UNION ALL
+       SELECT mark.epoch, mark.seq - $3
+       ) AS boundary
+ WHERE mark.shard = $1
+   AND boundary.seq > 0
+   AND (boundary.epoch, boundary.seq) <= (mark.epoch, mark.seq)
+ ORDER BY boundary.epoch DESC, boundary.seq DESC
+ LIMIT 1
+
+-- name: prune_batches
+-- Batches are only needed to find the boundary of trimming: the newest one beyond the retention is enough. $1 seconds
+DELETE FROM taximeter.settled_batches AS batch
+ WHERE batch.settled_at < now() - make_interval(secs => $1)
+   AND EXISTS (SELECT 1
+                 FROM taximeter.settled_batches AS newer
+                WHERE newer.shard = batch.shard
+                  AND newer.settled_at > batch.settled_at
+                  AND newer.settled_at < now() - make_interval(secs => $1))
+
+-- name: deactivate_expired
+-- Closes or renews every allocation that has expired; the entries reach the live balances like any other.
+SELECT deactivate_expired_allocations()
+
+-- name: ensure_partitions
+-- Makes the months that are missing. $1 months ahead
+SELECT taximeter.ensure_attribution_partitions($1)

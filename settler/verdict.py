@@ -1,0 +1,113 @@
+"""Judges whether a shard's Redis data is what Postgres knows it to be. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+DATA_FORMAT: Final = "1"
+"""Version of keys and records that this release reads and writes."""
+
+
+class Action(Enum):
+    """What the guardian has to do about a shard."""
+
+    NOTHING = "nothing"
+    """The data is whole and the server is the approved one."""
+    OPEN = "open"
+    """A fresh system: neither store has ever seen this shard in use."""
+    APPROVE = "approve"
+    """The data is whole, on a server that nobody has looked at yet."""
+    REBUILD = "rebuild"
+    """Something is lost or in doubt: close, settle what is left, go on at a new epoch with balances from Postgres."""
+    REFUSE = "refuse"
+    """The data was written by a release that this one does not understand: touching it could destroy it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The shard in Postgres. run_id is None until the shard was first opened."""
+
+    shard: int
+    epoch: int
+    seq: int
+    run_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The shard in Redis: meta and the last id that its stream ever gave, read in one transaction.
+
+    last_id is None when there is no stream. run_id is the server's own.
+    """
+
+    run_id: str
+    meta: Mapping[str, str]
+    last_id: tuple[int, int] | None
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that Redis has, or had before it was fenced; None when it does not say."""
+        for name in ("epoch", "fenced_epoch"):
+            if self.meta.get(name, "").isdigit():
+                return int(self.meta[name])
+        return None
+
+    @property
+    def seq(self) -> int | None:
+        """The last number that Redis gave to an event, None when it does not say."""
+        text = self.meta.get("seq", "")
+        return int(text) if text.isdigit() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do, and why in words."""
+
+    action: Action
+    reason: str
+
+
+def judge(mark: Mark, seen: Seen, shards: int) -> Verdict:
+    """Compare. Whatever is not plainly whole is rebuilt: a wrong rebuild costs a pause, a wrong trust costs credits."""
+    if not seen.meta:
+        if mark.run_id is None and mark.seq == 0 and seen.last_id is None:
+            return Verdict(Action.OPEN, "never used")
+        return Verdict(Action.REBUILD, "Redis has no meta for this shard: its data is gone")
+    if seen.meta.get("format", DATA_FORMAT) != DATA_FORMAT:
+        found = seen.meta["format"]
+        return Verdict(Action.REFUSE, f"data format {found}, this release reads {DATA_FORMAT}")
+    if mark.run_id is None:
+        # The server is written down before it is opened, so no open of ours can have made this.
+        return Verdict(Action.REBUILD, "Redis has data that this database has never seen")
+    doubt = _doubt(mark, seen, shards)
+    if doubt:
+        return Verdict(Action.REBUILD, doubt)
+    if not seen.run_id == seen.meta.get("run_id") == mark.run_id:
+        return Verdict(Action.APPROVE, f"whole, on server {seen.run_id}")
+    return Verdict(Action.NOTHING, "whole")
+
+
+def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
+    """The first thing that does not fit, or None."""
+    epoch, seq = seen.meta.get("epoch", ""), seen.seq
+    if epoch == "fenced":
+        return f"it was closed: {seen.meta.get('fenced_reason', 'no reason given')}"
+    if not epoch.isdigit() or seq is None:
+        return "meta is damaged"
+    if int(epoch) != mark.epoch:
+        return f"Redis is at epoch {epoch}, Postgres at {mark.epoch}"
+    if seen.meta.get("shards") != str(shards):
+        return f"Redis was opened for {seen.meta.get('shards')} shards, Postgres has {shards}"
+    if seq < mark.seq:
+        return f"Redis went back in time: it is at event {seq}, Postgres has settled {mark.seq}"
+    last = seen.last_id
+    if seq == 0:
+        if last is not None and last[0] >= mark.epoch:
+            return f"the stream is at {last[0]}-{last[1]}, meta says that nothing was charged yet"
+    elif last != (mark.epoch, seq):
+        at = "missing" if last is None else f"at {last[0]}-{last[1]}"
+        return f"the stream is {at}, meta says {mark.epoch}-{seq}"
+    return None
