@@ -8,18 +8,17 @@ that the tests made are dropped.
 from __future__ import annotations
 
 import os
-import subprocess
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 import redis as redis_py
 import redis.asyncio as redis_asyncio
+from support.servers import ValkeyFactory, run_sql, with_database
 
-from taximeter.api.embedded.postgres import EmbeddedPostgres, postgres_program
+from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.api.migrate import migrate
 
@@ -33,32 +32,6 @@ EXTERNAL_REDIS_URL = os.environ.get(REDIS_URL_VARIABLE)
 EXTERNAL_DATABASE_URL = os.environ.get(DATABASE_URL_VARIABLE)
 for variable in [name for name in os.environ if name.startswith("TAXIMETER_")]:
     del os.environ[variable]
-
-ValkeyFactory = Callable[..., EmbeddedValkey]
-
-
-def with_database(url: str, database: str) -> str:
-    """Return the URL of another database of the same server."""
-    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
-
-
-def run_sql(url: str, statement: str) -> None:
-    """Run one statement with psql, so that a fixture needs no event loop of its own."""
-    finished = subprocess.run(
-        [
-            str(postgres_program("psql")),
-            "--no-psqlrc",
-            "--quiet",
-            "--set=ON_ERROR_STOP=1",
-            f"--command={statement}",
-            url,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
 
 
 @pytest.fixture(scope="session")

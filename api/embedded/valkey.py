@@ -72,7 +72,7 @@ class EmbeddedValkey(EmbeddedServer):
     def answers(self) -> bool:
         # A server that still loads its file answers PING with an error, and INFO names whose port
         # this is.
-        client = redis.Redis(host=LOOPBACK, port=self.port, socket_timeout=5)
+        client = redis.Redis(host=LOOPBACK, port=self.port, socket_timeout=1)
         with contextlib.suppress(redis.RedisError), contextlib.closing(client):
             server = cast("dict[str, object]", client.info("server"))
             return bool(client.ping()) and server.get("process_id") == self.pid
