@@ -33,8 +33,8 @@ local current, replies, changed = {}, {}, {}
 for i = 1, count do
   local account, delta_text = names[i], ARGV[i * 3 + 1]
   local number = whole(ARGV[i * 3], BALANCE_MAX)
-  local negative = string.sub(delta_text, 1, 1) == '-'
-  local delta = whole(negative and string.sub(delta_text, 2) or delta_text, BALANCE_MAX)
+  local negative = sub(delta_text, 1, 1) == '-'
+  local delta = whole(negative and sub(delta_text, 2) or delta_text, BALANCE_MAX)
   local record = current[account] or records[i]
   if not number or number == 0 then replies[i] = '-3 n'
   elseif not delta then replies[i] = '-3 delta'
@@ -42,14 +42,15 @@ for i = 1, count do
   else
     local available, held, applied = parse_account(record)
     if negative then delta = -delta end
+    applied = tonumber(applied)
     if not available then replies[i] = '-3 account'
-    elseif applied >= number then replies[i] = format('2 %.0f', applied)
-    elseif applied < number - 1 then replies[i] = format('-6 %.0f', applied)
+    elseif applied >= number then replies[i] = format('2 %d', applied)
+    elseif applied < number - 1 then replies[i] = format('-6 %d', applied)
     elseif math.abs(available + delta) > BALANCE_MAX then replies[i] = '-3 balance'
     else
       current[account] = account_record(available + delta, held, number)
       changed[account] = true
-      replies[i] = format('1 %.0f', number)
+      replies[i] = format('1 %d', number)
     end
   end
 end

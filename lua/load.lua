@@ -30,8 +30,8 @@ local records = call('HMGET', KEYS[1], unpack(names))
 local written, fields, replies = {}, {}, {}
 for i = 1, count do
   local account, available_text = names[i], ARGV[i * 3]
-  local negative = string.sub(available_text, 1, 1) == '-'
-  local available = whole(negative and string.sub(available_text, 2) or available_text, BALANCE_MAX)
+  local negative = sub(available_text, 1, 1) == '-'
+  local available = whole(negative and sub(available_text, 2) or available_text, BALANCE_MAX)
   local applied = whole(ARGV[i * 3 + 1], BALANCE_MAX)
   local record = written[account] or records[i]
   if not find(account, '^[^/%c]+/[^%c]+$') then replies[i] = '-3 account'

@@ -24,5 +24,5 @@ call('HLEN', KEYS[1])
 -- UNLINK first: a RENAME over a large hash would free it in the foreground.
 call('UNLINK', KEYS[2])
 if call('EXISTS', KEYS[1]) == 1 then call('RENAME', KEYS[1], KEYS[2]) end
-call('HSET', KEYS[3], 'rotated_ms', format('%.0f', time_ms))
+call('HSET', KEYS[3], 'rotated_ms', format('%d', time_ms))
 return 1

@@ -4,7 +4,7 @@
 Invariant: changes nothing. Everything it returns was true at the same moment, after event seq and before event seq + 1.
 
 KEYS[1] accounts   hash  org/user -> available held applied
-KEYS[2] holds      hash  org/request -> amount, progress, owner, account, payload (TAB between)
+KEYS[2] holds      hash  org/request -> amount, account, progress, owner, payload (TAB between)
 KEYS[3] deadlines  zset  org/request by Redis time in ms
 KEYS[4] meta       hash  epoch, seq
 ARGV[1] epoch
@@ -30,7 +30,7 @@ if holds_count <= holds_limit then
   holds = {}
   local all = holds_count > 0 and call('HGETALL', KEYS[2]) or {}
   for i = 1, #all, 2 do
-    if wanted[match(all[i + 1], '^%d+\t%d+\t%w*\t([^\t]*)')] then
+    if wanted[match(all[i + 1], '^%d+\t([^\t]+)\t')] then
       holds[#holds + 1] = all[i]
       holds[#holds + 1] = all[i + 1]
     end
@@ -38,6 +38,6 @@ if holds_count <= holds_limit then
 end
 local first = call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 return {
-  meta[2], format('%.0f', now_ms()), holds_count, call('ZCARD', KEYS[3]),
-  first[2] and format('%.0f', tonumber(first[2])) or '-1', records, holds,
+  meta[2], format('%d', now_ms()), holds_count, call('ZCARD', KEYS[3]),
+  first[2] and format('%d', tonumber(first[2])) or '-1', records, holds,
 }

@@ -5,7 +5,7 @@ Invariant: a hold ends exactly once. What was reported by touch is charged (kind
 a commit that comes later finds the outcome and charges only what is missing.
 
 KEYS[1] accounts   hash    org/user -> available held applied
-KEYS[2] holds      hash    org/request -> amount, progress, owner, account, payload (TAB between)
+KEYS[2] holds      hash    org/request -> amount, account, progress, owner, payload (TAB between)
 KEYS[3] deadlines  zset    org/request by Redis time in ms
 KEYS[4] outcomes   hash    org/request -> state reserved charged account
 KEYS[5] meta       hash    epoch, seq
@@ -26,7 +26,7 @@ if refused then return refused end
 call('HLEN', KEYS[4])
 
 local time_ms = now_ms()
-local now = format('%.0f', time_ms)
+local now = format('%d', time_ms)
 local due = call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, limit)
 if #due == 0 then return {0, 0, 0} end
 local holds = call('HMGET', KEYS[2], unpack(due))
@@ -34,7 +34,7 @@ local holds = call('HMGET', KEYS[2], unpack(due))
 local names, places, parts = {}, {}, {}
 for i = 1, #due do
   if holds[i] then
-    local reserved, progress, account, payload = match(holds[i], '^(%d+)\t(%d+)\t%w*\t([^\t]*)\t([^\t]*)$')
+    local reserved, account, progress, payload = match(holds[i], '^(%d+)\t([^\t]+)\t(%d+)\t%w*\t([^\t]*)$')
     if account then
       parts[i] = {tonumber(reserved), tonumber(progress), account, payload}
       if not places[account] then
@@ -62,11 +62,11 @@ for i = 1, #due do
     changed[place] = true
     if progress > 0 then
       events[#events + 1] =
-        format('expire\t%s\t%s\t%.0f\t%.0f\t-\t%s', account, due[i], progress, reserved, payload)
+        format('expire\t%s\t%s\t%d\t%d\t-\t%s', account, due[i], progress, reserved, payload)
     end
     ended[#ended + 1] = due[i]
     outcomes[#outcomes + 1] = due[i]
-    outcomes[#outcomes + 1] = format('expired %.0f %.0f %s', reserved, progress, account)
+    outcomes[#outcomes + 1] = format('expired %d %d %s', reserved, progress, account)
   end
 end
 

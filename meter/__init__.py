@@ -42,6 +42,6 @@ __all__ = [
     "StoreError",
     "StoreOutOfMemory",
     "StoreUnavailable",
-    "Usage",
     "UnknownHold",
+    "Usage",
 ]

@@ -1,4 +1,6 @@
-"""Reads live accounts, and loads from Postgres (through the injected loader) those that Redis does not have."""
+"""Reads live accounts, and loads from Postgres (through the injected loader) those that Redis does
+not have.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,16 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from taximeter.meter.codes import FENCED, STALE_EPOCH
-from taximeter.meter.errors import AccountNotFound, MeterError, ShardFenced, StoreError, StoreUnavailable
+from taximeter.meter.errors import (
+    AccountNotFound,
+    MeterError,
+    ShardFenced,
+    StoreError,
+    StoreUnavailable,
+)
 from taximeter.meter.keys import ShardKeys, account_field, shard_of
 from taximeter.meter.models import Balance, Loader
 from taximeter.meter.scripts import Script, load_script
@@ -19,28 +26,37 @@ from taximeter.meter.scripts import Script, load_script
 class AccountReader:
     """Loads are single-flight per account: a thousand requests of a new user cost one query."""
 
-    def __init__(self, redis: Redis, shards: Sequence[ShardKeys], loader: Loader | None) -> None:
+    def __init__(self, redis: Any, shards: Sequence[ShardKeys], loader: Loader | None) -> None:
         self._redis = redis
         self._shards = shards
         self._loader = loader
         self._loading: dict[str, asyncio.Task[None]] = {}
 
     async def balance(self, org_id: str, user_id: str) -> Balance:
-        """Live balance, read at the shard's current epoch. Raises AccountNotFound, ShardFenced, StoreUnavailable."""
+        """Live balance, read at the shard's current epoch. Raises AccountNotFound, ShardFenced,
+        StoreUnavailable.
+        """
         keys = self._keys(org_id)
         account = account_field(org_id, user_id)
         for _ in range(3):
             reply = await self._call(
-                load_script("snapshot"), keys, [keys.accounts, keys.holds, keys.deadlines, keys.meta], ["0", account]
+                load_script("snapshot"),
+                keys,
+                [keys.accounts, keys.holds, keys.deadlines, keys.meta],
+                ["0", account],
             )
             if reply[5] and reply[5][0]:
                 available, held, _ = reply[5][0].split()
                 return Balance(int(available), int(held))
             await self.load(org_id, user_id)
-        raise StoreError(f"account {account} was loaded but is not there: something removes it from Redis")
+        raise StoreError(
+            f"account {account} was loaded but is not there: something removes it from Redis"
+        )
 
     async def load(self, org_id: str, user_id: str) -> None:
-        """Write the account into Redis unless it is there. Raises AccountNotFound, or what the loader raises."""
+        """Write the account into Redis unless it is there. Raises AccountNotFound, or what the
+        loader raises.
+        """
         account = account_field(org_id, user_id)
         task = self._loading.get(account)
         if task is None:
@@ -51,7 +67,8 @@ class AccountReader:
 
     async def _load(self, org_id: str, user_id: str, account: str) -> None:
         keys = self._keys(org_id)
-        # The epoch is read before Postgres is: a balance from before a rebuild is then refused, not written.
+        # The epoch is read before Postgres is: a balance from before a rebuild is then refused, not
+        # written.
         epoch = await self._epoch(keys)
         try:
             loaded = await self._loader(org_id, user_id) if self._loader else None
@@ -59,7 +76,9 @@ class AccountReader:
             raise
         except Exception as error:
             cause = f"{type(error).__name__} {error}".rstrip()
-            raise StoreUnavailable(f"account {account} is not in Redis and could not be loaded: {cause}") from error
+            raise StoreUnavailable(
+                f"account {account} is not in Redis and could not be loaded: {cause}"
+            ) from error
         if loaded is None:
             raise AccountNotFound(org_id, user_id)
         await self._call(
@@ -81,7 +100,12 @@ class AccountReader:
         return text
 
     async def _call(
-        self, script: Script, keys: ShardKeys, names: list[str], args: list[str], epoch: str | None = None
+        self,
+        script: Script,
+        keys: ShardKeys,
+        names: list[str],
+        args: list[str],
+        epoch: str | None = None,
     ) -> Any:
         epoch = epoch or await self._epoch(keys)
         try:

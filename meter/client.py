@@ -1,4 +1,4 @@
-"""Meter: the client that gateways embed. Holds, charges and balances, batched per event-loop turn and shard."""
+"""Meter: the client that gateways embed."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from redis.backoff import NoBackoff
 from taximeter.meter.accounts import AccountReader
 from taximeter.meter.codes import Code
 from taximeter.meter.errors import (
-    InsufficientCredits,
-    InvalidRequest,
-    RequestConflict,
     RequestReplayed,
     StoreError,
-    UnknownHold,
 )
 from taximeter.meter.handshake import greet
 from taximeter.meter.hold import Hold
 from taximeter.meter.keys import ShardKeys, account_field, request_field, shard_of
-from taximeter.meter.limits import check_amount, check_org_id, check_request_id, check_ttl, check_user_id
+from taximeter.meter.limits import (
+    check_amount,
+    check_org_id,
+    check_request_id,
+    check_ttl,
+    check_user_id,
+)
 from taximeter.meter.models import Balance, Loader, Receipt, Usage
-from taximeter.meter.operations import Op, Operation, Reply, receipt
+from taximeter.meter.operations import Op, Operation, Reply, raise_refusal, receipt
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.shard import ShardClient
 
@@ -37,32 +39,44 @@ from taximeter.meter.shard import ShardClient
 class Meter:
     """Reserves, commits and charges millicredits against live balances in Redis.
 
-    Every call is safe to repeat with the same request id. What returned is in Redis (as durable as its AOF setting makes
-    it) together with the event that settles it in Postgres. If this process dies in the middle of a call, the call took
-    effect once or not at all; an open hold ends at its deadline.
+    Every call is safe to repeat with the same request id. What returned is in Redis (as durable as
+    its AOF setting makes it) together with the event that settles it in Postgres. If this process
+    dies in the middle of a call, the call took effect once or not at all; an open hold ends at its
+    deadline.
     """
 
-    def __init__(self, pool: ConnectionPool, shards: int, settings: MeterSettings, loader: Loader | None) -> None:
+    def __init__(
+        self, pool: Any, shards: int, settings: MeterSettings, loader: Loader | None
+    ) -> None:
         self._pool = pool
         self._settings = settings
         self._redis = Redis(connection_pool=pool)
         self._shards = [
-            ShardClient(pool, ShardKeys(settings.key_prefix, shard), shards, settings) for shard in range(shards)
+            ShardClient(pool, ShardKeys(settings.key_prefix, shard), shards, settings)
+            for shard in range(shards)
         ]
-        self._accounts = AccountReader(self._redis, [client.keys for client in self._shards], loader)
+        self._accounts = AccountReader(
+            self._redis, [client.keys for client in self._shards], loader
+        )
         self._background: set[asyncio.Task[Any]] = set()
 
     @classmethod
     async def connect(
-        cls, url: str, *, loader: Loader | None = None, settings: MeterSettings | None = None, key_prefix: str | None = None
+        cls,
+        url: str,
+        *,
+        loader: Loader | None = None,
+        settings: MeterSettings | None = None,
+        key_prefix: str = "tm",
     ) -> Meter:
-        """Connect to Redis (`redis://`, `rediss://` or `unix://`). How many shards there are is read from it.
+        """Connect to Redis (`redis://`, `rediss://` or `unix://`) and learn how many shards it has.
 
-        `loader` reads an account from Postgres when Redis has none (after a loss of Redis, or before the first relay).
-        Raises StoreError or ShardFenced when Redis is away, not opened yet or not approved.
+        `loader` reads an account from Postgres when Redis has none (after a loss of Redis, or
+        before the first relay). Raises StoreError or ShardFenced when Redis is away, not opened yet
+        or not approved.
         """
-        settings = settings or MeterSettings(**({"key_prefix": key_prefix} if key_prefix else {}))
-        pool = ConnectionPool.from_url(
+        settings = settings or MeterSettings(key_prefix=key_prefix)
+        pool: Any = ConnectionPool.from_url(
             url,
             retry=Retry(NoBackoff(), 0),
             retry_on_timeout=False,
@@ -76,7 +90,9 @@ class Meter:
         except StoreError:
             raise
         except Exception as error:
-            raise StoreError(f"cannot reach Redis: {type(error).__name__} {error}".rstrip()) from error
+            raise StoreError(
+                f"cannot reach Redis: {type(error).__name__} {error}".rstrip()
+            ) from error
         finally:
             await connection.disconnect(nowait=True)
         return cls(pool, identity.shards, settings, loader)
@@ -91,38 +107,47 @@ class Meter:
         ttl_s: float = 60.0,
         usage: Usage | None = None,
     ) -> Hold:
-        """Take `amount` out of available before the upstream call, for at most `ttl_s` seconds without a heartbeat.
+        """Take `amount` out of available before the upstream call, for at most `ttl_s` seconds
+        without a heartbeat.
 
-        `usage` names what an expiry would charge for. Raises InsufficientCredits, AccountNotFound, RequestReplayed (the id
-        was reserved before: do not call upstream again), RequestConflict, InvalidRequest, Overloaded, StoreError.
+        `usage` names what an expiry would charge for. Raises InsufficientCredits, AccountNotFound,
+        RequestReplayed (the id was reserved before: do not call upstream again), RequestConflict,
+        InvalidRequest, Overloaded, StoreError.
         """
         request_id = request_id or uuid.uuid4().hex
-        operation = self._operation("reserve", org_id, user_id, request_id, amount, check_ttl(ttl_s), usage)
+        operation = self._operation(
+            "reserve", org_id, user_id, request_id, amount, check_ttl(ttl_s), usage
+        )
         try:
             reply = await self._run(operation)
         except asyncio.CancelledError:
             self._spawn(self._abandon(operation))
             raise
-        if reply.code is Code.INSUFFICIENT:
-            raise InsufficientCredits(amount, reply.available, reply.held)
         if reply.code is Code.REPLAYED:
             raise RequestReplayed(receipt(operation, reply))
-        self._raise_refusal(operation, reply)
+        raise_refusal(operation, reply)
         return Hold(self, org_id, user_id, request_id, amount, reply.available, reply.held)
 
     async def commit(
         self, org_id: str, user_id: str, request_id: str, amount: int, *, usage: Usage | None = None
     ) -> Receipt:
-        """Charge the actual `amount` and end the hold, also if it was under-reserved, expired or lost (then `late`).
+        """Charge the actual `amount` and end the hold, also if it was under-reserved, expired or
+        lost (then `late`).
 
-        Goes on in the background when the caller is cancelled. Raises RequestConflict (released, or committed with another
-        amount), AccountNotFound, InvalidRequest, Overloaded, StoreError.
+        Goes on in the background when the caller is cancelled. Raises RequestConflict (released, or
+        committed with another amount), AccountNotFound, InvalidRequest, Overloaded, StoreError.
         """
-        return await self._resolve(self._operation("commit", org_id, user_id, request_id, amount, 0, usage))
+        return await self._resolve(
+            self._operation("commit", org_id, user_id, request_id, amount, 0, usage)
+        )
 
     async def release(self, org_id: str, user_id: str, request_id: str) -> Receipt:
-        """Give the hold back without a charge. Raises RequestConflict (it was committed), UnknownHold, StoreError."""
-        return await self._resolve(self._operation("release", org_id, user_id, request_id, 0, 0, None))
+        """Give the hold back without a charge. Raises RequestConflict (it was committed),
+        UnknownHold, StoreError.
+        """
+        return await self._resolve(
+            self._operation("release", org_id, user_id, request_id, 0, 0, None)
+        )
 
     async def charge(
         self,
@@ -133,7 +158,9 @@ class Meter:
         request_id: str | None = None,
         usage: Usage | None = None,
     ) -> Receipt:
-        """Reserve and commit in one step, for a cost already known. A repeat answers `replayed`. Raises as reserve."""
+        """Reserve and commit in one step, for a cost already known. A repeat answers `replayed`.
+        Raises as reserve.
+        """
         request_id = request_id or uuid.uuid4().hex
         operation = self._operation("charge", org_id, user_id, request_id, amount, 0, usage)
         return await self._resolve(operation)
@@ -148,13 +175,17 @@ class Meter:
         ttl_s: float = 60.0,
         usage: Usage | None = None,
     ) -> Receipt:
-        """Heartbeat of a hold: moves its deadline to `ttl_s` from now and records what was used so far.
+        """Heartbeat of a hold: moves its deadline to `ttl_s` from now and records what was used so
+        far.
 
-        An expiry charges the largest progress. Raises RequestConflict (it has ended), UnknownHold, StoreError.
+        An expiry charges the largest progress. Raises RequestConflict (it has ended), UnknownHold,
+        StoreError.
         """
-        operation = self._operation("touch", org_id, user_id, request_id, progress, check_ttl(ttl_s), usage)
+        operation = self._operation(
+            "touch", org_id, user_id, request_id, progress, check_ttl(ttl_s), usage
+        )
         reply = await self._run(operation)
-        self._raise_refusal(operation, reply)
+        raise_refusal(operation, reply)
         return receipt(operation, reply)
 
     async def balance(self, org_id: str, user_id: str) -> Balance:
@@ -164,7 +195,9 @@ class Meter:
         return await self._accounts.balance(org_id, user_id)
 
     async def aclose(self) -> None:
-        """Finish what is queued or goes on in the background (bounded by close_timeout_s), then disconnect."""
+        """Finish what is queued or goes on in the background (bounded by close_timeout_s), then
+        disconnect.
+        """
         if self._background:
             await asyncio.wait(self._background, timeout=self._settings.close_timeout_s)
         await asyncio.gather(*(shard.aclose() for shard in self._shards))
@@ -175,12 +208,22 @@ class Meter:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.aclose()
 
     def _operation(
-        self, op: Op, org_id: str, user_id: str, request_id: str, amount: int, ttl_ms: int, usage: Usage | None
+        self,
+        op: Op,
+        org_id: str,
+        user_id: str,
+        request_id: str,
+        amount: int,
+        ttl_ms: int,
+        usage: Usage | None,
     ) -> Operation:
         check_org_id(org_id)
         check_user_id(user_id)
@@ -196,7 +239,7 @@ class Meter:
         )
 
     async def _run(self, operation: Operation) -> Reply:
-        """Send one operation and load its account if Redis has none. The reply is never NOT_LOADED."""
+        """Send one operation, loading its account if need be. The reply is never NOT_LOADED."""
         org_id, _, user_id = operation.account.partition("/")
         shard = self._shards[shard_of(org_id, len(self._shards))]
         for _ in range(3):
@@ -204,38 +247,34 @@ class Meter:
             if reply.code is not Code.NOT_LOADED:
                 return reply
             await self._accounts.load(org_id, user_id)
-        raise StoreError(f"account {operation.account} was loaded but is not there: something removes it from Redis")
+        raise StoreError(
+            f"account {operation.account} was loaded but is not there: does something remove it?"
+        )
 
     async def _resolve(self, operation: Operation) -> Receipt:
         try:
             reply = await self._run(operation)
         except asyncio.CancelledError:
-            # The caller is gone, the money is not: the same operation again is a replay if it went through.
+            # The caller is gone, the money is not: the same operation again is a replay if it went
+            # through.
             self._spawn(self._run(operation))
             raise
-        if reply.code is Code.INSUFFICIENT:
-            raise InsufficientCredits(operation.amount, reply.available, reply.held)
-        self._raise_refusal(operation, reply)
+        raise_refusal(operation, reply)
         return receipt(operation, reply)
-
-    def _raise_refusal(self, operation: Operation, reply: Reply) -> None:
-        if reply.code is Code.CONFLICT:
-            raise RequestConflict(receipt(operation, reply))
-        if reply.code is Code.UNKNOWN_HOLD:
-            raise UnknownHold(operation.request_id)
-        if reply.code is Code.INVALID:
-            raise InvalidRequest(reply.field, "what the script accepts (see lua/operate.lua)")
 
     async def _abandon(self, operation: Operation) -> None:
         """Give back what a cancelled reserve may have taken, now or later.
 
-        The same reserve again first: whichever of the two comes second then finds the outcome and opens nothing.
+        The same reserve again first: whichever of the two comes second then finds the outcome and
+        opens nothing.
         """
         await self._run(operation)
         await self._run(Operation("release", operation.account, operation.key))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run in the background; `aclose` waits for it. An error there is what the hold's deadline exists for."""
+        """Run in the background; `aclose` waits for it. An error there is what the hold's deadline
+        exists for.
+        """
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._finished)
@@ -244,5 +283,9 @@ class Meter:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()):
             asyncio.get_running_loop().call_exception_handler(
-                {"message": "taximeter: an operation of a cancelled caller failed", "exception": error, "task": task}
+                {
+                    "message": "taximeter: an operation of a cancelled caller failed",
+                    "exception": error,
+                    "task": task,
+                }
             )

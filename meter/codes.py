@@ -1,4 +1,6 @@
-"""Reply codes of the scripts: positive means the state is as asked for, negative means refused and nothing changed."""
+"""Reply codes of the scripts: positive means the state is as asked for, negative means refused and
+nothing changed.
+"""
 
 from __future__ import annotations
 

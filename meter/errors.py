@@ -1,4 +1,6 @@
-"""What the meter can refuse, and why. Every error is a MeterError; refusals carry the figures a caller needs."""
+"""What the meter can refuse, and why. Every error is a MeterError; refusals carry the figures a
+caller needs.
+"""
 
 from __future__ import annotations
 
@@ -25,28 +27,36 @@ class InsufficientCredits(MeterError):
     """The account cannot pay `need`. Nothing was taken. Amounts in millicredits."""
 
     def __init__(self, need: int, have: int, held: int) -> None:
-        super().__init__(f"need {need} millicredits, have {have} ({held} more are held by open requests)")
+        super().__init__(
+            f"need {need} millicredits, have {have} ({held} more are held by open requests)"
+        )
         self.need = need
         self.have = have
         self.held = held
 
     @property
     def only_holds_in_the_way(self) -> bool:
-        """True when the request would fit if every open hold were released: worth a retry, unlike an empty account."""
+        """True when the request would fit if every open hold were released: worth a retry, unlike
+        an empty account.
+        """
         return self.have + self.held >= self.need
 
 
 class AccountNotFound(MeterError):
-    """Postgres knows no such account: nothing was ever allocated to this user in this organisation."""
+    """Postgres knows no such account: nothing was ever allocated to this user."""
 
     def __init__(self, org_id: str, user_id: str) -> None:
-        super().__init__(f"no credits were ever allocated to user {user_id!r} in organisation {org_id!r}")
+        super().__init__(
+            f"no credits were ever allocated to user {user_id!r} in organisation {org_id!r}"
+        )
         self.org_id = org_id
         self.user_id = user_id
 
 
 class RequestReplayed(MeterError):
-    """This request id was reserved before. `outcome` says what became of it; it never authorises new upstream work."""
+    """This request id was reserved before. `outcome` says what became of it; it never authorises
+    new upstream work.
+    """
 
     def __init__(self, outcome: Receipt) -> None:
         super().__init__(f"request {outcome.request_id} was reserved before and is {outcome.state}")
@@ -54,7 +64,9 @@ class RequestReplayed(MeterError):
 
 
 class RequestConflict(MeterError):
-    """This request id was used with other parameters, or its hold ended another way. Nothing has changed."""
+    """This request id was used with other parameters, or its hold ended another way. Nothing has
+    changed.
+    """
 
     def __init__(self, outcome: Receipt) -> None:
         super().__init__(
@@ -81,7 +93,9 @@ class StoreError(MeterError):
 
 
 class ShardFenced(StoreError):
-    """The shard is closed until the settler's guardian has looked at it. Nothing was done; try again in a second."""
+    """The shard is closed until the settler's guardian has looked at it. Nothing was done; try
+    again in a second.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -89,7 +103,9 @@ class ShardFenced(StoreError):
 
 
 class StoreOutOfMemory(StoreError):
-    """Redis is out of memory, so credits cannot be taken. Holds can still be committed and released."""
+    """Redis is out of memory, so credits cannot be taken. Holds can still be committed and
+    released.
+    """
 
 
 class StoreUnavailable(StoreError):
@@ -97,4 +113,6 @@ class StoreUnavailable(StoreError):
 
 
 class OutcomeUnknown(StoreError):
-    """The call was sent but no reply came in time: it took effect once or not at all. Repeat the request id to learn which."""
+    """The call was sent but no reply came in time: it took effect once or not at all. Repeat the
+    request id to learn which.
+    """

@@ -19,20 +19,30 @@ _PASSING = (
 
 
 def _words(error: BaseException) -> str:
-    # redis-py strips the code from the text of the errors it has classes for, and names it in the class instead.
+    # redis-py strips the code from the text of the errors it has classes for, and names it in the
+    # class instead.
     return f"{type(error).__name__} {error}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Redis refused a script because used memory is above maxmemory: nothing was done."""
     return isinstance(error, ResponseError) and (
-        "OutOfMemory" in type(error).__name__ or str(error).startswith("OOM ") or "-OOM" in str(error)
+        "OutOfMemory" in type(error).__name__
+        or str(error).startswith("OOM ")
+        or "-OOM" in str(error)
     )
 
 
 def is_final(error: BaseException) -> bool:
-    """True for an error reply that asking again will not change (wrong type of key, a script error, no permission)."""
+    """True for an error reply that asking again will not change (wrong type of key, a script error,
+    no permission).
+    """
     if not isinstance(error, ResponseError):
         return False
-    passing = type(error).__name__ in ("ReadOnlyError", "BusyLoadingError", "TryAgainError", "ClusterDownError")
+    passing = type(error).__name__ in (
+        "ReadOnlyError",
+        "BusyLoadingError",
+        "TryAgainError",
+        "ClusterDownError",
+    )
     return not passing and not str(error).startswith(_PASSING)

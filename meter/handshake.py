@@ -1,7 +1,8 @@
 """What a client checks on every new connection before it admits anything on it.
 
-The client has no Postgres. The settler's guardian compares Redis with Postgres and writes the run id of a server whose
-data it found whole into the shard's meta; a server with another run id, or without meta, admits nobody until then.
+The client has no Postgres. The settler's guardian compares Redis with Postgres and writes the run
+id of a server whose data it found whole into the shard's meta; a server with another run id, or
+without meta, admits nobody until then.
 """
 
 from __future__ import annotations
@@ -26,21 +27,31 @@ class ShardIdentity:
 
 
 async def greet(connection: Any, keys: ShardKeys) -> ShardIdentity:
-    """Read run id and meta on a redis-py connection. Raises ShardFenced unless the guardian approved this very server."""
+    """Read run id and meta on a redis-py connection. Raises ShardFenced unless the guardian
+    approved this very server.
+    """
     await connection.send_command("INFO", "server")
     info = _text(await connection.read_response(disable_decoding=True))
-    await connection.send_command("HMGET", keys.meta, "epoch", "shards", "run_id", "format", "fenced_reason")
+    await connection.send_command(
+        "HMGET", keys.meta, "epoch", "shards", "run_id", "format", "fenced_reason"
+    )
     fields = [_text(value) for value in await connection.read_response(disable_decoding=True)]
     epoch, shards, approved, data_format, reason = fields
-    run_id = next((line[7:].strip() for line in info.splitlines() if line.startswith("run_id:")), "")
+    run_id = next(
+        (line[7:].strip() for line in info.splitlines() if line.startswith("run_id:")), ""
+    )
     if not epoch:
         raise ShardFenced(f"shard {keys.shard} has not been opened yet; is the settler running?")
     if not epoch.isdigit():
         raise ShardFenced(f"shard {keys.shard} is closed: {reason or 'no reason given'}")
     if data_format != FORMAT:
-        raise ShardFenced(f"shard {keys.shard} has data format {data_format or 'unknown'}; this client reads {FORMAT}")
+        raise ShardFenced(
+            f"shard {keys.shard} has data format {data_format or '-'}; this client reads {FORMAT}"
+        )
     if approved != run_id:
-        raise ShardFenced(f"shard {keys.shard} is on a server that the settler's guardian has not approved yet")
+        raise ShardFenced(
+            f"shard {keys.shard} is on a server that the settler's guardian has not approved yet"
+        )
     return ShardIdentity(epoch=epoch, shards=int(shards), run_id=run_id)
 
 

@@ -13,21 +13,41 @@ if TYPE_CHECKING:
 
 
 class Hold:
-    """Credits kept for one request. Amounts are millicredits; `available` and `held` are as of the reserve.
+    """Credits kept for one request. Amounts are millicredits; `available` and `held` are as of the
+    reserve.
 
         async with await meter.reserve("org", "user", 500) as hold:
             ...
             hold.spent(120)
 
-    Leaving the block commits what was `spent`, or releases the hold if nothing was; so does an exception and so does
-    cancellation (the commit then goes on in the background, and `Meter.aclose` waits for it). If this process dies
-    instead, the hold ends at its deadline and what `touch` reported is charged.
+    Leaving the block commits what was `spent`, or releases the hold if nothing was; so does an
+    exception and so does cancellation (the commit then goes on in the background, and
+    `Meter.aclose` waits for it). If this process dies instead, the hold ends at its deadline and
+    what `touch` reported is charged.
     """
 
-    __slots__ = ("_meter", "_receipt", "_spent", "_usage", "amount", "available", "held", "org_id", "request_id", "user_id")
+    __slots__ = (
+        "_meter",
+        "_receipt",
+        "_spent",
+        "_usage",
+        "amount",
+        "available",
+        "held",
+        "org_id",
+        "request_id",
+        "user_id",
+    )
 
     def __init__(
-        self, meter: Meter, org_id: str, user_id: str, request_id: str, amount: int, available: int, held: int
+        self,
+        meter: Meter,
+        org_id: str,
+        user_id: str,
+        request_id: str,
+        amount: int,
+        available: int,
+        held: int,
     ) -> None:
         self._meter = meter
         self.org_id = org_id
@@ -46,7 +66,9 @@ class Hold:
         return self._receipt
 
     def spent(self, amount: int, usage: Usage | None = None) -> None:
-        """Record the actual amount so far, to be committed when the block is left. Raises InvalidRequest."""
+        """Record the actual amount so far, to be committed when the block is left. Raises
+        InvalidRequest.
+        """
         self._spent = check_amount(amount, "spent")
         self._usage = usage or self._usage
 
@@ -63,7 +85,9 @@ class Hold:
         self._receipt = await self._meter.release(self.org_id, self.user_id, self.request_id)
         return self._receipt
 
-    async def touch(self, progress: int = 0, *, ttl_s: float = 60.0, usage: Usage | None = None) -> Receipt:
+    async def touch(
+        self, progress: int = 0, *, ttl_s: float = 60.0, usage: Usage | None = None
+    ) -> Receipt:
         """Heartbeat: see Meter.touch."""
         return await self._meter.touch(
             self.org_id, self.user_id, self.request_id, progress, ttl_s=ttl_s, usage=usage
@@ -73,7 +97,10 @@ class Hold:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._receipt is not None:
             return

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class ShardKeys:
-    """The seven keys of one shard. They share a hash tag, so that a shard is one slot of a Redis Cluster."""
+    """The seven keys of one shard. They share a hash tag, so that a shard is one slot of a Redis
+    Cluster.
+    """
 
     prefix: str
     shard: int
@@ -22,7 +24,15 @@ class ShardKeys:
 
     def __post_init__(self) -> None:
         tag = f"{{{self.prefix}:{self.shard}}}"
-        for name in ("accounts", "holds", "deadlines", "outcomes", "outcomes_old", "meta", "events"):
+        for name in (
+            "accounts",
+            "holds",
+            "deadlines",
+            "outcomes",
+            "outcomes_old",
+            "meta",
+            "events",
+        ):
             object.__setattr__(self, name, f"{tag}:{name}")
 
     def batch(self) -> list[str]:
@@ -39,7 +49,9 @@ class ShardKeys:
 
 
 def shard_of(org_id: str, shards: int) -> int:
-    """The shard that keeps all accounts of an organisation: CRC-16/XMODEM of its id, modulo the number of shards."""
+    """The shard that keeps all accounts of an organisation: CRC-16/XMODEM of its id, modulo the
+    number of shards.
+    """
     return crc_hqx(org_id.encode(), 0) % shards
 
 

@@ -23,14 +23,16 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def check_org_id(org_id: str) -> str:
-    """Return `org_id`, or raise InvalidRequest: its pattern keeps `/` free to part organisation and user."""
+def check_org_id(org_id: object) -> str:
+    """Return `org_id`, or raise InvalidRequest: its pattern keeps `/` free to part organisation and
+    user.
+    """
     if not isinstance(org_id, str) or not _ORG_ID.fullmatch(org_id):
         raise InvalidRequest("org_id", "1 to 128 of A-Z a-z 0-9 . _ : @ -, first a letter or digit")
     return org_id
 
 
-def check_user_id(user_id: str) -> str:
+def check_user_id(user_id: object) -> str:
     """Return `user_id`, or raise InvalidRequest."""
     if not isinstance(user_id, str) or not 1 <= len(user_id) <= 255 or _CONTROL.search(user_id):
         raise InvalidRequest("user_id", "1 to 255 characters, no control characters")
@@ -41,7 +43,7 @@ def check_user_id(user_id: str) -> str:
     return user_id
 
 
-def check_request_id(request_id: str) -> str:
+def check_request_id(request_id: object) -> str:
     """Return `request_id`, or raise InvalidRequest."""
     if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
         raise InvalidRequest("request_id", "1 to 128 of A-Z a-z 0-9 . _ : -")

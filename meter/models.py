@@ -15,7 +15,9 @@ State = Literal["open", "committed", "charged", "released", "expired"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a charge was for. It travels with the event and becomes a row of credit_usage_attribution."""
+    """What a charge was for. It travels with the event and becomes a row of
+    credit_usage_attribution.
+    """
 
     service_type: str = "llm_inference"
     service_name: str = ""
@@ -32,13 +34,17 @@ class Usage:
         except (TypeError, ValueError) as error:
             raise InvalidRequest("usage", f"JSON ({error})") from error
         if len(text) > PAYLOAD_BYTES_MAX:
-            raise InvalidRequest("usage", f"at most {PAYLOAD_BYTES_MAX} bytes of JSON, not {len(text)}")
+            raise InvalidRequest(
+                "usage", f"at most {PAYLOAD_BYTES_MAX} bytes of JSON, not {len(text)}"
+            )
         return text.replace("\x7f", "\\u007f")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedAccount:
-    """An account as Postgres has it: both figures must be read in one snapshot, or a relayed entry is lost or doubled."""
+    """An account as Postgres has it: both figures must be read in one snapshot, or a relayed entry
+    is lost or doubled.
+    """
 
     available: int
     applied: int
@@ -50,7 +56,9 @@ Loader = Callable[[str, str], Awaitable[LoadedAccount | None]]
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The live balance: what may be reserved now, and what open holds keep. Available may be negative after a late commit."""
+    """The live balance: what may be reserved now, and what open holds keep. Available may be
+    negative after a late commit.
+    """
 
     available: int
     held: int
@@ -58,7 +66,7 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a request id, with the account's live balance after it (or now, for a replay)."""
+    """What became of a request id, and the account's live balance after it (now, for a replay)."""
 
     request_id: str
     state: State

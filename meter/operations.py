@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from taximeter.meter.codes import Code
+from taximeter.meter.errors import (
+    InsufficientCredits,
+    InvalidRequest,
+    RequestConflict,
+    UnknownHold,
+)
 from taximeter.meter.models import Receipt, State
 
 Op = Literal["reserve", "commit", "release", "charge", "touch"]
@@ -18,7 +24,8 @@ TAKES_CREDIT: frozenset[str] = frozenset({"reserve", "charge"})
 class Operation:
     """What a caller wants done to one request of one account. Amounts in millicredits.
 
-    `owner` marks one call of reserve: its own retry after a lost reply is told OK, anybody else REPLAYED.
+    `owner` marks one call of reserve: its own retry after a lost reply is told OK, anybody else
+    REPLAYED.
     """
 
     op: Op
@@ -40,7 +47,9 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One reply of a batch, parsed. `field` names what was INVALID; the figures are 0 where the code has none."""
+    """One reply of a batch, parsed. `field` names what was INVALID; the figures are 0 where the
+    code has none.
+    """
 
     code: Code
     available: int = 0
@@ -77,7 +86,9 @@ _STATE_AFTER: dict[Op, State] = {
 
 
 def receipt(operation: Operation, reply: Reply) -> Receipt:
-    """What became of the request, for a caller whose operation was done (OK, LATE) or is known (REPLAYED, CONFLICT)."""
+    """What became of the request, for a caller whose operation was done (OK, LATE) or is known
+    (REPLAYED, CONFLICT).
+    """
     request_id = operation.request_id
     if reply.code in (Code.REPLAYED, Code.CONFLICT):
         return Receipt(
@@ -99,3 +110,15 @@ def receipt(operation: Operation, reply: Reply) -> Receipt:
         reply.held,
         late=reply.code is Code.LATE,
     )
+
+
+def raise_refusal(operation: Operation, reply: Reply) -> None:
+    """Raise what a refused reply means; return when it is not a refusal."""
+    if reply.code is Code.INSUFFICIENT:
+        raise InsufficientCredits(operation.amount, reply.available, reply.held)
+    if reply.code is Code.CONFLICT:
+        raise RequestConflict(receipt(operation, reply))
+    if reply.code is Code.UNKNOWN_HOLD:
+        raise UnknownHold(operation.request_id)
+    if reply.code is Code.INVALID:
+        raise InvalidRequest(reply.field, "what the script accepts (see lua/operate.lua)")

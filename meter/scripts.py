@@ -1,7 +1,7 @@
 """Loads the Lua scripts and calls them by digest.
 
-EVALSHA rather than Functions: a script is a constant of this release, so two releases can share a Redis without
-overwriting each other, and nobody needs the right to change libraries on the server.
+EVALSHA rather than Functions: a script is a constant of this release, so two releases can share a
+Redis without overwriting each other, and nobody needs the right to change libraries on the server.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ class Script:
     sha: str
 
     async def call(self, redis: Any, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
-        """Run on a `redis.asyncio` client. A server that does not know the script yet is told it, once.
+        """Run on a `redis.asyncio` client. A server that does not know the script yet is told it,
+        once.
 
-        Raises what redis-py raises. Scripts whose effects must not be repeated carry operation ids or numbers.
+        Raises what redis-py raises. Scripts whose effects must not be repeated carry operation ids
+        or numbers.
         """
         try:
             return await redis.evalsha(self.sha, len(keys), *keys, *args)
@@ -40,9 +42,13 @@ class Script:
 
 @cache
 def load_script(name: str) -> Script:
-    """The script `lua/<name>.lua` with its includes in place. Raises FileNotFoundError or ValueError (bad include)."""
+    """The script `lua/<name>.lua` with its includes in place. Raises FileNotFoundError or
+    ValueError (bad include).
+    """
     text = expand(read_source(name))
-    return Script(name=name, text=text, sha=hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script(
+        name=name, text=text, sha=hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    )
 
 
 def read_source(name: str) -> str:
@@ -51,7 +57,9 @@ def read_source(name: str) -> str:
 
 
 def expand(text: str) -> str:
-    """Replace each `--- @include "lib/x"` line by that file. An include twice, or inside an include, is an error."""
+    """Replace each `--- @include "lib/x"` line by that file. An include twice, or inside an
+    include, is an error.
+    """
     seen: set[str] = set()
 
     def replacement(found: re.Match[str]) -> str:

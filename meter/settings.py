@@ -12,8 +12,8 @@ from taximeter.meter.limits import OPERATIONS_PER_CALL_MAX
 class MeterSettings:
     """Bounds of one Meter.
 
-    A refusal is quick (`take_timeout_s`), a charge is patient (`resolve_timeout_s`): a reserve that cannot be decided costs a
-    request, a commit that is given up costs money until its hold expires.
+    A refusal is quick (`take_timeout_s`), a charge is patient (`resolve_timeout_s`): a reserve that
+    cannot be decided costs a request, a commit that is given up costs money until its hold expires.
     """
 
     key_prefix: str = "tm"

@@ -1,11 +1,10 @@
--- The account record: available, held (millicredits) and applied (number of the last entry), one space between.
--- Numbers leave Lua only through %.0f: tostring, `..` and cjson keep 14 digits.
+-- The account record: available, held (millicredits) and applied (number of the last entry, kept as text), one space between.
 local function parse_account(record)
   local available, held, applied = match(record, '^(%-?%d+) (%d+) (%d+)$')
   if not available or #record > 60 then return nil end
-  return tonumber(available), tonumber(held), tonumber(applied)
+  return tonumber(available), tonumber(held), applied
 end
 
 local function account_record(available, held, applied)
-  return format('%.0f %.0f %.0f', available, held, applied)
+  return format('%d %d %s', available, held, applied)
 end

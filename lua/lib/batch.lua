@@ -1,15 +1,16 @@
 -- The body of `operate` and `resolve`: read everything, decide every operation in memory, then write everything.
--- A Lua error does not roll back, so nothing that can fail comes after the first write.
-local arguments, epoch = #ARGV - 1, ARGV[1]
+-- A Lua error does not roll back, so nothing that can fail comes after the first write. It is the hot path: amounts go from
+-- ARGV into records as the text they came in (validated), and the loop makes no closures, since those cost more than the sums.
+local epoch, arguments = ARGV[1], #ARGV - 1
 local count = arguments / 7
-if count < 1 or count > 1000 or arguments % 7 ~= 0 then
+if arguments < 7 or count > 1000 or arguments % 7 ~= 0 then
   return redis.error_reply('MALFORMED a call carries 1 to 1000 operations of 7 arguments')
 end
 local meta = call('HMGET', KEYS[6], 'epoch', 'seq')
 local refused = refusal(meta[1], epoch, meta[2])
 if refused then return refused end
 
--- Read. Deadlines are not needed, but a key of the wrong type must show before the first write; the same for outcomes.
+-- Read. ZCARD and HLEN are here for the type of their keys: a wrong one must show before the first write.
 call('ZCARD', KEYS[3])
 local names, places, keys = {}, {}, {}
 for i = 1, count do
@@ -22,179 +23,175 @@ for i = 1, count do
 end
 local records = call('HMGET', KEYS[1], unpack(names))
 local found = call('HMGET', KEYS[2], unpack(keys))
-local holds, absent = {}, {}
+local holds, outcomes, absent = {}, {}, {}
 for i = 1, count do
-  local hold = found[i]
-  if hold then holds[keys[i]] = hold else absent[#absent + 1] = keys[i] end
+  if found[i] then holds[keys[i]] = found[i] else absent[#absent + 1] = keys[i] end
 end
-local outcomes = {}
-local function read_outcomes(key)
-  local values, missing = call('HMGET', key, unpack(absent)), {}
-  for i = 1, #absent do
-    if values[i] then outcomes[absent[i]] = values[i] else missing[#missing + 1] = absent[i] end
+if #absent == 0 then call('HLEN', KEYS[4]) end
+for generation = 4, 5 do
+  if #absent > 0 then
+    local values, missing = call('HMGET', KEYS[generation], unpack(absent)), {}
+    for i = 1, #absent do
+      if values[i] then outcomes[absent[i]] = values[i] else missing[#missing + 1] = absent[i] end
+    end
+    absent = missing
   end
-  absent = missing
 end
-if #absent > 0 then read_outcomes(KEYS[4]) else call('HLEN', KEYS[4]) end
-if #absent > 0 then read_outcomes(KEYS[5]) end
-
--- Decide.
 local available, held, applied = {}, {}, {}
 for i = 1, #names do
-  local record = records[i]
-  if record then
-    local a, h, n = parse_account(record)
-    if a then available[i], held[i], applied[i] = a, h, n else available[i] = false end
-  end
+  if records[i] then available[i], held[i], applied[i] = parse_account(records[i]) end
 end
-local changed, opened, ended, deadlines, events, replies = {}, {}, {}, {}, {}, {}
-local time_ms
+
+-- Decide.
+local changed, events, replies = {}, {}, {}
+local held_fields, deadline_fields, ended_keys, outcome_fields = {}, {}, {}, {}
+local time_ms, ttl_seen, deadline
 
 for i = 1, count do
   local base = i * 7 - 5
-  local op, account, key = ARGV[base], ARGV[base + 1], ARGV[base + 2]
-  local amount, ttl_ms = whole(ARGV[base + 3], AMOUNT_MAX), whole(ARGV[base + 4], TTL_MS_MAX)
-  local owner, payload = ARGV[base + 5], ARGV[base + 6]
+  local op, account, key, amount_text = ARGV[base], ARGV[base + 1], ARGV[base + 2], ARGV[base + 3]
+  local ttl_text, owner, payload = ARGV[base + 4], ARGV[base + 5], ARGV[base + 6]
   local place = places[account]
   local free, kept = available[place], held[place]
-  local hold, outcome = holds[key], outcomes[key]
+  local amount = whole(amount_text, AMOUNT_MAX)
   local slash = find(account, '/', 1, true)
-  local reply
+  local ttl_ms = 0
+  if ttl_text ~= '0' then ttl_ms = whole(ttl_text, TTL_MS_MAX) end
 
-  -- What the id already stands for: an open hold, or the outcome of one.
-  local state, reserved, charged, whose, progress, holder
+  -- What the id already stands for: an open hold, the outcome of one, or nothing (state is nil).
+  local hold, outcome = holds[key], outcomes[key]
+  local state, reserved_text, charged_text, mine = nil, '0', '0', true
   if hold then
-    state, charged = 'open', 0
-    reserved, progress, holder, whose = match(hold, '^(%d+)\t(%d+)\t(%w*)\t([^\t]*)')
+    state, reserved_text = 'open', match(hold, '^%d+')
+    if reserved_text then mine = find(hold, account .. '\t', #reserved_text + 2, true) == #reserved_text + 2 end
   elseif outcome then
-    state, reserved, charged, whose = match(outcome, '^(%a+) (%d+) (%d+) (.*)$')
+    local whose
+    state, reserved_text, charged_text, whose = match(outcome, '^(%l+) (%d+) (%d+) (.+)$')
+    state, mine = state or 'unreadable', whose == account
   end
-  reserved, charged, progress = tonumber(reserved), tonumber(charged), tonumber(progress)
 
-  local function known(code)
-    return format('%s %.0f %.0f %s %.0f %.0f', code, free, kept, state, reserved, charged)
-  end
-  local function change(free_now, kept_now)
-    available[place], held[place], changed[place] = free_now, kept_now, true
-    reply = format('1 %.0f %.0f', free_now, kept_now)
-  end
-  local function event(kind, charge, flags)
-    if payload == '' and hold then payload = match(hold, '\t([^\t]*)$') end
-    events[#events + 1] = format('%s\t%s\t%s\t%.0f\t%.0f\t%s\t%s', kind, account, key, charge, reserved or 0, flags, payload)
-  end
-  local function finish(how, charge)
-    local record = format('%s %.0f %.0f %s', how, reserved or 0, charge, account)
-    holds[key], outcomes[key], ended[key], opened[key] = nil, record, record, nil
-  end
+  -- How it ends: a reply at once, or the new available and held with a record of what the id stands for from now on.
+  local reply, free_now, kept_now, state_now, event_kind, event_amount
+  local flags, known = '-', false
 
   if not amount then reply = '-3 amount'
   elseif not ttl_ms then reply = '-3 ttl_ms'
-  elseif not slash or string.sub(key, 1, slash) ~= string.sub(account, 1, slash) or #key == slash then reply = '-3 key'
-  elseif #payload > PAYLOAD_BYTES_MAX or find(payload, '%c') then reply = '-3 payload'
-  elseif find(owner, '%W') or #owner > 32 then reply = '-3 owner'
-  elseif free == nil then reply = '-2'
-  elseif free == false then reply = '-3 account'
-  elseif state and not (reserved and charged and whose) then reply = '-3 record'
+  elseif not slash or find(key, sub(account, 1, slash), 1, true) ~= 1 or #key == slash then reply = '-3 key'
+  elseif #payload > PAYLOAD_BYTES_MAX or find(payload, '\n', 1, true) or find(payload, '\t', 1, true) then reply = '-3 payload'
+  elseif not free then reply = records[place] and '-3 account' or '-2'
+  elseif not reserved_text then reply = '-3 record'
+  elseif not mine then known = '-4'
+
+  elseif op == 'commit' then
+    if hold then
+      local reserved = tonumber(reserved_text)
+      free_now, kept_now = free + reserved - amount, kept - reserved
+      state_now, event_kind, event_amount = 'committed', 'commit', amount_text
+    elseif not state or state == 'expired' then
+      local charged = tonumber(charged_text)
+      if charged == 0 or amount > charged then
+        free_now, kept_now = free - (amount - charged), kept
+        state_now, event_kind, event_amount = 'committed', 'commit', format('%d', amount - charged)
+        flags = charged > 0 and 'rest' or 'late'
+        reply = format('3 %d %d %d', free_now, kept, amount)
+      else reply = format('3 %d %d %d', free, kept, charged)
+      end
+    else known = state == 'committed' and tonumber(charged_text) == amount and '2' or '-4'
+    end
 
   elseif op == 'reserve' and SPENDING then
     if ttl_ms == 0 then reply = '-3 ttl_ms'
-    elseif hold and whose == account and reserved == amount then
-      if holder == owner then reply = format('1 %.0f %.0f', free, kept) else reply = known('2') end
-    elseif outcome and whose == account and reserved == amount and state ~= 'charged' then reply = known('2')
-    elseif state then reply = known('-4')
-    elseif free < amount then reply = format('-1 %.0f %.0f', free, kept)
+    elseif #owner > 32 or find(owner, '%W') then reply = '-3 owner'
+    elseif hold then
+      if tonumber(reserved_text) ~= amount then known = '-4'
+      elseif match(hold, '^%d+\t[^\t]+\t%d+\t(%w*)\t') ~= owner then known = '2'
+      else reply = format('1 %d %d', free, kept)
+      end
+    elseif state then known = state ~= 'charged' and tonumber(reserved_text) == amount and '2' or '-4'
+    elseif free < amount then reply = format('-1 %d %d', free, kept)
     else
-      time_ms = time_ms or now_ms()
-      change(free - amount, kept + amount)
-      holds[key] = format('%.0f\t0\t%s\t%s\t%s', amount, owner, account, payload)
-      opened[key] = holds[key]
-      deadlines[key] = time_ms + ttl_ms
+      free_now, kept_now = free - amount, kept + amount
+      hold = amount_text .. '\t' .. account .. '\t0\t' .. owner .. '\t' .. payload
     end
 
   elseif op == 'charge' and SPENDING then
-    if state == 'charged' and whose == account and charged == amount then reply = known('2')
-    elseif state then reply = known('-4')
-    elseif free < amount then reply = format('-1 %.0f %.0f', free, kept)
+    if state then known = state == 'charged' and tonumber(charged_text) == amount and '2' or '-4'
+    elseif free < amount then reply = format('-1 %d %d', free, kept)
     else
-      change(free - amount, kept)
-      event('charge', amount, '-')
-      finish('charged', amount)
-    end
-
-  elseif op == 'commit' then
-    if state and whose ~= account then reply = known('-4')
-    elseif free - amount < -BALANCE_MAX then reply = '-3 balance'
-    elseif hold then
-      change(free + reserved - amount, kept - reserved)
-      event('commit', amount, '-')
-      finish('committed', amount)
-    elseif state == 'expired' and amount <= charged and charged > 0 then
-      reply = format('3 %.0f %.0f %.0f', free, kept, charged)
-    elseif state == 'expired' or not state then
-      local before = charged or 0
-      change(free - (amount - before), kept)
-      reply = format('3 %.0f %.0f %.0f', available[place], kept, amount)
-      event('commit', amount - before, before > 0 and 'rest' or 'late')
-      finish('committed', amount)
-    elseif state == 'committed' and charged == amount then reply = known('2')
-    else reply = known('-4')
+      free_now, kept_now = free - amount, kept
+      state_now, event_kind, event_amount = 'charged', 'charge', amount_text
     end
 
   elseif op == 'release' then
-    if state and whose ~= account then reply = known('-4')
-    elseif hold then
-      change(free + reserved, kept - reserved)
-      finish('released', 0)
-    elseif state == 'released' or state == 'expired' then reply = known('2')
-    elseif state then reply = known('-4')
-    else reply = format('-5 %.0f %.0f', free, kept)
+    if hold then
+      local reserved = tonumber(reserved_text)
+      free_now, kept_now, state_now, amount_text = free + reserved, kept - reserved, 'released', '0'
+    elseif state then known = (state == 'released' or state == 'expired') and '2' or '-4'
+    else reply = format('-5 %d %d', free, kept)
     end
 
   elseif op == 'touch' then
     if ttl_ms == 0 then reply = '-3 ttl_ms'
-    elseif state and (whose ~= account or not hold) then reply = known('-4')
     elseif hold then
-      time_ms = time_ms or now_ms()
-      if payload == '' then payload = match(hold, '\t([^\t]*)$') end
-      holds[key] = format('%.0f\t%.0f\t%s\t%s\t%s', reserved, math.max(progress, amount), holder, account, payload)
-      opened[key] = holds[key]
-      deadlines[key] = time_ms + ttl_ms
-      reply = format('1 %.0f %.0f', free, kept)
-    else reply = format('-5 %.0f %.0f', free, kept)
+      local progress, holder, about = match(hold, '^%d+\t[^\t]+\t(%d+)\t(%w*)\t(.*)$')
+      if amount > tonumber(progress) then progress = amount_text end
+      if payload ~= '' then about = payload end
+      free_now, kept_now = free, kept
+      hold = reserved_text .. '\t' .. account .. '\t' .. progress .. '\t' .. holder .. '\t' .. about
+    elseif state then known = '-4'
+    else reply = format('-5 %d %d', free, kept)
     end
 
   else reply = '-3 op'
   end
+
+  if free_now and (free_now < -BALANCE_MAX or free_now > BALANCE_MAX) then
+    reply, free_now = '-3 balance', nil
+  end
+  if known then
+    reply = format('%s %d %d %s %s %s', known, free, kept, state, reserved_text, charged_text)
+  elseif free_now then
+    reply = reply or format('1 %d %d', free_now, kept_now)
+    available[place], held[place], changed[place] = free_now, kept_now, true
+    if event_kind then
+      if payload == '' and hold then payload = match(hold, '^%d+\t[^\t]+\t%d+\t%w*\t(.*)$') end
+      events[#events + 1] = event_kind .. '\t' .. account .. '\t' .. key .. '\t' .. event_amount
+        .. '\t' .. reserved_text .. '\t' .. flags .. '\t' .. payload
+    end
+    if state_now then
+      outcome = state_now .. ' ' .. reserved_text .. ' ' .. amount_text .. ' ' .. account
+      local at = #outcome_fields
+      outcome_fields[at + 1], outcome_fields[at + 2] = key, outcome
+      ended_keys[#ended_keys + 1] = key
+      holds[key], outcomes[key] = nil, outcome
+    else
+      time_ms = time_ms or now_ms()
+      if ttl_ms ~= ttl_seen then ttl_seen, deadline = ttl_ms, format('%d', time_ms + ttl_ms) end
+      local at = #held_fields
+      held_fields[at + 1], held_fields[at + 2] = key, hold
+      deadline_fields[at + 1], deadline_fields[at + 2] = deadline, key
+      holds[key] = hold
+    end
+  end
   replies[i] = reply
 end
 
--- Write, the one command that can still fail first.
+-- Write, the one command that can still fail first. A hold opened and ended in one batch is written, then removed.
 if #events > 0 then append_events(KEYS[7], KEYS[6], epoch, tonumber(meta[2]), events, time_ms or now_ms()) end
-local fields = {}
+local account_fields = {}
 for place in pairs(changed) do
-  fields[#fields + 1] = names[place]
-  fields[#fields + 1] = account_record(available[place], held[place], applied[place])
+  local at = #account_fields
+  account_fields[at + 1] = names[place]
+  account_fields[at + 2] = account_record(available[place], held[place], applied[place])
 end
-if #fields > 0 then call('HSET', KEYS[1], unpack(fields)) end
-fields = {}
-local scores = {}
-for key, record in pairs(opened) do
-  fields[#fields + 1], fields[#fields + 2] = key, record
-  scores[#scores + 1], scores[#scores + 2] = format('%.0f', deadlines[key]), key
+if #account_fields > 0 then call('HSET', KEYS[1], unpack(account_fields)) end
+if #held_fields > 0 then
+  call('HSET', KEYS[2], unpack(held_fields))
+  call('ZADD', KEYS[3], unpack(deadline_fields))
 end
-if #fields > 0 then
-  call('HSET', KEYS[2], unpack(fields))
-  call('ZADD', KEYS[3], unpack(scores))
-end
-fields = {}
-local gone = {}
-for key, record in pairs(ended) do
-  fields[#fields + 1], fields[#fields + 2] = key, record
-  gone[#gone + 1] = key
-end
-if #fields > 0 then
-  call('HSET', KEYS[4], unpack(fields))
-  call('HDEL', KEYS[2], unpack(gone))
-  call('ZREM', KEYS[3], unpack(gone))
+if #ended_keys > 0 then
+  call('HSET', KEYS[4], unpack(outcome_fields))
+  call('HDEL', KEYS[2], unpack(ended_keys))
+  call('ZREM', KEYS[3], unpack(ended_keys))
 end
 return replies

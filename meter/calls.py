@@ -1,0 +1,66 @@
+"""One script call on one connection: a batch goes out, replies come back to those who wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from taximeter.meter.codes import FENCED, STALE_EPOCH
+from taximeter.meter.errors import ShardFenced, StoreError, StoreOutOfMemory, StoreUnavailable
+from taximeter.meter.faults import is_out_of_memory
+from taximeter.meter.operations import TAKES_CREDIT, parse_reply
+from taximeter.meter.pending import Pending
+from taximeter.meter.scripts import Script, load_script
+
+
+async def run_batch(connection: Any, keys: list[str], epoch: str, batch: list[Pending]) -> None:
+    """Send a batch through `operate` and answer everybody in it.
+
+    When memory is out, what takes credit fails as StoreOutOfMemory and the rest goes through
+    `resolve`. Raises ShardFenced (nothing was done), or what redis-py raises (then who knows).
+    """
+    replies = await _call(connection, load_script("operate"), keys, epoch, batch)
+    if replies is None:
+        refused = [pending for pending in batch if pending.operation.op in TAKES_CREDIT]
+        batch = [pending for pending in batch if pending.operation.op not in TAKES_CREDIT]
+        for pending in refused:
+            pending.fail(
+                StoreOutOfMemory("Redis is out of memory; holds can still be committed or released")
+            )
+        if not batch:
+            return
+        replies = await _call(connection, load_script("resolve"), keys, epoch, batch)
+        if replies is None:
+            raise StoreUnavailable("Redis is out of memory even for what frees memory")
+    for pending, raw in zip(batch, replies, strict=True):
+        pending.succeed(parse_reply(raw))
+
+
+async def _call(
+    connection: Any, script: Script, keys: list[str], epoch: str, batch: list[Pending]
+) -> list[Any] | None:
+    """One EVALSHA, or EVAL when the server has forgotten the script. None when memory is out."""
+    arguments: list[Any] = [len(keys), *keys, epoch]
+    for pending in batch:
+        pending.sent = True
+        arguments += pending.operation.arguments()
+    try:
+        try:
+            reply = await _send(connection, "EVALSHA", script.sha, arguments)
+        except NoScriptError:
+            reply = await _send(connection, "EVAL", script.text, arguments)
+    except ResponseError as error:
+        if str(error).startswith((FENCED, STALE_EPOCH)):
+            raise ShardFenced(str(error)) from error
+        if is_out_of_memory(error):
+            return None
+        raise
+    if not isinstance(reply, list) or len(reply) != len(batch):
+        raise StoreError(f"{script.name} answered {reply!r:.80} for {len(batch)} operations")
+    return reply
+
+
+async def _send(connection: Any, command: str, script: str, arguments: list[Any]) -> Any:
+    await connection.send_command(command, script, *arguments, check_health=False)
+    return await connection.read_response(disable_decoding=True)

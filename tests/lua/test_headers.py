@@ -1,0 +1,136 @@
+"""Headers, code and docs say the same: a header that lies is worse than none."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from taximeter.meter.codes import Code
+from taximeter.meter.limits import (
+    AMOUNT_MAX,
+    BALANCE_MAX,
+    OPERATIONS_PER_CALL_MAX,
+    PAYLOAD_BYTES_MAX,
+    TTL_MS_MAX,
+)
+from taximeter.meter.scripts import expand, load_script, read_source
+
+SCRIPTS = sorted(
+    path.name[:-4] for path in files("taximeter.lua").iterdir() if path.name.endswith(".lua")
+)
+ARCHITECTURE = Path(__file__).parents[2] / "docs" / "architecture.md"
+
+
+def header_and_body(name: str) -> tuple[str, str]:
+    found = re.fullmatch(
+        r"(#!lua[^\n]*)\n--\[\[ (.*?) \]\]\n(.*)", load_script(name).text, re.DOTALL
+    )
+    assert found, f"{name}: a script begins with #!lua and one header"
+    return found.group(2), found.group(3)
+
+
+def test_there_is_one_script_a_job() -> None:
+    assert SCRIPTS == [
+        "apply", "approve", "fence", "load", "open",
+        "operate", "resolve", "rotate", "snapshot", "sweep",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_header_names_the_script_its_invariant_its_replies_and_its_errors(name: str) -> None:
+    header, _ = header_and_body(name)
+    assert header.startswith(f"{name}: ")
+    for part in ("\nInvariant: ", "\nRETURNS", "\nERRORS"):
+        assert part in header
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_key_of_the_header_is_used_and_every_key_used_is_in_it(name: str) -> None:
+    header, body = header_and_body(name)
+    documented = [int(number) for number in re.findall(r"^KEYS\[(\d+)\]", header, re.MULTILINE)]
+    assert documented == list(range(1, len(documented) + 1))
+    used = {int(number) for number in re.findall(r"KEYS\[(\d+)\]", body)}
+    if "KEYS[generation]" in body:
+        used |= {4, 5}
+    if "for i = 1, 6 do call('UNLINK', KEYS[i])" in body:
+        used |= set(range(1, 7))
+    assert used == set(documented)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_argument_of_the_header_is_used(name: str) -> None:
+    header, body = header_and_body(name)
+    fixed = set(re.findall(r"^ARGV\[(\d+)\]", header, re.MULTILINE))
+    assert fixed == set(re.findall(r"ARGV\[(\d+)\]", body)) | (
+        {"1"} if "ARGV[1]" in body else set()
+    )
+
+
+@pytest.mark.parametrize("name", ["operate", "resolve", "apply", "load"])
+def test_codes_of_the_header_are_those_of_the_code(name: str) -> None:
+    header, body = header_and_body(name)
+    documented = {
+        int(number): word
+        for number, word in re.findall(r"^  (-?\d) ([A-Z_]+)", header, re.MULTILINE)
+    }
+    assert documented == {code.value: code.name for code in Code if code.value in documented}
+    answered = {int(number) for number in re.findall(r"'(-?\d)(?: [^']*)?'", body)} - {0}
+    if name == "resolve":
+        answered -= {Code.INSUFFICIENT}  # the shared body has it; resolve never takes credit
+    assert answered == set(documented)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_only_what_takes_memory_for_new_credit_is_refused_when_memory_is_out(name: str) -> None:
+    allowed = load_script(name).text.startswith("#!lua flags=allow-oom\n")
+    assert allowed is (name not in ("operate", "load", "open"))
+    documented = re.search(rf"^\| `{name}` \| ([^|]+) \|", ARCHITECTURE.read_text(), re.MULTILINE)
+    assert documented
+    assert (documented.group(1) == "allow-oom") is allowed
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_docs_list_every_code_of_a_batch(code: Code) -> None:
+    if code is not Code.GAP:
+        assert re.search(
+            rf"^\| {code.value} \| {code.name} \|", ARCHITECTURE.read_text(), re.MULTILINE
+        )
+
+
+def test_limits_are_the_same_in_lua_and_python() -> None:
+    line = next(line for line in read_source("lib/shard").splitlines() if "AMOUNT_MAX" in line)
+    names, values = re.fullmatch(r"local (.+) = (.+)", line).groups()  # type: ignore[union-attr]
+    assert dict(zip(names.split(", "), map(float, values.split(", ")), strict=True)) == {
+        "AMOUNT_MAX": AMOUNT_MAX,
+        "BALANCE_MAX": BALANCE_MAX,
+        "PAYLOAD_BYTES_MAX": PAYLOAD_BYTES_MAX,
+        "TTL_MS_MAX": TTL_MS_MAX,
+    }
+    assert f"count > {OPERATIONS_PER_CALL_MAX}" in read_source("lib/batch")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_money_never_leaves_lua_in_a_way_that_rounds(name: str) -> None:
+    _, body = header_and_body(name)
+    body = re.sub(r"^\s*--.*$", "", body, flags=re.MULTILINE)
+    assert not re.search(r"tostring|cjson|%\.?\d*[efg]\b|HINCRBYFLOAT|loadstring|MAXLEN", body)
+
+
+def test_a_bad_include_is_an_error() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        expand('--- @include "lib/shard"\n--- @include "lib/shard"\n')
+    with pytest.raises(FileNotFoundError):
+        expand('--- @include "lib/missing"\n')
+
+
+async def test_a_server_that_forgot_the_script_is_told_it_again(redis: Redis) -> None:
+    await redis.script_flush()
+    with pytest.raises(NoScriptError):
+        await redis.evalsha(load_script("fence").sha, 1, "{tm:0}:meta", "test")
+    assert await load_script("fence").call(redis, ["{tm:0}:meta"], ["test"]) == b""
+    assert (await redis.script_exists(load_script("fence").sha)) == [True]

@@ -1,0 +1,211 @@
+"""What one operation does to a shard: the life of a hold, replays, conflicts and refusals."""
+
+from __future__ import annotations
+
+import pytest
+from support.shard import ScriptedShard, op
+
+PAYLOAD = '{"type":"llm_inference","name":"m","meta":{}}'
+
+
+async def test_reserve_moves_available_to_held(shard: ScriptedShard) -> None:
+    assert await shard.one("reserve", "r", 300) == "1 700 300"
+    assert await shard.account() == (700, 300, 1)
+    assert await shard.events() == []
+    assert await shard.redis.zcard(shard.keys.deadlines) == 1
+
+
+async def test_commit_below_the_hold_gives_the_rest_back(shard: ScriptedShard) -> None:
+    await shard.one("reserve", "r", 300)
+    assert await shard.one("commit", "r", 120, payload=PAYLOAD) == "1 880 0"
+    assert await shard.account() == (880, 0, 1)
+    assert await shard.events() == [["1-1", "commit", "org/u", "org/r", "120", "300", "-", PAYLOAD]]
+    assert await shard.redis.zcard(shard.keys.deadlines) == 0
+    assert await shard.redis.hlen(shard.keys.holds) == 0
+
+
+async def test_commit_above_the_hold_applies_the_actual_amount(shard: ScriptedShard) -> None:
+    await shard.one("reserve", "r", 900)
+    assert await shard.one("commit", "r", 1500) == "1 -500 0"
+    assert await shard.one("reserve", "s", 0) == "-1 -500 0", "a negative balance admits nothing"
+    assert await shard.one("reserve", "s", 1) == "-1 -500 0"
+
+
+async def test_release_gives_everything_back_without_an_event(shard: ScriptedShard) -> None:
+    await shard.one("reserve", "r", 300)
+    assert await shard.one("release", "r") == "1 1000 0"
+    assert await shard.events() == []
+
+
+async def test_charge_is_reserve_and_commit_in_one(shard: ScriptedShard) -> None:
+    assert await shard.one("charge", "r", 1000, payload=PAYLOAD) == "1 0 0"
+    assert (await shard.events())[0][1:] == ["charge", "org/u", "org/r", "1000", "0", "-", PAYLOAD]
+    assert await shard.one("charge", "s", 1) == "-1 0 0"
+
+
+async def test_a_free_request_is_an_event_too(shard: ScriptedShard) -> None:
+    await shard.one("reserve", "r", 0)
+    assert await shard.one("commit", "r", 0) == "1 1000 0"
+    assert len(await shard.events()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "amount", "answer"),
+    [
+        ("reserve", 300, "2 700 300 open 300 0"),
+        ("commit", 120, "2 880 0 committed 300 120"),
+        ("release", 0, "2 1000 0 released 300 0"),
+        ("charge", 50, "2 950 0 charged 0 50"),
+    ],
+)
+async def test_a_replay_changes_nothing_and_says_so(
+    shard: ScriptedShard, kind: str, amount: int, answer: str
+) -> None:
+    if kind in ("commit", "release"):
+        await shard.one("reserve", "r", 300)
+    assert (await shard.one(kind, "r", amount, owner="first")).startswith("1 ")
+    before = await shard.state()
+    assert await shard.one(kind, "r", amount, owner="second") == answer
+    assert await shard.state() == before
+
+
+async def test_the_owner_of_a_reserve_may_repeat_it_after_a_lost_reply(
+    shard: ScriptedShard,
+) -> None:
+    await shard.one("reserve", "r", 300, owner="mine")
+    before = await shard.state()
+    assert await shard.one("reserve", "r", 300, owner="mine") == "1 700 300"
+    assert await shard.state() == before
+
+
+async def test_a_reserve_after_the_end_never_opens_again(shard: ScriptedShard) -> None:
+    await shard.one("reserve", "r", 300, owner="mine")
+    await shard.one("commit", "r", 10)
+    assert await shard.one("reserve", "r", 300, owner="mine") == "2 990 0 committed 300 10"
+    assert await shard.redis.hlen(shard.keys.holds) == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "state"),
+    [
+        (op("reserve", "r", 300), op("reserve", "r", 301), "open 300 0"),
+        (op("reserve", "r", 300), op("charge", "r", 300), "open 300 0"),
+        (op("reserve", "r", 300), op("reserve", "r", 300, user="org/v"), "open 300 0"),
+        (op("reserve", "r", 300), op("commit", "r", 1, user="org/v"), "open 300 0"),
+        (op("reserve", "r", 300), op("release", "r", user="org/v"), "open 300 0"),
+        (op("reserve", "r", 300), op("touch", "r", 1, user="org/v"), "open 300 0"),
+        (op("charge", "r", 300), op("charge", "r", 299), "charged 0 300"),
+        (op("charge", "r", 300), op("reserve", "r", 300), "charged 0 300"),
+        (op("charge", "r", 0), op("reserve", "r", 0), "charged 0 0"),
+        (op("charge", "r", 300), op("commit", "r", 300), "charged 0 300"),
+        (op("charge", "r", 300), op("release", "r"), "charged 0 300"),
+        (op("charge", "r", 300), op("touch", "r"), "charged 0 300"),
+    ],
+)
+async def test_other_parameters_under_a_known_id_are_a_conflict(
+    shard: ScriptedShard, first: list[object], second: list[object], state: str
+) -> None:
+    await shard.load("org/v", 1000)
+    assert (await shard.batch(first))[0].startswith("1 ")
+    before = await shard.state()
+    reply = (await shard.batch(second))[0]
+    assert reply.startswith("-4 ")
+    assert reply.endswith(state)
+    assert await shard.state() == before
+
+
+async def test_a_hold_ends_once(shard: ScriptedShard) -> None:
+    await shard.one("reserve", "r", 300)
+    await shard.one("release", "r")
+    before = await shard.state()
+    assert (await shard.one("commit", "r", 5)).startswith("-4 ")
+    await shard.one("reserve", "s", 300)
+    await shard.one("commit", "s", 300)
+    assert (await shard.one("release", "s")).startswith("-4 ")
+    assert (await shard.one("commit", "s", 299)).startswith("-4 ")
+    assert len(await shard.events()) == 1
+    assert before["accounts"] == {b"org/u": b"1000 0 1"}
+
+
+async def test_ids_are_scoped_by_organisation(shard: ScriptedShard) -> None:
+    await shard.load("other/u", 1000)
+    assert await shard.one("reserve", "r", 300) == "1 700 300"
+    assert await shard.one("reserve", "r", 300, user="other/u") == "1 700 300"
+
+
+async def test_late_commit_of_a_lost_hold_is_charged_once(shard: ScriptedShard) -> None:
+    assert await shard.one("commit", "gone", 40) == "3 960 0 40"
+    assert await shard.one("commit", "gone", 40) == "2 960 0 committed 0 40"
+    assert [event[6] for event in await shard.events()] == ["late"]
+
+
+async def test_touch_moves_the_deadline_and_keeps_the_largest_progress(
+    shard: ScriptedShard,
+) -> None:
+    await shard.one("reserve", "r", 300, ttl_ms=1000, payload=PAYLOAD)
+    first = await shard.redis.zscore(shard.keys.deadlines, "org/r")
+    assert await shard.one("touch", "r", 70, ttl_ms=90_000) == "1 700 300"
+    assert await shard.one("touch", "r", 20, ttl_ms=90_000) == "1 700 300"
+    later = await shard.redis.zscore(shard.keys.deadlines, "org/r")
+    assert later > first + 80_000
+    hold = (await shard.redis.hget(shard.keys.holds, "org/r")).decode()
+    assert hold == f"300\torg/u\t70\t\t{PAYLOAD}"
+    assert await shard.one("touch", "nobody") == "-5 700 300"
+    assert await shard.one("release", "nobody") == "-5 700 300"
+
+
+async def test_one_batch_is_decided_in_order(shard: ScriptedShard) -> None:
+    """Later operations of a batch see the earlier ones: an account cannot be overspent within one
+    call.
+    """
+    replies = await shard.batch(
+        op("reserve", "a", 600),
+        op("reserve", "b", 600),
+        op("commit", "a", 100),
+        op("reserve", "b", 600),
+        op("commit", "a", 100),
+        op("charge", "c", 200),
+        op("release", "b"),
+        op("reserve", "a", 600),
+    )
+    assert replies == [
+        "1 400 600",
+        "-1 400 600",
+        "1 900 0",
+        "1 300 600",
+        "2 300 600 committed 600 100",
+        "1 100 600",
+        "1 700 0",
+        "2 700 0 committed 600 100",
+    ]
+    assert await shard.account() == (700, 0, 1)
+    assert await shard.redis.hlen(shard.keys.holds) == 0
+    assert await shard.redis.zcard(shard.keys.deadlines) == 0
+    assert [(event[0], event[3], event[4]) for event in await shard.events()] == [
+        ("1-2", "org/a", "100"),
+        ("1-2", "org/c", "200"),
+    ]
+
+
+async def test_seq_is_contiguous_and_names_the_entry(shard: ScriptedShard) -> None:
+    for size in (1, 3, 2):
+        await shard.batch(*[op("charge", f"r{size}{i}", 1) for i in range(size)])
+    entries = [entry_id for entry_id, _ in await shard.redis.xrange(shard.keys.events)]
+    assert entries == [b"1-1", b"1-4", b"1-6"]
+    assert await shard.redis.hget(shard.keys.meta, "seq") == b"6"
+
+
+async def test_an_account_that_is_not_there_is_not_an_empty_one(shard: ScriptedShard) -> None:
+    for kind in ("reserve", "charge", "commit", "release", "touch"):
+        assert await shard.one(kind, "r", 1, user="org/nobody") == "-2"
+    assert await shard.redis.hget(shard.keys.accounts, "org/nobody") is None
+
+
+async def test_resolve_takes_no_credit(shard: ScriptedShard) -> None:
+    await shard.one("reserve", "r", 300)
+    before = await shard.state()
+    assert await shard.one("reserve", "s", 1, script="resolve") == "-3 op"
+    assert await shard.one("charge", "s", 1, script="resolve") == "-3 op"
+    assert await shard.state() == before
+    assert await shard.one("touch", "r", 1, script="resolve") == "1 700 300"
+    assert await shard.one("commit", "r", 1, script="resolve") == "1 999 0"
