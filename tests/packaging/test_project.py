@@ -1,0 +1,150 @@
+"""The files around the code say the same as the code: contracts, pins, containers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from taximeter.api.commands import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+PINS = ("constraints.txt", "constraints-server.txt")
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return loaded
+
+
+def pinned(name: str) -> dict[str, str]:
+    lines = (ROOT / ".ci" / name).read_text().splitlines()
+    matches = (re.match(r"([a-z0-9-]+)(?:\[[^]]*])?==([^\s;]+)", line) for line in lines)
+    return {match[1]: match[2] for match in matches if match}
+
+
+def direct_requirements(*extras: str) -> list[Requirement]:
+    """Return what the plain install and these extras ask for, with extras of our own unfolded."""
+    metadata = project()["project"]
+    waiting, seen, found = (
+        list(extras),
+        set(extras),
+        list(map(Requirement, metadata["dependencies"])),
+    )
+    while waiting:
+        for requirement in map(Requirement, metadata["optional-dependencies"][waiting.pop()]):
+            if requirement.name != metadata["name"]:
+                found.append(requirement)
+                continue
+            waiting += requirement.extras - seen
+            seen |= requirement.extras
+    return found
+
+
+def test_import_contracts_hold() -> None:
+    """The client must never grow a dependency on the settler, the API, or what they need."""
+    program = Path(sys.executable).with_name("lint-imports")
+    finished = subprocess.run(
+        [program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stdout
+    assert (
+        f"{len(project()['tool']['importlinter']['contracts'])} kept, 0 broken" in finished.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"),
+    [("constraints.txt", ["dev"]), ("constraints-server.txt", ["build", "server"])],
+)
+def test_every_requirement_is_pinned(name: str, extras: list[str]) -> None:
+    """A pin that is missing or too old makes the installation fail only on a fresh machine."""
+    pins = pinned(name)
+    for requirement in direct_requirements(*extras):
+        version = pins.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement} is not pinned: run make constraints"
+        assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}"
+
+
+def test_the_image_gets_the_versions_that_were_tested() -> None:
+    tested = pinned("constraints.txt")
+    for name, version in pinned("constraints-server.txt").items():
+        assert tested[name] == version
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_pins_carry_hashes_and_name_no_index(name: str) -> None:
+    text = (ROOT / ".ci" / name).read_text()
+    assert "://" not in text
+    assert not re.search(r"^\s*-[if]\b|index-url|find-links|trusted-host", text, re.MULTILINE)
+    blocks = re.split(r"\n(?=[a-z0-9])", text)
+    assert [block for block in blocks if "==" in block and "--hash=sha256:" not in block] == []
+
+
+def test_compose_file_is_valid() -> None:
+    program = Path(sys.executable).with_name("check-jsonschema")
+    finished = subprocess.run(
+        [program, "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout
+
+
+def test_compose_runs_what_we_have() -> None:
+    """A command or a setting that was renamed would make the containers fail alone."""
+    from taximeter.api.settings import ApiSettings
+    from taximeter.settler.settings import SettlerSettings
+
+    known = {
+        f"TAXIMETER_{field.upper()}"
+        for settings in (ApiSettings, SettlerSettings)
+        for field in settings.model_fields
+    }
+    services = compose()["services"]
+    assert set(services) == {
+        *("redis", "arq-redis", "postgres"),
+        *("migrate", "api", "settler", "simulator"),
+    }
+    ours = {name: service for name, service in services.items() if "build" in service}
+    assert set(ours) == {"migrate", "api", "settler", "simulator"}
+    for name, service in ours.items():
+        assert service["command"][0] == name
+        assert name in COMMANDS
+        for variable in service.get("environment", {}):
+            assert variable in known, f"{name} sets {variable}, which nothing reads"
+        for other in service.get("depends_on", {}):
+            assert other in services
+
+
+def test_compose_keeps_balances_and_stays_on_this_machine() -> None:
+    services = compose()["services"]
+    balances = services["redis"]["command"]
+    for setting, value in {"appendonly": "yes", "appendfsync": "everysec"}.items():
+        assert balances[balances.index(f"--{setting}") + 1] == value
+    for name in ("redis", "arq-redis"):
+        command = services[name]["command"]
+        assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
+    assert services["redis"]["volumes"]
+    assert services["postgres"]["volumes"]
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_image_gets_every_package() -> None:
+    recipe = compose()["services"]["api"]["build"]["dockerfile_inline"]
+    for folder in project()["tool"]["setuptools"]["package-dir"].values():
+        assert f"COPY {folder} {folder}\n" in recipe
