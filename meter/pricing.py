@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from taximeter.meter.limits import AMOUNT_MAX
 
 if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, Provider, UsageValue
+    from genai_prices.types import ModelInfo, Provider
 
 UnknownModelPolicy = Literal["reject", "default", "free"]
 
@@ -89,7 +89,10 @@ class Pricer:
         self._default_price = default_price or TokenPrice()
         self._provider_id = provider_id
         self._models: OrderedDict[str, tuple[Provider, ModelInfo] | None] = OrderedDict()
-        self.price_version = f"genai-prices {genai_prices.__version__}; {credits_per_dollar} credits/USD; markup {markup}"
+        self.price_version = (
+            f"genai-prices {genai_prices.__version__}, "
+            f"{credits_per_dollar} credits a dollar, markup {markup}"
+        )
 
     def estimate(
         self,
@@ -191,7 +194,7 @@ def _list_price(
 ) -> Decimal:
     from genai_prices import Usage
 
-    totals: dict[str, UsageValue] = {
+    totals: dict[str, int] = {
         "input_tokens": prompt_tokens,
         "output_tokens": completion_tokens,
     }
@@ -204,11 +207,11 @@ def _list_price(
         return model.calc_price(Usage(**totals), provider, price_context=context).total_price
 
 
-def _details(usage: Mapping[str, object]) -> dict[str, UsageValue]:
+def _details(usage: Mapping[str, object]) -> dict[str, int]:
     """The parts of the totals that have a price of their own, as the price list names them."""
     prompt = usage.get("prompt_tokens_details")
     completion = usage.get("completion_tokens_details")
-    parts: dict[str, UsageValue] = {}
+    parts: dict[str, int] = {}
     if isinstance(prompt, Mapping):
         parts["cache_read_tokens"] = _count(prompt, "cached_tokens")
         parts["cache_write_tokens"] = _count(prompt, "cache_write_tokens")

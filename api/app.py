@@ -1,0 +1,55 @@
+"""Puts the API together: services, routes, limits and errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI
+
+from taximeter.api.deps import bearer_scheme, cookie_scheme
+from taximeter.api.errors import install_error_handlers
+from taximeter.api.llm.route import router as llm_router
+from taximeter.api.middleware import BodyLimit
+from taximeter.api.routes import credits, me, members, purchases, subscriptions, system, usage
+from taximeter.api.services import open_services
+from taximeter.api.settings import ApiSettings
+
+LLM_SUFFIX = "/chat/completions"
+
+
+def create_app(settings: ApiSettings | None = None) -> FastAPI:
+    """The application. It opens its connections when it starts, and also starts while a store is
+    away.
+
+    When it stops, running charges are finished before connections are closed.
+    """
+    settings = settings or ApiSettings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_services(settings) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(
+        title="Taximeter",
+        version=version("taximeter"),
+        summary="Credits for LLM requests: held before, charged after, settled and proved.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    install_error_handlers(app)
+    app.add_middleware(
+        BodyLimit,
+        bytes_max=settings.admin_body_bytes_max,
+        llm_bytes_max=settings.llm_body_bytes_max,
+        llm_suffix=LLM_SUFFIX,
+    )
+    app.include_router(system.router)
+    schemes = [Depends(bearer_scheme), Depends(cookie_scheme)]  # For the OpenAPI document alone.
+    for module in (subscriptions, purchases, credits, usage, members, me):
+        app.include_router(module.router, dependencies=schemes)
+    app.include_router(llm_router, dependencies=schemes)
+    return app

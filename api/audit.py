@@ -1,0 +1,40 @@
+"""The audit log: who changed what, written in the transaction of the change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from taximeter.api.queries import IDENTITY
+from taximeter.settler.stores import Connection
+
+
+def to_json(values: Mapping[str, object] | None) -> str | None:
+    """JSON text for a jsonb parameter; what JSON does not know, such as a Decimal, becomes text."""
+    return None if values is None else json.dumps(dict(values), default=str)
+
+
+async def write_audit(
+    conn: Connection,
+    *,
+    actor: str,
+    action: str,
+    org_id: str,
+    target: str | None = None,
+    before: Mapping[str, object] | None = None,
+    after: Mapping[str, object] | None = None,
+    request_id: str | None = None,
+) -> None:
+    """Add one row. Amounts in `before` and `after` are millicredits. Durable when the transaction
+    is.
+    """
+    await conn.execute(
+        IDENTITY["write_audit"],
+        actor,
+        action,
+        org_id,
+        target,
+        to_json(before),
+        to_json(after),
+        request_id,
+    )

@@ -1,0 +1,161 @@
+"""Who is calling: turns a session token into a `Principal`, by the key of dev mode or those of an
+OIDC issuer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jwt
+
+from taximeter.api.errors import ApiError
+from taximeter.api.jwks import KeySet, KeysUnavailable
+from taximeter.api.tokens import DEV_ALGORITHM, DEV_AUDIENCE, DEV_ISSUER, DevKey
+from taximeter.meter import InvalidRequest
+from taximeter.meter.limits import check_user_id
+
+TOKEN_BYTES_MAX = 8192
+LEEWAY_S = 30
+ASYMMETRIC_ALGORITHMS = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+)
+_REQUIRED_CLAIMS = ["exp", "iat", "iss", "aud", "sub"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller whose session was checked. Roles in organisations are looked up where they are
+    needed.
+    """
+
+    user_id: str
+    email: str | None
+    name: str | None
+    is_system_admin: bool
+
+
+class Verifier(Protocol):
+    """Checks a token. Raises ApiError 401 when it is not good, 503 when that cannot be told."""
+
+    async def verify(self, token: str) -> Principal: ...
+
+
+class DevVerifier:
+    """Accepts what `taximeter token` mints with this data folder's key, and nothing else."""
+
+    def __init__(self, key: DevKey, *, admin_role: str) -> None:
+        self._public = key.private.public_key()
+        self._admin_role = admin_role
+
+    async def verify(self, token: str) -> Principal:
+        _read_header(token)
+        try:
+            claims = jwt.decode(
+                token,
+                self._public,
+                algorithms=[DEV_ALGORITHM],
+                audience=DEV_AUDIENCE,
+                issuer=DEV_ISSUER,
+                leeway=LEEWAY_S,
+                options={"require": _REQUIRED_CLAIMS},
+            )
+        except jwt.PyJWTError as error:
+            raise _unauthorized(error) from error
+        return _principal(claims, self._admin_role)
+
+
+class OidcVerifier:
+    """Accepts access tokens of one issuer for one audience, signed with one of its published keys.
+
+    The algorithms come from our configuration and never from the token; symmetric ones cannot be
+    configured.
+    """
+
+    def __init__(
+        self,
+        keys: KeySet,
+        *,
+        issuer: str,
+        audience: str,
+        algorithms: tuple[str, ...],
+        admin_role: str,
+    ) -> None:
+        if not algorithms or not set(algorithms) <= ASYMMETRIC_ALGORITHMS:
+            raise ValueError(
+                f"algorithms must be some of {', '.join(sorted(ASYMMETRIC_ALGORITHMS))}"
+            )
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+        self._algorithms = algorithms
+        self._admin_role = admin_role
+
+    async def verify(self, token: str) -> Principal:
+        header = _read_header(token)
+        key_id = header.get("kid")
+        if header.get("alg") not in self._algorithms or not isinstance(key_id, str):
+            raise ApiError(401, "The session token is not signed in a way that is accepted")
+        try:
+            key = await self._keys.key(key_id)
+        except KeysUnavailable as error:
+            raise ApiError(
+                503, "Sessions cannot be checked now", details={"reason": "identity_provider"}
+            ) from error
+        if key is None or key.algorithm_name != header["alg"]:
+            raise ApiError(401, "The session token is signed with an unknown key")
+        try:
+            claims = jwt.decode(
+                token,
+                key.key,
+                algorithms=[key.algorithm_name],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=LEEWAY_S,
+                options={"require": _REQUIRED_CLAIMS},
+            )
+        except jwt.PyJWTError as error:
+            raise _unauthorized(error) from error
+        # Keycloak says in this claim what a token is for: an ID token tells a front end who is
+        # there, and opens nothing.
+        if claims.get("typ", "Bearer") != "Bearer":
+            raise ApiError(401, "The session token is not an access token")
+        return _principal(claims, self._admin_role)
+
+
+def _read_header(token: str) -> dict[str, Any]:
+    """The header, not yet trusted. Refuses what no later check would look at."""
+    if len(token) > TOKEN_BYTES_MAX or not token.isascii():
+        raise ApiError(401, f"The session token is longer than {TOKEN_BYTES_MAX} bytes")
+    try:
+        header = jwt.get_unverified_header(token)
+    except jwt.PyJWTError as error:
+        raise _unauthorized(error) from error
+    if "crit" in header or str(header.get("typ", "JWT")).lower() not in {"jwt", "at+jwt"}:
+        raise ApiError(401, "The session token is of a kind that is not accepted")
+    return header
+
+
+def _unauthorized(error: jwt.PyJWTError) -> ApiError:
+    if isinstance(error, jwt.ExpiredSignatureError):
+        return ApiError(401, "The session has expired")
+    return ApiError(401, "The session token is not valid")
+
+
+def _principal(claims: dict[str, Any], admin_role: str) -> Principal:
+    try:
+        user_id = check_user_id(claims["sub"])
+    except InvalidRequest as error:
+        raise ApiError(401, "The session token names no usable user") from error
+    access = claims.get("realm_access")
+    roles = access.get("roles") if isinstance(access, dict) else None
+    return Principal(
+        user_id=user_id,
+        email=_text(claims.get("email")),
+        name=_text(claims.get("name")) or _text(claims.get("preferred_username")),
+        is_system_admin=isinstance(roles, list) and admin_role in roles,
+    )
+
+
+def _text(value: object) -> str | None:
+    return value[:255] if isinstance(value, str) and value else None

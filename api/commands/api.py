@@ -1,0 +1,57 @@
+"""`taximeter api`: serve the admin API and the LLM route."""
+
+from __future__ import annotations
+
+import click
+import uvicorn
+from pydantic import ValidationError
+
+from taximeter.api.app import create_app
+from taximeter.api.commands.common import explain
+from taximeter.api.settings import ApiSettings
+from taximeter.api.tokens import DevKeyError
+
+HEADER_BYTES_MAX = 32_768
+
+
+def server_config(settings: ApiSettings) -> uvicorn.Config:
+    """How uvicorn serves the API. `dev` and `demo` use the same, so that what they show is what
+    runs.
+    """
+    return uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="h11",
+        h11_max_incomplete_event_size=HEADER_BYTES_MAX,
+        ws="none",
+        access_log=False,  # A line per request costs more than the request's own work here.
+        server_header=False,
+        timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_s)),
+        log_level="info",
+    )
+
+
+@click.command(help="Serve the admin API and the LLM route.")
+@click.option("--host", default=None, help="Address to listen on; TAXIMETER_HOST by default.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=None,
+    help="Port to listen on; TAXIMETER_PORT or 8084 by default.",
+)
+def command(host: str | None, port: int | None) -> None:
+    """Run until a signal comes; then finish what runs, within the grace time."""
+    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    try:
+        settings = ApiSettings(**given)  # type: ignore[arg-type]  # Each key has a type of its own.
+        config = server_config(settings)
+    except ValidationError as error:
+        raise click.ClickException(explain(error)) from error
+    except DevKeyError as error:
+        raise click.ClickException(str(error)) from error
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        raise click.ClickException("the API could not start; see above")

@@ -1,0 +1,137 @@
+"""What routes ask for: the services, the caller, and what the caller may do in an organisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Path, Request
+from fastapi.security import APIKeyCookie, HTTPBearer
+
+from taximeter.api.auth import Principal
+from taximeter.api.errors import ApiError
+from taximeter.api.exact import OrgId
+from taximeter.api.queries import IDENTITY
+from taximeter.api.services import Services
+
+SESSION_COOKIE = "session_token"
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+# These two only describe the ways to authenticate in the OpenAPI document.
+bearer_scheme = HTTPBearer(auto_error=False, description="A session token")
+cookie_scheme = APIKeyCookie(name=SESSION_COOKIE, auto_error=False, description="A session token")
+
+
+def get_services(request: Request) -> Services:
+    """The services of the running application."""
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+def _bearer(request: Request) -> str | None:
+    header = request.headers.get("authorization")
+    if header is None:
+        return None
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise _login_needed("The Authorization header must be 'Bearer <token>'")
+    return token.strip()
+
+
+def _login_needed(message: str) -> ApiError:
+    return ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _refuse_foreign_site(request: Request) -> None:
+    """A cookie travels with requests that other sites start, so a change by cookie must come from
+    our own pages.
+    """
+    if request.method in _SAFE_METHODS:
+        return
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        trusted = site in {"same-origin", "none"}
+    else:
+        origin = request.headers.get("origin")
+        trusted = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if not trusted:
+        raise ApiError(
+            403, "Changes by session cookie are accepted from this site's own pages only"
+        )
+
+
+async def get_principal(request: Request, services: ServicesDep) -> Principal:
+    """The caller, by bearer token or session cookie. Raises ApiError 401, 403 or 503."""
+    token = _bearer(request)
+    if token is None:
+        token = request.cookies.get(SESSION_COOKIE)
+        if not token:
+            raise _login_needed("Log in first: no session token was sent")
+        _refuse_foreign_site(request)
+    return await services.verifier.verify(token)
+
+
+async def get_bearer_principal(request: Request, services: ServicesDep) -> Principal:
+    """The caller, by bearer token alone: for paths that API clients use, and browsers do not."""
+    token = _bearer(request)
+    if token is None:
+        raise _login_needed("Send a token as 'Authorization: Bearer <token>'")
+    return await services.verifier.verify(token)
+
+
+PrincipalDep = Annotated[Principal, Depends(get_principal)]
+BearerPrincipalDep = Annotated[Principal, Depends(get_bearer_principal)]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A caller inside one organisation. A system admin may do what an org admin may."""
+
+    principal: Principal
+    org_id: str
+    is_admin: bool
+
+    @property
+    def user_id(self) -> str:
+        return self.principal.user_id
+
+
+async def get_member(
+    org_id: Annotated[OrgId, Path()], principal: PrincipalDep, services: ServicesDep
+) -> Access:
+    """Lets in active members and system admins; others get 404, as if it did not exist."""
+    row = await services.pool.fetchrow(IDENTITY["org_access"], org_id, principal.user_id)
+    assert row is not None, "a query without FROM has one row"
+    if not row["org_exists"] or (row["role"] is None and not principal.is_system_admin):
+        raise ApiError(404, "Organization not found")
+    is_admin = principal.is_system_admin or row["role"] == "admin"
+    return Access(principal, org_id, is_admin)
+
+
+MemberDep = Annotated[Access, Depends(get_member)]
+
+
+def get_org_admin(access: MemberDep) -> Access:
+    """Lets in the organisation's admins and system admins. Raises ApiError 403 for members, 404 for
+    others.
+    """
+    if not access.is_admin:
+        raise ApiError(403, "Org admin permission required")
+    return access
+
+
+OrgAdminDep = Annotated[Access, Depends(get_org_admin)]
+
+
+def get_system_admin(principal: PrincipalDep) -> Principal:
+    """Lets in system admins alone. Raises ApiError 403."""
+    if not principal.is_system_admin:
+        raise ApiError(403, "System admin permission required")
+    return principal
+
+
+SystemAdminDep = Annotated[Principal, Depends(get_system_admin)]

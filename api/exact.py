@@ -1,0 +1,139 @@
+"""Credits in and out of JSON without a float in between.
+
+In: the body is parsed with every number as `Decimal`, and only a plain number of at most three
+decimals becomes millicredits. Out: `millicredits / 1000` is the double nearest to a number of at
+most 15 significant digits, and the shortest text of that double is that number: so what a client
+reads is exact, within the cap on balances.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from decimal import Decimal
+from typing import Annotated, Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from taximeter.meter import InvalidRequest
+from taximeter.meter.limits import AMOUNT_MAX, check_org_id, check_user_id
+
+MILLICREDITS_PER_CREDIT = 1000
+DOLLARS_MAX = Decimal("99999999.99")  # what decimal(10,2) holds
+
+
+def credits_of(millicredits: int) -> float:
+    """Millicredits as the JSON number of credits."""
+    return millicredits / MILLICREDITS_PER_CREDIT
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse JSON with exact numbers. Raises json.JSONDecodeError, also for NaN, Infinity and absurd
+    nesting.
+    """
+
+    def refuse(constant: str) -> Any:
+        raise json.JSONDecodeError(f"{constant} is not a JSON number", constant, 0)
+
+    try:
+        return json.loads(body, parse_float=Decimal, parse_constant=refuse)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # not UTF-8, or an integer of thousands of digits
+        raise json.JSONDecodeError(str(error).split(":")[0], "", 0) from None
+
+
+def millicredits_of(value: object) -> int:
+    """Turn a JSON number of credits into millicredits. Raises ValueError that names the limit."""
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
+        raise ValueError("must be a JSON number of credits")
+    number = Decimal(value)
+    if not number.is_finite():
+        raise ValueError("must be a finite number of credits")
+    if number <= 0:
+        raise ValueError("must be more than 0 credits")
+    if number > AMOUNT_MAX // MILLICREDITS_PER_CREDIT:
+        raise ValueError(f"must be at most {AMOUNT_MAX // MILLICREDITS_PER_CREDIT} credits")
+    if not _fits(number, 3):
+        raise ValueError("must have at most 3 decimals (the smallest unit is 0.001 credits)")
+    return int(number.scaleb(3))
+
+
+def dollars_of(value: object) -> Decimal:
+    """Accept a JSON number of dollars with at most two decimals. Raises ValueError that names the
+    limit.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
+        raise ValueError("must be a JSON number of dollars")
+    number = Decimal(value)
+    if not number.is_finite() or number < 0:
+        raise ValueError("must be at least 0 dollars")
+    if number > DOLLARS_MAX:
+        raise ValueError(f"must be at most {DOLLARS_MAX} dollars")
+    if not _fits(number, 2):
+        raise ValueError("must have at most 2 decimals")
+    return number
+
+
+def _fits(number: Decimal, decimals: int) -> bool:
+    """Whether only zeros stand behind the given number of decimals: 0.0030 fits three."""
+    _, digits, exponent = number.as_tuple()
+    if not isinstance(exponent, int):
+        return False
+    surplus = -exponent - decimals
+    return surplus <= 0 or number == 0 or not any(digits[-surplus:])
+
+
+def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
+    def validate(value: str) -> str:
+        try:
+            check(value)
+        except InvalidRequest as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    return validate
+
+
+def _printable(value: str) -> str:
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise ValueError("must not contain control characters")
+    return value
+
+
+_NUMBER = WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "multipleOf": 0.001})
+_DOLLARS = WithJsonSchema({"type": "number", "minimum": 0, "multipleOf": 0.01})
+Credits = Annotated[int, BeforeValidator(millicredits_of), _NUMBER]
+Dollars = Annotated[Decimal, BeforeValidator(dollars_of), _DOLLARS]
+OrgId = Annotated[str, AfterValidator(_checked(check_org_id))]
+UserId = Annotated[str, AfterValidator(_checked(check_user_id))]
+ShortText = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)]
+
+
+class Body(BaseModel):
+    """Base of every request body: unknown fields are refused, so that a misspelt one is not
+    ignored.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _ExactRequest(Request):
+    async def json(self) -> Any:
+        return parse_json(await self.body())
+
+
+class ExactRoute(APIRoute):
+    """A route whose JSON body keeps its numbers as they were written."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def with_exact_numbers(request: Request) -> Response:
+            return await handle(_ExactRequest(request.scope, request.receive))
+
+        return with_exact_numbers

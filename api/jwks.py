@@ -1,0 +1,103 @@
+"""The public keys of an OIDC issuer: fetched, kept, and fetched again without ever being made to
+hammer it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import httpx
+import jwt
+
+logger = logging.getLogger("taximeter.api.auth")
+
+KEYS_MAX = 64
+BODY_BYTES_MAX = 256 * 1024
+
+
+class KeysUnavailable(Exception):
+    """The issuer's keys could not be fetched, and none are kept."""
+
+
+class KeySet:
+    """Keys by id. A token that names an unknown id causes one fetch at most each `min_interval_s`.
+
+    A fetch that fails leaves the keys as they are: an issuer that is down for a while logs nobody
+    out.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        client: httpx.AsyncClient,
+        *,
+        algorithms: Sequence[str],
+        ttl_s: float = 300.0,
+        min_interval_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._url = url
+        self._client = client
+        self._algorithms = tuple(algorithms)
+        self._ttl_s = ttl_s
+        self._min_interval_s = min_interval_s
+        self._clock = clock
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched_at = float("-inf")
+        self._tried_at = float("-inf")
+        self._fetching = asyncio.Lock()
+
+    async def key(self, key_id: str) -> jwt.PyJWK | None:
+        """The key of this id, or None when the issuer has no such key. Raises KeysUnavailable."""
+        if self._wanted(key_id):
+            async with self._fetching:  # One caller fetches, the others find what it brought.
+                if self._wanted(key_id):
+                    await self._fetch()
+        if not self._keys:
+            raise KeysUnavailable("the keys of the identity provider could not be fetched")
+        return self._keys.get(key_id)
+
+    def _wanted(self, key_id: str) -> bool:
+        now = self._clock()
+        stale = now - self._fetched_at > self._ttl_s
+        return (stale or key_id not in self._keys) and now - self._tried_at >= self._min_interval_s
+
+    async def _fetch(self) -> None:
+        self._tried_at = self._clock()
+        try:
+            response = await self._client.get(self._url, follow_redirects=False, timeout=5.0)
+            if response.status_code != 200:
+                raise ValueError(f"status {response.status_code}")
+            if len(response.content) > BODY_BYTES_MAX:
+                raise ValueError(f"more than {BODY_BYTES_MAX} bytes")
+            keys = self._read(response.content)
+        except (httpx.HTTPError, ValueError) as error:
+            logger.warning("the keys of the identity provider could not be fetched: %r", error)
+            return
+        self._keys = keys
+        self._fetched_at = self._clock()
+
+    def _read(self, content: bytes) -> dict[str, jwt.PyJWK]:
+        document = json.loads(content)
+        listed = document.get("keys") if isinstance(document, dict) else None
+        if not isinstance(listed, list):
+            raise ValueError("the document has no list of keys")
+        keys: dict[str, jwt.PyJWK] = {}
+        for one in listed[:KEYS_MAX]:
+            if not isinstance(one, dict) or one.get("use", "sig") != "sig":
+                continue
+            if not isinstance(one.get("kid"), str) or one.get("kty") == "oct":
+                continue
+            try:
+                key = jwt.PyJWK(one)
+            except (jwt.PyJWTError, ValueError, TypeError):
+                continue  # A kind of key that we do not use.
+            if key.algorithm_name in self._algorithms:
+                keys[one["kid"]] = key
+        if not keys:
+            raise ValueError("the document has no key that we can use")
+        return keys

@@ -1,0 +1,3 @@
+"""The LLM route: hold, call upstream, relay, charge."""
+
+from __future__ import annotations

@@ -1,0 +1,215 @@
+"""Relays a streamed completion and charges it, also when either side leaves in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from taximeter.api.background import TaskTracker
+from taximeter.api.errors import UPSTREAM_ERROR, ApiError, error_content
+from taximeter.api.exact import credits_of
+from taximeter.api.llm.charge import OpenCharge
+from taximeter.api.llm.chat import ChatRequest
+from taximeter.api.llm.estimates import delta_text, output_guess
+from taximeter.api.llm.sse import DONE, Event, StreamBroken, encode_event, events_of
+from taximeter.api.llm.upstream import unreachable
+
+logger = logging.getLogger("taximeter.api")
+
+
+class CompletionStream:
+    """The upstream's side of a stream: its events, and what they say about usage."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._events = events_of(response.aiter_bytes())
+        self._first: Event | None = None
+
+    async def first(self) -> None:
+        """Wait for the first event, so that a failure before it can still be answered with a status
+        of its own.
+
+        Raises ApiError when there is none or it is an error.
+        """
+        try:
+            self._first = await anext(self._events)
+        except StopAsyncIteration:
+            raise _broken("the stream was empty") from None
+        except (httpx.HTTPError, StreamBroken) as error:
+            raise _failure(error) from error
+        if self._first.document is not None and "error" in self._first.document:
+            raise _broken("the first event was an error")
+
+    async def events(self) -> AsyncIterator[Event]:
+        """All events, the first one too. Raises ApiError when the upstream breaks off."""
+        try:
+            if self._first is not None:
+                yield self._first
+            async for event in self._events:
+                if event.document is not None and "error" in event.document:
+                    raise _broken("an event was an error")
+                yield event
+        except (httpx.HTTPError, StreamBroken) as error:
+            raise _failure(error) from error
+
+    async def aclose(self) -> None:
+        """Stop the upstream: it notices that nobody reads any more."""
+        await self._response.aclose()
+
+
+class MeteredStream(Response):
+    """The answer to a streaming request.
+
+    A response class of its own, because whatever a generator awaits in `finally` is cancelled again
+    when the client is gone. Here the relay is a task that this class watches, and its end is handed
+    to the application's own tasks.
+    """
+
+    def __init__(
+        self,
+        stream: CompletionStream,
+        charge: OpenCharge,
+        chat: ChatRequest,
+        tracker: TaskTracker,
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(status_code=200, media_type="text/event-stream", headers=dict(headers))
+        del self.headers["content-length"]
+        self.headers["cache-control"] = "no-store"
+        self.headers["x-accel-buffering"] = "no"  # Proxies must pass each token on as it comes.
+        self._stream = stream
+        self._charge = charge
+        self._chat = chat
+        self._tracker = tracker
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        left = asyncio.create_task(_until_disconnect(receive))
+        await asyncio.sleep(
+            0
+        )  # A client that is gone already is noticed before anything counts as delivered.
+        relay = None if left.done() else asyncio.create_task(self._relay(send))
+        try:
+            if relay is not None:
+                await asyncio.wait({left, relay}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            left.cancel()
+            # Only spawned, not awaited: this very task may be in the middle of being cancelled.
+            self._tracker.spawn(self._end(relay))
+
+    async def _end(self, relay: asyncio.Task[None] | None) -> None:
+        """Stop what still runs, then charge what was delivered. After a complete stream there is
+        nothing left to do.
+        """
+        try:
+            if relay is not None:
+                relay.cancel()
+                await asyncio.gather(relay, return_exceptions=True)
+                if not relay.cancelled() and (error := relay.exception()) is not None:
+                    logger.warning("stream %s ended early: %r", self._charge.request_id, error)
+        finally:
+            try:
+                await self._stream.aclose()
+            finally:
+                await self._charge.break_off()
+
+    async def _relay(self, send: Send) -> None:
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        try:
+            usage_chunk, usage, tier = await self._relay_events(send)
+        except ApiError as error:
+            await self._charge.break_off()
+            content = error_content(error.code, error.message, error.details)
+            await _write(send, encode_event(content), last=True)
+            return
+        receipt = await self._charge.finish(usage, tier)
+        if usage_chunk is not None and self._chat.wants_usage:
+            remaining = self._charge.remaining
+            if receipt is not None:
+                remaining = receipt.available + receipt.held
+            await _write(send, encode_event(self._with_cost(usage_chunk, remaining)))
+        await _write(send, DONE, last=True)
+
+    async def _relay_events(
+        self, send: Send
+    ) -> tuple[dict[str, Any] | None, Mapping[str, Any] | None, str | None]:
+        """Pass on everything but the usage chunk and the end; returns that chunk, the usage and the
+        service tier.
+
+        The chunk is kept back until the charge is made, since it tells the cost. Raises ApiError
+        when the upstream breaks off.
+        """
+        usage_chunk: dict[str, Any] | None = None
+        usage: Mapping[str, Any] | None = None
+        tier: str | None = None
+        finished = False
+        async for event in self._stream.events():
+            document = event.document
+            if event.is_done:
+                finished = True
+                break
+            if document is None:
+                await _write(send, event.raw)
+                continue
+            if isinstance(document.get("service_tier"), str):
+                tier = document["service_tier"]
+            choices = document.get("choices")
+            reported = document.get("usage")
+            if isinstance(reported, dict):
+                usage = reported
+                if not choices:
+                    usage_chunk = document
+                    continue
+            tokens = 0
+            if isinstance(choices, list):
+                for choice in choices:
+                    if isinstance(choice, dict):
+                        tokens += output_guess(delta_text(choice.get("delta")))
+                        finished = finished or choice.get("finish_reason") is not None
+            await _write(send, self._without_usage(event))
+            self._charge.delivered_tokens += tokens
+        if not finished:
+            raise _broken("the stream ended without an end")
+        return usage_chunk, usage, tier
+
+    def _without_usage(self, event: Event) -> bytes:
+        """The event as the caller would have got it: who did not ask for usage sees no field of
+        that name.
+        """
+        document = event.document
+        if self._chat.wants_usage or document is None or "usage" not in document:
+            return event.raw
+        return encode_event({key: value for key, value in document.items() if key != "usage"})
+
+    def _with_cost(self, chunk: Mapping[str, Any], remaining: int) -> dict[str, Any]:
+        usage = {
+            **chunk["usage"],
+            "cost_incurred": credits_of(self._charge.cost or 0),
+            "credits_remaining": credits_of(remaining),
+        }
+        return {**chunk, "usage": usage}
+
+
+async def _write(send: Send, body: bytes, *, last: bool = False) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": not last})
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _broken(what: str) -> ApiError:
+    logger.warning("the upstream's stream broke: %s", what)
+    return ApiError(502, "The provider broke off", code=UPSTREAM_ERROR)
+
+
+def _failure(error: httpx.HTTPError | StreamBroken) -> ApiError:
+    return unreachable(error) if isinstance(error, httpx.HTTPError) else _broken(str(error))

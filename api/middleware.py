@@ -1,0 +1,76 @@
+"""What every request passes: a limit on its body. Plain ASGI, since nothing here may buffer a
+stream.
+"""
+
+from __future__ import annotations
+
+import json
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from taximeter.api.errors import error_content
+
+_HEADERS = [
+    (b"content-type", b"application/json"),
+    (b"connection", b"close"),  # The rest of the body is still on its way, and is not read.
+]
+
+
+class _BodyTooLarge(Exception):
+    """More bytes came than the limit allows."""
+
+
+class BodyLimit:
+    """Refuses bodies over the limit with 413, by their announced length or while they come."""
+
+    def __init__(
+        self, app: ASGIApp, *, bytes_max: int, llm_bytes_max: int, llm_suffix: str
+    ) -> None:
+        self._app = app
+        self._bytes_max = bytes_max
+        self._llm_bytes_max = llm_bytes_max
+        self._llm_suffix = llm_suffix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_llm = scope["path"].endswith(self._llm_suffix)
+        limit = self._llm_bytes_max if is_llm else self._bytes_max
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced[:20]) > limit:
+            await _refuse(send, limit)
+            return
+        received = 0
+        started = False
+
+        async def limited_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > limit:
+                    raise _BodyTooLarge
+            return message
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, limited_receive, watched_send)
+        except _BodyTooLarge:
+            if started:
+                raise
+            await _refuse(send, limit)
+
+
+async def _refuse(send: Send, limit: int) -> None:
+    content = error_content(
+        "PAYLOAD_TOO_LARGE", f"The body must be at most {limit} bytes", {"bytes_max": limit}
+    )
+    body = json.dumps(content).encode()
+    headers = [*_HEADERS, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,11 @@
+"""The API's SQL: one mapping of named blocks per file of sql/."""
+
+from __future__ import annotations
+
+from taximeter.settler.queries import load_queries
+
+IDENTITY = load_queries("identity", "taximeter.api")
+SUBSCRIPTIONS = load_queries("subscriptions", "taximeter.api")
+CREDITS = load_queries("credits", "taximeter.api")
+USAGE = load_queries("usage", "taximeter.api")
+HEALTH = load_queries("health", "taximeter.api")

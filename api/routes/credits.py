@@ -1,0 +1,232 @@
+"""The pool of an organisation, and what its users may spend of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import asyncpg
+from asyncpg import Record
+from fastapi import APIRouter, Query
+from pydantic import AfterValidator, BaseModel, StrictBool
+
+from taximeter.api.audit import write_audit
+from taximeter.api.deps import Access, MemberDep, OrgAdminDep, ServicesDep
+from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
+from taximeter.api.exact import Body, Credits, ExactRoute, UserId, credits_of
+from taximeter.api.queries import CREDITS
+from taximeter.api.services import Services
+from taximeter.api.views import AllocationView, PoolDetails, allocation_view, pool_details
+from taximeter.meter import Balance, MeterError
+from taximeter.settler.stores import Connection
+
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+
+LimitParam = Annotated[int, Query(ge=1, le=100)]
+OffsetParam = Annotated[int, Query(ge=0, le=10_000_000)]
+
+
+def _future(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("must say its time zone, such as 2030-01-31T00:00:00Z")
+    if value <= datetime.now(UTC):
+        raise ValueError("must be in the future")
+    return value
+
+
+class NewAllocation(Body):
+    """Credits of the pool for one user."""
+
+    user_id: UserId
+    credits: Credits
+    expires_at: Annotated[datetime, AfterValidator(_future)] | None = None
+    auto_renew: StrictBool | None = None
+
+
+class PoolUpdated(BaseModel):
+    """What an allocation left of the pool."""
+
+    allocated_credits: float
+    available_credits: float
+
+
+class Allocated(BaseModel):
+    """The user's allocation, with what it had before, and the pool."""
+
+    allocation: AllocationView
+    pool_updated: PoolUpdated
+
+
+class AllocationList(BaseModel):
+    """A page of allocations."""
+
+    allocations: list[AllocationView]
+    total: int
+    limit: int
+    offset: int
+
+
+@router.get("/credits/{org_id}", summary="The credit pool of an organization")
+async def get_pool(access: MemberDep, services: ServicesDep) -> PoolDetails:
+    """Total, allocated, used and available. `used` is as settled, a second or two ago."""
+    row = await services.pool.fetchrow(CREDITS["pool"], access.org_id)
+    return pool_details(access.org_id, row)
+
+
+@router.post("/credits/{org_id}/allocate", summary="Allocate credits to a user")
+async def allocate(body: NewAllocation, access: OrgAdminDep, services: ServicesDep) -> Allocated:
+    """Adds to the user's active allocation, or opens one. The live balance has it within two
+    seconds.
+
+    400 INSUFFICIENT_CREDITS if the pool cannot pay; 404 if the user is no active member.
+    """
+    org_id = access.org_id
+    async with services.pool.acquire() as conn:
+        try:
+            async with conn.transaction():
+                if await conn.fetchval(CREDITS["lock_member"], org_id, body.user_id) is None:
+                    raise ApiError(
+                        404,
+                        "The user is not an active member of this organization",
+                        details={"field": "user_id"},
+                    )
+                allocation_id = await conn.fetchval(
+                    CREDITS["allocate"], org_id, body.user_id, body.credits, access.user_id
+                )
+                row = await conn.fetchrow(
+                    CREDITS["describe_allocation"], allocation_id, body.expires_at, body.auto_renew
+                )
+                pool = await conn.fetchrow(CREDITS["pool"], org_id)
+                assert row is not None, "it was allocated above"
+                assert pool is not None, "an allocation has a pool"
+                await _audit_allocation(conn, access.user_id, org_id, body.credits, row, pool)
+        except (asyncpg.CheckViolationError, asyncpg.ForeignKeyViolationError) as error:
+            refusal = await _refusal(services, org_id, body.credits, error)
+            raise refusal from error
+    return Allocated(
+        allocation=allocation_view(row),
+        pool_updated=PoolUpdated(
+            allocated_credits=credits_of(pool["allocated_credits"]),
+            available_credits=credits_of(pool["available_credits"]),
+        ),
+    )
+
+
+async def _audit_allocation(
+    conn: Connection,
+    actor: str,
+    org_id: str,
+    millicredits: int,
+    row: Record,
+    pool: Record,
+) -> None:
+    allocated = row["allocated_credits"]
+    # An allocation that holds no more than this request gave it was opened by it.
+    opened = allocated == millicredits and row["used_credits"] == 0
+    actions = ["user.allocation.created"] if opened else []
+    for action in [*actions, "org.credits.allocated"]:
+        await write_audit(
+            conn,
+            actor=actor,
+            action=action,
+            org_id=org_id,
+            target=row["user_id"],
+            before={
+                "allocated_credits": allocated - millicredits,
+                "pool_available_credits": pool["available_credits"] + millicredits,
+            },
+            after={
+                "allocated_credits": allocated,
+                "pool_available_credits": pool["available_credits"],
+            },
+        )
+
+
+async def _refusal(
+    services: Services, org_id: str, need: int, error: asyncpg.IntegrityConstraintViolationError
+) -> ApiError:
+    if getattr(error, "constraint_name", None) not in ("pool_can_pay", "allocation_has_a_pool"):
+        return ApiError(
+            400,
+            "credits: the allocation would be larger than its cap",
+            details={"field": "credits"},
+        )
+    row = await services.pool.fetchrow(CREDITS["pool"], org_id)
+    have = row["available_credits"] if row is not None else 0
+    return ApiError(
+        400,
+        "Insufficient credits in the organization's pool. "
+        f"Need {text_of_credits(need)}, have {text_of_credits(have)}",
+        code=INSUFFICIENT_CREDITS,
+        details={"need": credits_of(need), "have": credits_of(have)},
+    )
+
+
+@router.get("/credits/{org_id}/allocations", summary="Allocations, with live balances")
+async def list_allocations(
+    access: MemberDep,
+    services: ServicesDep,
+    user_id: Annotated[UserId | None, Query()] = None,
+    is_active: Annotated[bool | None, Query()] = None,
+    limit: LimitParam = 50,
+    offset: OffsetParam = 0,
+) -> AllocationList:
+    """Admins see all, members their own. What remains of an active allocation is read from the live
+    balance.
+    """
+    user_id = own_user(access, user_id)
+    parameters = (access.org_id, user_id, is_active)
+    async with services.pool.acquire() as conn:
+        total = await conn.fetchval(CREDITS["count_allocations"], *parameters)
+        rows = await conn.fetch(CREDITS["list_allocations"], *parameters, limit, offset)
+    balances = await _live_balances(services, access.org_id, rows)
+    return AllocationList(
+        allocations=[_with_balance(row, balances.get(row["id"])) for row in rows],
+        total=total,
+        limit=limit,
+        offset=offset,
+    )
+
+
+def own_user(access: Access, user_id: str | None) -> str | None:
+    """Whose figures are asked for: a member who is no admin has only their own. Raises ApiError
+    403.
+    """
+    if access.is_admin:
+        return user_id
+    if user_id not in (None, access.user_id):
+        raise ApiError(403, "Members can see their own figures only")
+    return access.user_id
+
+
+async def _live_balances(
+    services: Services, org_id: str, rows: Sequence[Record]
+) -> dict[Any, Balance]:
+    """Live balances by allocation; without the live side the list says so and shows what is
+    settled.
+    """
+    active = [row for row in rows if row["is_active"]]
+    if not active:
+        return {}
+    try:
+        meter = await services.meters.get()
+    except MeterError:
+        return {}
+    found = await asyncio.gather(
+        *(meter.balance(org_id, row["user_id"]) for row in active), return_exceptions=True
+    )
+    balances = {}
+    for row, balance in zip(active, found, strict=True):
+        if isinstance(balance, Balance):
+            balances[row["id"]] = balance
+        elif not isinstance(balance, MeterError):
+            raise balance
+    return balances
+
+
+def _with_balance(row: Record, balance: Balance | None) -> AllocationView:
+    if balance is None:
+        return allocation_view(row)
+    return allocation_view(row, remaining=balance.available + balance.held, held=balance.held)

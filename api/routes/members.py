@@ -1,0 +1,154 @@
+"""Members of an organisation."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from asyncpg import Record
+from fastapi import APIRouter, Path
+from pydantic import BaseModel
+
+from taximeter.api.audit import write_audit
+from taximeter.api.deps import OrgAdminDep, ServicesDep
+from taximeter.api.errors import ApiError
+from taximeter.api.exact import Body, ExactRoute, UserId, credits_of
+from taximeter.api.queries import CREDITS, IDENTITY
+from taximeter.api.routes.credits import LimitParam, OffsetParam
+from taximeter.settler.stores import Connection
+
+router = APIRouter(prefix="/api/v1/org-billing", tags=["members"], route_class=ExactRoute)
+
+Role = Literal["admin", "member"]
+
+
+class NewMember(Body):
+    """A user and what they may do. For a member, the role becomes this one."""
+
+    user_id: UserId
+    role: Role = "member"
+
+
+class MemberView(BaseModel):
+    """One member."""
+
+    user_id: str
+    role: str
+    status: str
+    created_at: datetime
+
+
+class MemberList(BaseModel):
+    """A page of active members, oldest first."""
+
+    members: list[MemberView]
+    total: int
+    limit: int
+    offset: int
+
+
+class MemberPut(BaseModel):
+    """The member as it is now."""
+
+    member: MemberView
+
+
+class MemberRemoved(BaseModel):
+    """Who is gone, and what went back to the pool."""
+
+    user_id: str
+    returned_credits: float
+
+
+@router.get("/orgs/{org_id}/members", summary="Members of an organization")
+async def list_members(
+    access: OrgAdminDep, services: ServicesDep, limit: LimitParam = 50, offset: OffsetParam = 0
+) -> MemberList:
+    """Active members, a page at a time."""
+    async with services.pool.acquire() as conn:
+        rows = await conn.fetch(IDENTITY["list_members"], access.org_id, limit, offset)
+        total = await conn.fetchval(IDENTITY["count_members"], access.org_id)
+    return MemberList(members=[_view(row) for row in rows], total=total, limit=limit, offset=offset)
+
+
+@router.post("/orgs/{org_id}/members", summary="Add a member or change their role")
+async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep) -> MemberPut:
+    """Repeating it changes nothing. 409 if it would take the role from the last admin."""
+    org_id = access.org_id
+    async with services.pool.acquire() as conn, conn.transaction():
+        await conn.fetchval(IDENTITY["lock_organization"], org_id)
+        before = await conn.fetchrow(IDENTITY["find_member"], org_id, body.user_id)
+        if body.role != "admin" and _is_active_admin(before):
+            await _keep_an_admin(conn, org_id, body.user_id)
+        row = await conn.fetchrow(IDENTITY["put_member"], org_id, body.user_id, body.role)
+        assert row is not None, "an upsert returns its row"
+        await write_audit(
+            conn,
+            actor=access.user_id,
+            action="org.member.added",
+            org_id=org_id,
+            target=body.user_id,
+            before=_state(before),
+            after=_state(row),
+        )
+    services.memberships.forget(body.user_id)
+    return MemberPut(member=_view(row))
+
+
+@router.delete("/orgs/{org_id}/members/{user_id}", summary="Remove a member")
+async def remove_member(
+    user_id: Annotated[UserId, Path()], access: OrgAdminDep, services: ServicesDep
+) -> MemberRemoved:
+    """Closes the user's allocation: what is left returns to the pool. Requests in progress are
+    still charged.
+
+    404 if the user is no active member; 409 for the last admin.
+    """
+    org_id = access.org_id
+    async with services.pool.acquire() as conn, conn.transaction():
+        await conn.fetchval(IDENTITY["lock_organization"], org_id)
+        before = await conn.fetchrow(IDENTITY["find_member"], org_id, user_id)
+        if before is None or before["status"] != "active":
+            raise ApiError(404, "The user is not an active member of this organization")
+        if _is_active_admin(before):
+            await _keep_an_admin(conn, org_id, user_id)
+        await conn.execute(IDENTITY["remove_member"], org_id, user_id)
+        allocation = await conn.fetchrow(CREDITS["active_allocation"], org_id, user_id)
+        returned = 0
+        if allocation is not None:
+            closed = await conn.fetchrow(CREDITS["close_allocation"], org_id, user_id)
+            assert closed is not None, "its row is locked since the query before"
+            returned = allocation["allocated_credits"] - closed["allocated_credits"]
+        await write_audit(
+            conn,
+            actor=access.user_id,
+            action="org.member.removed",
+            org_id=org_id,
+            target=user_id,
+            before=_state(before),
+            after={"status": "removed", "returned_credits": returned},
+        )
+    services.memberships.forget(user_id)
+    return MemberRemoved(user_id=user_id, returned_credits=credits_of(returned))
+
+
+def _is_active_admin(row: Record | None) -> bool:
+    return row is not None and row["role"] == "admin" and row["status"] == "active"
+
+
+async def _keep_an_admin(conn: Connection, org_id: str, user_id: str) -> None:
+    if await conn.fetchval(IDENTITY["other_admins"], org_id, user_id) == 0:
+        raise ApiError(409, "An organization keeps at least one admin", code="LAST_ADMIN")
+
+
+def _state(row: Record | None) -> dict[str, object] | None:
+    return None if row is None else {"role": row["role"], "status": row["status"]}
+
+
+def _view(row: Record) -> MemberView:
+    return MemberView(
+        user_id=row["user_id"],
+        role=row["role"],
+        status=row["status"],
+        created_at=row["created_at"],
+    )

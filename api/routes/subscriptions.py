@@ -1,0 +1,157 @@
+"""Subscriptions: an organisation begins here."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated
+
+import asyncpg
+from fastapi import APIRouter
+from pydantic import AfterValidator, BaseModel, Field
+
+from taximeter.api.audit import to_json, write_audit
+from taximeter.api.deps import ServicesDep, SystemAdminDep
+from taximeter.api.errors import ApiError
+from taximeter.api.exact import Body, Credits, ExactRoute, OrgId, ShortText, UserId
+from taximeter.api.plans import Plan, plan_of
+from taximeter.api.queries import CREDITS, SUBSCRIPTIONS
+from taximeter.api.routes.purchases import book_purchase
+from taximeter.api.views import PoolView, pool_view
+from taximeter.settler.stores import Connection
+
+router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
+
+
+def _email(value: str) -> str:
+    name, at, domain = value.rpartition("@")
+    if not (name and at and "." in domain) or any(mark in value for mark in " <>"):
+        raise ValueError("must be an email address")
+    return value
+
+
+class NewSubscription(Body):
+    """What it takes to subscribe an organisation."""
+
+    org_id: OrgId
+    plan_code: ShortText
+    org_name: ShortText
+    billing_email: Annotated[ShortText, AfterValidator(_email)]
+    initial_credits: Credits | None = Field(default=None, description="Credits to start with")
+    user_id: UserId = Field(description="Becomes the organisation's admin")
+
+
+class SubscriptionView(BaseModel):
+    """A subscription as it is shown. Prices are dollars a month."""
+
+    id: str
+    org_id: str
+    plan_code: str
+    plan_name: str
+    monthly_price: float
+    status: str
+    billing_cycle_start: date
+    billing_cycle_end: date
+    lago_subscription_id: str | None
+    created_at: datetime
+
+
+class SubscriptionCreated(BaseModel):
+    """The answer to a new subscription."""
+
+    subscription: SubscriptionView
+    credit_pool: PoolView
+
+
+@router.post("/subscriptions", summary="Subscribe an organization to a plan")
+async def create_subscription(
+    body: NewSubscription, admin: SystemAdminDep, services: ServicesDep
+) -> SubscriptionCreated:
+    """Creates the organisation if it is new, makes `user_id` its admin, and fills its pool.
+
+    409 if the organisation has a subscription already; one that was canceled starts again.
+    """
+    plan = plan_of(body.plan_code)
+    async with services.pool.acquire() as conn, conn.transaction():
+        await _create_organization(conn, body, admin.user_id)
+        row = await _subscribe(conn, body, plan)
+        await conn.execute(SUBSCRIPTIONS["ensure_pool"], body.org_id)
+        if body.initial_credits is not None:
+            await book_purchase(
+                conn,
+                body.org_id,
+                admin.user_id,
+                millicredits=body.initial_credits,
+                dollars=Decimal(0),  # They come with the plan.
+            )
+        pool = await conn.fetchrow(CREDITS["pool"], body.org_id)
+        assert pool is not None, "it was made above"
+        await write_audit(
+            conn,
+            actor=admin.user_id,
+            action="org.subscription.created",
+            org_id=body.org_id,
+            target=body.user_id,
+            after={
+                "plan_code": plan.code,
+                "monthly_price": str(plan.monthly_price),
+                "initial_credits": body.initial_credits or 0,
+            },
+        )
+    services.memberships.forget(body.user_id)
+    return SubscriptionCreated(subscription=_view(row), credit_pool=pool_view(pool))
+
+
+async def _create_organization(conn: Connection, body: NewSubscription, creator: str) -> None:
+    """The organisation and its first admin. The slug is the id, or the id and a suffix if another
+    one has that.
+    """
+    for slug in (body.org_id, f"{body.org_id}-{secrets.token_hex(4)}"):
+        await conn.execute(
+            SUBSCRIPTIONS["create_organization"], body.org_id, body.org_name, slug, creator
+        )
+        if await conn.fetchval(SUBSCRIPTIONS["lock_organization"], body.org_id) is not None:
+            break
+    await conn.fetchrow(SUBSCRIPTIONS["put_admin"], body.org_id, body.user_id)
+
+
+async def _subscribe(conn: Connection, body: NewSubscription, plan: Plan) -> asyncpg.Record:
+    existing = await conn.fetchrow(SUBSCRIPTIONS["find_subscription"], body.org_id)
+    if existing is not None and existing["status"] != "canceled":
+        raise ApiError(
+            409,
+            "This organization has a subscription already",
+            details={"org_id": body.org_id, "status": existing["status"]},
+        )
+    row = await conn.fetchrow(
+        SUBSCRIPTIONS["put_subscription"],
+        body.org_id,
+        plan.code,
+        plan.name,
+        plan.monthly_price,
+        to_json({"billing_email": body.billing_email}),
+    )
+    assert row is not None, "an upsert returns its row"
+    await conn.execute(
+        SUBSCRIPTIONS["record_subscription"],
+        body.org_id,
+        plan.monthly_price,
+        to_json({"plan_code": plan.code, "subscription_id": str(row["id"])}),
+    )
+    return row
+
+
+def _view(row: asyncpg.Record) -> SubscriptionView:
+    return SubscriptionView(
+        id=str(row["id"]),
+        org_id=row["org_id"],
+        plan_code=row["plan_code"],
+        plan_name=row["plan_name"],
+        monthly_price=float(row["monthly_price"]),
+        status=row["status"],
+        billing_cycle_start=row["billing_cycle_start"],
+        billing_cycle_end=row["billing_cycle_end"],
+        lago_subscription_id=row["lago_subscription_id"],
+        created_at=row["created_at"],
+    )

@@ -1,0 +1,163 @@
+"""What one running API is made of: opened at its start, closed at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+import httpx
+
+from taximeter.api.auth import DevVerifier, OidcVerifier, Verifier
+from taximeter.api.background import TaskTracker
+from taximeter.api.health import HealthCheck
+from taximeter.api.jwks import KeySet
+from taximeter.api.llm.upstream import Upstream
+from taximeter.api.memberships import Memberships
+from taximeter.api.settings import ApiSettings
+from taximeter.api.tokens import load_dev_key
+from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
+from taximeter.meter.pricing import Pricer, TokenPrice
+from taximeter.settler.accounts import account_loader
+from taximeter.settler.stores import Pool, Stores, open_redis
+
+logger = logging.getLogger("taximeter.api")
+
+METER_RETRY_S = 0.5
+
+
+class MeterGate:
+    """The meter, connected when it is first needed: the API also starts, and says so, while Redis
+    is away.
+    """
+
+    def __init__(self, settings: ApiSettings, loader: Loader) -> None:
+        self._settings = settings
+        self._loader = loader
+        self._meter: Meter | None = None
+        self._connecting = asyncio.Lock()
+        self._tried_at = float("-inf")
+        self._refusal: MeterError | None = None
+
+    async def get(self) -> Meter:
+        """The connected meter. Raises MeterError; a failed attempt is not repeated for half a
+        second.
+        """
+        if self._meter is not None:
+            return self._meter
+        async with self._connecting:
+            if self._meter is not None:
+                return self._meter
+            if self._refusal is not None and time.monotonic() - self._tried_at < METER_RETRY_S:
+                raise self._refusal
+            try:
+                self._meter = await Meter.connect(
+                    self._settings.redis_url,
+                    loader=self._loader,
+                    key_prefix=self._settings.key_prefix,
+                )
+            except MeterError as error:
+                self._refusal, self._tried_at = error, time.monotonic()
+                raise
+            except OSError as error:
+                self._refusal, self._tried_at = StoreUnavailable(str(error)), time.monotonic()
+                raise self._refusal from error
+        return self._meter
+
+    async def aclose(self) -> None:
+        """Close the connection, if there is one; what is queued is finished first."""
+        if self._meter is not None:
+            await self._meter.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of one running API."""
+
+    settings: ApiSettings
+    pool: Pool
+    meters: MeterGate
+    verifier: Verifier
+    upstream: Upstream | None
+    pricer: Pricer
+    tracker: TaskTracker
+    memberships: Memberships
+    health: HealthCheck
+
+
+def make_pricer(settings: ApiSettings) -> Pricer:
+    """The price list, multiplied as the settings say."""
+    return Pricer(
+        credits_per_dollar=settings.credits_per_dollar,
+        markup=settings.markup,
+        unknown_model=settings.unknown_model,
+        default_price=TokenPrice(
+            settings.default_input_usd_per_million, settings.default_output_usd_per_million
+        ),
+        provider_id=settings.pricing_provider,
+    )
+
+
+def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
+    """What checks sessions: the local key in dev mode, else the configured issuer's keys."""
+    if settings.dev_mode:
+        logger.warning("dev mode: sessions are tokens of a local key; not for production")
+        return DevVerifier(load_dev_key(settings.data_dir), admin_role=settings.admin_role)
+    keys = KeySet(settings.jwks_url, client, algorithms=settings.oidc_algorithms)
+    return OidcVerifier(
+        keys,
+        issuer=settings.oidc_issuer or "",
+        audience=settings.oidc_audience or "",
+        algorithms=settings.oidc_algorithms,
+        admin_role=settings.admin_role,
+    )
+
+
+@asynccontextmanager
+async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
+    """Open everything and close it again in the order that loses nothing: charges first,
+    connections after them.
+    """
+    async with AsyncExitStack() as stack:
+        pool = await asyncpg.create_pool(
+            settings.database_url,
+            min_size=0,  # The API starts also while Postgres is away; its status says so.
+            max_size=settings.database_pool_max,
+            command_timeout=settings.database_timeout_s,
+            timeout=5.0,
+            server_settings={"timezone": "UTC", "application_name": "taximeter-api"},
+        )
+        stack.push_async_callback(pool.close)
+        redis = open_redis(settings)
+        stack.push_async_callback(redis.aclose)
+        meters = MeterGate(settings, account_loader(pool))
+        stack.push_async_callback(meters.aclose)
+        plain_client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
+        upstream = None
+        if settings.upstream_url is not None:
+            upstream = await stack.enter_async_context(Upstream.open(settings))
+        tracker = TaskTracker()
+
+        async def drain() -> None:
+            await tracker.drain(settings.shutdown_grace_s)
+
+        stack.push_async_callback(drain)
+        yield Services(
+            settings=settings,
+            pool=pool,
+            meters=meters,
+            verifier=make_verifier(settings, plain_client),
+            upstream=upstream,
+            pricer=make_pricer(settings),
+            tracker=tracker,
+            memberships=Memberships(pool, settings.membership_cache_s),
+            health=HealthCheck(
+                Stores(pool, redis, settings.key_prefix),
+                tracker,
+                has_upstream=upstream is not None,
+            ),
+        )

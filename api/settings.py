@@ -1,0 +1,147 @@
+"""Settings of the API, from environment variables with the prefix TAXIMETER_."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from taximeter.api.auth import ASYMMETRIC_ALGORITHMS
+from taximeter.settler.settings import StoreSettings
+
+SIMULATOR_URL = "http://127.0.0.1:8085/v1"
+
+
+class ApiSettings(StoreSettings):
+    """Everything that an operator can decide about the API. Every number has a bound."""
+
+    host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
+    port: int = Field(default=8084, ge=0, le=65535, description="Port that the API listens on.")
+    shutdown_grace_s: float = Field(
+        default=20.0,
+        ge=0.0,
+        le=600.0,
+        description="How long the API waits for running requests and charges when it stops.",
+    )
+    admin_body_bytes_max: int = Field(
+        default=65_536, ge=1024, le=10**7, description="Largest body of an admin request."
+    )
+    llm_body_bytes_max: int = Field(
+        default=8_388_608, ge=1024, le=10**8, description="Largest body of an LLM request."
+    )
+
+    # Sessions
+    dev_mode: bool = Field(
+        default=False,
+        description="Local development: sessions come from `taximeter token` and a local key.",
+    )
+    data_dir: Path = Field(
+        default=Path(".data"), description="Folder of what dev mode keeps, such as its key."
+    )
+    oidc_issuer: str | None = Field(
+        default=None, description="Issuer of session tokens, exactly as in their `iss`."
+    )
+    oidc_audience: str | None = Field(
+        default=None, description="What the `aud` of session tokens must hold."
+    )
+    oidc_jwks_url: str | None = Field(
+        default=None,
+        description="Where the issuer's keys are; by default Keycloak's place for them.",
+    )
+    oidc_algorithms: tuple[str, ...] = Field(
+        default=("RS256",), description="Signatures that are accepted; asymmetric ones only."
+    )
+    admin_role: str = Field(
+        default="system_admin",
+        min_length=1,
+        description="Realm role (`realm_access.roles`) that makes a caller a system admin.",
+    )
+    membership_cache_s: float = Field(
+        default=2.0,
+        ge=0.0,
+        le=60.0,
+        description="How long the LLM route trusts what it has read about a user's memberships.",
+    )
+
+    # Upstream
+    upstream_base_url: str | None = Field(
+        default=None,
+        description="OpenAI-compatible base URL; in dev mode the simulator's by default.",
+    )
+    upstream_api_key: SecretStr | None = Field(
+        default=None, description="Sent upstream as the bearer token."
+    )
+    upstream_name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        description="Name of the provider in answers and usage; by default its host.",
+    )
+    upstream_timeout_s: float = Field(
+        default=120.0, ge=0.05, le=3600.0, description="Longest silence of the upstream."
+    )
+    upstream_connections_max: int = Field(
+        default=200, ge=1, le=10_000, description="Most connections to the upstream."
+    )
+
+    # Holds and prices
+    hold_ttl_s: float = Field(
+        default=60.0,
+        ge=0.3,
+        le=3600.0,
+        description="Life of a hold without a heartbeat; heartbeats come three times as often.",
+    )
+    output_tokens_assumed: int = Field(
+        default=4096,
+        ge=1,
+        le=1_000_000,
+        description="Output to hold for if a request does not limit it (at most the ceiling).",
+    )
+    credits_per_dollar: Decimal = Field(
+        default=Decimal(100), gt=0, le=1_000_000, description="Credits that one dollar buys."
+    )
+    markup: Decimal = Field(
+        default=Decimal(1), ge=0, le=1000, description="Factor on the list price of a model."
+    )
+    unknown_model: Literal["reject", "default", "free"] = Field(
+        default="reject", description="What a model without a list price costs."
+    )
+    default_input_usd_per_million: Decimal = Field(
+        default=Decimal(10), ge=0, le=100_000, description="Price of unknown models, if `default`."
+    )
+    default_output_usd_per_million: Decimal = Field(
+        default=Decimal(30), ge=0, le=100_000, description="Price of unknown models, if `default`."
+    )
+    pricing_provider: str | None = Field(
+        default=None,
+        description="Provider whose price list is used; by default found by the model.",
+    )
+
+    @model_validator(mode="after")
+    def _sessions_can_be_checked(self) -> Self:
+        if self.dev_mode:
+            return self
+        if not self.oidc_issuer or not self.oidc_audience:
+            raise ValueError(
+                "set TAXIMETER_OIDC_ISSUER and TAXIMETER_OIDC_AUDIENCE, "
+                "or TAXIMETER_DEV_MODE=1 for local development"
+            )
+        if not set(self.oidc_algorithms) <= ASYMMETRIC_ALGORITHMS or not self.oidc_algorithms:
+            raise ValueError(
+                f"oidc_algorithms must be some of {', '.join(sorted(ASYMMETRIC_ALGORITHMS))}"
+            )
+        if not self.jwks_url.startswith("https://"):
+            raise ValueError("oidc_jwks_url must start with https://")
+        return self
+
+    @property
+    def jwks_url(self) -> str:
+        """Where the issuer's keys are."""
+        default = f"{(self.oidc_issuer or '').rstrip('/')}/protocol/openid-connect/certs"
+        return self.oidc_jwks_url or default
+
+    @property
+    def upstream_url(self) -> str | None:
+        """The upstream's base URL, or None: only dev mode assumes the simulator."""
+        return self.upstream_base_url or (SIMULATOR_URL if self.dev_mode else None)

@@ -1,0 +1,102 @@
+-- name: pool
+-- Why: the pool of one organisation.
+-- $1 org_id
+SELECT
+    org_id, total_credits, allocated_credits, used_credits, available_credits,
+    monthly_refresh_amount, last_refresh_date
+FROM organization_credit_pools WHERE org_id = $1;
+
+-- name: lock_purchase_key
+-- Why: two requests with the same payment id or idempotency key follow each other, so that the second one finds the first.
+-- Locks: the key, until the transaction ends. A caller with two keys takes them in sorted order.
+-- $1 key
+SELECT pg_advisory_xact_lock(hashtextextended($1, 0));
+
+-- name: find_purchase
+-- Why: the purchase that this payment id or idempotency key has made already.
+-- $1 org_id, $2 stripe_payment_id or null, $3 idempotency key or null
+SELECT id, event_type, amount, stripe_payment_id, metadata, created_at
+FROM org_billing_history
+WHERE org_id = $1 AND event_type = 'credits_purchased'
+    AND (stripe_payment_id = $2 OR metadata ->> 'idempotency_key' = $3)
+ORDER BY created_at
+LIMIT 1;
+
+-- name: add_credits
+-- Why: raises the pool and writes the history line, by the function that operators use too.
+-- $1 org_id, $2 millicredits, $3 purchase_amount in dollars
+SELECT add_credits_to_pool($1, $2, $3);
+
+-- name: describe_purchase
+-- Why: adds to the history line that add_credits_to_pool has just written what it cannot know: who paid, and by what key.
+--      The line is the one that this very transaction has inserted.
+-- $1 org_id, $2 stripe_payment_id or null, $3 metadata
+UPDATE org_billing_history
+SET stripe_payment_id = $2, metadata = metadata || $3::text::jsonb
+WHERE org_id = $1 AND event_type = 'credits_purchased' AND xmin = pg_current_xact_id()::xid
+RETURNING id, event_type, amount, metadata, created_at;
+
+-- name: lock_member
+-- Why: credits go to active members alone; the row stays as it is until the allocation is made.
+-- Locks: the member's row, shared.
+-- $1 org_id, $2 user_id
+SELECT user_id FROM organization_members
+WHERE org_id = $1 AND user_id = $2 AND status = 'active' FOR SHARE;
+
+-- name: active_allocation
+-- Why: the active allocation of a user, as it is before it is closed.
+-- Locks: its row: allocations come before pools in the order of locks.
+-- $1 org_id, $2 user_id
+SELECT id, user_id, allocated_credits, used_credits, remaining_credits
+FROM user_credit_allocations WHERE org_id = $1 AND user_id = $2 AND is_active FOR NO KEY UPDATE;
+
+-- name: allocate
+-- Why: takes credits from the pool for a user, by the function that operators use too.
+-- $1 org_id, $2 user_id, $3 millicredits, $4 allocated_by
+SELECT allocate_credits_to_user($1, $2, $3, $4);
+
+-- name: describe_allocation
+-- Why: sets the terms of an allocation, where the request names them, and reads it back.
+-- $1 id, $2 expires_at or null, $3 auto_renew or null
+UPDATE user_credit_allocations
+SET
+    expires_at = coalesce($2, expires_at),
+    auto_renew = coalesce($3, auto_renew),
+    updated_at = now()
+WHERE id = $1
+RETURNING
+    id, user_id, allocated_credits, used_credits, remaining_credits, allocated_by,
+    is_active, expires_at, auto_renew, created_at, updated_at;
+
+-- name: list_allocations
+-- Why: allocations of an organisation, active ones first, a page at a time.
+-- $1 org_id, $2 user_id or null, $3 is_active or null, $4 limit, $5 offset
+SELECT
+    id, user_id, allocated_credits, used_credits, remaining_credits, allocated_by,
+    is_active, expires_at, auto_renew, created_at
+FROM user_credit_allocations
+WHERE org_id = $1
+    AND ($2::text IS NULL OR user_id = $2)
+    AND ($3::boolean IS NULL OR is_active = $3)
+ORDER BY is_active DESC, created_at DESC, id
+LIMIT $4 OFFSET $5;
+
+-- name: count_allocations
+-- Why: how many allocations a list has in all.
+-- $1 org_id, $2 user_id or null, $3 is_active or null
+SELECT count(*) FROM user_credit_allocations
+WHERE org_id = $1
+    AND ($2::text IS NULL OR user_id = $2)
+    AND ($3::boolean IS NULL OR is_active = $3);
+
+-- name: charged_request
+-- Why: an idempotency key that the live side has forgotten may still have been charged: the ledger never forgets.
+-- $1 org_id, $2 request_id
+SELECT sum(amount)::bigint FROM taximeter.charged_requests WHERE org_id = $1 AND request_id = $2;
+
+-- name: close_allocation
+-- Why: a member who leaves gives back what is left: the trigger sets allocated to used, and the rest returns to the pool.
+-- $1 org_id, $2 user_id
+UPDATE user_credit_allocations SET is_active = false, updated_at = now()
+WHERE org_id = $1 AND user_id = $2 AND is_active
+RETURNING id, allocated_credits, used_credits;

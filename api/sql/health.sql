@@ -1,0 +1,3 @@
+-- name: ping
+-- Why: whether Postgres answers at all.
+SELECT 1;

@@ -1,0 +1,69 @@
+-- name: org_access
+-- Why: what a caller may see of an organisation: one row with whether it exists and the caller's active role, if any.
+-- $1 org_id, $2 user_id
+SELECT
+    EXISTS (SELECT FROM organizations WHERE id = $1) AS org_exists,
+    (
+        SELECT role FROM organization_members
+        WHERE org_id = $1 AND user_id = $2 AND status = 'active'
+    ) AS role;
+
+-- name: memberships
+-- Why: the caller's active memberships, oldest first: the first one pays when a request does not say who does.
+-- $1 user_id, $2 how many at most
+SELECT members.org_id, organizations.org_name, members.role, members.created_at
+FROM organization_members AS members
+JOIN organizations ON organizations.id = members.org_id
+WHERE members.user_id = $1 AND members.status = 'active'
+ORDER BY members.created_at, members.org_id
+LIMIT $2;
+
+-- name: list_members
+-- Why: the members of one organisation, a page at a time, with how many there are in all.
+-- $1 org_id, $2 limit, $3 offset
+SELECT user_id, role, status, created_at, count(*) OVER () AS total
+FROM organization_members
+WHERE org_id = $1 AND status = 'active'
+ORDER BY created_at, user_id
+LIMIT $2 OFFSET $3;
+
+-- name: count_members
+-- Why: the total when a page is empty, since a window function has no row to speak through then.
+-- $1 org_id
+SELECT count(*) FROM organization_members WHERE org_id = $1 AND status = 'active';
+
+-- name: lock_organization
+-- Why: membership changes of one organisation wait for each other, so that its last admin cannot be removed twice at once.
+-- $1 org_id
+SELECT id FROM organizations WHERE id = $1 FOR UPDATE;
+
+-- name: find_member
+-- Why: the row of one user in one organisation, whatever its status.
+-- $1 org_id, $2 user_id
+SELECT user_id, role, status, created_at
+FROM organization_members WHERE org_id = $1 AND user_id = $2;
+
+-- name: put_member
+-- Why: makes the user an active member with this role; a member who was removed comes back by the same row.
+-- $1 org_id, $2 user_id, $3 role
+INSERT INTO organization_members (org_id, user_id, role, status)
+VALUES ($1, $2, $3, 'active')
+ON CONFLICT (org_id, user_id) DO UPDATE SET role = excluded.role, status = 'active'
+RETURNING user_id, role, status, created_at;
+
+-- name: other_admins
+-- Why: an organisation keeps at least one admin.
+-- $1 org_id, $2 user_id
+SELECT count(*) FROM organization_members
+WHERE org_id = $1 AND user_id <> $2 AND role = 'admin' AND status = 'active';
+
+-- name: remove_member
+-- Why: ends a membership and keeps the row, which usage and audit refer to.
+-- $1 org_id, $2 user_id
+UPDATE organization_members SET status = 'removed' WHERE org_id = $1 AND user_id = $2;
+
+-- name: write_audit
+-- Why: who did what to whom, with the state before and after, in the transaction of the change itself.
+-- $1 actor, $2 action, $3 org_id, $4 target, $5 before, $6 after, $7 request_id
+INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
+VALUES ($1, $2, $3, $4, $5::text::jsonb, $6::text::jsonb, $7);

@@ -1,0 +1,112 @@
+"""Shapes that several answers share. Credits are JSON numbers of credits."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+
+from asyncpg import Record
+from pydantic import BaseModel
+
+from taximeter.api.exact import credits_of
+
+
+class PoolView(BaseModel):
+    """What an organisation owns. available = total - allocated."""
+
+    total_credits: float
+    allocated_credits: float
+    used_credits: float
+    available_credits: float
+
+
+class PoolDetails(PoolView):
+    """A pool with its percentages, each of what the one before it is part of."""
+
+    org_id: str
+    monthly_refresh_amount: float
+    last_refresh_date: date | None
+    allocation_percentage: float
+    usage_percentage: float
+
+
+class AllocationView(BaseModel):
+    """An allocation. `remaining_credits` is live if `live` is true, else as settled; `used_credits`
+    is as settled.
+
+    Remaining counts what open requests hold (`held_credits`), since most of that comes back.
+    """
+
+    id: str
+    user_id: str
+    user_email: str | None = None
+    allocated_credits: float
+    used_credits: float
+    remaining_credits: float
+    held_credits: float = 0.0
+    live: bool = False
+    usage_percentage: float
+    is_active: bool
+    allocated_by: str | None
+    allocated_at: datetime
+    expires_at: datetime | None
+    auto_renew: bool
+
+
+def percentage(part: int, whole: int) -> float:
+    """part / whole in percent, to two decimals; 0 of nothing."""
+    return round(100 * part / whole, 2) if whole else 0.0
+
+
+def pool_view(row: Record) -> PoolView:
+    """A row of organization_credit_pools."""
+    return PoolView(
+        total_credits=credits_of(row["total_credits"]),
+        allocated_credits=credits_of(row["allocated_credits"]),
+        used_credits=credits_of(row["used_credits"]),
+        available_credits=credits_of(row["available_credits"]),
+    )
+
+
+def pool_details(org_id: str, row: Record | None) -> PoolDetails:
+    """A pool in full. An organisation that has never bought anything has a pool of nothing."""
+    if row is None:
+        return PoolDetails(
+            org_id=org_id,
+            total_credits=0.0,
+            allocated_credits=0.0,
+            used_credits=0.0,
+            available_credits=0.0,
+            monthly_refresh_amount=0.0,
+            last_refresh_date=None,
+            allocation_percentage=0.0,
+            usage_percentage=0.0,
+        )
+    return PoolDetails(
+        **pool_view(row).model_dump(),
+        org_id=org_id,
+        monthly_refresh_amount=credits_of(row["monthly_refresh_amount"]),
+        last_refresh_date=row["last_refresh_date"],
+        allocation_percentage=percentage(row["allocated_credits"], row["total_credits"]),
+        usage_percentage=percentage(row["used_credits"], row["allocated_credits"]),
+    )
+
+
+def allocation_view(row: Record, *, remaining: int | None = None, held: int = 0) -> AllocationView:
+    """A row of user_credit_allocations, with the live balance (available and held) where it is
+    known.
+    """
+    return AllocationView(
+        id=str(row["id"]),
+        user_id=row["user_id"],
+        allocated_credits=credits_of(row["allocated_credits"]),
+        used_credits=credits_of(row["used_credits"]),
+        remaining_credits=credits_of(row["remaining_credits"] if remaining is None else remaining),
+        held_credits=credits_of(held),
+        live=remaining is not None,
+        usage_percentage=percentage(row["used_credits"], row["allocated_credits"]),
+        is_active=row["is_active"],
+        allocated_by=row["allocated_by"],
+        allocated_at=row["created_at"],
+        expires_at=row["expires_at"],
+        auto_renew=row["auto_renew"],
+    )
