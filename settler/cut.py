@@ -152,7 +152,12 @@ async def _read_events(stores: Stores, cut: ShardCut, up_to: int) -> None:
     """Add the events up to seq `up_to` to the sums; they are all there, since the cut was after them."""
     while cut.read_to < up_to:
         run = await read_run(
-            stores.redis, stores.keys(cut.shard).events, cut.epoch, cut.read_to, _EVENTS_PER_READ, up_to
+            stores.redis,
+            stores.keys(cut.shard).events,
+            cut.epoch,
+            cut.read_to,
+            _EVENTS_PER_READ,
+            up_to,
         )
         if run.empty:
             run.last_seq = up_to

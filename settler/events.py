@@ -88,9 +88,7 @@ def parse_id(entry_id: bytes | str) -> tuple[int, int]:
     return int(epoch), int(seq)
 
 
-def parse_entry(
-    entry_id: bytes | str, fields: Mapping[bytes, bytes], after_seq: int = 0
-) -> Entry:
+def parse_entry(entry_id: bytes | str, fields: Mapping[bytes, bytes], after_seq: int = 0) -> Entry:
     """Parse one entry; never raises for its content.
 
     An entry without lines counts as one unreadable line. One with more lines than there are numbers after `after_seq`
@@ -122,7 +120,9 @@ def parse_entry(
 def parse_line(line: bytes, seq: int, time_ms: int | None) -> Event | BadLine:
     """Parse one line; never raises. The payload is left as text: an unreadable one must not lose its charge."""
     try:
-        kind_b, account_b, request_b, amount_b, reserved_b, flags_b, payload_b = line.split(b"\t", 6)
+        kind_b, account_b, request_b, amount_b, reserved_b, flags_b, payload_b = line.split(
+            b"\t", 6
+        )
         kind, account, request = kind_b.decode(), account_b.decode(), request_b.decode()
         amount_text, reserved_text, flags = amount_b.decode(), reserved_b.decode(), flags_b.decode()
     except ValueError:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
-
-import asyncpg
+from typing import Final
 
 from taximeter.meter.scripts import load_script
 from taximeter.settler.events import parse_id
+from taximeter.settler.marks import lock_mark, read_mark
 from taximeter.settler.queries import load_queries
 from taximeter.settler.rebuild import rebuild
 from taximeter.settler.stores import Connection, Stores
@@ -80,8 +79,7 @@ async def guard(stores: Stores, shard: int, shards: int) -> Guarded:
 async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Guarded:
     """Judge again under the locks, then act."""
     async with conn.transaction():
-        row = await conn.fetchrow(_SQL["lock_watermark"], shard)
-        mark = _mark(row)
+        mark = await lock_mark(conn, shard)
         seen = await look(stores, shard)
         verdict = judge(mark, seen, shards)
         if verdict.action is Action.APPROVE:
@@ -127,18 +125,6 @@ async def _approve(
             break
     await _APPROVE.call(stores.redis, [keys.meta], [mark.epoch, seen.run_id])
     return Guarded(mark.shard, True, mark.epoch, "approved", verdict.reason)
-
-
-async def read_mark(conn: Connection | asyncpg.Pool[Any], shard: int) -> Mark:
-    """The shard's watermark. Raises LookupError when Postgres has no such shard."""
-    row = await conn.fetchrow(_SQL["read_watermark"], shard)
-    if row is None:
-        raise LookupError(f"Postgres has no shard {shard}: run ensure_shards first")
-    return _mark(row)
-
-
-def _mark(row: asyncpg.Record) -> Mark:
-    return Mark(row["shard"], row["epoch"], row["seq"], row["run_id"])
 
 
 async def look(stores: Stores, shard: int) -> Seen:

@@ -39,9 +39,7 @@ REFUSALS: Final = (
 """What Postgres answers when it is the rows that are wrong. Anything else is about the server, and is tried again."""
 
 
-async def book(
-    conn: Connection, shard: int, epoch: int, events: Sequence[Event]
-) -> list[BadLine]:
+async def book(conn: Connection, shard: int, epoch: int, events: Sequence[Event]) -> list[BadLine]:
     """Book `events`; returns those that could not be. Nothing is durable before the caller's transaction commits.
 
     The whole run is tried at once. When Postgres refuses a row, the halves are tried on their own, so that one poison
@@ -78,7 +76,9 @@ async def _book_at_once(
     known = {row[0] for row in await conn.fetch(_SQL["known_organizations"], list(org_ids))}
     if org_ids - known:
         detail = "no organisation has this id"
-        bad += [set_aside(e, "unknown_organization", detail) for e in events if e.org_id not in known]
+        bad += [
+            set_aside(e, "unknown_organization", detail) for e in events if e.org_id not in known
+        ]
         events = [event for event in events if event.org_id in known]
     times = _entry_times(events)
     # The common lock order: allocations first, then what belongs to their accounts, then pools.
@@ -116,7 +116,17 @@ async def _write_charged(
             bad.append(set_aside(event, "duplicate", "the request is charged by an earlier event"))
     for _ in range(_DUPLICATE_ROUNDS_MAX):
         records = [
-            (e.org_id, e.request_id, phase, e.user_id, shard, epoch, e.seq, e.amount, times[e.time_ms])
+            (
+                e.org_id,
+                e.request_id,
+                phase,
+                e.user_id,
+                shard,
+                epoch,
+                e.seq,
+                e.amount,
+                times[e.time_ms],
+            )
             for (_org, _request, phase), e in claims.items()
         ]
         try:
@@ -139,7 +149,9 @@ async def _write_charged(
             )
             for row in rows:
                 event = claims.pop((row[0], row[1], row[2]))
-                bad.append(set_aside(event, "duplicate", "the ledger has charged this request before"))
+                bad.append(
+                    set_aside(event, "duplicate", "the ledger has charged this request before")
+                )
     raise asyncpg.DeadlockDetectedError("others keep charging the same requests")
 
 
@@ -197,7 +209,9 @@ async def _add_to_totals(conn: Connection, events: Sequence[Event], targets: _Ta
     pools = sorted(by_pool)
     await conn.execute(_SQL["lock_pools"], pools)
     for query, rows in (("add_used", targets.active), ("add_to_closed", targets.closed)):
-        charged = [(row, by_account[account]) for account, row in rows.items() if account in by_account]
+        charged = [
+            (row, by_account[account]) for account, row in rows.items() if account in by_account
+        ]
         if charged:
             await conn.execute(_SQL[query], *map(list, zip(*charged, strict=True)))
     orphans = sorted(by_account.keys() - targets.active.keys() - targets.closed.keys())

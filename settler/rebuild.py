@@ -8,6 +8,7 @@ from typing import Final
 
 from taximeter.meter.scripts import load_script
 from taximeter.settler.events import parse_id
+from taximeter.settler.marks import lock_mark
 from taximeter.settler.queries import load_queries
 from taximeter.settler.settle import settle_shard, write_run
 from taximeter.settler.stores import Connection, Stores
@@ -33,17 +34,16 @@ async def rebuild(
     keys = stores.keys(shard)
     await _FENCE.call(stores.redis, [keys.meta], [reason[:200]])
     deadline = time.monotonic() + _PATIENCE_S
+    epoch: int | None = None
     lost = 0
-    while True:
+    while epoch is None:
         # Nothing can be appended any more, so this comes to an end.
         result = await settle_shard(stores, shard)
         lost += result.lost
         if result.state == "idle":
             epoch, found = await _finish_epoch(conn, stores, shard)
             lost += found
-            if epoch is not None:
-                break
-        if time.monotonic() > deadline:
+        if epoch is None and time.monotonic() > deadline:
             raise TimeoutError(f"shard {shard} could not be settled within {_PATIENCE_S:.0f} s")
         if result.state == "busy":
             await asyncio.sleep(_PAUSE_S)
@@ -63,8 +63,8 @@ async def _finish_epoch(conn: Connection, stores: Stores, shard: int) -> tuple[i
     keys = stores.keys(shard)
     async with conn.transaction():
         await conn.execute(_SETTLE["mark_settling"])
-        row = await conn.fetchrow(_SQL["lock_watermark"], shard)
-        epoch, seq = row["epoch"], row["seq"]
+        mark = await lock_mark(conn, shard)
+        epoch, seq = mark.epoch, mark.seq
         if not (await read_run(stores.redis, keys.events, epoch, seq, 1)).empty:
             return None, 0
         known_epoch, known_seq = await _last_known(stores, shard)

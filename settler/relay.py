@@ -41,9 +41,7 @@ class _Mark:
     run_id: str | None
 
 
-async def relay(
-    stores: Stores, *, page_accounts: int = 500, accounts_max: int = 50_000
-) -> Relayed:
+async def relay(stores: Stores, *, page_accounts: int = 500, accounts_max: int = 50_000) -> Relayed:
     """Bring every account that is behind up to date, at most `accounts_max` of them.
 
     Safe to run any number of times at once: Redis applies entry n only after n - 1 and only once, and Postgres only keeps
@@ -97,7 +95,9 @@ async def _relay_accounts(
         answered, missing = await _apply(stores, mark, entries, done)
         answered |= await _load(stores, mark, missing, done)
         # An account without a further entry in a page that was not full has all of them.
-        progressed = {account for account, applied in answered.items() if said.get(account) != applied}
+        progressed = {
+            account for account, applied in answered.items() if said.get(account) != applied
+        }
         full = len(entries) == _ENTRIES_PER_CALL
         said |= answered
         behind = {

@@ -13,7 +13,9 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 class StoreSettings(BaseSettings):
     """Where the two stores are. Shared by every process that opens them itself."""
 
-    model_config = SettingsConfigDict(env_prefix="TAXIMETER_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TAXIMETER_", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     database_url: str = Field(
         default="postgresql://localhost/taximeter", description="Postgres, the book of record."
@@ -34,7 +36,9 @@ class StoreSettings(BaseSettings):
         description="How many shards a fresh system gets (1 when unset). An existing system keeps its number: "
         "any other value here is refused.",
     )
-    database_pool_max: int = Field(default=8, ge=2, le=100, description="Most Postgres connections.")
+    database_pool_max: int = Field(
+        default=8, ge=4, le=100, description="Most Postgres connections."
+    )
     database_timeout_s: Seconds = Field(
         default=60.0, description="Longest wait for one Postgres command."
     )
@@ -90,10 +94,16 @@ class SettlerSettings(StoreSettings):
     )
 
     tick_timeout_s: Seconds = Field(
-        default=30.0, description="A tick that takes longer is cancelled; the next one takes over."
+        default=60.0, description="A tick that takes longer is cancelled; the next one takes over."
     )
-    tick_interval_s: float = Field(
-        default=1.0, ge=0.05, le=60.0, description="Pause from the start of a tick to the next."
+    upkeep_timeout_s: Seconds = Field(
+        default=600.0, description="The same for reconcile and for the daily work."
+    )
+    shutdown_grace_s: float = Field(
+        default=10.0, ge=0.1, le=300.0, description="How long running ticks may finish on SIGTERM."
+    )
+    partition_months_ahead: int = Field(
+        default=3, ge=0, le=120, description="Months of attribution partitions that are made ahead."
     )
     relay_page_accounts: int = Field(
         default=500, ge=1, le=1_000, description="Accounts whose entries are relayed in one step."
@@ -136,7 +146,8 @@ class SettlerSettings(StoreSettings):
         description="With more open holds than this in a shard, holds are compared by two readings and not at a cut.",
     )
     hold_grace_s: Seconds = Field(
-        default=60.0, description="How long past its deadline an open hold may be before check objects."
+        default=60.0,
+        description="How long past its deadline an open hold may be before check objects.",
     )
     entry_age_max_s: Seconds = Field(
         default=60.0, description="How old an entry may be that has not reached its loaded account."

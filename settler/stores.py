@@ -25,10 +25,13 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Postgres, Redis (with replies as bytes) and the prefix of the Redis keys."""
+    """Postgres, Redis (with replies as bytes) and the prefix of the Redis keys.
+
+    redis is a `redis.asyncio.Redis`; redis-py's annotations mix the answers of its two clients.
+    """
 
     pool: Pool
-    redis: Redis
+    redis: Any
     prefix: str = "tm"
 
     def keys(self, shard: int) -> ShardKeys:

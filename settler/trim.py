@@ -12,9 +12,7 @@ _ENTRIES_PER_CALL: Final = 10_000
 _CALLS_MAX: Final = 10
 
 
-async def trim(
-    stores: Stores, shard: int, *, retention_s: float, retention_max: int
-) -> int:
+async def trim(stores: Stores, shard: int, *, retention_s: float, retention_max: int) -> int:
     """Remove entries that were settled more than `retention_s` ago or that exceed `retention_max` events.
 
     Returns how many entries went. Whole nodes of the stream go, so up to a hundred entries more stay. The boundary was

@@ -61,3 +61,37 @@ SELECT coalesce(sum(total_credits), 0)::bigint AS total,
 -- name: remaining_total
 -- What all allocations have left, whoever they belong to.
 SELECT coalesce(sum(allocated_credits - used_credits), 0)::bigint FROM user_credit_allocations
+
+-- name: event_counts
+-- Per shard: what the watermark says became of the events of its epoch, and the rows that are there to prove it.
+SELECT mark.shard, mark.epoch, mark.seq, mark.settled_events, mark.dead_events, mark.lost_events,
+       (SELECT count(*) FROM taximeter.charged_requests AS c
+         WHERE c.shard = mark.shard AND c.epoch = mark.epoch AND c.seq IS NOT NULL) AS charged_rows,
+       (SELECT count(*) FROM taximeter.dead_letters AS d
+         WHERE d.shard = mark.shard AND d.epoch = mark.epoch AND d.seq IS NOT NULL) AS dead_rows,
+       (SELECT coalesce(sum(l.seq_last - l.seq_first + 1), 0) FROM taximeter.lost_events AS l
+         WHERE l.shard = mark.shard AND l.epoch = mark.epoch)::bigint AS lost_rows
+  FROM taximeter.watermarks AS mark
+ ORDER BY mark.shard
+
+-- name: numbers_used_twice
+-- Events that are booked twice, or both booked and set aside: one number stands for one event.
+SELECT format('shard %s event %s-%s stands in %s rows', shard, epoch, seq, count(*)) AS violation
+  FROM (SELECT shard, epoch, seq FROM taximeter.charged_requests WHERE seq IS NOT NULL
+        UNION ALL
+        SELECT shard, epoch, seq FROM taximeter.dead_letters WHERE seq IS NOT NULL) AS events
+ GROUP BY shard, epoch, seq
+HAVING count(*) > 1
+ LIMIT 21
+
+-- name: losses
+-- Every hole that was ever found, newest first. $1 how long a loss is an alarm, in seconds
+SELECT shard, epoch, seq_first, seq_last, found_at,
+       found_at > now() - make_interval(secs => $1) AS alarming
+  FROM taximeter.lost_events
+ ORDER BY found_at DESC
+ LIMIT 1000
+
+-- name: usage_by_hand
+-- Usage that was deleted by plain SQL took its charged rows along; the books say so here.
+SELECT count(*) FROM taximeter.accounts WHERE used_by_hand <> 0

@@ -1,0 +1,96 @@
+"""`taximeter check`: prove the books."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import NoReturn
+
+import asyncpg
+import click
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
+
+from taximeter.api.commands.common import explain
+from taximeter.settler.check import CheckLimits, Report, check
+from taximeter.settler.reconcile import CouldNotLook
+from taximeter.settler.settings import SettlerSettings
+from taximeter.settler.stores import open_stores
+
+EXIT_VIOLATED = 1
+EXIT_COULD_NOT_LOOK = 2
+
+
+@click.command(
+    help="Prove the books at a consistent cut, also while traffic runs. "
+    "Exits 1 on any violation, 2 when the books could not be read."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def command(as_json: bool) -> None:
+    """Print every invariant with its figures."""
+    try:
+        report = asyncio.run(run_check(SettlerSettings()))
+    except (
+        CouldNotLook,
+        OSError,
+        RedisError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+    ) as error:
+        _could_not_look(f"{type(error).__name__}: {error}", as_json)
+    except ValidationError as error:
+        _could_not_look(explain(error), as_json)
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        print_report(report, Console())
+    sys.exit(0 if report.holds else EXIT_VIOLATED)
+
+
+async def run_check(settings: SettlerSettings) -> Report:
+    """Open the stores, check, close them."""
+    async with open_stores(settings) as stores:
+        return await check(
+            stores,
+            CheckLimits(
+                holds_limit=settings.reconcile_holds_limit,
+                hold_grace_s=settings.hold_grace_s,
+                entry_age_max_s=settings.entry_age_max_s,
+                loss_alarm_s=settings.loss_alarm_s,
+            ),
+        )
+
+
+def print_report(report: Report, console: Console) -> None:
+    """A table for people: what was proved, by which figures, and what is wrong."""
+    table = Table(title="The books", title_justify="left", show_lines=False)
+    for column in ("", "what must hold", "figures"):
+        table.add_column(column, overflow="fold")
+    table.add_column("result", no_wrap=True)
+    for one in report.invariants:
+        figures = ", ".join(
+            f"{name.replace('_', ' ')} {value:,}" for name, value in one.figures.items()
+        )
+        result = "[green]holds[/]" if one.holds else "[red]VIOLATED[/]"
+        table.add_row(one.name, one.title, figures, result)
+    console.print(table)
+    for one in report.invariants:
+        for violation in one.violations:
+            console.print(f"{one.name} violated: {violation}", style="red", markup=False)
+        for reason in one.fires:
+            console.print(f"  when this fires: {reason}", markup=False)
+        if one.unjudged:
+            console.print(f"{one.name}: {one.unjudged}", style="yellow", markup=False)
+    verdict = "The books are right." if report.holds else "The books are NOT right."
+    console.print(f"{verdict} (amounts in millicredits)")
+
+
+def _could_not_look(reason: str, as_json: bool) -> NoReturn:
+    if as_json:
+        click.echo(json.dumps({"holds": None, "could_not_look": reason}, indent=2))
+    else:
+        click.echo(f"could not look: {reason}", err=True)
+    sys.exit(EXIT_COULD_NOT_LOOK)

@@ -1,0 +1,34 @@
+"""`taximeter settler`: the background worker."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import click
+from pydantic import ValidationError
+
+from taximeter.api.commands.common import explain
+from taximeter.settler.guardian import ShardCountMismatch
+from taximeter.settler.logs import configure_logs
+from taximeter.settler.settings import SettlerSettings
+from taximeter.settler.worker import run_worker
+
+
+@click.command(
+    help="Settle, relay and sweep every second, reconcile every minute, expire and renew daily. "
+    "Any number of these may run at once. Stops on SIGTERM when the running work is done."
+)
+def command() -> None:
+    """Run the worker until it is told to stop."""
+    try:
+        settings = SettlerSettings()
+    except ValidationError as error:
+        raise click.ClickException(explain(error)) from None
+    configure_logs()
+    try:
+        asyncio.run(run_worker(settings))
+    except ShardCountMismatch as error:
+        raise click.ClickException(str(error)) from None
+    except (OSError, asyncpg.PostgresError) as error:
+        raise click.ClickException(f"cannot start: {type(error).__name__}: {error}") from error

@@ -1,0 +1,70 @@
+"""Compares holds with accounts by two readings, for shards with too many holds to read at one cut."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Final
+
+from taximeter.settler.stores import Stores
+
+_SCAN_COUNT: Final = 1_000
+_PAUSE_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class HoldComparison:
+    """differences: held less the sum of open holds, by account, equal in both readings.
+
+    judged: accounts that stood still in both; unjudged: accounts that moved while they were read.
+    """
+
+    differences: dict[str, int]
+    judged: int
+    unjudged: int
+
+
+async def compare_holds(stores: Stores, shard: int) -> HoldComparison:
+    """Read accounts, holds and accounts again, twice. Only accounts that did not change in either are judged.
+
+    What moved all the time cannot be judged without stopping traffic, and is counted instead. An account that is rightly
+    busy and looks the same before and after would have to differ by the same amount twice to be accused.
+    """
+    first, moved_first = await _read(stores, shard)
+    await asyncio.sleep(_PAUSE_S)
+    second, moved_second = await _read(stores, shard)
+    differences = {
+        account: figure
+        for account, figure in first.items()
+        if figure != 0 and second.get(account) == figure
+    }
+    moved = moved_first | moved_second
+    return HoldComparison(differences, len((first.keys() | second.keys()) - moved), len(moved))
+
+
+async def _read(stores: Stores, shard: int) -> tuple[dict[str, int], set[str]]:
+    """(difference of every account that stood still, the accounts that did not)."""
+    keys = stores.keys(shard)
+    before = await _scan(stores, keys.accounts)
+    sums: defaultdict[str, int] = defaultdict(int)
+    for record in (await _scan(stores, keys.holds)).values():
+        amount, _, _, account, _ = record.split(b"\t", 4)
+        sums[account.decode()] += int(amount)
+    after = await _scan(stores, keys.accounts)
+    still = {name.decode() for name, record in before.items() if after.get(name) == record}
+    moved = {name.decode() for name in before.keys() | after.keys()} - still
+    held = {name: int(before[name.encode()].split(b" ")[1]) for name in still}
+    orphans = sums.keys() - held.keys() - moved
+    return {name: held.get(name, 0) - sums[name] for name in held.keys() | orphans}, moved
+
+
+async def _scan(stores: Stores, key: str) -> dict[bytes, bytes]:
+    """A whole hash in small steps. What changes meanwhile may be old or new, which is why there are two readings."""
+    found: dict[bytes, bytes] = {}
+    cursor = 0
+    while True:
+        cursor, page = await stores.redis.hscan(key, cursor, count=_SCAN_COUNT)
+        found.update(page)
+        if cursor == 0:
+            return found

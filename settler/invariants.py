@@ -1,0 +1,91 @@
+"""The invariants that `check` proves: their words, and the SQL queries that belong to them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from taximeter.settler.queries import load_queries
+
+VIOLATIONS_SHOWN_MAX: Final = 20
+
+TITLES: Final = {
+    "I1": "every live balance is what the books say",
+    "I2": "used is the sum of usage, for allocations and pools",
+    "I3": "what a pool has allocated is the sum of its allocations",
+    "I4": "every event is settled, set aside or still in the stream",
+    "I5": "a request is charged once",
+    "I6": "what is held is the sum of the open holds, and none is overdue",
+    "I7": "credits are conserved over everything",
+    "I11": "entries reach the live balance once, in order and in time",
+    "I13": "organisations are kept apart",
+}
+FIRES: Final = {
+    "I1": "something changed Redis past the scripts, Redis lost data and has not been rebuilt, or a script is wrong",
+    "I4": "Redis lost data (see runbook of a loss), or someone deleted entries of the stream or rows of the ledger",
+    "I6": "something changed holds past the scripts, or no settler sweeps",
+    "I7": "a credit came from nowhere or went nowhere: look at the other invariants for where",
+    "I11": "no settler relays, Postgres went back in time, or an account refuses its entries (see the settler's log)",
+    "I13": "keys or rows were written past scripts and constraints",
+}
+
+
+@dataclass(slots=True)
+class Invariant:
+    """One proved thing. unjudged says what could not be looked at, if anything."""
+
+    name: str
+    figures: dict[str, int] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+    fires: list[str] = field(default_factory=list)
+    unjudged: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What it says, in words."""
+        return TITLES[self.name]
+
+    @property
+    def holds(self) -> bool:
+        """True when nothing violates it."""
+        return not self.violations
+
+    def violate(self, violation: str, fires: str | None = None) -> None:
+        """Note a violation; a bounded number of them is kept, and the reasons once each."""
+        if len(self.violations) < VIOLATIONS_SHOWN_MAX:
+            self.violations.append(violation)
+        elif len(self.violations) == VIOLATIONS_SHOWN_MAX:
+            self.violations.append("and more")
+        reason = fires or FIRES.get(self.name)
+        if reason and reason not in self.fires:
+            self.fires.append(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class SqlInvariant:
+    """A query that returns no row while all is well."""
+
+    name: str
+    invariant: str
+    fires: str
+    sql: str
+
+
+_COMMENT: Final = re.compile(
+    r"-- invariant: (?P<invariant>I\d+)\n-- fires: (?P<fires>.+(?:\n-- .+)*)\n(?P<sql>(?s:.+))"
+)
+
+
+def sql_invariants() -> list[SqlInvariant]:
+    """The blocks of sql/invariants.sql. Raises ValueError for a block without its comment lines."""
+    found = []
+    for name, text in load_queries("invariants").items():
+        parts = _COMMENT.fullmatch(text)
+        if parts is None or parts["invariant"] not in TITLES:
+            raise ValueError(
+                f"{name} in sql/invariants.sql needs the lines `invariant` and `fires`"
+            )
+        fires = parts["fires"].replace("\n-- ", " ")
+        found.append(SqlInvariant(name, parts["invariant"], fires, parts["sql"]))
+    return found

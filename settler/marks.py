@@ -1,0 +1,29 @@
+"""Reads the watermarks of shards for the guardian."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import asyncpg
+
+from taximeter.settler.queries import load_queries
+from taximeter.settler.stores import Connection, Pool
+from taximeter.settler.verdict import Mark
+
+_SQL: Final = load_queries("guardian")
+
+
+async def read_mark(conn: Connection | Pool, shard: int) -> Mark:
+    """The shard as Postgres has it now. Raises LookupError when Postgres has no such shard."""
+    return _mark(await conn.fetchrow(_SQL["read_watermark"], shard), shard)
+
+
+async def lock_mark(conn: Connection, shard: int) -> Mark:
+    """The same, waiting for whoever settles it and locked for the caller's transaction."""
+    return _mark(await conn.fetchrow(_SQL["lock_watermark"], shard), shard)
+
+
+def _mark(row: asyncpg.Record | None, shard: int) -> Mark:
+    if row is None:
+        raise LookupError(f"Postgres has no shard {shard}: its watermark is missing")
+    return Mark(row["shard"], row["epoch"], row["seq"], row["run_id"])

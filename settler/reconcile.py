@@ -1,0 +1,237 @@
+"""Compares every live account with the books, and says what still differs at a second look. It repairs nothing.
+
+A repair changes money, so it is a decision of people: what this finds is logged and fails `check`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import asyncpg
+from redis.exceptions import ResponseError
+
+from taximeter.meter.keys import shard_of, split_account
+from taximeter.settler.cut import AccountCut, CutMoved, ShardCut, cut_accounts
+from taximeter.settler.queries import load_queries
+from taximeter.settler.stores import Connection, Stores
+
+_SQL: Final = load_queries("reconcile")
+_PAGE_ACCOUNTS: Final = 500
+_SCAN_COUNT: Final = 500
+_LOOKS_MAX: Final = 5
+_SUSPECTS_MAX: Final = 1_000
+_PAUSE_S: Final = 0.1
+
+Account = tuple[str, str]
+
+
+class CouldNotLook(Exception):
+    """The books could not be read at a consistent cut, so nothing is said about them. The message has the reason."""
+
+
+class Suspect(NamedTuple):
+    """A difference at one account: which invariant, what is wrong, and by how much."""
+
+    invariant: str
+    account: str
+    problem: str
+    figure: int
+
+    def __str__(self) -> str:
+        return f"{self.account}: {self.problem} ({self.figure})"
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over all accounts, millicredits. An account that Redis does not have counts with what Postgres has."""
+
+    accounts: int = 0
+    loaded: int = 0
+    live: int = 0
+    held: int = 0
+    expected: int = 0
+    unapplied: int = 0
+    unsettled: int = 0
+
+
+@dataclass(slots=True)
+class Books:
+    """What one look came to."""
+
+    shards: list[ShardCut] = field(default_factory=list)
+    totals: Totals = field(default_factory=Totals)
+    suspects: set[Suspect] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How to look: more holds than holds_limit are not read at the cut; an entry may wait entry_age_max_s."""
+
+    holds_limit: int = 5_000
+    entry_age_max_s: float = 60.0
+
+
+async def reconcile(stores: Stores, look: Look, conn: Connection | None = None) -> Books:
+    """Look at every account, and a second time at those that differ; only differences seen twice and alike remain.
+
+    With `conn`, the first look uses its transaction, which must be REPEATABLE READ, so that a caller can compare more with
+    the same snapshot. Raises CouldNotLook, asyncpg and redis errors. Changes nothing.
+    """
+    books = await _look_until_still(stores, look, None, conn)
+    if books.suspects:
+        await asyncio.sleep(_PAUSE_S)
+        accounts = sorted({suspect.account for suspect in books.suspects})[:_SUSPECTS_MAX]
+        again = await _look_until_still(
+            stores, look, [split_account(name) for name in accounts], None
+        )
+        books.suspects &= again.suspects
+    return books
+
+
+async def _look_until_still(
+    stores: Stores, look: Look, only: Sequence[Account] | None, conn: Connection | None
+) -> Books:
+    """Look; again when a shard moved to a new epoch or forgot events meanwhile."""
+    reason = ""
+    for attempt in range(_LOOKS_MAX):
+        try:
+            if conn is not None and attempt == 0:
+                return await _look(conn, stores, look, only)
+            async with (
+                stores.pool.acquire() as own,
+                own.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                return await _look(own, stores, look, only)
+        except (CutMoved, ResponseError) as error:
+            reason = str(error)
+            await asyncio.sleep(_PAUSE_S)
+    raise CouldNotLook(reason)
+
+
+async def _look(
+    conn: Connection, stores: Stores, look: Look, only: Sequence[Account] | None
+) -> Books:
+    books = Books()
+    for row in await conn.fetch(_SQL["marks"]):
+        books.shards.append(ShardCut(row["shard"], row["epoch"], row["seq"]))
+    if not books.shards:
+        raise CouldNotLook("Postgres has no shards yet: the settler has never run")
+    seen: set[str] = set()
+    async for rows in _pages(conn, only):
+        by_shard: dict[int, list[asyncpg.Record]] = {}
+        for row in rows:
+            by_shard.setdefault(shard_of(row["org_id"], len(books.shards)), []).append(row)
+        for shard, of_shard in by_shard.items():
+            for cut in await cut_accounts(stores, books.shards[shard], of_shard, look.holds_limit):
+                _add(books, cut, look)
+                seen.add(cut.account)
+    for shard_cut in books.shards:
+        # Also the shards without accounts, and the last events of the others, have a cut.
+        await cut_accounts(stores, shard_cut, [], look.holds_limit)
+        await _find_strangers(stores, books, shard_cut, seen, only)
+    return books
+
+
+async def _pages(
+    conn: Connection, only: Sequence[Account] | None
+) -> AsyncIterator[list[asyncpg.Record]]:
+    """The accounts of the snapshot, a bounded page at a time."""
+    if only is not None:
+        for start in range(0, len(only), _PAGE_ACCOUNTS):
+            part = only[start : start + _PAGE_ACCOUNTS]
+            yield await conn.fetch(
+                _SQL["accounts_named"], [org for org, _ in part], [user for _, user in part]
+            )
+        return
+    after: Account = ("", "")
+    while True:
+        rows = await conn.fetch(_SQL["accounts_page"], *after, _PAGE_ACCOUNTS)
+        if rows:
+            yield rows
+        if len(rows) < _PAGE_ACCOUNTS:
+            return
+        after = (rows[-1]["org_id"], rows[-1]["user_id"])
+
+
+def _add(books: Books, cut: AccountCut, look: Look) -> None:
+    """Judge one account and add it to the totals."""
+    totals, live = books.totals, cut.live
+    totals.accounts += 1
+    totals.expected += cut.expected
+    totals.unsettled += cut.unsettled
+    totals.unapplied -= min(0, cut.entries)
+
+    def suspect(invariant: str, problem: str, figure: int) -> None:
+        books.suspects.add(Suspect(invariant, cut.account, problem, figure))
+
+    if live is None:
+        totals.live += cut.expected
+        if cut.damaged:
+            suspect("I1", "the live record cannot be read", 0)
+        elif cut.unsettled:
+            suspect("I1", "not in Redis although it has unsettled charges of", cut.unsettled)
+        return
+    totals.loaded += 1
+    totals.live += live.available + live.held
+    totals.held += live.held
+    drift = live.available + live.held - cut.expected
+    if drift:
+        suspect("I1", "live balance less what the books say", drift)
+    if cut.holds is not None and cut.holds != live.held:
+        suspect("I6", "held less the sum of its open holds", live.held - cut.holds)
+    if cut.foreign_holds:
+        suspect("I13", "holds that are keyed under another organisation", cut.foreign_holds)
+    if live.applied < cut.hint:
+        suspect(
+            "I11", "entries the relay takes for applied and Redis does not", cut.hint - live.applied
+        )
+    if live.applied < cut.entry_seq and cut.entries_age_s > look.entry_age_max_s:
+        suspect("I11", "entries that wait for too long", cut.entry_seq - live.applied)
+
+
+async def _find_strangers(
+    stores: Stores, books: Books, cut: ShardCut, seen: set[str], only: Sequence[Account] | None
+) -> None:
+    """Accounts in Redis that the snapshot does not have or that belong elsewhere, and numbers beyond those given."""
+    wanted = None if only is None else {f"{org_id}/{user_id}" for org_id, user_id in only}
+    cursor = 0
+    while True:
+        cursor, page = await stores.redis.hscan(
+            stores.keys(cut.shard).accounts, cursor, count=_SCAN_COUNT
+        )
+        names: list[Account] = []
+        applied: dict[Account, int] = {}
+        for field_name, record in page.items():
+            name = field_name.decode("utf-8", "replace")
+            if wanted is not None and name not in wanted:
+                continue
+            try:
+                account = split_account(name)
+                applied[account] = int(record.rsplit(b" ", 1)[-1])
+            except ValueError:
+                books.suspects.add(Suspect("I1", name, "not a name and a record of an account", 0))
+                continue
+            names.append(account)
+            if shard_of(account[0], len(books.shards)) != cut.shard:
+                books.suspects.add(Suspect("I13", name, "it is in the keys of shard", cut.shard))
+        if names:
+            rows = await stores.pool.fetch(
+                _SQL["entry_numbers"], [org for org, _ in names], [user for _, user in names]
+            )
+            known = {(row["org_id"], row["user_id"]): row["entry_seq"] for row in rows}
+            for account in names:
+                label = f"{account[0]}/{account[1]}"
+                if account not in known:
+                    # An allocation of nothing has no entry yet, and its live account has nothing either.
+                    if label not in seen and page[label.encode()] != b"0 0 0":
+                        books.suspects.add(Suspect("I1", label, "in Redis, unknown to Postgres", 0))
+                elif applied[account] > known[account]:
+                    ahead = applied[account] - known[account]
+                    books.suspects.add(
+                        Suspect("I11", label, "applied entries that Postgres never gave", ahead)
+                    )
+        if cursor == 0:
+            return

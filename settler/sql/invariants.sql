@@ -1,0 +1,150 @@
+-- Queries that return no row while the books are right. Each row is one violation, as text. The comment lines of a block are
+-- read by `taximeter check`: its invariant, what it says, and when it fires.
+
+-- name: used_is_usage
+-- invariant: I2
+-- fires: used was changed without a charge behind the triggers' back, or a charge was booked in part.
+SELECT format('%s/%s: used differs from its usage by %s', org_id, user_id, sum(difference)) AS violation
+  FROM (SELECT org_id, user_id, used_credits AS difference FROM user_credit_allocations
+        UNION ALL
+        SELECT org_id, user_id, -credits_used FROM taximeter.usage_daily
+        UNION ALL
+        SELECT org_id, user_id, -used_by_hand FROM taximeter.accounts) AS terms
+ GROUP BY org_id, user_id
+HAVING sum(difference) <> 0
+ ORDER BY org_id, user_id
+ LIMIT 21
+
+-- name: pool_used_is_its_allocations
+-- invariant: I2
+-- fires: a pool's used was changed past the triggers, or a settle added to one side only.
+SELECT format('%s: used of the pool differs from its allocations by %s', org_id, sum(difference)) AS violation
+  FROM (SELECT org_id, used_credits AS difference FROM organization_credit_pools
+        UNION ALL
+        SELECT org_id, -used_credits FROM user_credit_allocations) AS terms
+ GROUP BY org_id
+HAVING sum(difference) <> 0
+ ORDER BY org_id
+ LIMIT 21
+
+-- name: rollup_is_attribution
+-- invariant: I2
+-- fires: a partition of the attribution was written directly, or the daily rollup was edited. Days before the oldest row are
+-- not compared: dropping old months is retention.
+SELECT format('%s/%s on %s: the rollup has %s more requests and %s more millicredits than the attribution',
+              org_id, user_id, day, sum(requests), sum(credits)) AS violation
+  FROM (SELECT org_id, user_id, service_type, service_name, day, requests, credits_used AS credits
+          FROM taximeter.usage_daily
+         WHERE day >= coalesce((SELECT (min(created_at) AT TIME ZONE 'UTC')::date FROM credit_usage_attribution),
+                               'infinity'::date)
+        UNION ALL
+        SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date, -1, -credits_used
+          FROM credit_usage_attribution) AS terms
+ GROUP BY org_id, user_id, service_type, service_name, day
+HAVING sum(requests) <> 0 OR sum(credits) <> 0
+ ORDER BY org_id, user_id, day
+ LIMIT 21
+
+-- name: pool_allocated_is_its_allocations
+-- invariant: I3
+-- fires: a pool's allocated was changed past the triggers.
+SELECT format('%s: allocated of the pool differs from its allocations by %s', org_id, sum(difference)) AS violation
+  FROM (SELECT org_id, allocated_credits AS difference FROM organization_credit_pools
+        UNION ALL
+        SELECT org_id, -allocated_credits FROM user_credit_allocations) AS terms
+ GROUP BY org_id
+HAVING sum(difference) <> 0
+ ORDER BY org_id
+ LIMIT 21
+
+-- name: terms_are_not_negative
+-- invariant: I3
+-- fires: a constraint was dropped. (Free may be negative: a late charge of a closed account is always booked.)
+SELECT format('%s: total %s, allocated %s, used %s', org_id, total_credits, allocated_credits, used_credits) AS violation
+  FROM organization_credit_pools
+ WHERE least(total_credits, allocated_credits, used_credits) < 0
+    OR available_credits IS DISTINCT FROM total_credits - allocated_credits
+ ORDER BY org_id
+ LIMIT 21
+
+-- name: event_is_charged_once
+-- invariant: I5
+-- fires: an event was booked twice or in part, or rows of one of the two tables were changed by hand.
+SELECT format('%s request %s: charged %s, attributed %s', org_id, request_id,
+              sum(charged), sum(attributed)) AS violation
+  FROM (SELECT org_id, request_id, amount AS charged, 0 AS attributed, 1 AS rows
+          FROM taximeter.charged_requests
+         WHERE seq IS NOT NULL
+           AND created_at >= coalesce((SELECT min(created_at) FROM credit_usage_attribution), 'infinity'::timestamptz)
+        UNION ALL
+        SELECT org_id, request_id, 0, credits_used, -1
+          FROM credit_usage_attribution
+         WHERE seq IS NOT NULL) AS terms
+ GROUP BY org_id, request_id
+HAVING sum(rows) <> 0 OR sum(charged) <> sum(attributed)
+ ORDER BY org_id, request_id
+ LIMIT 21
+
+-- name: deduction_is_attributed
+-- invariant: I5
+-- fires: a deduction made in SQL was booked as charged and its usage is missing or of another amount.
+SELECT format('%s request %s: charged %s, no such usage', charged.org_id, charged.request_id, charged.amount) AS violation
+  FROM taximeter.charged_requests AS charged
+  LEFT JOIN (SELECT org_id, request_id, sum(credits_used) AS amount
+               FROM credit_usage_attribution
+              WHERE seq IS NULL AND request_id IS NOT NULL
+              GROUP BY org_id, request_id) AS usage
+    ON usage.org_id = charged.org_id AND usage.request_id = charged.request_id
+ WHERE charged.seq IS NULL
+   AND charged.created_at >= coalesce((SELECT min(created_at) FROM credit_usage_attribution), 'infinity'::timestamptz)
+   AND usage.amount IS DISTINCT FROM charged.amount
+ ORDER BY charged.org_id, charged.request_id
+ LIMIT 21
+
+-- name: entries_are_contiguous
+-- invariant: I11
+-- fires: an entry is missing or an account's counter was changed: the relay would stop at the gap, or skip a number.
+SELECT format('%s/%s: last entry %s, but %s entries up to %s',
+              org_id, user_id, max(entry_seq), sum(entries), max(highest)) AS violation
+  FROM (SELECT org_id, user_id, entry_seq, 0 AS entries, 0 AS highest FROM taximeter.accounts
+        UNION ALL
+        SELECT org_id, user_id, 0, count(*), max(entry_seq) FROM taximeter.account_entries GROUP BY org_id, user_id) AS terms
+ GROUP BY org_id, user_id
+HAVING max(entry_seq) <> sum(entries) OR max(entry_seq) <> max(highest)
+ ORDER BY org_id, user_id
+ LIMIT 21
+
+-- name: rows_belong_to_their_organization
+-- invariant: I13
+-- fires: a foreign key was dropped or bypassed.
+SELECT format('%s: allocations without their %s', a.org_id,
+              CASE WHEN p.org_id IS NULL THEN 'pool' ELSE 'organisation' END) AS violation
+  FROM (SELECT DISTINCT org_id FROM user_credit_allocations) AS a
+  LEFT JOIN organization_credit_pools AS p ON p.org_id = a.org_id
+  LEFT JOIN organizations AS o ON o.id = a.org_id
+ WHERE p.org_id IS NULL OR o.id IS NULL
+ ORDER BY a.org_id
+ LIMIT 21
+
+-- name: request_belongs_to_its_user
+-- invariant: I13
+-- fires: a request is charged to one user and attributed to another.
+SELECT format('%s request %s: charged to %s, attributed to %s', c.org_id, c.request_id, c.user_id, u.user_id) AS violation
+  FROM taximeter.charged_requests AS c
+  JOIN credit_usage_attribution AS u
+    ON u.org_id = c.org_id AND u.request_id = c.request_id AND u.seq = c.seq
+   AND u.shard = c.shard AND u.epoch = c.epoch
+ WHERE u.user_id <> c.user_id
+ ORDER BY c.org_id, c.request_id
+ LIMIT 21
+
+-- name: organization_keeps_its_shard
+-- invariant: I13
+-- fires: events of an organisation arrived through two shards: clients disagree about the number of shards.
+SELECT format('%s: its events came through %s shards', org_id, count(DISTINCT shard)) AS violation
+  FROM taximeter.charged_requests
+ WHERE seq IS NOT NULL
+ GROUP BY org_id
+HAVING count(DISTINCT shard) > 1
+ ORDER BY org_id
+ LIMIT 21

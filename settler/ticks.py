@@ -1,0 +1,188 @@
+"""What the settler does every second, minute and day. Plain asyncio: whoever calls these decides when."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any, Final
+
+import structlog
+
+from taximeter.settler.guardian import ensure_shards, guard
+from taximeter.settler.queries import load_queries
+from taximeter.settler.reconcile import CouldNotLook, Look, Suspect, reconcile
+from taximeter.settler.relay import relay
+from taximeter.settler.settings import SettlerSettings
+from taximeter.settler.settle import settle_shard
+from taximeter.settler.stores import Stores
+from taximeter.settler.sweep import rotate, sweep
+from taximeter.settler.trim import trim
+
+_SQL: Final = load_queries("upkeep")
+_LOGGED_SUSPECTS_MAX: Final = 20
+_BATCHES_KEPT_MIN_S: Final = 86_400.0
+
+log = structlog.get_logger("taximeter.settler")
+
+
+class Settler:
+    """The work of one worker process on all shards.
+
+    Every method can run in any number of processes at once and can be cut off anywhere. In one process a method that is
+    still running is not started again: the call returns at once. Trouble with one shard is logged and does not keep
+    the others waiting; it is tried again at the next tick.
+    """
+
+    def __init__(self, stores: Stores, settings: SettlerSettings) -> None:
+        self._stores = stores
+        self._settings = settings
+        self._shards = 0
+        self._running: set[str] = set()
+        self._epochs: dict[int, int] = {}
+        self._suspects: frozenset[Suspect] = frozenset()
+        # A rebuild needs two connections a shard, and relay, reconcile and sweep must always get one.
+        self._room = asyncio.Semaphore(max(1, (settings.database_pool_max - 2) // 2))
+
+    async def start(self) -> int:
+        """Make sure the shards exist; returns how many. Raises ShardCountMismatch."""
+        self._shards = await ensure_shards(self._stores, self._settings.shards)
+        log.info("started", shards=self._shards)
+        return self._shards
+
+    async def settle(self) -> None:
+        """Guard every shard, then settle and trim those that are whole."""
+        await self._each_shard("settle", self._settle)
+
+    async def sweep(self) -> None:
+        """End the holds that are due, and forget old outcomes, in the shards that the guardian has found whole."""
+        await self._each_shard("sweep", self._sweep)
+
+    async def relay(self) -> None:
+        """Bring every account that is behind up to date."""
+        await self._once("relay", self._relay)
+
+    async def reconcile(self) -> None:
+        """Compare all live accounts with the books; a difference that two looks in a row agree on is drift."""
+        await self._once("reconcile", self._reconcile)
+
+    async def daily(self) -> None:
+        """Close or renew what has expired, make the coming months, forget old batches."""
+        await self._once("daily", self._daily)
+
+    async def _once(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        if name in self._running:
+            return
+        self._running.add(name)
+        try:
+            await work()
+        except Exception as error:
+            log.error(name, failed=type(error).__name__, reason=str(error)[:500])
+        finally:
+            self._running.discard(name)
+
+    async def _each_shard(self, name: str, work: Callable[[int], Awaitable[None]]) -> None:
+        async def in_turn(shard: int) -> None:
+            async with self._room:
+                await work(shard)
+
+        await asyncio.gather(
+            *(
+                self._once(f"{name}:{shard}", lambda shard=shard: in_turn(shard))  # type: ignore[misc]
+                for shard in range(self._shards)
+            )
+        )
+
+    async def _settle(self, shard: int) -> None:
+        settings = self._settings
+        self._epochs.pop(shard, None)
+        guarded = await guard(self._stores, shard, self._shards)
+        if guarded.action != "nothing":
+            log.warning("guardian", **asdict(guarded))
+        if not guarded.usable:
+            return
+        self._epochs[shard] = guarded.epoch
+        started = time.monotonic()
+        settled = await settle_shard(
+            self._stores,
+            shard,
+            batch_events=settings.settle_batch_events,
+            attempts=settings.settle_attempts,
+            budget_s=settings.settle_budget_s,
+        )
+        if settled.lost or settled.dead:
+            log.warning("settled", seconds=round(time.monotonic() - started, 3), **asdict(settled))
+        elif settled.settled:
+            log.info("settled", seconds=round(time.monotonic() - started, 3), **asdict(settled))
+        await trim(
+            self._stores,
+            shard,
+            retention_s=settings.event_retention_s,
+            retention_max=settings.event_retention_max,
+        )
+
+    async def _sweep(self, shard: int) -> None:
+        epoch = self._epochs.get(shard)
+        if epoch is None:
+            return
+        settings = self._settings
+        swept = await sweep(
+            self._stores,
+            shard,
+            epoch,
+            limit=settings.sweep_limit,
+            calls_max=settings.sweep_calls_per_tick,
+        )
+        if swept.ended or swept.still_due:
+            log.info("swept", shard=shard, **asdict(swept))
+        await rotate(self._stores, shard, epoch, window_s=settings.outcome_window_s)
+
+    async def _relay(self) -> None:
+        done = await relay(
+            self._stores,
+            page_accounts=self._settings.relay_page_accounts,
+            accounts_max=self._settings.relay_accounts_per_tick,
+        )
+        if done.refused or done.closed_shards:
+            log.error(
+                "relayed",
+                applied=done.applied,
+                loaded=done.loaded,
+                refused=len(done.refused),
+                first_refused=next(iter(done.refused.items()), None),
+                closed_shards=done.closed_shards,
+            )
+        elif done.applied or done.loaded:
+            log.info("relayed", applied=done.applied, loaded=done.loaded)
+
+    async def _reconcile(self) -> None:
+        settings = self._settings
+        try:
+            books = await reconcile(
+                self._stores, Look(settings.reconcile_holds_limit, settings.entry_age_max_s)
+            )
+        except CouldNotLook as error:
+            log.warning("reconcile", could_not_look=str(error))
+            return
+        suspects = frozenset(books.suspects)
+        drift, self._suspects = suspects & self._suspects, suspects
+        figures: dict[str, Any] = {
+            "accounts": books.totals.accounts,
+            "suspected": len(suspects),
+            "drifting": len(drift),
+        }
+        if drift:
+            shown = [str(one) for one in sorted(drift)[:_LOGGED_SUSPECTS_MAX]]
+            log.error("reconcile", drift=shown, **figures)
+        else:
+            log.info("reconcile", **figures)
+
+    async def _daily(self) -> None:
+        closed = await self._stores.pool.fetchval(_SQL["deactivate_expired"])
+        made = await self._stores.pool.fetchval(
+            _SQL["ensure_partitions"], self._settings.partition_months_ahead
+        )
+        kept_s = max(_BATCHES_KEPT_MIN_S, self._settings.event_retention_s)
+        pruned = await self._stores.pool.execute(_SQL["prune_batches"], kept_s)
+        log.info("daily", expired=closed, months_made=made, pruned=pruned)
