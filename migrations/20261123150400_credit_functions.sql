@@ -64,8 +64,8 @@ $$;
 -- Lock order: allocation, charged request, account, pool, rollup.
 CREATE FUNCTION deduct_credits(
     org_id text, user_id text, millicredits bigint, service_type text, service_name text, request_id text,
-    request_metadata jsonb DEFAULT '{}', OUT success boolean, OUT remaining_credits bigint)
-RETURNS SETOF record
+    request_metadata jsonb DEFAULT '{}')
+RETURNS TABLE (success boolean, remaining_credits bigint)
 LANGUAGE plpgsql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     allocation_id uuid;

@@ -1,0 +1,50 @@
+-- What is true of the tables after every statement. A query that returns a row has found a mistake.
+
+-- name: pool sums are those of its allocations, closed ones included
+SELECT coalesce(p.org_id, a.org_id), p.allocated_credits, a.allocated, p.used_credits, a.used
+  FROM organization_credit_pools AS p
+  FULL JOIN (SELECT org_id, sum(allocated_credits) AS allocated, sum(used_credits) AS used
+               FROM user_credit_allocations GROUP BY 1) AS a USING (org_id)
+ WHERE p.org_id IS NULL
+    OR (p.allocated_credits, p.used_credits) <> (coalesce(a.allocated, 0), coalesce(a.used, 0));
+
+-- name: entries less settled events are what is left of the allocations
+SELECT org_id, user_id, coalesce(entries, 0), coalesce(events, 0), coalesce(remaining, 0)
+  FROM (SELECT org_id, user_id, sum(delta) AS entries FROM taximeter.account_entries GROUP BY 1, 2) AS e
+  FULL JOIN (SELECT org_id, user_id, sum(credits_used) AS events FROM credit_usage_attribution
+              WHERE shard IS NOT NULL GROUP BY 1, 2) AS u USING (org_id, user_id)
+  FULL JOIN (SELECT org_id, user_id, sum(remaining_credits) AS remaining
+               FROM user_credit_allocations GROUP BY 1, 2) AS a USING (org_id, user_id)
+ WHERE coalesce(entries, 0) - coalesce(events, 0) <> coalesce(remaining, 0);
+
+-- name: entry numbers have no holes
+SELECT org_id, user_id, a.entry_seq, e.last, e.entries
+  FROM taximeter.accounts AS a
+  FULL JOIN (SELECT org_id, user_id, max(entry_seq) AS last, count(*) AS entries
+               FROM taximeter.account_entries GROUP BY 1, 2) AS e USING (org_id, user_id)
+ WHERE a.entry_seq IS DISTINCT FROM coalesce(e.last, 0) OR coalesce(e.last, 0) <> coalesce(e.entries, 0);
+
+-- name: used is the attribution and what was changed by hand
+SELECT org_id, user_id, coalesce(used, 0), coalesce(attributed, 0), coalesce(used_by_hand, 0)
+  FROM (SELECT org_id, user_id, sum(used_credits) AS used FROM user_credit_allocations GROUP BY 1, 2) AS a
+  FULL JOIN (SELECT org_id, user_id, sum(credits_used) AS attributed
+               FROM credit_usage_attribution GROUP BY 1, 2) AS u USING (org_id, user_id)
+  FULL JOIN taximeter.accounts USING (org_id, user_id)
+ WHERE coalesce(used, 0) <> coalesce(attributed, 0) + coalesce(used_by_hand, 0);
+
+-- name: the daily rollup is a recount of the attribution
+SELECT *
+  FROM taximeter.usage_daily AS d
+  FULL JOIN (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day,
+                    count(*) AS counted, sum(credits_used) AS summed
+               FROM credit_usage_attribution GROUP BY 1, 2, 3, 4, 5) AS recount
+       USING (org_id, user_id, service_type, service_name, day)
+ WHERE (d.requests, d.credits_used) IS DISTINCT FROM (recount.counted, recount.summed::bigint);
+
+-- name: every attributed request is a charged request of the same user
+SELECT u.org_id, u.request_id
+  FROM credit_usage_attribution AS u
+  LEFT JOIN taximeter.charged_requests AS c
+    ON c.org_id = u.org_id AND c.request_id = u.request_id AND c.user_id = u.user_id
+ WHERE u.request_id IS NOT NULL AND c.request_id IS NULL
+   AND u.service_type <> 'by_hand';

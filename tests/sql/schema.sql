@@ -1,0 +1,909 @@
+CREATE SCHEMA taximeter;
+
+CREATE FUNCTION public.add_credits_to_pool(org_id text, millicredits bigint, purchase_amount numeric) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+BEGIN
+    PERFORM taximeter.check_millicredits(millicredits);
+    IF purchase_amount IS NULL OR purchase_amount = 'NaN' OR purchase_amount NOT BETWEEN 0 AND 99999999.99 THEN
+        RAISE EXCEPTION 'purchase_amount must be between 0 and 99999999.99 dollars, not %',
+            coalesce(purchase_amount::text, 'null') USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    INSERT INTO public.organization_credit_pools AS pool (org_id, total_credits) VALUES ($1, millicredits)
+    ON CONFLICT ON CONSTRAINT organization_credit_pools_pkey DO UPDATE
+       SET total_credits = pool.total_credits + EXCLUDED.total_credits, updated_at = now();
+    INSERT INTO public.org_billing_history (org_id, event_type, amount, metadata)
+    VALUES ($1, 'credits_purchased', purchase_amount, jsonb_build_object('millicredits', millicredits));
+END;
+$_$;
+
+CREATE FUNCTION public.allocate_credits_to_user(org_id text, user_id text, millicredits bigint, allocated_by text) RETURNS uuid
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+#variable_conflict use_column
+DECLARE
+    allocation_id uuid;
+BEGIN
+    PERFORM taximeter.check_millicredits(millicredits);
+    IF NOT EXISTS (SELECT FROM public.organization_credit_pools AS pool WHERE pool.org_id = $1) THEN
+        RAISE EXCEPTION 'organisation % has no credit pool; call add_credits_to_pool first', coalesce($1, 'null')
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'allocation_has_a_pool', SCHEMA = 'public',
+                  TABLE = 'user_credit_allocations';
+    END IF;
+    SELECT allocation.id INTO allocation_id FROM public.user_credit_allocations AS allocation
+     WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
+       AND allocation.expires_at <= now()
+       FOR NO KEY UPDATE;
+    IF FOUND THEN
+        PERFORM taximeter.expire_allocation(allocation_id);
+    END IF;
+    INSERT INTO public.user_credit_allocations AS allocation (org_id, user_id, allocated_credits, allocated_by)
+    VALUES ($1, $2, millicredits, $4)
+    ON CONFLICT (org_id, user_id) WHERE is_active DO UPDATE
+       SET allocated_credits = allocation.allocated_credits + EXCLUDED.allocated_credits,
+           allocated_by = EXCLUDED.allocated_by, updated_at = now()
+    RETURNING allocation.id INTO allocation_id;
+    RETURN allocation_id;
+END;
+$_$;
+
+CREATE FUNCTION public.deactivate_expired_allocations() RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    expired_ids uuid[];
+    expired_id  uuid;
+BEGIN
+    SELECT array_agg(locked.id) INTO expired_ids
+      FROM (SELECT allocation.id FROM public.user_credit_allocations AS allocation
+             WHERE allocation.is_active AND allocation.expires_at <= now()
+             ORDER BY allocation.org_id, allocation.user_id
+               FOR NO KEY UPDATE) AS locked;
+    FOREACH expired_id IN ARRAY coalesce(expired_ids, '{}') LOOP
+        PERFORM taximeter.expire_allocation(expired_id);
+    END LOOP;
+    RETURN coalesce(array_length(expired_ids, 1), 0);
+END;
+$$;
+
+CREATE FUNCTION public.deduct_credits(org_id text, user_id text, millicredits bigint, service_type text, service_name text, request_id text, request_metadata jsonb DEFAULT '{}'::jsonb) RETURNS TABLE(success boolean, remaining_credits bigint)
+    LANGUAGE plpgsql ROWS 1
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    allocation_id uuid;
+    remaining     bigint;
+    request       CONSTANT text := request_id;
+BEGIN
+    PERFORM taximeter.check_millicredits(millicredits);
+    IF service_type IS NULL OR length(service_type) NOT BETWEEN 1 AND 64 OR length(service_name) > 255 THEN
+        RAISE EXCEPTION 'service_type must have 1 to 64 characters and service_name at most 255'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF request !~ '^[A-Za-z0-9._:-]{1,128}$' THEN
+        RAISE EXCEPTION 'request_id must have 1 to 128 characters of A-Z a-z 0-9 . _ : -'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+
+    -- Twice: a row that is renewed while this waits for its lock is gone, and its successor only seen by the next statement.
+    FOR attempt IN 1 .. 2 LOOP
+        SELECT allocation.id, allocation.allocated_credits - allocation.used_credits INTO allocation_id, remaining
+          FROM public.user_credit_allocations AS allocation
+         WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
+           AND (allocation.expires_at IS NULL OR allocation.expires_at > now())
+           FOR NO KEY UPDATE;
+        EXIT WHEN FOUND;
+    END LOOP;
+    remaining := coalesce(remaining, 0);
+
+    IF remaining < millicredits THEN
+        -- It may still be a repetition of what took the credits.
+        RETURN QUERY SELECT request IS NOT NULL AND taximeter.was_charged($1, $2, request, millicredits), remaining;
+        RETURN;
+    END IF;
+    IF request IS NOT NULL THEN
+        INSERT INTO taximeter.charged_requests (org_id, request_id, user_id, amount)
+        VALUES ($1, request, $2, millicredits)
+        ON CONFLICT DO NOTHING;
+        IF NOT FOUND THEN
+            RETURN QUERY SELECT taximeter.was_charged($1, $2, request, millicredits), remaining;
+            RETURN;
+        END IF;
+    END IF;
+
+    PERFORM set_config('taximeter.charging', 'on', true),
+            set_config('taximeter.entry_reference', coalesce(request, ''), true);
+    UPDATE public.user_credit_allocations AS allocation
+       SET used_credits = allocation.used_credits + millicredits, updated_at = now()
+     WHERE allocation.id = allocation_id;
+    INSERT INTO public.credit_usage_attribution
+           (org_id, user_id, service_type, service_name, credits_used, request_id, request_metadata)
+    VALUES ($1, $2, $4, coalesce($5, ''), millicredits, request, coalesce($7, '{}'));
+    PERFORM set_config('taximeter.charging', '', true), set_config('taximeter.entry_reference', '', true);
+
+    success := true;
+    remaining_credits := remaining - millicredits;
+    RETURN NEXT;
+END;
+$_$;
+
+CREATE FUNCTION public.has_sufficient_credits(org_id text, user_id text, millicredits bigint) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+BEGIN
+    PERFORM taximeter.check_millicredits(millicredits);
+    RETURN EXISTS (
+        SELECT FROM public.user_credit_allocations AS allocation
+         WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
+           AND (allocation.expires_at IS NULL OR allocation.expires_at > now())
+           AND allocation.allocated_credits - allocation.used_credits >= $3);
+END;
+$_$;
+
+CREATE FUNCTION taximeter.allocation_changed() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    settling         boolean := coalesce(current_setting('taximeter.settling', true), '') = 'on';
+    charging         boolean := coalesce(current_setting('taximeter.charging', true), '') = 'on';
+    kind             text := nullif(current_setting('taximeter.entry_kind', true), '');
+    org              text;
+    usr              text;
+    allocated_change bigint;
+    used_change      bigint;
+    stays_open       boolean := false;
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        org := NEW.org_id;
+        usr := NEW.user_id;
+        allocated_change := NEW.allocated_credits;
+        used_change := NEW.used_credits;
+        stays_open := NEW.is_active;
+        kind := coalesce(kind, CASE WHEN settling THEN 'give_back' ELSE 'allocation' END);
+    ELSIF TG_OP = 'UPDATE' THEN
+        org := NEW.org_id;
+        usr := NEW.user_id;
+        allocated_change := NEW.allocated_credits - OLD.allocated_credits;
+        used_change := NEW.used_credits - OLD.used_credits;
+        stays_open := NEW.is_active;
+        kind := coalesce(kind, CASE
+            WHEN settling THEN 'give_back'
+            WHEN OLD.is_active AND NOT NEW.is_active THEN 'closing'
+            WHEN allocated_change <> 0 THEN 'allocation'
+            WHEN charging THEN 'deduction'
+            ELSE 'correction' END);
+    ELSE
+        org := OLD.org_id;
+        usr := OLD.user_id;
+        allocated_change := -OLD.allocated_credits;
+        used_change := -OLD.used_credits;
+        kind := coalesce(kind, 'deletion');
+    END IF;
+
+    PERFORM taximeter.append_entry(
+        org, usr, allocated_change - CASE WHEN settling THEN 0 ELSE used_change END, kind,
+        nullif(current_setting('taximeter.entry_reference', true), ''));
+    IF used_change <> 0 AND NOT settling AND NOT charging THEN
+        PERFORM taximeter.note_used_by_hand(org, usr, used_change);
+    END IF;
+    PERFORM taximeter.move_pool(
+        org, allocated_change, CASE WHEN settling THEN 0 ELSE used_change END, stays_open AND NOT settling);
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.append_entry(org text, usr text, delta bigint, kind text, reference text DEFAULT NULL::text) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    number bigint;
+BEGIN
+    IF org IS NULL OR usr IS NULL OR delta IS NULL OR kind IS NULL THEN
+        RAISE EXCEPTION 'an entry needs an organisation, a user, a delta and a kind'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF delta = 0 THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO taximeter.accounts AS account (org_id, user_id, entry_seq) VALUES (org, usr, 1)
+    ON CONFLICT (org_id, user_id) DO UPDATE SET entry_seq = account.entry_seq + 1
+    RETURNING account.entry_seq INTO number;
+    INSERT INTO taximeter.account_entries (org_id, user_id, entry_seq, delta, kind, reference)
+    VALUES (org, usr, number, delta, kind, reference);
+    RETURN number;
+END;
+$$;
+
+CREATE FUNCTION taximeter.check_millicredits(millicredits bigint) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF millicredits IS NULL OR millicredits NOT BETWEEN 1 AND 1000000000000 THEN
+        RAISE EXCEPTION 'millicredits must be between 1 and 1000000000000, not %', coalesce(millicredits::text, 'null')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END;
+$$;
+
+CREATE FUNCTION taximeter.close_allocation() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    NEW.allocated_credits := NEW.used_credits;
+    NEW.updated_at := now();
+    RETURN NEW;
+END;
+$$;
+
+CREATE FUNCTION taximeter.ensure_attribution_partitions(months_ahead integer) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    AS $_$
+DECLARE
+    this_month     timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
+    starts         timestamp;
+    partition_name text;
+    made           integer := 0;
+BEGIN
+    IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 120 THEN
+        RAISE EXCEPTION 'months_ahead must be between 0 and 120, not %', months_ahead
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOR month IN -1 .. months_ahead LOOP
+        starts := this_month + make_interval(months => month);
+        partition_name := 'attribution_' || to_char(starts, 'YYYY_MM');
+        CONTINUE WHEN to_regclass('taximeter.' || partition_name) IS NOT NULL;
+        LOCK TABLE public.credit_usage_attribution IN SHARE UPDATE EXCLUSIVE MODE;
+        -- Another session may have made it while this one waited.
+        CONTINUE WHEN to_regclass('taximeter.' || partition_name) IS NOT NULL;
+        LOCK TABLE taximeter.attribution_rest IN ACCESS EXCLUSIVE MODE;
+        EXECUTE format('CREATE TABLE taximeter.%I (LIKE public.credit_usage_attribution INCLUDING ALL)', partition_name);
+        PERFORM set_config('taximeter.moving_rows', 'on', true);
+        EXECUTE format(
+            'WITH moved AS (DELETE FROM taximeter.attribution_rest WHERE created_at >= %1$L AND created_at < %2$L RETURNING *)'
+            ' INSERT INTO taximeter.%3$I SELECT * FROM moved',
+            starts AT TIME ZONE 'UTC', (starts + interval '1 month') AT TIME ZONE 'UTC', partition_name);
+        PERFORM set_config('taximeter.moving_rows', '', true);
+        EXECUTE format(
+            'ALTER TABLE public.credit_usage_attribution ATTACH PARTITION taximeter.%I FOR VALUES FROM (%L) TO (%L)',
+            partition_name, starts AT TIME ZONE 'UTC', (starts + interval '1 month') AT TIME ZONE 'UTC');
+        PERFORM taximeter.guard_partition(partition_name);
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END;
+$_$;
+
+CREATE FUNCTION taximeter.ensure_pool() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO public.organization_credit_pools (org_id) VALUES (NEW.org_id) ON CONFLICT (org_id) DO NOTHING;
+    RETURN NEW;
+END;
+$$;
+
+CREATE FUNCTION taximeter.expire_allocation(expired_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    expired public.user_credit_allocations;
+    period  interval; -- In seconds alone: a period does not change with the clocks of a time zone.
+    starts  timestamptz;
+    have    bigint;
+BEGIN
+    SELECT * INTO STRICT expired FROM public.user_credit_allocations AS allocation WHERE allocation.id = expired_id;
+    PERFORM set_config('taximeter.entry_kind', 'expiry', true);
+    UPDATE public.user_credit_allocations AS allocation SET is_active = false WHERE allocation.id = expired_id;
+    IF expired.auto_renew THEN
+        SELECT pool.available_credits INTO have
+          FROM public.organization_credit_pools AS pool WHERE pool.org_id = expired.org_id FOR NO KEY UPDATE;
+        IF have >= expired.allocated_credits THEN
+            period := make_interval(secs => greatest(1, extract(epoch FROM expired.expires_at - expired.created_at)));
+            starts := CASE WHEN expired.expires_at + period > now() THEN expired.expires_at ELSE now() END;
+            PERFORM set_config('taximeter.entry_kind', 'renewal', true);
+            INSERT INTO public.user_credit_allocations
+                   (org_id, user_id, allocated_credits, allocated_by, auto_renew, created_at, expires_at)
+            VALUES (expired.org_id, expired.user_id, expired.allocated_credits, expired.allocated_by, true,
+                    starts, starts + period);
+        ELSE
+            INSERT INTO public.org_billing_history (org_id, event_type, status, metadata)
+            VALUES (expired.org_id, 'allocation_renewal_failed', 'failed', jsonb_build_object(
+                    'user_id', expired.user_id, 'allocation_id', expired.id,
+                    'need_millicredits', expired.allocated_credits, 'have_millicredits', have));
+        END IF;
+    END IF;
+    PERFORM set_config('taximeter.entry_kind', '', true);
+END;
+$$;
+
+CREATE FUNCTION taximeter.guard_partition(partition_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+BEGIN
+    EXECUTE format(
+        $sql$CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON taximeter.%I
+             FOR EACH STATEMENT WHEN (current_setting('taximeter.moving_rows', true) IS DISTINCT FROM 'on')
+             EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution')$sql$,
+        partition_name);
+END;
+$_$;
+
+CREATE FUNCTION taximeter.move_pool(org text, allocated_change bigint, used_change bigint, enforce boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    have bigint;
+BEGIN
+    UPDATE public.organization_credit_pools AS pool
+       SET allocated_credits = pool.allocated_credits + allocated_change,
+           used_credits = pool.used_credits + used_change,
+           updated_at = now()
+     WHERE pool.org_id = org
+       AND (NOT enforce OR allocated_change <= 0 OR pool.total_credits - pool.allocated_credits >= allocated_change);
+    IF NOT FOUND THEN
+        SELECT pool.available_credits INTO have FROM public.organization_credit_pools AS pool WHERE pool.org_id = org;
+        RAISE EXCEPTION 'Insufficient credits in the pool of organisation %: need % millicredits, have %',
+            org, allocated_change, coalesce(have, 0)
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'pool_can_pay', SCHEMA = 'public',
+                  TABLE = 'organization_credit_pools';
+    END IF;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_used_by_hand(org text, usr text, millicredits bigint) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO taximeter.accounts AS account (org_id, user_id, used_by_hand) VALUES (org, usr, millicredits)
+    ON CONFLICT (org_id, user_id) DO UPDATE SET used_by_hand = account.used_by_hand + EXCLUDED.used_by_hand;
+$$;
+
+CREATE FUNCTION taximeter.refuse() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RAISE EXCEPTION '% of %.% is refused: %', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[0]
+        USING ERRCODE = 'restrict_violation', TABLE = TG_TABLE_NAME;
+END;
+$$;
+
+CREATE FUNCTION taximeter.usage_deleted() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM taximeter.note_used_by_hand(org_id, user_id, credits_used)
+       FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
+               FROM deleted GROUP BY 1, 2 ORDER BY 1, 2) AS by_account;
+    WITH gone AS (
+        SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day,
+               count(*) AS requests, sum(credits_used)::bigint AS credits_used
+          FROM deleted
+         GROUP BY 1, 2, 3, 4, 5
+    )
+    UPDATE taximeter.usage_daily AS daily
+       SET requests = daily.requests - gone.requests, credits_used = daily.credits_used - gone.credits_used
+      FROM gone
+     WHERE (daily.org_id, daily.user_id, daily.service_type, daily.service_name, daily.day)
+         = (gone.org_id, gone.user_id, gone.service_type, gone.service_name, gone.day);
+    DELETE FROM taximeter.usage_daily AS daily
+     USING (SELECT DISTINCT org_id, user_id FROM deleted) AS gone
+     WHERE daily.org_id = gone.org_id AND daily.user_id = gone.user_id AND daily.requests = 0;
+    DELETE FROM taximeter.charged_requests AS charged
+     USING deleted
+     WHERE charged.org_id = deleted.org_id AND charged.request_id = deleted.request_id;
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.usage_inserted() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    -- Sorted, so that two statements at once meet on the rows of the rollup in the same order.
+    INSERT INTO taximeter.usage_daily AS daily
+           (org_id, user_id, service_type, service_name, day, requests, credits_used)
+    SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date,
+           count(*), sum(credits_used)::bigint
+      FROM inserted
+     GROUP BY 1, 2, 3, 4, 5
+     ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (org_id, user_id, service_type, service_name, day) DO UPDATE
+       SET requests = daily.requests + EXCLUDED.requests,
+           credits_used = daily.credits_used + EXCLUDED.credits_used;
+    IF coalesce(current_setting('taximeter.settling', true), '') <> 'on'
+       AND coalesce(current_setting('taximeter.charging', true), '') <> 'on' THEN
+        -- Usage without a charge was written by hand: the books say so instead of not adding up.
+        PERFORM taximeter.note_used_by_hand(org_id, user_id, -credits_used)
+           FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
+                   FROM inserted GROUP BY 1, 2 ORDER BY 1, 2) AS by_account;
+    END IF;
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.was_charged(org text, usr text, request text, millicredits bigint) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    first_user text;
+    charged    bigint;
+BEGIN
+    SELECT min(known.user_id), sum(known.amount) INTO first_user, charged
+      FROM taximeter.charged_requests AS known
+     WHERE known.org_id = org AND known.request_id = request;
+    IF first_user IS NULL THEN
+        RETURN false;
+    END IF;
+    IF first_user <> usr OR charged <> millicredits THEN
+        RAISE EXCEPTION 'request_id % of organisation % was used with other parameters: % millicredits of user %, not % of user %',
+            request, org, charged, first_user, millicredits, usr
+            USING ERRCODE = 'unique_violation', CONSTRAINT = 'request_id_is_used_once', SCHEMA = 'taximeter',
+                  TABLE = 'charged_requests';
+    END IF;
+    RETURN true;
+END;
+$$;
+
+CREATE TABLE public.credit_usage_attribution (
+    id bigint NOT NULL,
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    service_type text NOT NULL,
+    service_name text DEFAULT ''::text NOT NULL,
+    credits_used bigint NOT NULL,
+    request_id text,
+    request_metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    shard integer,
+    epoch bigint,
+    seq bigint,
+    late boolean DEFAULT false NOT NULL,
+    reserved bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT credits_used_is_in_range CHECK (((credits_used >= 0) AND (credits_used <= '1000000000000'::bigint))),
+    CONSTRAINT request_id_is_short CHECK (((length(request_id) >= 1) AND (length(request_id) <= 128))),
+    CONSTRAINT reserved_is_in_range CHECK (((reserved >= 0) AND (reserved <= '1000000000000'::bigint))),
+    CONSTRAINT service_name_is_short CHECK ((length(service_name) <= 255)),
+    CONSTRAINT service_type_is_short CHECK ((length(service_type) <= 64))
+)
+PARTITION BY RANGE (created_at);
+
+CREATE SEQUENCE public.credit_usage_attribution_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 32;
+
+ALTER SEQUENCE public.credit_usage_attribution_id_seq OWNED BY public.credit_usage_attribution.id;
+
+CREATE TABLE public.org_billing_history (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    org_id text NOT NULL,
+    event_type text NOT NULL,
+    amount numeric(10,2),
+    currency text DEFAULT 'USD'::text NOT NULL,
+    lago_invoice_id text,
+    stripe_payment_id text,
+    status text DEFAULT 'completed'::text NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT currency_has_three_letters CHECK ((currency ~ '^[A-Z]{3}$'::text)),
+    CONSTRAINT event_type_is_a_word CHECK ((event_type ~ '^[a-z_]{1,64}$'::text))
+);
+
+CREATE TABLE public.organization_credit_pools (
+    org_id text NOT NULL,
+    total_credits bigint DEFAULT 0 NOT NULL,
+    allocated_credits bigint DEFAULT 0 NOT NULL,
+    used_credits bigint DEFAULT 0 NOT NULL,
+    available_credits bigint GENERATED ALWAYS AS ((total_credits - allocated_credits)) STORED,
+    monthly_refresh_amount bigint DEFAULT 0 NOT NULL,
+    last_refresh_date date,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT allocated_is_in_range CHECK (((allocated_credits >= 0) AND (allocated_credits <= '900000000000000'::bigint))),
+    CONSTRAINT refresh_is_in_range CHECK (((monthly_refresh_amount >= 0) AND (monthly_refresh_amount <= '1000000000000'::bigint))),
+    CONSTRAINT total_is_in_range CHECK (((total_credits >= 0) AND (total_credits <= '900000000000000'::bigint))),
+    CONSTRAINT used_is_in_range CHECK (((used_credits >= 0) AND (used_credits <= '900000000000000'::bigint)))
+)
+WITH (fillfactor='50');
+
+CREATE TABLE public.organization_members (
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    role text DEFAULT 'member'::text NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT role_is_known CHECK ((role = ANY (ARRAY['admin'::text, 'member'::text]))),
+    CONSTRAINT status_is_a_word CHECK ((status ~ '^[a-z_]{1,32}$'::text)),
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+);
+
+CREATE TABLE public.organization_subscriptions (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    org_id text NOT NULL,
+    plan_code text NOT NULL,
+    plan_name text NOT NULL,
+    monthly_price numeric(10,2) NOT NULL,
+    lago_subscription_id text,
+    lago_customer_id text,
+    status text DEFAULT 'active'::text NOT NULL,
+    billing_cycle_start date DEFAULT CURRENT_DATE NOT NULL,
+    billing_cycle_end date DEFAULT ((CURRENT_DATE + '1 mon'::interval))::date NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT billing_cycle_ends_after_it_starts CHECK ((billing_cycle_end >= billing_cycle_start)),
+    CONSTRAINT monthly_price_is_not_negative CHECK ((monthly_price >= (0)::numeric)),
+    CONSTRAINT status_is_known CHECK ((status = ANY (ARRAY['active'::text, 'canceled'::text, 'past_due'::text])))
+);
+
+CREATE TABLE public.organizations (
+    id text NOT NULL,
+    org_name text NOT NULL,
+    slug text NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT org_id_is_well_formed CHECK ((id ~ '^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$'::text)),
+    CONSTRAINT org_name_is_short CHECK (((length(org_name) >= 1) AND (length(org_name) <= 255))),
+    CONSTRAINT slug_is_short CHECK (((length(slug) >= 1) AND (length(slug) <= 255)))
+);
+
+CREATE TABLE public.user_credit_allocations (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    allocated_credits bigint DEFAULT 0 NOT NULL,
+    used_credits bigint DEFAULT 0 NOT NULL,
+    remaining_credits bigint GENERATED ALWAYS AS ((allocated_credits - used_credits)) STORED,
+    allocated_by text,
+    is_active boolean DEFAULT true NOT NULL,
+    expires_at timestamp with time zone,
+    auto_renew boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT allocated_is_in_range CHECK (((allocated_credits >= 0) AND (allocated_credits <= '900000000000000'::bigint))),
+    CONSTRAINT closed_allocation_has_nothing_left CHECK ((is_active OR (allocated_credits = used_credits))),
+    CONSTRAINT used_is_in_range CHECK (((used_credits >= 0) AND (used_credits <= '900000000000000'::bigint))),
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+)
+WITH (fillfactor='80');
+
+CREATE TABLE taximeter.account_entries (
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    entry_seq bigint NOT NULL,
+    delta bigint NOT NULL,
+    kind text NOT NULL,
+    reference text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT delta_is_in_range CHECK (((delta <> 0) AND ((delta >= '-900000000000000'::bigint) AND (delta <= '900000000000000'::bigint)))),
+    CONSTRAINT entry_seq_is_positive CHECK ((entry_seq > 0)),
+    CONSTRAINT kind_is_a_word CHECK ((kind ~ '^[a-z_]{1,32}$'::text))
+);
+
+CREATE TABLE taximeter.accounts (
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    entry_seq bigint DEFAULT 0 NOT NULL,
+    applied_seq bigint DEFAULT 0 NOT NULL,
+    used_by_hand bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT applied_is_an_entry CHECK (((applied_seq >= 0) AND (applied_seq <= entry_seq))),
+    CONSTRAINT entry_seq_is_not_negative CHECK ((entry_seq >= 0))
+);
+
+COMMENT ON COLUMN taximeter.accounts.applied_seq IS 'A hint for the relay, never trusted: the live account knows better.';
+
+CREATE TABLE taximeter.attribution_rest (
+    id bigint DEFAULT nextval('public.credit_usage_attribution_id_seq'::regclass) CONSTRAINT credit_usage_attribution_id_not_null NOT NULL,
+    org_id text CONSTRAINT credit_usage_attribution_org_id_not_null NOT NULL,
+    user_id text CONSTRAINT credit_usage_attribution_user_id_not_null NOT NULL,
+    service_type text CONSTRAINT credit_usage_attribution_service_type_not_null NOT NULL,
+    service_name text DEFAULT ''::text CONSTRAINT credit_usage_attribution_service_name_not_null NOT NULL,
+    credits_used bigint CONSTRAINT credit_usage_attribution_credits_used_not_null NOT NULL,
+    request_id text,
+    request_metadata jsonb DEFAULT '{}'::jsonb CONSTRAINT credit_usage_attribution_request_metadata_not_null NOT NULL,
+    created_at timestamp with time zone DEFAULT now() CONSTRAINT credit_usage_attribution_created_at_not_null NOT NULL,
+    shard integer,
+    epoch bigint,
+    seq bigint,
+    late boolean DEFAULT false CONSTRAINT credit_usage_attribution_late_not_null NOT NULL,
+    reserved bigint DEFAULT 0 CONSTRAINT credit_usage_attribution_reserved_not_null NOT NULL,
+    CONSTRAINT credits_used_is_in_range CHECK (((credits_used >= 0) AND (credits_used <= '1000000000000'::bigint))),
+    CONSTRAINT request_id_is_short CHECK (((length(request_id) >= 1) AND (length(request_id) <= 128))),
+    CONSTRAINT reserved_is_in_range CHECK (((reserved >= 0) AND (reserved <= '1000000000000'::bigint))),
+    CONSTRAINT service_name_is_short CHECK ((length(service_name) <= 255)),
+    CONSTRAINT service_type_is_short CHECK ((length(service_type) <= 64))
+);
+
+CREATE TABLE taximeter.audit_log (
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    actor text NOT NULL,
+    action text NOT NULL,
+    org_id text,
+    target text,
+    before jsonb,
+    after jsonb,
+    request_id text,
+    CONSTRAINT action_is_dotted CHECK ((action ~ '^[a-z_]+(\.[a-z_]+)*$'::text))
+);
+
+ALTER TABLE taximeter.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.audit_log_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE taximeter.charged_requests (
+    org_id text NOT NULL,
+    request_id text NOT NULL,
+    phase smallint DEFAULT 0 NOT NULL,
+    user_id text NOT NULL,
+    shard integer,
+    epoch bigint,
+    seq bigint,
+    amount bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT amount_is_in_range CHECK (((amount >= 0) AND (amount <= '1000000000000'::bigint))),
+    CONSTRAINT phase_is_known CHECK ((phase = ANY (ARRAY[0, 1]))),
+    CONSTRAINT request_id_is_short CHECK (((length(request_id) >= 1) AND (length(request_id) <= 128)))
+);
+
+COMMENT ON COLUMN taximeter.charged_requests.phase IS '0: the charge. 1: the rest, after a hold that expired with progress.';
+
+CREATE TABLE taximeter.dead_letters (
+    id bigint NOT NULL,
+    shard integer NOT NULL,
+    epoch bigint NOT NULL,
+    seq bigint,
+    stream_id text,
+    reason text NOT NULL,
+    detail text,
+    org_id text,
+    user_id text,
+    request_id text,
+    amount bigint,
+    raw bytea,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE taximeter.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.dead_letters_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE taximeter.lost_events (
+    shard integer NOT NULL,
+    epoch bigint NOT NULL,
+    seq_first bigint NOT NULL,
+    seq_last bigint NOT NULL,
+    found_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT hole_is_not_empty CHECK ((seq_last >= seq_first)),
+    CONSTRAINT seq_first_is_positive CHECK ((seq_first > 0))
+);
+
+CREATE TABLE taximeter.settled_batches (
+    shard integer NOT NULL,
+    epoch bigint NOT NULL,
+    seq_first bigint NOT NULL,
+    seq_last bigint NOT NULL,
+    settled bigint DEFAULT 0 NOT NULL,
+    dead bigint DEFAULT 0 NOT NULL,
+    lost bigint DEFAULT 0 NOT NULL,
+    settled_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT dead_is_not_negative CHECK ((dead >= 0)),
+    CONSTRAINT every_event_is_accounted_for CHECK ((((settled + dead) + lost) = ((seq_last - seq_first) + 1))),
+    CONSTRAINT lost_is_not_negative CHECK ((lost >= 0)),
+    CONSTRAINT seq_first_is_positive CHECK ((seq_first > 0)),
+    CONSTRAINT settled_is_not_negative CHECK ((settled >= 0))
+);
+
+CREATE TABLE taximeter.usage_daily (
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    service_type text NOT NULL,
+    service_name text NOT NULL,
+    day date NOT NULL,
+    requests bigint NOT NULL,
+    credits_used bigint NOT NULL,
+    CONSTRAINT credits_used_is_not_negative CHECK ((credits_used >= 0)),
+    CONSTRAINT requests_is_not_negative CHECK ((requests >= 0))
+)
+WITH (fillfactor='70');
+
+COMMENT ON COLUMN taximeter.usage_daily.day IS 'The day in UTC.';
+
+CREATE TABLE taximeter.watermarks (
+    shard integer NOT NULL,
+    epoch bigint NOT NULL,
+    seq bigint DEFAULT 0 NOT NULL,
+    run_id text,
+    settled_events bigint DEFAULT 0 NOT NULL,
+    dead_events bigint DEFAULT 0 NOT NULL,
+    lost_events bigint DEFAULT 0 NOT NULL,
+    opened_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone,
+    CONSTRAINT dead_is_not_negative CHECK ((dead_events >= 0)),
+    CONSTRAINT epoch_is_positive CHECK ((epoch > 0)),
+    CONSTRAINT every_event_is_accounted_for CHECK ((((settled_events + dead_events) + lost_events) = seq)),
+    CONSTRAINT lost_is_not_negative CHECK ((lost_events >= 0)),
+    CONSTRAINT seq_is_not_negative CHECK ((seq >= 0)),
+    CONSTRAINT settled_is_not_negative CHECK ((settled_events >= 0)),
+    CONSTRAINT shard_is_not_negative CHECK ((shard >= 0))
+);
+
+ALTER TABLE ONLY public.credit_usage_attribution ATTACH PARTITION taximeter.attribution_rest DEFAULT;
+
+ALTER TABLE ONLY public.credit_usage_attribution ALTER COLUMN id SET DEFAULT nextval('public.credit_usage_attribution_id_seq'::regclass);
+
+ALTER TABLE ONLY public.credit_usage_attribution
+    ADD CONSTRAINT credit_usage_attribution_pkey PRIMARY KEY (created_at, id);
+
+ALTER TABLE ONLY public.organization_subscriptions
+    ADD CONSTRAINT one_subscription_per_organization UNIQUE (org_id);
+
+ALTER TABLE ONLY public.org_billing_history
+    ADD CONSTRAINT org_billing_history_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.organization_credit_pools
+    ADD CONSTRAINT organization_credit_pools_pkey PRIMARY KEY (org_id);
+
+ALTER TABLE ONLY public.organization_members
+    ADD CONSTRAINT organization_members_pkey PRIMARY KEY (org_id, user_id);
+
+ALTER TABLE ONLY public.organization_subscriptions
+    ADD CONSTRAINT organization_subscriptions_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.organizations
+    ADD CONSTRAINT organizations_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.organizations
+    ADD CONSTRAINT slug_is_used_once UNIQUE (slug);
+
+ALTER TABLE ONLY public.user_credit_allocations
+    ADD CONSTRAINT user_credit_allocations_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY taximeter.account_entries
+    ADD CONSTRAINT account_entries_pkey PRIMARY KEY (org_id, user_id, entry_seq);
+
+ALTER TABLE ONLY taximeter.accounts
+    ADD CONSTRAINT accounts_pkey PRIMARY KEY (org_id, user_id);
+
+ALTER TABLE ONLY taximeter.attribution_rest
+    ADD CONSTRAINT attribution_rest_pkey PRIMARY KEY (created_at, id);
+
+ALTER TABLE ONLY taximeter.audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY taximeter.charged_requests
+    ADD CONSTRAINT charged_requests_pkey PRIMARY KEY (org_id, request_id, phase);
+
+ALTER TABLE ONLY taximeter.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY taximeter.lost_events
+    ADD CONSTRAINT lost_events_pkey PRIMARY KEY (shard, epoch, seq_first);
+
+ALTER TABLE ONLY taximeter.settled_batches
+    ADD CONSTRAINT settled_batches_pkey PRIMARY KEY (shard, epoch, seq_last);
+
+ALTER TABLE ONLY taximeter.usage_daily
+    ADD CONSTRAINT usage_daily_pkey PRIMARY KEY (org_id, user_id, service_type, service_name, day);
+
+ALTER TABLE ONLY taximeter.watermarks
+    ADD CONSTRAINT watermarks_pkey PRIMARY KEY (shard);
+
+CREATE INDEX idx_allocations_org_user_created ON public.user_credit_allocations USING btree (org_id, user_id, created_at DESC);
+
+CREATE INDEX idx_history_org_created ON public.org_billing_history USING btree (org_id, created_at DESC);
+
+CREATE INDEX idx_members_user ON public.organization_members USING btree (user_id, created_at);
+
+CREATE INDEX idx_usage_attribution_org_created ON ONLY public.credit_usage_attribution USING btree (org_id, created_at DESC);
+
+CREATE INDEX idx_usage_attribution_org_user_created ON ONLY public.credit_usage_attribution USING btree (org_id, user_id, created_at DESC);
+
+CREATE INDEX idx_user_allocations_expires ON public.user_credit_allocations USING btree (expires_at) WHERE (is_active AND (expires_at IS NOT NULL));
+
+CREATE UNIQUE INDEX one_active_allocation_per_user ON public.user_credit_allocations USING btree (org_id, user_id) WHERE is_active;
+
+CREATE UNIQUE INDEX one_purchase_per_payment ON public.org_billing_history USING btree (org_id, stripe_payment_id) WHERE ((stripe_payment_id IS NOT NULL) AND (event_type = 'credits_purchased'::text));
+
+CREATE INDEX accounts_behind ON taximeter.accounts USING btree (org_id, user_id) WHERE (entry_seq > applied_seq);
+
+CREATE INDEX attribution_rest_org_id_created_at_idx ON taximeter.attribution_rest USING btree (org_id, created_at DESC);
+
+CREATE INDEX attribution_rest_org_id_user_id_created_at_idx ON taximeter.attribution_rest USING btree (org_id, user_id, created_at DESC);
+
+CREATE INDEX audit_log_by_org ON taximeter.audit_log USING btree (org_id, at DESC);
+
+CREATE INDEX dead_letters_by_event ON taximeter.dead_letters USING btree (shard, epoch, seq);
+
+CREATE INDEX settled_batches_by_time ON taximeter.settled_batches USING btree (settled_at);
+
+CREATE INDEX usage_daily_by_day ON taximeter.usage_daily USING btree (day);
+
+CREATE INDEX usage_daily_by_org_day ON taximeter.usage_daily USING btree (org_id, day);
+
+ALTER INDEX public.idx_usage_attribution_org_created ATTACH PARTITION taximeter.attribution_rest_org_id_created_at_idx;
+
+ALTER INDEX public.idx_usage_attribution_org_user_created ATTACH PARTITION taximeter.attribution_rest_org_id_user_id_created_at_idx;
+
+ALTER INDEX public.credit_usage_attribution_pkey ATTACH PARTITION taximeter.attribution_rest_pkey;
+
+CREATE TRIGGER allocation_closes BEFORE UPDATE OF is_active ON public.user_credit_allocations FOR EACH ROW WHEN ((old.is_active AND (NOT new.is_active))) EXECUTE FUNCTION taximeter.close_allocation();
+
+CREATE TRIGGER allocation_deleted AFTER DELETE ON public.user_credit_allocations FOR EACH ROW WHEN (((old.allocated_credits <> 0) OR (old.used_credits <> 0))) EXECUTE FUNCTION taximeter.allocation_changed();
+
+CREATE TRIGGER allocation_inserted AFTER INSERT ON public.user_credit_allocations FOR EACH ROW WHEN (((new.allocated_credits <> 0) OR (new.used_credits <> 0))) EXECUTE FUNCTION taximeter.allocation_changed();
+
+CREATE TRIGGER allocation_keeps_its_owner BEFORE UPDATE OF id, org_id, user_id ON public.user_credit_allocations FOR EACH ROW WHEN (((old.id <> new.id) OR (old.org_id <> new.org_id) OR (old.user_id <> new.user_id))) EXECUTE FUNCTION taximeter.refuse('an allocation keeps its id, organisation and user; close it and open another');
+
+CREATE TRIGGER allocation_updated AFTER UPDATE ON public.user_credit_allocations FOR EACH ROW WHEN (((old.allocated_credits <> new.allocated_credits) OR ((old.used_credits <> new.used_credits) AND (current_setting('taximeter.settling'::text, true) IS DISTINCT FROM 'on'::text)))) EXECUTE FUNCTION taximeter.allocation_changed();
+
+CREATE TRIGGER allocations_are_not_truncated BEFORE TRUNCATE ON public.user_credit_allocations FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('the live balances would not hear of it; use DELETE');
+
+CREATE TRIGGER closed_allocation_has_a_pool BEFORE INSERT ON public.user_credit_allocations FOR EACH ROW WHEN ((NOT new.is_active)) EXECUTE FUNCTION taximeter.ensure_pool();
+
+CREATE TRIGGER pool_covers_its_allocations BEFORE UPDATE OF total_credits ON public.organization_credit_pools FOR EACH ROW WHEN (((new.total_credits < old.total_credits) AND (new.total_credits < new.allocated_credits))) EXECUTE FUNCTION taximeter.refuse('total_credits would fall below what is allocated; take back allocations first');
+
+CREATE TRIGGER pool_starts_empty BEFORE INSERT ON public.organization_credit_pools FOR EACH ROW WHEN (((new.allocated_credits <> 0) OR (new.used_credits <> 0))) EXECUTE FUNCTION taximeter.refuse('allocated_credits and used_credits are sums of allocations and start at 0');
+
+CREATE TRIGGER pool_sums_are_derived BEFORE UPDATE OF allocated_credits, used_credits ON public.organization_credit_pools FOR EACH ROW WHEN ((((old.allocated_credits <> new.allocated_credits) OR (old.used_credits <> new.used_credits)) AND (pg_trigger_depth() = 0) AND (current_setting('taximeter.settling'::text, true) IS DISTINCT FROM 'on'::text))) EXECUTE FUNCTION taximeter.refuse('allocated_credits and used_credits are sums of allocations; change those');
+
+CREATE TRIGGER usage_is_append_only BEFORE UPDATE OR TRUNCATE ON public.credit_usage_attribution FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('usage is append-only; DELETE is kept for cleaning up');
+
+CREATE TRIGGER usage_is_rolled_up AFTER INSERT ON public.credit_usage_attribution REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION taximeter.usage_inserted();
+
+CREATE TRIGGER usage_is_taken_back AFTER DELETE ON public.credit_usage_attribution REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION taximeter.usage_deleted();
+
+CREATE TRIGGER accounts_are_kept BEFORE DELETE OR TRUNCATE ON taximeter.accounts FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('entry numbers must go on; accounts are kept for ever');
+
+CREATE TRIGGER audit_log_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.audit_log FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('the audit log is append-only');
+
+CREATE TRIGGER entries_are_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.account_entries FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('entries are append-only; append another entry');
+
+CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON taximeter.attribution_rest FOR EACH STATEMENT WHEN ((current_setting('taximeter.moving_rows'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution');
+
+CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+ALTER TABLE ONLY public.user_credit_allocations
+    ADD CONSTRAINT allocation_has_a_pool FOREIGN KEY (org_id) REFERENCES public.organization_credit_pools(org_id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY public.user_credit_allocations
+    ADD CONSTRAINT allocation_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY public.organization_members
+    ADD CONSTRAINT member_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY public.organization_credit_pools
+    ADD CONSTRAINT pool_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY public.organization_subscriptions
+    ADD CONSTRAINT subscription_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE RESTRICT;

@@ -1,0 +1,141 @@
+"""The migrations: each can be undone, and together they make the schema that is committed.
+
+After a change of a migration, write the new schema with
+`WRITE_SCHEMA=1 pytest tests/sql/test_migrations.py` and read its diff.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from taximeter.api.embedded.postgres import postgres_program
+from taximeter.api.migrate import migrate
+
+SNAPSHOT = Path(__file__).with_name("schema.sql")
+WRITE = os.environ.get("WRITE_SCHEMA") == "1"
+SNAPSHOT_IS_OF_POSTGRES = 18
+MIGRATIONS = sorted(
+    file.name
+    for file in importlib.resources.files("taximeter.migrations").iterdir()
+    if file.name.endswith(".sql")
+)
+
+
+def text_of(migration: str) -> str:
+    return (importlib.resources.files("taximeter.migrations") / migration).read_text("utf-8")
+
+
+def dumped_schema(url: str) -> str:
+    """The schema as pg_dump prints it, without comments, settings and the months of usage."""
+    dumped = subprocess.run(
+        [
+            str(postgres_program("pg_dump")),
+            "--schema-only",
+            "--no-owner",
+            "--no-privileges",
+            "--exclude-table=taximeter.attribution_2*",
+            "--exclude-table=public.schema_migrations",
+            url,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    kept = [
+        line
+        for line in dumped.splitlines()
+        if not re.match(r"--|SET |SELECT pg_catalog\.set_config|\\(un)?restrict", line)
+    ]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip() + "\n"
+
+
+async def relations(url: str) -> list[str]:
+    conn = await asyncpg.connect(url)
+    try:
+        found = await conn.fetch(
+            "SELECT relnamespace::regnamespace || '.' || relname AS name FROM pg_class"
+            " WHERE relnamespace::regnamespace::text IN ('public', 'taximeter')"
+            " UNION ALL SELECT pronamespace::regnamespace || '.' || proname FROM pg_proc"
+            " WHERE pronamespace::regnamespace::text IN ('public', 'taximeter')"
+            " UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'taximeter'"
+        )
+        return sorted(row["name"] for row in found if "schema_migrations" not in row["name"])
+    finally:
+        await conn.close()
+
+
+def test_names_are_timestamps_and_say_what() -> None:
+    for migration in MIGRATIONS:
+        assert re.fullmatch(r"\d{14}_[a-z]+(_[a-z]+)*\.sql", migration), migration
+
+
+@pytest.mark.parametrize("migration", MIGRATIONS)
+def test_a_header_says_why_which_locks_and_what_may_run_beside_it(migration: str) -> None:
+    header = text_of(migration).partition("-- migrate:up")[0]
+    for promise in ("-- Why: ", "-- Locks: ", "-- Older code beside it: "):
+        assert promise in header
+
+
+@pytest.mark.parametrize("migration", MIGRATIONS)
+def test_every_index_says_which_query_it_serves(migration: str) -> None:
+    lines = text_of(migration).partition("-- migrate:down")[0].splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"CREATE (UNIQUE )?INDEX", line):
+            assert lines[number - 1].startswith("-- Serves "), line
+
+
+@pytest.mark.parametrize("migration", MIGRATIONS)
+def test_a_migration_has_a_way_back(migration: str) -> None:
+    down = text_of(migration).partition("-- migrate:down")[2]
+    assert "DROP" in down
+
+
+async def test_the_migrations_make_the_committed_schema(database_url: str) -> None:
+    conn = await asyncpg.connect(database_url)
+    major = conn.get_server_version().major
+    await conn.close()
+    if major != SNAPSHOT_IS_OF_POSTGRES:
+        pytest.skip(f"schema.sql is a dump of Postgres {SNAPSHOT_IS_OF_POSTGRES}, not {major}")
+    schema = dumped_schema(database_url)
+    if WRITE:
+        SNAPSHOT.write_text(schema, encoding="utf-8")
+    assert schema == SNAPSHOT.read_text(encoding="utf-8")
+
+
+async def test_all_the_way_down_leaves_nothing_and_up_again_the_same(
+    empty_database_url: str,
+) -> None:
+    migrate(empty_database_url)
+    before, schema = await relations(empty_database_url), dumped_schema(empty_database_url)
+    conn = await asyncpg.connect(empty_database_url)
+    await conn.execute(
+        "INSERT INTO organizations (id, org_name, slug, created_by) VALUES ('o', 'o', 'o', 'a');"
+        "SELECT add_credits_to_pool('o', 100, 1);"
+        "SELECT allocate_credits_to_user('o', 'a', 9, 'b');"
+        "SELECT deduct_credits('o', 'a', 1, 's', 'm', 'r', '{}')"
+    )
+    await conn.close()
+    for _ in MIGRATIONS:
+        migrate(empty_database_url, "down")
+    assert await relations(empty_database_url) == []
+    migrate(empty_database_url)
+    assert await relations(empty_database_url) == before
+    assert dumped_schema(empty_database_url) == schema
+
+
+async def test_each_step_down_and_up_again_is_the_same_schema(empty_database_url: str) -> None:
+    migrate(empty_database_url)
+    schema = dumped_schema(empty_database_url)
+    for steps in range(1, len(MIGRATIONS) + 1):
+        for _ in range(steps):
+            migrate(empty_database_url, "down")
+        migrate(empty_database_url)
+        assert dumped_schema(empty_database_url) == schema, MIGRATIONS[-steps]
