@@ -183,7 +183,7 @@ def _sum_holds(flat: Sequence[bytes]) -> dict[str, tuple[int, int]]:
     """By account: the sum of its open holds, and how many of them are keyed under another organisation."""
     sums: dict[str, tuple[int, int]] = {}
     for key, record in zip(flat[::2], flat[1::2], strict=True):
-        amount, _, _, account_bytes, _ = record.split(b"\t", 4)
+        amount, account_bytes, _ = record.split(b"\t", 2)
         account = account_bytes.decode()
         foreign = key.partition(b"/")[0] != account_bytes.partition(b"/")[0]
         total, strangers = sums.get(account, (0, 0))

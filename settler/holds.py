@@ -49,7 +49,7 @@ async def _read(stores: Stores, shard: int) -> tuple[dict[str, int], set[str]]:
     before = await _scan(stores, keys.accounts)
     sums: defaultdict[str, int] = defaultdict(int)
     for record in (await _scan(stores, keys.holds)).values():
-        amount, _, _, account, _ = record.split(b"\t", 4)
+        amount, account, _ = record.split(b"\t", 2)
         sums[account.decode()] += int(amount)
     after = await _scan(stores, keys.accounts)
     still = {name.decode() for name, record in before.items() if after.get(name) == record}

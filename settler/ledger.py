@@ -162,14 +162,13 @@ async def _write_attribution(
     events: Sequence[Event],
     times: dict[int | None, datetime],
 ) -> None:
-    records = []
-    for event in events:
-        purpose = read_payload(event.payload)
-        records.append((
-            event.org_id, event.user_id, purpose.service_type, purpose.service_name, event.amount,
-            event.request_id, purpose.metadata, times[event.time_ms], shard, epoch, event.seq,
-            event.flags != "-", event.reserved,
-        ))  # fmt: skip
+    records = [
+        (
+            event.org_id, event.user_id, *purpose[:2], event.amount, event.request_id, purpose.metadata,
+            times[event.time_ms], shard, epoch, event.seq, event.flags != "-", event.reserved,
+        )
+        for event, purpose in ((event, read_payload(event.payload)) for event in events)
+    ]  # fmt: skip
     await conn.copy_records_to_table(
         "credit_usage_attribution", columns=_ATTRIBUTION_COLUMNS, records=records
     )

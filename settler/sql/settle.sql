@@ -98,7 +98,7 @@ UPDATE organization_credit_pools AS p
 -- $8 request ids, $9 amounts, $10 raw lines
 INSERT INTO taximeter.dead_letters
        (shard, epoch, seq, stream_id, reason, detail, org_id, user_id, request_id, amount, raw)
-SELECT $1, $2, seq, $2 || '-' || seq, reason, detail, org_id, user_id, request_id, amount, raw
+SELECT $1::integer, $2::bigint, seq, $2::bigint || '-' || seq, reason, detail, org_id, user_id, request_id, amount, raw
   FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bytea[])
        AS letter (seq, reason, detail, org_id, user_id, request_id, amount, raw)
 

@@ -1,0 +1,149 @@
+"""A settle, a relay or a rebuild that dies at any await changes nothing in the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+import redis.asyncio as redis_asyncio
+from settler_kill import CutOff, run_cut_off
+from settler_world import World, eventually
+
+from taximeter.settler.guardian import guard
+from taximeter.settler.relay import relay
+from taximeter.settler.settle import settle_once
+from taximeter.settler.stores import Stores
+from taximeter.settler.trim import trim
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+SUSPENSIONS_MAX = 400
+
+
+@asynccontextmanager
+async def own_stores(
+    database_url: str, redis_url: str, prefix: str
+) -> AsyncIterator[tuple[Stores, asyncpg.Pool]]:
+    """Stores with connections of their own, as another process has them."""
+    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=3)
+    redis = redis_asyncio.Redis.from_url(redis_url)
+    try:
+        yield Stores(pool, redis, prefix), pool
+    finally:
+        pool.terminate()
+        await redis.aclose()
+
+
+@pytest.mark.parametrize("abrupt", [True, False], ids=["killed", "cancelled"])
+async def test_settle(
+    world: World, database_url: str, redis_url: str, key_prefix: str, abrupt: bool
+) -> None:
+    """Every kind of event in each batch: booked, set aside, given back, paid by the pool."""
+    await world.organization("acme", ann=10**6, bob=10**6, old=10**6)
+    await world.operate("acme", *[("reserve", "old", f"o{i}", 10) for i in range(SUSPENSIONS_MAX)])
+    await world.pool.execute(
+        "UPDATE user_credit_allocations SET is_active = false WHERE user_id = 'old'"
+    )
+    await world.relay()
+    await world.charge("ann", 1, "again")
+    used = 1
+    for at in range(1, SUSPENSIONS_MAX):
+        await world.charge("ann", 3, f"a{at}")
+        await world.charge("bob", 5, f"b{at}")
+        await world.operate("acme", ("commit", "old", f"o{at}", 7))
+        await world.inject(await world.line("bob", 2, "again"), b"poison")
+        used += 3 + 5 + 7
+        async with own_stores(database_url, redis_url, key_prefix) as (stores, pool):
+            before = pool.terminate if abrupt else None
+            cut = CutOff(settle_once(stores, 0), at, before)
+            was_cut = await run_cut_off(cut)
+        await world.settle()
+        total = sum([await world.used(user) for user in ("ann", "bob", "old")])
+        assert total == used, f"cut off at await {at}"
+        mark = await world.mark()
+        assert mark["seq"] == 1 + 5 * at
+        assert (mark["settled_events"], mark["dead_events"]) == (1 + 3 * at, 2 * at)
+        if not was_cut:
+            assert at > 10, "settle suspends more often than that"
+            break
+    else:
+        pytest.fail("settle never came to its end")
+    await world.assert_books()
+
+
+@pytest.mark.parametrize("abrupt", [True, False], ids=["killed", "cancelled"])
+async def test_relay(
+    world: World, database_url: str, redis_url: str, key_prefix: str, abrupt: bool
+) -> None:
+    await world.organization("acme", ann=1_000, bob=1_000)
+    for at in range(1, SUSPENSIONS_MAX):
+        await world.pool.execute(
+            "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 10"
+        )
+        # One of the two is not in Redis, so that it has to be loaded.
+        await world.stores.redis.hdel(world.keys().accounts, "acme/bob")
+        async with own_stores(database_url, redis_url, key_prefix) as (stores, pool):
+            cut = CutOff(relay(stores), at, pool.terminate if abrupt else None)
+            was_cut = await run_cut_off(cut)
+        await world.relay()
+        for user in ("ann", "bob"):
+            assert (await world.live(user) or (0,))[0] == 1_000 + 10 * at, f"cut off at await {at}"
+        if not was_cut:
+            break
+    else:
+        pytest.fail("relay never came to its end")
+    await world.assert_books()
+
+
+@pytest.mark.parametrize("abrupt", [True, False], ids=["killed", "cancelled"])
+async def test_rebuild(
+    world: World, database_url: str, redis_url: str, key_prefix: str, abrupt: bool
+) -> None:
+    """Redis loses its accounts and meta but still has events: they settle, and the shard comes back once."""
+    await world.organization("acme", ann=10**6)
+    used = 0
+    for at in range(1, SUSPENSIONS_MAX):
+        await world.relay()
+        await world.charge("ann", 3)
+        used += 3
+        keys = world.keys()
+        await world.stores.redis.delete(keys.meta, keys.accounts, keys.outcomes)
+        async with own_stores(database_url, redis_url, key_prefix) as (stores, pool):
+            cut = CutOff(guard(stores, 0, 1), at, pool.terminate if abrupt else None)
+            was_cut = await run_cut_off(cut)
+
+        async def usable() -> bool:
+            return (await guard(world.stores, 0, 1)).usable
+
+        await eventually(usable)
+        assert await world.used("ann") == used, f"cut off at await {at}"
+        await world.pool.execute(
+            "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 1"
+        )
+        await world.relay()
+        assert (await world.live("ann") or (0,))[0] == 10**6 + at - used
+        if not was_cut:
+            assert at > 10
+            break
+    else:
+        pytest.fail("the guardian never came to its end")
+    await world.assert_books()
+
+
+async def test_trim(world: World, database_url: str, redis_url: str, key_prefix: str) -> None:
+    await world.organization("acme", ann=10**6)
+    for at in range(1, SUSPENSIONS_MAX):
+        await world.charge("ann", 1)
+        await world.settle()
+        await world.charge("ann", 1)
+        async with own_stores(database_url, redis_url, key_prefix) as (stores, pool):
+            work = trim(stores, 0, retention_s=0, retention_max=0)
+            was_cut = await run_cut_off(CutOff(work, at, pool.terminate))
+        await world.settle()
+        assert await world.used("ann") == 2 * at
+        if not was_cut:
+            break
+    assert (await world.mark())["lost_events"] == 0
+    await world.assert_books()
