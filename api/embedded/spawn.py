@@ -7,7 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +74,13 @@ def spawn(
     identity: Identity | None = None,
     keep_open: Sequence[int] = (),
     stdin: IO[bytes] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Child:
     """Start a program in a session of its own; it gets `death_signal` when this process ends.
 
     The session keeps Ctrl-C away from it: the servers must outlive those who still drain into them.
-    Only `keep_open` and the log are inherited. The program sees no environment but PATH, a C locale
-    and UTC.
+    Only `keep_open` and the log are inherited. Unless `environment` is given, the program sees none
+    but PATH, a C locale and UTC.
     """
     who = identity or Identity()
     command = [
@@ -92,7 +93,7 @@ def spawn(
         str(who.gid),
         *program,
     ]
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+    bare = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
     def start() -> Child:
         return subprocess.Popen(
@@ -100,7 +101,7 @@ def spawn(
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=bare if environment is None else dict(environment),
             cwd="/",
             pass_fds=keep_open,
             start_new_session=True,

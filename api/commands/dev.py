@@ -1,0 +1,106 @@
+"""`taximeter dev`: everything up and staying up, with something to open and a line to try."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from pathlib import Path
+
+import click
+import httpx
+from rich.console import Console
+
+from taximeter.api.demo.admin import Admin, DemoFailed
+from taximeter.api.embedded.machine import ServerFailed
+from taximeter.api.local.process import ProcessFailed
+from taximeter.api.local.system import LocalSystem, is_free, local_system
+from taximeter.api.migrate import MigrationFailed
+from taximeter.api.tokens import load_dev_key
+
+PORT = 8084
+ORG_ID, USER_ID = "dev-org", "dev-user"
+TOKEN_TTL_S = 30 * 86_400
+CREDITS = 10_000
+
+
+@click.command(
+    help="Run everything on embedded servers until Ctrl-C; the data stays for the next time. "
+    "TAXIMETER_REDIS_URL and TAXIMETER_DATABASE_URL name other servers."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=None,
+    help=f"Port of the API; {PORT} by default, or another one if that is taken.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".data/dev"),
+    show_default=True,
+    help="Folder of the servers, the local key and the logs.",
+)
+def command(port: int | None, data_dir: Path) -> None:
+    """Start, say what there is, wait for Ctrl-C or SIGTERM."""
+    console = Console()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with (
+            console.status("starting") as status,
+            local_system(
+                data_dir,
+                api_port=port or (PORT if is_free(PORT) else None),
+                progress=lambda message: status.update(f"{message} ..."),
+            ) as system,
+        ):
+            token = asyncio.run(_furnish(system))
+            status.stop()
+            _tell(console, system, token)
+            while not stop.wait(1.0):
+                system.check_alive()
+            console.print("stopping ...")
+    except (DemoFailed, ProcessFailed, ServerFailed, MigrationFailed) as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _furnish(system: LocalSystem) -> str:
+    """An organisation whose one user can ask for completions at once; returns that user's token."""
+    key = load_dev_key(system.data_dir)
+    token = key.mint(USER_ID, ttl_s=TOKEN_TTL_S, roles=("system_admin",))
+    async with httpx.AsyncClient(base_url=system.api_url, timeout=30.0) as client:
+        admin = Admin(client, token)
+        known = await client.get(
+            f"/api/v1/org-billing/credits/{ORG_ID}", headers={"Authorization": f"Bearer {token}"}
+        )
+        if known.status_code == httpx.codes.NOT_FOUND:
+            await admin.subscribe(ORG_ID, "Development", CREDITS, USER_ID)
+            await admin.allocate(ORG_ID, USER_ID, CREDITS // 2)
+    return token
+
+
+def _tell(console: Console, system: LocalSystem, token: str) -> None:
+    processes = ", ".join(f"{process.name} {process.pid}" for process in system.processes)
+    lines = {
+        "API": system.api_url,
+        "API reference": f"{system.api_url}/docs",
+        "status": f"{system.api_url}/api/v1/system/status",
+        "Postgres": system.database_url,
+        "Redis": system.redis_url,
+        "upstream": f"{system.upstream_url} (simulated)",
+        "logs": str(system.data_dir / "logs"),
+        "processes": processes,
+    }
+    for name, line in lines.items():
+        console.print(f"  {name:<14} {line}", highlight=False, soft_wrap=True)
+    console.print("\nA request of user dev-user, paid by dev-org:\n", highlight=False)
+    body = '{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}'
+    click.echo(
+        f"curl -i {system.api_url}/api/v1/llm/chat/completions \\\n"
+        f"  -H 'Authorization: Bearer {token}' \\\n"
+        f"  -H 'Content-Type: application/json' \\\n"
+        f"  -d '{body}'\n"
+    )
+    console.print("Ctrl-C stops everything; the data stays.", highlight=False)

@@ -1,0 +1,1 @@
+"""The main job on real input: an organisation's journey, then traffic, then the books."""

@@ -1,0 +1,1 @@
+"""The whole system on one machine: what `taximeter dev` and `taximeter demo` run."""

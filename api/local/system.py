@@ -1,0 +1,155 @@
+"""Starts Redis and Postgres (or takes those named in the environment), migrates, and runs the rest.
+
+The processes are those of docker-compose.yml with the same commands and settings; only ports and
+folders are chosen here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from taximeter.api.embedded.machine import LOOPBACK, free_port
+from taximeter.api.embedded.postgres import EmbeddedPostgres
+from taximeter.api.embedded.valkey import EmbeddedValkey
+from taximeter.api.local.process import LocalProcess, ProcessFailed
+from taximeter.api.migrate import migrate
+
+READY_TIMEOUT_S = 60.0
+REDIS_URL, ARQ_REDIS_URL, DATABASE_URL = (
+    "TAXIMETER_REDIS_URL",
+    "TAXIMETER_ARQ_REDIS_URL",
+    "TAXIMETER_DATABASE_URL",
+)
+Progress = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class LocalSystem:
+    """A running system. `processes` are ours, in the order in which they were started."""
+
+    redis_url: str
+    arq_redis_url: str
+    database_url: str
+    api_url: str
+    upstream_url: str
+    data_dir: Path
+    processes: list[LocalProcess] = field(default_factory=list)
+
+    def environment(self) -> dict[str, str]:
+        """Settings that every process gets."""
+        return {
+            REDIS_URL: self.redis_url,
+            ARQ_REDIS_URL: self.arq_redis_url,
+            DATABASE_URL: self.database_url,
+            "TAXIMETER_UPSTREAM_BASE_URL": self.upstream_url,
+            "TAXIMETER_UPSTREAM_NAME": "simulated",
+            "TAXIMETER_DATA_DIR": str(self.data_dir),
+            "TAXIMETER_DEV_MODE": "1",
+        }
+
+    def check_alive(self) -> None:
+        """Raise ProcessFailed when a process has ended by itself."""
+        for process in self.processes:
+            process.check_alive()
+
+
+@contextmanager
+def local_system(
+    data_dir: Path,
+    *,
+    api_port: int | None = None,
+    settings: Mapping[str, str] | None = None,
+    progress: Progress = lambda message: None,
+) -> Iterator[LocalSystem]:
+    """Run everything until the block ends. Raises ProcessFailed or ServerFailed with a log's tail.
+
+    `settings` are further environment variables for our processes. What is in `data_dir` stays
+    there for the next time.
+    """
+    data_dir = data_dir.resolve()
+    with ExitStack() as stack:
+        redis_url, arq_redis_url, database_url = _stores(stack, data_dir, progress)
+        progress("migrating the database")
+        migrate(database_url)
+        simulator_port, api_port = free_port(), api_port or free_port()
+        system = LocalSystem(
+            redis_url,
+            arq_redis_url,
+            database_url,
+            api_url=f"http://{LOOPBACK}:{api_port}",
+            upstream_url=f"http://{LOOPBACK}:{simulator_port}/v1",
+            data_dir=data_dir,
+        )
+        environment = {**system.environment(), **(settings or {})}
+        for name, arguments in (
+            ("simulator", ["simulator", "--port", str(simulator_port)]),
+            ("settler", ["settler"]),
+            ("api", ["api", "--host", LOOPBACK, "--port", str(api_port)]),
+        ):
+            progress(f"starting the {name}")
+            log_path = data_dir / "logs" / f"{name}.log"
+            process = LocalProcess(name, arguments, environment, log_path)
+            process.start()
+            # The last one started stops first: the API hands over its charges, then the settler.
+            stack.callback(process.stop)
+            system.processes.append(process)
+        progress("waiting for the API to be ready")
+        _wait_until_ready(system)
+        yield system
+
+
+def _stores(stack: ExitStack, data_dir: Path, progress: Progress) -> tuple[str, str, str]:
+    """URLs of Redis, arq's Redis and Postgres; what the environment does not name starts here."""
+    redis_url, database_url = os.environ.get(REDIS_URL), os.environ.get(DATABASE_URL)
+    arq_redis_url = os.environ.get(ARQ_REDIS_URL)
+    if redis_url is None:
+        progress("starting Valkey")
+        redis_url = stack.enter_context(EmbeddedValkey(data_dir / "valkey")).url
+    if arq_redis_url is None:
+        progress("starting arq's Valkey")
+        arq = EmbeddedValkey(data_dir / "arq", append_only=False)
+        arq_redis_url = stack.enter_context(arq).url
+    if database_url is None:
+        progress("starting Postgres")
+        database_url = stack.enter_context(EmbeddedPostgres(data_dir / "postgres")).url
+    return redis_url, arq_redis_url, database_url
+
+
+def _wait_until_ready(system: LocalSystem) -> None:
+    end = time.monotonic() + READY_TIMEOUT_S
+    answer = "no answer yet"
+    with httpx.Client(timeout=5.0) as client:
+        while time.monotonic() < end:
+            system.check_alive()
+            try:
+                response = client.get(f"{system.api_url}/api/v1/system/status")
+            except httpx.TransportError as error:
+                answer = type(error).__name__
+            else:
+                if response.status_code == 200:
+                    return
+                answer = response.text
+            time.sleep(0.1)
+    api = system.processes[-1]
+    raise ProcessFailed(
+        f"the API is not ready after {READY_TIMEOUT_S:.0f} s: {answer}\n{api.log_tail()}"
+    )
+
+
+def is_free(port: int) -> bool:
+    """True when nobody listens on that loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
