@@ -178,6 +178,10 @@ def _field_errors(errors: Sequence[Mapping[str, object]]) -> list[dict[str, str]
         message = str(one.get("msg", "is not valid")).removeprefix("Value error, ")
         if one.get("type") == "extra_forbidden":
             message = "unknown field"
+        context = one.get("ctx")
+        if one.get("type") == "json_invalid" and isinstance(context, Mapping):
+            # The place in the text is no name of a field.
+            name, message = "body", f"not valid JSON: {context.get('error')}"
         listed.append({"field": name or "body", "message": message})
     return listed
 

@@ -1,0 +1,128 @@
+"""What a request costs: exact dollars, rounded up once, cached tokens paid once and at their rate."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taximeter.api.llm.chat import parse_chat
+from taximeter.api.llm.estimates import output_bound, output_ceiling, prompt_bound
+from taximeter.api.simulator import MODELS
+from taximeter.meter.pricing import Pricer, TokenPrice, UnpricedModel
+
+PRICER = Pricer()
+
+
+def usage(prompt: int, completion: int, **details: object) -> dict[str, object]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, **details}
+
+
+def test_list_price_in_millicredits() -> None:
+    # 2.50 and 10 dollars a million, 100 credits a dollar: 250 + 1000 credits.
+    assert PRICER.cost("gpt-4o", usage(10**6, 10**6)) == 1_250_000
+    assert PRICER.cost("gpt-4o", usage(0, 0)) == 0
+
+
+def test_rounding_is_up_and_once() -> None:
+    assert PRICER.cost("gpt-4o-mini", usage(1, 0)) == 1
+    assert PRICER.cost("gpt-4o", usage(4, 0)) == 1  # exactly one millicredit
+    assert PRICER.cost("gpt-4o", usage(5, 0)) == 2
+
+
+def test_cached_tokens_are_part_of_the_prompt() -> None:
+    plain = PRICER.cost("gpt-4o", usage(10**6, 0))
+    cached = PRICER.cost("gpt-4o", usage(10**6, 0, prompt_tokens_details={"cached_tokens": 10**6}))
+    assert (plain, cached) == (250_000, 125_000)
+    reasoning = usage(0, 10**6, completion_tokens_details={"reasoning_tokens": 10**6})
+    assert PRICER.cost("gpt-4o", reasoning) == PRICER.cost("gpt-4o", usage(0, 10**6))
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"cached_tokens": 10**9},
+        {"cached_tokens": -5},
+        {"cached_tokens": "5"},
+        {"cached_tokens": True},
+        {"cached_tokens": None},
+        {"audio_tokens": 10**9},
+        [],
+    ],
+)
+def test_details_that_make_no_sense_never_break_or_cheapen_a_charge(details: object) -> None:
+    cost = PRICER.cost("gpt-4o", usage(1000, 1000, prompt_tokens_details=details))
+    assert cost == PRICER.cost("gpt-4o", usage(1000, 1000))
+
+
+@pytest.mark.parametrize("count", [-1, None, "7", 1.5, True, [], 10**30])
+def test_counts_that_make_no_sense_never_break_a_charge(count: object) -> None:
+    assert PRICER.cost("gpt-4o", {"prompt_tokens": count, "completion_tokens": 0}) >= 0
+
+
+def test_service_tier_has_its_own_price() -> None:
+    standard = PRICER.cost("gpt-4o", usage(10**6, 0))
+    assert PRICER.cost("gpt-4o", usage(10**6, 0), service_tier="priority") > standard
+    assert PRICER.cost("gpt-4o", usage(10**6, 0), service_tier="auto") == standard
+
+
+def test_rates_of_the_operator() -> None:
+    assert Pricer(markup=Decimal("1.5")).cost("gpt-4o", usage(10**6, 0)) == 375_000
+    assert Pricer(credits_per_dollar=Decimal(1)).cost("gpt-4o", usage(10**6, 0)) == 2_500
+    for wrong in (Decimal(0), Decimal(-1), Decimal("NaN")):
+        with pytest.raises(ValueError, match="credits_per_dollar"):
+            Pricer(credits_per_dollar=wrong)
+
+
+def test_policies_for_a_model_without_a_price() -> None:
+    with pytest.raises(UnpricedModel, match="nobody-sells-this"):
+        PRICER.estimate("nobody-sells-this", 10, 10)
+    assert Pricer(unknown_model="free").cost("nobody-sells-this", usage(10**6, 10**6)) == 0
+    price = TokenPrice(Decimal(1), Decimal(2))
+    fallback = Pricer(unknown_model="default", default_price=price)
+    assert fallback.cost("nobody-sells-this", usage(10**6, 10**6)) == 300_000
+    assert fallback.estimate("nobody-sells-this", 1, 1).provider == "default"
+
+
+def test_names_that_callers_make_up_fill_no_memory() -> None:
+    pricer = Pricer(unknown_model="free")
+    for number in range(5000):
+        pricer.estimate(f"made-up-{number}", 1, 1)
+    assert len(pricer._models) <= 4096
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_simulated_models_have_prices(model: str) -> None:
+    assert PRICER.estimate(model, 100, 100).millicredits > 0
+
+
+@given(text=st.text(max_size=200), completion=st.integers(0, 5000), cached=st.integers(0, 500))
+def test_an_estimate_covers_every_cost_within_its_bounds(
+    text: str, completion: int, cached: int
+) -> None:
+    body = {"messages": [{"role": "user", "content": text}]}
+    bound = prompt_bound(body)
+    prompt = len(text.encode("utf-8", "surrogatepass"))
+    assert bound > prompt, "no tokenizer makes more tokens than bytes"
+    quote = PRICER.estimate("gpt-4o", bound, 5000)
+    details = {"cached_tokens": min(cached, prompt)}
+    cost = PRICER.cost("gpt-4o", usage(prompt, completion, prompt_tokens_details=details))
+    assert cost <= quote.millicredits
+
+
+def test_output_is_held_for_as_the_caller_limits_it() -> None:
+    def bound(extra: str) -> int:
+        chat = parse_chat(b'{"model": "gpt-4o", "messages": [{}]' + extra.encode() + b"}")
+        return output_bound(chat, 4096)
+
+    assert bound("") == 4096
+    assert bound(', "max_tokens": 10') == 10
+    assert bound(', "max_completion_tokens": 20, "max_tokens": 10') == 20
+    assert bound(', "max_tokens": 9999999') == output_ceiling("gpt-4o") == 16_384
+
+
+def test_images_are_not_counted_as_text() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 10**6}}
+    assert prompt_bound({"messages": [{"role": "user", "content": [image]}]}) < 3_000
