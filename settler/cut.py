@@ -183,12 +183,19 @@ def _sum_holds(flat: Sequence[bytes]) -> dict[str, tuple[int, int]]:
     """By account: the sum of its open holds, and how many of them are keyed under another organisation."""
     sums: dict[str, tuple[int, int]] = {}
     for key, record in zip(flat[::2], flat[1::2], strict=True):
-        amount, account_bytes, _ = record.split(b"\t", 2)
-        account = account_bytes.decode()
-        foreign = key.partition(b"/")[0] != account_bytes.partition(b"/")[0]
+        account, amount = parse_hold(record)
+        foreign = key.decode().partition("/")[0] != account.partition("/")[0]
         total, strangers = sums.get(account, (0, 0))
-        sums[account] = (total + int(amount), strangers + foreign)
+        sums[account] = (total + amount, strangers + foreign)
     return sums
+
+
+def parse_hold(record: bytes) -> tuple[str, int]:
+    """(account, amount in millicredits) of an open hold; ("", 0) for a record that cannot be read."""
+    parts = record.split(b"\t", 2)
+    if len(parts) != 3 or not parts[0].isdigit():
+        return "", 0
+    return parts[1].decode("utf-8", "replace"), int(parts[0])
 
 
 async def _entry_sums(

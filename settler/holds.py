@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
+from taximeter.settler.cut import parse_hold
 from taximeter.settler.stores import Stores
 
 _SCAN_COUNT: Final = 1_000
@@ -49,8 +50,8 @@ async def _read(stores: Stores, shard: int) -> tuple[dict[str, int], set[str]]:
     before = await _scan(stores, keys.accounts)
     sums: defaultdict[str, int] = defaultdict(int)
     for record in (await _scan(stores, keys.holds)).values():
-        amount, account, _ = record.split(b"\t", 2)
-        sums[account.decode()] += int(amount)
+        account, amount = parse_hold(record)
+        sums[account] += amount
     after = await _scan(stores, keys.accounts)
     still = {name.decode() for name, record in before.items() if after.get(name) == record}
     moved = {name.decode() for name in before.keys() | after.keys()} - still
