@@ -1,0 +1,349 @@
+"""Meter, settler, Postgres and Redis together, with crashes anywhere: the books always hold.
+
+What a caller was told is kept aside: at the end of every run the ledger has each request once, with
+the amount that was acknowledged, unless Redis was emptied in that run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, note, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from redis.asyncio import Redis
+
+from taximeter.api.embedded.valkey import EmbeddedValkey
+from taximeter.meter import (
+    AccountNotFound,
+    InsufficientCredits,
+    Meter,
+    MeterSettings,
+    RequestConflict,
+    RequestReplayed,
+    UnknownHold,
+    Usage,
+)
+from taximeter.settler.accounts import account_loader
+from taximeter.settler.check import CheckLimits, check
+from taximeter.settler.guardian import ensure_shards, guard
+from taximeter.settler.relay import relay
+from taximeter.settler.settle import settle_shard
+from taximeter.settler.stores import Stores
+from taximeter.settler.sweep import rotate, sweep
+from taximeter.settler.trim import trim
+
+T = TypeVar("T")
+SHARDS = 2
+REFUSALS = (
+    AccountNotFound,
+    InsufficientCredits,
+    RequestConflict,
+    RequestReplayed,
+    UnknownHold,
+)
+runs = itertools.count()
+users = st.sampled_from(["ann", "bob"])
+requests = st.sampled_from(["r1", "r2", "r3"])
+amounts = st.sampled_from([0, 1, 30, 70, 100])
+USAGE = Usage("test", "model", {"run": 1})
+
+
+class SystemMachine(RuleBasedStateMachine):
+    """Two organisations on two shards, whose users spend while everything breaks."""
+
+    server: EmbeddedValkey
+    database_url: str
+    loop: asyncio.AbstractEventLoop
+
+    @initialize()
+    def start(self) -> None:
+        run = next(runs)
+        self.orgs = [f"one-{run}", f"two-{run}"]
+        self.acknowledged: dict[tuple[str, str], int] = {}
+        self.emptied = False
+        self.run(self._start())
+
+    async def _start(self) -> None:
+        self.pool = await asyncpg.create_pool(self.database_url, min_size=1, max_size=6)
+        self.stores = Stores(self.pool, Redis.from_url(self.server.url), "tm")
+        await ensure_shards(self.stores, SHARDS)
+        await self._guard()
+        self.meter = await self._connect()
+        for org in self.orgs:
+            await self.pool.execute(
+                "INSERT INTO organizations (id, org_name, slug, created_by)"
+                " VALUES ($1, $1, $1, 'x')",
+                org,
+            )
+            await self.pool.execute("SELECT add_credits_to_pool($1, 2000, 20.00)", org)
+            await self.pool.execute("SELECT allocate_credits_to_user($1, 'ann', 300, 'x')", org)
+
+    async def _connect(self) -> Meter:
+        return await Meter.connect(
+            self.server.url,
+            loader=account_loader(self.pool),
+            settings=MeterSettings(take_timeout_s=10.0),
+        )
+
+    async def _guard(self) -> None:
+        for shard in range(SHARDS):
+            outcome = await guard(self.stores, shard, SHARDS)
+            assert outcome.usable, outcome
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(asyncio.wait_for(work, 30))
+
+    # What users do.
+
+    @rule(org=st.sampled_from([0, 1]), user=users, request=requests, amount=amounts)
+    def charge(self, org: int, user: str, request: str, amount: int) -> None:
+        self.run(self._charge(self.orgs[org], user, request, amount))
+
+    async def _charge(self, org: str, user: str, request: str, amount: int) -> None:
+        try:
+            await self.meter.charge(org, user, amount, request_id=request, usage=USAGE)
+        except REFUSALS as refusal:
+            note(f"refused: {refusal!r}")
+        else:
+            self.acknowledged.setdefault((org, request), amount)
+
+    @rule(org=st.sampled_from([0, 1]), user=users, request=requests, amount=amounts)
+    def reserve(self, org: int, user: str, request: str, amount: int) -> None:
+        async def work() -> None:
+            try:
+                await self.meter.reserve(self.orgs[org], user, amount, request_id=request)
+            except REFUSALS as refusal:
+                note(f"refused: {refusal!r}")
+
+        self.run(work())
+
+    @rule(org=st.sampled_from([0, 1]), user=users, request=requests, amount=amounts)
+    def commit(self, org: int, user: str, request: str, amount: int) -> None:
+        self.run(self._commit(self.orgs[org], user, request, amount))
+
+    async def _commit(self, org: str, user: str, request: str, amount: int) -> None:
+        try:
+            receipt = await self.meter.commit(org, user, request, amount, usage=USAGE)
+        except REFUSALS as refusal:
+            note(f"refused: {refusal!r}")
+        else:
+            self.acknowledged.setdefault((org, request), receipt.charged)
+
+    @rule(org=st.sampled_from([0, 1]), user=users, request=requests)
+    def release(self, org: int, user: str, request: str) -> None:
+        async def work() -> None:
+            try:
+                await self.meter.release(self.orgs[org], user, request)
+            except REFUSALS as refusal:
+                note(f"refused: {refusal!r}")
+
+        self.run(work())
+
+    # What operators do.
+
+    @rule(org=st.sampled_from([0, 1]), user=users, amount=st.sampled_from([1, 50, 400]))
+    def allocate(self, org: int, user: str, amount: int) -> None:
+        self._sql("SELECT allocate_credits_to_user($1, $2, $3, 'x')", self.orgs[org], user, amount)
+
+    @rule(org=st.sampled_from([0, 1]), user=users, amount=st.sampled_from([1, 50]))
+    def deduct(self, org: int, user: str, amount: int) -> None:
+        self._sql(
+            "SELECT deduct_credits($1, $2, $3, 'back', 'office', NULL, '{}')",
+            self.orgs[org],
+            user,
+            amount,
+        )
+
+    @rule(org=st.sampled_from([0, 1]), user=users, delta=st.sampled_from([-40, 25]))
+    def raw_update(self, org: int, user: str, delta: int) -> None:
+        self._sql(
+            "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + $3"
+            " WHERE org_id = $1 AND user_id = $2 AND is_active",
+            self.orgs[org],
+            user,
+            delta,
+        )
+
+    @rule(org=st.sampled_from([0, 1]), user=users)
+    def expire_allocation(self, org: int, user: str) -> None:
+        self._sql(
+            "UPDATE user_credit_allocations SET expires_at = now() - interval '1 day'"
+            " WHERE org_id = $1 AND user_id = $2 AND is_active",
+            self.orgs[org],
+            user,
+        )
+        self._sql("SELECT deactivate_expired_allocations()")
+
+    def _sql(self, statement: str, *arguments: object) -> None:
+        async def work() -> None:
+            try:
+                await self.pool.execute(statement, *arguments)
+            except (asyncpg.RaiseError, asyncpg.CheckViolationError) as refusal:
+                note(f"refused: {refusal}")
+
+        self.run(work())
+
+    # What the settler does, whole or cut off after some steps of the event loop.
+
+    @rule(steps=st.one_of(st.none(), st.integers(0, 60)))
+    def settle(self, steps: int | None) -> None:
+        self.run(
+            self._cut_off(
+                [settle_shard(self.stores, shard, batch_events=2) for shard in range(SHARDS)], steps
+            )
+        )
+
+    @rule(steps=st.one_of(st.none(), st.integers(0, 40)))
+    def relay(self, steps: int | None) -> None:
+        self.run(self._cut_off([relay(self.stores), relay(self.stores)], steps))
+
+    async def _cut_off(self, work: list[Coroutine[Any, Any, Any]], steps: int | None) -> None:
+        """Run at once; after `steps` turns of the event loop, cancel what is not done."""
+        tasks = [asyncio.ensure_future(one) for one in work]
+        if steps is not None:
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    @rule()
+    def overdue_holds_end(self) -> None:
+        async def work() -> None:
+            for shard in range(SHARDS):
+                deadlines = self.stores.keys(shard).deadlines
+                due = await self.stores.redis.zrange(deadlines, 0, -1)
+                if due:
+                    await self.stores.redis.zadd(deadlines, dict.fromkeys(due, 1))
+                await sweep(self.stores, shard, await self._epoch(shard))
+
+        self.run(work())
+
+    @rule()
+    def outcomes_are_forgotten(self) -> None:
+        async def work() -> None:
+            for shard in range(SHARDS):
+                for _ in range(2):
+                    await self.stores.redis.hset(self.stores.keys(shard).meta, "rotated_ms", 0)
+                    await rotate(self.stores, shard, await self._epoch(shard), window_s=1.0)
+
+        self.run(work())
+
+    @rule()
+    def settled_events_are_trimmed(self) -> None:
+        async def work() -> None:
+            for shard in range(SHARDS):
+                await trim(self.stores, shard, retention_s=0.0, retention_max=0)
+
+        self.run(work())
+
+    async def _epoch(self, shard: int) -> int:
+        return int(await self.stores.redis.hget(self.stores.keys(shard).meta, "epoch"))
+
+    # What breaks.
+
+    @rule()
+    def redis_is_killed(self) -> None:
+        self.server.kill()
+        self.server.start()
+        self.run(self._guard())
+
+    @rule()
+    @precondition(lambda self: not self.emptied)
+    def redis_is_emptied(self) -> None:
+        """Acknowledged charges that were not settled are lost, and nothing else goes wrong."""
+        self.emptied = True
+
+        async def work() -> None:
+            await self.stores.redis.flushall()
+            await self._guard()
+
+        self.run(work())
+
+    @rule()
+    def the_client_is_replaced(self) -> None:
+        async def work() -> None:
+            await self.meter.aclose()
+            self.meter = await self._connect()
+
+        self.run(work())
+
+    @invariant()
+    def the_books_hold(self) -> None:
+        if hasattr(self, "meter"):
+            self.run(self._prove())
+
+    async def _prove(self) -> None:
+        report = await check(self.stores, CheckLimits(loss_alarm_s=0.0))
+        violations = [f"{one.name}: {one.violations}" for one in report.invariants if not one.holds]
+        assert not violations, violations
+
+    def teardown(self) -> None:
+        if hasattr(self, "meter"):
+            self.run(self._finish())
+
+    async def _finish(self) -> None:
+        for shard in range(SHARDS):
+            await settle_shard(self.stores, shard)
+        await relay(self.stores)
+        await self._prove()
+        rows = await self.pool.fetch(
+            "SELECT org_id, request_id, sum(credits_used)::bigint AS amount"
+            " FROM credit_usage_attribution WHERE shard IS NOT NULL AND org_id = ANY ($1)"
+            " GROUP BY 1, 2",
+            self.orgs,
+        )
+        ledger = {(row["org_id"], row["request_id"]): row["amount"] for row in rows}
+        assert ledger.items() <= self.acknowledged.items(), "a charge nobody was told of"
+        if not self.emptied:
+            assert ledger == self.acknowledged
+        await self.meter.aclose()
+        await self.stores.redis.aclose()
+        await self.pool.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_books_hold_whatever_happens(
+    request: pytest.FixtureRequest, tmp_path: Path, database_url: str
+) -> None:
+    """PROPERTY_SEED repeats a run, PROPERTY_EXAMPLES makes it longer; a failure prints both."""
+    examples = int(os.environ.get("PROPERTY_EXAMPLES", "25"))
+    number = int(os.environ.get("PROPERTY_SEED", str(random.SystemRandom().randrange(2**32))))
+    print(f"PROPERTY_SEED={number} PROPERTY_EXAMPLES={examples}")
+    seed(number)(SystemMachine)
+    with EmbeddedValkey(tmp_path / "valkey") as server:
+        SystemMachine.server, SystemMachine.database_url = server, database_url
+        SystemMachine.loop = asyncio.new_event_loop()
+        try:
+            run_state_machine_as_test(
+                SystemMachine,
+                settings=settings(
+                    max_examples=examples,
+                    stateful_step_count=25,
+                    deadline=None,
+                    print_blob=True,
+                    database=None,
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+        finally:
+            SystemMachine.loop.close()
