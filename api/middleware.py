@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 
+from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taximeter.api.errors import error_content
@@ -14,10 +15,6 @@ _HEADERS = [
     (b"content-type", b"application/json"),
     (b"connection", b"close"),  # The rest of the body is still on its way, and is not read.
 ]
-
-
-class _BodyTooLarge(Exception):
-    """More bytes came than the limit allows."""
 
 
 class BodyLimit:
@@ -42,7 +39,6 @@ class BodyLimit:
             await _refuse(send, limit)
             return
         received = 0
-        started = False
 
         async def limited_receive() -> Message:
             nonlocal received
@@ -50,26 +46,19 @@ class BodyLimit:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > limit:
-                    raise _BodyTooLarge
+                    # Of this kind, since FastAPI makes a 400 of any other that a body raises.
+                    raise HTTPException(413, _words(limit))
             return message
 
-        async def watched_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
+        await self._app(scope, limited_receive, send)
 
-        try:
-            await self._app(scope, limited_receive, watched_send)
-        except _BodyTooLarge:
-            if started:
-                raise
-            await _refuse(send, limit)
+
+def _words(limit: int) -> str:
+    return f"The body must be at most {limit} bytes"
 
 
 async def _refuse(send: Send, limit: int) -> None:
-    content = error_content(
-        "PAYLOAD_TOO_LARGE", f"The body must be at most {limit} bytes", {"bytes_max": limit}
-    )
+    content = error_content("PAYLOAD_TOO_LARGE", _words(limit), {"bytes_max": limit})
     body = json.dumps(content).encode()
     headers = [*_HEADERS, (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 413, "headers": headers})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -314,6 +315,18 @@ async def test_an_admin_body_over_the_limit_is_refused(world: World) -> None:
     response = await send(world, "add", '{"credits": 1, "purchase_amount": 1' + " " * 70_000 + "}")
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "PAYLOAD_TOO_LARGE"
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b" " * 1000
+
+    unannounced = await world.client.post(
+        f"{CREDITS}/add",
+        content=pieces(),
+        headers={"Content-Type": "application/json", **world.auth("boss")},
+    )
+    assert unannounced.status_code == 413
+    assert unannounced.json()["error"]["code"] == "PAYLOAD_TOO_LARGE"
 
 
 async def test_an_unknown_path_has_the_same_shape(world: World) -> None:

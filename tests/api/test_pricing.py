@@ -1,4 +1,4 @@
-"""What a request costs: exact dollars, rounded up once, cached tokens paid once and at their rate."""
+"""What a request costs: exact dollars, rounded up once, cached tokens at their own rate."""
 
 from __future__ import annotations
 
