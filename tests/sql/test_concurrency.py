@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import TypeAlias
 
-import asyncpg
 import pytest
 from asyncpg import CheckViolationError, UniqueViolationError
-from support.books import Books
-from support.waiting import eventually
+from support.books import Books, Conn
 
-Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 DEDUCT = "SELECT * FROM deduct_credits('org', $1, $2, 's', 'm', $3, '{}')"
 ALLOCATE = "SELECT allocate_credits_to_user('org', $1, $2, 'boss')"
-
-
-@pytest.fixture
-async def sessions(database_url: str) -> AsyncIterator[tuple[Conn, Conn]]:
-    first, second = await asyncpg.connect(database_url), await asyncpg.connect(database_url)
-    yield first, second
-    await first.close()
-    await second.close()
-
-
-async def waits(books: Books, session: Conn) -> None:
-    """Return when `session` stands before a lock."""
-    pid = session.get_server_pid()
-
-    async def stands() -> object:
-        return await books.value(
-            "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1", pid
-        )
-
-    await eventually(stands, what="the second session waiting for a lock")
 
 
 async def test_one_request_from_two_sessions_is_deducted_once(
@@ -45,7 +20,7 @@ async def test_one_request_from_two_sessions_is_deducted_once(
     async with first.transaction():
         assert tuple(await first.fetchrow(DEDUCT, "ann", 30, "req-1") or ()) == (True, 70)
         repetition = asyncio.create_task(second.fetchrow(DEDUCT, "ann", 30, "req-1"))
-        await waits(books, second)
+        await books.waits(second)
     assert tuple(await repetition or ()) == (True, 70)
     assert await books.allocation() == (100, 30)
 
@@ -59,7 +34,7 @@ async def test_a_repetition_after_a_rollback_is_the_deduction(
     await transaction.start()
     await first.fetchrow(DEDUCT, "ann", 30, "req-1")
     repetition = asyncio.create_task(second.fetchrow(DEDUCT, "ann", 30, "req-1"))
-    await waits(books, second)
+    await books.waits(second)
     await transaction.rollback()
     assert tuple(await repetition or ()) == (True, 70)
     assert await books.allocation() == (100, 30)
@@ -74,7 +49,7 @@ async def test_a_repetition_of_what_took_the_last_credits_is_true(
     async with first.transaction():
         await first.fetchrow(DEDUCT, "ann", 100, "req-1")
         repetition = asyncio.create_task(second.fetchrow(DEDUCT, "ann", 100, "req-1"))
-        await waits(books, second)
+        await books.waits(second)
     assert tuple(await repetition or ()) == (True, 0)
 
 
@@ -88,7 +63,7 @@ async def test_one_request_id_from_two_users_at_once_is_an_error_for_the_second(
     async with first.transaction():
         await first.fetchrow(DEDUCT, "ann", 30, "req-1")
         other = asyncio.create_task(second.fetchrow(DEDUCT, "bob", 30, "req-1"))
-        await waits(books, second)
+        await books.waits(second)
     with pytest.raises(UniqueViolationError, match="used with other parameters"):
         await other
     assert await books.totals() == (1000, 200, 30, 800)
@@ -111,7 +86,7 @@ async def test_two_allocations_at_once_cannot_share_the_same_credits(
     async with first.transaction():
         await first.fetchval(ALLOCATE, "ann", 700)
         other = asyncio.create_task(second.fetchval(ALLOCATE, "bob", 700))
-        await waits(books, second)
+        await books.waits(second)
     with pytest.raises(CheckViolationError, match="need 700 millicredits, have 300"):
         await other
     assert await books.totals() == (1000, 700, 0, 300)
@@ -125,7 +100,7 @@ async def test_two_first_allocations_of_one_user_add_up(
     async with first.transaction():
         one = await first.fetchval(ALLOCATE, "ann", 100)
         other = asyncio.create_task(second.fetchval(ALLOCATE, "ann", 200))
-        await waits(books, second)
+        await books.waits(second)
     assert await other == one
     assert await books.allocation() == (300, 0)
 
@@ -151,7 +126,7 @@ async def test_a_deduction_that_waited_for_a_renewal_spends_the_renewed_one(
         )
         assert await first.fetchval("SELECT deactivate_expired_allocations()") == 1
         waiting = asyncio.create_task(second.fetchrow(DEDUCT, "ann", 30, "req-1"))
-        await waits(books, second)
+        await books.waits(second)
     assert tuple(await waiting or ()) == (True, 70)
 
 
@@ -164,7 +139,7 @@ async def test_two_daily_jobs_at_once_close_each_allocation_once(
     async with first.transaction():
         assert await first.fetchval("SELECT deactivate_expired_allocations()") == 1
         other = asyncio.create_task(second.fetchval("SELECT deactivate_expired_allocations()"))
-        await waits(books, second)
+        await books.waits(second)
     assert await other == 0
     assert [entry[2] for entry in await books.entries()] == ["allocation", "expiry"]
 
@@ -177,78 +152,8 @@ async def test_entry_numbers_follow_the_commits(books: Books, sessions: tuple[Co
     await transaction.start()
     assert await first.fetchval(append) == 1
     later = asyncio.create_task(second.fetchval(append))
-    await waits(books, second)
+    await books.waits(second)
     await transaction.rollback()
     assert await later == 1
     # The books end even.
     assert await books.value("SELECT taximeter.append_entry('org', 'ann', -1, 'repair')") == 2
-
-
-async def test_everything_at_once_meets_no_deadlock(books: Books) -> None:
-    """Deductions, allocations, expiry and a settling transaction keep to one order of locks.
-
-    A deadlock would be an error of one of them.
-    """
-    users = [f"u{n}" for n in range(6)]
-    for org in ("org", "other"):
-        await books.open(100_000, org=org)
-        for user in users:
-            await books.allocate(1000, user=user, org=org)
-
-    async def deduct(worker: int) -> int:
-        admitted = 0
-        for n in range(25):
-            answer = await books.deduct(
-                1, f"{worker}-{n}", user=users[(worker + n) % 6], org=("org", "other")[n % 2]
-            )
-            admitted += answer is not None and answer[0]
-        return admitted
-
-    async def allocate() -> None:
-        for n in range(25):
-            await books.allocate(3, user=users[-n % 6], org=("other", "org")[n % 2])
-
-    async def expire() -> None:
-        for _ in range(6):
-            await books.run(
-                "UPDATE user_credit_allocations SET expires_at = now(), auto_renew = true,"
-                " created_at = now() - interval '1 day'"
-                " WHERE id IN (SELECT id FROM user_credit_allocations WHERE is_active"
-                " ORDER BY org_id, user_id LIMIT 3 FOR UPDATE)"
-            )
-            await books.value("SELECT deactivate_expired_allocations()")
-
-    async def settle() -> None:
-        """The order of settle: allocations sorted, then usage, then pools sorted."""
-        for _ in range(15):
-            async with books.pool.acquire() as conn, conn.transaction():
-                await conn.execute("SET LOCAL taximeter.settling = 'on'")
-                ids = await conn.fetch(
-                    "SELECT id, org_id, user_id FROM user_credit_allocations WHERE is_active"
-                    " ORDER BY org_id, user_id FOR UPDATE"
-                )
-                await conn.executemany(
-                    "INSERT INTO credit_usage_attribution"
-                    " (org_id, user_id, service_type, service_name, credits_used, shard)"
-                    " VALUES ($1, $2, 's', 'm', 1, 0)",
-                    [(row["org_id"], row["user_id"]) for row in ids],
-                )
-                await conn.execute(
-                    "UPDATE user_credit_allocations SET used_credits = used_credits + 1"
-                    " WHERE id = ANY ($1::uuid[])",
-                    [row["id"] for row in ids],
-                )
-                for org in ("org", "other"):
-                    await conn.execute(
-                        "UPDATE organization_credit_pools SET used_credits = used_credits + $2"
-                        " WHERE org_id = $1",
-                        org,
-                        sum(1 for row in ids if row["org_id"] == org),
-                    )
-
-    others = asyncio.gather(allocate(), expire(), settle())
-    admitted = sum(await asyncio.gather(*(deduct(worker) for worker in range(4))))
-    await others
-    # A deduction between an expiry and its renewal is refused: what was admitted is what is booked.
-    assert admitted > 0
-    assert await books.value("SELECT count(*) FROM taximeter.charged_requests") == admitted

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
+
+from support.waiting import eventually
+
+Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 # Each query returns no row when the books are right, whatever a test has done to them.
 INVARIANTS = Path(__file__).parents[1] / "sql" / "invariants.sql"
@@ -122,3 +126,14 @@ class Books:
     async def prove(self) -> None:
         for name, query in invariants():
             assert await self.rows(query) == [], name
+
+    async def waits(self, session: Conn) -> None:
+        """Return when `session` stands before a lock."""
+        pid = session.get_server_pid()
+
+        async def stands() -> object:
+            return await self.value(
+                "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1", pid
+            )
+
+        await eventually(stands, what="the session waiting for a lock")
