@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import uuid
+import os
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any
@@ -22,13 +21,13 @@ from taximeter.meter.errors import (
 )
 from taximeter.meter.handshake import greet
 from taximeter.meter.hold import Hold
-from taximeter.meter.keys import ShardKeys, account_field, request_field, shard_of
+from taximeter.meter.keys import ShardKeys, request_field, shard_of
 from taximeter.meter.limits import (
     check_amount,
-    check_org_id,
     check_request_id,
     check_ttl,
-    check_user_id,
+    checked_account,
+    new_request_id,
 )
 from taximeter.meter.models import Balance, Loader, Receipt, Usage
 from taximeter.meter.operations import Op, Operation, Reply, raise_refusal, receipt
@@ -114,7 +113,7 @@ class Meter:
         RequestReplayed (the id was reserved before: do not call upstream again), RequestConflict,
         InvalidRequest, Overloaded, StoreError.
         """
-        request_id = request_id or uuid.uuid4().hex
+        request_id = new_request_id() if request_id is None else request_id
         operation = self._operation(
             "reserve", org_id, user_id, request_id, amount, check_ttl(ttl_s), usage
         )
@@ -161,7 +160,7 @@ class Meter:
         """Reserve and commit in one step, for a cost already known. A repeat answers `replayed`.
         Raises as reserve.
         """
-        request_id = request_id or uuid.uuid4().hex
+        request_id = new_request_id() if request_id is None else request_id
         operation = self._operation("charge", org_id, user_id, request_id, amount, 0, usage)
         return await self._resolve(operation)
 
@@ -190,8 +189,7 @@ class Meter:
 
     async def balance(self, org_id: str, user_id: str) -> Balance:
         """The live balance. Raises AccountNotFound, StoreError."""
-        check_org_id(org_id)
-        check_user_id(user_id)
+        checked_account(org_id, user_id)
         return await self._accounts.balance(org_id, user_id)
 
     async def aclose(self) -> None:
@@ -225,16 +223,13 @@ class Meter:
         ttl_ms: int,
         usage: Usage | None,
     ) -> Operation:
-        check_org_id(org_id)
-        check_user_id(user_id)
-        check_request_id(request_id)
         return Operation(
             op,
-            account_field(org_id, user_id),
-            request_field(org_id, request_id),
+            checked_account(org_id, user_id),
+            request_field(org_id, check_request_id(request_id)),
             check_amount(amount),
             ttl_ms,
-            secrets.token_hex(4) if op == "reserve" else "",
+            os.urandom(4).hex() if op == "reserve" else "",
             usage.payload() if usage else "",
         )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+from functools import lru_cache
 from typing import Final
 
 from taximeter.meter.errors import InvalidRequest
+from taximeter.meter.keys import account_field
 
 AMOUNT_MAX: Final = 10**12
 """Most millicredits of one operation (10^9 credits)."""
@@ -41,6 +44,17 @@ def check_user_id(user_id: object) -> str:
     except UnicodeEncodeError:
         raise InvalidRequest("user_id", "text that UTF-8 can carry") from None
     return user_id
+
+
+@lru_cache(maxsize=65_536)
+def checked_account(org_id: str, user_id: str) -> str:
+    """Name of an account. Raises InvalidRequest. Remembered, since the same users come again."""
+    return account_field(check_org_id(org_id), check_user_id(user_id))
+
+
+def new_request_id() -> str:
+    """An id that nobody has used: 128 random bits."""
+    return os.urandom(16).hex()
 
 
 def check_request_id(request_id: object) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from taximeter.meter.errors import InvalidRequest
 from taximeter.meter.limits import PAYLOAD_BYTES_MAX
+
+# One encoder for all: json.dumps would make a new one for every charge.
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 State = Literal["open", "committed", "charged", "released", "expired"]
 
@@ -26,10 +29,8 @@ class Usage:
     def payload(self) -> str:
         """Compact JSON on one line, at most PAYLOAD_BYTES_MAX bytes. Raises InvalidRequest."""
         try:
-            text = json.dumps(
-                {"type": self.service_type, "name": self.service_name, "meta": dict(self.metadata)},
-                separators=(",", ":"),
-                allow_nan=False,
+            text = _encode(
+                {"type": self.service_type, "name": self.service_name, "meta": dict(self.metadata)}
             )
         except (TypeError, ValueError) as error:
             raise InvalidRequest("usage", f"JSON ({error})") from error
@@ -37,7 +38,7 @@ class Usage:
             raise InvalidRequest(
                 "usage", f"at most {PAYLOAD_BYTES_MAX} bytes of JSON, not {len(text)}"
             )
-        return text.replace("\x7f", "\\u007f")
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,7 @@ class Balance:
     held: int
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What became of a request id, and the account's live balance after it (now, for a replay)."""
 
     request_id: str

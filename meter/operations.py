@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from taximeter.meter.codes import Code
 from taximeter.meter.errors import (
@@ -20,12 +19,11 @@ TAKES_CREDIT: frozenset[str] = frozenset({"reserve", "charge"})
 """Refused when Redis is out of memory; the others go through `resolve` then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """What a caller wants done to one request of one account. Amounts in millicredits.
+class Operation(NamedTuple):
+    """What a caller wants done to one request of one account: the seven ARGV, in their order.
 
-    `owner` marks one call of reserve: its own retry after a lost reply is told OK, anybody else
-    REPLAYED.
+    `key` is `org/request`, amounts are millicredits. `owner` marks one call of reserve: its own
+    retry after a lost reply is told OK, anybody else REPLAYED.
     """
 
     op: Op
@@ -36,20 +34,13 @@ class Operation:
     owner: str = ""
     payload: str = ""
 
-    def arguments(self) -> tuple[str, str, str, int, int, str, str]:
-        """The seven ARGV of this operation."""
-        return (self.op, self.account, self.key, self.amount, self.ttl_ms, self.owner, self.payload)
-
     @property
     def request_id(self) -> str:
         return self.key.partition("/")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One reply of a batch, parsed. `field` names what was INVALID; the figures are 0 where the
-    code has none.
-    """
+class Reply(NamedTuple):
+    """One reply, parsed. `field` names what was INVALID; figures are 0 where the code has none."""
 
     code: Code
     available: int = 0
@@ -60,20 +51,23 @@ class Reply:
     field: str = ""
 
 
-def parse_reply(raw: bytes | str) -> Reply:
-    """Read one reply. Raises ValueError when it is none of the script's."""
-    words = (raw if isinstance(raw, str) else raw.decode()).split(" ")
-    code = Code(int(words[0]))
+_CODES: dict[bytes, Code] = {str(code.value).encode(): code for code in Code}
+
+
+def parse_reply(raw: bytes) -> Reply:
+    """Read one reply. Raises ValueError, KeyError or IndexError when it is none of the script's."""
+    words = raw.split(b" ")
+    code = _CODES[words[0]]
+    if len(words) == 3:
+        return Reply(code, int(words[1]), int(words[2]))
     if code is Code.NOT_LOADED:
         return Reply(code)
     if code is Code.INVALID:
-        return Reply(code, field=words[1])
-    available, held = int(words[1]), int(words[2])
-    if len(words) == 6:
-        return Reply(code, available, held, cast(State, words[3]), int(words[4]), int(words[5]))
+        return Reply(code, field=words[1].decode())
     if code is Code.LATE:
-        return Reply(code, available, held, charged=int(words[3]))
-    return Reply(code, available, held)
+        return Reply(code, int(words[1]), int(words[2]), charged=int(words[3]))
+    available, held, reserved, charged = (int(words[place]) for place in (1, 2, 4, 5))
+    return Reply(code, available, held, cast(State, words[3].decode()), reserved, charged)
 
 
 _STATE_AFTER: dict[Op, State] = {
@@ -114,6 +108,8 @@ def receipt(operation: Operation, reply: Reply) -> Receipt:
 
 def raise_refusal(operation: Operation, reply: Reply) -> None:
     """Raise what a refused reply means; return when it is not a refusal."""
+    if reply.code > 0:
+        return
     if reply.code is Code.INSUFFICIENT:
         raise InsufficientCredits(operation.amount, reply.available, reply.held)
     if reply.code is Code.CONFLICT:

@@ -24,6 +24,10 @@ from taximeter.meter.operations import TAKES_CREDIT, Operation, Reply
 from taximeter.meter.pending import Pending
 from taximeter.meter.settings import MeterSettings
 
+# Fewer than this are not worth a call of their own. Above it lanes share what waits evenly, so that
+# the server works on one part while this process packs the other: all in one call halves the rate.
+BATCH_SPLIT_MIN = 16
+
 
 class ShardClient:
     """Queue and lanes of one shard. `pool` is redis-py's, which its releases type differently."""
@@ -81,7 +85,6 @@ class ShardClient:
             while True:
                 batch = self._take() or await self._wait_for_work()
                 if not batch:
-                    self._note_drained()
                     continue
                 self._in_flight += 1
                 try:
@@ -135,14 +138,17 @@ class ShardClient:
         return identity.epoch
 
     async def _wait_for_work(self) -> list[Pending]:
+        self._note_drained()
         idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle.append(idle)
         await idle
         return self._take()
 
     def _take(self) -> list[Pending]:
-        """Up to batch_max waiting operations, less what is past its deadline or pointless."""
-        queue, batch_max = self._queue, self._settings.batch_max
+        """This lane's share of what waits, less what is past its deadline or pointless."""
+        queue = self._queue
+        share = -(-len(queue) // self._settings.lanes_per_shard)
+        batch_max = min(self._settings.batch_max, max(share, BATCH_SPLIT_MIN))
         batch: list[Pending] = []
         now = asyncio.get_running_loop().time()
         while queue and len(batch) < batch_max:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from decimal import Decimal
 from pathlib import Path
 
 import click
@@ -76,8 +77,8 @@ async def _furnish(system: LocalSystem) -> str:
             f"/api/v1/org-billing/credits/{ORG_ID}", headers={"Authorization": f"Bearer {token}"}
         )
         if known.status_code == httpx.codes.NOT_FOUND:
-            await admin.subscribe(ORG_ID, "Development", CREDITS, USER_ID)
-            await admin.allocate(ORG_ID, USER_ID, CREDITS // 2)
+            await admin.subscribe(ORG_ID, "Development", Decimal(CREDITS), USER_ID)
+            await admin.allocate(ORG_ID, USER_ID, Decimal(CREDITS // 2))
     return token
 
 

@@ -50,6 +50,7 @@ class OpenCharge:
         *,
         provider: str,
         ttl_s: float,
+        hold_ms: float,
     ) -> None:
         self._hold = hold
         self._chat = chat
@@ -60,6 +61,7 @@ class OpenCharge:
         self._prompt_tokens: int | None = None
         self._decided: tuple[int, Usage] | None = None
         self._ended = False
+        self.hold_ms = hold_ms
         self.delivered_tokens = 0
         self._heartbeat = asyncio.get_running_loop().create_task(self._beat())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -110,7 +111,9 @@ async def _complete(
     if key is not None:
         await _refuse_settled_replay(services, org_id, request_id)
     meter = await services.meters.get()
+    started = time.perf_counter()
     hold = await _reserve(services, meter, chat, org_id, principal.user_id, request_id)
+    hold_ms = (time.perf_counter() - started) * 1000
     charge = OpenCharge(
         hold,
         chat,
@@ -118,6 +121,7 @@ async def _complete(
         services.tracker,
         provider=services.upstream.name,
         ttl_s=services.settings.hold_ttl_s,
+        hold_ms=hold_ms,
     )
     try:
         # The completion is a task of the application: if the server gives this request up, the
@@ -288,6 +292,7 @@ def _headers(upstream: Upstream, charge: OpenCharge, receipt: Receipt | None) ->
         "X-Request-Id": charge.request_id,
         "X-Provider-Used": upstream.name,
         "X-Credits-Remaining": text_of_credits(remaining),
+        "Server-Timing": f"hold;dur={charge.hold_ms:.2f}",
     }
 
 
