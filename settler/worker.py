@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC
 from typing import Any, Final
 
@@ -40,35 +42,60 @@ def deserialize(data: bytes) -> dict[str, Any]:
 async def run_worker(settings: SettlerSettings) -> None:
     """Work until SIGTERM or SIGINT; ticks that run then get `shutdown_grace_s` to finish.
 
-    Raises ShardCountMismatch, and asyncpg errors when Postgres cannot be reached at the start. Later troubles of either
-    store, or of arq's Redis, are logged and waited out.
+    Raises ShardCountMismatch, and OSError or asyncpg errors when Postgres cannot be reached at the
+    start. Later troubles of either store, or of arq's Redis, are logged and waited out.
     """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    # Ours and not arq's: a signal must also count before its worker is there, and between two of them.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
     async with open_stores(settings) as stores:
         settler = Settler(stores, settings)
         await settler.start()
         # The first look does not wait for the clock: clients are not let in before it.
         await settler.settle()
         pause_s = _RESTART_FIRST_S
-        while True:
-            worker = make_worker(settler, settings)
-            started = asyncio.get_running_loop().time()
+        while not stop.is_set():
+            started = loop.time()
             try:
-                await worker.async_run()
-            except asyncio.CancelledError:
-                # arq cancels itself on a signal; a cancellation from outside is passed on.
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                log.info("stopped")
-                return
+                await _work(make_worker(settler, settings), stop, settings.shutdown_grace_s)
             except (RedisError, OSError) as error:
-                if asyncio.get_running_loop().time() - started > _RESTART_MAX_S:
+                if loop.time() - started > _RESTART_MAX_S:
                     pause_s = _RESTART_FIRST_S
                 log.error("scheduler", failed=type(error).__name__, retry_in_s=pause_s)
-            finally:
-                await _close(worker)
-            await asyncio.sleep(pause_s)
-            pause_s = min(_RESTART_MAX_S, pause_s * 2)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), pause_s)
+                pause_s = min(_RESTART_MAX_S, pause_s * 2)
+    log.info("stopped")
+
+
+async def _work(worker: Worker, stop: asyncio.Event, grace_s: float) -> None:
+    """Run one arq worker until `stop` is set or its Redis fails, and leave nothing of it running."""
+    working = asyncio.create_task(worker.async_run())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            worker.allow_pick_jobs = False
+            if worker.tasks:
+                await asyncio.wait(worker.tasks.values(), timeout=grace_s)
+        else:
+            await working
+    finally:
+        stopping.cancel()
+        await _close(worker, working)
+
+
+async def _close(worker: Worker, working: asyncio.Task[None]) -> None:
+    """Cancel what still runs and disconnect; the scheduler's own trouble with that is not ours."""
+    jobs = list(worker.tasks.values())
+    for task in (working, *jobs):
+        task.cancel()
+    await asyncio.gather(working, *jobs, return_exceptions=True)
+    worker.tasks.clear()
+    with suppress(RedisError, OSError):
+        await worker.close()
 
 
 def make_worker(settler: Settler, settings: SettlerSettings) -> Worker:
@@ -77,12 +104,12 @@ def make_worker(settler: Settler, settings: SettlerSettings) -> Worker:
     redis_settings.conn_retries = 0
     return Worker(
         functions=[],
+        handle_signals=False,
         cron_jobs=_schedule(settler, settings),
         redis_settings=redis_settings,
         queue_name=settings.arq_queue,
         job_serializer=serialize,
         job_deserializer=deserialize,
-        job_completion_wait=max(1, round(settings.shutdown_grace_s)),
         job_timeout=settings.upkeep_timeout_s,
         keep_result=0,
         log_results=False,
@@ -119,12 +146,3 @@ def _job(
         run_at_startup=name == "daily",
         **when,  # type: ignore[arg-type]  # arq takes sets of numbers for each of these
     )
-
-
-async def _close(worker: Worker) -> None:
-    """Close what arq has open; its own trouble with that is not ours."""
-    try:
-        async with asyncio.timeout(_RESTART_MAX_S):
-            await worker.close()
-    except (RedisError, OSError, TimeoutError, asyncio.CancelledError):
-        log.warning("scheduler", closed="not cleanly")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from settler_world import World
 
 from taximeter.api.commands import group
-from taximeter.meter import InsufficientCredits, Meter
+from taximeter.meter import InsufficientCredits, Meter, RequestConflict
 from taximeter.settler.accounts import account_loader
 from taximeter.settler.check import CheckLimits, check
 from taximeter.settler.guardian import guard
@@ -122,9 +122,10 @@ PLANTED = {
     "I5 charged twice": (
         "I5",
         by_sql(
-            "INSERT INTO credit_usage_attribution SELECT (credit_usage_attribution).* FROM"
-            " (SELECT (x #= hstore('id', '999999')) AS credit_usage_attribution FROM"
-            " credit_usage_attribution AS x WHERE request_id = 'r1' AND org_id = 'acme') AS copy"
+            "INSERT INTO credit_usage_attribution (org_id, user_id, service_type, credits_used,"
+            " request_id, created_at, shard, epoch, seq) SELECT org_id, user_id, service_type,"
+            " credits_used, request_id, created_at, shard, epoch, seq"
+            " FROM credit_usage_attribution WHERE request_id = 'r1' AND org_id = 'acme'"
         ),
     ),
     "I5 charged another amount": (
@@ -172,8 +173,6 @@ async def test_a_planted_violation_is_found(world: World, case: str) -> None:
     name, plant = PLANTED[case]
     await busy_world(world)
     assert (await world.check()).holds
-    if "hstore" in case or name == "I5":
-        await world.pool.execute("CREATE EXTENSION IF NOT EXISTS hstore")
     await plant(world)
     found = {one.name: one for one in (await world.check()).invariants}[name]
     assert not found.holds
@@ -254,7 +253,8 @@ async def test_no_false_alarm_while_everything_runs(
                         hold = await meter.reserve(org_id, user_id, amount, ttl_s=0.01)
                         await asyncio.sleep(dice.random() * 0.02)
                         await hold.commit(amount + dice.randrange(-amount, 50) if amount else 1)
-            except InsufficientCredits:
+            except (InsufficientCredits, RequestConflict):
+                # Out of credits, or a hold so short that it ended before its heartbeat: both are traffic.
                 pass
 
     async def keep(work: Callable[[], Awaitable[object]]) -> None:
