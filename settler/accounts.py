@@ -15,7 +15,9 @@ _SQL: Final = load_queries("accounts")
 async def load_accounts(
     pool: Pool, accounts: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], LoadedAccount]:
-    """Balance and last entry of each (org_id, user_id), all in one snapshot; unknown accounts are missing."""
+    """Balance and last entry of each (org_id, user_id), all in one snapshot; unknown accounts are
+    missing.
+    """
     rows = await pool.fetch(
         _SQL["load_accounts"],
         [org_id for org_id, _ in accounts],
@@ -28,10 +30,12 @@ async def load_accounts(
 
 
 def account_loader(pool: Pool) -> Loader:
-    """The loader that a Meter takes: one account by (org_id, user_id), or None when Postgres knows none.
+    """The loader that a Meter takes: one account by (org_id, user_id), or None when Postgres knows
+    none.
 
-    Valid only while no unsettled event of the account exists, which holds for every account that Redis does not have:
-    accounts leave Redis only with their whole shard, and the guardian settles a shard before it opens it again.
+    Valid only while no unsettled event of the account exists, which holds for every account that
+    Redis does not have: accounts leave Redis only with their whole shard, and the guardian settles
+    a shard before it opens it again.
     """
 
     async def load(org_id: str, user_id: str) -> LoadedAccount | None:

@@ -57,9 +57,11 @@ class Report:
 
 
 async def check(stores: Stores, limits: CheckLimits | None = None) -> Report:
-    """Read everything and judge it; changes nothing. Holds while traffic, settling and relaying go on.
+    """Read everything and judge it; changes nothing. Holds while traffic, settling and relaying go
+    on.
 
-    Raises CouldNotLook when a shard is closed or keeps moving, asyncpg and redis errors when a store is away.
+    Raises CouldNotLook when a shard is closed or keeps moving, asyncpg and redis errors when a
+    store is away.
     """
     limits = limits or CheckLimits()
     found = {name: Invariant(name) for name in TITLES}
@@ -102,7 +104,9 @@ async def _sql(conn: Connection, found: Mapping[str, Invariant]) -> None:
 async def _events(
     conn: Connection, invariant: Invariant, cuts: list[ShardCut], loss_alarm_s: float
 ) -> None:
-    """I4: {1..S} is settled, set aside, written down as lost or in the stream, and the rows are there."""
+    """I4: {1..S} is settled, set aside, written down as lost or in the stream, and the rows are
+    there.
+    """
     figures = dict.fromkeys(
         ("events", "settled", "set_aside", "lost", "in_stream", "deleted_by_hand"), 0
     )
@@ -118,7 +122,8 @@ async def _events(
             invariant.violate(f"{shard}: settled up to {row['seq']}, Redis is at {cut.seq}")
         if row["charged_rows"] > row["settled_events"]:
             invariant.violate(
-                f"{shard}: {row['charged_rows']} charges stand for {row['settled_events']} settled events"
+                f"{shard}: {row['charged_rows']} charges stand for {row['settled_events']} settled "
+                f"events"
             )
         figures["deleted_by_hand"] += max(0, row["settled_events"] - row["charged_rows"])
         for what, rows, counted in (
@@ -139,7 +144,8 @@ async def _events(
         figures["lost_ever"] += row["seq_last"] - row["seq_first"] + 1
         if row["alarming"]:
             invariant.violate(
-                f"shard {row['shard']} epoch {row['epoch']}: events {row['seq_first']} to {row['seq_last']}"
+                f"shard {row['shard']} epoch {row['epoch']}: events {row['seq_first']} to "
+                f"{row['seq_last']}"
                 f" are lost, found {row['found_at']:%Y-%m-%d %H:%M:%S} UTC"
             )
     invariant.figures |= figures
@@ -162,7 +168,8 @@ async def _conservation(conn: Connection, invariant: Invariant, books: Books) ->
         "used": pools["used"],
         "pools_overdrawn": pools["overdrawn_pools"],
     }
-    # A drift that was seen only once is traffic that this look could not pin down; I1 has already looked twice.
+    # A drift that was seen only once is traffic that this look could not pin down; I1 has already
+    # looked twice.
     if difference and (books.suspects or totals.live == totals.expected):
         invariant.violate(f"bought less everything else comes to {difference} millicredits")
 
@@ -185,7 +192,8 @@ async def _holds(stores: Stores, invariant: Invariant, books: Books, limits: Che
             for account, figure in sorted(comparison.differences.items()):
                 invariant.violate(f"{account}: held less the sum of its open holds ({figure})")
             invariant.unjudged = (
-                f"more than {limits.holds_limit} open holds, so they were read twice and not at a cut;"
+                f"more than {limits.holds_limit} open holds, so they were read twice and not at a "
+                f"cut;"
                 f" {figures['accounts_not_judged']} accounts moved meanwhile and were not judged"
             )
     invariant.figures |= figures

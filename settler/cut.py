@@ -1,10 +1,13 @@
-"""Reads both stores so that they can be compared while everything runs: Postgres at one snapshot, Redis cut by cut.
+"""Reads both stores so that they can be compared while everything runs: Postgres at one snapshot,
+Redis cut by cut.
 
-For an account at a cut after event S, with its last applied entry A; and a Postgres snapshot with watermark W and last entry N:
+For an account at a cut after event S, with its last applied entry A; and a Postgres snapshot with
+watermark W and last entry N:
 
     available + held = remaining - entries in (A, N] + entries in (N, A] - events in (W, S]
 
-Every term belongs to exactly one moment, so traffic, settling and relaying at full speed cannot make a false difference.
+Every term belongs to exactly one moment, so traffic, settling and relaying at full speed cannot
+make a false difference.
 """
 
 from __future__ import annotations
@@ -48,10 +51,12 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class AccountCut:
-    """One account at a cut. live is None when Redis does not have it, or (with damaged) when it cannot be read.
+    """One account at a cut. live is None when Redis does not have it, or (with damaged) when it
+    cannot be read.
 
-    remaining: of the snapshot. entries: what the applied number adds to it or takes from it. unsettled: charges of events
-    after the watermark. holds: sum of its open holds, None when they were too many to be read at the cut.
+    remaining: of the snapshot. entries: what the applied number adds to it or takes from it.
+    unsettled: charges of events after the watermark. holds: sum of its open holds, None when they
+    were too many to be read at the cut.
     """
 
     org_id: str
@@ -80,7 +85,9 @@ class AccountCut:
 
 @dataclass(slots=True)
 class ShardCut:
-    """What was seen of a shard while its accounts were read, and its unsettled events so far by account."""
+    """What was seen of a shard while its accounts were read, and its unsettled events so far by
+    account.
+    """
 
     shard: int
     epoch: int
@@ -103,7 +110,9 @@ class ShardCut:
 async def cut_accounts(
     stores: Stores, cut: ShardCut, rows: Sequence[asyncpg.Record], holds_limit: int
 ) -> list[AccountCut]:
-    """Read at most 1,000 accounts of one shard at one cut. `rows` are of the Postgres snapshot. Raises CutMoved."""
+    """Read at most 1,000 accounts of one shard at one cut. `rows` are of the Postgres snapshot.
+    Raises CutMoved.
+    """
     keys = stores.keys(cut.shard)
     names = [account_field(row["org_id"], row["user_id"]) for row in rows]
     answer = await _SNAPSHOT.call(
@@ -149,7 +158,9 @@ def _parse(record: bytes | None) -> tuple[Live | None, bool]:
 
 
 async def _read_events(stores: Stores, cut: ShardCut, up_to: int) -> None:
-    """Add the events up to seq `up_to` to the sums; they are all there, since the cut was after them."""
+    """Add the events up to seq `up_to` to the sums; they are all there, since the cut was after
+    them.
+    """
     while cut.read_to < up_to:
         run = await read_run(
             stores.redis,
@@ -180,7 +191,9 @@ async def _read_events(stores: Stores, cut: ShardCut, up_to: int) -> None:
 
 
 def _sum_holds(flat: Sequence[bytes]) -> dict[str, tuple[int, int]]:
-    """By account: the sum of its open holds, and how many of them are keyed under another organisation."""
+    """By account: the sum of its open holds, and how many of them are keyed under another
+    organisation.
+    """
     sums: dict[str, tuple[int, int]] = {}
     for key, record in zip(flat[::2], flat[1::2], strict=True):
         account, amount = parse_hold(record)
@@ -191,7 +204,9 @@ def _sum_holds(flat: Sequence[bytes]) -> dict[str, tuple[int, int]]:
 
 
 def parse_hold(record: bytes) -> tuple[str, int]:
-    """(account, amount in millicredits) of an open hold; ("", 0) for a record that cannot be read."""
+    """(account, amount in millicredits) of an open hold; ("", 0) for a record that cannot be
+    read.
+    """
     parts = record.split(b"\t", 2)
     if len(parts) != 3 or not parts[0].isdigit():
         return "", 0
@@ -201,7 +216,9 @@ def parse_hold(record: bytes) -> tuple[str, int]:
 async def _entry_sums(
     stores: Stores, rows: Sequence[asyncpg.Record], lives: Sequence[Live | None]
 ) -> dict[str, tuple[int, float]]:
-    """By account: the entries between what the snapshot has and what the live account has applied, with their sign."""
+    """By account: the entries between what the snapshot has and what the live account has applied,
+    with their sign.
+    """
     wanted = [
         (row["org_id"], row["user_id"], row["entry_seq"], live.applied)
         for row, live in zip(rows, lives, strict=True)

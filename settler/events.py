@@ -33,9 +33,11 @@ Reason = Literal[
 
 
 class Event(NamedTuple):
-    """One charged amount. amount and reserved: millicredits. time_ms: Redis time of its entry, None if damaged.
+    """One charged amount. amount and reserved: millicredits. time_ms: Redis time of its entry, None
+    if damaged.
 
-    A named tuple, since a settler makes tens of thousands of them a second and a frozen dataclass costs three times more.
+    A named tuple, since a settler makes tens of thousands of them a second and a frozen dataclass
+    costs three times more.
     """
 
     seq: int
@@ -58,8 +60,9 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that cannot become a charge. Account and amount are kept where they could be read, so that what the
-    script took from the live balance can be given back."""
+    """A line that cannot become a charge. Account and amount are kept where they could be read, so
+    that what the script took from the live balance can be given back.
+    """
 
     seq: int
     reason: Reason
@@ -91,8 +94,9 @@ def parse_id(entry_id: bytes | str) -> tuple[int, int]:
 def parse_entry(entry_id: bytes | str, fields: Mapping[bytes, bytes], after_seq: int = 0) -> Entry:
     """Parse one entry; never raises for its content.
 
-    An entry without lines counts as one unreadable line. One with more lines than there are numbers after `after_seq`
-    keeps only the last of them as numbered events; the surplus joins the first line as unreadable.
+    An entry without lines counts as one unreadable line. One with more lines than there are numbers
+    after `after_seq` keeps only the last of them as numbered events; the surplus joins the first
+    line as unreadable.
     """
     epoch, last_seq = parse_id(entry_id)
     time_ms = _parse_time(fields.get(b"t", b""))
@@ -118,7 +122,9 @@ def parse_entry(entry_id: bytes | str, fields: Mapping[bytes, bytes], after_seq:
 
 
 def parse_line(line: bytes, seq: int, time_ms: int | None) -> Event | BadLine:
-    """Parse one line; never raises. The payload is left as text: an unreadable one must not lose its charge."""
+    """Parse one line; never raises. The payload is left as text: an unreadable one must not lose
+    its charge.
+    """
     try:
         kind_b, account_b, request_b, amount_b, reserved_b, flags_b, payload_b = line.split(
             b"\t", 6
@@ -150,7 +156,9 @@ def parse_line(line: bytes, seq: int, time_ms: int | None) -> Event | BadLine:
 
 
 def _bad_line(line: bytes, seq: int, detail: str) -> BadLine:
-    """Keep what can be read of a damaged line: the account and the amount decide whether it can be given back."""
+    """Keep what can be read of a damaged line: the account and the amount decide whether it can be
+    given back.
+    """
     parts = line.split(b"\t", 6)
     texts: Sequence[str] = [part.decode("utf-8", "replace") for part in parts]
     account = _ACCOUNT.fullmatch(texts[1]) if len(texts) > 1 else None
@@ -170,7 +178,9 @@ def _bad_line(line: bytes, seq: int, detail: str) -> BadLine:
 
 
 def _parse_amount(text: str) -> int | None:
-    """Millicredits, or None. Only ASCII digits: int() alone would take signs, spaces and other scripts' digits."""
+    """Millicredits, or None. Only ASCII digits: int() alone would take signs, spaces and other
+    scripts' digits.
+    """
     if _DIGITS.fullmatch(text) is None:
         return None
     amount = int(text)

@@ -1,4 +1,6 @@
-"""Guards every shard: lets clients in when Redis has what it should have, and rebuilds from Postgres when it has not."""
+"""Guards every shard: lets clients in when Redis has what it should have, and rebuilds from
+Postgres when it has not.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _SCAN_COUNT: Final = 1_000
 
 
 class ShardCountMismatch(Exception):
-    """The setting names another number of shards than the system has. Unset it, or give the number that exists."""
+    """The setting names another number of shards than the system has. Unset it, or give the number
+    that exists.
+    """
 
 
 class UnknownDataFormat(Exception):
@@ -30,7 +34,9 @@ class UnknownDataFormat(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """What the guardian did about a shard. usable: clients may work at `epoch`. lost: events found to be lost just now."""
+    """What the guardian did about a shard. usable: clients may work at `epoch`. lost: events found
+    to be lost just now.
+    """
 
     shard: int
     usable: bool
@@ -43,7 +49,8 @@ class Guarded:
 async def ensure_shards(stores: Stores, wanted: int | None) -> int:
     """How many shards the system has; makes them (1 unless `wanted` says more) when it is fresh.
 
-    Raises ShardCountMismatch when `wanted` differs from what exists. Durable on return; two starting at once agree.
+    Raises ShardCountMismatch when `wanted` differs from what exists. Durable on return; two
+    starting at once agree.
     """
     async with stores.pool.acquire() as conn, conn.transaction():
         await conn.execute(_SQL["create_alone"])
@@ -53,26 +60,31 @@ async def ensure_shards(stores: Stores, wanted: int | None) -> int:
             await conn.execute(_SQL["create_shards"], shards)
     if wanted not in (None, shards):
         raise ShardCountMismatch(
-            f"TAXIMETER_SHARDS is {wanted}, but this system was made with {shards} and keeps that number"
+            f"TAXIMETER_SHARDS is {wanted}, but this system was made with {shards} and keeps that "
+            f"number"
         )
     return shards
 
 
 async def guard(stores: Stores, shard: int, shards: int) -> Guarded:
-    """Look at one shard and do what is needed. Cheap when all is well: one row and one round trip to Redis.
+    """Look at one shard and do what is needed. Cheap when all is well: one row and one round trip
+    to Redis.
 
-    Every step can be cut off anywhere; the next call finishes the work. Only one guardian acts on a shard at a time,
-    another one answers that the shard is not usable yet. Raises asyncpg and redis errors, UnknownDataFormat.
+    Every step can be cut off anywhere; the next call finishes the work. Only one guardian acts on a
+    shard at a time, another one answers that the shard is not usable yet. Raises asyncpg and redis
+    errors, UnknownDataFormat.
     """
     mark = await read_mark(stores.pool, shard)
-    # Postgres first: Redis can only have moved on since, so an older watermark never looks like a loss.
+    # Postgres first: Redis can only have moved on since, so an older watermark never looks like a
+    # loss.
     verdict = judge(mark, await look(stores, shard), shards)
     if verdict.action is Action.NOTHING:
         return Guarded(shard, True, mark.epoch, "nothing", verdict.reason)
     async with stores.pool.acquire() as conn:
         if not await conn.fetchval(_SQL["guard_alone"], shard):
             return Guarded(shard, False, mark.epoch, "waiting", "another guardian is at work")
-        # The lock belongs to the session: the pool releases it with the connection, also after a crash.
+        # The lock belongs to the session: the pool releases it with the connection, also after a
+        # crash.
         return await _act(conn, stores, shard, shards)
 
 
@@ -91,8 +103,9 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
     if verdict.action is Action.APPROVE:
         return await _approve(conn, stores, mark, seen, verdict)
     if verdict.action is Action.OPEN:
-        # The server first: a crash in between looks like a loss and is rebuilt, which costs one epoch. The other way round,
-        # a database that was replaced could not be told from one that was about to be used.
+        # The server first: a crash in between looks like a loss and is rebuilt, which costs one
+        # epoch. The other way round, a database that was replaced could not be told from one that
+        # was about to be used.
         await conn.execute(_SQL["approve_server"], shard, seen.run_id)
         await _OPEN.call(
             stores.redis, stores.keys(shard).batch(), [mark.epoch, shards, seen.run_id]
@@ -107,9 +120,10 @@ async def _approve(
 ) -> Guarded:
     """Let clients in on a restarted server.
 
-    The restart may have lost entries that were applied in its last second, so the hints of the relay go down to what the
-    accounts say. The run id in Postgres has moved before, so no answer of the old server can raise a hint again; that
-    in Redis moves last, so that a crash on the way is seen as not approved.
+    The restart may have lost entries that were applied in its last second, so the hints of the
+    relay go down to what the accounts say. The run id in Postgres has moved before, so no answer of
+    the old server can raise a hint again; that in Redis moves last, so that a crash on the way is
+    seen as not approved.
     """
     keys = stores.keys(mark.shard)
     cursor = 0
@@ -128,7 +142,9 @@ async def _approve(
 
 
 async def look(stores: Stores, shard: int) -> Seen:
-    """The shard as Redis has it: meta and the stream's last id at one moment, and the run id of the server that has them."""
+    """The shard as Redis has it: meta and the stream's last id at one moment, and the run id of the
+    server that has them.
+    """
     keys = stores.keys(shard)
     async with stores.redis.pipeline(transaction=True) as pipe:
         pipe.hgetall(keys.meta)

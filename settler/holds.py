@@ -1,4 +1,6 @@
-"""Compares holds with accounts by two readings, for shards with too many holds to read at one cut."""
+"""Compares holds with accounts by two readings, for shards with too many holds to read at one
+cut.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,12 @@ class HoldComparison:
 
 
 async def compare_holds(stores: Stores, shard: int) -> HoldComparison:
-    """Read accounts, holds and accounts again, twice. Only accounts that did not change in either are judged.
+    """Read accounts, holds and accounts again, twice. Only accounts that did not change in either
+    are judged.
 
-    What moved all the time cannot be judged without stopping traffic, and is counted instead. An account that is rightly
-    busy and looks the same before and after would have to differ by the same amount twice to be accused.
+    What moved all the time cannot be judged without stopping traffic, and is counted instead. An
+    account that is rightly busy and looks the same before and after would have to differ by the
+    same amount twice to be accused.
     """
     first, moved_first = await _read(stores, shard)
     await asyncio.sleep(_PAUSE_S)
@@ -61,7 +65,9 @@ async def _read(stores: Stores, shard: int) -> tuple[dict[str, int], set[str]]:
 
 
 async def _scan(stores: Stores, key: str) -> dict[bytes, bytes]:
-    """A whole hash in small steps. What changes meanwhile may be old or new, which is why there are two readings."""
+    """A whole hash in small steps. What changes meanwhile may be old or new, which is why there are
+    two readings.
+    """
     found: dict[bytes, bytes] = {}
     cursor = 0
     while True:

@@ -22,11 +22,14 @@ TITLES: Final = {
     "I13": "organisations are kept apart",
 }
 FIRES: Final = {
-    "I1": "something changed Redis past the scripts, Redis lost data and has not been rebuilt, or a script is wrong",
-    "I4": "Redis lost data (see runbook of a loss), or someone deleted entries of the stream or rows of the ledger",
+    "I1": "something changed Redis past the scripts, Redis lost data and has not been rebuilt, or "
+    "a script is wrong",
+    "I4": "Redis lost data (see runbook of a loss), or someone deleted entries of the stream or "
+    "rows of the ledger",
     "I6": "something changed holds past the scripts, or no settler sweeps",
     "I7": "a credit came from nowhere or went nowhere: look at the other invariants for where",
-    "I11": "no settler relays, Postgres went back in time, or an account refuses its entries (see the settler's log)",
+    "I11": "no settler relays, Postgres went back in time, or an account refuses its entries (see "
+    "the settler's log)",
     "I13": "keys or rows were written past scripts and constraints",
 }
 

@@ -1,10 +1,10 @@
-"""Writes events into the ledger, inside the transaction of settle. What the ledger refuses comes back as bad lines."""
+"""Writes events into the ledger, inside the transaction of settle. What the ledger refuses comes
+back as bad lines.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -14,18 +14,17 @@ from taximeter.settler.events import BadLine, Event, Reason
 from taximeter.settler.payloads import read_payload
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Connection
+from taximeter.settler.totals import add_to_totals, lock_allocations
 
 _SQL: Final = load_queries("settle")
 _DUPLICATE_ROUNDS_MAX: Final = 10
-
-Account = tuple[str, str]
 
 _CHARGED_COLUMNS: Final = (
     "org_id", "request_id", "phase", "user_id", "shard", "epoch", "seq", "amount", "created_at",
 )  # fmt: skip
 _ATTRIBUTION_COLUMNS: Final = (
-    "org_id", "user_id", "service_type", "service_name", "credits_used", "request_id", "request_metadata",
-    "created_at", "shard", "epoch", "seq", "late", "reserved",
+    "org_id", "user_id", "service_type", "service_name", "credits_used", "request_id",
+    "request_metadata", "created_at", "shard", "epoch", "seq", "late", "reserved",
 )  # fmt: skip
 
 REFUSALS: Final = (
@@ -36,14 +35,18 @@ REFUSALS: Final = (
     asyncpg.StatementTooComplexError,
     ValueError,
 )
-"""What Postgres answers when it is the rows that are wrong. Anything else is about the server, and is tried again."""
+"""What Postgres answers when it is the rows that are wrong. Anything else is about the server, and
+is tried again.
+"""
 
 
 async def book(conn: Connection, shard: int, epoch: int, events: Sequence[Event]) -> list[BadLine]:
-    """Book `events`; returns those that could not be. Nothing is durable before the caller's transaction commits.
+    """Book `events`; returns those that could not be. Nothing is durable before the caller's
+    transaction commits.
 
-    The whole run is tried at once. When Postgres refuses a row, the halves are tried on their own, so that one poison
-    event costs a few steps and never its neighbours. Raises what is not about the rows (deadlock, lost connection).
+    The whole run is tried at once. When Postgres refuses a row, the halves are tried on their own,
+    so that one poison event costs a few steps and never its neighbours. Raises what is not about
+    the rows (deadlock, lost connection).
     """
     if not events:
         return []
@@ -82,10 +85,10 @@ async def _book_at_once(
         events = [event for event in events if event.org_id in known]
     times = _entry_times(events)
     # The common lock order: allocations first, then what belongs to their accounts, then pools.
-    targets = await _lock_allocations(conn, {(event.org_id, event.user_id) for event in events})
+    targets = await lock_allocations(conn, {(event.org_id, event.user_id) for event in events})
     events = await _write_charged(conn, shard, epoch, events, times, bad)
     await _write_attribution(conn, shard, epoch, events, times)
-    await _add_to_totals(conn, events, targets)
+    await add_to_totals(conn, events, targets)
     return bad
 
 
@@ -106,14 +109,18 @@ async def _write_charged(
     times: dict[int | None, datetime],
     bad: list[BadLine],
 ) -> list[Event]:
-    """Claim each (organisation, request, phase); returns the events that got it, the others join `bad`.
+    """Claim each (organisation, request, phase); returns the events that got it, the others join
+    `bad`.
 
-    Duplicates are rare, so nobody is asked first: the unique key refuses the copy, and only then we look which it was.
+    Duplicates are rare, so nobody is asked first: the unique key refuses the copy, and only then we
+    look which it was.
     """
     claims: dict[tuple[str, str, int], Event] = {}
-    for event in events:
-        if claims.setdefault((event.org_id, event.request_id, event.phase), event) is not event:
-            bad.append(set_aside(event, "duplicate", "the request is charged by an earlier event"))
+    bad += [
+        set_aside(event, "duplicate", "the request is charged by an earlier event")
+        for event in events
+        if claims.setdefault((event.org_id, event.request_id, event.phase), event) is not event
+    ]
     for _ in range(_DUPLICATE_ROUNDS_MAX):
         records = [
             (
@@ -139,7 +146,8 @@ async def _write_charged(
                 )
             return list(claims.values())
         except asyncpg.UniqueViolationError:
-            # The statement that asks has a newer snapshot than the copy had, so it sees who was first.
+            # The statement that asks has a newer snapshot than the copy had, so it sees who was
+            # first.
             wanted = list(claims)
             rows = await conn.fetch(
                 _SQL["charged_already"],
@@ -164,8 +172,9 @@ async def _write_attribution(
 ) -> None:
     records = [
         (
-            event.org_id, event.user_id, *purpose[:2], event.amount, event.request_id, purpose.metadata,
-            times[event.time_ms], shard, epoch, event.seq, event.flags != "-", event.reserved,
+            event.org_id, event.user_id, *purpose[:2], event.amount, event.request_id,
+            purpose.metadata, times[event.time_ms], shard, epoch, event.seq,
+            event.flags != "-", event.reserved,
         )
         for event, purpose in ((event, read_payload(event.payload)) for event in events)
     ]  # fmt: skip
@@ -174,69 +183,12 @@ async def _write_attribution(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Targets:
-    """Where the charges of each account go. The rows are locked; an account that has none is in neither."""
-
-    active: dict[Account, object]
-    closed: dict[Account, object]
-
-
-async def _lock_allocations(conn: Connection, accounts: Iterable[Account]) -> _Targets:
-    """Lock the allocation of every account: the active one, else the newest closed one."""
-    wanted = set(accounts)
-    active = await _lock(conn, "lock_active_allocations", wanted)
-    without = wanted - active.keys()
-    if without:
-        # An allocation may have been closed, and another opened, while the first statement waited for its lock.
-        active |= await _lock(conn, "lock_active_allocations", without)
-        without -= active.keys()
-    closed = await _lock(conn, "lock_closed_allocations", without) if without else {}
-    return _Targets(active, closed)
-
-
-async def _add_to_totals(conn: Connection, events: Sequence[Event], targets: _Targets) -> None:
-    """Add to allocations and pools, once a row."""
-    by_account: defaultdict[Account, int] = defaultdict(int)
-    by_pool: defaultdict[str, int] = defaultdict(int)
-    for event in events:
-        if event.amount:
-            by_account[event.org_id, event.user_id] += event.amount
-            by_pool[event.org_id] += event.amount
-    if not by_account:
-        return
-    pools = sorted(by_pool)
-    await conn.execute(_SQL["lock_pools"], pools)
-    for query, rows in (("add_used", targets.active), ("add_to_closed", targets.closed)):
-        charged = [
-            (row, by_account[account]) for account, row in rows.items() if account in by_account
-        ]
-        if charged:
-            await conn.execute(_SQL[query], *map(list, zip(*charged, strict=True)))
-    orphans = sorted(by_account.keys() - targets.active.keys() - targets.closed.keys())
-    if orphans:
-        await conn.execute(
-            _SQL["insert_closed"],
-            [org_id for org_id, _ in orphans],
-            [user_id for _, user_id in orphans],
-            [by_account[account] for account in orphans],
-        )
-    await conn.execute(_SQL["add_used_to_pools"], pools, [by_pool[org_id] for org_id in pools])
-
-
-async def _lock(conn: Connection, query: str, accounts: Iterable[Account]) -> dict[Account, object]:
-    """Allocation id by account, for the accounts that have such a row; the rows are locked."""
-    wanted = sorted(accounts)
-    rows = await conn.fetch(
-        _SQL[query], [org_id for org_id, _ in wanted], [user_id for _, user_id in wanted]
-    )
-    return {(row["org_id"], row["user_id"]): row["id"] for row in rows}
-
-
 async def write_dead_letters(
     conn: Connection, shard: int, epoch: int, bad_lines: Sequence[BadLine]
 ) -> None:
-    """Keep bad lines with their raw bytes, and give back what is known to have been taken by them."""
+    """Keep bad lines with their raw bytes, and give back what is known to have been taken by
+    them.
+    """
     if not bad_lines:
         return
     await conn.execute(

@@ -1,4 +1,6 @@
-"""Logs of the settler: one JSON object a line on standard output, without URLs, payloads or request ids."""
+"""Logs of the settler: one JSON object a line on standard output, without URLs, payloads or request
+ids.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ import structlog
 
 
 def configure_logs() -> None:
-    """Set up structlog for a process of its own; libraries only speak up when something is wrong."""
+    """Set up structlog for a process of its own; libraries only speak up when something is
+    wrong.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     structlog.configure(
         processors=[

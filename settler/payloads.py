@@ -1,4 +1,6 @@
-"""What a charge was for: from the payload of an event to columns that Postgres accepts for certain."""
+"""What a charge was for: from the payload of an event to columns that Postgres accepts for
+certain.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,12 @@ class Purpose(NamedTuple):
 
 
 def read_payload(payload: str) -> Purpose:
-    """Read a payload; never raises. An unreadable one loses nothing: its raw text becomes the metadata.
+    """Read a payload; never raises. An unreadable one loses nothing: its raw text becomes the
+    metadata.
 
-    Postgres refuses JSON that Python takes (NaN, the character U+0000, half a surrogate pair, numbers beyond
-    `numeric`), and one refused row would fail a whole batch. Such payloads count as unreadable here.
+    Postgres refuses JSON that Python takes (NaN, the character U+0000, half a surrogate pair,
+    numbers beyond `numeric`), and one refused row would fail a whole batch. Such payloads count as
+    unreadable here.
     """
     if not payload:
         return Purpose(DEFAULT_SERVICE_TYPE, "", "{}")

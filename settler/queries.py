@@ -14,8 +14,8 @@ _NAME = re.compile(r"^-- name: ([a-z][a-z0-9_]*)$", re.MULTILINE)
 def load_queries(name: str, package: str = "taximeter.settler") -> MappingProxyType[str, str]:
     """Every block of the package's `sql/<name>.sql` by its name, in the order of the file.
 
-    A block starts with `-- name: x` and ends where the next one starts. Raises FileNotFoundError, or ValueError when
-    the file has no block or the same name twice.
+    A block starts with `-- name: x` and ends where the next one starts. Raises FileNotFoundError,
+    or ValueError when the file has no block or the same name twice.
     """
     text = files(package).joinpath(f"sql/{name}.sql").read_text(encoding="utf-8")
     parts = _NAME.split(text)

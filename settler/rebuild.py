@@ -1,4 +1,6 @@
-"""Rebuilds a shard whose Redis data is lost or in doubt: close, settle what is left, write down what is lost, reopen."""
+"""Rebuilds a shard whose Redis data is lost or in doubt: close, settle what is left, write down
+what is lost, reopen.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,10 @@ async def rebuild(
 ) -> tuple[int, int]:
     """Bring the shard back at a new epoch; returns (epoch, events found to be lost).
 
-    The caller holds the guardian's lock. Each step leaves a state from which a new call goes on: a closed shard stays
-    closed until `open`, settled events stay settled, and an epoch that was begun but never opened is passed over.
-    Raises TimeoutError when other workers keep the shard busy, asyncpg and redis errors.
+    The caller holds the guardian's lock. Each step leaves a state from which a new call goes on: a
+    closed shard stays closed until `open`, settled events stay settled, and an epoch that was begun
+    but never opened is passed over. Raises TimeoutError when other workers keep the shard busy,
+    asyncpg and redis errors.
     """
     keys = stores.keys(shard)
     await _FENCE.call(stores.redis, [keys.meta], [reason[:200]])
@@ -57,8 +60,9 @@ async def rebuild(
 async def _finish_epoch(conn: Connection, stores: Stores, shard: int) -> tuple[int | None, int]:
     """Account for the rest of the watermark's epoch and begin the next one, in one transaction.
 
-    Returns (the epoch to open, lost), or (None, lost) when there are more events to settle first: some came in between, or the
-    stream has a later epoch than Postgres, which happens when Postgres was restored from an older backup.
+    Returns (the epoch to open, lost), or (None, lost) when there are more events to settle first:
+    some came in between, or the stream has a later epoch than Postgres, which happens when Postgres
+    was restored from an older backup.
     """
     keys = stores.keys(shard)
     async with conn.transaction():
@@ -87,9 +91,11 @@ async def _finish_epoch(conn: Connection, stores: Stores, shard: int) -> tuple[i
 
 
 async def _last_known(stores: Stores, shard: int) -> tuple[int, int]:
-    """The highest (epoch, seq) that Redis remembers to have given; (0, 0) when it remembers nothing.
+    """The highest (epoch, seq) that Redis remembers to have given; (0, 0) when it remembers
+    nothing.
 
-    Meta and the stream's last id can differ when one of them was damaged; the greater one bounds what may be lost.
+    Meta and the stream's last id can differ when one of them was damaged; the greater one bounds
+    what may be lost.
     """
     keys = stores.keys(shard)
     fields = await stores.redis.hmget(keys.meta, "epoch", "fenced_epoch", "seq")

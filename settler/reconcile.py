@@ -1,4 +1,5 @@
-"""Compares every live account with the books, and says what still differs at a second look. It repairs nothing.
+"""Compares every live account with the books, and says what still differs at a second look. It
+repairs nothing.
 
 A repair changes money, so it is a decision of people: what this finds is logged and fails `check`.
 """
@@ -29,7 +30,9 @@ Account = tuple[str, str]
 
 
 class CouldNotLook(Exception):
-    """The books could not be read at a consistent cut, so nothing is said about them. The message has the reason."""
+    """The books could not be read at a consistent cut, so nothing is said about them. The message
+    has the reason.
+    """
 
 
 class Suspect(NamedTuple):
@@ -46,7 +49,9 @@ class Suspect(NamedTuple):
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over all accounts, millicredits. An account that Redis does not have counts with what Postgres has."""
+    """Sums over all accounts, millicredits. An account that Redis does not have counts with what
+    Postgres has.
+    """
 
     accounts: int = 0
     loaded: int = 0
@@ -68,17 +73,21 @@ class Books:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How to look: more holds than holds_limit are not read at the cut; an entry may wait entry_age_max_s."""
+    """How to look: more holds than holds_limit are not read at the cut; an entry may wait
+    entry_age_max_s.
+    """
 
     holds_limit: int = 5_000
     entry_age_max_s: float = 60.0
 
 
 async def reconcile(stores: Stores, look: Look, conn: Connection | None = None) -> Books:
-    """Look at every account, and a second time at those that differ; only differences seen twice and alike remain.
+    """Look at every account, and a second time at those that differ; only differences seen twice
+    and alike remain.
 
-    With `conn`, the first look uses its transaction, which must be REPEATABLE READ, so that a caller can compare more with
-    the same snapshot. Raises CouldNotLook, asyncpg and redis errors. Changes nothing.
+    With `conn`, the first look uses its transaction, which must be REPEATABLE READ, so that a
+    caller can compare more with the same snapshot. Raises CouldNotLook, asyncpg and redis errors.
+    Changes nothing.
     """
     books = await _look_until_still(stores, look, None, conn)
     if books.suspects:
@@ -195,7 +204,9 @@ def _add(books: Books, cut: AccountCut, look: Look) -> None:
 async def _find_strangers(
     stores: Stores, books: Books, cut: ShardCut, seen: set[str], only: Sequence[Account] | None
 ) -> None:
-    """Accounts in Redis that the snapshot does not have or that belong elsewhere, and numbers beyond those given."""
+    """Accounts in Redis that the snapshot does not have or that belong elsewhere, and numbers
+    beyond those given.
+    """
     wanted = None if only is None else {f"{org_id}/{user_id}" for org_id, user_id in only}
     cursor = 0
     while True:
@@ -225,7 +236,8 @@ async def _find_strangers(
             for account in names:
                 label = f"{account[0]}/{account[1]}"
                 if account not in known:
-                    # An allocation of nothing has no entry yet, and its live account has nothing either.
+                    # An allocation of nothing has no entry yet, and its live account has nothing
+                    # either.
                     if label not in seen and page[label.encode()] != b"0 0 0":
                         books.suspects.add(Suspect("I1", label, "in Redis, unknown to Postgres", 0))
                 elif applied[account] > known[account]:

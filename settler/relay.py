@@ -26,7 +26,9 @@ Account = tuple[str, str]
 
 @dataclass(slots=True)
 class Relayed:
-    """What one relay run came to: entries applied, accounts loaded, accounts that refused, shards that were closed."""
+    """What one relay run came to: entries applied, accounts loaded, accounts that refused, shards
+    that were closed.
+    """
 
     applied: int = 0
     loaded: int = 0
@@ -44,8 +46,9 @@ class _Mark:
 async def relay(stores: Stores, *, page_accounts: int = 500, accounts_max: int = 50_000) -> Relayed:
     """Bring every account that is behind up to date, at most `accounts_max` of them.
 
-    Safe to run any number of times at once: Redis applies entry n only after n - 1 and only once, and Postgres only keeps
-    a hint of how far Redis is. A crash here loses nothing. A closed shard is passed over and named in the answer.
+    Safe to run any number of times at once: Redis applies entry n only after n - 1 and only once,
+    and Postgres only keeps a hint of how far Redis is. A crash here loses nothing. A closed shard
+    is passed over and named in the answer.
     """
     done = Relayed()
     marks = {
@@ -120,7 +123,9 @@ async def _relay_accounts(
 async def _apply(
     stores: Stores, mark: _Mark, entries: list[asyncpg.Record], done: Relayed
 ) -> tuple[dict[Account, int], list[Account]]:
-    """Send entries; returns how far each account now is, and the accounts that Redis does not have."""
+    """Send entries; returns how far each account now is, and the accounts that Redis does not
+    have.
+    """
     keys = stores.keys(mark.shard)
     answered: dict[Account, int] = {}
     missing: dict[Account, None] = {}
@@ -151,8 +156,8 @@ async def _load(
 ) -> dict[Account, int]:
     """Load accounts that Redis does not have.
 
-    Leaving that to the first client would lose an entry: one that has read its snapshot before the entry would write it
-    after we had passed the entry over.
+    Leaving that to the first client would lose an entry: one that has read its snapshot before the
+    entry would write it after we had passed the entry over.
     """
     if not missing:
         return {}

@@ -22,18 +22,21 @@ class StoreSettings(BaseSettings):
     )
     redis_url: str = Field(
         default="redis://localhost:6379/0",
-        description="Redis or Valkey with the live balances; must not evict (noeviction) and should keep an AOF.",
+        description="Redis or Valkey with the live balances; must not evict (noeviction) and "
+        "should keep an AOF.",
     )
     key_prefix: str = Field(
         default="tm",
         pattern=r"^[A-Za-z0-9_-]{1,32}$",
-        description="First part of every Redis key's hash tag, so that several installations can share a server.",
+        description="First part of every Redis key's hash tag, so that several installations can "
+        "share a server.",
     )
     shards: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="How many shards a fresh system gets (1 when unset). An existing system keeps its number: "
+        description="How many shards a fresh system gets (1 when unset). An existing system keeps "
+        "its number: "
         "any other value here is refused.",
     )
     database_pool_max: int = Field(
@@ -71,7 +74,8 @@ class SettlerSettings(StoreSettings):
 
     arq_redis_url: str | None = Field(
         default=None,
-        description="Redis of the job scheduler, which may be another server; REDIS_URL when unset. "
+        description="Redis of the job scheduler, which may be another server; REDIS_URL when "
+        "unset. "
         "Only its schedule is there: losing it loses nothing.",
     )
     arq_queue: str = Field(
@@ -84,7 +88,8 @@ class SettlerSettings(StoreSettings):
         default=5_000,
         ge=1,
         le=50_000,
-        description="Events of one settle transaction, give or take one stream entry (1,000 events).",
+        description="Events of one settle transaction, give or take one stream entry (1,000 "
+        "events).",
     )
     settle_budget_s: Seconds = Field(
         default=5.0, description="A tick stops taking further batches of a shard after this long."
@@ -121,7 +126,8 @@ class SettlerSettings(StoreSettings):
         default=300.0,
         ge=1.0,
         le=86_400.0,
-        description="Redis remembers what became of a request for one to two windows; a repeat that comes "
+        description="Redis remembers what became of a request for one to two windows; a repeat "
+        "that comes "
         "later is caught by the ledger.",
     )
 
@@ -129,21 +135,24 @@ class SettlerSettings(StoreSettings):
         default=3_600.0,
         ge=0.0,
         le=604_800.0,
-        description="Settled events stay in the stream this long, so that a Postgres restored from an older "
+        description="Settled events stay in the stream this long, so that a Postgres restored from "
+        "an older "
         "backup can settle them again.",
     )
     event_retention_max: int = Field(
         default=500_000,
         ge=0,
         le=100_000_000,
-        description="At most this many settled events stay, whatever their age: the bound on memory.",
+        description="At most this many settled events stay, whatever their age: the bound on "
+        "memory.",
     )
 
     reconcile_holds_limit: int = Field(
         default=5_000,
         ge=0,
         le=100_000,
-        description="With more open holds than this in a shard, holds are compared by two readings and not at a cut.",
+        description="With more open holds than this in a shard, holds are compared by two readings "
+        "and not at a cut.",
     )
     hold_grace_s: Seconds = Field(
         default=60.0,
@@ -156,7 +165,8 @@ class SettlerSettings(StoreSettings):
         default=604_800.0,
         ge=0.0,
         le=31_536_000.0,
-        description="A loss fails check for this long after it was found; older ones are figures only.",
+        description="A loss fails check for this long after it was found; older ones are figures "
+        "only.",
     )
 
     @field_validator("arq_redis_url")

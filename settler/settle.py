@@ -1,4 +1,6 @@
-"""Settle: one Postgres transaction books a contiguous run of events and moves the watermark past it."""
+"""Settle: one Postgres transaction books a contiguous run of events and moves the watermark past
+it.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,16 @@ TRANSIENT: Final = (
     asyncpg.DeadlockDetectedError,
     asyncpg.LockNotAvailableError,
 )
-"""Postgres undid the transaction for the sake of another one: the same work can simply be done again."""
+"""Postgres undid the transaction for the sake of another one: the same work can simply be done
+again.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What settling came to. `idle`: nothing was there; `busy`: another worker has the shard; counts are of events."""
+    """What settling came to. `idle`: nothing was there; `busy`: another worker has the shard;
+    counts are of events.
+    """
 
     shard: int
     state: Literal["idle", "busy", "settled"]
@@ -45,9 +51,10 @@ async def settle_once(
 ) -> Settled:
     """Settle at most about `batch_events` events of a shard.
 
-    On return everything reported is durable in Postgres. A crash anywhere leaves all of the batch or none of it, and
-    the next call goes on from the watermark. Any number of these may run at once. Raises asyncpg and redis errors;
-    deadlocks and the like are retried `attempts` times in all.
+    On return everything reported is durable in Postgres. A crash anywhere leaves all of the batch
+    or none of it, and the next call goes on from the watermark. Any number of these may run at
+    once. Raises asyncpg and redis errors; deadlocks and the like are retried `attempts` times in
+    all.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -69,7 +76,8 @@ async def settle_shard(
     attempts: int = 5,
     budget_s: float = 5.0,
 ) -> Settled:
-    """Settle batch after batch until nothing is left, another worker has the shard, or `budget_s` has passed.
+    """Settle batch after batch until nothing is left, another worker has the shard, or `budget_s`
+    has passed.
 
     Returns the sum; its state is that of the last batch.
     """
@@ -93,8 +101,8 @@ async def _settle(conn: Connection, stores: Stores, shard: int, batch_events: in
     if mark is None:
         return Settled(shard, "busy")
     epoch, seq = mark["epoch"], mark["seq"]
-    # Read under the lock: the guardian takes it too before it trusts a restarted server, so a run that was read from
-    # the server before can never be booked after that.
+    # Read under the lock: the guardian takes it too before it trusts a restarted server, so a run
+    # that was read from the server before can never be booked after that.
     run = await read_run(stores.redis, stores.keys(shard).events, epoch, seq, batch_events)
     if run.empty:
         return Settled(shard, "idle", epoch, seq)

@@ -35,7 +35,9 @@ class ShardStatus:
 
 
 async def shard_statuses(stores: Stores) -> list[ShardStatus]:
-    """Every shard, in order. Cheap: one round trip to Redis a shard. Raises asyncpg and redis errors."""
+    """Every shard, in order. Cheap: one round trip to Redis a shard. Raises asyncpg and redis
+    errors.
+    """
     rows = await stores.pool.fetch(_SQL["shard_status"])
     unapplied: Counter[int] = Counter()
     for row in await stores.pool.fetch(_SQL["unapplied_entries"]):

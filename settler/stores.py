@@ -40,7 +40,9 @@ class Stores:
 
 
 async def open_pool(settings: StoreSettings) -> Pool:
-    """A Postgres pool in UTC. Raises OSError or asyncpg errors when the database cannot be reached."""
+    """A Postgres pool in UTC. Raises OSError or asyncpg errors when the database cannot be
+    reached.
+    """
     return await asyncpg.create_pool(
         settings.database_url,
         min_size=1,
@@ -51,7 +53,9 @@ async def open_pool(settings: StoreSettings) -> Pool:
 
 
 def open_redis(settings: StoreSettings) -> Redis:
-    """A Redis client with the library's retries off: what may be repeated is decided here, call by call."""
+    """A Redis client with the library's retries off: what may be repeated is decided here, call by
+    call.
+    """
     client: Redis = Redis.from_url(
         settings.redis_url,
         decode_responses=False,

@@ -17,7 +17,9 @@ RawEntries = list[tuple[bytes, dict[bytes, bytes]]]
 
 @dataclass(slots=True)
 class Run:
-    """What comes after (epoch, after_seq). Every number up to last_seq is an event, a bad line or in a hole."""
+    """What comes after (epoch, after_seq). Every number up to last_seq is an event, a bad line or
+    in a hole.
+    """
 
     epoch: int
     after_seq: int
@@ -51,9 +53,11 @@ class Run:
 async def read_run(
     redis: Any, events_key: str, epoch: int, after_seq: int, events_max: int, up_to: int = _SEQ_LAST
 ) -> Run:
-    """Read entries of `epoch` after `after_seq` until about `events_max` events (at most one entry more) or `up_to`.
+    """Read entries of `epoch` after `after_seq` until about `events_max` events (at most one entry
+    more) or `up_to`.
 
-    Pages grow from small, since an entry carries 1 to 1,000 events: memory stays near `events_max` events either way.
+    Pages grow from small, since an entry carries 1 to 1,000 events: memory stays near `events_max`
+    events either way.
     """
     run = Run(epoch, after_seq, after_seq)
     entries_seen, page = 0, _PAGE_FIRST

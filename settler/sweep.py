@@ -14,7 +14,9 @@ _ROTATE: Final = load_script("rotate")
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """Holds that ended, events they left (progress that is charged), and holds that are still due."""
+    """Holds that ended, events they left (progress that is charged), and holds that are still
+    due.
+    """
 
     ended: int = 0
     events: int = 0
@@ -24,9 +26,11 @@ class Swept:
 async def sweep(
     stores: Stores, shard: int, epoch: int, *, limit: int = 500, calls_max: int = 20
 ) -> Swept:
-    """End what is due, at most `limit` holds a call and `calls_max` calls, so that Redis is never held up for long.
+    """End what is due, at most `limit` holds a call and `calls_max` calls, so that Redis is never
+    held up for long.
 
-    Each hold ends exactly once, however many sweeps run. Raises ResponseError when the shard is closed or at another epoch.
+    Each hold ends exactly once, however many sweeps run. Raises ResponseError when the shard is
+    closed or at another epoch.
     """
     keys = stores.keys(shard)
     ended = events = still_due = 0

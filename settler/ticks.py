@@ -1,4 +1,6 @@
-"""What the settler does every second, minute and day. Plain asyncio: whoever calls these decides when."""
+"""What the settler does every second, minute and day. Plain asyncio: whoever calls these decides
+when.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,10 @@ log = structlog.get_logger("taximeter.settler")
 class Settler:
     """The work of one worker process on all shards.
 
-    Every method can run in any number of processes at once and can be cut off anywhere. In one process a method that is
-    still running is not started again: the call returns at once. Trouble with one shard is logged and does not keep
-    the others waiting; it is tried again at the next tick.
+    Every method can run in any number of processes at once and can be cut off anywhere. In one
+    process a method that is still running is not started again: the call returns at once. Trouble
+    with one shard is logged and does not keep the others waiting; it is tried again at the next
+    tick.
     """
 
     def __init__(self, stores: Stores, settings: SettlerSettings) -> None:
@@ -42,7 +45,8 @@ class Settler:
         self._running: set[str] = set()
         self._epochs: dict[int, int] = {}
         self._suspects: frozenset[Suspect] = frozenset()
-        # A rebuild needs two connections a shard, and relay, reconcile and sweep must always get one.
+        # A rebuild needs two connections a shard, and relay, reconcile and sweep must always get
+        # one.
         self._room = asyncio.Semaphore(max(1, (settings.database_pool_max - 2) // 2))
 
     async def start(self) -> int:
@@ -56,7 +60,9 @@ class Settler:
         await self._each_shard("settle", self._settle)
 
     async def sweep(self) -> None:
-        """End the holds that are due, and forget old outcomes, in the shards that the guardian has found whole."""
+        """End the holds that are due, and forget old outcomes, in the shards that the guardian has
+        found whole.
+        """
         await self._each_shard("sweep", self._sweep)
 
     async def relay(self) -> None:
@@ -64,7 +70,9 @@ class Settler:
         await self._once("relay", self._relay)
 
     async def reconcile(self) -> None:
-        """Compare all live accounts with the books; a difference that two looks in a row agree on is drift."""
+        """Compare all live accounts with the books; a difference that two looks in a row agree on
+        is drift.
+        """
         await self._once("reconcile", self._reconcile)
 
     async def daily(self) -> None:

@@ -13,10 +13,12 @@ _CALLS_MAX: Final = 10
 
 
 async def trim(stores: Stores, shard: int, *, retention_s: float, retention_max: int) -> int:
-    """Remove entries that were settled more than `retention_s` ago or that exceed `retention_max` events.
+    """Remove entries that were settled more than `retention_s` ago or that exceed `retention_max`
+    events.
 
-    Returns how many entries went. Whole nodes of the stream go, so up to a hundred entries more stay. The boundary was
-    committed with the watermark: what is removed is in Postgres, whatever happens here.
+    Returns how many entries went. Whole nodes of the stream go, so up to a hundred entries more
+    stay. The boundary was committed with the watermark: what is removed is in Postgres, whatever
+    happens here.
     """
     boundary = await stores.pool.fetchrow(_SQL["trim_boundary"], shard, retention_s, retention_max)
     if boundary is None:

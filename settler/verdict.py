@@ -21,9 +21,13 @@ class Action(Enum):
     APPROVE = "approve"
     """The data is whole, on a server that nobody has looked at yet."""
     REBUILD = "rebuild"
-    """Something is lost or in doubt: close, settle what is left, go on at a new epoch with balances from Postgres."""
+    """Something is lost or in doubt: close, settle what is left, go on at a new epoch with balances
+    from Postgres.
+    """
     REFUSE = "refuse"
-    """The data was written by a release that this one does not understand: touching it could destroy it."""
+    """The data was written by a release that this one does not understand: touching it could
+    destroy it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,9 @@ class Verdict:
 
 
 def judge(mark: Mark, seen: Seen, shards: int) -> Verdict:
-    """Compare. Whatever is not plainly whole is rebuilt: a wrong rebuild costs a pause, a wrong trust costs credits."""
+    """Compare. Whatever is not plainly whole is rebuilt: a wrong rebuild costs a pause, a wrong
+    trust costs credits.
+    """
     if not seen.meta:
         if mark.run_id is None and mark.seq == 0 and seen.last_id is None:
             return Verdict(Action.OPEN, "never used")

@@ -1,4 +1,6 @@
-"""Hosts the settler in arq: a clock and nothing more. Losing its Redis, or running twice, changes no figure anywhere."""
+"""Hosts the settler in arq: a clock and nothing more. Losing its Redis, or running twice, changes
+no figure anywhere.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ async def run_worker(settings: SettlerSettings) -> None:
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    # Ours and not arq's: a signal must also count before its worker is there, and between two of them.
+    # Ours and not arq's: a signal must also count before its worker is there, and between two of
+    # them.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with open_stores(settings) as stores:
@@ -71,7 +74,9 @@ async def run_worker(settings: SettlerSettings) -> None:
 
 
 async def _work(worker: Worker, stop: asyncio.Event, grace_s: float) -> None:
-    """Run one arq worker until `stop` is set or its Redis fails, and leave nothing of it running."""
+    """Run one arq worker until `stop` is set or its Redis fails, and leave nothing of it
+    running.
+    """
     working = asyncio.create_task(worker.async_run())
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -99,7 +104,9 @@ async def _close(worker: Worker, working: asyncio.Task[None]) -> None:
 
 
 def make_worker(settler: Settler, settings: SettlerSettings) -> Worker:
-    """The arq worker: which tick runs when. Job results are not kept, and a job that was cut off is not repeated."""
+    """The arq worker: which tick runs when. Job results are not kept, and a job that was cut off is
+    not repeated.
+    """
     redis_settings = RedisSettings.from_dsn(settings.arq_redis_url or settings.redis_url)
     redis_settings.conn_retries = 0
     return Worker(
@@ -122,7 +129,9 @@ def make_worker(settler: Settler, settings: SettlerSettings) -> Worker:
 
 
 def _schedule(settler: Settler, settings: SettlerSettings) -> list[CronJob]:
-    """Settle, relay and sweep are jobs of their own, so that a long settle does not hold up an entry."""
+    """Settle, relay and sweep are jobs of their own, so that a long settle does not hold up an
+    entry.
+    """
     return [
         _job("settle", settler.settle, settings.tick_timeout_s, second=_EVERY_SECOND),
         _job("relay", settler.relay, settings.tick_timeout_s, second=_EVERY_SECOND),

@@ -1,4 +1,6 @@
-"""Cuts a coroutine off at its k-th suspension: every point at which a process can die or a task can be cancelled."""
+"""Cuts a coroutine off at its k-th suspension: every point at which a process can die or a task can
+be cancelled.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ from typing import Any
 class CutOff:
     """Awaitable that runs `work` and cuts it off at its `at`-th suspension, counted from 1.
 
-    `before` runs at that moment; with it closing the connections, this is as abrupt as a kill. `reached` says afterwards
-    whether there was such a suspension at all: enumerating ends when there is not.
+    `before` runs at that moment; with it closing the connections, this is as abrupt as a kill.
+    `reached` says afterwards whether there was such a suspension at all: enumerating ends when
+    there is not.
     """
 
     def __init__(

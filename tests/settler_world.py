@@ -1,4 +1,6 @@
-"""A small world for tests of the settler: organisations in Postgres, live accounts in Redis, and charges between them."""
+"""A small world for tests of the settler: organisations in Postgres, live accounts in Redis, and
+charges between them.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,11 @@ PAYLOAD = json.dumps(
 
 async def eventually(condition: Callable[[], Awaitable[bool]], bound_s: float = BOUND_S) -> None:
     """Wait until `condition` answers true; fails when that takes longer than the bound."""
+    # The servers cannot wake us, so there is nothing better to wait for than the next look.
     async with asyncio.timeout(bound_s):
-        while not await condition():
+        while True:
+            if await condition():
+                return
             await asyncio.sleep(0.02)
 
 
@@ -56,7 +61,8 @@ class World:
     async def organization(self, org_id: str = "acme", total: int = 10**9, **users: int) -> None:
         """An organisation with a pool, and an active allocation for each user."""
         await self.pool.execute(
-            "INSERT INTO organizations (id, org_name, slug, created_by) VALUES ($1, $1, $1, 'test')",
+            "INSERT INTO organizations (id, org_name, slug, created_by) VALUES ($1, $1, $1, "
+            "'test')",
             org_id,
         )
         await self.pool.execute(
@@ -98,7 +104,9 @@ class World:
     async def inject(
         self, *lines: bytes, shard: int = 0, skip: int = 0, fields: dict[bytes, bytes] | None = None
     ) -> int:
-        """Append an entry as only a damaged or foreign writer would; returns its seq. `skip` numbers are left out."""
+        """Append an entry as only a damaged or foreign writer would; returns its seq. `skip`
+        numbers are left out.
+        """
         keys = self.stores.keys(shard)
         redis = self.stores.redis
         epoch, seq = await redis.hmget(keys.meta, ["epoch", "seq"])
@@ -111,7 +119,9 @@ class World:
     async def line(
         self, user_id: str, amount: int, request_id: str, org_id: str = "acme", flags: str = "-"
     ) -> bytes:
-        """A well-formed line; the live balance is charged for it by hand, as the script would have done."""
+        """A well-formed line; the live balance is charged for it by hand, as the script would have
+        done.
+        """
         keys = self.keys(org_id)
         account = account_field(org_id, user_id)
         record = await self.stores.redis.hget(keys.accounts, account)
@@ -143,7 +153,9 @@ class World:
         return await check(self.stores, CheckLimits(**limits))  # type: ignore[arg-type]
 
     async def assert_books(self, but: str = "") -> None:
-        """Everything is settled and relayed, and every invariant holds (except those named in `but`)."""
+        """Everything is settled and relayed, and every invariant holds (except those named in
+        `but`).
+        """
         await self.settle()
         await self.relay()
         report = await self.check()

@@ -160,7 +160,8 @@ PLANTED = {
     "I13 another shard": (
         "I13",
         by_sql(
-            "INSERT INTO taximeter.charged_requests (org_id, request_id, user_id, shard, epoch, seq, amount)"
+            "INSERT INTO taximeter.charged_requests (org_id, request_id, user_id, shard, epoch, "
+            "seq, amount)"
             " VALUES ('acme', 'rx', 'ann', 1, 1, 1, 0)"
         ),
     ),
@@ -228,7 +229,9 @@ async def test_an_old_loss_is_a_figure_and_not_an_alarm(world: World) -> None:
 async def test_no_false_alarm_while_everything_runs(
     world: World, redis_url: str, key_prefix: str, retention_s: float
 ) -> None:
-    """Traffic, settling, relaying, sweeping, trimming, changes by SQL and check itself, all at full speed."""
+    """Traffic, settling, relaying, sweeping, trimming, changes by SQL and check itself, all at full
+    speed.
+    """
     users = {f"u{i}": 50_000 for i in range(30)}
     await world.organization("acme", **users)
     await world.organization("other", **users)
@@ -254,7 +257,8 @@ async def test_no_false_alarm_while_everything_runs(
                         await asyncio.sleep(dice.random() * 0.02)
                         await hold.commit(amount + dice.randrange(-amount, 50) if amount else 1)
             except (InsufficientCredits, RequestConflict):
-                # Out of credits, or a hold so short that it ended before its heartbeat: both are traffic.
+                # Out of credits, or a hold so short that it ended before its heartbeat: both are
+                # traffic.
                 pass
 
     async def keep(work: Callable[[], Awaitable[object]]) -> None:
@@ -269,10 +273,13 @@ async def test_no_false_alarm_while_everything_runs(
                 (
                     "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 7"
                     " WHERE user_id = $1 AND is_active",
-                    "UPDATE user_credit_allocations SET is_active = false WHERE user_id = $1 AND is_active",
+                    "UPDATE user_credit_allocations SET is_active = false WHERE user_id = $1 AND "
+                    "is_active",
                     "INSERT INTO user_credit_allocations (org_id, user_id, allocated_credits)"
-                    " VALUES ('acme', $1, 500) ON CONFLICT (org_id, user_id) WHERE is_active DO NOTHING",
-                    "SELECT deduct_credits('acme', $1, 3, 'llm_inference', 'x', gen_random_uuid()::text, '{}')",
+                    " VALUES ('acme', $1, 500) ON CONFLICT (org_id, user_id) WHERE is_active DO "
+                    "NOTHING",
+                    "SELECT deduct_credits('acme', $1, 3, 'llm_inference', 'x', "
+                    "gen_random_uuid()::text, '{}')",
                 )
             ),
             user_id,
@@ -280,30 +287,35 @@ async def test_no_false_alarm_while_everything_runs(
         await asyncio.sleep(0.01)
 
     async def trim_all() -> None:
-        await trim(stores, 0, retention_s=retention_s, retention_max=0 if retention_s == 0 else 10**6)
+        await trim(
+            stores, 0, retention_s=retention_s, retention_max=0 if retention_s == 0 else 10**6
+        )
         await asyncio.sleep(0.5 if retention_s == 0 else 0.01)
 
     loader = account_loader(world.pool)
-    async with await Meter.connect(redis_url, key_prefix=key_prefix, loader=loader) as meter:
-        async with asyncio.TaskGroup() as tasks:
-            for seed in range(8):
-                tasks.create_task(traffic(meter, seed))
-            tasks.create_task(keep(lambda: settle_once(stores, 0, batch_events=100)))
-            tasks.create_task(keep(lambda: relay(stores)))
-            tasks.create_task(keep(lambda: sweep(stores, 0, 1)))
-            tasks.create_task(keep(change_by_sql))
-            tasks.create_task(keep(trim_all))
-            try:
-                for _ in range(25):
-                    # The first look alone: a false difference must not need a second one to go away.
-                    books = await reconcile(stores, Look(holds_limit=100_000))
-                    assert books.suspects == set()
-                for _ in range(5):
-                    report = await check(stores, CheckLimits())
-                    wrong = {one.name: one.violations for one in report.invariants if not one.holds}
-                    assert not wrong, wrong
-            finally:
-                running = False
+    async with (
+        await Meter.connect(redis_url, key_prefix=key_prefix, loader=loader) as meter,
+        asyncio.TaskGroup() as tasks,
+    ):
+        for seed in range(8):
+            tasks.create_task(traffic(meter, seed))
+        tasks.create_task(keep(lambda: settle_once(stores, 0, batch_events=100)))
+        tasks.create_task(keep(lambda: relay(stores)))
+        tasks.create_task(keep(lambda: sweep(stores, 0, 1)))
+        tasks.create_task(keep(change_by_sql))
+        tasks.create_task(keep(trim_all))
+        try:
+            for _ in range(25):
+                # The first look alone: a false difference must not need a second one to go
+                # away.
+                books = await reconcile(stores, Look(holds_limit=100_000))
+                assert books.suspects == set()
+            for _ in range(5):
+                report = await check(stores, CheckLimits())
+                wrong = {one.name: one.violations for one in report.invariants if not one.holds}
+                assert not wrong, wrong
+        finally:
+            running = False
     assert (await guard(stores, 0, 1)).action == "nothing"
     await world.assert_books()
 

@@ -1,4 +1,6 @@
-"""Whatever stands in a stream entry becomes events or bad lines, numbered without gaps, and nothing raises."""
+"""Whatever stands in a stream entry becomes events or bad lines, numbered without gaps, and nothing
+raises.
+"""
 
 from __future__ import annotations
 

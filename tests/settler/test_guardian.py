@@ -1,4 +1,6 @@
-"""Clients are let in exactly when Redis has what it should have; anything else is rebuilt and what is lost is said."""
+"""Clients are let in exactly when Redis has what it should have; anything else is rebuilt and what
+is lost is said.
+"""
 
 from __future__ import annotations
 
@@ -182,7 +184,9 @@ async def test_a_fenced_shard_of_an_unfinished_rebuild_is_finished(world: World)
 
 
 async def test_a_database_that_never_saw_this_redis_does_not_trust_it(world: World) -> None:
-    """A fresh database on a used Redis: nothing is dropped silently, and no foreign balance is spent."""
+    """A fresh database on a used Redis: nothing is dropped silently, and no foreign balance is
+    spent.
+    """
     await world.organization("acme", ann=10_000)
     await world.charge("ann", 100)
     await world.pool.execute("UPDATE taximeter.watermarks SET run_id = NULL")

@@ -101,7 +101,9 @@ async def test_relay(
 async def test_rebuild(
     world: World, database_url: str, redis_url: str, key_prefix: str, abrupt: bool
 ) -> None:
-    """Redis loses its accounts and meta but still has events: they settle, and the shard comes back once."""
+    """Redis loses its accounts and meta but still has events: they settle, and the shard comes back
+    once.
+    """
     await world.organization("acme", ann=10**6)
     used = 0
     for at in range(1, SUSPENSIONS_MAX):

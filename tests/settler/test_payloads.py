@@ -1,4 +1,6 @@
-"""An unreadable payload never loses its charge, and nothing that we pass on is refused by Postgres."""
+"""An unreadable payload never loses its charge, and nothing that we pass on is refused by
+Postgres.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Whatever changes an allocation in Postgres reaches the live balance once, in order, whoever relays or loads."""
+"""Whatever changes an allocation in Postgres reaches the live balance once, in order, whoever
+relays or loads.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ async def available(world: World, user_id: str = "ann") -> int:
         ("DELETE FROM user_credit_allocations", 0),
         ("SELECT allocate_credits_to_user('acme', 'ann', 500, 'root')", 10_500),
         (
-            "SELECT deduct_credits('acme', 'ann', 300, 'llm_inference', 'gpt', 'sql1', '{}'::jsonb)",
+            "SELECT deduct_credits('acme', 'ann', 300, 'llm_inference', 'gpt', 'sql1', "
+            "'{}'::jsonb)",
             9_700,
         ),
         (
@@ -88,7 +91,9 @@ async def test_relays_at_once_are_harmless(world: World) -> None:
 
 
 async def test_a_hint_is_never_trusted(world: World) -> None:
-    """Too low a hint makes the relay send again, too high a one in Redis's favour is found by the gap."""
+    """Too low a hint makes the relay send again, too high a one in Redis's favour is found by the
+    gap.
+    """
     await world.organization("acme", ann=1_000)
     for _ in range(3):
         await world.pool.execute(
@@ -110,7 +115,9 @@ async def test_a_hint_is_never_trusted(world: World) -> None:
 
 
 async def test_a_client_that_loads_an_older_snapshot_loses_no_entry(world: World) -> None:
-    """The client reads Postgres, an entry is committed and relayed, and only then the client writes to Redis."""
+    """The client reads Postgres, an entry is committed and relayed, and only then the client writes
+    to Redis.
+    """
     await world.organization("acme", ann=1_000)
     await world.stores.redis.delete(world.keys().accounts)
     stale = (await load_accounts(world.pool, [("acme", "ann")]))["acme", "ann"]

@@ -1,11 +1,13 @@
-"""What was charged in Redis stands in the books once, and what cannot be booked is set aside and given back."""
+"""What was charged in Redis stands in the books once, and what cannot be booked is set aside and
+given back.
+"""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
-from settler_world import World
+from settler_world import World, eventually
 
 from taximeter.settler.settle import settle_once
 
@@ -19,7 +21,8 @@ async def test_charges_become_usage_and_totals(world: World) -> None:
     assert (settled.settled, settled.dead, settled.lost, settled.seq) == (4, 0, 0, 4)
     assert (await world.used("ann"), await world.used("bob")) == (350, 700)
     rows = await world.pool.fetch(
-        "SELECT user_id, credits_used, reserved, request_metadata FROM credit_usage_attribution ORDER BY seq"
+        "SELECT user_id, credits_used, reserved, request_metadata FROM credit_usage_attribution "
+        "ORDER BY seq"
     )
     assert [tuple(row)[:3] for row in rows] == [
         ("ann", 100, 0),
@@ -150,7 +153,9 @@ async def test_a_hole_is_written_down_counted_and_passed_over(world: World) -> N
 async def test_a_request_is_charged_once_though_redis_forgot_it(
     world: World, in_one_batch: bool
 ) -> None:
-    """The outcome was rotated away, so the script charges the request again: the ledger does not."""
+    """The outcome was rotated away, so the script charges the request again: the ledger does
+    not.
+    """
     await world.organization("acme", ann=10_000)
     await world.charge("ann", 100, "r1")
     if not in_one_batch:
@@ -189,7 +194,11 @@ async def test_a_charge_that_comes_after_the_closing_is_paid_by_the_pool(world: 
     await world.relay()
     row = await world.pool.fetchrow("SELECT * FROM user_credit_allocations")
     assert row is not None
-    assert (row["allocated_credits"], row["used_credits"], row["is_active"]) == (3_000, 3_000, False)
+    assert (row["allocated_credits"], row["used_credits"], row["is_active"]) == (
+        3_000,
+        3_000,
+        False,
+    )
     assert (await world.live("ann") or ())[:2] == (0, 0)
     await world.assert_books()
 
@@ -229,13 +238,19 @@ async def test_a_charge_of_a_deleted_allocation_opens_a_closed_row(
     await world.relay()
     row = await world.pool.fetchrow("SELECT * FROM user_credit_allocations")
     assert row is not None
-    assert (row["allocated_credits"], row["used_credits"], row["is_active"]) == (4_500, 4_500, False)
+    assert (row["allocated_credits"], row["used_credits"], row["is_active"]) == (
+        4_500,
+        4_500,
+        False,
+    )
     assert (await world.live("ann") or ())[:2] == (0, 0)
     await world.assert_books()
 
 
 async def test_an_allocation_renewed_while_settle_waits_gets_the_charge(world: World) -> None:
-    """Settle waits for the row, finds it closed, and must see the new one, not give the charge away."""
+    """Settle waits for the row, finds it closed, and must see the new one, not give the charge
+    away.
+    """
     await world.organization("acme", ann=10_000)
     await world.charge("ann", 100)
     async with world.pool.acquire() as conn:
@@ -262,7 +277,8 @@ async def test_a_deadlock_is_retried_and_nothing_is_booked_twice(world: World) -
     await world.charge("ann", 100)
     await world.charge("bob", 200)
     async with world.pool.acquire() as conn:
-        # Against the common order: bob first, then ann, which settle has by then. Whoever loses, both must go through.
+        # Against the common order: bob first, then ann, which settle has by then. Whoever loses,
+        # both must go through.
         await conn.execute("SET deadlock_timeout = '10s'")
         transaction = conn.transaction()
         await transaction.start()
@@ -279,9 +295,13 @@ async def test_a_deadlock_is_retried_and_nothing_is_booked_twice(world: World) -
 
 async def _until_waiting(world: World) -> None:
     """Until a backend of this database waits for a lock."""
-    async with asyncio.timeout(10):
-        while not await world.pool.fetchval(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        ):
-            await asyncio.sleep(0.01)
+
+    async def waiting() -> bool:
+        return bool(
+            await world.pool.fetchval(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
+
+    await eventually(waiting)

@@ -66,7 +66,8 @@ async def test_batches_are_pruned_but_the_boundary_stays(world: World) -> None:
         await world.charge("ann", 1)
         await world.settle()
     await world.pool.execute(
-        "UPDATE taximeter.settled_batches SET settled_at = now() - make_interval(days => 5 - seq_last::int)"
+        "UPDATE taximeter.settled_batches SET settled_at = now() - make_interval(days => 5 - "
+        "seq_last::int)"
         " WHERE seq_last < 4"
     )
     await world.pool.execute(load_queries("upkeep")["prune_batches"], 86_400.0)

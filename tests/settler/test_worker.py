@@ -1,4 +1,6 @@
-"""The worker as it is run: a process of its own that may be killed, doubled, or lose its scheduler."""
+"""The worker as it is run: a process of its own that may be killed, doubled, or lose its
+scheduler.
+"""
 
 from __future__ import annotations
 
@@ -105,33 +107,35 @@ async def test_direct_sql_reaches_the_live_balance_in_two_seconds_under_load(
                 await asyncio.gather(*(meter.charge("acme", "load", 1) for _ in range(20)))
                 await asyncio.sleep(0.01)
 
-        async with await Meter.connect(redis_url, key_prefix=key_prefix, loader=loader) as meter:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(load(meter))
-                try:
-                    waits = []
-                    for statement, expected in (
-                        ("UPDATE {0} SET allocated_credits = 20000 WHERE {1}", 20_000),
-                        ("SELECT allocate_credits_to_user('acme', 'ann', 500, 'root')", 20_500),
-                        (
-                            "SELECT deduct_credits('acme', 'ann', 300, 'llm_inference', 'gpt',"
-                            " 'sql1', '{{}}'::jsonb)",
-                            20_200,
-                        ),
-                        ("UPDATE {0} SET is_active = false WHERE {1}", 0),
-                        (
-                            "INSERT INTO {0} (org_id, user_id, allocated_credits)"
-                            " VALUES ('acme', 'ann', 700)",
-                            700,
-                        ),
-                        ("DELETE FROM {0} WHERE {1} AND is_active", 0),
-                    ):
-                        await world.pool.execute(
-                            statement.format("user_credit_allocations", "user_id = 'ann'")
-                        )
-                        waits.append(await live_is(world, "ann", expected))
-                finally:
-                    running = False
+        async with (
+            await Meter.connect(redis_url, key_prefix=key_prefix, loader=loader) as meter,
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(load(meter))
+            try:
+                waits = []
+                for statement, expected in (
+                    ("UPDATE {0} SET allocated_credits = 20000 WHERE {1}", 20_000),
+                    ("SELECT allocate_credits_to_user('acme', 'ann', 500, 'root')", 20_500),
+                    (
+                        "SELECT deduct_credits('acme', 'ann', 300, 'llm_inference', 'gpt',"
+                        " 'sql1', '{{}}'::jsonb)",
+                        20_200,
+                    ),
+                    ("UPDATE {0} SET is_active = false WHERE {1}", 0),
+                    (
+                        "INSERT INTO {0} (org_id, user_id, allocated_credits)"
+                        " VALUES ('acme', 'ann', 700)",
+                        700,
+                    ),
+                    ("DELETE FROM {0} WHERE {1} AND is_active", 0),
+                ):
+                    await world.pool.execute(
+                        statement.format("user_credit_allocations", "user_id = 'ann'")
+                    )
+                    waits.append(await live_is(world, "ann", expected))
+            finally:
+                running = False
         # The median, so that one stall of a busy test machine is not taken for a broken promise.
         assert sorted(waits)[len(waits) // 2] < PROMISED_S
         await all_settled(world)
@@ -149,7 +153,9 @@ async def all_settled(world: World) -> None:
 async def test_two_workers_and_kills_book_everything_once(
     world: World, env: Env, redis_url: str, key_prefix: str, tmp_path: Path
 ) -> None:
-    """A worker is killed without warning again and again while another one works and charges go on."""
+    """A worker is killed without warning again and again while another one works and charges
+    go on.
+    """
     charged = 0
     with settler(env, tmp_path / "steady"):
         await opened(world)
@@ -165,7 +171,8 @@ async def test_two_workers_and_kills_book_everything_once(
                         nonlocal charged
                         await asyncio.gather(*(meter.charge("acme", "ann", 3) for _ in range(10)))
                         charged += 30
-                        return '"event": "settled"' in log.read_text()
+                        logged = await asyncio.to_thread(log.read_text)
+                        return '"event": "settled"' in logged
 
                     await eventually(victim_settled)
                     victim.send_signal(signal.SIGKILL)
@@ -244,7 +251,7 @@ def test_jobs_are_json() -> None:
     job = {"t": 1, "f": "taximeter.settle", "a": (), "k": {}, "et": 1_790_000_000_000}
     assert json.loads(serialize(job)) == {**job, "a": []}
     assert deserialize(serialize(job))["f"] == "taximeter.settle"
-    with pytest.raises(ValueError, match="codec|Expecting"):
+    with pytest.raises(ValueError, match=r"codec|Expecting"):
         deserialize(b"\x80\x04pickle")
 
 
