@@ -88,8 +88,8 @@ async def _tell(console: Console, system: LocalSystem, requests: int) -> list[st
         await run_journey(console, client, admin, scenario.journey_org_id, traveller, token)
         people = scenario.people
         console.print(
-            f"[bold]2. Traffic[/]: {requests:,} chat completions of the openai client, {len(people)}"
-            f" users of {len(scenario.purchases)} organisations, upstream simulated"
+            f"[bold]2. Traffic[/]: {requests:,} chat completions of the openai client by "
+            f"{len(people)} users of {len(scenario.purchases)} organisations, upstream simulated"
         )
         await _furnish(admin, scenario)
         tokens = {one.user_id: key.mint(one.user_id, ttl_s=TOKEN_TTL_S) for one in people}

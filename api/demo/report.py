@@ -52,7 +52,8 @@ def print_traffic(console: Console, traffic: Traffic, lag: Lag) -> None:
         f"{traffic.answered:,} answered, {traffic.streamed:,} of them streamed",
         "refused": refusals or "none",
         "hold": f"p50 {_quantile(traffic.hold_ms, 0.5):.2f} ms, "
-        f"p99 {_quantile(traffic.hold_ms, 0.99):.2f} ms (API process, {len(traffic.hold_ms):,} holds)",
+        f"p99 {_quantile(traffic.hold_ms, 0.99):.2f} ms "
+        f"({len(traffic.hold_ms):,} holds in an API process under full load)",
         "settlement lag": f"p50 {lag.p50_s:.2f} s, p99 {lag.p99_s:.2f} s ({lag.events:,} charges)",
     }
     for name, line in lines.items():

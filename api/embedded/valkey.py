@@ -29,13 +29,14 @@ def valkey_binary() -> Path:
 class EmbeddedValkey(EmbeddedServer):
     """The Redis side.
 
-    A write that was answered survives SIGKILL: it is in the file, if not yet on the disk.
+    A write that was answered survives SIGKILL, unless it waited for an fsync under way (at most two
+    seconds, with a slow disk): what `appendfsync always` excludes.
     `append_only=False` keeps everything in memory: enough for arq's queue, whose jobs start again
     on their own. `binary` is another server of the same kind, such as Debian's redis-server.
     """
 
     name = "Valkey"
-    # Nothing answered is lost by SIGKILL, and it cannot be delayed by a script that runs.
+    # It cannot be delayed by a script that runs; what it may lose, the settler's guardian finds.
     death_signal = SIGKILL
     stop_signal = SIGTERM
 

@@ -106,7 +106,7 @@ def test_ctrl_c_reaches_us_and_not_the_servers(valkey_server: ValkeyFactory) -> 
 
 
 def test_valkey_keeps_its_data_and_port_after_a_kill(valkey_server: ValkeyFactory) -> None:
-    server = valkey_server()
+    server = valkey_server("--appendfsync", "always")
     client = redis_py.Redis.from_url(server.url)
     client.set("answered", "yes")
     first_pid, url = server.pid, server.url
@@ -122,7 +122,7 @@ def test_valkey_keeps_its_data_and_port_after_a_kill(valkey_server: ValkeyFactor
 
 def test_valkey_starts_with_a_torn_file(valkey_server: ValkeyFactory) -> None:
     """A machine that died in the middle of a write leaves half a command: the rest must load."""
-    server = valkey_server()
+    server = valkey_server("--appendfsync", "always")
     client = redis_py.Redis.from_url(server.url)
     client.set("whole", "yes")
     server.kill()

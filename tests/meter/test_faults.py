@@ -198,7 +198,7 @@ async def test_a_key_of_the_wrong_type_is_said_at_once(meter: Meter, shard: Scri
 @pytest.fixture
 async def private(valkey_server: Callable[..., Any]) -> AsyncIterator[tuple[Any, ScriptedShard]]:
     """A server that the test may restart or starve, with an open shard."""
-    server = valkey_server()
+    server = valkey_server("--appendfsync", "always")
     redis = Redis.from_url(server.url)
     shard = ScriptedShard(redis, ShardKeys("tm", 0))
     await shard.open()

@@ -50,6 +50,7 @@ from taximeter.settler.trim import trim
 
 T = TypeVar("T")
 SHARDS = 2
+ALWAYS = ("--appendfsync", "always")
 REFUSALS = (
     AccountNotFound,
     InsufficientCredits,
@@ -330,7 +331,7 @@ def test_the_books_hold_whatever_happens(
     number = int(os.environ.get("PROPERTY_SEED", str(random.SystemRandom().randrange(2**32))))
     print(f"PROPERTY_SEED={number} PROPERTY_EXAMPLES={examples}")
     seed(number)(SystemMachine)
-    with EmbeddedValkey(tmp_path / "valkey") as server:
+    with EmbeddedValkey(tmp_path / "valkey", ALWAYS) as server:
         SystemMachine.server, SystemMachine.database_url = server, database_url
         SystemMachine.loop = asyncio.new_event_loop()
         try:
