@@ -1,0 +1,95 @@
+"""What the documents say is true: links resolve, settings are those of the code, code runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic_core import PydanticUndefined
+from redis.asyncio import Redis
+from support.shard import ScriptedShard
+
+from taximeter.api.settings import ApiSettings
+from taximeter.meter import MeterSettings
+from taximeter.meter.keys import ShardKeys
+from taximeter.settler.invariants import TITLES
+from taximeter.settler.settings import SettlerSettings, StoreSettings
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def settings_page() -> Iterator[str]:
+    yield "# Settings"
+    yield ""
+    yield "Environment variables. Made from the code: `WRITE_DOCS=1 make test ARGS=tests/docs`."
+    shared = set(StoreSettings.model_fields)
+    for title, model, own in (
+        ("Every process", StoreSettings, shared),
+        ("Settler", SettlerSettings, set(SettlerSettings.model_fields) - shared),
+        ("API", ApiSettings, set(ApiSettings.model_fields) - shared),
+    ):
+        yield f"\n## {title}\n"
+        yield "| variable | default | meaning |"
+        yield "|---|---|---|"
+        for name, info in model.model_fields.items():
+            if name in own:
+                default = info.default
+                shown = "" if default in (None, PydanticUndefined) else f"`{default}`"
+                meaning = (info.description or "").replace("|", "\\|")
+                yield f"| `TAXIMETER_{name.upper()}` | {shown} | {meaning} |"
+    yield "\n## Meter (constructor of the client: `MeterSettings`)\n"
+    yield "| field | default |"
+    yield "|---|---|"
+    for each in dataclasses.fields(MeterSettings):
+        yield f"| `{each.name}` | `{each.default}` |"
+
+
+def test_settings_page_is_that_of_the_code() -> None:
+    page, expected = ROOT / "docs" / "settings.md", "\n".join(settings_page()) + "\n"
+    if os.environ.get("WRITE_DOCS"):
+        page.write_text(expected, encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == expected
+
+
+def test_every_invariant_that_is_checked_is_described() -> None:
+    text = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
+    for name in TITLES:
+        assert f"| {name} |" in text
+
+
+async def test_the_readme_embeds_a_meter_that_works(redis: Redis, redis_url: str) -> None:
+    shard = ScriptedShard(redis, ShardKeys("tm", 0))
+    await shard.open()
+    await shard.load("acme/ann", 1000)
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    finished = subprocess.run(  # noqa: ASYNC221 - the test has nothing else to do
+        [sys.executable, "-c", code],
+        env={**os.environ, "TAXIMETER_REDIS_URL": redis_url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "Balance(available=880, held=0)" in finished.stdout
+    assert await shard.account("acme/ann") == (880, 0, 1)
+
+
+def test_the_two_commands_of_the_readme_are_targets() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for command in re.findall(r"^make (\w+)", readme, re.MULTILINE):
+        assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
