@@ -43,7 +43,6 @@ class Settler:
         self._settings = settings
         self._shards = 0
         self._running: set[str] = set()
-        self._epochs: dict[int, int] = {}
         self._suspects: frozenset[Suspect] = frozenset()
         # A rebuild needs two connections a shard, and relay, reconcile and sweep must always get
         # one.
@@ -102,15 +101,17 @@ class Settler:
             )
         )
 
-    async def _settle(self, shard: int) -> None:
-        settings = self._settings
-        self._epochs.pop(shard, None)
+    async def _guard(self, shard: int) -> int | None:
+        """The epoch that the shard is usable at, or None. What the guardian had to do is logged."""
         guarded = await guard(self._stores, shard, self._shards)
         if guarded.action != "nothing":
             log.warning("guardian", **asdict(guarded))
-        if not guarded.usable:
+        return guarded.epoch if guarded.usable else None
+
+    async def _settle(self, shard: int) -> None:
+        settings = self._settings
+        if await self._guard(shard) is None:
             return
-        self._epochs[shard] = guarded.epoch
         started = time.monotonic()
         settled = await settle_shard(
             self._stores,
@@ -131,7 +132,7 @@ class Settler:
         )
 
     async def _sweep(self, shard: int) -> None:
-        epoch = self._epochs.get(shard)
+        epoch = await self._guard(shard)
         if epoch is None:
             return
         settings = self._settings

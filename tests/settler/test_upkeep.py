@@ -150,6 +150,21 @@ async def test_a_tick_of_everything_on_a_fresh_system(stores: Stores) -> None:
     await world.assert_books()
 
 
+async def test_a_worker_that_never_settles_still_sweeps(world: World) -> None:
+    """The scheduler gives each tick to one of the workers, and it may always be another one."""
+    await world.organization("acme", ann=10_000)
+    await world.operate("acme", ("reserve", "ann", "h1", 10, 1))
+    settler = Settler(world.stores, SettlerSettings())
+    await settler.start()
+
+    async def hold_is_over() -> bool:
+        await settler.sweep()
+        return int(await world.stores.redis.hlen(world.keys().holds)) == 0
+
+    await eventually(hold_is_over)
+    assert await world.live("ann") == (10_000, 0, 1)
+
+
 async def test_trouble_with_one_shard_is_not_trouble_of_the_others(stores: Stores) -> None:
     settler = Settler(stores, SettlerSettings(shards=2))
     await settler.start()
