@@ -2,7 +2,7 @@
 # PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test lint check constraints types
+.PHONY: help install demo dev bench test lint check constraints types
 
 PYTHON ?=
 ARGS ?=
@@ -21,6 +21,9 @@ demo: $(STAMP) ## Run the whole story on embedded servers, then prove the books
 
 dev: $(STAMP) ## Run everything on embedded servers until Ctrl-C; the data stays in .data
 	@$(BIN)/taximeter dev $(ARGS)
+
+bench: $(STAMP) ## Measure speed against its baselines on this machine; ARGS=--quick for a minute of it
+	@$(BIN)/taximeter bench $(ARGS)
 
 test: $(STAMP) ## Run the tests on embedded servers, or on TAXIMETER_REDIS_URL and TAXIMETER_DATABASE_URL
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,0 +1,42 @@
+"""How much of everything a run measures: in full, or quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Sizes and times of one run. Every loop of the benchmark ends by one of these."""
+
+    rounds: int
+    round_s: float
+    warm_up_s: float
+    users: int = 1_000
+    organisations: int = 50
+    settle_events: int = 20_000
+    """Events of one round of settling, and rows of one round of bare COPY."""
+    lag_s: float = 60.0
+    lag_rate: int = 5_000
+    backlog_events: int = 1_000_000
+    backlog_s_max: float = 150.0
+    grown_accounts: int = 1_000_000
+    grown_events: int = 1_000_000
+    grown_holds: int = 100_000
+    latency_s: float = 3.0
+
+
+FULL = Scale(rounds=5, round_s=2.0, warm_up_s=0.5)
+QUICK = Scale(
+    rounds=2,
+    round_s=0.5,
+    warm_up_s=0.2,
+    settle_events=5_000,
+    lag_s=5.0,
+    backlog_events=50_000,
+    backlog_s_max=15.0,
+    grown_accounts=100_000,
+    grown_events=100_000,
+    grown_holds=100_000,
+    latency_s=1.0,
+)

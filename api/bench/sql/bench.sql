@@ -1,0 +1,30 @@
+-- name: server_version
+-- For the head of the report.
+SELECT 'Postgres ' || current_setting('server_version')
+
+-- name: drop_database
+-- Removes the database that a benchmark has made; its name is put in by the caller, who has chosen it.
+DROP DATABASE IF EXISTS database_name WITH (FORCE)
+
+-- name: make_organizations
+-- As many organisations as a run wants, each with a pool that cannot run dry. $1 ids, $2 millicredits of each pool
+WITH made AS (
+    INSERT INTO organizations (id, org_name, slug, created_by)
+    SELECT id, id, id, 'bench' FROM unnest($1::text[]) AS wanted (id)
+    RETURNING id
+)
+SELECT add_credits_to_pool(id, $2::bigint, 1.00) FROM made
+
+-- name: make_allocations
+-- An allocation for each user, through the function that operators call. $1 org ids, $2 user ids, $3 millicredits each
+SELECT allocate_credits_to_user(org_id, user_id, $3::bigint, 'bench')
+  FROM unnest($1::text[], $2::text[]) AS wanted (org_id, user_id)
+ ORDER BY org_id, user_id
+
+-- name: deduct
+-- The guide's way of charging. $1 org id, $2 user id, $3 millicredits, $4 request id, $5 metadata
+SELECT success FROM deduct_credits($1::text, $2::text, $3::bigint, 'llm_inference', 'gpt-4o', $4::text, $5::text::jsonb)
+
+-- name: deducted
+-- What has been charged in all, for the proof that both sides did the work.
+SELECT coalesce(sum(used_credits), 0)::bigint FROM user_credit_allocations
