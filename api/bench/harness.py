@@ -6,9 +6,9 @@ import asyncio
 import gc
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Once = Callable[[], Awaitable[None]]
 Side = Callable[[float], Awaitable[float]]
@@ -16,6 +16,8 @@ Side = Callable[[float], Awaitable[float]]
 """
 
 ROUNDS_MAX = 50
+TICK_S = 0.001
+RUNNING_MAX = 20_000
 COLLAPSED_AT = 2.0
 
 
@@ -164,6 +166,47 @@ async def closed_loop(once: Once, *, callers: int, seconds: float) -> Done:
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return Done(done + callers, done, clock() - started)
+
+
+async def open_loop(
+    launch: Callable[[float], Coroutine[Any, Any, object]], *, per_second: float, seconds: float
+) -> int:
+    """Start `launch` at a fixed rate, whatever became of those before it. Returns how many ended.
+
+    Each gets the moment from which its time counts: when it was due, or up to a tick later, which
+    is what a timer of the loop is off by anyway; a loop that is late by more makes it slow. Raises
+    what a launch raises, and BenchFailed when they pile up.
+    """
+    clock = time.perf_counter
+    running: set[asyncio.Task[object]] = set()
+    failures: list[BaseException] = []
+
+    def ended(task: asyncio.Future[object]) -> None:
+        running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            failures.append(error)
+
+    launched, tick, began = 0, 0, clock()
+    while tick * TICK_S < seconds and not failures:
+        tick += 1
+        due = began + tick * TICK_S
+        await asyncio.sleep(max(0.0, due - clock()))
+        counted_from = min(clock(), due + TICK_S)
+        wanted = int(tick * TICK_S * per_second)
+        for _ in range(wanted - launched):
+            task = asyncio.create_task(launch(counted_from))
+            running.add(task)
+            task.add_done_callback(ended)
+        launched = wanted
+        if len(running) > RUNNING_MAX:
+            failures.append(BenchFailed(f"{per_second:,.0f}/s is more than it can do"))
+    if failures:
+        for task in running:
+            task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    if failures:
+        raise failures[0]
+    return launched
 
 
 def percentile(numbers: Sequence[float], part: float) -> float:

@@ -26,6 +26,7 @@ from taximeter.api.migrate import migrate
 from taximeter.settler.queries import load_queries
 
 REDIS_URL, DATABASE_URL = "TAXIMETER_REDIS_URL", "TAXIMETER_DATABASE_URL"
+ARQ_REDIS_URL = "TAXIMETER_ARQ_REDIS_URL"
 _SQL = load_queries("bench", "taximeter.api.bench")
 
 
@@ -60,6 +61,20 @@ class Servers:
         try:
             with EmbeddedValkey(folder, binary=self.redis_binary) as server:
                 self._describe_redis(server.url)
+                yield server.url
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def arq_url(self) -> Iterator[str]:
+        """A Redis for the settler's schedule, without a file, as the product has it."""
+        given = os.environ.get(ARQ_REDIS_URL) or os.environ.get(REDIS_URL)
+        if given is not None:
+            yield given
+            return
+        folder = self.data_dir / f"arq-{next(self._numbers)}"
+        try:
+            with EmbeddedValkey(folder, append_only=False) as server:
                 yield server.url
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -19,10 +19,16 @@ BENCHMARKS: Final[Mapping[str, str]] = {
     "charges": "charges through Meter",
     "requests": "reserve and commit through Meter",
     "server_time": "Redis time of an operation",
+    "latency": "latency at half of the maximum",
+    "settle": "settling against a bare COPY",
+    "lag": "the settler under charges, and before a backlog",
+    "processes": "several client processes",
 }
 """`taximeter.api.bench.<name>.run` measures it. In the order of the targets."""
 
-ON_REQUEST: Final[Mapping[str, str]] = {}
+ON_REQUEST: Final[Mapping[str, str]] = {
+    "shards": "1, 2, 4 and 8 shards",
+}
 """The same, but only run when asked for by name."""
 
 Run = Callable[[Servers], Awaitable[list[Figure]]]

@@ -28,3 +28,28 @@ SELECT success FROM deduct_credits($1::text, $2::text, $3::bigint, 'llm_inferenc
 -- name: deducted
 -- What has been charged in all, for the proof that both sides did the work.
 SELECT coalesce(sum(used_credits), 0)::bigint FROM user_credit_allocations
+
+-- name: make_copies
+-- The two tables that settling writes, with all their indexes, checks and defaults, but without partitions and triggers.
+CREATE SCHEMA bench;
+CREATE TABLE bench.charged_requests (LIKE taximeter.charged_requests INCLUDING ALL);
+CREATE TABLE bench.credit_usage_attribution (LIKE public.credit_usage_attribution INCLUDING ALL);
+
+-- name: settled_claims
+-- What the last settle has written, to be copied again. $1 the watermark before it
+SELECT org_id, request_id, phase, user_id, shard, epoch, seq, amount, created_at
+  FROM taximeter.charged_requests
+ WHERE shard = 0 AND seq > $1
+ ORDER BY seq
+
+-- name: settled_usage
+-- As settled_claims. $1 the watermark before it
+SELECT org_id, user_id, service_type, service_name, credits_used, request_id, request_metadata::text, created_at,
+       shard, epoch, seq, late, reserved
+  FROM credit_usage_attribution
+ WHERE shard = 0 AND seq > $1
+ ORDER BY seq
+
+-- name: watermark
+-- How far the only shard is settled.
+SELECT seq FROM taximeter.watermarks WHERE shard = 0

@@ -1,0 +1,49 @@
+"""A client process of its own: reserves and commits from one moment to another, then says how many.
+
+`python -m taximeter.api.bench.client URL PREFIX CALLERS NUMBER START END`, both moments on the
+clock that all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+import time
+
+import uvloop
+
+from taximeter.api.bench.harness import closed_loop
+from taximeter.api.bench.live import make_accounts, request_ids
+from taximeter.api.bench.peers import AMOUNT, HELD, USAGE
+from taximeter.meter import Meter
+
+USERS, ORGANISATIONS = 1_000, 50
+
+
+async def work(
+    url: str, prefix: str, callers: int, number: int, start: float, end: float
+) -> tuple[int, int]:
+    """Requests in all, and those between the two moments."""
+    accounts = itertools.cycle(make_accounts(USERS, ORGANISATIONS))
+    for _ in range(number * USERS // 4):
+        next(accounts)
+    ids = request_ids(f"process-{number}")
+    async with await Meter.connect(url, key_prefix=prefix) as meter:
+
+        async def once() -> None:
+            org_id, user_id = next(accounts)
+            hold = await meter.reserve(org_id, user_id, HELD, request_id=next(ids))
+            await hold.commit(AMOUNT, usage=USAGE)
+
+        await asyncio.sleep(max(0.0, start - time.monotonic()))
+        done = await closed_loop(once, callers=callers, seconds=max(0.0, end - time.monotonic()))
+    return done.total, done.counted
+
+
+if __name__ == "__main__":
+    url, prefix, callers, number, start, end = sys.argv[1:]
+    print(
+        *uvloop.run(work(url, prefix, int(callers), int(number), float(start), float(end))),
+        flush=True,
+    )
