@@ -4,7 +4,9 @@ after every round.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,7 @@ from taximeter.meter.scripts import load_script
 AVAILABLE = 10**9
 """Millicredits of every account: more than any run can spend."""
 _PAGE = 1_000
-_DELETE_PAGE = 500
+FREED_S_MAX = 60.0
 
 Account = tuple[str, str]
 
@@ -61,7 +63,7 @@ class LiveShards:
         is timed.
         """
         for shard in range(self.shards):
-            await self.redis.delete(*self.keys(shard).batch())
+            await delete(self.redis, *self.keys(shard).batch())
 
     async def load(self, accounts: Sequence[Account]) -> None:
         """Write accounts that are not there yet."""
@@ -105,6 +107,16 @@ class LiveShards:
                 f"{charges} charges of {amount} were answered, but {spent} millicredits are spent, "
                 f"{events} events written and {holds} holds open"
             )
+
+
+async def delete(redis: Any, *names: str) -> None:
+    """Delete keys and wait until their memory is free, which Valkey sees to in the background."""
+    await redis.delete(*names)
+    end = time.monotonic() + FREED_S_MAX
+    while int((await redis.info("memory")).get("lazyfree_pending_objects", 0)):
+        if time.monotonic() > end:
+            raise BenchFailed(f"deleted keys were not free after {FREED_S_MAX:.0f} s")
+        await asyncio.sleep(0.01)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ BENCHMARKS: Final[Mapping[str, str]] = {
     "latency": "latency at half of the maximum",
     "settle": "settling against a bare COPY",
     "lag": "the settler under charges, and before a backlog",
+    "growth": "growth",
     "processes": "several client processes",
 }
 """`taximeter.api.bench.<name>.run` measures it. In the order of the targets."""
