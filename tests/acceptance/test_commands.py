@@ -1,0 +1,101 @@
+"""`taximeter demo` and `taximeter dev` as people run them: processes, terminals, real servers."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from taximeter.api.embedded.machine import free_port
+
+COMMAND = [sys.executable, "-m", "taximeter.api"]
+ENVIRONMENT = {**os.environ, "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_demo_adds_up(tmp_path: Path) -> None:
+    """The main job on real input: it exits 0 only if clients, balances and books agree."""
+    finished = subprocess.run(
+        [*COMMAND, "demo", "--requests", "600", "--data-dir", str(tmp_path / "demo")],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "Everything adds up." in finished.stdout
+    assert re.search(r"refused +\d+ x 402", finished.stdout)
+    for part in ("Organisations", "Users", "hold ", "settlement lag", "The books are right"):
+        assert part in finished.stdout
+
+
+@contextmanager
+def dev(data_dir: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running `taximeter dev` and what it printed until it said how to stop it."""
+    process = subprocess.Popen(
+        [*COMMAND, "dev", "--data-dir", str(data_dir), "--port", str(port)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        printed = ""
+        for line in process.stdout:
+            printed += line
+            if line.startswith("Ctrl-C"):
+                break
+        else:
+            pytest.fail(f"dev ended: {printed}")
+        yield process, printed
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def ask(printed: str) -> str:
+    """Run the curl line that dev printed, as a person would."""
+    [line] = re.findall(r"^curl .*?\}'$", printed, re.MULTILINE | re.DOTALL)
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_dev_stays_up_keeps_its_data_and_leaves_nothing_running(tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is missing, so the line that dev prints cannot be run: install curl")
+    port = free_port()
+    remaining = []
+    for _ in range(2):
+        with dev(tmp_path / "dev", port) as (process, printed):
+            answer = ask(printed)
+            assert answer.startswith("HTTP/1.1 200")
+            found = re.search(r"x-credits-remaining: ([\d.]+)", answer, re.IGNORECASE)
+            assert found, answer
+            remaining.append(float(found.group(1)))
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert len(children) >= 6
+        assert process.returncode == 0
+        end = time.monotonic() + 20
+        while any(child.is_running() and child.status() != "zombie" for child in children):
+            assert time.monotonic() < end, [child for child in children if child.is_running()]
+            time.sleep(0.05)
+    assert remaining[1] < remaining[0] < 5000, "the second run goes on where the first one ended"
