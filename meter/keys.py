@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from binascii import crc_hqx
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,12 @@ def shard_of(org_id: str, shards: int) -> int:
     number of shards.
     """
     return crc_hqx(org_id.encode(), 0) % shards
+
+
+@lru_cache(maxsize=65_536)
+def shard_of_account(account: str, shards: int) -> int:
+    """The shard of an account by its name; remembered, since the same accounts come again."""
+    return shard_of(account.partition("/")[0], shards)
 
 
 def account_field(org_id: str, user_id: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from functools import lru_cache
 from typing import Final
@@ -50,11 +49,6 @@ def check_user_id(user_id: object) -> str:
 def checked_account(org_id: str, user_id: str) -> str:
     """Name of an account. Raises InvalidRequest. Remembered, since the same users come again."""
     return account_field(check_org_id(org_id), check_user_id(user_id))
-
-
-def new_request_id() -> str:
-    """An id that nobody has used: 128 random bits."""
-    return os.urandom(16).hex()
 
 
 def check_request_id(request_id: object) -> str:

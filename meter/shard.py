@@ -153,7 +153,7 @@ class ShardClient:
         now = asyncio.get_running_loop().time()
         while queue and len(batch) < batch_max:
             pending = queue.popleft()
-            if pending.pointless:
+            if pending.future.cancelled() and pending.pointless:
                 continue
             if pending.deadline < now:
                 pending.give_up()
