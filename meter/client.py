@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any
@@ -21,16 +20,17 @@ from taximeter.meter.errors import (
 )
 from taximeter.meter.handshake import greet
 from taximeter.meter.hold import Hold
-from taximeter.meter.keys import ShardKeys, request_field, shard_of
+from taximeter.meter.ids import new_owner, new_request_id
+from taximeter.meter.keys import ShardKeys, request_field, shard_of_account, split_account
 from taximeter.meter.limits import (
     check_amount,
     check_request_id,
     check_ttl,
     checked_account,
-    new_request_id,
 )
 from taximeter.meter.models import Balance, Loader, Receipt, Usage
 from taximeter.meter.operations import Op, Operation, Reply, raise_refusal, receipt
+from taximeter.meter.requests import RequestReader
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.shard import ShardClient
 
@@ -56,6 +56,12 @@ class Meter:
         ]
         self._accounts = AccountReader(
             self._redis, [client.keys for client in self._shards], loader
+        )
+        self._requests = RequestReader(
+            self._redis,
+            pool,
+            [client.keys for client in self._shards],
+            settings.call_timeout_s,
         )
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -192,6 +198,16 @@ class Meter:
         checked_account(org_id, user_id)
         return await self._accounts.balance(org_id, user_id)
 
+    async def request(self, org_id: str, request_id: str) -> Receipt | None:
+        """What became of a request id, or None when it is neither open nor remembered. Raises
+        InvalidRequest, StoreError.
+        """
+        return await self._requests.find(org_id, request_id)
+
+    async def ready(self) -> None:
+        """Return when Redis answers and every shard is open. Raises ShardFenced, StoreError."""
+        await self._requests.check_open()
+
     async def aclose(self) -> None:
         """Finish what is queued or goes on in the background (bounded by close_timeout_s), then
         disconnect.
@@ -229,19 +245,18 @@ class Meter:
             request_field(org_id, check_request_id(request_id)),
             check_amount(amount),
             ttl_ms,
-            os.urandom(4).hex() if op == "reserve" else "",
+            new_owner() if op == "reserve" else "",
             usage.payload() if usage else "",
         )
 
     async def _run(self, operation: Operation) -> Reply:
         """Send one operation, loading its account if need be. The reply is never NOT_LOADED."""
-        org_id, _, user_id = operation.account.partition("/")
-        shard = self._shards[shard_of(org_id, len(self._shards))]
+        shard = self._shards[shard_of_account(operation.account, len(self._shards))]
         for _ in range(3):
             reply = await shard.submit(operation)
             if reply.code is not Code.NOT_LOADED:
                 return reply
-            await self._accounts.load(org_id, user_id)
+            await self._accounts.load(*split_account(operation.account))
         raise StoreError(
             f"account {operation.account} was loaded but is not there: does something remove it?"
         )
