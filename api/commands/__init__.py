@@ -15,6 +15,7 @@ import click
 # attribute `command`.
 COMMANDS: Mapping[str, str] = {
     "api": "Serve the admin API and the LLM route.",
+    "sidecar": "Serve the meter over plain HTTP, for gateways in any language.",
     "settler": "Settle, relay, sweep and reconcile: the background worker.",
     "migrate": "Apply, roll back or list the migrations of the database.",
     "check": "Prove the books; exit 1 on any violation.",

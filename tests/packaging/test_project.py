@@ -107,20 +107,21 @@ def test_compose_file_is_valid() -> None:
 def test_compose_runs_what_we_have() -> None:
     """A command or a setting that was renamed would make the containers fail alone."""
     from taximeter.api.settings import ApiSettings
+    from taximeter.api.sidecar.settings import SidecarSettings
     from taximeter.settler.settings import SettlerSettings
 
     known = {
         f"TAXIMETER_{field.upper()}"
-        for settings in (ApiSettings, SettlerSettings)
+        for settings in (ApiSettings, SettlerSettings, SidecarSettings)
         for field in settings.model_fields
     }
     services = compose()["services"]
     assert set(services) == {
         *("redis", "arq-redis", "postgres"),
-        *("migrate", "api", "settler", "simulator"),
+        *("migrate", "api", "sidecar", "settler", "simulator"),
     }
     ours = {name: service for name, service in services.items() if "build" in service}
-    assert set(ours) == {"migrate", "api", "settler", "simulator"}
+    assert set(ours) == {"migrate", "api", "sidecar", "settler", "simulator"}
     for name, service in ours.items():
         assert service["command"][0] == name
         assert name in COMMANDS

@@ -1,0 +1,48 @@
+"""`taximeter sidecar`: the meter over plain HTTP, for gateways in any language."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+import uvloop
+from pydantic import ValidationError
+
+from taximeter.api.commands.common import explain
+from taximeter.api.sidecar.run import price_list, run_sidecar
+from taximeter.api.sidecar.settings import SidecarSettings
+
+
+@click.command(
+    help="Serve the meter over plain HTTP, on TCP or on a Unix socket. On SIGTERM it takes no new "
+    "credits at once, still ends holds for TAXIMETER_SIDECAR_DRAIN_S seconds, then stops."
+)
+@click.option("--host", default=None, help="Address; TAXIMETER_SIDECAR_HOST by default.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=None,
+    help="Port; TAXIMETER_SIDECAR_PORT or 8086 by default.",
+)
+@click.option(
+    "--socket",
+    type=click.Path(dir_okay=False),
+    default=None,
+    help="Unix socket to listen on instead; TAXIMETER_SIDECAR_SOCKET by default.",
+)
+def command(host: str | None, port: int | None, socket: str | None) -> None:
+    """Run until a signal comes and the drain is over."""
+    options = {"sidecar_host": host, "sidecar_port": port, "sidecar_socket": socket}
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        settings = SidecarSettings(**given)  # type: ignore[arg-type]  # Each has a type of its own.
+        pricer = price_list()
+    except ValidationError as error:
+        raise click.ClickException(explain(error)) from None
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            started = runner.run(run_sidecar(settings, pricer))
+    except OSError as error:
+        raise click.ClickException(f"cannot start: {error}") from None
+    if not started:
+        raise click.ClickException("the sidecar could not start; see above")

@@ -1,0 +1,107 @@
+"""The composition of a running sidecar: stores, meter, prices, server, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import asyncpg
+
+from taximeter.api.services import make_pricer
+from taximeter.api.settings import ApiSettings
+from taximeter.api.sidecar.server import DrainingServer, open_unix_socket, server_config
+from taximeter.api.sidecar.settings import SidecarSettings
+from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
+from taximeter.meter.pricing import Pricer
+from taximeter.meter.sidecar import Sidecar, create_sidecar
+from taximeter.settler.accounts import account_loader
+
+logger = logging.getLogger("taximeter.sidecar")
+
+CONNECT_PAUSE_S = 0.5
+
+
+def price_list() -> Pricer | None:
+    """The prices of the API, by the same settings; None when the package `genai-prices` is missing.
+
+    Raises pydantic.ValidationError.
+    """
+    # Sessions are the API's alone: dev mode is named here only because it asks for none of them.
+    settings = ApiSettings(dev_mode=True)
+    try:
+        return make_pricer(settings)
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("genai_prices"):
+            raise
+        return None
+
+
+async def run_sidecar(settings: SidecarSettings, pricer: Pricer | None) -> bool:
+    """Serve until a signal has come and the drain is over. Returns whether it could start.
+
+    What was answered is in Redis. Commits of callers who left are finished before this returns, or
+    given up after the meter's own time-out; their holds then end at their deadlines.
+    """
+    sidecar = create_sidecar(
+        None, pricer=pricer, keys=settings.keys, body_bytes_max=settings.sidecar_body_bytes_max
+    )
+    server = DrainingServer(server_config(sidecar, settings), sidecar, settings.sidecar_drain_s)
+    sockets = None
+    if settings.sidecar_socket is not None:
+        sockets = [open_unix_socket(settings.sidecar_socket, int(settings.sidecar_socket_mode, 8))]
+    try:
+        async with _meter_of(sidecar, settings):
+            await server.serve(sockets=sockets)
+    finally:
+        if settings.sidecar_socket is not None:
+            settings.sidecar_socket.unlink(missing_ok=True)
+    return server.started
+
+
+@asynccontextmanager
+async def _meter_of(sidecar: Sidecar, settings: SidecarSettings) -> AsyncIterator[None]:
+    """Connect the meter in the background: the sidecar also starts, and says so, while Redis is
+    away.
+    """
+    async with AsyncExitStack() as stack:
+        loader: Loader | None = None
+        if settings.has_database:
+            pool = await asyncpg.create_pool(
+                settings.database_url,
+                min_size=0,  # It starts also while Postgres is away: few requests need it.
+                max_size=settings.database_pool_max,
+                command_timeout=settings.database_timeout_s,
+                timeout=5.0,
+                server_settings={"timezone": "UTC", "application_name": "taximeter-sidecar"},
+            )
+            stack.push_async_callback(pool.close)
+            loader = account_loader(pool)
+        connecting = asyncio.create_task(_connect(sidecar, settings, loader))
+        try:
+            yield
+        finally:
+            connecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await (await connecting).aclose()
+
+
+async def _connect(sidecar: Sidecar, settings: SidecarSettings, loader: Loader | None) -> Meter:
+    said = ""
+    while True:
+        try:
+            meter = await Meter.connect(
+                settings.redis_url, loader=loader, key_prefix=settings.key_prefix
+            )
+        except (MeterError, OSError) as error:
+            refusal = error if isinstance(error, MeterError) else StoreUnavailable(str(error))
+            sidecar.refuse(refusal)
+            if str(refusal) != said:
+                said = str(refusal)
+                logger.warning("waiting for Redis: %s", said)
+            await asyncio.sleep(CONNECT_PAUSE_S)
+        else:
+            sidecar.attach(meter)
+            return meter

@@ -1,0 +1,97 @@
+"""Settings of the sidecar, from environment variables with the prefix TAXIMETER_."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from taximeter.meter.sidecar import ApiKeys
+from taximeter.settler.settings import StoreSettings
+
+# A socket address holds 108 bytes with the zero at its end.
+SOCKET_PATH_BYTES_MAX = 107
+
+
+class SidecarSettings(StoreSettings):
+    """What an operator can decide about the sidecar. Every number has a bound."""
+
+    sidecar_host: str = Field(
+        default="127.0.0.1", description="Address that the sidecar listens on."
+    )
+    sidecar_port: int = Field(
+        default=8086, ge=0, le=65535, description="Port that the sidecar listens on."
+    )
+    sidecar_socket: Path | None = Field(
+        default=None, description="Unix socket to listen on, instead of host and port."
+    )
+    sidecar_socket_mode: str = Field(
+        default="600",
+        pattern=r"^[0-7]{3}$",
+        description="Permissions of the Unix socket, in octal: who may spend without a key.",
+    )
+    sidecar_keys: str | None = Field(
+        default=None,
+        description="SHA-256 digests (hex) of the API keys, comma separated; needed when the "
+        "sidecar can be reached from other machines.",
+    )
+    sidecar_drain_s: float = Field(
+        default=5.0,
+        ge=0.0,
+        le=3600.0,
+        description="How long holds can still be ended after SIGTERM, while no credits are taken.",
+    )
+    sidecar_grace_s: float = Field(
+        default=10.0,
+        ge=1.0,
+        le=600.0,
+        description="How long after that running requests and commits may finish.",
+    )
+    sidecar_body_bytes_max: int = Field(
+        default=1_048_576, ge=1024, le=10**8, description="Largest body of a request."
+    )
+
+    @field_validator("sidecar_keys")
+    @classmethod
+    def _keys_are_digests(cls, text: str | None) -> str | None:
+        if text is not None:
+            ApiKeys.parse(text)
+        return text
+
+    @field_validator("sidecar_socket")
+    @classmethod
+    def _path_fits(cls, path: Path | None) -> Path | None:
+        if path is not None and len(str(path.absolute()).encode()) > SOCKET_PATH_BYTES_MAX:
+            raise ValueError(f"must be a path of at most {SOCKET_PATH_BYTES_MAX} bytes")
+        return path
+
+    @model_validator(mode="after")
+    def _strangers_need_a_key(self) -> Self:
+        if self.sidecar_keys is None and self.sidecar_socket is None and not self.is_loopback:
+            raise ValueError(
+                "set TAXIMETER_SIDECAR_KEYS, or listen on 127.0.0.1 or on a Unix socket: without "
+                "keys, everybody who can reach this address could spend"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the TCP address."""
+        if self.sidecar_host == "localhost":
+            return True
+        try:
+            return ip_address(self.sidecar_host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def keys(self) -> ApiKeys | None:
+        """The keys that are accepted, or None when nobody is asked for one."""
+        return None if self.sidecar_keys is None else ApiKeys.parse(self.sidecar_keys)
+
+    @property
+    def has_database(self) -> bool:
+        """Whether a database was named: the default of the other processes is not guessed here."""
+        return "database_url" in self.model_fields_set

@@ -1,0 +1,248 @@
+"""The ASGI application: routes by a dictionary, reads a body in one go, answers in two messages.
+
+It is written for the request path: no framework, no middleware, nothing allocated that the answer
+does not need. `docs/decisions/0010-the-sidecar-is-plain-asgi.md` has the measurements.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from taximeter.meter.client import Meter
+from taximeter.meter.errors import MeterError
+from taximeter.meter.pricing import Pricer
+from taximeter.meter.sidecar import queries
+from taximeter.meter.sidecar.batch import run_batch
+from taximeter.meter.sidecar.exact import parse_object
+from taximeter.meter.sidecar.keys import ApiKeys
+from taximeter.meter.sidecar.operations import Operations
+from taximeter.meter.sidecar.prices import Prices
+from taximeter.meter.sidecar.refusals import DRAINING, INTERNAL, Refusal, refusal_of
+
+logger = logging.getLogger("taximeter.sidecar")
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+BODY_BYTES_MAX: Final = 1_048_576
+BODY_TIMEOUT_S: Final = 10.0
+"""How long a body may take to arrive: a slow sender must not keep a task for ever."""
+
+OPERATION_ROUTES: Final = {
+    f"/v1/{op}": op for op in ("reserve", "commit", "release", "charge", "touch")
+}
+BATCH: Final = "/v1/batch"
+OPEN_ROUTES: Final = ("/healthz", "/readyz", "/openapi.json")
+"""Routes that need no key: they say nothing about any account."""
+
+ROUTES: Final[dict[str, str]] = {
+    **dict.fromkeys(OPERATION_ROUTES, "POST"),
+    BATCH: "POST",
+    "/v1/balance": "GET",
+    "/v1/operations": "GET",
+    **dict.fromkeys(OPEN_ROUTES, "GET"),
+}
+"""Path -> the one method that it takes."""
+
+_JSON: Final = (b"content-type", b"application/json")
+_CLOSE: Final = (b"connection", b"close")
+
+
+@cache
+def openapi_document() -> bytes:
+    """The OpenAPI document, as it is served."""
+    return files("taximeter.meter.sidecar").joinpath("openapi.json").read_bytes()
+
+
+class Sidecar:
+    """The application. Whoever serves it owns the meter, and closes it after the server.
+
+    `meter` may be set later, or again: without one, everything but health is refused with 503.
+    """
+
+    def __init__(
+        self,
+        meter: Meter | None,
+        pricer: Pricer | None,
+        keys: ApiKeys | None,
+        body_bytes_max: int,
+    ) -> None:
+        self._operations = Operations(meter, None if pricer is None else Prices(pricer))
+        self._keys = keys
+        self._body_bytes_max = body_bytes_max
+
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` was called."""
+        return self._operations.draining
+
+    def drain(self) -> None:
+        """From now on take no new credits, and ask every caller to connect elsewhere. Holds can
+        still be ended.
+        """
+        self._operations.draining = True
+
+    def attach(self, meter: Meter) -> None:
+        """Use this meter."""
+        self._operations.meter = meter
+
+    def refuse(self, error: MeterError) -> None:
+        """Say this while there is no meter."""
+        self._operations.refusal = refusal_of(error)
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """One request. Never raises for what a caller sent."""
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        status, extra = 200, None
+        try:
+            body = await self._answer(scope, receive)
+        except MeterError as error:
+            status, body, extra = _refused(refusal_of(error))
+        except Refusal as error:
+            status, body, extra = _refused(error)
+        except Exception:
+            # A defect of ours; the log has it, the caller learns nothing of the inside.
+            logger.exception("a request failed")
+            status, body, extra = _refused(INTERNAL)
+        headers = [_JSON, (b"content-length", b"%d" % len(body))]
+        if extra:
+            headers += extra
+        if self._operations.draining and _CLOSE not in headers:
+            headers.append(_CLOSE)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
+        path = scope["path"]
+        method = ROUTES.get(path)
+        if method is None:
+            raise Refusal(404, "NOT_FOUND", "There is no such path; /openapi.json lists them all.")
+        if scope["method"] != method:
+            raise Refusal(
+                405, "METHOD_NOT_ALLOWED", f"This path takes {method}.", {"allow": method}
+            )
+        operations = self._operations
+        if method == "POST":
+            self._check_headers(scope["headers"])
+            fields = parse_object(await self._body(receive))
+            if path != BATCH:
+                return await operations.run(OPERATION_ROUTES[path], fields)
+            operations.connected()
+            return await run_batch(operations, fields)
+        if path in OPEN_ROUTES:
+            return await self._open_answer(path)
+        self._check_key(scope["headers"])
+        if path == "/v1/balance":
+            return await queries.balance(operations.connected(), scope["query_string"])
+        return await queries.operation(operations.connected(), scope["query_string"])
+
+    def _check_headers(self, headers: Headers) -> None:
+        """A key if keys are wanted, and JSON: a page in a browser cannot send that content type
+        without asking first, so no web site can spend through a sidecar on its visitor's machine.
+        """
+        if self._keys is not None:
+            self._check_key(headers)
+        for name, value in headers:
+            if name == b"content-type" and value[:16].lower() == b"application/json":
+                return
+        raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "The Content-Type must be application/json.")
+
+    def _check_key(self, headers: Headers) -> None:
+        if self._keys is None:
+            return
+        given = [value for name, value in headers if name == b"authorization"]
+        if len(given) != 1 or not self._keys.accept(given[0]):
+            raise Refusal(401, "UNAUTHORIZED", "A valid API key is needed: Authorization: Bearer.")
+
+    async def _body(self, receive: Receive) -> bytes:
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            try:
+                async with asyncio.timeout(BODY_TIMEOUT_S):
+                    body = await self._long_body(body, receive)
+            except TimeoutError:
+                raise Refusal(
+                    408, "BODY_TIMEOUT", f"The body must arrive within {BODY_TIMEOUT_S:g} s."
+                ) from None
+        if len(body) > self._body_bytes_max:
+            raise self._too_large()
+        return body
+
+    async def _long_body(self, start: bytes, receive: Receive) -> bytes:
+        parts, size = [start], len(start)
+        more = True
+        while more and size <= self._body_bytes_max:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Refusal(400, "INVALID_REQUEST", "The connection was closed in the body.")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    def _too_large(self) -> Refusal:
+        limit = f"at most {self._body_bytes_max} bytes"
+        return Refusal(
+            413, "BODY_TOO_LARGE", f"body must be {limit}", {"field": "body", "limit": limit}
+        )
+
+    async def _open_answer(self, path: str) -> bytes:
+        if path == "/openapi.json":
+            return openapi_document()
+        if path == "/readyz":
+            if self._operations.draining:
+                raise DRAINING
+            await self._operations.connected().ready()
+        return b'{"status":"ok"}'
+
+    async def _other(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Lifespan, for servers that insist; and a no to websockets."""
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                self.drain()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+            await send({"type": "lifespan.startup.complete"})
+
+
+def create_sidecar(
+    meter: Meter | None,
+    *,
+    pricer: Pricer | None = None,
+    keys: ApiKeys | None = None,
+    body_bytes_max: int = BODY_BYTES_MAX,
+) -> Sidecar:
+    """Make the application.
+
+    Without `pricer`, amounts must be given and not a model. Without `keys`, anybody who can connect
+    may spend: serve it on loopback or on a Unix socket then.
+    """
+    return Sidecar(meter, pricer, keys, body_bytes_max)
+
+
+def _refused(refusal: Refusal) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+    headers = []
+    if refusal.retry:
+        headers.append((b"retry-after", b"1"))
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    elif refusal.status == 405:
+        headers.append((b"allow", str(refusal.details["allow"]).encode()))
+    elif refusal.status in (408, 413):
+        headers.append(_CLOSE)  # The rest of the body is not read.
+    return refusal.status, refusal.body(), headers

@@ -1,0 +1,119 @@
+"""JSON in without loss: exact numbers, no duplicate names, no constants outside of JSON."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+from taximeter.meter.errors import InvalidRequest
+from taximeter.meter.limits import AMOUNT_MAX
+
+CREDITS_MAX = AMOUNT_MAX // 1000
+_CREDITS_LIMIT = f"a number or text of credits from 0 to {CREDITS_MAX} with at most 3 decimals"
+_TEXT_LENGTH_MAX = 32
+
+
+class ExactNumber(float):
+    """A JSON number with a fraction or exponent, and how it was written.
+
+    A float, so that metadata goes through as it came; the text, so that credits are read exactly.
+    """
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> ExactNumber:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+
+class _BadJson(ValueError):
+    pass
+
+
+def _no_constant(constant: str) -> Any:
+    raise _BadJson(f"valid JSON, which has no {constant}")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _BadJson(f"without duplicate names, but has {twice[:64]!r} twice")
+    return fields
+
+
+_decoder: Any = json.JSONDecoder(
+    object_pairs_hook=_without_duplicates,
+    parse_float=ExactNumber,
+    parse_constant=_no_constant,
+)
+_scan = _decoder.scan_once
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Read the JSON object that `body` is. Raises InvalidRequest for the field `body`."""
+    try:
+        text = body.decode()
+        try:
+            value, end = _scan(text, 0)
+        except StopIteration:
+            value, end = _decoder.decode(text), len(text)
+        if end != len(text) and text[end:].strip(" \t\r\n"):
+            raise InvalidRequest("body", "one JSON object, with nothing after it")
+    except UnicodeDecodeError:
+        raise InvalidRequest("body", "UTF-8") from None
+    except RecursionError:
+        raise InvalidRequest("body", "JSON that is nested less deeply") from None
+    except _BadJson as error:
+        raise InvalidRequest("body", str(error)) from None
+    except json.JSONDecodeError as error:
+        limit = f"valid JSON ({error.msg} at character {error.pos})"
+        raise InvalidRequest("body", limit) from None
+    except InvalidRequest:
+        raise
+    except ValueError:  # An integer of thousands of digits.
+        raise InvalidRequest("body", "JSON with integers of at most 4300 digits") from None
+    if type(value) is not dict:
+        raise InvalidRequest("body", "a JSON object")
+    return value
+
+
+def millicredits_of(value: object, field: str) -> int:
+    """Millicredits of an amount of credits: a JSON number, or text such as "0.125". Never rounds.
+
+    Raises InvalidRequest naming `field`.
+    """
+    if type(value) is int:
+        if not 0 <= value <= CREDITS_MAX:
+            raise InvalidRequest(field, _CREDITS_LIMIT)
+        return value * 1000
+    if isinstance(value, ExactNumber):
+        text = value.text
+    elif isinstance(value, str) and _is_plain(value):
+        text = value
+    else:
+        raise InvalidRequest(field, _CREDITS_LIMIT)
+    if len(text) > _TEXT_LENGTH_MAX:
+        raise InvalidRequest(field, f"{_CREDITS_LIMIT}, written in {_TEXT_LENGTH_MAX} characters")
+    number = Decimal(text)
+    if not 0 <= number <= CREDITS_MAX:
+        raise InvalidRequest(field, _CREDITS_LIMIT)
+    # Within 32 characters an exponent can still be absurd; the quotient is asked for its parts
+    # rather than computed.
+    _, digits, exponent = number.as_tuple()
+    assert isinstance(exponent, int), "JSON has finite numbers only"
+    surplus = -exponent - 3
+    if surplus > 0 and any(digits[-surplus:]):
+        raise InvalidRequest(field, _CREDITS_LIMIT)
+    return int(number.scaleb(3)) if number else 0
+
+
+def _is_plain(text: str) -> bool:
+    """Digits with at most one point between them: what Decimal takes besides is not ours."""
+    whole, _, decimals = text.partition(".")
+    digits = whole + decimals
+    return digits.isascii() and digits.isdigit() and whole != "" and not text.endswith(".")

@@ -1,0 +1,118 @@
+"""The fields of an operation: which there are, what each must be, and what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from taximeter.meter.errors import InvalidRequest
+from taximeter.meter.limits import AMOUNT_MAX
+from taximeter.meter.models import Usage
+from taximeter.meter.operations import Op
+from taximeter.meter.sidecar.exact import millicredits_of
+from taximeter.meter.sidecar.prices import PRICE_FIELDS, Prices
+
+TTL_DEFAULT_S: Final = 60.0
+NAME_LENGTH_MAX: Final = 64
+
+_AMOUNTS = ("amount_credits", "amount_millicredits", "model")
+_ACCOUNT = ("org_id", "user_id", "request_id")
+_ACTUAL = (*_AMOUNTS, "tokens", "service_tier", "usage")
+
+FIELDS: Final[Mapping[Op, frozenset[str]]] = {
+    "reserve": frozenset(
+        (
+            *(*_ACCOUNT, *_AMOUNTS, "usage", "ttl_s"),
+            *("prompt_tokens", "max_output_tokens", "n", "service_tier"),
+        )
+    ),
+    "commit": frozenset((*_ACCOUNT, *_ACTUAL)),
+    "release": frozenset(_ACCOUNT),
+    "charge": frozenset((*_ACCOUNT, *_ACTUAL)),
+    "touch": frozenset((*_ACCOUNT, *_ACTUAL, "ttl_s")),
+}
+"""Every field that an operation takes."""
+
+_USAGE_FIELDS: Final = frozenset(("service_type", "service_name", "metadata"))
+
+
+def check_names(fields: Mapping[str, Any], known: frozenset[str], prefix: str = "") -> None:
+    """Raise InvalidRequest for a field that is not known: a misspelt one is never ignored."""
+    if fields.keys() <= known:
+        return
+    name = next(name for name in fields if name not in known)
+    raise InvalidRequest(
+        f"{prefix}{name[:NAME_LENGTH_MAX]}",
+        f"left out, as it is not a field here; the fields are {', '.join(sorted(known))}",
+    )
+
+
+def text_of(fields: Mapping[str, Any], name: str) -> str:
+    """A required text. Its limits are checked by the meter."""
+    value = fields.get(name)
+    if type(value) is not str:
+        raise InvalidRequest(name, "given, as text")
+    return value
+
+
+def request_id_of(fields: Mapping[str, Any]) -> str | None:
+    """The request id, or None when it was left out."""
+    return text_of(fields, "request_id") if "request_id" in fields else None
+
+
+def ttl_of(fields: Mapping[str, Any]) -> float:
+    """Seconds that a hold lives without a heartbeat. Its limits are checked by the meter."""
+    ttl_s: float = fields.get("ttl_s", TTL_DEFAULT_S)
+    return ttl_s
+
+
+def amount_of(op: Op, fields: Mapping[str, Any], prices: Prices | None) -> tuple[int, Usage | None]:
+    """Millicredits of the operation, and what they are for.
+
+    Exactly one of amount_millicredits, amount_credits and model must be given; for a touch also
+    none, which is 0.
+    """
+    given = [name for name in _AMOUNTS if name in fields]
+    if len(given) != 1:
+        if not given and op == "touch" and fields.keys().isdisjoint(PRICE_FIELDS):
+            return 0, usage_of(fields)
+        raise InvalidRequest("amount", f"given as exactly one of {', '.join(_AMOUNTS)}")
+    if given[0] == "model":
+        return _priced(op, fields, prices)
+    if not fields.keys().isdisjoint(PRICE_FIELDS):
+        name = next(name for name in fields if name in PRICE_FIELDS)
+        raise InvalidRequest(name, "left out unless model is given")
+    if given[0] == "amount_credits":
+        amount = millicredits_of(fields["amount_credits"], "amount_credits")
+    else:
+        amount = fields["amount_millicredits"]
+        if type(amount) is not int or not 0 <= amount <= AMOUNT_MAX:
+            limit = f"a whole number of millicredits from 0 to {AMOUNT_MAX}"
+            raise InvalidRequest("amount_millicredits", limit)
+    return amount, usage_of(fields) if "usage" in fields else None
+
+
+def usage_of(fields: Mapping[str, Any]) -> Usage | None:
+    """What a charge is for, or None when that was left out."""
+    if "usage" not in fields:
+        return None
+    usage = fields["usage"]
+    if type(usage) is not dict:
+        raise InvalidRequest("usage", "a JSON object")
+    check_names(usage, _USAGE_FIELDS, "usage.")
+    for name in ("service_type", "service_name"):
+        if name in usage and type(usage[name]) is not str:
+            raise InvalidRequest(f"usage.{name}", "text")
+    if type(usage.get("metadata", {})) is not dict:
+        raise InvalidRequest("usage.metadata", "a JSON object")
+    return Usage(**usage)
+
+
+def _priced(op: Op, fields: Mapping[str, Any], prices: Prices | None) -> tuple[int, Usage]:
+    if prices is None:
+        raise InvalidRequest(
+            "model", "left out: pricing is not available in this sidecar, so give an amount"
+        )
+    if op == "reserve":
+        return prices.estimate(fields, usage_of(fields))
+    return prices.cost(fields, usage_of(fields))

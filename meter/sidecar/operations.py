@@ -1,0 +1,122 @@
+"""The five operations: from the fields of a body to the bytes of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from taximeter.meter.client import Meter
+from taximeter.meter.errors import InvalidRequest, RequestReplayed
+from taximeter.meter.models import Receipt
+from taximeter.meter.operations import TAKES_CREDIT, Op
+from taximeter.meter.sidecar.fields import (
+    FIELDS,
+    amount_of,
+    check_names,
+    request_id_of,
+    text_of,
+    ttl_of,
+)
+from taximeter.meter.sidecar.prices import Prices
+from taximeter.meter.sidecar.refusals import DRAINING, UNAVAILABLE, Refusal
+
+# Filled in by hand: request ids and states need no escapes, everything else is a number.
+_RESERVED: Final = (
+    '{"request_id":"%s","state":"open","reserved_millicredits":%d,"charged_millicredits":0,'
+    '"available_millicredits":%d,"held_millicredits":%d,"replayed":false,"late":false}'
+)
+_FULL: Final = (
+    '{"request_id":"%s","state":"%s","reserved_millicredits":%d,"charged_millicredits":%d,'
+    '"available_millicredits":%d,"held_millicredits":%d,"replayed":%s,"late":%s}'
+)
+_ENDED: Final = (
+    '{"request_id":"%s","state":"%s","charged_millicredits":%d,'
+    '"available_millicredits":%d,"held_millicredits":%d,"replayed":%s,"late":%s}'
+)
+_BOOLEANS: Final = ("false", "true")
+
+
+def full_answer(receipt: Receipt) -> bytes:
+    """A receipt that says what was reserved: of a reserve, a replay or a look-up."""
+    return (_FULL % (*receipt[:6], _BOOLEANS[receipt.replayed], _BOOLEANS[receipt.late])).encode()
+
+
+def short_answer(receipt: Receipt) -> bytes:
+    """A receipt of what was done just now; what had been reserved is known to a replay only."""
+    if receipt.replayed:
+        return full_answer(receipt)
+    request_id, state, _, charged, available, held, _, late = receipt
+    return (
+        _ENDED % (request_id, state, charged, available, held, "false", _BOOLEANS[late])
+    ).encode()
+
+
+class Operations:
+    """Runs operations on a meter that may not be connected yet, or may be about to go."""
+
+    def __init__(self, meter: Meter | None, prices: Prices | None) -> None:
+        self.meter = meter
+        self.draining = False
+        self.refusal = UNAVAILABLE
+        """Why nothing can be done while there is no meter."""
+        self._prices = prices
+
+    def connected(self) -> Meter:
+        """The meter. Raises Refusal while there is none."""
+        if self.meter is None:
+            raise self.refusal
+        return self.meter
+
+    async def run(self, op: str, fields: Mapping[str, Any]) -> bytes:
+        """Do one operation and return the JSON of its receipt.
+
+        Raises MeterError or Refusal, and then nothing was charged, except that OutcomeUnknown says
+        what it says. What was returned is in Redis. If this process dies meanwhile, the operation
+        took effect once or not at all, and the request id tells which.
+        """
+        if op not in FIELDS:
+            raise InvalidRequest("op", f"one of {', '.join(FIELDS)}")
+        op = cast(Op, op)
+        if self.draining and op in TAKES_CREDIT:
+            raise DRAINING
+        meter = self.meter or self.connected()
+        check_names(fields, FIELDS[op])
+        org_id, user_id = text_of(fields, "org_id"), text_of(fields, "user_id")
+        if op == "reserve":
+            amount, usage = amount_of(op, fields, self._prices)
+            try:
+                hold = await meter.reserve(
+                    org_id,
+                    user_id,
+                    amount,
+                    request_id=request_id_of(fields),
+                    ttl_s=ttl_of(fields),
+                    usage=usage,
+                )
+            except RequestReplayed as replay:
+                return full_answer(replay.outcome)
+            return (_RESERVED % (hold.request_id, amount, hold.available, hold.held)).encode()
+        if op == "charge":
+            amount, usage = amount_of(op, fields, self._prices)
+            request_id = request_id_of(fields)
+            receipt = await meter.charge(
+                org_id, user_id, amount, request_id=request_id, usage=usage
+            )
+            return short_answer(receipt)
+        return short_answer(await self._on_hold(meter, op, org_id, user_id, fields))
+
+    async def _on_hold(
+        self, meter: Meter, op: Op, org_id: str, user_id: str, fields: Mapping[str, Any]
+    ) -> Receipt:
+        request_id = text_of(fields, "request_id")
+        if op == "release":
+            return await meter.release(org_id, user_id, request_id)
+        amount, usage = amount_of(op, fields, self._prices)
+        if op == "touch":
+            return await meter.touch(
+                org_id, user_id, request_id, amount, ttl_s=ttl_of(fields), usage=usage
+            )
+        return await meter.commit(org_id, user_id, request_id, amount, usage=usage)
+
+
+__all__ = ["Operations", "Refusal", "full_answer", "short_answer"]
