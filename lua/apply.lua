@@ -18,30 +18,18 @@ RETURNS one string an entry: code, then the account's last applied entry
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
 --- @include "lib/account"
-local count = (#ARGV - 1) / 3
-if count < 1 or count > 1000 or count ~= math.floor(count) then
-  return redis.error_reply('MALFORMED a call carries 1 to 1000 entries of 3 arguments')
-end
-local meta = call('HMGET', KEYS[2], 'epoch', 'seq')
-local refused = refusal(meta[1], ARGV[1], meta[2])
-if refused then return refused end
+--- @include "lib/triples"
 
-local names = {}
-for i = 1, count do names[i] = ARGV[i * 3 - 1] end
-local records = call('HMGET', KEYS[1], unpack(names))
 local current, replies, changed = {}, {}, {}
 for i = 1, count do
-  local account, delta_text = names[i], ARGV[i * 3 + 1]
+  local account, delta = names[i], signed(ARGV[i * 3 + 1])
   local number = whole(ARGV[i * 3], BALANCE_MAX)
-  local negative = sub(delta_text, 1, 1) == '-'
-  local delta = whole(negative and sub(delta_text, 2) or delta_text, BALANCE_MAX)
   local record = current[account] or records[i]
   if not number or number == 0 then replies[i] = '-3 n'
   elseif not delta then replies[i] = '-3 delta'
   elseif not record then replies[i] = '-2'
   else
     local available, held, applied = parse_account(record)
-    if negative then delta = -delta end
     applied = tonumber(applied)
     if not available then replies[i] = '-3 account'
     elseif applied >= number then replies[i] = format('2 %d', applied)

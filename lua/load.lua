@@ -16,22 +16,11 @@ RETURNS one string an account: code, then fields
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
 --- @include "lib/account"
-local count = (#ARGV - 1) / 3
-if count < 1 or count > 1000 or count ~= math.floor(count) then
-  return redis.error_reply('MALFORMED a call carries 1 to 1000 accounts of 3 arguments')
-end
-local meta = call('HMGET', KEYS[2], 'epoch', 'seq')
-local refused = refusal(meta[1], ARGV[1], meta[2])
-if refused then return refused end
+--- @include "lib/triples"
 
-local names = {}
-for i = 1, count do names[i] = ARGV[i * 3 - 1] end
-local records = call('HMGET', KEYS[1], unpack(names))
 local written, fields, replies = {}, {}, {}
 for i = 1, count do
-  local account, available_text = names[i], ARGV[i * 3]
-  local negative = sub(available_text, 1, 1) == '-'
-  local available = whole(negative and sub(available_text, 2) or available_text, BALANCE_MAX)
+  local account, available = names[i], signed(ARGV[i * 3])
   local applied = whole(ARGV[i * 3 + 1], BALANCE_MAX)
   local record = written[account] or records[i]
   if not find(account, '^[^/%c]+/[^%c]+$') then replies[i] = '-3 account'
@@ -39,7 +28,7 @@ for i = 1, count do
   elseif not applied then replies[i] = '-3 applied'
   elseif record then replies[i] = '2 ' .. record
   else
-    record = account_record(negative and -available or available, 0, applied)
+    record = account_record(available, 0, applied)
     written[account] = record
     fields[#fields + 1], fields[#fields + 2] = account, record
     replies[i] = '1 ' .. record

@@ -7,13 +7,10 @@ started again in between.
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, note, seed, settings
+from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,9 +18,9 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from property.model import Model
+from property.running import run_machine
 from redis.asyncio import Redis
 from support.shard import ScriptedShard, op, text
 
@@ -31,8 +28,6 @@ from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.scripts import load_script
 
-# With everysec a write may wait in memory while an fsync is under way, and kill -9 then loses it.
-ALWAYS = ("--appendfsync", "always")
 ACCOUNTS = ["org/a", "org/b", "two/a"]
 accounts = st.sampled_from(ACCOUNTS)
 requests = st.sampled_from(["r1", "r2", "r3", "r4"])
@@ -192,26 +187,5 @@ class ShardMachine(RuleBasedStateMachine):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_scripts_and_model_agree(request: pytest.FixtureRequest) -> None:
-    """PROPERTY_SEED repeats a run, PROPERTY_EXAMPLES makes it longer; a failure prints both."""
-    examples = int(os.environ.get("PROPERTY_EXAMPLES", "50"))
-    number = int(os.environ.get("PROPERTY_SEED", str(random.SystemRandom().randrange(2**32))))
-    print(f"PROPERTY_SEED={number} PROPERTY_EXAMPLES={examples}")
-    seed(number)(ShardMachine)
-    with TemporaryDirectory() as folder, EmbeddedValkey(Path(folder), ALWAYS) as server:
-        ShardMachine.server = server
-        ShardMachine.loop = asyncio.new_event_loop()
-        try:
-            run_state_machine_as_test(
-                ShardMachine,
-                settings=settings(
-                    max_examples=examples,
-                    stateful_step_count=40,
-                    deadline=None,
-                    print_blob=True,
-                    database=None,
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
-        finally:
-            ShardMachine.loop.close()
+def test_scripts_and_model_agree(tmp_path: Path) -> None:
+    run_machine(ShardMachine, tmp_path, examples=50, steps=40)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import random
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, note, seed, settings
+from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -24,8 +22,8 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
+from property.running import run_machine
 from redis.asyncio import Redis
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
@@ -50,7 +48,6 @@ from taximeter.settler.trim import trim
 
 T = TypeVar("T")
 SHARDS = 2
-ALWAYS = ("--appendfsync", "always")
 REFUSALS = (
     AccountNotFound,
     InsufficientCredits,
@@ -323,28 +320,6 @@ class SystemMachine(RuleBasedStateMachine):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_books_hold_whatever_happens(
-    request: pytest.FixtureRequest, tmp_path: Path, database_url: str
-) -> None:
-    """PROPERTY_SEED repeats a run, PROPERTY_EXAMPLES makes it longer; a failure prints both."""
-    examples = int(os.environ.get("PROPERTY_EXAMPLES", "25"))
-    number = int(os.environ.get("PROPERTY_SEED", str(random.SystemRandom().randrange(2**32))))
-    print(f"PROPERTY_SEED={number} PROPERTY_EXAMPLES={examples}")
-    seed(number)(SystemMachine)
-    with EmbeddedValkey(tmp_path / "valkey", ALWAYS) as server:
-        SystemMachine.server, SystemMachine.database_url = server, database_url
-        SystemMachine.loop = asyncio.new_event_loop()
-        try:
-            run_state_machine_as_test(
-                SystemMachine,
-                settings=settings(
-                    max_examples=examples,
-                    stateful_step_count=25,
-                    deadline=None,
-                    print_blob=True,
-                    database=None,
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
-        finally:
-            SystemMachine.loop.close()
+def test_the_books_hold_whatever_happens(tmp_path: Path, database_url: str) -> None:
+    SystemMachine.database_url = database_url
+    run_machine(SystemMachine, tmp_path / "valkey", examples=25, steps=25)

@@ -1,0 +1,18 @@
+-- Arguments in threes, each beginning with an account: counted, and the accounts read. For `apply` and `load`.
+local count = (#ARGV - 1) / 3
+if count < 1 or count > 1000 or count ~= math.floor(count) then
+  return redis.error_reply('MALFORMED a call carries 1 to 1000 accounts of 3 arguments')
+end
+local meta = call('HMGET', KEYS[2], 'epoch', 'seq')
+local refused = refusal(meta[1], ARGV[1], meta[2])
+if refused then return refused end
+local names = {}
+for i = 1, count do names[i] = ARGV[i * 3 - 1] end
+local records = call('HMGET', KEYS[1], unpack(names))
+
+-- A whole number that may have a minus sign, at most BALANCE_MAX either way, or nil.
+local function signed(text)
+  if sub(text, 1, 1) ~= '-' then return whole(text, BALANCE_MAX) end
+  local number = whole(sub(text, 2), BALANCE_MAX)
+  return number and -number
+end
