@@ -278,7 +278,7 @@ async def _stream(
         await stream.first()
     except BaseException as error:
         if stream is not None:
-            await stream.aclose()
+            stream.close()
         await charge.release()
         if isinstance(error, ApiError):
             error.headers["X-Request-Id"] = charge.request_id

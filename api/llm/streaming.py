@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-import httpx
+import aiohttp
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -18,7 +18,7 @@ from taximeter.api.llm.charge import OpenCharge
 from taximeter.api.llm.chat import ChatRequest
 from taximeter.api.llm.estimates import delta_text, output_guess
 from taximeter.api.llm.sse import DONE, Event, StreamBroken, encode_event, events_of
-from taximeter.api.llm.upstream import unreachable
+from taximeter.api.llm.upstream import FAILURES, unreachable
 
 logger = logging.getLogger("taximeter.api")
 
@@ -26,9 +26,9 @@ logger = logging.getLogger("taximeter.api")
 class CompletionStream:
     """The upstream's side of a stream: its events, and what they say about usage."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
-        self._events = events_of(response.aiter_bytes())
+        self._events = events_of(response.content.iter_any())
         self._first: Event | None = None
 
     async def first(self) -> None:
@@ -41,7 +41,7 @@ class CompletionStream:
             self._first = await anext(self._events)
         except StopAsyncIteration:
             raise _broken("the stream was empty") from None
-        except (httpx.HTTPError, StreamBroken) as error:
+        except (*FAILURES, StreamBroken) as error:
             raise _failure(error) from error
         if self._first.document is not None and "error" in self._first.document:
             raise _broken("the first event was an error")
@@ -55,12 +55,14 @@ class CompletionStream:
                 if event.document is not None and "error" in event.document:
                     raise _broken("an event was an error")
                 yield event
-        except (httpx.HTTPError, StreamBroken) as error:
+        except (*FAILURES, StreamBroken) as error:
             raise _failure(error) from error
 
-    async def aclose(self) -> None:
-        """Stop the upstream: it notices that nobody reads any more."""
-        await self._response.aclose()
+    def close(self) -> None:
+        """Stop the upstream: it notices that nobody reads any more. A stream that was read to its
+        end keeps its connection.
+        """
+        self._response.close()
 
 
 class MeteredStream(Response):
@@ -114,7 +116,7 @@ class MeteredStream(Response):
                     logger.warning("stream %s ended early: %r", self._charge.request_id, error)
         finally:
             try:
-                await self._stream.aclose()
+                self._stream.close()
             finally:
                 await self._charge.break_off()
 
@@ -211,5 +213,5 @@ def _broken(what: str) -> ApiError:
     return ApiError(502, "The provider broke off", code=UPSTREAM_ERROR)
 
 
-def _failure(error: httpx.HTTPError | StreamBroken) -> ApiError:
-    return unreachable(error) if isinstance(error, httpx.HTTPError) else _broken(str(error))
+def _failure(error: Exception) -> ApiError:
+    return _broken(str(error)) if isinstance(error, StreamBroken) else unreachable(error)
