@@ -43,6 +43,8 @@ class Servers:
     data_dir: Path
     scale: Scale
     redis_binary: Path | None = None
+    litellm: bool = False
+    """Whether the LiteLLM proxy is installed and measured beside the LLM route."""
     prefix: str = "tmbench"
     described: dict[str, str] = field(default_factory=dict)
     _postgres: EmbeddedPostgres | None = None

@@ -22,6 +22,7 @@ BENCHMARKS: Final[Mapping[str, str]] = {
     "latency": "latency at half of the maximum",
     "settle": "settling against a bare COPY",
     "lag": "the settler under charges, and before a backlog",
+    "llm": "the LLM route",
     "growth": "growth",
     "processes": "several client processes",
 }

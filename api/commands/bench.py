@@ -35,6 +35,11 @@ TABLE_WIDTH = 150
     help="Measure this alone; may be given several times.",
 )
 @click.option(
+    "--litellm",
+    is_flag=True,
+    help="Also measure the LiteLLM proxy; the first time it is installed in the data folder.",
+)
+@click.option(
     "--redis-binary",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     default=None,
@@ -48,10 +53,15 @@ TABLE_WIDTH = 150
     help="Folder of the servers while they run.",
 )
 def command(
-    as_json: bool, quick: bool, names: tuple[str, ...], redis_binary: Path | None, data_dir: Path
+    as_json: bool,
+    quick: bool,
+    names: tuple[str, ...],
+    litellm: bool,
+    redis_binary: Path | None,
+    data_dir: Path,
 ) -> None:
     """Measure and report. A missed target is a finding and not a failure: the exit code stays 0."""
-    servers = Servers(data_dir.resolve(), QUICK if quick else FULL, redis_binary)
+    servers = Servers(data_dir.resolve(), QUICK if quick else FULL, redis_binary, litellm)
     told = Console(stderr=True)
     try:
         with told.status("starting") as status:
