@@ -40,6 +40,7 @@ class Gateway:
     api_url: str
     upstream_url: str
     api_pid: int
+    settler: LocalProcess
     redis: Any
     tokens: list[str]
 
@@ -121,7 +122,7 @@ async def running_gateway(servers: Servers) -> AsyncIterator[Gateway]:
             for user in users:
                 await admin.allocate(ORG_ID, user, Decimal(CREDITS // USERS))
         tokens = [key.mint(user, ttl_s=TOKEN_TTL_S) for user in users]
-        yield Gateway(api_url, upstream_url, processes[-1].pid, redis, tokens)
+        yield Gateway(api_url, upstream_url, processes[2].pid, processes[1], redis, tokens)
 
 
 async def wait_until_up(url: str, *processes: LocalProcess) -> None:

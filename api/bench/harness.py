@@ -119,8 +119,9 @@ async def take_turns(
     """
     if not 1 <= rounds <= ROUNDS_MAX:
         raise ValueError(f"rounds must be 1 to {ROUNDS_MAX}")
-    for side in sides.values():
-        await side(warm_up_s)
+    if warm_up_s:
+        for side in sides.values():
+            await side(warm_up_s)
     seen: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():

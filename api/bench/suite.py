@@ -19,6 +19,7 @@ BENCHMARKS: Final[Mapping[str, str]] = {
     "charges": "charges through Meter",
     "requests": "reserve and commit through Meter",
     "server_time": "Redis time of an operation",
+    "sidecar": "the sidecar over HTTP",
     "latency": "latency at half of the maximum",
     "settle": "settling against a bare COPY",
     "lag": "the settler under charges, and before a backlog",
