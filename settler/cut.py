@@ -179,14 +179,15 @@ async def _read_events(stores: Stores, cut: ShardCut, up_to: int) -> None:
                 # They may have been settled and trimmed since the snapshot.
                 raise CutMoved(f"shard {cut.shard} forgot events while it was read")
             cut.holes += run.holes
-        for event in run.events:
+        events, bad_lines = run.parse()
+        for event in events:
             cut.unsettled[account_field(event.org_id, event.user_id)] += event.amount
-        for bad in run.bad_lines:
+        for bad in bad_lines:
             # What settle will give back counts as taken until then.
             if bad.org_id and bad.user_id and bad.amount:
                 cut.unsettled[account_field(bad.org_id, bad.user_id)] += bad.amount
-        cut.unsettled_events += len(run.events)
-        cut.unreadable_events += len(run.bad_lines)
+        cut.unsettled_events += len(events)
+        cut.unreadable_events += len(bad_lines)
         cut.read_to = run.last_seq
 
 

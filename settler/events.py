@@ -15,7 +15,7 @@ PHASE_CHARGE: Final = 0
 PHASE_REST: Final = 1
 
 _ORG_ID = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
-_ACCOUNT = re.compile(rf"({_ORG_ID})/([^\x00-\x1f\x7f]{{1,255}})")
+ACCOUNT = re.compile(rf"({_ORG_ID})/([^\x00-\x1f\x7f]{{1,255}})")
 _REQUEST = re.compile(rf"({_ORG_ID})/([A-Za-z0-9._:-]{{1,128}})")
 _DIGITS = re.compile(r"[0-9]{1,15}")
 
@@ -99,7 +99,7 @@ def parse_entry(entry_id: bytes | str, fields: Mapping[bytes, bytes], after_seq:
     line as unreadable.
     """
     epoch, last_seq = parse_id(entry_id)
-    time_ms = _parse_time(fields.get(b"t", b""))
+    time_ms = parse_time(fields.get(b"t", b""))
     text = fields.get(b"v1")
     if text is None:
         raw = b"\n".join(key + b"=" + value for key, value in fields.items())
@@ -133,7 +133,7 @@ def parse_line(line: bytes, seq: int, time_ms: int | None) -> Event | BadLine:
         amount_text, reserved_text, flags = amount_b.decode(), reserved_b.decode(), flags_b.decode()
     except ValueError:
         return _bad_line(line, seq, "not seven fields of UTF-8")
-    account_found, request_found = _ACCOUNT.fullmatch(account), _REQUEST.fullmatch(request)
+    account_found, request_found = ACCOUNT.fullmatch(account), _REQUEST.fullmatch(request)
     amount, reserved = _parse_amount(amount_text), _parse_amount(reserved_text)
     if account_found is None:
         return _bad_line(line, seq, "account")
@@ -161,7 +161,7 @@ def _bad_line(line: bytes, seq: int, detail: str) -> BadLine:
     """
     parts = line.split(b"\t", 6)
     texts: Sequence[str] = [part.decode("utf-8", "replace") for part in parts]
-    account = _ACCOUNT.fullmatch(texts[1]) if len(texts) > 1 else None
+    account = ACCOUNT.fullmatch(texts[1]) if len(texts) > 1 else None
     request = _REQUEST.fullmatch(texts[2]) if len(texts) > 2 else None
     amount = _parse_amount(texts[3]) if len(texts) > 3 else None
     intact = account is not None and "\ufffd" not in texts[1]
@@ -187,7 +187,8 @@ def _parse_amount(text: str) -> int | None:
     return amount if amount <= AMOUNT_MAX else None
 
 
-def _parse_time(text: bytes) -> int | None:
+def parse_time(text: bytes) -> int | None:
+    """Redis time of an entry in ms, None when the field is damaged."""
     if not text.isdigit() or len(text) > 15:
         return None
     time_ms = int(text)

@@ -12,10 +12,12 @@ from typing import Final, Literal
 
 import asyncpg
 
-from taximeter.settler.ledger import book, write_dead_letters
+from taximeter.settler.events import BadLine
+from taximeter.settler.ledger import book, book_usual, write_dead_letters
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Connection, Stores
 from taximeter.settler.stream import Run, read_run
+from taximeter.settler.usual import Usual, read_usual
 
 _SQL: Final = load_queries("settle")
 _BACKOFF_FIRST_S: Final = 0.02
@@ -106,13 +108,22 @@ async def _settle(conn: Connection, stores: Stores, shard: int, batch_events: in
     run = await read_run(stores.redis, stores.keys(shard).events, epoch, seq, batch_events)
     if run.empty:
         return Settled(shard, "idle", epoch, seq)
-    return await write_run(conn, shard, run)
+    return await write_run(conn, shard, run, await read_usual(shard, run))
 
 
-async def write_run(conn: Connection, shard: int, run: Run) -> Settled:
-    """Book a run and move the watermark from its start to its end, in the caller's transaction."""
-    dead = run.bad_lines + await book(conn, shard, run.epoch, run.events)
-    settled = len(run.events) + len(run.bad_lines) - len(dead)
+async def write_run(conn: Connection, shard: int, run: Run, usual: Usual | None = None) -> Settled:
+    """Book a run and move the watermark from its start to its end, in the caller's transaction.
+
+    `usual` is the run as COPY text; without it, or when Postgres refuses that, each line is looked
+    at on its own.
+    """
+    dead: list[BadLine] = []
+    if usual is not None and usual.events and await book_usual(conn, usual):
+        settled = usual.events
+    else:
+        events, bad_lines = run.parse()
+        dead = bad_lines + await book(conn, shard, run.epoch, events)
+        settled = len(events) + len(bad_lines) - len(dead)
     await write_dead_letters(conn, shard, run.epoch, dead)
     if run.holes:
         firsts, lasts = [hole[0] for hole in run.holes], [hole[1] for hole in run.holes]

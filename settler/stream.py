@@ -1,32 +1,43 @@
-"""Reads a bounded, contiguous run of events after a watermark."""
+"""Reads a bounded, contiguous run of entries after a watermark."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from taximeter.settler.events import BadLine, Entry, Event, parse_entry
+from taximeter.settler.events import BadLine, Event, parse_entry, parse_id
 
 _SEQ_LAST: Final = 2**64 - 1
 _PAGE_FIRST: Final = 16
 _PAGE_MAX: Final = 4_096
+_RUN_BYTES_MAX: Final = 16 * 2**20
 
-RawEntries = list[tuple[bytes, dict[bytes, bytes]]]
+Fields = dict[bytes, bytes]
+
+
+class Numbered(NamedTuple):
+    """An entry as Redis has it; its events have the numbers first_seq..last_seq."""
+
+    entry_id: bytes
+    fields: Fields
+    lines: int
+    first_seq: int
+    last_seq: int
 
 
 @dataclass(slots=True)
 class Run:
     """What comes after (epoch, after_seq). Every number up to last_seq is an event, a bad line or
-    in a hole.
+    in a hole. `full`: reading stopped at a bound, so there may be more.
     """
 
     epoch: int
     after_seq: int
     last_seq: int
-    events: list[Event] = field(default_factory=list)
-    bad_lines: list[BadLine] = field(default_factory=list)
+    entries: list[Numbered] = field(default_factory=list)
     holes: list[tuple[int, int]] = field(default_factory=list)
+    size: int = 0
+    full: bool = False
 
     @property
     def empty(self) -> bool:
@@ -38,46 +49,61 @@ class Run:
         """How many numbers nobody has an event for."""
         return sum(last - first + 1 for first, last in self.holes)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry_id: bytes, fields: Fields) -> None:
         """Take the next entry; numbers that were passed over become a hole."""
-        if entry.first_seq > self.last_seq + 1:
-            self.holes.append((self.last_seq + 1, entry.first_seq - 1))
-        for item in entry.items:
-            if isinstance(item, Event):
-                self.events.append(item)
-            else:
-                self.bad_lines.append(item)
-        self.last_seq = entry.last_seq
+        text = fields.get(b"v1")
+        lines = 1 if text is None else text.count(b"\n") + 1
+        last_seq = parse_id(entry_id)[1]
+        first_seq = max(self.last_seq + 1, last_seq - lines + 1)
+        if first_seq > self.last_seq + 1:
+            self.holes.append((self.last_seq + 1, first_seq - 1))
+        self.entries.append(Numbered(entry_id, fields, lines, first_seq, last_seq))
+        self.size += sum(map(len, fields.values()))
+        self.last_seq = last_seq
+
+    def parse(self) -> tuple[list[Event], list[BadLine]]:
+        """Every line on its own: what can become a charge, and what cannot."""
+        events: list[Event] = []
+        bad_lines: list[BadLine] = []
+        for entry in self.entries:
+            # Numbers that were passed over belong to a hole, not to surplus lines.
+            for item in parse_entry(entry.entry_id, entry.fields, entry.first_seq - 1).items:
+                if isinstance(item, Event):
+                    events.append(item)
+                else:
+                    bad_lines.append(item)
+        return events, bad_lines
 
 
 async def read_run(
     redis: Any, events_key: str, epoch: int, after_seq: int, events_max: int, up_to: int = _SEQ_LAST
 ) -> Run:
     """Read entries of `epoch` after `after_seq` until about `events_max` events (at most one entry
-    more) or `up_to`.
+    more), 16 MiB, or `up_to`.
 
     Pages grow from small, since an entry carries 1 to 1,000 events: memory stays near `events_max`
     events either way.
     """
     run = Run(epoch, after_seq, after_seq)
-    entries_seen, page = 0, _PAGE_FIRST
+    page = _PAGE_FIRST
     while True:
         taken = run.last_seq - after_seq
         if taken:
-            events_per_entry = max(1, taken // max(1, entries_seen))
-            page = min(page * 4, max(1, (events_max - taken) // events_per_entry), _PAGE_MAX)
+            seen = len(run.entries)
+            page = min(
+                page * 4,
+                max(1, (events_max - taken) * seen // taken),
+                max(1, (_RUN_BYTES_MAX - run.size) * seen // max(1, run.size)),
+                _PAGE_MAX,
+            )
         page = min(page, events_max)
-        raw: RawEntries = await redis.xrange(
+        raw: list[tuple[bytes, Fields]] = await redis.xrange(
             events_key, f"({epoch}-{run.last_seq}", f"{epoch}-{up_to}", count=page
         )
         for entry_id, fields in raw:
-            run.add(parse_entry(entry_id, fields, run.last_seq))
-            entries_seen += 1
-            if run.last_seq - after_seq >= events_max:
+            run.add(entry_id, fields)
+            if run.last_seq - after_seq >= events_max or run.size >= _RUN_BYTES_MAX:
+                run.full = True
                 return run
         if len(raw) < page:
             return run
-
-
-ReadRun = Callable[[int, int], Awaitable[Run]]
-"""(epoch, after_seq) -> the next run: lets settle be told where to read."""

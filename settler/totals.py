@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from taximeter.settler.events import Event
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Connection
 
@@ -40,16 +39,14 @@ async def lock_allocations(conn: Connection, accounts: Iterable[Account]) -> Tar
     return Targets(active, closed)
 
 
-async def add_to_totals(conn: Connection, events: Sequence[Event], targets: Targets) -> None:
-    """Add to allocations and pools, once a row."""
-    by_account: defaultdict[Account, int] = defaultdict(int)
-    by_pool: defaultdict[str, int] = defaultdict(int)
-    for event in events:
-        if event.amount:
-            by_account[event.org_id, event.user_id] += event.amount
-            by_pool[event.org_id] += event.amount
+async def add_to_totals(conn: Connection, amounts: Mapping[Account, int], targets: Targets) -> None:
+    """Add what each account was charged to its allocation and pool, once a row."""
+    by_account = {account: amount for account, amount in amounts.items() if amount}
     if not by_account:
         return
+    by_pool: defaultdict[str, int] = defaultdict(int)
+    for (org_id, _user_id), amount in by_account.items():
+        by_pool[org_id] += amount
     pools = sorted(by_pool)
     await conn.execute(_SQL["lock_pools"], pools)
     for query, rows in (("add_used", targets.active), ("add_to_closed", targets.closed)):

@@ -7,7 +7,7 @@ SET LOCAL taximeter.settling = 'on'
 -- The right to settle a shard, for this transaction. No row: another worker has it (or the shard is unknown), and that
 -- worker does the work, so waiting for it would only pile up workers.
 -- $1 shard
-SELECT epoch, seq
+SELECT epoch, seq, run_id
   FROM taximeter.watermarks
  WHERE shard = $1
    FOR UPDATE SKIP LOCKED

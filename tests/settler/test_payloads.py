@@ -8,6 +8,7 @@ import json
 
 import asyncpg
 import pytest
+from settler_payloads import READABLE, UNREADABLE
 
 from taximeter.meter.models import Usage
 from taximeter.settler.payloads import UNREADABLE_SERVICE_TYPE, read_payload
@@ -27,35 +28,6 @@ def test_escaped_names_are_read_as_well() -> None:
 
 def test_no_payload_is_the_default_usage() -> None:
     assert read_payload("") == ("llm_inference", "", "{}")
-
-
-UNREADABLE = [
-    "no json",
-    "[]",
-    '"text"',
-    '{"type":7}',
-    '{"type":""}',
-    '{"type":"' + "x" * 65 + '"}',
-    '{"type":"a","name":"' + "x" * 256 + '","meta":{}}',
-    '{"type":"a","name":"b","meta":[]}',
-    '{"type":"a","name":"b","meta":{"x":NaN}}',
-    '{"type":"a","name":"b","meta":{"x":-Infinity}}',
-    '{"type":"a","name":"b","meta":{"x":1e999999}}',
-    '{"type":"a","name":"b","meta":{"x":"\\u0000"}}',
-    '{"type":"a","name":"b","meta":{"\\u0000":1}}',
-    '{"type":"a\\u0000","name":"b","meta":{}}',
-    '{"type":"a","name":"b","meta":{"x":"\\ud800"}}',
-    '{"type":"a","name":"b","meta":{"x":1},"meta":{}}}',
-    '{"type":"a","name":"b","meta":' + '{"a":' * 600 + "1" + "}" * 600 + "}",
-    "\x00",
-]
-READABLE = [
-    '{"type":"a","name":"b","meta":{"x":"\\\\u0000"}}',
-    '{"type":"a","name":"b","meta":{"x":"\\ud83d\\ude00"}}',
-    '{"type":"a","name":"b","meta":{"x":1e300,"y":' + "9" * 4000 + "}}",
-    '{"name":"b"}',
-    '{"type":"a","name":"b","meta":{},"more":1}',
-]
 
 
 @pytest.mark.parametrize("payload", UNREADABLE[:-2] + UNREADABLE[-1:])

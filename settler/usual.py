@@ -1,0 +1,211 @@
+"""Turns runs of well-formed lines straight into text for COPY: a column at a time, and without an
+object for each event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from taximeter.meter.limits import AMOUNT_MAX
+from taximeter.settler.events import ACCOUNT, FLAGS, KINDS, PHASE_CHARGE, PHASE_REST, parse_time
+from taximeter.settler.payloads import read_payload
+from taximeter.settler.stream import Numbered, Run
+
+Account = tuple[str, str]
+
+CHARGED_COLUMNS: Final = (
+    "org_id", "user_id", "request_id", "phase", "amount", "seq", "shard", "epoch", "created_at",
+)  # fmt: skip
+ATTRIBUTION_COLUMNS: Final = (
+    "org_id", "user_id", "request_id", "credits_used", "seq", "reserved", "late", "service_type",
+    "service_name", "request_metadata", "shard", "epoch", "created_at",
+)  # fmt: skip
+
+_KINDS_AFTER: Final = frozenset("\n" + kind for kind in KINDS)
+_PHASES: Final = {flag: PHASE_REST if flag == "rest" else PHASE_CHARGE for flag in FLAGS}
+_LATE: Final = {flag: "f" if flag == "-" else "t" for flag in FLAGS}
+_REQUEST_CHARACTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-"
+_REQUEST_MAX: Final = 128
+_DIGITS_MAX: Final = 15
+_HEAD: Final = re.compile(r'\{"type":"([^"\\]{1,64})","name":"([^"\\]{0,255})"')
+# Any digit as 0 and any sign as +, so that a long exponent can be found without a pattern.
+_EXPONENTS: Final = bytes.maketrans(b"123456789E-", b"000000000e+")
+_NESTING_MAX: Final = 200
+_CACHED: Final = 65_536
+
+
+class _Known(NamedTuple):
+    """What is the same for every line of an account."""
+
+    account: Account
+    request_prefix: str
+    columns: str
+
+
+@dataclass(slots=True)
+class Usual:
+    """A run as COPY takes it, in which every line is well-formed. Amounts in millicredits.
+
+    Postgres judges what is only its to judge (a request charged before, the JSON of the metadata);
+    when it refuses, the run is read again line by line.
+    """
+
+    events: int = 0
+    charged: list[bytes] = field(default_factory=list)
+    attribution: list[bytes] = field(default_factory=list)
+    amounts: defaultdict[Account, int] = field(default_factory=lambda: defaultdict(int))
+
+
+async def read_usual(shard: int, run: Run) -> Usual | None:
+    """The run as COPY text, or None when one of its lines needs a closer look.
+
+    Lets others run after each entry, since the next run is prepared while Postgres is fed this one.
+    """
+    usual = Usual()
+    now = datetime.now(UTC)
+    for entry in run.entries:
+        if not _add_entry(usual, shard, run.epoch, entry, now):
+            return None
+        await asyncio.sleep(0)
+    return usual
+
+
+def _add_entry(usual: Usual, shard: int, epoch: int, entry: Numbered, now: datetime) -> bool:
+    """Add the lines of one entry; False, and `usual` is of no use any more, when one is not
+    well-formed.
+    """
+    raw = entry.fields.get(b"v1")
+    # Postgres ends lines at a carriage return as well.
+    if raw is None or b"\r" in raw:
+        return False
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return False
+    # Every newline now begins a field: the shape is right when each seventh field is a kind and all
+    # newlines are theirs.
+    cells = text.replace("\\", "\\\\").replace("\n", "\t\n").split("\t")
+    kinds = cells[0::7]
+    lines = len(kinds)
+    if (
+        len(cells) != 7 * lines
+        or lines != entry.lines
+        or kinds[0] not in KINDS
+        or not _KINDS_AFTER.issuperset(kinds[1:])
+        or text.count("\n") != lines - 1
+        or lines != entry.last_seq - entry.first_seq + 1
+    ):
+        return False
+    amounts, reserved, flags = _amounts(cells[3::7]), _amounts(cells[4::7]), cells[5::7]
+    known = [one for account in cells[1::7] if (one := _account(account)) is not None]
+    if amounts is None or reserved is None or len(known) < lines or not FLAGS.issuperset(flags):
+        return False
+    requests = _request_ids(cells[2::7], known)
+    if requests is None:
+        return False
+    time_ms = parse_time(entry.fields.get(b"t", b""))
+    time = now if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC)
+    end = f"\t{shard}\t{epoch}\t{time.isoformat()}\n"
+    purposes = _purposes(cells[6::7])
+    charged, attribution, sums = [], [], usual.amounts
+    for seq, one, request, amount, held, flag, purpose in zip(
+        range(entry.first_seq, entry.last_seq + 1),
+        known, requests, amounts, reserved, flags, purposes,
+        strict=True,
+    ):  # fmt: skip
+        sums[one.account] += amount
+        same = f"{one.columns}\t{request}\t"
+        charged.append(f"{same}{_PHASES[flag]}\t{amount}\t{seq}{end}")
+        attribution.append(f"{same}{amount}\t{seq}\t{held}\t{_LATE[flag]}\t{purpose}{end}")
+    usual.charged.append("".join(charged).encode())
+    usual.attribution.append("".join(attribution).encode())
+    usual.events += lines
+    return True
+
+
+def _amounts(texts: list[str]) -> list[int] | None:
+    """All as millicredits; None when one is not only ASCII digits or beyond the limit."""
+    joined = "".join(texts)
+    if not (joined.isascii() and joined.isdigit()) or "" in texts:
+        return None
+    if len(max(texts, key=len)) > _DIGITS_MAX:
+        return None
+    amounts = list(map(int, texts))
+    return amounts if max(amounts) <= AMOUNT_MAX else None
+
+
+def _request_ids(requests: list[str], known: list[_Known]) -> list[str] | None:
+    """The ids without their organisation; None when one is malformed or belongs to another
+    organisation than the account.
+    """
+    ids = []
+    for request, one in zip(requests, known, strict=True):
+        if not request.startswith(one.request_prefix):
+            return None
+        ids.append(request[len(one.request_prefix) :])
+    joined = "".join(ids)
+    if not joined.isascii() or joined.encode().translate(None, _REQUEST_CHARACTERS):
+        return None
+    return None if "" in ids or len(max(ids, key=len)) > _REQUEST_MAX else ids
+
+
+def _purposes(payloads: list[str]) -> list[str]:
+    """Type, name and metadata of each payload as COPY text.
+
+    The usual shape passes through as it is: whether its metadata is JSON is for Postgres to judge.
+    What Postgres takes but we do not (numbers that fill pages, nesting that readers choke on) could
+    be in few payloads, and those are read in full.
+    """
+    joined = "".join(payloads)
+    exponents = joined.encode().translate(_EXPONENTS)
+    doubtful = b"e0000" in exponents or b"e+0000" in exponents
+    if len(max(payloads, key=len)) > _NESTING_MAX:
+        doubtful |= any(one.count("{") + one.count("[") > _NESTING_MAX for one in payloads)
+    if doubtful:
+        return [_purpose_in_full(payload) for payload in payloads]
+    purposes = []
+    for payload in payloads:
+        head, found, rest = payload.partition(',"meta":')
+        service = _service(head)
+        if service is not None and found and rest[:1] == "{" and rest[-2:] == "}}":
+            purposes.append(f"{service}\t{rest[:-1]}")
+        else:
+            purposes.append(_purpose_in_full(payload))
+    return purposes
+
+
+def _purpose_in_full(payload: str) -> str:
+    return "\t".join(map(_copy_text, read_payload(payload.replace("\\\\", "\\"))))
+
+
+def _copy_text(value: str) -> str:
+    """A value as COPY takes it."""
+    escaped = value.replace("\\", "\\\\").replace("\t", "\\t")
+    return escaped.replace("\n", "\\n").replace("\r", "\\r")
+
+
+@lru_cache(_CACHED)
+def _account(account: str) -> _Known | None:
+    """An account by its COPY text; None when it is malformed. Remembered: the same ones come
+    again.
+    """
+    found = ACCOUNT.fullmatch(account.replace("\\\\", "\\"))
+    if found is None:
+        return None
+    org_id, user_id = found.groups()
+    return _Known((org_id, user_id), org_id + "/", f"{org_id}\t{_copy_text(user_id)}")
+
+
+@lru_cache(_CACHED)
+def _service(head: str) -> str | None:
+    """Type and name of a payload's first part as COPY text; None when that is not the usual
+    one.
+    """
+    found = _HEAD.fullmatch(head)
+    return None if found is None else "\t".join(found.groups())

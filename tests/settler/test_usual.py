@@ -1,0 +1,192 @@
+"""The fast way to the ledger writes what the careful way writes, or leaves the run to it."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from settler_payloads import READABLE, UNREADABLE
+from settler_world import PAYLOAD, World
+
+from taximeter.settler.payloads import UNREADABLE_SERVICE_TYPE, read_payload
+from taximeter.settler.stream import Run
+from taximeter.settler.usual import ATTRIBUTION_COLUMNS, CHARGED_COLUMNS, read_usual
+
+ESCAPES = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
+
+
+def decoded(chunks: list[bytes], columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """Rows as Postgres reads them from COPY text."""
+    rows = []
+    for line in b"".join(chunks).decode().split("\n")[:-1]:
+        cells = line.split("\t")
+        assert len(cells) == len(columns)
+        for i, cell in enumerate(cells):
+            # Pairs are read from the left, so a doubled backslash never begins another escape.
+            parts = cell.split("\\\\")
+            for escape, character in list(ESCAPES.items())[1:]:
+                parts = [part.replace(escape, character) for part in parts]
+            cells[i] = "\\".join(parts)
+        rows.append(dict(zip(columns, cells, strict=True)))
+    return rows
+
+
+def one_run(*entries: list[bytes], skip: int = 0) -> Run:
+    run = Run(3, 10, 10)
+    seq = 10 + skip
+    for lines in entries:
+        seq += len(lines)
+        run.add(f"3-{seq}".encode(), {b"t": b"1790000000000", b"v1": b"\n".join(lines)})
+    return run
+
+
+async def agree(run: Run) -> bool:
+    """Whether the fast way takes the run; when it does, both ways must say the same."""
+    events, bad_lines = run.parse()
+    usual = await read_usual(7, run)
+    if usual is None:
+        return False
+    assert bad_lines == []
+    assert usual.events == len(events)
+    charged = decoded(usual.charged, CHARGED_COLUMNS)
+    attribution = decoded(usual.attribution, ATTRIBUTION_COLUMNS)
+    amounts: dict[tuple[str, str], int] = {}
+    for event, claim, row in zip(events, charged, attribution, strict=True):
+        amounts.setdefault((event.org_id, event.user_id), 0)
+        amounts[event.org_id, event.user_id] += event.amount
+        for one in (claim, row):
+            found = (one["org_id"], one["user_id"], one["request_id"], one["shard"], one["epoch"])
+            assert found == (event.org_id, event.user_id, event.request_id, "7", "3")
+            assert int(one["seq"]) == event.seq
+            assert one["created_at"] == "2026-09-21T14:13:20+00:00"
+        assert (int(claim["phase"]), int(claim["amount"])) == (event.phase, event.amount)
+        assert (int(row["credits_used"]), int(row["reserved"])) == (event.amount, event.reserved)
+        assert row["late"] == ("f" if event.flags == "-" else "t")
+        purpose = read_payload(event.payload)
+        written = (row["service_type"], row["service_name"], row["request_metadata"])
+        # Metadata that is no JSON is passed on: Postgres refuses it, and the run is read again.
+        if purpose.service_type != UNREADABLE_SERVICE_TYPE:
+            assert written == purpose
+    assert usual.amounts == amounts
+    return True
+
+
+GOOD = [
+    f"commit\tacme/ann\tacme/r1\t50\t100\t-\t{PAYLOAD}".encode(),
+    f"charge\tother/a/b \\ ü\tother/r2\t0\t0\tlate\t{PAYLOAD}".encode(),
+    b"expire\tacme/ann\tacme/r1\t1000000000000\t007\trest\t",
+]
+
+
+async def test_well_formed_lines_go_the_fast_way() -> None:
+    assert await agree(one_run(GOOD, GOOD[:1], GOOD[1:], skip=4))
+
+
+@pytest.mark.parametrize("payload", READABLE + UNREADABLE + ["", '{"type":"\\u00fc","name":"b"}'])
+async def test_no_payload_keeps_its_neighbours_from_the_fast_way(payload: str) -> None:
+    if "\t" not in payload and "\r" not in payload:
+        line = b"charge\tacme/ann\tacme/r9\t1\t0\t-\t" + payload.encode()
+        assert await agree(one_run([GOOD[0], line, GOOD[1]]))
+
+
+DAMAGE = [
+    (b"commit", b"refund"),
+    (b"acme/ann", b"acme"),
+    (b"acme/ann", b"/ann"),
+    (b"acme/ann", b"acme/"),
+    (b"acme/ann", b"acme/\xff"),
+    (b"acme/ann", b"acme/a\x01n"),
+    (b"acme/r1", b"other/r1"),
+    (b"acme/r1", b"acmer1"),
+    (b"acme/r1", b"acme/"),
+    (b"acme/r1", b"acme/r 1"),
+    (b"acme/r1", "acme/r١".encode()),
+    (b"acme/r1", b"acme/" + b"r" * 129),
+    (b"\t50\t", b"\t-50\t"),
+    (b"\t50\t", b"\t\t"),
+    (b"\t50\t", "\t٥\t".encode()),
+    (b"\t50\t", b"\t1000000000001\t"),
+    (b"\t50\t", b"\t0000000000000050\t"),
+    (b"\t100\t", b"\tmany\t"),
+    (b"\t-\t", b"\tnew\t"),
+    (b"\t-\t", b"\t"),
+    (b"\t-\t", b"\t-\tcommit\t"),
+    (b"acme/ann", b"acme/a\rn"),
+    (b"\t50\t", b"\n50\t"),
+    (b"commit\t", b"commit\n"),
+]
+
+
+@pytest.mark.parametrize(("intact", "damaged"), DAMAGE)
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_a_damaged_line_is_looked_at(intact: bytes, damaged: bytes, place: int) -> None:
+    lines = [GOOD[1], GOOD[1]]
+    lines.insert(place, GOOD[0].replace(intact, damaged, 1))
+    assert not await agree(one_run(lines))
+
+
+async def test_an_entry_of_unusual_shape_is_looked_at() -> None:
+    for entry_id, fields in (
+        (b"3-11", {b"v9": b"future"}),
+        (b"3-11", {b"t": b"1", b"v1": b"\n".join(GOOD)}),
+    ):
+        run = Run(3, 10, 10)
+        run.add(entry_id, fields)
+        assert await read_usual(7, run) is None
+
+
+TOKENS = st.sampled_from(
+    [b"\t", b"\n", b"\r", b"\\", b"\\\\", b"commit", b"acme/ann", b"acme/r1", b"50", b"-", b"{}",
+     b"late", b"\x00", b"\xff", "ü".encode(), PAYLOAD.encode(), b'"', b"}"]
+)  # fmt: skip
+
+
+@given(
+    line=st.sampled_from(GOOD),
+    cut=st.floats(0, 1),
+    length=st.integers(0, 12),
+    put=st.lists(TOKENS, max_size=8).map(b"".join),
+    neighbours=st.lists(st.sampled_from(GOOD), max_size=2),
+)
+async def test_both_ways_say_the_same_whatever_the_bytes(
+    line: bytes, cut: float, length: int, put: bytes, neighbours: list[bytes]
+) -> None:
+    at = round(cut * len(line))
+    changed = line[:at] + put + line[at + length :]
+    text = b"\n".join([*neighbours, changed, GOOD[0]])
+    await agree(one_run(text.split(b"\n")))
+
+
+def exact(text: str) -> Any:
+    """JSON with numbers compared by value: Postgres writes 1e3 as 1000."""
+    return json.loads(text, parse_int=Decimal, parse_float=Decimal)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_every_payload_is_booked_as_it_reads(world: World, times: int) -> None:
+    """Through Postgres, which judges the metadata: alone, and among those of other events."""
+    await world.organization("acme", ann=10**9)
+    payloads = [one for one in UNREADABLE + READABLE if "\x00" not in one] * times
+    lines = [
+        f"charge\tacme/ann\tacme/r{i}\t1\t0\t-\t{payload}".encode()
+        for i, payload in enumerate(payloads)
+    ]
+    if times == 1:
+        for line in lines:
+            await world.inject(line)
+            await world.settle()
+    else:
+        await world.inject(*lines)
+        await world.settle()
+    rows: list[Any] = await world.pool.fetch(
+        "SELECT service_type, service_name, request_metadata"
+        " FROM credit_usage_attribution ORDER BY seq"
+    )
+    for row, payload in zip(rows, payloads, strict=True):
+        purpose = read_payload(payload)
+        assert (row[0], row[1]) == purpose[:2], payload
+        assert exact(row[2]) == exact(purpose.metadata), payload
