@@ -20,14 +20,14 @@ from taximeter.api.embedded.spawn import Child, spawn
 
 PROCESSES = 4
 CALLERS = 100
-START_UP_S = 2.5
+START_UP_S = 2.0
 """Time that a process gets to start and connect before all of them begin."""
 FAIR = 0.8
 GRACE_S = 30.0
 
 
 async def run(servers: Servers) -> list[Figure]:
-    """All processes work between the same two moments; the shares are of the last round's kind."""
+    """All processes work between the same two moments."""
     scale = servers.scale
     shares: list[float] = []
     async with servers.redis() as (url, redis):
@@ -35,7 +35,7 @@ async def run(servers: Servers) -> list[Figure]:
         live = LiveShards(redis, servers.prefix, accounts)
         seen = await take_turns(
             {"one": _side(url, live, 1, []), "four": _side(url, live, PROCESSES, shares)},
-            rounds=scale.rounds,
+            rounds=scale.process_rounds,
             seconds=scale.round_s,
             warm_up_s=0.0,  # Every process warms up by itself, before the moment they begin.
         )
@@ -55,7 +55,7 @@ async def run(servers: Servers) -> list[Figure]:
             "processes_fairness",
             "smallest share of a process to the largest",
             "",
-            Spread(tuple(shares[-scale.rounds :])),
+            Spread(tuple(shares[-scale.process_rounds :])),
             target=Target(FAIR, "at least", "value"),
             number=9,
         ),

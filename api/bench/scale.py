@@ -24,19 +24,22 @@ class Scale:
     grown_events: int = 1_000_000
     grown_holds: int = 100_000
     latency_s: float = 3.0
+    process_rounds: int = 5
+    """Rounds of what starts processes anew for each."""
 
 
 FULL = Scale(rounds=5, round_s=2.0, warm_up_s=0.5)
 QUICK = Scale(
     rounds=2,
     round_s=0.5,
-    warm_up_s=0.2,
+    warm_up_s=0.1,
     settle_events=5_000,
-    lag_s=5.0,
+    lag_s=4.0,
     backlog_events=50_000,
     backlog_s_max=15.0,
     grown_accounts=100_000,
     grown_events=100_000,
     grown_holds=100_000,
-    latency_s=1.0,
+    latency_s=0.7,
+    process_rounds=1,
 )
