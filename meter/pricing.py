@@ -15,16 +15,16 @@ from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Literal
 
 from taximeter.meter.limits import AMOUNT_MAX
+from taximeter.meter.price_list import MILLION, ListedModel, count_of, list_price, rates_of
+from taximeter.meter.price_list import TOKENS_MAX as TOKENS_MAX
 
 if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, Provider
+    pass
 
 UnknownModelPolicy = Literal["reject", "default", "free"]
 
 MILLICREDITS_PER_CREDIT = 1000
 MODELS_REMEMBERED_MAX = 4096
-TOKENS_MAX = 10**9
-_MILLION = Decimal(1_000_000)
 
 
 class UnpricedModel(Exception):
@@ -88,7 +88,7 @@ class Pricer:
         self._unknown_model = unknown_model
         self._default_price = default_price or TokenPrice()
         self._provider_id = provider_id
-        self._models: OrderedDict[str, tuple[Provider, ModelInfo] | None] = OrderedDict()
+        self._models: OrderedDict[str, ListedModel | None] = OrderedDict()
         self.price_version = (
             f"genai-prices {genai_prices.__version__}, "
             f"{credits_per_dollar} credits a dollar, markup {markup}"
@@ -109,13 +109,13 @@ class Pricer:
         prompt can be accepted. Cached tokens are not assumed: they only ever cost less.
         """
         found = self._find(model)
-        if found is not None and found[1].context_window is not None:
-            prompt_tokens_bound = min(prompt_tokens_bound, found[1].context_window)
+        if found is not None and found.model.context_window is not None:
+            prompt_tokens_bound = min(prompt_tokens_bound, found.model.context_window)
         usage = {
             "prompt_tokens": prompt_tokens_bound,
             "completion_tokens": max_output_tokens * n,
         }
-        provider = self._unknown_model if found is None else found[0].id
+        provider = self._unknown_model if found is None else found.provider.id
         return Quote(self._price(found, usage, service_tier), self.price_version, provider)
 
     def cost(
@@ -129,7 +129,7 @@ class Pricer:
         """
         return self._price(self._find(model), usage, service_tier)
 
-    def _find(self, model: str) -> tuple[Provider, ModelInfo] | None:
+    def _find(self, model: str) -> ListedModel | None:
         """Resolve a model name; remembers a bounded number, since callers choose the names."""
         if model in self._models:
             self._models.move_to_end(model)
@@ -143,7 +143,7 @@ class Pricer:
             raise UnpricedModel(model)
         return found
 
-    def _look_up(self, model: str) -> tuple[Provider, ModelInfo] | None:
+    def _look_up(self, model: str) -> ListedModel | None:
         """Search the price list directly: its own cache of names has no bound."""
         reference = model.lower()
         providers = self._snapshot.providers
@@ -158,73 +158,27 @@ class Pricer:
         for provider in candidates:
             found = provider.find_model(reference, all_providers=providers)
             if found is not None:
-                return provider, found
+                return ListedModel(provider, found, rates_of(provider, found))
         return None
 
     def _price(
         self,
-        found: tuple[Provider, ModelInfo] | None,
+        found: ListedModel | None,
         usage: Mapping[str, object],
         service_tier: str | None,
     ) -> int:
-        prompt_tokens = _count(usage, "prompt_tokens")
-        completion_tokens = _count(usage, "completion_tokens")
+        prompt_tokens = count_of(usage, "prompt_tokens")
+        completion_tokens = count_of(usage, "completion_tokens")
         if found is not None:
-            dollars = _list_price(*found, usage, prompt_tokens, completion_tokens, service_tier)
+            dollars = list_price(found, usage, prompt_tokens, completion_tokens, service_tier)
         elif self._unknown_model == "default":
             price = self._default_price
             dollars = (
                 price.input_usd * prompt_tokens + price.output_usd * completion_tokens
-            ) / _MILLION
+            ) / MILLION
         else:
             dollars = Decimal(0)
         exact = dollars * self._millicredits_per_dollar
         # The cap is the meter's: beyond it a hold would be refused for its size and not for its
         # price.
         return min(int(exact.to_integral_value(rounding=ROUND_CEILING)), AMOUNT_MAX)
-
-
-def _list_price(
-    provider: Provider,
-    model: ModelInfo,
-    usage: Mapping[str, object],
-    prompt_tokens: int,
-    completion_tokens: int,
-    service_tier: str | None,
-) -> Decimal:
-    from genai_prices import Usage
-
-    totals: dict[str, int] = {
-        "input_tokens": prompt_tokens,
-        "output_tokens": completion_tokens,
-    }
-    context = None if service_tier in (None, "auto") else {"service_tier": str(service_tier)}
-    try:
-        return model.calc_price(
-            Usage(**totals, **_details(usage)), provider, price_context=context
-        ).total_price
-    except ValueError:
-        return model.calc_price(Usage(**totals), provider, price_context=context).total_price
-
-
-def _details(usage: Mapping[str, object]) -> dict[str, int]:
-    """The parts of the totals that have a price of their own, as the price list names them."""
-    prompt = usage.get("prompt_tokens_details")
-    completion = usage.get("completion_tokens_details")
-    parts: dict[str, int] = {}
-    if isinstance(prompt, Mapping):
-        parts["cache_read_tokens"] = _count(prompt, "cached_tokens")
-        parts["cache_write_tokens"] = _count(prompt, "cache_write_tokens")
-        parts["input_audio_tokens"] = _count(prompt, "audio_tokens")
-    if isinstance(completion, Mapping):
-        parts["output_audio_tokens"] = _count(completion, "audio_tokens")
-        parts["output_reasoning_tokens"] = _count(completion, "reasoning_tokens")
-    return {name: count for name, count in parts.items() if count}
-
-
-def _count(usage: Mapping[str, object], name: str) -> int:
-    """A token count as sent by an upstream: anything that is not a sane count reads as none."""
-    value = usage.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        return 0
-    return min(value, TOKENS_MAX)

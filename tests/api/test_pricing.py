@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from genai_prices import data_snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taximeter.api.llm.chat import parse_chat
 from taximeter.api.llm.estimates import output_bound, output_ceiling, prompt_bound
 from taximeter.api.simulator import MODELS
+from taximeter.meter.price_list import calculate, rates_of
 from taximeter.meter.pricing import Pricer, TokenPrice, UnpricedModel
 
 PRICER = Pricer()
@@ -126,3 +129,40 @@ def test_output_is_held_for_as_the_caller_limits_it() -> None:
 def test_images_are_not_counted_as_text() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 10**6}}
     assert prompt_bound({"messages": [{"role": "user", "content": [image]}]}) < 3_000
+
+
+def test_rates_are_what_the_list_works_out_itself() -> None:
+    """Most models are priced by their rates: each of them must say what the list says."""
+    counts = {"input_tokens": 12_345, "output_tokens": 678, "cache_read_tokens": 901}
+    seen = 0
+    for provider in data_snapshot.get_snapshot().providers:
+        for model in provider.models:
+            rates = rates_of(provider, model)
+            if rates is not None:
+                seen += 1
+                assert rates.price(12_345, 678, 901) == calculate(provider, model, counts), model.id
+    assert seen > 1000
+
+
+@given(
+    model=st.sampled_from(["gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro", "o3", "gpt-4o"]),
+    prompt=st.integers(0, 10**7),
+    output=st.integers(0, 10**6),
+    cached=st.integers(0, 10**6),
+    reasoning=st.integers(0, 1000),
+    audio=st.integers(0, 2),
+)
+def test_rates_never_change_a_cost(
+    model: str, prompt: int, output: int, cached: int, reasoning: int, audio: int
+) -> None:
+    reported = usage(
+        prompt,
+        output,
+        prompt_tokens_details={"cached_tokens": cached, "audio_tokens": audio},
+        completion_tokens_details={"reasoning_tokens": reasoning},
+    )
+    by_list = Pricer()
+    listed = by_list._find(model)
+    assert listed is not None
+    by_list._models[model] = replace(listed, rates=None)
+    assert PRICER.cost(model, reported) == by_list.cost(model, reported)
