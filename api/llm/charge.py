@@ -63,7 +63,10 @@ class OpenCharge:
         self._ended = False
         self.hold_ms = hold_ms
         self.delivered_tokens = 0
-        self._heartbeat = asyncio.get_running_loop().create_task(self._beat())
+        self._loop = asyncio.get_running_loop()
+        self._touching: asyncio.Task[None] | None = None
+        # A timer and no task: nearly all requests end before their first heartbeat.
+        self._heartbeat = self._loop.call_later(ttl_s / HEARTBEATS_PER_TTL, self._beat)
 
     @property
     def request_id(self) -> str:
@@ -113,7 +116,7 @@ class OpenCharge:
         if self._ended:
             return
         self._ended = True
-        self._heartbeat.cancel()
+        self._stop_heartbeat()
         try:
             await self._hold.release()
         except UnknownHold:
@@ -144,7 +147,7 @@ class OpenCharge:
 
     async def _apply(self) -> Receipt | None:
         """Try the decided commit once here, and after that in the background."""
-        self._heartbeat.cancel()
+        self._stop_heartbeat()
         assert self._decided is not None, "an amount is decided before it is applied"
         amount, usage = self._decided
         try:
@@ -193,18 +196,25 @@ class OpenCharge:
             error,
         )
 
-    async def _beat(self) -> None:
+    def _beat(self) -> None:
+        self._touching = self._loop.create_task(self._touch())
+
+    def _stop_heartbeat(self) -> None:
+        self._heartbeat.cancel()
+        if self._touching is not None:
+            self._touching.cancel()
+
+    async def _touch(self) -> None:
         """Move the deadline, and report what is owed so far for the case that this process dies."""
-        while True:
-            await asyncio.sleep(self._ttl_s / HEARTBEATS_PER_TTL)
-            progress, usage = 0, None
-            if self.delivered_tokens:
-                counted = self._counted()
-                progress = self._pricer.cost(self._chat.model, counted)
-                usage = self._usage(counted, estimated=True)
-            # One missed heartbeat is what the margin in the deadline is for.
-            with contextlib.suppress(MeterError):
-                await self._hold.touch(min(progress, AMOUNT_MAX), ttl_s=self._ttl_s, usage=usage)
+        progress, usage = 0, None
+        if self.delivered_tokens:
+            counted = self._counted()
+            progress = self._pricer.cost(self._chat.model, counted)
+            usage = self._usage(counted, estimated=True)
+        # One missed heartbeat is what the margin in the deadline is for.
+        with contextlib.suppress(MeterError):
+            await self._hold.touch(min(progress, AMOUNT_MAX), ttl_s=self._ttl_s, usage=usage)
+        self._heartbeat = self._loop.call_later(self._ttl_s / HEARTBEATS_PER_TTL, self._beat)
 
     def _usage(self, tokens: Mapping[str, Any], *, estimated: bool) -> Usage:
         prompt, completion = tokens.get("prompt_tokens"), tokens.get("completion_tokens")
