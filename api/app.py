@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
+from starlette.types import Receive, Scope, Send
 
 from taximeter.api.deps import bearer_scheme, cookie_scheme
 from taximeter.api.errors import install_error_handlers
+from taximeter.api.llm.endpoint import PATHS, Completions
 from taximeter.api.llm.route import router as llm_router
 from taximeter.api.middleware import BodyLimit
 from taximeter.api.routes import credits, me, members, purchases, subscriptions, system, usage
@@ -19,7 +21,19 @@ from taximeter.api.settings import ApiSettings
 LLM_SUFFIX = "/chat/completions"
 
 
-def create_app(settings: ApiSettings | None = None) -> FastAPI:
+class Application(FastAPI):
+    """The admin API, with the LLM route in front of it, which does not go through the framework."""
+
+    completions: Completions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in PATHS and scope["method"] == "POST":
+            await self.completions(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(settings: ApiSettings | None = None) -> Application:
     """The application. It opens its connections when it starts, and also starts while a store is
     away.
 
@@ -33,13 +47,14 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
             app.state.services = services
             yield
 
-    app = FastAPI(
+    app = Application(
         title="Taximeter",
         version=version("taximeter"),
         summary="Credits for LLM requests: held before, charged after, settled and proved.",
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    app.completions = Completions(app.state, settings.llm_body_bytes_max)
     install_error_handlers(app)
     app.add_middleware(
         BodyLimit,

@@ -4,6 +4,10 @@ OIDC issuer.
 
 from __future__ import annotations
 
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,25 +24,54 @@ LEEWAY_S = 30
 ASYMMETRIC_ALGORITHMS = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 )
+TOKENS_REMEMBERED_MAX = 10_000
+REMEMBERED_S = 60.0
 _REQUIRED_CLAIMS = ["exp", "iat", "iss", "aud", "sub"]
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller whose session was checked. Roles in organisations are looked up where they are
-    needed.
+    """A caller whose session was checked, and when that session ends, in seconds since 1970. Roles
+    in organisations are looked up where they are needed.
     """
 
     user_id: str
     email: str | None
     name: str | None
     is_system_admin: bool
+    expires_at: float
 
 
 class Verifier(Protocol):
     """Checks a token. Raises ApiError 401 when it is not good, 503 when that cannot be told."""
 
     async def verify(self, token: str) -> Principal: ...
+
+
+class RememberingVerifier:
+    """Asks another verifier once a minute for each token, and never trusts one past its `exp`.
+
+    The minute is for the issuer who withdraws a key: what that key has signed ends with it. Tokens
+    are remembered by their digest, so that no session lies around in memory. Refusals are not
+    remembered: a flood of bad tokens would push out the good ones.
+    """
+
+    def __init__(self, verifier: Verifier, *, clock: Callable[[], float] = time.time) -> None:
+        self._verifier = verifier
+        self._clock = clock
+        self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+
+    async def verify(self, token: str) -> Principal:
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        known, now = self._known.get(digest), self._clock()
+        if known is not None and now < known[0]:
+            return known[1]
+        principal = await self._verifier.verify(token)
+        self._known[digest] = (min(principal.expires_at, now + REMEMBERED_S), principal)
+        self._known.move_to_end(digest)
+        if len(self._known) > TOKENS_REMEMBERED_MAX:
+            self._known.popitem(last=False)
+        return principal
 
 
 class DevVerifier:
@@ -154,6 +187,7 @@ def _principal(claims: dict[str, Any], admin_role: str) -> Principal:
         email=_text(claims.get("email")),
         name=_text(claims.get("name")) or _text(claims.get("preferred_username")),
         is_system_admin=isinstance(roles, list) and admin_role in roles,
+        expires_at=float(claims["exp"]),
     )
 
 

@@ -32,14 +32,30 @@ def get_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-def _bearer(request: Request) -> str | None:
-    header = request.headers.get("authorization")
+def bearer_token(header: str | None) -> str | None:
+    """The token of an Authorization header. Raises ApiError 401 for a header of another kind."""
     if header is None:
         return None
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise _login_needed("The Authorization header must be 'Bearer <token>'")
     return token.strip()
+
+
+def bearer_needed() -> ApiError:
+    """The refusal of a request without a token, on a path that takes no cookies."""
+    return _login_needed("Send a token as 'Authorization: Bearer <token>'")
+
+
+def cookie_token(request: Request) -> str:
+    """The token of the session cookie. Raises ApiError 401 without one, 403 for a request that
+    another site has started.
+    """
+    token = request.cookies.get(SESSION_COOKIE)
+    if not token:
+        raise _login_needed("Log in first: no session token was sent")
+    _refuse_foreign_site(request)
+    return token
 
 
 def _login_needed(message: str) -> ApiError:
@@ -66,25 +82,11 @@ def _refuse_foreign_site(request: Request) -> None:
 
 async def get_principal(request: Request, services: ServicesDep) -> Principal:
     """The caller, by bearer token or session cookie. Raises ApiError 401, 403 or 503."""
-    token = _bearer(request)
-    if token is None:
-        token = request.cookies.get(SESSION_COOKIE)
-        if not token:
-            raise _login_needed("Log in first: no session token was sent")
-        _refuse_foreign_site(request)
-    return await services.verifier.verify(token)
-
-
-async def get_bearer_principal(request: Request, services: ServicesDep) -> Principal:
-    """The caller, by bearer token alone: for paths that API clients use, and browsers do not."""
-    token = _bearer(request)
-    if token is None:
-        raise _login_needed("Send a token as 'Authorization: Bearer <token>'")
-    return await services.verifier.verify(token)
+    token = bearer_token(request.headers.get("authorization"))
+    return await services.verifier.verify(cookie_token(request) if token is None else token)
 
 
 PrincipalDep = Annotated[Principal, Depends(get_principal)]
-BearerPrincipalDep = Annotated[Principal, Depends(get_bearer_principal)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,56 +186,64 @@ def _field_errors(errors: Sequence[Mapping[str, object]]) -> list[dict[str, str]
     return listed
 
 
+_DATABASE_ERRORS = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.QueryCanceledError,
+    ConnectionError,
+    TimeoutError,
+)
+
+
+def validation_refusal(errors: Sequence[Mapping[str, object]]) -> ApiError:
+    """What pydantic found wrong with an input, each field by its name."""
+    fields = _field_errors(errors)
+    message = "; ".join(f"{one['field']}: {one['message']}" for one in fields)
+    return ApiError(422, message, details={"fields": fields})
+
+
+def refusal_of(error: Exception, method: str, path: str) -> ApiError:
+    """Say any failure of a request as a refusal. What should not happen is logged, and nothing of
+    the inside leaves with its 500.
+    """
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, MeterError):
+        return from_meter(error)
+    if isinstance(error, RequestValidationError):
+        return validation_refusal(error.errors())
+    if isinstance(error, StarletteHTTPException):
+        return ApiError(error.status_code, str(error.detail), headers=error.headers or {})
+    if isinstance(error, json.JSONDecodeError):
+        return ApiError(422, f"body: not valid JSON: {error.msg}")
+    if isinstance(error, _DATABASE_ERRORS):
+        logger.error("postgres is unavailable for %s: %r", path, error)
+        return ApiError(
+            503,
+            "The database is unavailable",
+            details={"reason": "database_unavailable"},
+            headers={"Retry-After": "1"},
+        )
+    logger.error("unexpected error in %s %s", method, path, exc_info=error)
+    return ApiError(500, "Something went wrong on our side")
+
+
 def install_error_handlers(app: FastAPI) -> None:
-    """Give every way to fail the same shape; nothing of the inside leaves with a 500."""
+    """Give every way to fail the same shape."""
 
-    @app.exception_handler(ApiError)
-    async def on_api_error(_: Request, error: ApiError) -> JSONResponse:
-        return error_response(error)
+    async def on_error(request: Request, error: Exception) -> JSONResponse:
+        return error_response(refusal_of(error, request.method, request.url.path))
 
-    @app.exception_handler(MeterError)
-    async def on_meter_error(_: Request, error: MeterError) -> JSONResponse:
-        return error_response(from_meter(error))
-
-    @app.exception_handler(RequestValidationError)
-    async def on_validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
-        fields = _field_errors(error.errors())
-        message = "; ".join(f"{one['field']}: {one['message']}" for one in fields)
-        return error_response(ApiError(422, message, details={"fields": fields}))
-
-    @app.exception_handler(StarletteHTTPException)
-    async def on_http_exception(_: Request, error: StarletteHTTPException) -> JSONResponse:
-        return error_response(
-            ApiError(error.status_code, str(error.detail), headers=error.headers or {})
-        )
-
-    @app.exception_handler(json.JSONDecodeError)
-    async def on_json_error(_: Request, error: json.JSONDecodeError) -> JSONResponse:
-        return error_response(ApiError(422, f"body: not valid JSON: {error.msg}"))
-
-    async def on_database_down(request: Request, error: Exception) -> JSONResponse:
-        logger.error("postgres is unavailable for %s: %r", request.url.path, error)
-        return error_response(
-            ApiError(
-                503,
-                "The database is unavailable",
-                details={"reason": "database_unavailable"},
-                headers={"Retry-After": "1"},
-            )
-        )
-
-    for kind in (
-        asyncpg.PostgresConnectionError,
-        asyncpg.InterfaceError,
-        asyncpg.TooManyConnectionsError,
-        asyncpg.CannotConnectNowError,
-        asyncpg.QueryCanceledError,
-        ConnectionError,
-        TimeoutError,
-    ):
-        app.add_exception_handler(kind, on_database_down)
-
-    @app.exception_handler(Exception)
-    async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
-        logger.exception("unexpected error in %s %s", request.method, request.url.path)
-        return error_response(ApiError(500, "Something went wrong on our side"))
+    kinds = (
+        ApiError,
+        MeterError,
+        RequestValidationError,
+        StarletteHTTPException,
+        json.JSONDecodeError,
+        *_DATABASE_ERRORS,
+        Exception,
+    )
+    for kind in kinds:
+        app.add_exception_handler(kind, on_error)

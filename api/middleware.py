@@ -5,6 +5,7 @@ stream.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,9 +35,8 @@ class BodyLimit:
             return
         is_llm = scope["path"].endswith(self._llm_suffix)
         limit = self._llm_bytes_max if is_llm else self._bytes_max
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced[:20]) > limit:
-            await _refuse(send, limit)
+        if announced_bytes(dict(scope["headers"])) > limit:
+            await refuse_body(send, limit)
             return
         received = 0
 
@@ -47,18 +47,26 @@ class BodyLimit:
                 received += len(message.get("body", b""))
                 if received > limit:
                     # Of this kind, since FastAPI makes a 400 of any other that a body raises.
-                    raise HTTPException(413, _words(limit))
+                    raise HTTPException(413, body_limit_words(limit))
             return message
 
         await self._app(scope, limited_receive, send)
 
 
-def _words(limit: int) -> str:
+def announced_bytes(headers: Mapping[bytes, bytes]) -> int:
+    """The length of the body as its sender announces it; 0 if it does not."""
+    announced = headers.get(b"content-length", b"0")
+    return int(announced[:20]) if announced.isdigit() else 0
+
+
+def body_limit_words(limit: int) -> str:
+    """What a sender is told whose body is over the limit."""
     return f"The body must be at most {limit} bytes"
 
 
-async def _refuse(send: Send, limit: int) -> None:
-    content = error_content("PAYLOAD_TOO_LARGE", _words(limit), {"bytes_max": limit})
+async def refuse_body(send: Send, limit: int) -> None:
+    """Answer 413, and close the connection on what is still to come."""
+    content = error_content("PAYLOAD_TOO_LARGE", body_limit_words(limit), {"bytes_max": limit})
     body = json.dumps(content).encode()
     headers = [*_HEADERS, (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 413, "headers": headers})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import asyncpg
 import httpx
 
-from taximeter.api.auth import DevVerifier, OidcVerifier, Verifier
+from taximeter.api.auth import DevVerifier, OidcVerifier, RememberingVerifier, Verifier
 from taximeter.api.background import TaskTracker
 from taximeter.api.health import HealthCheck
 from taximeter.api.jwks import KeySet
@@ -150,7 +150,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
             settings=settings,
             pool=pool,
             meters=meters,
-            verifier=make_verifier(settings, plain_client),
+            verifier=RememberingVerifier(make_verifier(settings, plain_client)),
             upstream=upstream,
             pricer=make_pricer(settings),
             tracker=tracker,

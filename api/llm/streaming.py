@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from taximeter.api.background import TaskTracker
 from taximeter.api.errors import UPSTREAM_ERROR, ApiError, error_content
 from taximeter.api.exact import credits_of
+from taximeter.api.llm.answer import raw_headers
 from taximeter.api.llm.charge import OpenCharge
 from taximeter.api.llm.chat import ChatRequest
 from taximeter.api.llm.estimates import delta_text, output_guess
@@ -65,10 +65,10 @@ class CompletionStream:
         self._response.close()
 
 
-class MeteredStream(Response):
+class MeteredStream:
     """The answer to a streaming request.
 
-    A response class of its own, because whatever a generator awaits in `finally` is cancelled again
+    An answer of its own kind, because whatever a generator awaits in `finally` is cancelled again
     when the client is gone. Here the relay is a task that this class watches, and its end is handed
     to the application's own tasks.
     """
@@ -81,10 +81,12 @@ class MeteredStream(Response):
         tracker: TaskTracker,
         headers: Mapping[str, str],
     ) -> None:
-        super().__init__(status_code=200, media_type="text/event-stream", headers=dict(headers))
-        del self.headers["content-length"]
-        self.headers["cache-control"] = "no-store"
-        self.headers["x-accel-buffering"] = "no"  # Proxies must pass each token on as it comes.
+        self._headers = [
+            *raw_headers(headers),
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),  # Proxies must pass each token on as it comes.
+        ]
         self._stream = stream
         self._charge = charge
         self._chat = chat
@@ -121,9 +123,7 @@ class MeteredStream(Response):
                 await self._charge.break_off()
 
     async def _relay(self, send: Send) -> None:
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        )
+        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         try:
             usage_chunk, usage, tier = await self._relay_events(send)
         except ApiError as error:

@@ -20,7 +20,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import RSAAlgorithm
 from pydantic import ValidationError
 
-from taximeter.api.auth import DevVerifier, OidcVerifier
+from taximeter.api.auth import (
+    TOKENS_REMEMBERED_MAX,
+    DevVerifier,
+    OidcVerifier,
+    Principal,
+    RememberingVerifier,
+)
 from taximeter.api.errors import ApiError
 from taximeter.api.jwks import KeySet
 from taximeter.api.settings import ApiSettings
@@ -180,6 +186,66 @@ async def test_an_issuer_that_is_down_logs_nobody_out() -> None:
     issuer.up = False
     issuer.now += 10_000
     assert (await verifier.verify(signed())).user_id == "ann"
+
+
+class Counting:
+    """A verifier that knows every token, and counts how often it was asked."""
+
+    def __init__(self, expires_at: float) -> None:
+        self.asked = 0
+        self.expires_at = expires_at
+
+    async def verify(self, token: str) -> Principal:
+        self.asked += 1
+        if token == "bad":
+            raise ApiError(401, "no")
+        return Principal(token, None, None, False, self.expires_at)
+
+
+async def test_a_token_is_remembered_for_a_minute_and_never_past_its_end() -> None:
+    now = 1000.0
+    inner = Counting(expires_at=1090.0)
+    verifier = RememberingVerifier(inner, clock=lambda: now)
+    for moment, asked in (
+        (1000.0, 1),
+        (1059.9, 1),
+        (1060.0, 2),
+        (1089.9, 2),
+        (1090.0, 3),
+        (1091.0, 4),
+    ):
+        now = moment
+        assert (await verifier.verify("ann")).user_id == "ann"
+        assert inner.asked == asked, moment
+    assert (await verifier.verify("bob")).user_id == "bob"
+
+
+async def test_refusals_are_not_remembered_and_memory_is_bounded() -> None:
+    inner = Counting(expires_at=9e9)
+    verifier = RememberingVerifier(inner, clock=lambda: 0.0)
+    for _ in range(3):
+        await refused(verifier, "bad")
+    assert inner.asked == 3
+    for number in range(TOKENS_REMEMBERED_MAX + 1):
+        await verifier.verify(f"user{number}")
+    asked = inner.asked
+    await verifier.verify(f"user{TOKENS_REMEMBERED_MAX}")
+    assert inner.asked == asked
+    await verifier.verify("user0")
+    assert inner.asked == asked + 1, "the oldest one had to go"
+
+
+async def test_a_token_of_a_withdrawn_key_ends_within_the_minute() -> None:
+    issuer = Issuer()
+    now = time.time()
+    verifier = RememberingVerifier(issuer.verifier(), clock=lambda: now)
+    token = signed(exp=int(time.time()) + 3000)
+    await verifier.verify(token)
+    issuer.keys = {"k2": OTHER_KEY.public_key()}
+    issuer.now += 301
+    await verifier.verify(token)
+    now += 61
+    await refused(verifier, token)
 
 
 async def test_the_key_of_dev_mode(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""The LLM route as a plain ASGI application: who calls, what they sent, and how a failure is said.
+
+It stands beside the framework that serves the admin API, since the framework's way from the socket
+to a function and back costs more than everything that happens in that function here.
+"""
+
+from __future__ import annotations
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import State
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from taximeter.api.auth import Principal
+from taximeter.api.deps import bearer_needed, bearer_token, cookie_token
+from taximeter.api.errors import ApiError, error_response, refusal_of, validation_refusal
+from taximeter.api.exact import ShortText
+from taximeter.api.llm.complete import complete
+from taximeter.api.middleware import announced_bytes, body_limit_words, refuse_body
+from taximeter.api.services import Services
+
+API_PATH = "/api/v1/llm/chat/completions"
+CLIENTS_PATH = "/v1/chat/completions"
+PATHS = frozenset({API_PATH, CLIENTS_PATH})
+
+_TEXT: TypeAdapter[str] = TypeAdapter(ShortText)
+
+
+class _ClientLeft(Exception):
+    """The client is gone before its request was whole: there is nobody to answer."""
+
+
+class Completions:
+    """Answers POST on both paths. The services are looked up for each request, as they may be
+    opened after this was made.
+    """
+
+    def __init__(self, state: State, bytes_max: int) -> None:
+        self._state = state
+        self._bytes_max = bytes_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The first of several headers of one name counts, as everywhere else in the API.
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        if announced_bytes(headers) > self._bytes_max:
+            await refuse_body(send, self._bytes_max)
+            return
+        try:
+            answer = await self._answer(scope, receive, headers)
+        except _ClientLeft:
+            return
+        except Exception as error:
+            answer = error_response(refusal_of(error, scope["method"], scope["path"]))
+        await answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> ASGIApp:
+        services: Services = self._state.services
+        principal = await _principal(services, scope, headers)
+        org_header = _text(headers, b"x-org-id", "X-Org-Id")
+        key = _text(headers, b"idempotency-key", "Idempotency-Key")
+        content = await _body(receive, self._bytes_max)
+        return await complete(services, principal.user_id, content, org_header, key)
+
+
+async def _principal(services: Services, scope: Scope, headers: dict[bytes, bytes]) -> Principal:
+    """The caller. The path for OpenAI's clients takes no cookie: no browser is meant to use it."""
+    header = headers.get(b"authorization")
+    token = bearer_token(None if header is None else header.decode("latin-1"))
+    if token is None:
+        if not scope["path"].endswith(API_PATH):
+            raise bearer_needed()
+        token = cookie_token(Request(scope))
+    return await services.verifier.verify(token)
+
+
+def _text(headers: dict[bytes, bytes], name: bytes, shown: str) -> str | None:
+    raw = headers.get(name)
+    if raw is None:
+        return None
+    try:
+        return _TEXT.validate_python(raw.decode("latin-1"))
+    except ValidationError as error:
+        raise validation_refusal(
+            [{**one, "loc": ("header", shown)} for one in error.errors()]
+        ) from None
+
+
+async def _body(receive: Receive, bytes_max: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _ClientLeft
+        part = message.get("body", b"")
+        size += len(part)
+        if size > bytes_max:
+            # The connection stays open, and the server drops what still comes: if it were closed
+            # now, the sender would see a broken connection and not this answer.
+            raise ApiError(413, body_limit_words(bytes_max), details={"bytes_max": bytes_max})
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
