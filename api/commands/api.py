@@ -8,10 +8,9 @@ from pydantic import ValidationError
 
 from taximeter.api.app import create_app
 from taximeter.api.commands.common import explain
+from taximeter.api.protocol import BoundedProtocol
 from taximeter.api.settings import ApiSettings
 from taximeter.api.tokens import DevKeyError
-
-HEADER_BYTES_MAX = 32_768
 
 
 def server_config(settings: ApiSettings) -> uvicorn.Config:
@@ -23,11 +22,11 @@ def server_config(settings: ApiSettings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="h11",
-        h11_max_incomplete_event_size=HEADER_BYTES_MAX,
+        http=BoundedProtocol,
         ws="none",
         access_log=False,  # A line per request costs more than the request's own work here.
         server_header=False,
+        proxy_headers=False,  # Nothing here asks for the client's address or scheme.
         timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_s)),
         log_level="info",
     )

@@ -55,7 +55,7 @@ def command(
         host=host,
         port=port,
         loop="uvloop",
-        http="h11",
+        http="httptools",
         ws="none",
         access_log=False,
         lifespan="off",
