@@ -12,12 +12,13 @@ from typing import Final, Literal
 
 import asyncpg
 
+from taximeter.settler.ahead import Mark, Reader
 from taximeter.settler.events import BadLine
 from taximeter.settler.ledger import book, book_usual, write_dead_letters
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Connection, Stores
-from taximeter.settler.stream import Run, read_run
-from taximeter.settler.usual import Usual, read_usual
+from taximeter.settler.stream import Run
+from taximeter.settler.usual import Usual
 
 _SQL: Final = load_queries("settle")
 _BACKOFF_FIRST_S: Final = 0.02
@@ -58,16 +59,7 @@ async def settle_once(
     once. Raises asyncpg and redis errors; deadlocks and the like are retried `attempts` times in
     all.
     """
-    for attempt in range(1, attempts + 1):
-        try:
-            async with stores.pool.acquire() as conn, conn.transaction(isolation="read_committed"):
-                return await _settle(conn, stores, shard, batch_events)
-        except TRANSIENT:
-            if attempt == attempts:
-                raise
-            ceiling = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**attempt)
-            await asyncio.sleep(random.uniform(0, ceiling))
-    raise AssertionError("attempts is at least 1")
+    return await _with_retries(stores, shard, Reader(stores, shard, batch_events), False, attempts)
 
 
 async def settle_shard(
@@ -79,36 +71,57 @@ async def settle_shard(
     budget_s: float = 5.0,
 ) -> Settled:
     """Settle batch after batch until nothing is left, another worker has the shard, or `budget_s`
-    has passed.
+    has passed. The next batch is read while one is booked.
 
     Returns the sum; its state is that of the last batch.
     """
     started = time.monotonic()
     total = Settled(shard, "idle")
-    while True:
-        one = await settle_once(stores, shard, batch_events=batch_events, attempts=attempts)
-        total = replace(
-            one,
-            settled=total.settled + one.settled,
-            dead=total.dead + one.dead,
-            lost=total.lost + one.lost,
-        )
-        if one.state != "settled" or time.monotonic() - started > budget_s:
-            return total
+    reader = Reader(stores, shard, batch_events)
+    try:
+        while True:
+            one = await _with_retries(stores, shard, reader, True, attempts)
+            total = replace(
+                one,
+                settled=total.settled + one.settled,
+                dead=total.dead + one.dead,
+                lost=total.lost + one.lost,
+            )
+            if one.state != "settled" or time.monotonic() - started > budget_s:
+                return total
+    finally:
+        await reader.close()
 
 
-async def _settle(conn: Connection, stores: Stores, shard: int, batch_events: int) -> Settled:
+async def _with_retries(
+    stores: Stores, shard: int, reader: Reader, ahead: bool, attempts: int
+) -> Settled:
+    for attempt in range(1, attempts + 1):
+        try:
+            async with stores.pool.acquire() as conn, conn.transaction(isolation="read_committed"):
+                return await _settle(conn, shard, reader, ahead)
+        except TRANSIENT:
+            if attempt == attempts:
+                raise
+            ceiling = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**attempt)
+            await asyncio.sleep(random.uniform(0, ceiling))
+    raise AssertionError("attempts is at least 1")
+
+
+async def _settle(conn: Connection, shard: int, reader: Reader, ahead: bool) -> Settled:
     await conn.execute(_SQL["mark_settling"])
-    mark = await conn.fetchrow(_SQL["lock_watermark"], shard)
-    if mark is None:
+    row = await conn.fetchrow(_SQL["lock_watermark"], shard)
+    if row is None:
         return Settled(shard, "busy")
-    epoch, seq = mark["epoch"], mark["seq"]
-    # Read under the lock: the guardian takes it too before it trusts a restarted server, so a run
-    # that was read from the server before can never be booked after that.
-    run = await read_run(stores.redis, stores.keys(shard).events, epoch, seq, batch_events)
+    mark = Mark(row["epoch"], row["seq"], row["run_id"])
+    # Under the lock: the guardian takes it too before it trusts a restarted server, so a run that
+    # was read from the server before can never be booked after that.
+    run, usual = await reader.take(mark)
     if run.empty:
-        return Settled(shard, "idle", epoch, seq)
-    return await write_run(conn, shard, run, await read_usual(shard, run))
+        return Settled(shard, "idle", mark.epoch, mark.seq)
+    if ahead and run.full:
+        reader.go_on(mark, run)
+    return await write_run(conn, shard, run, usual)
 
 
 async def write_run(conn: Connection, shard: int, run: Run, usual: Usual | None = None) -> Settled:

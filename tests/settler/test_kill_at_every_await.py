@@ -13,7 +13,7 @@ from settler_world import World, eventually
 
 from taximeter.settler.guardian import guard
 from taximeter.settler.relay import relay
-from taximeter.settler.settle import settle_once
+from taximeter.settler.settle import settle_once, settle_shard
 from taximeter.settler.stores import Stores
 from taximeter.settler.trim import trim
 
@@ -67,6 +67,33 @@ async def test_settle(
         assert (mark["settled_events"], mark["dead_events"]) == (1 + 3 * at, 2 * at)
         if not was_cut:
             assert at > 10, "settle suspends more often than that"
+            break
+    else:
+        pytest.fail("settle never came to its end")
+    await world.assert_books()
+
+
+@pytest.mark.parametrize("abrupt", [True, False], ids=["killed", "cancelled"])
+async def test_settle_batch_after_batch(
+    world: World, database_url: str, redis_url: str, key_prefix: str, abrupt: bool
+) -> None:
+    """With the next batch read ahead while one is booked."""
+    await world.organization("acme", ann=10**6, bob=10**6)
+    used = events = 0
+    for at in range(1, SUSPENSIONS_MAX):
+        for i in range(3):
+            await world.charge("ann", 3, f"a{at}-{i}")
+            await world.charge("bob", 5, f"b{at}-{i}")
+        used, events = used + 3 * (3 + 5), events + 6
+        async with own_stores(database_url, redis_url, key_prefix) as (stores, pool):
+            work = settle_shard(stores, 0, batch_events=2)
+            was_cut = await run_cut_off(CutOff(work, at, pool.terminate if abrupt else None))
+        await world.settle()
+        assert sum([await world.used(user) for user in ("ann", "bob")]) == used, f"await {at}"
+        mark = await world.mark()
+        assert (mark["seq"], mark["settled_events"]) == (events, events), f"await {at}"
+        if not was_cut:
+            assert at > 40, "three batches suspend more often than that"
             break
     else:
         pytest.fail("settle never came to its end")

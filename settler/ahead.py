@@ -1,0 +1,67 @@
+"""Reads the next run of a shard while Postgres still books the one before."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+from taximeter.settler.stores import Stores
+from taximeter.settler.stream import Run, read_run
+from taximeter.settler.usual import Usual, read_usual
+
+
+class Mark(NamedTuple):
+    """A locked watermark, with the server that the guardian trusted when it was locked."""
+
+    epoch: int
+    seq: int
+    run_id: str | None
+
+
+class Prepared(NamedTuple):
+    """A run and its COPY text, which is None when a line needs a closer look."""
+
+    run: Run
+    usual: Usual | None
+
+
+class Reader:
+    """Reads runs of one shard, at most one ahead: memory stays near two runs.
+
+    What is read without the lock may come from a server that has lost it since. It is only handed
+    out under a lock that finds the watermark just where the run begins and the same server trusted
+    as under the lock that it was read for. The guardian writes the server down under that lock
+    before it lets anybody append to a restarted one, so a run that it has passed by is read again.
+    """
+
+    def __init__(self, stores: Stores, shard: int, events_max: int) -> None:
+        self._stores = stores
+        self._shard = shard
+        self._events_max = events_max
+        self._next: tuple[Mark, asyncio.Task[Prepared]] | None = None
+
+    async def take(self, mark: Mark) -> Prepared:
+        """The run after a watermark that the caller has locked. Raises redis errors."""
+        if self._next is not None and self._next[0] == mark:
+            # A run that is asked for again, since its transaction was undone, is still the next.
+            return await self._next[1]
+        await self.close()
+        return await self._read(mark)
+
+    def go_on(self, mark: Mark, run: Run) -> None:
+        """Begin to read what follows `run`, under the lock of `mark`."""
+        after = mark._replace(seq=run.last_seq)
+        self._next = (after, asyncio.create_task(self._read(after)))
+
+    async def close(self) -> None:
+        """Stop reading and forget what was read."""
+        if self._next is not None:
+            task, self._next = self._next[1], None
+            task.cancel()
+            # Whatever came of it is of no interest, a failure neither: it would happen again.
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _read(self, mark: Mark) -> Prepared:
+        key = self._stores.keys(self._shard).events
+        run = await read_run(self._stores.redis, key, mark.epoch, mark.seq, self._events_max)
+        return Prepared(run, await read_usual(self._shard, run))
