@@ -85,7 +85,7 @@ class SettlerSettings(StoreSettings):
     )
 
     settle_batch_events: int = Field(
-        default=5_000,
+        default=20_000,
         ge=1,
         le=50_000,
         description="Events of one settle transaction, give or take one stream entry (1,000 "

@@ -50,7 +50,7 @@ class Settled:
 
 
 async def settle_once(
-    stores: Stores, shard: int, *, batch_events: int = 5_000, attempts: int = 5
+    stores: Stores, shard: int, *, batch_events: int = 20_000, attempts: int = 5
 ) -> Settled:
     """Settle at most about `batch_events` events of a shard.
 
@@ -66,7 +66,7 @@ async def settle_shard(
     stores: Stores,
     shard: int,
     *,
-    batch_events: int = 5_000,
+    batch_events: int = 20_000,
     attempts: int = 5,
     budget_s: float = 5.0,
 ) -> Settled:

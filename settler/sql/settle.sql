@@ -1,7 +1,8 @@
 -- name: mark_settling
 -- Tells the triggers of this transaction that changes of `used` are already known to the live side and are added to
--- the pools here, once a pool and not once a row.
-SET LOCAL taximeter.settling = 'on'
+-- the pools here, once a pool and not once a row. The rows of a batch (16 MiB of events at most) are kept in memory for the
+-- daily rollup: with the default of 4 MB they would go through a file.
+SELECT set_config('taximeter.settling', 'on', true), set_config('work_mem', '32MB', true)
 
 -- name: lock_watermark
 -- The right to settle a shard, for this transaction. No row: another worker has it (or the shard is unknown), and that
