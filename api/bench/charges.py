@@ -6,7 +6,7 @@ import itertools
 
 from taximeter.api.bench.harness import Figure, Side, Target, closed_loop, take_turns
 from taximeter.api.bench.live import LiveShards, make_accounts, request_ids
-from taximeter.api.bench.peers import AMOUNT, USAGE, RedisPy
+from taximeter.api.bench.peers import AMOUNT, RedisPy, usage
 from taximeter.api.bench.servers import Servers
 from taximeter.meter import Meter
 
@@ -61,11 +61,14 @@ def _meter(url: str, live: LiveShards, callers: int) -> Side:
     async def side(seconds: float) -> float:
         await live.reset()
         accounts, ids = itertools.cycle(live.accounts), request_ids("ours")
+        numbers = itertools.count()
         async with await Meter.connect(url, key_prefix=live.prefix) as meter:
 
             async def once() -> None:
                 org_id, user_id = next(accounts)
-                await meter.charge(org_id, user_id, AMOUNT, request_id=next(ids), usage=USAGE)
+                await meter.charge(
+                    org_id, user_id, AMOUNT, request_id=next(ids), usage=usage(next(numbers))
+                )
 
             done = await closed_loop(once, callers=callers, seconds=seconds)
         await live.prove(done.total, AMOUNT)

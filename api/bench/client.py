@@ -15,7 +15,7 @@ import uvloop
 
 from taximeter.api.bench.harness import closed_loop
 from taximeter.api.bench.live import make_accounts, request_ids
-from taximeter.api.bench.peers import AMOUNT, HELD, USAGE
+from taximeter.api.bench.peers import AMOUNT, HELD, usage
 from taximeter.meter import Meter
 
 USERS, ORGANISATIONS = 1_000, 50
@@ -29,13 +29,13 @@ async def work(
     accounts = itertools.cycle(make_accounts(USERS, ORGANISATIONS))
     for _ in range(number * USERS // 4):
         next(accounts)
-    ids = request_ids(f"process-{number}")
+    ids, numbers = request_ids(f"process-{number}"), itertools.count()
     async with await Meter.connect(url, key_prefix=prefix) as meter:
 
         async def once() -> None:
             org_id, user_id = next(accounts)
             hold = await meter.reserve(org_id, user_id, HELD, request_id=next(ids))
-            await hold.commit(AMOUNT, usage=USAGE)
+            await hold.commit(AMOUNT, usage=usage(next(numbers)))
 
         warm = await closed_loop(once, callers=callers, seconds=WARM_UP_S)
         await asyncio.sleep(max(0.0, start - time.monotonic()))

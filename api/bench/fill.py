@@ -11,7 +11,7 @@ from hiredis import pack_command
 
 from taximeter.api.bench.harness import BenchFailed
 from taximeter.api.bench.live import Account, LiveShards, request_ids
-from taximeter.api.bench.peers import AMOUNT, HELD, PAYLOAD
+from taximeter.api.bench.peers import AMOUNT, HELD, PAYLOADS
 from taximeter.meter.keys import shard_of
 from taximeter.meter.scripts import load_script
 
@@ -29,10 +29,11 @@ ESTIMATE: Final = (
 
 def charges(accounts: Sequence[Account], count: int, label: str) -> Iterator[list[Any]]:
     """As many charges, going round the accounts; ids begin with `label`."""
-    turn = zip(itertools.cycle(accounts), request_ids(label), strict=False)
-    for (org_id, user_id), request_id in itertools.islice(turn, count):
+    payloads = itertools.cycle(PAYLOADS)
+    turn = zip(itertools.cycle(accounts), request_ids(label), payloads, strict=False)
+    for (org_id, user_id), request_id, payload in itertools.islice(turn, count):
         account = f"{org_id}/{user_id}"
-        yield ["charge", account, f"{org_id}/{request_id}", AMOUNT, 0, "", PAYLOAD]
+        yield ["charge", account, f"{org_id}/{request_id}", AMOUNT, 0, "", payload]
 
 
 def reserves(

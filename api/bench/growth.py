@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Final
 
 from taximeter.api.bench.fill import ESTIMATE, PER_CALL, charges, fill, reserves
 from taximeter.api.bench.harness import Figure, Side, Target, take_turns, value
 from taximeter.api.bench.live import LiveShards, delete, make_accounts
-from taximeter.api.bench.peers import PAYLOAD
+from taximeter.api.bench.peers import PAYLOADS
 from taximeter.api.bench.server_time import batches, redis_time
 from taximeter.api.bench.servers import Servers
 
@@ -134,7 +135,7 @@ async def _event_bytes(live: LiveShards, count: int, per_call: int) -> Sizes:
     both = await used_memory(live.redis)
     await delete(live.redis, live.keys(0).outcomes)
     events = await used_memory(live.redis)
-    return Sizes((events - before) / count - len(PAYLOAD), (both - events) / count)
+    return Sizes((events - before) / count - fmean(map(len, PAYLOADS)), (both - events) / count)
 
 
 def _holds(servers: Servers) -> Fill:

@@ -14,7 +14,7 @@ from taximeter.api.bench.books import Books, funded_books
 from taximeter.api.bench.fill import charges, fill
 from taximeter.api.bench.harness import BenchFailed, Figure, Target, open_loop, percentile, value
 from taximeter.api.bench.live import request_ids
-from taximeter.api.bench.peers import AMOUNT, USAGE
+from taximeter.api.bench.peers import AMOUNT, usage
 from taximeter.api.bench.servers import Servers
 from taximeter.api.bench.worker import resident_mb, settler_process
 from taximeter.meter import Meter
@@ -131,6 +131,7 @@ async def charging(servers: Servers, books: Books) -> AsyncIterator[Traffic]:
     """Charges at the fixed rate through a Meter while the block runs; each is waited for."""
     scale, pool = servers.scale, books.stores.pool
     accounts, ids = itertools.cycle(books.live.accounts), request_ids(f"t{time.time_ns():x}")
+    numbers = itertools.count()
     meter = await Meter.connect(
         books.redis_url, loader=account_loader(pool), key_prefix=books.live.prefix
     )
@@ -138,7 +139,9 @@ async def charging(servers: Servers, books: Books) -> AsyncIterator[Traffic]:
 
     async def charge(_: float) -> None:
         org_id, user_id = next(accounts)
-        await meter.charge(org_id, user_id, AMOUNT, request_id=next(ids), usage=USAGE)
+        await meter.charge(
+            org_id, user_id, AMOUNT, request_id=next(ids), usage=usage(next(numbers))
+        )
         traffic.done += 1
 
     longest = scale.lag_s + scale.backlog_s_max + 2 * SETTLED_S_MAX

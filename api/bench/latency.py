@@ -11,7 +11,7 @@ from typing import Any
 
 from taximeter.api.bench.harness import Figure, Spread, Target, open_loop, percentile
 from taximeter.api.bench.live import LiveShards, make_accounts, request_ids
-from taximeter.api.bench.peers import AMOUNT, HELD, USAGE
+from taximeter.api.bench.peers import AMOUNT, HELD, usage
 from taximeter.api.bench.requests import meter_side
 from taximeter.api.bench.servers import Servers
 from taximeter.meter import Meter
@@ -67,6 +67,7 @@ async def _round(url: str, live: LiveShards, rate: float, seconds: float) -> Tim
     await live.reset()
     times = Times()
     accounts, ids = itertools.cycle(live.accounts), request_ids("open")
+    numbers = itertools.count()
     clock = time.perf_counter
     idle: list[Any] = []
     async with await Meter.connect(url, key_prefix=live.prefix) as meter:
@@ -75,7 +76,7 @@ async def _round(url: str, live: LiveShards, rate: float, seconds: float) -> Tim
             org_id, user_id = next(accounts)
             hold = await meter.reserve(org_id, user_id, HELD, request_id=next(ids))
             times.reserves.append(clock() - counted_from)
-            await hold.commit(AMOUNT, usage=USAGE)
+            await hold.commit(AMOUNT, usage=usage(next(numbers)))
 
         async def ping(counted_from: float) -> None:
             # One at a time on a connection; a second one is opened if the first is not back yet.

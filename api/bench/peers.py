@@ -21,12 +21,20 @@ from taximeter.settler.queries import load_queries
 AMOUNT: Final = 50
 HELD: Final = 80
 TTL_MS: Final = 60_000
-USAGE: Final = Usage("llm_inference", "gpt-4o", {"provider": "openai", "tokens": 1234})
-"""What every charge is for, on all sides; a caller of Meter hands it over with each request as a
-gateway does.
-"""
-PAYLOAD: Final = USAGE.payload()
+MODELS: Final = ("gpt-4o", "gpt-4o-mini", "gpt-3.5-turbo")
+PURPOSES: Final = 999
+"""How many different purposes charges have: requests differ, so nothing may profit if they do not."""
 
+
+def usage(number: int) -> Usage:
+    """What the charge of this number is for. Made for each request, as a gateway does."""
+    number %= PURPOSES
+    return Usage(
+        "llm_inference", MODELS[number % 3], {"provider": "openai", "tokens": 1000 + number}
+    )
+
+
+PAYLOADS: Final = tuple(usage(number).payload() for number in range(PURPOSES))
 CONNECTIONS_MAX: Final = 200
 """Most connections of redis-py: with 1,000 callers it is faster so than with one for each."""
 DEDUCT_CALLERS: Final = 100
@@ -54,17 +62,19 @@ class RedisPy:
         self._sha = load_script("operate").sha
         self._accounts = itertools.cycle([(org, f"{org}/{user}") for org, user in accounts])
         self._ids = request_ids(label)
+        self._payloads = itertools.cycle(PAYLOADS)
 
     async def charge(self) -> None:
         org_id, account = next(self._accounts)
-        await self._call("charge", account, f"{org_id}/{next(self._ids)}", AMOUNT, 0, "", PAYLOAD)
+        key = f"{org_id}/{next(self._ids)}"
+        await self._call("charge", account, key, AMOUNT, 0, "", next(self._payloads))
 
     async def request(self) -> None:
         """Reserve, then commit."""
         org_id, account = next(self._accounts)
         key = f"{org_id}/{next(self._ids)}"
         await self._call("reserve", account, key, HELD, TTL_MS, "0a0b0c0d", "")
-        await self._call("commit", account, key, AMOUNT, 0, "", PAYLOAD)
+        await self._call("commit", account, key, AMOUNT, 0, "", next(self._payloads))
 
     async def aclose(self) -> None:
         await self._redis.aclose(close_connection_pool=True)
@@ -84,6 +94,7 @@ class Deductions:
         self._pool = pool
         self._accounts: Iterator[Account] = itertools.cycle(accounts)
         self._ids = request_ids(label)
+        self._numbers = itertools.count()
 
     async def round(self, seconds: float) -> float:
         """Deductions a second."""
@@ -92,7 +103,9 @@ class Deductions:
 
     async def deduct(self) -> None:
         org_id, user_id = next(self._accounts)
-        row = (org_id, user_id, AMOUNT, next(self._ids), '{"provider": "openai", "tokens": 1234}')
+        number = next(self._numbers) % PURPOSES
+        metadata = f'{{"provider": "openai", "tokens": {1000 + number}}}'
+        row = (org_id, user_id, AMOUNT, next(self._ids), metadata, MODELS[number % 3])
         if not await self._pool.fetchval(_SQL["deduct"], *row):
             raise BenchFailed(f"deduct_credits refused {org_id}/{user_id}")
 

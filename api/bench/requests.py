@@ -11,11 +11,11 @@ from taximeter.api.bench.live import LiveShards, make_accounts, request_ids
 from taximeter.api.bench.peers import (
     AMOUNT,
     HELD,
-    USAGE,
     Deductions,
     RedisPy,
     fund,
     open_deduction_pool,
+    usage,
 )
 from taximeter.api.bench.servers import Servers
 from taximeter.meter import Meter
@@ -98,12 +98,13 @@ def meter_side(url: str, live: LiveShards, callers: int) -> Side:
     async def side(seconds: float) -> float:
         await live.reset()
         accounts, ids = itertools.cycle(live.accounts), request_ids("ours")
+        numbers = itertools.count()
         async with await Meter.connect(url, key_prefix=live.prefix) as meter:
 
             async def once() -> None:
                 org_id, user_id = next(accounts)
                 hold = await meter.reserve(org_id, user_id, HELD, request_id=next(ids))
-                await hold.commit(AMOUNT, usage=USAGE)
+                await hold.commit(AMOUNT, usage=usage(next(numbers)))
 
             done = await closed_loop(once, callers=callers, seconds=seconds)
         await live.prove(done.total, AMOUNT)

@@ -9,7 +9,7 @@ from typing import Any
 
 from taximeter.api.bench.harness import Figure, Side, Target, take_turns
 from taximeter.api.bench.live import LiveShards, make_accounts, request_ids, script_time
-from taximeter.api.bench.peers import AMOUNT, HELD, PAYLOAD, TTL_MS
+from taximeter.api.bench.peers import AMOUNT, HELD, PAYLOADS, TTL_MS
 from taximeter.api.bench.servers import Servers
 
 BATCH = 100
@@ -61,11 +61,12 @@ async def run(servers: Servers) -> list[Figure]:
 def operations_in_turn(live: LiveShards, label: str) -> Iterator[tuple[list[Any], list[Any]]]:
     """Endless pairs of a reserve and the commit that ends it, as arguments of the script."""
     accounts, ids = itertools.cycle(live.accounts), request_ids(label)
-    for (org_id, user_id), request_id in zip(accounts, ids, strict=False):
+    payloads = itertools.cycle(PAYLOADS)
+    for (org_id, user_id), request_id, payload in zip(accounts, ids, payloads, strict=False):
         account, key = f"{org_id}/{user_id}", f"{org_id}/{request_id}"
         yield (
             ["reserve", account, key, HELD, TTL_MS, "0a0b0c0d", ""],
-            ["commit", account, key, AMOUNT, 0, "", PAYLOAD],
+            ["commit", account, key, AMOUNT, 0, "", payload],
         )
 
 

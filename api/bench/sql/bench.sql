@@ -22,8 +22,8 @@ SELECT allocate_credits_to_user(org_id, user_id, $3::bigint, 'bench')
  ORDER BY org_id, user_id
 
 -- name: deduct
--- The guide's way of charging. $1 org id, $2 user id, $3 millicredits, $4 request id, $5 metadata
-SELECT success FROM deduct_credits($1::text, $2::text, $3::bigint, 'llm_inference', 'gpt-4o', $4::text, $5::text::jsonb)
+-- The guide's way of charging. $1 org id, $2 user id, $3 millicredits, $4 request id, $5 metadata, $6 model
+SELECT success FROM deduct_credits($1::text, $2::text, $3::bigint, 'llm_inference', $6::text, $4::text, $5::text::jsonb)
 
 -- name: deducted
 -- What has been charged in all, for the proof that both sides did the work.
