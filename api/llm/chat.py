@@ -19,6 +19,15 @@ LABEL_CHARACTERS_MAX = 64
 _ROUTING_FIELDS = ("api_base", "base_url", "api_key", "api_version", "organization", "user_config")
 
 
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+# One of each for all requests: json.loads and json.dumps with options make new ones every time.
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """A checked request. `body` goes upstream; `wants_usage` is whether the caller asked for the
@@ -39,7 +48,7 @@ class ChatRequest:
         """The body as it goes upstream: parsed and written anew, so that both sides read the same
         values.
         """
-        return json.dumps(self.body, separators=(",", ":")).encode()
+        return _encode(self.body).encode()
 
 
 def parse_chat(content: bytes) -> ChatRequest:
@@ -92,11 +101,8 @@ def parse_chat(content: bytes) -> ChatRequest:
 
 
 def _parse_object(content: bytes) -> dict[str, Any]:
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is not a JSON number")
-
     try:
-        body = json.loads(content, parse_constant=refuse)
+        body = _decode(content.decode(json.detect_encoding(content), "surrogatepass"))
     except RecursionError:
         raise _invalid("body", "is nested too deeply") from None
     except ValueError as error:

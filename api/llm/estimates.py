@@ -82,7 +82,7 @@ def output_guess(text: str) -> int:
     """Tokens of one piece of streamed output. Upstreams send a token at a time; larger pieces go by
     their bytes.
     """
-    size = len(text.encode("utf-8", "surrogatepass"))
+    size = _bytes_of(text)
     if size == 0:
         return 0
     return 1 if size <= ONE_TOKEN_BYTES_MAX else -(-size // BYTES_PER_TOKEN)
@@ -99,6 +99,8 @@ def delta_text(delta: object) -> str:
         for name in ("content", "refusal", "reasoning", "reasoning_content")
         if isinstance(value := delta.get(name), str)
     ]
+    if "tool_calls" not in delta and "function_call" not in delta:
+        return "".join(parts)
     calls = delta.get("tool_calls")
     functions = [delta.get("function_call")]
     if isinstance(calls, list):
@@ -107,6 +109,10 @@ def delta_text(delta: object) -> str:
         if isinstance(function, Mapping):
             parts += [v for key in ("name", "arguments") if isinstance(v := function.get(key), str)]
     return "".join(parts)
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _prompt_parts(body: Mapping[str, Any]) -> list[Any]:
@@ -122,12 +128,12 @@ def _measure(parts: list[Any]) -> tuple[int, int, int]:
         value = waiting.pop()
         items += 1
         if isinstance(value, str):
-            text_bytes += len(value.encode("utf-8", "surrogatepass"))
+            text_bytes += _bytes_of(value)
         elif isinstance(value, dict):
             if value.get("type") in ("image_url", "input_image"):
                 images += 1  # Its URL, or the data inside it, is not read as text.
                 continue
-            text_bytes += sum(len(key.encode("utf-8", "surrogatepass")) for key in value)
+            text_bytes += sum(map(_bytes_of, value))
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)

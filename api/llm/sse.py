@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 EVENT_BYTES_MAX = 8 * 1024 * 1024
 _END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_NO_USAGE = b',"usage":null}\n\n'
 DONE = b"data: [DONE]\n\n"
+
+# One encoder for all: json.dumps would make a new one for every event.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class StreamBroken(Exception):
     """The upstream sent what is no event stream."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One event: its bytes as they came, and its data if that is a JSON object."""
 
     raw: bytes
@@ -26,31 +27,45 @@ class Event:
     is_done: bool
 
 
-async def events_of(parts: AsyncIterator[bytes]) -> AsyncIterator[Event]:
-    """Split a byte stream into events, each as soon as it is whole. Raises StreamBroken for one
-    without an end.
-    """
-    waiting = bytearray()
-    searched = 0
-    async for part in parts:
+class EventReader:
+    """Splits a byte stream into events, each as soon as it is whole."""
+
+    def __init__(self) -> None:
+        self._waiting = bytearray()
+        self._searched = 0
+
+    def feed(self, part: bytes) -> list[Event]:
+        """The events that this part completes. Raises StreamBroken for one without an end."""
+        waiting = self._waiting
+        if not waiting and part.endswith(b"\n\n") and b"\r" not in part:
+            # Whole events: what nearly every part is, since upstreams send them one by one.
+            return [parse_event(raw + b"\n\n") for raw in part[:-2].split(b"\n\n")]
         waiting += part
-        while (end := _END_OF_EVENT.search(waiting, searched)) is not None:
-            raw = bytes(waiting[: end.end()])
+        events = []
+        while (end := _END_OF_EVENT.search(waiting, self._searched)) is not None:
+            events.append(parse_event(bytes(waiting[: end.end()])))
             del waiting[: end.end()]
-            searched = 0
-            yield parse_event(raw)
+            self._searched = 0
         # A separator may be cut in two by the packets: the last three bytes are looked at again.
-        searched = max(0, len(waiting) - 3)
+        self._searched = max(0, len(waiting) - 3)
         if len(waiting) > EVENT_BYTES_MAX:
             raise StreamBroken(f"an event is longer than {EVENT_BYTES_MAX} bytes")
-    if waiting.strip():
-        yield parse_event(bytes(waiting) + b"\n\n")
+        return events
+
+    def rest(self) -> list[Event]:
+        """The last event of a stream that ended without closing it."""
+        raw = bytes(self._waiting)
+        self._waiting.clear()
+        return [parse_event(raw + b"\n\n")] if raw.strip() else []
 
 
 def parse_event(raw: bytes) -> Event:
     """Read one event. Comments and unreadable data are no error: they are passed on as they are."""
-    lines = [line[5:].strip() for line in raw.splitlines() if line.startswith(b"data:")]
-    data = b"\n".join(lines)
+    if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw:
+        data = raw[6:].strip()
+    else:
+        lines = [line[5:].strip() for line in raw.splitlines() if line.startswith(b"data:")]
+        data = b"\n".join(lines)
     if data == b"[DONE]":
         return Event(raw, None, True)
     try:
@@ -60,6 +75,17 @@ def parse_event(raw: bytes) -> Event:
     return Event(raw, document if isinstance(document, dict) else None, False)
 
 
+def without_usage(event: Event) -> bytes:
+    """The event as who did not ask for usage would have got it: without a field of that name."""
+    raw, document, _ = event
+    if document is None or "usage" not in document:
+        return raw
+    if raw.endswith(_NO_USAGE) and raw.count(b'"usage"') == 1:
+        # As the upstream writes it in all chunks but one: the last field of the outermost object.
+        return raw[: -len(_NO_USAGE)] + b"}\n\n"
+    return encode_event({key: value for key, value in document.items() if key != "usage"})
+
+
 def encode_event(document: object) -> bytes:
     """One event with this JSON document."""
-    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _encode(document).encode() + b"\n\n"

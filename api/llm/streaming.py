@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -17,19 +17,28 @@ from taximeter.api.llm.answer import raw_headers
 from taximeter.api.llm.charge import OpenCharge
 from taximeter.api.llm.chat import ChatRequest
 from taximeter.api.llm.estimates import delta_text, output_guess
-from taximeter.api.llm.sse import DONE, Event, StreamBroken, encode_event, events_of
+from taximeter.api.llm.sse import (
+    DONE,
+    Event,
+    EventReader,
+    StreamBroken,
+    encode_event,
+    without_usage,
+)
 from taximeter.api.llm.upstream import FAILURES, unreachable
 
 logger = logging.getLogger("taximeter.api")
 
 
 class CompletionStream:
-    """The upstream's side of a stream: its events, and what they say about usage."""
+    """The upstream's side of a stream: its events, those together that came together."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
-        self._events = events_of(response.content.iter_any())
-        self._first: Event | None = None
+        self._reader = EventReader()
+        self._first: list[Event] = []
+        self._failed: ApiError | None = None
+        self._ended = False
 
     async def first(self) -> None:
         """Wait for the first event, so that a failure before it can still be answered with a status
@@ -37,26 +46,38 @@ class CompletionStream:
 
         Raises ApiError when there is none or it is an error.
         """
-        try:
-            self._first = await anext(self._events)
-        except StopAsyncIteration:
-            raise _broken("the stream was empty") from None
-        except (*FAILURES, StreamBroken) as error:
-            raise _failure(error) from error
-        if self._first.document is not None and "error" in self._first.document:
-            raise _broken("the first event was an error")
+        self._first = await self.more()
+        if not self._first:
+            raise _broken("the stream was empty")
 
-    async def events(self) -> AsyncIterator[Event]:
-        """All events, the first one too. Raises ApiError when the upstream breaks off."""
+    async def more(self) -> list[Event]:
+        """The next events, or none at the end. Raises ApiError when the upstream breaks off, after
+        all events before that were returned.
+        """
+        if self._first:
+            events, self._first = self._first, []
+            return events
+        if self._failed is not None:
+            raise self._failed
         try:
-            if self._first is not None:
-                yield self._first
-            async for event in self._events:
-                if event.document is not None and "error" in event.document:
-                    raise _broken("an event was an error")
-                yield event
+            while not self._ended:
+                part = await self._response.content.readany()
+                self._ended = not part
+                events = self._reader.feed(part) if part else self._reader.rest()
+                if events:
+                    return self._before_error(events)
         except (*FAILURES, StreamBroken) as error:
             raise _failure(error) from error
+        return []
+
+    def _before_error(self, events: list[Event]) -> list[Event]:
+        for place, event in enumerate(events):
+            if event.document is not None and "error" in event.document:
+                self._failed = _broken("an event was an error")
+                if place == 0:
+                    raise self._failed
+                return events[:place]
+        return events
 
     def close(self) -> None:
         """Stop the upstream: it notices that nobody reads any more. A stream that was read to its
@@ -94,12 +115,12 @@ class MeteredStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         left = asyncio.create_task(_until_disconnect(receive))
-        await asyncio.sleep(
-            0
-        )  # A client that is gone already is noticed before anything counts as delivered.
-        relay = None if left.done() else asyncio.create_task(self._relay(send))
+        relay: asyncio.Task[None] | None = None
         try:
-            if relay is not None:
+            # A client that is gone already is noticed before anything counts as delivered.
+            await asyncio.sleep(0)
+            if not left.done():
+                relay = asyncio.create_task(self._relay(send))
                 await asyncio.wait({left, relay}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             left.cancel()
@@ -132,12 +153,13 @@ class MeteredStream:
             await _write(send, encode_event(content), last=True)
             return
         receipt = await self._charge.finish(usage, tier)
+        end = DONE
         if usage_chunk is not None and self._chat.wants_usage:
             remaining = self._charge.remaining
             if receipt is not None:
                 remaining = receipt.available + receipt.held
-            await _write(send, encode_event(self._with_cost(usage_chunk, remaining)))
-        await _write(send, DONE, last=True)
+            end = encode_event(self._with_cost(usage_chunk, remaining)) + DONE
+        await _write(send, end, last=True)
 
     async def _relay_events(
         self, send: Send
@@ -151,44 +173,40 @@ class MeteredStream:
         usage_chunk: dict[str, Any] | None = None
         usage: Mapping[str, Any] | None = None
         tier: str | None = None
-        finished = False
-        async for event in self._stream.events():
-            document = event.document
-            if event.is_done:
-                finished = True
-                break
-            if document is None:
-                await _write(send, event.raw)
-                continue
-            if isinstance(document.get("service_tier"), str):
-                tier = document["service_tier"]
-            choices = document.get("choices")
-            reported = document.get("usage")
-            if isinstance(reported, dict):
-                usage = reported
-                if not choices:
-                    usage_chunk = document
-                    continue
+        finished = done = False
+        wants_usage = self._chat.wants_usage
+        while not done and (events := await self._stream.more()):
+            parts: list[bytes] = []
             tokens = 0
-            if isinstance(choices, list):
-                for choice in choices:
-                    if isinstance(choice, dict):
-                        tokens += output_guess(delta_text(choice.get("delta")))
-                        finished = finished or choice.get("finish_reason") is not None
-            await _write(send, self._without_usage(event))
-            self._charge.delivered_tokens += tokens
+            for event in events:
+                document = event.document
+                if event.is_done:
+                    finished = done = True
+                    break
+                if document is None:
+                    parts.append(event.raw)
+                    continue
+                if isinstance(document.get("service_tier"), str):
+                    tier = document["service_tier"]
+                choices = document.get("choices")
+                reported = document.get("usage")
+                if isinstance(reported, dict):
+                    usage = reported
+                    if not choices:
+                        usage_chunk = document
+                        continue
+                if isinstance(choices, list):
+                    for choice in choices:
+                        if isinstance(choice, dict):
+                            tokens += output_guess(delta_text(choice.get("delta")))
+                            finished = finished or choice.get("finish_reason") is not None
+                parts.append(event.raw if wants_usage else without_usage(event))
+            if parts:
+                await _write(send, b"".join(parts))
+                self._charge.delivered_tokens += tokens
         if not finished:
             raise _broken("the stream ended without an end")
         return usage_chunk, usage, tier
-
-    def _without_usage(self, event: Event) -> bytes:
-        """The event as the caller would have got it: who did not ask for usage sees no field of
-        that name.
-        """
-        document = event.document
-        if self._chat.wants_usage or document is None or "usage" not in document:
-            return event.raw
-        return encode_event({key: value for key, value in document.items() if key != "usage"})
 
     def _with_cost(self, chunk: Mapping[str, Any], remaining: int) -> dict[str, Any]:
         usage = {
