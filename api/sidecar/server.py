@@ -1,48 +1,93 @@
-"""uvicorn around the sidecar: bounded heads, a drain before the shutdown, sockets of our own."""
+"""uvicorn around the sidecar: one write an answer, bounded heads, a drain before the shutdown."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import stat
 import time
-from asyncio import TimerHandle
 from pathlib import Path
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter.sidecar import Sidecar
+from taximeter.meter.sidecar.app import BODY_BYTES_MAX
 
 HEAD_BYTES_MAX = 32_768
 HEAD_TIMEOUT_S = 10.0
 CONNECTIONS_MAX = 10_000
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """HTTP with limits on the head of a request, which uvicorn leaves to a proxy in front.
+class JoiningTransport:
+    """A transport that sends the head of an answer together with its body.
 
-    Only a head that arrives in pieces is looked at: one that came whole was bounded by one read.
+    uvicorn writes them one by one, and a write is a system call and a packet: the dearest part of
+    so small an answer. Only for an application that sends the body right after the head.
     """
 
-    _head_bytes = 0
-    _head_timer: TimerHandle | None = None
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        head = self._head
+        if head is not None:
+            self._head = None
+            self._transport.write(head + data)
+        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
+            self._head = data
+        else:  # An interim answer, such as 100 Continue, is complete as it is.
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head is not None and not self._transport.is_closing():
+            self._transport.write(self._head)
+        self._head = None
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class SidecarProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP with answers in one write, and with the bounds that its parser does not have.
+
+    What arrives is counted from one complete head to the next: before a head, bytes and time are
+    bounded by what a head may take; after it, bytes by what a body and its chunks may take. A head
+    that comes in one read, as it mostly does, costs one comparison.
+    """
+
+    _received = 0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(  # type: ignore[override]  # As in uvicorn's own classes.
+        self, transport: asyncio.Transport
+    ) -> None:
+        super().connection_made(cast(asyncio.Transport, JoiningTransport(transport)))
 
     def data_received(self, data: bytes) -> None:
-        before: RequestResponseCycle | None = self.cycle
+        before = self.cycle
         super().data_received(data)
         if self.cycle is not before:
-            self._head_bytes = 0
-            self._stop_timer()
-        elif before is None or before.response_complete:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
+            self._received = 0
+            if self._head_timer is not None:
+                self._stop_timer()
+            return
+        self._received += len(data)
+        if _is_answering(before):
+            body_bytes_max = getattr(self.config.app, "body_bytes_max", BODY_BYTES_MAX)
+            if self._received > HEAD_BYTES_MAX + 2 * body_bytes_max:
                 self._give_up()
-            elif self._head_timer is None:
-                self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+        elif self._received > HEAD_BYTES_MAX:
+            self._give_up()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -56,6 +101,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _is_answering(cycle: RequestResponseCycle | None) -> bool:
+    """Whether a request has begun and its answer has not ended: what arrives then is its body."""
+    return cycle is not None and not cycle.response_complete
 
 
 class DrainingServer(uvicorn.Server):
@@ -85,14 +135,16 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def server_config(sidecar: Sidecar, settings: SidecarSettings | None = None) -> uvicorn.Config:
-    """How uvicorn serves the sidecar; a benchmark of the same server takes this too."""
+def server_config(application: Any, settings: SidecarSettings | None = None) -> uvicorn.Config:
+    """How uvicorn serves the sidecar, or another ASGI application that is to be compared with
+    it.
+    """
     return uvicorn.Config(
-        sidecar,
+        application,
         host=settings.sidecar_host if settings else "127.0.0.1",
         port=settings.sidecar_port if settings else 0,
         loop="uvloop",
-        http=BoundedProtocol,
+        http=SidecarProtocol,
         ws="none",
         lifespan="off",
         access_log=False,  # A line per request costs more than the request's own work here.

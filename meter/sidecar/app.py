@@ -76,7 +76,7 @@ class Sidecar:
     ) -> None:
         self._operations = Operations(meter, None if pricer is None else Prices(pricer))
         self._keys = keys
-        self._body_bytes_max = body_bytes_max
+        self.body_bytes_max = body_bytes_max
 
     @property
     def draining(self) -> bool:
@@ -174,14 +174,14 @@ class Sidecar:
                 raise Refusal(
                     408, "BODY_TIMEOUT", f"The body must arrive within {BODY_TIMEOUT_S:g} s."
                 ) from None
-        if len(body) > self._body_bytes_max:
+        if len(body) > self.body_bytes_max:
             raise self._too_large()
         return body
 
     async def _long_body(self, start: bytes, receive: Receive) -> bytes:
         parts, size = [start], len(start)
         more = True
-        while more and size <= self._body_bytes_max:
+        while more and size <= self.body_bytes_max:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise Refusal(400, "INVALID_REQUEST", "The connection was closed in the body.")
@@ -191,7 +191,7 @@ class Sidecar:
         return b"".join(parts)
 
     def _too_large(self) -> Refusal:
-        limit = f"at most {self._body_bytes_max} bytes"
+        limit = f"at most {self.body_bytes_max} bytes"
         return Refusal(
             413, "BODY_TOO_LARGE", f"body must be {limit}", {"field": "body", "limit": limit}
         )

@@ -16,6 +16,8 @@ TTL_DEFAULT_S: Final = 60.0
 NAME_LENGTH_MAX: Final = 64
 
 _AMOUNTS = ("amount_credits", "amount_millicredits", "model")
+# What makes an amount more than its number: the request path looks no further without them.
+_NOT_PLAIN = frozenset(("amount_credits", "model", "usage", *PRICE_FIELDS))
 _ACCOUNT = ("org_id", "user_id", "request_id")
 _ACTUAL = (*_AMOUNTS, "tokens", "service_tier", "usage")
 
@@ -72,6 +74,9 @@ def amount_of(op: Op, fields: Mapping[str, Any], prices: Prices | None) -> tuple
     Exactly one of amount_millicredits, amount_credits and model must be given; for a touch also
     none, which is 0.
     """
+    amount = fields.get("amount_millicredits")
+    if type(amount) is int and 0 <= amount <= AMOUNT_MAX and fields.keys().isdisjoint(_NOT_PLAIN):
+        return amount, None
     given = [name for name in _AMOUNTS if name in fields]
     if len(given) != 1:
         if not given and op == "touch" and fields.keys().isdisjoint(PRICE_FIELDS):
@@ -84,12 +89,10 @@ def amount_of(op: Op, fields: Mapping[str, Any], prices: Prices | None) -> tuple
         raise InvalidRequest(name, "left out unless model is given")
     if given[0] == "amount_credits":
         amount = millicredits_of(fields["amount_credits"], "amount_credits")
-    else:
-        amount = fields["amount_millicredits"]
-        if type(amount) is not int or not 0 <= amount <= AMOUNT_MAX:
-            limit = f"a whole number of millicredits from 0 to {AMOUNT_MAX}"
-            raise InvalidRequest("amount_millicredits", limit)
-    return amount, usage_of(fields) if "usage" in fields else None
+    elif type(amount) is not int or not 0 <= amount <= AMOUNT_MAX:
+        limit = f"a whole number of millicredits from 0 to {AMOUNT_MAX}"
+        raise InvalidRequest("amount_millicredits", limit)
+    return amount, usage_of(fields)
 
 
 def usage_of(fields: Mapping[str, Any]) -> Usage | None:

@@ -1,0 +1,96 @@
+"""A sidecar on a real socket, and short words for what a gateway does with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from taximeter.api.sidecar.server import DrainingServer, server_config
+from taximeter.meter.sidecar import Sidecar
+
+FUNDS = 1_000_000
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass
+class Caller:
+    """A gateway of the user acme/ann, with short words for what it does."""
+
+    client: httpx.AsyncClient
+    url: str
+
+    async def post(self, op: str, **fields: Any) -> httpx.Response:
+        body = {"org_id": "acme", "user_id": "ann", **fields}
+        return await self.raw(f"/v1/{op}", json.dumps(body).encode())
+
+    async def raw(self, path: str, body: bytes, **headers: str) -> httpx.Response:
+        return await self.client.post(path, content=body, headers={**JSON, **headers})
+
+    async def ok(self, op: str, **fields: Any) -> dict[str, Any]:
+        response = await self.post(op, **fields)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def refused(self, op: str, **fields: Any) -> tuple[int, str, dict[str, Any]]:
+        return problem(await self.post(op, **fields))
+
+    async def batch(self, *operations: dict[str, Any]) -> list[dict[str, Any]]:
+        full = [{"org_id": "acme", "user_id": "ann", **one} for one in operations]
+        response = await self.raw("/v1/batch", json.dumps({"operations": full}).encode())
+        assert response.status_code == 200, response.text
+        results: list[dict[str, Any]] = response.json()["results"]
+        return results
+
+    async def balance(self, org_id: str = "acme", user_id: str = "ann") -> tuple[int, int]:
+        query = {"org_id": org_id, "user_id": user_id}
+        answer = (await self.client.get("/v1/balance", params=query)).json()
+        return answer["available_millicredits"], answer["held_millicredits"]
+
+    async def lookup(self, request_id: str, org_id: str = "acme") -> httpx.Response:
+        query = {"org_id": org_id, "request_id": request_id}
+        return await self.client.get("/v1/operations", params=query)
+
+
+def problem(response: httpx.Response) -> tuple[int, str, dict[str, Any]]:
+    """(status, code, details) of a refusal, whose form is checked on the way."""
+    body = response.json()
+    assert set(body) == {"error"}
+    error = body["error"]
+    assert set(error) == {"code", "message", "details"}
+    assert error["message"]
+    return response.status_code, error["code"], error["details"]
+
+
+@asynccontextmanager
+async def served(sidecar: Sidecar) -> AsyncIterator[str]:
+    """Serve on a free port of the loopback, in this event loop, as the command does."""
+    config = server_config(sidecar)
+    config.log_config = None
+    config.timeout_graceful_shutdown = 2
+    server = DrainingServer(config, sidecar, 0.0)
+    task = asyncio.create_task(server.serve())
+    try:
+        async with asyncio.timeout(10):
+            while not server.started:
+                assert not task.done(), "the server did not start"
+                await asyncio.sleep(0.005)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@asynccontextmanager
+async def calling(url: str) -> AsyncIterator[Caller]:
+    limits = httpx.Limits(max_connections=50)
+    async with httpx.AsyncClient(
+        base_url=url, timeout=20, trust_env=False, limits=limits
+    ) as client:
+        yield Caller(client, url)
