@@ -10,7 +10,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from taximeter.meter.codes import FENCED, STALE_EPOCH
 from taximeter.meter.errors import ShardFenced, StoreError, StoreOutOfMemory, StoreUnavailable
 from taximeter.meter.faults import is_out_of_memory
-from taximeter.meter.operations import TAKES_CREDIT, parse_reply
+from taximeter.meter.operations import TAKES_CREDIT
 from taximeter.meter.pending import Pending
 from taximeter.meter.scripts import Script, load_script
 
@@ -35,7 +35,7 @@ async def run_batch(connection: Any, keys: list[str], epoch: str, batch: list[Pe
         if replies is None:
             raise StoreUnavailable("Redis is out of memory even for what frees memory")
     for pending, raw in zip(batch, replies, strict=True):
-        pending.succeed(parse_reply(raw))
+        pending.succeed(raw)
 
 
 async def _call(

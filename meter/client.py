@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any
 
@@ -13,15 +12,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from taximeter.meter.accounts import AccountReader
-from taximeter.meter.codes import Code
-from taximeter.meter.errors import (
-    RequestReplayed,
-    StoreError,
-)
+from taximeter.meter.dispatch import Dispatcher
+from taximeter.meter.errors import StoreError
 from taximeter.meter.handshake import greet
 from taximeter.meter.hold import Hold
 from taximeter.meter.ids import new_owner, new_request_id
-from taximeter.meter.keys import ShardKeys, request_field, shard_of_account, split_account
+from taximeter.meter.keys import ShardKeys, request_field
 from taximeter.meter.limits import (
     check_amount,
     check_request_id,
@@ -29,7 +25,7 @@ from taximeter.meter.limits import (
     checked_account,
 )
 from taximeter.meter.models import Balance, Loader, Receipt, Usage
-from taximeter.meter.operations import Op, Operation, Reply, raise_refusal, receipt
+from taximeter.meter.operations import Op, Operation
 from taximeter.meter.requests import RequestReader
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.shard import ShardClient
@@ -50,20 +46,14 @@ class Meter:
         self._pool = pool
         self._settings = settings
         self._redis = Redis(connection_pool=pool)
-        self._shards = [
+        shards_of_all = [
             ShardClient(pool, ShardKeys(settings.key_prefix, shard), shards, settings)
             for shard in range(shards)
         ]
-        self._accounts = AccountReader(
-            self._redis, [client.keys for client in self._shards], loader
-        )
-        self._requests = RequestReader(
-            self._redis,
-            pool,
-            [client.keys for client in self._shards],
-            settings.call_timeout_s,
-        )
-        self._background: set[asyncio.Task[Any]] = set()
+        keys = [client.keys for client in shards_of_all]
+        self._accounts = AccountReader(self._redis, keys, loader)
+        self._dispatcher = Dispatcher(shards_of_all, self._accounts, settings.close_timeout_s)
+        self._requests = RequestReader(self._redis, pool, keys, settings.call_timeout_s)
 
     @classmethod
     async def connect(
@@ -123,15 +113,8 @@ class Meter:
         operation = self._operation(
             "reserve", org_id, user_id, request_id, amount, check_ttl(ttl_s), usage
         )
-        try:
-            reply = await self._run(operation)
-        except asyncio.CancelledError:
-            self._spawn(self._abandon(operation))
-            raise
-        if reply.code is Code.REPLAYED:
-            raise RequestReplayed(receipt(operation, reply))
-        raise_refusal(operation, reply)
-        return Hold(self, org_id, user_id, request_id, amount, reply.available, reply.held)
+        available, held = await self._dispatcher.reserve(operation)
+        return Hold(self, org_id, user_id, request_id, amount, available, held)
 
     async def commit(
         self, org_id: str, user_id: str, request_id: str, amount: int, *, usage: Usage | None = None
@@ -142,7 +125,7 @@ class Meter:
         Goes on in the background when the caller is cancelled. Raises RequestConflict (released, or
         committed with another amount), AccountNotFound, InvalidRequest, Overloaded, StoreError.
         """
-        return await self._resolve(
+        return await self._dispatcher.finish(
             self._operation("commit", org_id, user_id, request_id, amount, 0, usage)
         )
 
@@ -150,7 +133,7 @@ class Meter:
         """Give the hold back without a charge. Raises RequestConflict (it was committed),
         UnknownHold, StoreError.
         """
-        return await self._resolve(
+        return await self._dispatcher.finish(
             self._operation("release", org_id, user_id, request_id, 0, 0, None)
         )
 
@@ -168,7 +151,7 @@ class Meter:
         """
         request_id = new_request_id() if request_id is None else request_id
         operation = self._operation("charge", org_id, user_id, request_id, amount, 0, usage)
-        return await self._resolve(operation)
+        return await self._dispatcher.finish(operation)
 
     async def touch(
         self,
@@ -189,9 +172,7 @@ class Meter:
         operation = self._operation(
             "touch", org_id, user_id, request_id, progress, check_ttl(ttl_s), usage
         )
-        reply = await self._run(operation)
-        raise_refusal(operation, reply)
-        return receipt(operation, reply)
+        return await self._dispatcher.ask(operation)
 
     async def balance(self, org_id: str, user_id: str) -> Balance:
         """The live balance. Raises AccountNotFound, StoreError."""
@@ -212,9 +193,7 @@ class Meter:
         """Finish what is queued or goes on in the background (bounded by close_timeout_s), then
         disconnect.
         """
-        if self._background:
-            await asyncio.wait(self._background, timeout=self._settings.close_timeout_s)
-        await asyncio.gather(*(shard.aclose() for shard in self._shards))
+        await self._dispatcher.aclose()
         await self._redis.aclose()
         await self._pool.disconnect()
 
@@ -248,54 +227,3 @@ class Meter:
             new_owner() if op == "reserve" else "",
             usage.payload() if usage else "",
         )
-
-    async def _run(self, operation: Operation) -> Reply:
-        """Send one operation, loading its account if need be. The reply is never NOT_LOADED."""
-        shard = self._shards[shard_of_account(operation.account, len(self._shards))]
-        for _ in range(3):
-            reply = await shard.submit(operation)
-            if reply.code is not Code.NOT_LOADED:
-                return reply
-            await self._accounts.load(*split_account(operation.account))
-        raise StoreError(
-            f"account {operation.account} was loaded but is not there: does something remove it?"
-        )
-
-    async def _resolve(self, operation: Operation) -> Receipt:
-        try:
-            reply = await self._run(operation)
-        except asyncio.CancelledError:
-            # The caller is gone, the money is not: the same operation again is a replay if it went
-            # through.
-            self._spawn(self._run(operation))
-            raise
-        raise_refusal(operation, reply)
-        return receipt(operation, reply)
-
-    async def _abandon(self, operation: Operation) -> None:
-        """Give back what a cancelled reserve may have taken, now or later.
-
-        The same reserve again first: whichever of the two comes second then finds the outcome and
-        opens nothing.
-        """
-        await self._run(operation)
-        await self._run(Operation("release", operation.account, operation.key))
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run in the background; `aclose` waits for it. An error there is what the hold's deadline
-        exists for.
-        """
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            asyncio.get_running_loop().call_exception_handler(
-                {
-                    "message": "taximeter: an operation of a cancelled caller failed",
-                    "exception": error,
-                    "task": task,
-                }
-            )

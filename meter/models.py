@@ -11,7 +11,7 @@ from taximeter.meter.errors import InvalidRequest
 from taximeter.meter.limits import PAYLOAD_BYTES_MAX
 
 # One encoder for all: json.dumps would make a new one for every charge.
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 State = Literal["open", "committed", "charged", "released", "expired"]
 
@@ -32,7 +32,7 @@ class Usage:
             text = _encode(
                 {"type": self.service_type, "name": self.service_name, "meta": dict(self.metadata)}
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest("usage", f"JSON ({error})") from error
         if len(text) > PAYLOAD_BYTES_MAX:
             raise InvalidRequest(

@@ -54,6 +54,16 @@ class Reply(NamedTuple):
 _CODES: dict[bytes, Code] = {str(code.value).encode(): code for code in Code}
 
 
+OK_REPLY = b"1 "
+"""First bytes of nearly every reply, so that the usual case is read without a detour."""
+
+
+def ok_balance(raw: bytes) -> tuple[int, int]:
+    """(available, held) of an OK reply."""
+    _, available, held = raw.split(b" ")
+    return int(available), int(held)
+
+
 def parse_reply(raw: bytes) -> Reply:
     """Read one reply. Raises ValueError, KeyError or IndexError when it is none of the script's."""
     words = raw.split(b" ")
@@ -79,41 +89,40 @@ _STATE_AFTER: dict[Op, State] = {
 }
 
 
-def receipt(operation: Operation, reply: Reply) -> Receipt:
-    """What became of the request, for a caller whose operation was done (OK, LATE) or is known
-    (REPLAYED, CONFLICT).
-    """
-    request_id = operation.request_id
-    if reply.code in (Code.REPLAYED, Code.CONFLICT):
-        return Receipt(
-            request_id,
-            reply.state,
-            reply.reserved,
-            reply.charged,
-            reply.available,
-            reply.held,
-            replayed=reply.code is Code.REPLAYED,
-        )
-    charged = operation.amount if operation.op in ("commit", "charge") else 0
+def ok_receipt(operation: Operation, available: int, held: int) -> Receipt:
+    """What became of the request of an operation that was answered OK."""
+    op, amount = operation.op, operation.amount
     return Receipt(
-        request_id,
-        _STATE_AFTER[operation.op],
-        operation.amount if operation.op == "reserve" else 0,
-        reply.charged if reply.code is Code.LATE else charged,
+        operation.request_id,
+        _STATE_AFTER[op],
+        amount if op == "reserve" else 0,
+        amount if op in ("commit", "charge") else 0,
+        available,
+        held,
+    )
+
+
+def known_receipt(operation: Operation, reply: Reply) -> Receipt:
+    """What became of the request of an operation that was answered LATE, REPLAYED or CONFLICT."""
+    late = reply.code is Code.LATE
+    return Receipt(
+        operation.request_id,
+        "committed" if late else reply.state,
+        reply.reserved,
+        reply.charged,
         reply.available,
         reply.held,
-        late=reply.code is Code.LATE,
+        replayed=reply.code is Code.REPLAYED,
+        late=late,
     )
 
 
 def raise_refusal(operation: Operation, reply: Reply) -> None:
     """Raise what a refused reply means; return when it is not a refusal."""
-    if reply.code > 0:
-        return
     if reply.code is Code.INSUFFICIENT:
         raise InsufficientCredits(operation.amount, reply.available, reply.held)
     if reply.code is Code.CONFLICT:
-        raise RequestConflict(receipt(operation, reply))
+        raise RequestConflict(known_receipt(operation, reply))
     if reply.code is Code.UNKNOWN_HOLD:
         raise UnknownHold(operation.request_id)
     if reply.code is Code.INVALID:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from taximeter.meter.errors import MeterError, OutcomeUnknown, StoreError, StoreUnavailable
-from taximeter.meter.operations import Operation, Reply
+from taximeter.meter.operations import Operation
 
 
 class Pending:
@@ -18,7 +18,7 @@ class Pending:
     __slots__ = ("deadline", "future", "operation", "sent", "trouble", "uncertain")
 
     def __init__(
-        self, operation: Operation, deadline: float, future: asyncio.Future[Reply]
+        self, operation: Operation, deadline: float, future: asyncio.Future[bytes]
     ) -> None:
         self.operation = operation
         self.deadline = deadline
@@ -33,7 +33,7 @@ class Pending:
         unwanted = self.future.cancelled() and self.operation.op in ("reserve", "touch")
         return unwanted and not self.sent
 
-    def succeed(self, reply: Reply) -> None:
+    def succeed(self, reply: bytes) -> None:
         if not self.future.done():
             self.future.set_result(reply)
 

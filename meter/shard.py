@@ -20,12 +20,13 @@ from taximeter.meter.errors import Overloaded, ShardFenced, StoreError, StoreUna
 from taximeter.meter.faults import is_final
 from taximeter.meter.handshake import greet
 from taximeter.meter.keys import ShardKeys
-from taximeter.meter.operations import TAKES_CREDIT, Operation, Reply
+from taximeter.meter.operations import TAKES_CREDIT, Operation
 from taximeter.meter.pending import Pending
 from taximeter.meter.settings import MeterSettings
 
-# Fewer than this are not worth a call of their own. Above it lanes share what waits evenly, so that
-# the server works on one part while this process packs the other: all in one call halves the rate.
+# Fewer than this are not worth a call of their own. Above it lanes share evenly what waits and what
+# is in flight, so that the server works on one part while this process packs the other: all in one
+# call halves the rate.
 BATCH_SPLIT_MIN = 16
 
 
@@ -47,15 +48,18 @@ class ShardClient:
             for number in range(settings.lanes_per_shard)
         ]
 
-    def submit(self, operation: Operation) -> asyncio.Future[Reply]:
-        """Queue an operation. Raises Overloaded when the queue is full: nothing was sent then."""
+    def submit(self, operation: Operation) -> asyncio.Future[bytes]:
+        """Queue an operation; the future gives its reply as the script wrote it.
+
+        Raises Overloaded when the queue is full: nothing was sent then.
+        """
         settings, waiting = self._settings, len(self._queue)
         can_wait = operation.op in TAKES_CREDIT or operation.op == "touch"
         if waiting >= (settings.queue_max if can_wait else 2 * settings.queue_max):
             raise Overloaded(f"{waiting} operations wait for shard {self.keys.shard} already")
         loop = asyncio.get_running_loop()
         patience = settings.take_timeout_s if can_wait else settings.resolve_timeout_s
-        future: asyncio.Future[Reply] = loop.create_future()
+        future: asyncio.Future[bytes] = loop.create_future()
         self._queue.append(Pending(operation, loop.time() + patience, future))
         self._drained.clear()
         while self._idle:
@@ -86,7 +90,7 @@ class ShardClient:
                 batch = self._take() or await self._wait_for_work()
                 if not batch:
                     continue
-                self._in_flight += 1
+                self._in_flight += len(batch)
                 try:
                     async with asyncio.timeout(settings.call_timeout_s):
                         if connection is None:
@@ -118,7 +122,7 @@ class ShardClient:
                     _fail(batch, StoreError(f"{type(error).__name__}: {error}"))
                     continue
                 finally:
-                    self._in_flight -= 1
+                    self._in_flight -= len(batch)
                     self._note_drained()
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, settings.retry_pause_max_s)
@@ -147,7 +151,7 @@ class ShardClient:
     def _take(self) -> list[Pending]:
         """This lane's share of what waits, less what is past its deadline or pointless."""
         queue = self._queue
-        share = -(-len(queue) // self._settings.lanes_per_shard)
+        share = -(-(len(queue) + self._in_flight) // self._settings.lanes_per_shard)
         batch_max = min(self._settings.batch_max, max(share, BATCH_SPLIT_MIN))
         batch: list[Pending] = []
         now = asyncio.get_running_loop().time()

@@ -1,0 +1,124 @@
+"""The way of one operation: to its shard, with its account loaded if need be, to its end even when
+the caller is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from taximeter.meter.accounts import AccountReader
+from taximeter.meter.codes import Code
+from taximeter.meter.errors import RequestReplayed, StoreError
+from taximeter.meter.keys import shard_of_account, split_account
+from taximeter.meter.models import Receipt
+from taximeter.meter.operations import (
+    OK_REPLY,
+    Operation,
+    Reply,
+    known_receipt,
+    ok_balance,
+    ok_receipt,
+    parse_reply,
+    raise_refusal,
+)
+from taximeter.meter.shard import ShardClient
+
+
+class Dispatcher:
+    """Sends operations and keeps what cancelled callers have left behind."""
+
+    def __init__(
+        self, shards: Sequence[ShardClient], accounts: AccountReader, close_timeout_s: float
+    ) -> None:
+        self._shards = shards
+        self._accounts = accounts
+        self._close_timeout_s = close_timeout_s
+        self._background: set[asyncio.Task[Any]] = set()
+
+    async def reserve(self, operation: Operation) -> tuple[int, int]:
+        """Take a hold; returns (available, held). Raises what it was refused with."""
+        try:
+            raw = await self._submit(operation)
+            if raw.startswith(OK_REPLY):
+                return ok_balance(raw)
+            reply = await self._loaded(operation, raw)
+        except asyncio.CancelledError:
+            self._spawn(self._abandon(operation))
+            raise
+        if reply.code is Code.REPLAYED:
+            raise RequestReplayed(known_receipt(operation, reply))
+        raise_refusal(operation, reply)
+        return reply.available, reply.held
+
+    async def finish(self, operation: Operation) -> Receipt:
+        """Commit, release or charge. Goes on in the background when the caller is cancelled: the
+        caller is gone, the money is not, and the same operation again is a replay if it went
+        through.
+        """
+        try:
+            return await self.ask(operation)
+        except asyncio.CancelledError:
+            self._spawn(self.ask(operation))
+            raise
+
+    async def ask(self, operation: Operation) -> Receipt:
+        """Send it and say what became of the request. Raises what it was refused with."""
+        raw = await self._submit(operation)
+        if raw.startswith(OK_REPLY):
+            return ok_receipt(operation, *ok_balance(raw))
+        reply = await self._loaded(operation, raw)
+        if reply.code is Code.OK:
+            return ok_receipt(operation, reply.available, reply.held)
+        raise_refusal(operation, reply)
+        return known_receipt(operation, reply)
+
+    async def aclose(self) -> None:
+        """Finish what goes on in the background and what is queued, each within close_timeout_s."""
+        if self._background:
+            await asyncio.wait(self._background, timeout=self._close_timeout_s)
+        await asyncio.gather(*(shard.aclose() for shard in self._shards))
+
+    def _submit(self, operation: Operation) -> asyncio.Future[bytes]:
+        shard = self._shards[shard_of_account(operation.account, len(self._shards))]
+        return shard.submit(operation)
+
+    async def _loaded(self, operation: Operation, raw: bytes) -> Reply:
+        """The reply, parsed; if it was NOT_LOADED, the reply after loading the account."""
+        for _ in range(3):
+            reply = parse_reply(raw)
+            if reply.code is not Code.NOT_LOADED:
+                return reply
+            await self._accounts.load(*split_account(operation.account))
+            raw = await self._submit(operation)
+        raise StoreError(
+            f"account {operation.account} was loaded but is not there: does something remove it?"
+        )
+
+    async def _abandon(self, operation: Operation) -> None:
+        """Give back what a cancelled reserve may have taken, now or later.
+
+        The same reserve again first: whichever of the two comes second then finds the outcome and
+        opens nothing. What is refused here holds nothing.
+        """
+        await self._loaded(operation, await self._submit(operation))
+        release = Operation("release", operation.account, operation.key)
+        await self._loaded(release, await self._submit(release))
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run in the background. An error there is what the hold's deadline exists for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            asyncio.get_running_loop().call_exception_handler(
+                {
+                    "message": "taximeter: an operation of a cancelled caller failed",
+                    "exception": error,
+                    "task": task,
+                }
+            )
