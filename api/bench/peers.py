@@ -23,7 +23,7 @@ HELD: Final = 80
 TTL_MS: Final = 60_000
 MODELS: Final = ("gpt-4o", "gpt-4o-mini", "gpt-3.5-turbo")
 PURPOSES: Final = 999
-"""How many different purposes charges have: requests differ, so nothing may profit if they do not."""
+"""How many different purposes charges have: real requests differ, and nothing may profit here."""
 
 
 def usage(number: int) -> Usage:

@@ -14,7 +14,7 @@ class Scale:
     warm_up_s: float
     users: int = 1_000
     organisations: int = 50
-    settle_events: int = 20_000
+    settle_events: int = 60_000
     """Events of one round of settling, and rows of one round of bare COPY."""
     lag_s: float = 60.0
     lag_rate: int = 5_000
@@ -33,7 +33,7 @@ QUICK = Scale(
     rounds=2,
     round_s=0.5,
     warm_up_s=0.1,
-    settle_events=5_000,
+    settle_events=10_000,
     lag_s=4.0,
     backlog_events=50_000,
     backlog_s_max=15.0,

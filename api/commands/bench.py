@@ -16,6 +16,7 @@ from taximeter.api.bench.suite import BENCHMARKS, ON_REQUEST, run_suite
 from taximeter.api.embedded.machine import ServerFailed
 from taximeter.api.local.process import ProcessFailed
 from taximeter.api.migrate import MigrationFailed
+from taximeter.meter import MeterError
 
 TABLE_WIDTH = 150
 
@@ -70,7 +71,7 @@ def command(
                 names or BENCHMARKS,
                 lambda message: status.update(f"measuring: {message} ..."),
             )
-    except (BenchFailed, ProcessFailed, ServerFailed, MigrationFailed) as error:
+    except (BenchFailed, MeterError, ProcessFailed, ServerFailed, MigrationFailed) as error:
         raise click.ClickException(str(error)) from error
     finally:
         servers.stop()
