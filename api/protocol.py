@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_BYTES_MAX = 32_768
+_CONTINUE = b"HTTP/1.1 100 "
 _REFUSAL = "The request's head is too long."
+
+
+class _HeadWaits:
+    """The transport as one answer writes to it until its body begins: the head waits for the first
+    part of the body, so that both leave in one write to the socket instead of two.
+
+    uvicorn writes a body, if only an empty one, after every head except to HEAD, or it closes.
+    """
+
+    __slots__ = ("_cycle", "_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport = transport
+        self._cycle = cycle
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            self._cycle.transport = self._transport
+            self._transport.write(self._head + data)
+        elif data.startswith(_CONTINUE):
+            self._transport.write(data)
+        else:
+            self._head = data
+
+    def close(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -38,6 +72,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._reported = 0
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        before = self.cycle
+        super().on_headers_complete()
+        cycle = self.cycle
+        if cycle is not before and self.scope["method"] != "HEAD":
+            cycle.transport = cast(asyncio.Transport, _HeadWaits(self.transport, cycle))
 
     def on_url(self, url: bytes) -> None:
         self._count(len(url))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import uvicorn
@@ -12,16 +13,24 @@ from support.waiting import eventually
 from taximeter.api.protocol import HEAD_BYTES_MAX, BoundedProtocol
 
 
-async def _echo(scope: object, receive: object, send: object) -> None:
+async def _echo(scope: Any, receive: Any, send: Any) -> None:
     size, more = 0, True
     while more:
-        message = await receive()  # type: ignore[operator]
+        message = await receive()
         size += len(message.get("body", b""))
         more = message.get("more_body", False)
     body = str(size).encode()
+    if scope["path"] == "/breaks":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        return
+    if scope["path"] == "/streams":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (b"one", b"two", b""):
+            await send({"type": "http.response.body", "body": part, "more_body": bool(part)})
+        return
     headers = [(b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})  # type: ignore[operator]
-    await send({"type": "http.response.body", "body": body})  # type: ignore[operator]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _is_up(server: uvicorn.Server) -> bool:
@@ -104,3 +113,33 @@ async def test_what_is_large_but_allowed_is_served(port: int) -> None:
         got = await ask(port, *parts, answers=answers)
         assert got.count(b"HTTP/1.1 200 OK") == answers
         assert got.endswith(str(len(body)).encode())
+
+
+async def exchange(port: int, request: bytes, end: bytes) -> bytes:
+    """The answer up to `end`, or up to where the server hangs up."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    try:
+        async with asyncio.timeout(10):
+            return await reader.readuntil(end)
+    except asyncio.IncompleteReadError as error:
+        return error.partial
+    finally:
+        writer.close()
+
+
+async def test_every_kind_of_answer_leaves_whole(port: int) -> None:
+    """A head waits for its body: also where that is empty, comes in parts, or never comes."""
+    head = b" HTTP/1.1\r\nHost: x\r\n"
+    got = await exchange(port, b"HEAD /" + head + b"\r\n", b"\r\n\r\n")
+    assert got.endswith(b"\r\n\r\n")
+    assert b"content-length: 1\r\n" in got
+    got = await exchange(port, b"GET /streams" + head + b"\r\n", b"0\r\n\r\n")
+    assert got.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+    got = await exchange(port, b"GET /breaks" + head + b"\r\n", b"never")
+    assert got.startswith(b"HTTP/1.1 200 OK\r\n")
+    asks = head + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    got = await exchange(port, b"POST /" + asks, b"\r\n\r\n")
+    assert got == b"HTTP/1.1 100 Continue\r\n\r\n", "before the body is sent"
+    got = await exchange(port, b"POST /" + asks + b"abc", b"\r\n\r\n3")
+    assert got.count(b"HTTP/1.1 200 OK") == 1
