@@ -176,8 +176,12 @@ class _Completion:
         return _event({**chunk, "usage": None} if self.include_usage else chunk)
 
 
+# One encoder for all: json.dumps would make a new one for every chunk.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _event(document: Mapping[str, Any]) -> bytes:
-    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _encode(document).encode() + b"\n\n"
 
 
 def _check(body: object) -> str | None:
