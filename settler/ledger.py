@@ -5,7 +5,7 @@ back as bad lines.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -60,23 +60,17 @@ async def book_usual(conn: Connection, usual: Usual) -> bool:
                 "charged_requests",
                 schema_name="taximeter",
                 columns=CHARGED_COLUMNS,
-                source=_in_turn(usual.charged),
+                source=usual.charged(),
             )
             await conn.copy_to_table(
                 "credit_usage_attribution",
                 columns=ATTRIBUTION_COLUMNS,
-                source=_in_turn(usual.attribution),
+                source=usual.attribution(),
             )
             await add_to_totals(conn, usual.amounts, targets)
     except REFUSALS:
         return False
     return True
-
-
-async def _in_turn(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """COPY text piece by piece; the driver would take bytes for the path of a file."""
-    for chunk in chunks:
-        yield chunk
 
 
 async def book(conn: Connection, shard: int, epoch: int, events: Sequence[Event]) -> list[BadLine]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -20,7 +21,7 @@ from taximeter.settler.stream import Numbered, Run
 Account = tuple[str, str]
 
 CHARGED_COLUMNS: Final = (
-    "org_id", "user_id", "request_id", "phase", "amount", "seq", "shard", "epoch", "created_at",
+    "org_id", "request_id", "phase", "user_id", "amount", "seq", "shard", "epoch", "created_at",
 )  # fmt: skip
 ATTRIBUTION_COLUMNS: Final = (
     "org_id", "user_id", "request_id", "credits_used", "seq", "reserved", "late", "service_type",
@@ -38,6 +39,7 @@ _HEAD: Final = re.compile(r'\{"type":"([^"\\]{1,64})","name":"([^"\\]{0,255})"')
 _EXPONENTS: Final = bytes.maketrans(b"123456789E-", b"000000000e+")
 _NESTING_MAX: Final = 200
 _CACHED: Final = 65_536
+_ROWS_AT_ONCE: Final = 200
 
 
 class _Known(NamedTuple):
@@ -45,7 +47,8 @@ class _Known(NamedTuple):
 
     account: Account
     request_prefix: str
-    columns: str
+    org_column: str
+    user_column: str
 
 
 @dataclass(slots=True)
@@ -57,9 +60,29 @@ class Usual:
     """
 
     events: int = 0
-    charged: list[bytes] = field(default_factory=list)
-    attribution: list[bytes] = field(default_factory=list)
     amounts: defaultdict[Account, int] = field(default_factory=lambda: defaultdict(int))
+    claims: list[str] = field(default_factory=list)
+    usage: defaultdict[Account, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    async def charged(self) -> AsyncIterator[bytes]:
+        """Rows for CHARGED_COLUMNS, in the order of their key: neighbours share the pages of the
+        index, which costs less than taking them as they came.
+        """
+        rows = sorted(self.claims)
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            yield "".join(rows[start : start + _ROWS_AT_ONCE]).encode()
+
+    async def attribution(self) -> AsyncIterator[bytes]:
+        """Rows for ATTRIBUTION_COLUMNS: account by account for the same reason, and those of an
+        account as they came.
+        """
+        rows: list[str] = []
+        for account in sorted(self.usage):
+            rows += self.usage[account]
+            if len(rows) >= _ROWS_AT_ONCE:
+                yield "".join(rows).encode()
+                rows.clear()
+        yield "".join(rows).encode()
 
 
 async def read_usual(shard: int, run: Run) -> Usual | None:
@@ -113,18 +136,19 @@ def _add_entry(usual: Usual, shard: int, epoch: int, entry: Numbered, now: datet
     time = now if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC)
     end = f"\t{shard}\t{epoch}\t{time.isoformat()}\n"
     purposes = _purposes(cells[6::7])
-    charged, attribution, sums = [], [], usual.amounts
+    sums, add_charged, attribution = usual.amounts, usual.claims.append, usual.usage
     for seq, one, request, amount, held, flag, purpose in zip(
         range(entry.first_seq, entry.last_seq + 1),
         known, requests, amounts, reserved, flags, purposes,
         strict=True,
     ):  # fmt: skip
-        sums[one.account] += amount
-        same = f"{one.columns}\t{request}\t"
-        charged.append(f"{same}{_PHASES[flag]}\t{amount}\t{seq}{end}")
-        attribution.append(f"{same}{amount}\t{seq}\t{held}\t{_LATE[flag]}\t{purpose}{end}")
-    usual.charged.append("".join(charged).encode())
-    usual.attribution.append("".join(attribution).encode())
+        account, _, org_id, user_id = one
+        sums[account] += amount
+        add_charged(f"{org_id}\t{request}\t{_PHASES[flag]}\t{user_id}\t{amount}\t{seq}{end}")
+        attribution[account].append(
+            f"{org_id}\t{user_id}\t{request}\t{amount}\t{seq}\t{held}\t{_LATE[flag]}"
+            f"\t{purpose}{end}"
+        )
     usual.events += lines
     return True
 
@@ -199,7 +223,7 @@ def _account(account: str) -> _Known | None:
     if found is None:
         return None
     org_id, user_id = found.groups()
-    return _Known((org_id, user_id), org_id + "/", f"{org_id}\t{_copy_text(user_id)}")
+    return _Known((org_id, user_id), org_id + "/", org_id, _copy_text(user_id))
 
 
 @lru_cache(_CACHED)

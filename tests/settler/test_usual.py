@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
@@ -19,10 +20,11 @@ from taximeter.settler.usual import ATTRIBUTION_COLUMNS, CHARGED_COLUMNS, read_u
 ESCAPES = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
 
 
-def decoded(chunks: list[bytes], columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows as Postgres reads them from COPY text."""
+async def decoded(chunks: AsyncIterator[bytes], columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """Rows as Postgres reads them from COPY text, in the order of events."""
     rows = []
-    for line in b"".join(chunks).decode().split("\n")[:-1]:
+    text = b"".join([chunk async for chunk in chunks]).decode()
+    for line in text.split("\n")[:-1]:
         cells = line.split("\t")
         assert len(cells) == len(columns)
         for i, cell in enumerate(cells):
@@ -32,7 +34,7 @@ def decoded(chunks: list[bytes], columns: tuple[str, ...]) -> list[dict[str, str
                 parts = [part.replace(escape, character) for part in parts]
             cells[i] = "\\".join(parts)
         rows.append(dict(zip(columns, cells, strict=True)))
-    return rows
+    return sorted(rows, key=lambda row: int(row["seq"]))
 
 
 def one_run(*entries: list[bytes], skip: int = 0) -> Run:
@@ -52,8 +54,8 @@ async def agree(run: Run) -> bool:
         return False
     assert bad_lines == []
     assert usual.events == len(events)
-    charged = decoded(usual.charged, CHARGED_COLUMNS)
-    attribution = decoded(usual.attribution, ATTRIBUTION_COLUMNS)
+    charged = await decoded(usual.charged(), CHARGED_COLUMNS)
+    attribution = await decoded(usual.attribution(), ATTRIBUTION_COLUMNS)
     amounts: dict[tuple[str, str], int] = {}
     for event, claim, row in zip(events, charged, attribution, strict=True):
         amounts.setdefault((event.org_id, event.user_id), 0)
