@@ -92,7 +92,9 @@ class SettlerSettings(StoreSettings):
         "events).",
     )
     settle_budget_s: Seconds = Field(
-        default=5.0, description="A tick stops taking further batches of a shard after this long."
+        default=5.0,
+        description="A shard's turn to settle ends after this long; others have theirs before its "
+        "next.",
     )
     settle_attempts: int = Field(
         default=5, ge=1, le=20, description="Tries of one batch after deadlocks and the like."

@@ -89,10 +89,17 @@ class Settler:
         finally:
             self._running.discard(name)
 
-    async def _each_shard(self, name: str, work: Callable[[int], Awaitable[None]]) -> None:
+    async def _each_shard(self, name: str, work: Callable[[int], Awaitable[bool]]) -> None:
+        """Work on every shard; one that says that there is more gets another turn, for half the
+        time that a tick has. The others come in between.
+        """
+
         async def in_turn(shard: int) -> None:
-            async with self._room:
-                await work(shard)
+            deadline = time.monotonic() + self._settings.tick_timeout_s / 2
+            more = True
+            while more and time.monotonic() < deadline:
+                async with self._room:
+                    more = await work(shard)
 
         await asyncio.gather(
             *(
@@ -108,10 +115,11 @@ class Settler:
             log.warning("guardian", **asdict(guarded))
         return guarded.epoch if guarded.usable else None
 
-    async def _settle(self, shard: int) -> None:
+    async def _settle(self, shard: int) -> bool:
+        """True when the time of a turn was over before the events were."""
         settings = self._settings
         if await self._guard(shard) is None:
-            return
+            return False
         started = time.monotonic()
         settled = await settle_shard(
             self._stores,
@@ -130,11 +138,12 @@ class Settler:
             retention_s=settings.event_retention_s,
             retention_max=settings.event_retention_max,
         )
+        return settled.state == "settled"
 
-    async def _sweep(self, shard: int) -> None:
+    async def _sweep(self, shard: int) -> bool:
         epoch = await self._guard(shard)
         if epoch is None:
-            return
+            return False
         settings = self._settings
         swept = await sweep(
             self._stores,
@@ -146,6 +155,7 @@ class Settler:
         if swept.ended or swept.still_due:
             log.info("swept", shard=shard, **asdict(swept))
         await rotate(self._stores, shard, epoch, window_s=settings.outcome_window_s)
+        return False
 
     async def _relay(self) -> None:
         done = await relay(
