@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from support.shard import ScriptedShard
 
 from taximeter.api.settings import ApiSettings
+from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter import MeterSettings
 from taximeter.meter.keys import ShardKeys
 from taximeter.settler.invariants import TITLES
@@ -40,6 +41,7 @@ def settings_page() -> Iterator[str]:
         ("Every process", StoreSettings, shared),
         ("Settler", SettlerSettings, set(SettlerSettings.model_fields) - shared),
         ("API", ApiSettings, set(ApiSettings.model_fields) - shared),
+        ("Sidecar", SidecarSettings, set(SidecarSettings.model_fields) - shared),
     ):
         yield f"\n## {title}\n"
         yield "| variable | default | meaning |"

@@ -57,6 +57,16 @@ class Caller:
         query = {"org_id": org_id, "request_id": request_id}
         return await self.client.get("/v1/operations", params=query)
 
+    async def shell(self, command: str) -> str:
+        """What a shell command prints, while the sidecar goes on in this event loop."""
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-euo", "pipefail", "-c", command), stdout=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(20):
+            output, _ = await process.communicate()
+        assert process.returncode == 0, command
+        return output.decode()
+
 
 def problem(response: httpx.Response) -> tuple[int, str, dict[str, Any]]:
     """(status, code, details) of a refusal, whose form is checked on the way."""
