@@ -10,7 +10,13 @@ from typing import Any
 
 from taximeter.meter.accounts import AccountReader
 from taximeter.meter.codes import Code
-from taximeter.meter.errors import RequestReplayed, StoreError
+from taximeter.meter.errors import (
+    InsufficientCredits,
+    RequestConflict,
+    RequestReplayed,
+    StoreError,
+    UnknownHold,
+)
 from taximeter.meter.keys import shard_of_account, split_account
 from taximeter.meter.models import Receipt
 from taximeter.meter.operations import (
@@ -25,6 +31,10 @@ from taximeter.meter.operations import (
 )
 from taximeter.meter.shard import ShardClient
 
+REPORT_PAUSE_S = 1.0
+# What nobody needs to hear of: the answer was no, and nothing was left open.
+_REFUSALS = (InsufficientCredits, RequestConflict, UnknownHold)
+
 
 class Dispatcher:
     """Sends operations and keeps what cancelled callers have left behind."""
@@ -36,6 +46,8 @@ class Dispatcher:
         self._accounts = accounts
         self._close_timeout_s = close_timeout_s
         self._background: set[asyncio.Task[Any]] = set()
+        self._unreported = 0
+        self._reported_at = float("-inf")
 
     async def reserve(self, operation: Operation) -> tuple[int, int]:
         """Take a hold; returns (available, held). Raises what it was refused with."""
@@ -113,12 +125,14 @@ class Dispatcher:
         task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
+        """Report a failure, at most once in REPORT_PAUSE_S: thousands may be cancelled at once."""
         self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            asyncio.get_running_loop().call_exception_handler(
-                {
-                    "message": "taximeter: an operation of a cancelled caller failed",
-                    "exception": error,
-                    "task": task,
-                }
-            )
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, _REFUSALS):
+            return
+        self._unreported += 1
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._reported_at >= REPORT_PAUSE_S:
+            what = f"taximeter: operations of cancelled callers failed: {self._unreported}"
+            self._unreported, self._reported_at = 0, loop.time()
+            loop.call_exception_handler({"message": what, "exception": error, "task": task})

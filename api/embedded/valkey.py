@@ -67,6 +67,9 @@ class EmbeddedValkey(EmbeddedServer):
             *("--appendfsync", "everysec"),
             *("--save", ""),
             *("--maxmemory-policy", "noeviction"),
+            # A few hundred open holds in a packed list are searched from its beginning each time.
+            *("--hash-max-listpack-entries", "0"),
+            *("--zset-max-listpack-entries", "0"),
             *self.extra_args,
         ]
 
