@@ -94,7 +94,8 @@ def test_every_package_and_data_file_is_in_the_wheel(wheel: Path) -> None:
         f"taximeter/{file.relative_to(ROOT)}"
         for package in PACKAGES
         for file in (ROOT / package).rglob("*")
-        if file.is_file() and (file.suffix in {".py", ".lua", ".sql"} or file.name == "py.typed")
+        if file.is_file()
+        and (file.suffix in {".py", ".lua", ".sql"} or file.name in {"openapi.json", "py.typed"})
     }
     assert packed == wanted
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,3 +176,19 @@ async def test_real_answers_fit(caller: Caller, shard: ScriptedShard) -> None:
             assert name in response.headers, (path, status)
         seen.add(int(status))
     assert seen == {200, 400, 402, 404, 405, 409, 415, 429, 503}
+
+
+def test_the_plain_install_is_enough() -> None:
+    """Importing the sidecar imports nothing of the server, and no price list."""
+    code = (
+        "import sys, taximeter.meter.sidecar\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    imported = set(finished.stdout.split())
+    assert {"taximeter", "redis"} <= imported
+    assert imported.isdisjoint(
+        {"asyncpg", "click", "fastapi", "genai_prices", "httptools", "httpx", "pydantic", "uvicorn"}
+    )
