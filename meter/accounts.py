@@ -21,13 +21,21 @@ from taximeter.meter.errors import (
 from taximeter.meter.keys import ShardKeys, account_field, shard_of
 from taximeter.meter.models import Balance, Loader
 from taximeter.meter.scripts import Script, load_script
+from taximeter.meter.settings import MeterSettings
 
 
 class AccountReader:
     """Loads are single-flight per account: a thousand requests of a new user cost one query."""
 
-    def __init__(self, redis: Any, shards: Sequence[ShardKeys], loader: Loader | None) -> None:
+    def __init__(
+        self,
+        redis: Any,
+        shards: Sequence[ShardKeys],
+        loader: Loader | None,
+        settings: MeterSettings,
+    ) -> None:
         self._redis = redis
+        self._settings = settings
         self._shards = shards
         self._loader = loader
         self._loading: dict[str, asyncio.Task[None]] = {}
@@ -62,8 +70,13 @@ class AccountReader:
         if task is None:
             task = asyncio.create_task(self._load(org_id, user_id, account))
             self._loading[account] = task
-            task.add_done_callback(lambda _: self._loading.pop(account, None))
+            task.add_done_callback(lambda done: self._loaded(account, done))
         await asyncio.shield(task)
+
+    def _loaded(self, account: str, task: asyncio.Task[None]) -> None:
+        del self._loading[account]
+        if not task.cancelled():
+            task.exception()  # Seen, also when everybody who waited for it was cancelled.
 
     async def _load(self, org_id: str, user_id: str, account: str) -> None:
         keys = self._keys(org_id)
@@ -71,7 +84,8 @@ class AccountReader:
         # written.
         epoch = await self._epoch(keys)
         try:
-            loaded = await self._loader(org_id, user_id) if self._loader else None
+            async with asyncio.timeout(self._settings.resolve_timeout_s):
+                loaded = await self._loader(org_id, user_id) if self._loader else None
         except MeterError:
             raise
         except Exception as error:
@@ -91,7 +105,8 @@ class AccountReader:
 
     async def _epoch(self, keys: ShardKeys) -> str:
         try:
-            epoch = await self._redis.hget(keys.meta, "epoch")
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                epoch = await self._redis.hget(keys.meta, "epoch")
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
         text = epoch.decode() if isinstance(epoch, bytes) else epoch or ""
@@ -109,7 +124,8 @@ class AccountReader:
     ) -> Any:
         epoch = epoch or await self._epoch(keys)
         try:
-            return await script.call(self._redis, names, [epoch, *args])
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                return await script.call(self._redis, names, [epoch, *args])
         except (RedisError, OSError) as error:
             message = str(error)
             if message.startswith((FENCED, STALE_EPOCH)):

@@ -51,7 +51,7 @@ class Meter:
             for shard in range(shards)
         ]
         keys = [client.keys for client in shards_of_all]
-        self._accounts = AccountReader(self._redis, keys, loader)
+        self._accounts = AccountReader(self._redis, keys, loader, settings)
         self._dispatcher = Dispatcher(shards_of_all, self._accounts, settings.close_timeout_s)
         self._requests = RequestReader(self._redis, pool, keys, settings.call_timeout_s)
 

@@ -38,6 +38,8 @@ class ShardClient:
         self._shards = shards
         self._pool = pool
         self._settings = settings
+        # Kept, because asking for the running loop costs a system call on some Pythons.
+        self._loop = asyncio.get_running_loop()
         self._queue: deque[Pending] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._drained = asyncio.Event()
@@ -57,7 +59,7 @@ class ShardClient:
         can_wait = operation.op in TAKES_CREDIT or operation.op == "touch"
         if waiting >= (settings.queue_max if can_wait else 2 * settings.queue_max):
             raise Overloaded(f"{waiting} operations wait for shard {self.keys.shard} already")
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         patience = settings.take_timeout_s if can_wait else settings.resolve_timeout_s
         future: asyncio.Future[bytes] = loop.create_future()
         self._queue.append(Pending(operation, loop.time() + patience, future))
@@ -143,7 +145,7 @@ class ShardClient:
 
     async def _wait_for_work(self) -> list[Pending]:
         self._note_drained()
-        idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        idle: asyncio.Future[None] = self._loop.create_future()
         self._idle.append(idle)
         await idle
         return self._take()
@@ -154,7 +156,7 @@ class ShardClient:
         share = -(-(len(queue) + self._in_flight) // self._settings.lanes_per_shard)
         batch_max = min(self._settings.batch_max, max(share, BATCH_SPLIT_MIN))
         batch: list[Pending] = []
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         while queue and len(batch) < batch_max:
             pending = queue.popleft()
             if pending.future.cancelled() and pending.pointless:
@@ -167,7 +169,7 @@ class ShardClient:
 
     def _put_back(self, batch: list[Pending], trouble: StoreError, *, uncertain: bool) -> None:
         """To the front of the queue again, unless answered, pointless or past its deadline."""
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         for pending in reversed(batch):
             pending.interrupt(trouble, uncertain=uncertain)
             if pending.pointless or (pending.future.done() and not pending.future.cancelled()):

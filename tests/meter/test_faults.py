@@ -81,6 +81,16 @@ async def test_no_reply_at_all_is_an_unknown_outcome_that_a_repeat_resolves(
     assert await shard.account() == (990, 0, 1)
 
 
+async def test_a_silent_server_does_not_hang_a_balance(
+    connect: Any, shard: ScriptedShard, proxy: Proxy
+) -> None:
+    meter: Meter = await connect(url=proxy.url, call_timeout_s=0.2)
+    assert await meter.balance("org", "u") == Balance(1000, 0)
+    proxy.silence(True)
+    with pytest.raises(StoreUnavailable):
+        await meter.balance("org", "u")
+
+
 async def test_a_server_that_is_away_was_sent_nothing(
     connect: Any, shard: ScriptedShard, proxy: Proxy
 ) -> None:
