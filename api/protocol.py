@@ -1,4 +1,4 @@
-"""HTTP on the wire: parsed in C, with the bound on a head that the parser itself does not have."""
+"""HTTP on the wire for API and sidecar: parsed in C, answered in one write, heads bounded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CONTINUE = b"HTTP/1.1 100 "
 _REFUSAL = "The request's head is too long."
 
 
-class _HeadWaits:
+class HeadWaits:
     """The transport as one answer writes to it until its body begins: the head waits for the first
     part of the body, so that both leave in one write to the socket instead of two.
 
@@ -44,8 +44,24 @@ class _HeadWaits:
         return getattr(self._transport, name)
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which answers 400 when a head, a trailer or the frame of a chunk grows
+class JoiningProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which sends the head of an answer together with what follows it.
+
+    uvicorn writes them one by one, and a write is a system call and a packet: the dearest part of a
+    small answer.
+    """
+
+    def on_headers_complete(self) -> None:
+        before = self.cycle
+        super().on_headers_complete()
+        cycle = self.cycle
+        # Nothing follows the head of an answer to HEAD, so that one must not wait.
+        if cycle is not before and self.scope["method"] != "HEAD":
+            cycle.transport = cast(asyncio.Transport, HeadWaits(self.transport, cycle))
+
+
+class BoundedProtocol(JoiningProtocol):
+    """The API's protocol, which answers 400 when a head, a trailer or the frame of a chunk grows
     without an end.
 
     Two sums see to that: what the parser has reported of one request's head and trailers, and what
@@ -72,13 +88,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._reported = 0
         super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        before = self.cycle
-        super().on_headers_complete()
-        cycle = self.cycle
-        if cycle is not before and self.scope["method"] != "HEAD":
-            cycle.transport = cast(asyncio.Transport, _HeadWaits(self.transport, cycle))
 
     def on_url(self, url: bytes) -> None:
         self._count(len(url))

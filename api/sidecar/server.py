@@ -10,53 +10,22 @@ import stat
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from taximeter.api.protocol import HEAD_BYTES_MAX, JoiningProtocol
 from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter.sidecar import Sidecar
 from taximeter.meter.sidecar.app import BODY_BYTES_MAX
 
-HEAD_BYTES_MAX = 32_768
 HEAD_TIMEOUT_S = 10.0
 CONNECTIONS_MAX = 10_000
 
 
-class JoiningTransport:
-    """A transport that sends the head of an answer together with its body.
-
-    uvicorn writes them one by one, and a write is a system call and a packet: the dearest part of
-    so small an answer. Only for an application that sends the body right after the head.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        head = self._head
-        if head is not None:
-            self._head = None
-            self._transport.write(head + data)
-        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
-            self._head = data
-        else:  # An interim answer, such as 100 Continue, is complete as it is.
-            self._transport.write(data)
-
-    def close(self) -> None:
-        if self._head is not None and not self._transport.is_closing():
-            self._transport.write(self._head)
-        self._head = None
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class SidecarProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP with answers in one write, and with the bounds that its parser does not have.
+class SidecarProtocol(JoiningProtocol):
+    """Answers in one write, with bounds in bytes and in time that the parser does not have.
 
     What arrives is counted from one complete head to the next: before a head, bytes and time are
     bounded by what a head may take; after it, bytes by what a body and its chunks may take. A head
@@ -65,11 +34,6 @@ class SidecarProtocol(HttpToolsProtocol):
 
     _received = 0
     _head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(  # type: ignore[override]  # As in uvicorn's own classes.
-        self, transport: asyncio.Transport
-    ) -> None:
-        super().connection_made(cast(asyncio.Transport, JoiningTransport(transport)))
 
     def data_received(self, data: bytes) -> None:
         before = self.cycle

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 from support.sidecar import FUNDS, Caller
 
+from taximeter.api.protocol import HeadWaits
 from taximeter.api.sidecar import server
-from taximeter.api.sidecar.server import JoiningTransport, open_unix_socket
+from taximeter.api.sidecar.server import open_unix_socket
 
 BODY = b'{"org_id":"acme","user_id":"ann","amount_millicredits":1}'
 REQUEST = (
@@ -64,18 +65,27 @@ async def test_an_answer_is_one_write(
             writes.append(data)
             self.transport.write(data)
 
-    whole = JoiningTransport.write
+    whole = HeadWaits.write
 
-    def recorded(self: JoiningTransport, data: bytes) -> None:
+    def recorded(self: HeadWaits, data: bytes) -> None:
         if not isinstance(self._transport, Recording):
             self._transport = Recording(self._transport)  # type: ignore[assignment]
         whole(self, data)
 
-    monkeypatch.setattr(JoiningTransport, "write", recorded)
+    monkeypatch.setattr(HeadWaits, "write", recorded)
     reader, writer = wire
     writer.write(REQUEST)
     assert (await answer(reader))[0] == 200
     assert len(writes) == 1
+
+
+async def test_an_answer_to_head_does_not_wait_for_a_body(
+    wire: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+) -> None:
+    reader, writer = wire
+    writer.write(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(10):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 ")
 
 
 async def test_expect_continue_is_answered_at_once(
