@@ -30,13 +30,13 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     return report
 
 
-# Ratios that are not reached yet where nothing else runs: half of what is, instead of the target's
-# half. A line goes when its target is met.
+# Ratios whose targets are not reached yet: these floors are what a collapse would fall through.
+# Measured where nothing else ran: 3.7, 5.2, 0.51 and 2.9. A line goes when its target is met.
 FLOORS = {
-    "charges_100": 2.0,
+    "charges_100": 1.8,
     "charges_1000": 2.0,
     "sidecar_over_asgi": 0.2,
-    "sidecar_over_fastapi": 0.8,
+    "sidecar_over_fastapi": 1.2,
 }
 
 
