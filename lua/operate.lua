@@ -10,7 +10,7 @@ KEYS[2] holds         hash    org/request -> amount, account, progress, owner, p
 KEYS[3] deadlines     zset    org/request by Redis time in ms
 KEYS[4] outcomes      hash    org/request -> state reserved charged account (younger generation)
 KEYS[5] outcomes_old  hash    the older generation, read only
-KEYS[6] meta          hash    epoch, seq
+KEYS[6] meta          hash    epoch, seq, admit_until (no credit is taken once seq has reached it; 0: a drain)
 KEYS[7] events        stream  id epoch-seq; fields t, v1
 ARGV[1] epoch the client believes in
 ARGV[2..] seven per operation: op, account, key (org/request), amount, ttl_ms, owner, payload
@@ -24,6 +24,7 @@ RETURNS one string an operation: code, then fields with a space between
   -3 INVALID      field
   -4 CONFLICT     available held state reserved charged
   -5 UNKNOWN_HOLD available held
+  -7 PAUSED       reason (backlog or drain): no credit is taken now; what ends holds goes on
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 local SPENDING = true
 --- @include "lib/shard"

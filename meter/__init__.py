@@ -5,6 +5,7 @@ from __future__ import annotations
 from taximeter.meter.client import Meter
 from taximeter.meter.errors import (
     AccountNotFound,
+    AdmissionPaused,
     InsufficientCredits,
     InvalidRequest,
     MeterError,
@@ -24,6 +25,7 @@ from taximeter.meter.settings import MeterSettings
 
 __all__ = [
     "AccountNotFound",
+    "AdmissionPaused",
     "Balance",
     "Hold",
     "InsufficientCredits",

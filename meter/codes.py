@@ -19,6 +19,7 @@ class Code(IntEnum):
     CONFLICT = -4
     UNKNOWN_HOLD = -5
     GAP = -6
+    PAUSED = -7
 
 
 FENCED = "FENCED"

@@ -108,6 +108,22 @@ class StoreOutOfMemory(StoreError):
     """
 
 
+class AdmissionPaused(StoreError):
+    """No credit is taken at the moment; holds can still be committed, touched and released.
+
+    `reason` is `backlog` (as many events wait for Postgres as may wait) or `drain` (an operator
+    empties the shard for maintenance). Nothing was done; both end by themselves.
+    """
+
+    def __init__(self, reason: str) -> None:
+        why = {
+            "backlog": "as many charges wait to be settled as may wait",
+            "drain": "the shard is drained for maintenance",
+        }
+        super().__init__(f"no credit is taken at the moment: {why.get(reason, reason)}")
+        self.reason = reason
+
+
 class StoreUnavailable(StoreError):
     """Redis could not be reached in time. Nothing was sent."""
 

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, cast
 
 from taximeter.meter.codes import Code
 from taximeter.meter.errors import (
+    AdmissionPaused,
     InsufficientCredits,
     InvalidRequest,
     RequestConflict,
@@ -40,7 +41,9 @@ class Operation(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """One reply, parsed. `field` names what was INVALID; figures are 0 where the code has none."""
+    """One reply, parsed. `field` names what was INVALID, or why it is PAUSED; figures are 0 where
+    the code has none.
+    """
 
     code: Code
     available: int = 0
@@ -72,7 +75,7 @@ def parse_reply(raw: bytes) -> Reply:
         return Reply(code, int(words[1]), int(words[2]))
     if code is Code.NOT_LOADED:
         return Reply(code)
-    if code is Code.INVALID:
+    if code is Code.INVALID or code is Code.PAUSED:
         return Reply(code, field=words[1].decode())
     if code is Code.LATE:
         return Reply(code, int(words[1]), int(words[2]), charged=int(words[3]))
@@ -125,5 +128,7 @@ def raise_refusal(operation: Operation, reply: Reply) -> None:
         raise RequestConflict(known_receipt(operation, reply))
     if reply.code is Code.UNKNOWN_HOLD:
         raise UnknownHold(operation.request_id)
+    if reply.code is Code.PAUSED:
+        raise AdmissionPaused(reply.field)
     if reply.code is Code.INVALID:
         raise InvalidRequest(reply.field, "what the script accepts (see lua/operate.lua)")

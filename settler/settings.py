@@ -149,6 +149,15 @@ class SettlerSettings(StoreSettings):
         "memory.",
     )
 
+    unsettled_events_max: int = Field(
+        default=2_000_000,
+        ge=1,
+        le=1_000_000_000,
+        description="With this many events of a shard waiting for Postgres, no credit is taken "
+        "(503, BACKLOG) until they are settled; open holds can still be committed. An event takes "
+        "100 to 300 bytes of Redis memory.",
+    )
+
     reconcile_holds_limit: int = Field(
         default=5_000,
         ge=0,

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 
+from taximeter.settler.admission import admit
 from taximeter.settler.guardian import ensure_shards, guard
 from taximeter.settler.queries import load_queries
 from taximeter.settler.reconcile import CouldNotLook, Look, Suspect, reconcile
@@ -132,6 +133,10 @@ class Settler:
             log.warning("settled", seconds=round(time.monotonic() - started, 3), **asdict(settled))
         elif settled.settled:
             log.info("settled", seconds=round(time.monotonic() - started, 3), **asdict(settled))
+        if settled.state != "busy":
+            await admit(
+                self._stores, shard, settled.epoch, settled.seq, settings.unsettled_events_max
+            )
         await trim(
             self._stores,
             shard,

@@ -6,9 +6,11 @@ local count = arguments / 7
 if arguments < 7 or count > 1000 or arguments % 7 ~= 0 then
   return redis.error_reply('MALFORMED a call carries 1 to 1000 operations of 7 arguments')
 end
-local meta = call('HMGET', KEYS[6], 'epoch', 'seq')
+local meta = call('HMGET', KEYS[6], 'epoch', 'seq', 'admit_until')
 local refused = refusal(meta[1], epoch, meta[2])
 if refused then return refused end
+local paused
+if meta[3] and tonumber(meta[2]) >= tonumber(meta[3]) then paused = meta[3] == '0' and '-7 drain' or '-7 backlog' end
 
 -- Read. ZCARD and HLEN are here for the type of their keys: a wrong one must show before the first write.
 call('ZCARD', KEYS[3])
@@ -108,6 +110,7 @@ for i = 1, count do
       else reply = format('1 %d %d', free, kept)
       end
     elseif state then known = state ~= 'charged' and tonumber(reserved_text) == amount and '2' or '-4'
+    elseif paused then reply = paused
     elseif free < amount then reply = format('-1 %d %d', free, kept)
     else
       free_now, kept_now = free - amount, kept + amount
@@ -116,6 +119,7 @@ for i = 1, count do
 
   elseif op == 'charge' and SPENDING then
     if state then known = state == 'charged' and tonumber(charged_text) == amount and '2' or '-4'
+    elseif paused then reply = paused
     elseif free < amount then reply = format('-1 %d %d', free, kept)
     else
       free_now, kept_now = free - amount, kept

@@ -12,6 +12,7 @@ from typing import Final
 
 from taximeter.meter.errors import (
     AccountNotFound,
+    AdmissionPaused,
     InsufficientCredits,
     InvalidRequest,
     MeterError,
@@ -79,6 +80,18 @@ _OUT_OF_MEMORY: Final = unavailable(
     "OUT_OF_MEMORY",
     "The store of live balances is full: no credits can be taken, holds can still be ended.",
 )
+_PAUSED: Final = {
+    "backlog": unavailable(
+        "BACKLOG",
+        "As many charges wait to be settled as may wait: no credits can be taken, holds can still"
+        " be ended.",
+    ),
+    "drain": unavailable(
+        "MAINTENANCE",
+        "The store of live balances is being drained for maintenance: no credits can be taken,"
+        " holds can still be ended.",
+    ),
+}
 _OUTCOME_UNKNOWN: Final = unavailable(
     "OUTCOME_UNKNOWN",
     "No reply came in time: it took effect once or not at all."
@@ -125,6 +138,8 @@ def refusal_of(error: MeterError) -> Refusal:
             return FENCED
         case StoreOutOfMemory():
             return _OUT_OF_MEMORY
+        case AdmissionPaused():
+            return _PAUSED[error.reason]
         case OutcomeUnknown():
             return _OUTCOME_UNKNOWN
         case Overloaded():

@@ -1,0 +1,40 @@
+"""How much credit a shard takes ahead of Postgres, and how it stops taking any.
+
+The backlog of events lives in Redis memory. While Postgres is away it grows with every charge, so
+the settler says each time it has settled how far it may grow: a shard that reaches that number
+takes no credit until the settler says otherwise. Commits go on, since their upstream calls were
+made; at most one event per open hold comes on top.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from taximeter.meter.scripts import load_script
+from taximeter.settler.stores import Stores
+
+_ADMIT: Final = load_script("admit")
+_DRAIN: Final = load_script("drain")
+
+
+async def admit(stores: Stores, shard: int, epoch: int, settled_seq: int, backlog_max: int) -> None:
+    """Let the shard take credit until `backlog_max` events wait after `settled_seq`.
+
+    Nothing is durable that matters: the next tick says it again. A drain under way goes on. Raises
+    redis errors, ResponseError when the shard is not at `epoch` any more.
+    """
+    keys = stores.keys(shard)
+    await _ADMIT.call(stores.redis, [keys.meta], [epoch, settled_seq + backlog_max])
+
+
+async def drain(stores: Stores, shard: int, epoch: int, lasting_s: float) -> None:
+    """Take no credit for `lasting_s` seconds at most, or until `end_drain`, or until the shard is
+    opened anew. Raises as `admit`.
+    """
+    keys = stores.keys(shard)
+    await _DRAIN.call(stores.redis, [keys.meta], [epoch, max(1, int(lasting_s * 1000))])
+
+
+async def end_drain(stores: Stores, shard: int, epoch: int) -> None:
+    """Take credit again at once. Raises as `admit`."""
+    await _DRAIN.call(stores.redis, [stores.keys(shard).meta], [epoch, 0])
