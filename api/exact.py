@@ -21,6 +21,7 @@ from taximeter.meter import InvalidRequest
 from taximeter.meter.limits import AMOUNT_MAX, check_org_id, check_user_id
 
 MILLICREDITS_PER_CREDIT = 1000
+CENT = Decimal("0.01")
 DOLLARS_MAX = Decimal("99999999.99")  # what decimal(10,2) holds
 
 
@@ -76,7 +77,7 @@ def dollars_of(value: object) -> Decimal:
         raise ValueError(f"must be at most {DOLLARS_MAX} dollars")
     if not _fits(number, 2):
         raise ValueError("must have at most 2 decimals")
-    return number
+    return number.quantize(CENT)
 
 
 def _fits(number: Decimal, decimals: int) -> bool:

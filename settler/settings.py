@@ -158,6 +158,14 @@ class SettlerSettings(StoreSettings):
         "100 to 300 bytes of Redis memory.",
     )
 
+    idempotency_retention_s: float = Field(
+        default=604_800.0,
+        ge=3_600.0,
+        le=31_536_000.0,
+        description="How long the answer of a request with an Idempotency-Key is kept for its "
+        "repetitions.",
+    )
+
     reconcile_holds_limit: int = Field(
         default=5_000,
         ge=0,

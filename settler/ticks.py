@@ -209,4 +209,7 @@ class Settler:
         )
         kept_s = max(_BATCHES_KEPT_MIN_S, self._settings.event_retention_s)
         pruned = await self._stores.pool.execute(_SQL["prune_batches"], kept_s)
+        await self._stores.pool.execute(
+            _SQL["prune_answers"], self._settings.idempotency_retention_s
+        )
         log.info("daily", expired=closed, months_made=made, pruned=pruned)

@@ -16,10 +16,12 @@ from taximeter.api.audit import write_audit
 from taximeter.api.deps import Access, MemberDep, OrgAdminDep, ServicesDep
 from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
 from taximeter.api.exact import Body, Credits, ExactRoute, UserId, credits_of
+from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.queries import CREDITS
 from taximeter.api.services import Services
 from taximeter.api.views import AllocationView, PoolDetails, allocation_view, pool_details
 from taximeter.meter import Balance, MeterError
+from taximeter.meter.limits import BALANCE_MAX
 from taximeter.settler.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
@@ -76,35 +78,49 @@ async def get_pool(access: MemberDep, services: ServicesDep) -> PoolDetails:
 
 
 @router.post("/credits/{org_id}/allocate", summary="Allocate credits to a user")
-async def allocate(body: NewAllocation, access: OrgAdminDep, services: ServicesDep) -> Allocated:
+async def allocate(
+    body: NewAllocation,
+    access: OrgAdminDep,
+    services: ServicesDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Allocated:
     """Adds to the user's active allocation, or opens one. The live balance has it within two
     seconds.
 
     400 INSUFFICIENT_CREDITS if the pool cannot pay; 404 if the user is no active member.
     """
-    org_id = access.org_id
     async with services.pool.acquire() as conn:
         try:
             async with conn.transaction():
-                if await conn.fetchval(CREDITS["lock_member"], org_id, body.user_id) is None:
-                    raise ApiError(
-                        404,
-                        "The user is not an active member of this organization",
-                        details={"field": "user_id"},
-                    )
-                allocation_id = await conn.fetchval(
-                    CREDITS["allocate"], org_id, body.user_id, body.credits, access.user_id
+                return await answer_once(
+                    conn,
+                    Repeatable("credits.allocate", access.org_id, idempotency_key, body),
+                    Allocated,
+                    lambda: _allocate(conn, access, body),
                 )
-                row = await conn.fetchrow(
-                    CREDITS["describe_allocation"], allocation_id, body.expires_at, body.auto_renew
-                )
-                pool = await conn.fetchrow(CREDITS["pool"], org_id)
-                assert row is not None, "it was allocated above"
-                assert pool is not None, "an allocation has a pool"
-                await _audit_allocation(conn, access.user_id, org_id, body.credits, row, pool)
         except (asyncpg.CheckViolationError, asyncpg.ForeignKeyViolationError) as error:
-            refusal = await _refusal(services, org_id, body.credits, error)
-            raise refusal from error
+            pool = await conn.fetchrow(CREDITS["pool"], access.org_id)
+            raise _refusal(pool, body.credits, error) from error
+
+
+async def _allocate(conn: Connection, access: Access, body: NewAllocation) -> Allocated:
+    org_id = access.org_id
+    if await conn.fetchval(CREDITS["lock_member"], org_id, body.user_id) is None:
+        raise ApiError(
+            404,
+            "The user is not an active member of this organization",
+            details={"field": "user_id"},
+        )
+    allocation_id = await conn.fetchval(
+        CREDITS["allocate"], org_id, body.user_id, body.credits, access.user_id
+    )
+    row = await conn.fetchrow(
+        CREDITS["describe_allocation"], allocation_id, body.expires_at, body.auto_renew
+    )
+    pool = await conn.fetchrow(CREDITS["pool"], org_id)
+    assert row is not None, "it was allocated above"
+    assert pool is not None, "an allocation has a pool"
+    await _audit_allocation(conn, access.user_id, org_id, body.credits, row, pool)
     return Allocated(
         allocation=allocation_view(row),
         pool_updated=PoolUpdated(
@@ -144,17 +160,16 @@ async def _audit_allocation(
         )
 
 
-async def _refusal(
-    services: Services, org_id: str, need: int, error: asyncpg.IntegrityConstraintViolationError
+def _refusal(
+    pool: Record | None, need: int, error: asyncpg.IntegrityConstraintViolationError
 ) -> ApiError:
     if getattr(error, "constraint_name", None) not in ("pool_can_pay", "allocation_has_a_pool"):
         return ApiError(
             400,
-            "credits: the allocation would be larger than its cap",
-            details={"field": "credits"},
+            f"credits: an allocation holds at most {text_of_credits(BALANCE_MAX)} credits",
+            details={"field": "credits", "limit": credits_of(BALANCE_MAX)},
         )
-    row = await services.pool.fetchrow(CREDITS["pool"], org_id)
-    have = row["available_credits"] if row is not None else 0
+    have = pool["available_credits"] if pool is not None else 0
     return ApiError(
         400,
         "Insufficient credits in the organization's pool. "

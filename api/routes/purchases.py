@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Any
 
 import asyncpg
-from fastapi import APIRouter, Header
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from taximeter.api.audit import to_json, write_audit
-from taximeter.api.deps import OrgAdminDep, ServicesDep
-from taximeter.api.errors import ApiError
+from taximeter.api.deps import Access, OrgAdminDep, ServicesDep
+from taximeter.api.errors import ApiError, text_of_credits
 from taximeter.api.exact import Body, Credits, Dollars, ExactRoute, ShortText, credits_of
+from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.queries import CREDITS
 from taximeter.api.views import PoolView, pool_view
+from taximeter.meter.limits import BALANCE_MAX
 from taximeter.settler.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
@@ -52,41 +54,52 @@ async def add_credits(
     body: Purchase,
     access: OrgAdminDep,
     services: ServicesDep,
-    idempotency_key: Annotated[ShortText | None, Header(alias="Idempotency-Key")] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Purchased:
-    """The same `stripe_payment_id` or `Idempotency-Key` adds once; a repetition gets the first
-    answer's transaction.
+    """The same `stripe_payment_id` or `Idempotency-Key` adds once; a repetition is answered as the
+    first request was.
 
-    409 if it is repeated with another number of credits or another amount.
+    409 if it is repeated with another number of credits or another amount, or if another
+    organisation has used the payment.
     """
-    org_id = access.org_id
+    org_id, payment = access.org_id, body.stripe_payment_id
     async with services.pool.acquire() as conn, conn.transaction():
-        keys = [
-            f"purchase/{kind}/{org_id}/{value}"
-            for kind, value in (("key", idempotency_key), ("stripe", body.stripe_payment_id))
-            if value is not None
-        ]
-        for key in sorted(keys):
-            await conn.execute(CREDITS["lock_purchase_key"], key)
-        line = None
-        if keys:
-            line = await conn.fetchrow(
-                CREDITS["find_purchase"], org_id, body.stripe_payment_id, idempotency_key
-            )
-        if line is not None:
-            _refuse_other_purchase(line, body)
-        else:
-            line = await book_purchase(
+        by_key = Repeatable("credits.add", org_id, idempotency_key, body)
+        by_payment = Repeatable("credits.payment", org_id, payment, body, "stripe_payment_id")
+        return await answer_once(
+            conn,
+            by_key,
+            Purchased,
+            lambda: answer_once(
                 conn,
-                org_id,
-                access.user_id,
-                millicredits=body.credits,
-                dollars=body.purchase_amount,
-                stripe_payment_id=body.stripe_payment_id,
-                idempotency_key=idempotency_key,
-            )
-        pool = await conn.fetchrow(CREDITS["pool"], org_id)
-        assert pool is not None, "credits were added to it"
+                by_payment,
+                Purchased,
+                lambda: _purchase(conn, access, body, idempotency_key),
+            ),
+        )
+
+
+async def _purchase(
+    conn: Connection, access: Access, body: Purchase, idempotency_key: str | None
+) -> Purchased:
+    org_id, line = access.org_id, None
+    if body.stripe_payment_id is not None:
+        # Answers are pruned one day, and a payment must not buy anything after that either.
+        line = await conn.fetchrow(CREDITS["find_payment"], body.stripe_payment_id)
+    if line is not None:
+        _refuse_other_purchase(line, org_id, body)
+    else:
+        line = await book_purchase(
+            conn,
+            org_id,
+            access.user_id,
+            millicredits=body.credits,
+            dollars=body.purchase_amount,
+            stripe_payment_id=body.stripe_payment_id,
+            idempotency_key=idempotency_key,
+        )
+    pool = await conn.fetchrow(CREDITS["pool"], org_id)
+    assert pool is not None, "credits were added to it"
     return Purchased(pool=pool_view(pool), transaction=_view(line))
 
 
@@ -101,20 +114,25 @@ async def book_purchase(
     idempotency_key: str | None = None,
 ) -> asyncpg.Record:
     """Add the credits, in the caller's transaction; returns the history line. Raises ApiError 400
-    over the cap.
+    over the cap, 409 for a payment that has bought credits.
     """
     try:
         await conn.execute(CREDITS["add_credits"], org_id, millicredits, dollars)
     except asyncpg.CheckViolationError as error:
         raise ApiError(
-            400, "credits: the pool would be larger than its cap", details={"field": "credits"}
+            400,
+            f"credits: a pool holds at most {text_of_credits(BALANCE_MAX)} credits",
+            details={"field": "credits", "limit": credits_of(BALANCE_MAX)},
         ) from error
     metadata: dict[str, object] = {"millicredits": millicredits, "purchased_by": buyer}
     if idempotency_key is not None:
         metadata["idempotency_key"] = idempotency_key
-    line = await conn.fetchrow(
-        CREDITS["describe_purchase"], org_id, stripe_payment_id, to_json(metadata)
-    )
+    try:
+        line = await conn.fetchrow(
+            CREDITS["describe_purchase"], org_id, stripe_payment_id, to_json(metadata)
+        )
+    except asyncpg.UniqueViolationError as error:
+        raise _payment_is_used() from error
     assert line is not None, "add_credits_to_pool has written it in this transaction"
     pool = await conn.fetchrow(CREDITS["pool"], org_id)
     assert pool is not None, "add_credits_to_pool has made it"
@@ -140,15 +158,19 @@ def _metadata(line: asyncpg.Record) -> dict[str, Any]:
     return document
 
 
-def _refuse_other_purchase(line: asyncpg.Record, body: Purchase) -> None:
-    first = (_metadata(line).get("millicredits"), line["amount"], line["stripe_payment_id"])
-    second = (body.credits, body.purchase_amount, body.stripe_payment_id)
-    if first != second:
-        raise ApiError(
-            409,
-            "This payment or Idempotency-Key has already bought something else",
-            details={"transaction_id": str(line["id"])},
-        )
+def _refuse_other_purchase(line: asyncpg.Record, org_id: str, body: Purchase) -> None:
+    first = (line["org_id"], _metadata(line).get("millicredits"), line["amount"])
+    if first != (org_id, body.credits, body.purchase_amount):
+        raise _payment_is_used()
+
+
+def _payment_is_used() -> ApiError:
+    """Says nothing about who has used it: that may be another organisation."""
+    return ApiError(
+        409,
+        "stripe_payment_id: this payment has bought something else already",
+        details={"field": "stripe_payment_id"},
+    )
 
 
 def _view(line: asyncpg.Record) -> TransactionView:

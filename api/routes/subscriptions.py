@@ -15,6 +15,7 @@ from taximeter.api.audit import to_json, write_audit
 from taximeter.api.deps import ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, Credits, ExactRoute, OrgId, ShortText, UserId
+from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.plans import Plan, plan_of
 from taximeter.api.queries import CREDITS, SUBSCRIPTIONS
 from taximeter.api.routes.purchases import book_purchase
@@ -66,7 +67,10 @@ class SubscriptionCreated(BaseModel):
 
 @router.post("/subscriptions", summary="Subscribe an organization to a plan")
 async def create_subscription(
-    body: NewSubscription, admin: SystemAdminDep, services: ServicesDep
+    body: NewSubscription,
+    admin: SystemAdminDep,
+    services: ServicesDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> SubscriptionCreated:
     """Creates the organisation if it is new, makes `user_id` its admin, and fills its pool.
 
@@ -74,32 +78,44 @@ async def create_subscription(
     """
     plan = plan_of(body.plan_code)
     async with services.pool.acquire() as conn, conn.transaction():
-        await _create_organization(conn, body, admin.user_id)
-        row = await _subscribe(conn, body, plan)
-        await conn.execute(SUBSCRIPTIONS["ensure_pool"], body.org_id)
-        if body.initial_credits is not None:
-            await book_purchase(
-                conn,
-                body.org_id,
-                admin.user_id,
-                millicredits=body.initial_credits,
-                dollars=Decimal(0),  # They come with the plan.
-            )
-        pool = await conn.fetchrow(CREDITS["pool"], body.org_id)
-        assert pool is not None, "it was made above"
-        await write_audit(
+        answer = await answer_once(
             conn,
-            actor=admin.user_id,
-            action="org.subscription.created",
-            org_id=body.org_id,
-            target=body.user_id,
-            after={
-                "plan_code": plan.code,
-                "monthly_price": str(plan.monthly_price),
-                "initial_credits": body.initial_credits or 0,
-            },
+            Repeatable("subscriptions", admin.user_id, idempotency_key, body),
+            SubscriptionCreated,
+            lambda: _create(conn, admin.user_id, body, plan),
         )
     services.memberships.forget(body.user_id)
+    return answer
+
+
+async def _create(
+    conn: Connection, actor: str, body: NewSubscription, plan: Plan
+) -> SubscriptionCreated:
+    await _create_organization(conn, body, actor)
+    row = await _subscribe(conn, body, plan)
+    await conn.execute(SUBSCRIPTIONS["ensure_pool"], body.org_id)
+    if body.initial_credits is not None:
+        await book_purchase(
+            conn,
+            body.org_id,
+            actor,
+            millicredits=body.initial_credits,
+            dollars=Decimal(0),  # They come with the plan.
+        )
+    pool = await conn.fetchrow(CREDITS["pool"], body.org_id)
+    assert pool is not None, "it was made above"
+    await write_audit(
+        conn,
+        actor=actor,
+        action="org.subscription.created",
+        org_id=body.org_id,
+        target=body.user_id,
+        after={
+            "plan_code": plan.code,
+            "monthly_price": str(plan.monthly_price),
+            "initial_credits": body.initial_credits or 0,
+        },
+    )
     return SubscriptionCreated(subscription=_view(row), credit_pool=pool_view(pool))
 
 

@@ -6,21 +6,12 @@ SELECT
     monthly_refresh_amount, last_refresh_date
 FROM organization_credit_pools WHERE org_id = $1;
 
--- name: lock_purchase_key
--- Why: two requests with the same payment id or idempotency key follow each other, so that the second one finds the first.
--- Locks: the key, until the transaction ends. A caller with two keys takes them in sorted order.
--- $1 key
-SELECT pg_advisory_xact_lock(hashtextextended($1, 0));
-
--- name: find_purchase
--- Why: the purchase that this payment id or idempotency key has made already.
--- $1 org_id, $2 stripe_payment_id or null, $3 idempotency key or null
-SELECT id, event_type, amount, stripe_payment_id, metadata, created_at
+-- name: find_payment
+-- Why: the purchase that this payment has made already, of whichever organisation.
+-- $1 stripe_payment_id
+SELECT id, org_id, event_type, amount, stripe_payment_id, metadata, created_at
 FROM org_billing_history
-WHERE org_id = $1 AND event_type = 'credits_purchased'
-    AND (stripe_payment_id = $2 OR metadata ->> 'idempotency_key' = $3)
-ORDER BY created_at
-LIMIT 1;
+WHERE event_type = 'credits_purchased' AND stripe_payment_id = $1;
 
 -- name: add_credits
 -- Why: raises the pool and writes the history line, by the function that operators use too.

@@ -698,6 +698,21 @@ ALTER TABLE taximeter.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENT
     CACHE 1
 );
 
+CREATE TABLE taximeter.idempotent_answers (
+    endpoint text NOT NULL,
+    scope text NOT NULL,
+    key text NOT NULL,
+    body_hash bytea NOT NULL,
+    answer text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT endpoint_is_dotted CHECK ((endpoint ~ '^[a-z_]+(\.[a-z_]+)*$'::text)),
+    CONSTRAINT key_is_short CHECK (((length(key) >= 1) AND (length(key) <= 255)))
+);
+
+COMMENT ON COLUMN taximeter.idempotent_answers.scope IS 'The organisation; for endpoints above organisations, the caller.';
+
+COMMENT ON COLUMN taximeter.idempotent_answers.answer IS 'The body of the first answer, JSON to the letter.';
+
 CREATE TABLE taximeter.lost_events (
     shard integer NOT NULL,
     epoch bigint NOT NULL,
@@ -807,6 +822,9 @@ ALTER TABLE ONLY taximeter.charged_requests
 ALTER TABLE ONLY taximeter.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY taximeter.idempotent_answers
+    ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (endpoint, scope, key);
+
 ALTER TABLE ONLY taximeter.lost_events
     ADD CONSTRAINT lost_events_pkey PRIMARY KEY (shard, epoch, seq_first);
 
@@ -833,7 +851,7 @@ CREATE INDEX idx_user_allocations_expires ON public.user_credit_allocations USIN
 
 CREATE UNIQUE INDEX one_active_allocation_per_user ON public.user_credit_allocations USING btree (org_id, user_id) WHERE is_active;
 
-CREATE UNIQUE INDEX one_purchase_per_payment ON public.org_billing_history USING btree (org_id, stripe_payment_id) WHERE ((stripe_payment_id IS NOT NULL) AND (event_type = 'credits_purchased'::text));
+CREATE UNIQUE INDEX one_purchase_per_payment ON public.org_billing_history USING btree (stripe_payment_id) WHERE ((stripe_payment_id IS NOT NULL) AND (event_type = 'credits_purchased'::text));
 
 CREATE INDEX accounts_behind ON taximeter.accounts USING btree (org_id, user_id) WHERE (entry_seq > applied_seq);
 
@@ -844,6 +862,8 @@ CREATE INDEX attribution_rest_org_id_user_id_created_at_idx ON taximeter.attribu
 CREATE INDEX audit_log_by_org ON taximeter.audit_log USING btree (org_id, at DESC);
 
 CREATE INDEX dead_letters_by_event ON taximeter.dead_letters USING btree (shard, epoch, seq);
+
+CREATE INDEX idempotent_answers_by_time ON taximeter.idempotent_answers USING btree (created_at);
 
 CREATE INDEX settled_batches_by_time ON taximeter.settled_batches USING btree (settled_at);
 
