@@ -5,7 +5,6 @@ not have.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -22,6 +21,7 @@ from taximeter.meter.keys import ShardKeys, account_field, shard_of
 from taximeter.meter.models import Balance, Loader
 from taximeter.meter.scripts import Script, load_script
 from taximeter.meter.settings import MeterSettings
+from taximeter.meter.shards import Shards
 
 
 class AccountReader:
@@ -30,13 +30,14 @@ class AccountReader:
     def __init__(
         self,
         redis: Any,
-        shards: Sequence[ShardKeys],
+        shards: Shards,
         loader: Loader | None,
         settings: MeterSettings,
     ) -> None:
         self._redis = redis
         self._settings = settings
         self._shards = shards
+        self._keys_of_all = shards.keys
         self._loader = loader
         self._loading: dict[str, asyncio.Task[None]] = {}
 
@@ -44,9 +45,9 @@ class AccountReader:
         """Live balance, read at the shard's current epoch. Raises AccountNotFound, ShardFenced,
         StoreUnavailable.
         """
-        keys = self._keys(org_id)
         account = account_field(org_id, user_id)
         for _ in range(3):
+            keys = self._keys(org_id)
             reply = await self._call(
                 load_script("snapshot"),
                 keys,
@@ -104,12 +105,14 @@ class AccountReader:
         )
 
     async def _epoch(self, keys: ShardKeys) -> str:
+        count = len(self._keys_of_all)  # what `keys` was chosen by; it may change while we wait
         try:
             async with asyncio.timeout(self._settings.call_timeout_s):
-                epoch = await self._redis.hget(keys.meta, "epoch")
+                epoch, found = await self._redis.hmget(keys.meta, "epoch", "shards")
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
-        text = epoch.decode() if isinstance(epoch, bytes) else epoch or ""
+        self._shards.check(keys.shard, count, _text(found))
+        text = _text(epoch)
         if not text.isdigit():
             raise ShardFenced(f"shard {keys.shard} is {text or 'not opened yet'}")
         return text
@@ -133,4 +136,8 @@ class AccountReader:
             raise StoreUnavailable(f"Redis: {type(error).__name__} {message}".rstrip()) from error
 
     def _keys(self, org_id: str) -> ShardKeys:
-        return self._shards[shard_of(org_id, len(self._shards))]
+        return self._keys_of_all[shard_of(org_id, len(self._keys_of_all))]
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value or "")

@@ -28,7 +28,7 @@ from taximeter.meter.models import Balance, Loader, Receipt, Usage
 from taximeter.meter.operations import Op, Operation
 from taximeter.meter.requests import RequestReader
 from taximeter.meter.settings import MeterSettings
-from taximeter.meter.shard import ShardClient
+from taximeter.meter.shards import Shards
 
 
 class Meter:
@@ -46,14 +46,10 @@ class Meter:
         self._pool = pool
         self._settings = settings
         self._redis = Redis(connection_pool=pool)
-        shards_of_all = [
-            ShardClient(pool, ShardKeys(settings.key_prefix, shard), shards, settings)
-            for shard in range(shards)
-        ]
-        keys = [client.keys for client in shards_of_all]
-        self._accounts = AccountReader(self._redis, keys, loader, settings)
-        self._dispatcher = Dispatcher(shards_of_all, self._accounts, settings.close_timeout_s)
-        self._requests = RequestReader(self._redis, pool, keys, settings.call_timeout_s)
+        of_all = Shards(pool, shards, settings)
+        self._accounts = AccountReader(self._redis, of_all, loader, settings)
+        self._dispatcher = Dispatcher(of_all, self._accounts, settings.close_timeout_s)
+        self._requests = RequestReader(self._redis, pool, of_all, settings.call_timeout_s)
 
     @classmethod
     async def connect(

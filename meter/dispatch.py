@@ -5,7 +5,7 @@ the caller is cancelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
 from taximeter.meter.accounts import AccountReader
@@ -29,7 +29,7 @@ from taximeter.meter.operations import (
     parse_reply,
     raise_refusal,
 )
-from taximeter.meter.shard import ShardClient
+from taximeter.meter.shards import Shards
 
 REPORT_PAUSE_S = 1.0
 # What nobody needs to hear of: the answer was no, and nothing was left open.
@@ -39,10 +39,9 @@ _REFUSALS = (InsufficientCredits, RequestConflict, UnknownHold)
 class Dispatcher:
     """Sends operations and keeps what cancelled callers have left behind."""
 
-    def __init__(
-        self, shards: Sequence[ShardClient], accounts: AccountReader, close_timeout_s: float
-    ) -> None:
+    def __init__(self, shards: Shards, accounts: AccountReader, close_timeout_s: float) -> None:
         self._shards = shards
+        self._clients = shards.clients
         self._accounts = accounts
         self._close_timeout_s = close_timeout_s
         self._background: set[asyncio.Task[Any]] = set()
@@ -90,11 +89,11 @@ class Dispatcher:
         """Finish what goes on in the background and what is queued, each within close_timeout_s."""
         if self._background:
             await asyncio.wait(self._background, timeout=self._close_timeout_s)
-        await asyncio.gather(*(shard.aclose() for shard in self._shards))
+        await self._shards.aclose()
 
     def _submit(self, operation: Operation) -> asyncio.Future[bytes]:
-        shard = self._shards[shard_of_account(operation.account, len(self._shards))]
-        return shard.submit(operation)
+        clients = self._clients
+        return clients[shard_of_account(operation.account, len(clients))].submit(operation)
 
     async def _loaded(self, operation: Operation, raw: bytes) -> Reply:
         """The reply, parsed; if it was NOT_LOADED, the reply after loading the account."""

@@ -102,6 +102,14 @@ class ShardFenced(StoreError):
         self.reason = reason
 
 
+class ShardsChanged(ShardFenced):
+    """The system has `shards` shards now. Nothing was done; the meter adapts by itself."""
+
+    def __init__(self, shard: int, shards: int, believed: int) -> None:
+        super().__init__(f"shard {shard}: there are {shards} shards now, not {believed}")
+        self.shards = shards
+
+
 class StoreOutOfMemory(StoreError):
     """Redis is out of memory, so credits cannot be taken. Holds can still be committed and
     released.

@@ -7,6 +7,7 @@ without meta, admits nobody until then.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,13 @@ class ShardIdentity:
     run_id: str
 
 
-async def greet(connection: Any, keys: ShardKeys) -> ShardIdentity:
-    """Read run id and meta on a redis-py connection. Raises ShardFenced unless the guardian
-    approved this very server.
+async def greet(
+    connection: Any, keys: ShardKeys, check_count: Callable[[str], None] | None = None
+) -> ShardIdentity:
+    """Read run id and meta on a redis-py connection.
+
+    Raises ShardFenced unless the guardian approved this very server, and before that what
+    `check_count` raises about the number of shards (as text; also a shard that is no more has it).
     """
     await connection.send_command("INFO", "server")
     info = _text(await connection.read_response(disable_decoding=True))
@@ -36,7 +41,9 @@ async def greet(connection: Any, keys: ShardKeys) -> ShardIdentity:
         "HMGET", keys.meta, "epoch", "shards", "run_id", "format", "fenced_reason"
     )
     fields = [_text(value) for value in await connection.read_response(disable_decoding=True)]
-    epoch, shards, approved, data_format, reason = fields
+    epoch, found_shards, approved, data_format, reason = fields
+    if check_count is not None:
+        check_count(found_shards)
     run_id = next(
         (line[7:].strip() for line in info.splitlines() if line.startswith("run_id:")), ""
     )
@@ -52,7 +59,7 @@ async def greet(connection: Any, keys: ShardKeys) -> ShardIdentity:
         raise ShardFenced(
             f"shard {keys.shard} is on a server that the settler's guardian has not approved yet"
         )
-    return ShardIdentity(epoch=epoch, shards=int(shards), run_id=run_id)
+    return ShardIdentity(epoch=epoch, shards=int(found_shards), run_id=run_id)
 
 
 def _text(value: object) -> str:

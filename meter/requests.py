@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 from redis.exceptions import RedisError
@@ -13,6 +13,7 @@ from taximeter.meter.handshake import greet
 from taximeter.meter.keys import ShardKeys, request_field, shard_of
 from taximeter.meter.limits import check_org_id, check_request_id
 from taximeter.meter.models import Receipt, State
+from taximeter.meter.shards import Shards
 
 
 class RequestReader:
@@ -21,12 +22,11 @@ class RequestReader:
     `redis` is a `redis.asyncio.Redis` on `pool`; no answer is waited for longer than `timeout_s`.
     """
 
-    def __init__(
-        self, redis: Any, pool: Any, shards: Sequence[ShardKeys], timeout_s: float
-    ) -> None:
+    def __init__(self, redis: Any, pool: Any, shards: Shards, timeout_s: float) -> None:
         self._redis = redis
         self._pool = pool
         self._shards = shards
+        self._keys = shards.keys
         self._timeout_s = timeout_s
 
     async def find(self, org_id: str, request_id: str) -> Receipt | None:
@@ -37,16 +37,17 @@ class RequestReader:
         StoreError.
         """
         key = request_field(check_org_id(org_id), check_request_id(request_id))
-        keys = self._shards[shard_of(org_id, len(self._shards))]
+        count = len(self._keys)
+        keys = self._keys[shard_of(org_id, count)]
         # One transaction, so that a hold which ends meanwhile is found on one side or the other.
         replies = await self._transaction(
-            ("HGET", keys.meta, "epoch"),
+            ("HMGET", keys.meta, "epoch", "shards"),
             ("HGET", keys.holds, key),
             ("HGET", keys.outcomes, key),
             ("HGET", keys.outcomes_old, key),
         )
-        epoch, hold, outcome, outcome_old = map(_text, replies)
-        _check_open(keys, epoch)
+        self._check_open(keys, count, replies[0])
+        hold, outcome, outcome_old = map(_text, replies[1:])
         if hold:
             amount, account = hold.split("\t", 2)[:2]
             state, reserved, charged = "open", amount, "0"
@@ -54,11 +55,11 @@ class RequestReader:
             state, reserved, charged, account = (outcome or outcome_old).split(" ", 3)
         else:
             return None
-        epoch, record = map(
-            _text,
-            await self._transaction(("HGET", keys.meta, "epoch"), ("HGET", keys.accounts, account)),
+        meta, found = await self._transaction(
+            ("HMGET", keys.meta, "epoch", "shards"), ("HGET", keys.accounts, account)
         )
-        _check_open(keys, epoch)
+        self._check_open(keys, count, meta)
+        record = _text(found)
         if not record:
             raise StoreError(f"account {account} of a known request is not in Redis")
         available, held, _ = record.split(" ")
@@ -79,12 +80,19 @@ class RequestReader:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await connection.connect()
-                for keys in self._shards:
-                    await greet(connection, keys)
+                count = len(self._keys)
+                for keys in list(self._keys):
+                    await greet(connection, keys, partial(self._shards.check, keys.shard, count))
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
         finally:
             await connection.disconnect(nowait=True)
+
+    def _check_open(self, keys: ShardKeys, count: int, meta: Any) -> None:
+        epoch, shards = map(_text, meta)
+        self._shards.check(keys.shard, count, shards)
+        if not epoch.isdigit():
+            raise ShardFenced(f"shard {keys.shard} is {epoch or 'not opened yet'}")
 
     async def _transaction(self, *commands: tuple[str, ...]) -> list[Any]:
         try:
@@ -98,11 +106,6 @@ class RequestReader:
                 return replies
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
-
-
-def _check_open(keys: ShardKeys, epoch: str) -> None:
-    if not epoch.isdigit():
-        raise ShardFenced(f"shard {keys.shard} is {epoch or 'not opened yet'}")
 
 
 def _text(value: object) -> str:

@@ -10,13 +10,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
 from taximeter.meter.calls import run_batch
-from taximeter.meter.errors import Overloaded, ShardFenced, StoreError, StoreUnavailable
+from taximeter.meter.errors import (
+    Overloaded,
+    ShardFenced,
+    StoreError,
+    StoreUnavailable,
+)
 from taximeter.meter.faults import is_final
 from taximeter.meter.handshake import greet
 from taximeter.meter.keys import ShardKeys
@@ -33,9 +39,15 @@ BATCH_SPLIT_MIN = 16
 class ShardClient:
     """Queue and lanes of one shard. `pool` is redis-py's, which its releases type differently."""
 
-    def __init__(self, pool: Any, keys: ShardKeys, shards: int, settings: MeterSettings) -> None:
+    def __init__(
+        self,
+        pool: Any,
+        keys: ShardKeys,
+        check_count: Callable[[str], None],
+        settings: MeterSettings,
+    ) -> None:
         self.keys = keys
-        self._shards = shards
+        self._check_count = check_count
         self._pool = pool
         self._settings = settings
         # Kept, because asking for the running loop costs a system call on some Pythons.
@@ -62,25 +74,35 @@ class ShardClient:
         loop = self._loop
         patience = settings.take_timeout_s if can_wait else settings.resolve_timeout_s
         future: asyncio.Future[bytes] = loop.create_future()
-        self._queue.append(Pending(operation, loop.time() + patience, future))
+        self.adopt(Pending(operation, loop.time() + patience, future))
+        return future
+
+    def adopt(self, pending: Pending) -> None:
+        """Queue what was submitted already, here or to another shard."""
+        self._queue.append(pending)
         self._drained.clear()
         while self._idle:
             idle = self._idle.popleft()
             if not idle.done():
                 idle.set_result(None)
                 break
-        return future
 
     async def aclose(self) -> None:
         """Finish what is queued (bounded by close_timeout_s), then stop; what is left fails."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.close_timeout_s):
                 await self._drained.wait()
+        for pending in await self.retire():
+            pending.give_up()
+
+    async def retire(self) -> list[Pending]:
+        """Stop; returns what was not answered, for the shards that there are now."""
         for lane in self._lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
-        while self._queue:
-            self._queue.popleft().give_up()
+        left = list(self._queue)
+        self._queue.clear()
+        return left
 
     async def _lane(self) -> None:
         settings = self._settings
@@ -98,7 +120,8 @@ class ShardClient:
                         if connection is None:
                             connection = self._pool.make_connection()
                             await connection.connect()
-                        epoch = epoch or await self._greet(connection)
+                        if epoch is None:
+                            epoch = (await greet(connection, self.keys, self._check_count)).epoch
                         await run_batch(connection, self.keys.batch(), epoch, batch)
                     pause_s = settings.retry_pause_s
                     continue
@@ -134,14 +157,6 @@ class ShardClient:
     def _note_drained(self) -> None:
         if not self._queue and not self._in_flight:
             self._drained.set()
-
-    async def _greet(self, connection: Any) -> str:
-        identity = await greet(connection, self.keys)
-        if identity.shards != self._shards:
-            raise ShardFenced(
-                f"there are {identity.shards} shards now, not {self._shards}; connect again"
-            )
-        return identity.epoch
 
     async def _wait_for_work(self) -> list[Pending]:
         self._note_drained()

@@ -9,7 +9,7 @@ from typing import Final
 
 from taximeter.meter.scripts import load_script
 from taximeter.settler.events import parse_id
-from taximeter.settler.marks import lock_mark, read_mark
+from taximeter.settler.marks import count_shards, lock_mark, read_mark
 from taximeter.settler.queries import load_queries
 from taximeter.settler.rebuild import rebuild
 from taximeter.settler.stores import Connection, Stores
@@ -54,7 +54,7 @@ async def ensure_shards(stores: Stores, wanted: int | None) -> int:
     """
     async with stores.pool.acquire() as conn, conn.transaction():
         await conn.execute(_SQL["create_alone"])
-        shards = int(await conn.fetchval(_SQL["count_shards"]))
+        shards = await count_shards(conn)
         if shards == 0:
             shards = wanted or 1
             await conn.execute(_SQL["create_shards"], shards)
@@ -74,7 +74,12 @@ async def guard(stores: Stores, shard: int, shards: int) -> Guarded:
     shard at a time, another one answers that the shard is not usable yet. Raises asyncpg and redis
     errors, UnknownDataFormat.
     """
-    mark = await read_mark(stores.pool, shard)
+    try:
+        mark = await read_mark(stores.pool, shard)
+    except LookupError as error:
+        return Guarded(shard, False, 0, "waiting", str(error))
+    if mark.shards != shards:
+        return Guarded(shard, False, mark.epoch, "waiting", f"there are {mark.shards} shards now")
     # Postgres first: Redis can only have moved on since, so an older watermark never looks like a
     # loss.
     verdict = judge(mark, await look(stores, shard), shards)
@@ -92,6 +97,10 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
     """Judge again under the locks, then act."""
     async with conn.transaction():
         mark = await lock_mark(conn, shard)
+        if mark.shards != shards:
+            return Guarded(
+                shard, False, mark.epoch, "waiting", f"there are {mark.shards} shards now"
+            )
         seen = await look(stores, shard)
         verdict = judge(mark, seen, shards)
         if verdict.action is Action.APPROVE:

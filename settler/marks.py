@@ -13,6 +13,11 @@ from taximeter.settler.verdict import Mark
 _SQL: Final = load_queries("guardian")
 
 
+async def count_shards(conn: Connection | Pool) -> int:
+    """How many shards the system has; 0 before it was first used."""
+    return int(await conn.fetchval(_SQL["count_shards"]))
+
+
 async def read_mark(conn: Connection | Pool, shard: int) -> Mark:
     """The shard as Postgres has it now. Raises LookupError when Postgres has no such shard."""
     return _mark(await conn.fetchrow(_SQL["read_watermark"], shard), shard)
@@ -26,4 +31,4 @@ async def lock_mark(conn: Connection, shard: int) -> Mark:
 def _mark(row: asyncpg.Record | None, shard: int) -> Mark:
     if row is None:
         raise LookupError(f"Postgres has no shard {shard}: its watermark is missing")
-    return Mark(row["shard"], row["epoch"], row["seq"], row["run_id"])
+    return Mark(row["shard"], row["epoch"], row["seq"], row["run_id"], row["shards"])

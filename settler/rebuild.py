@@ -71,7 +71,7 @@ async def _finish_epoch(conn: Connection, stores: Stores, shard: int) -> tuple[i
         epoch, seq = mark.epoch, mark.seq
         if not (await read_run(stores.redis, keys.events, epoch, seq, 1)).empty:
             return None, 0
-        known_epoch, known_seq = await _last_known(stores, shard)
+        known_epoch, known_seq = await last_known(stores, shard)
         lost = 0
         if known_epoch == epoch and known_seq > seq:
             # Redis gave these numbers and does not have the events.
@@ -90,7 +90,7 @@ async def _finish_epoch(conn: Connection, stores: Stores, shard: int) -> tuple[i
         return None, lost
 
 
-async def _last_known(stores: Stores, shard: int) -> tuple[int, int]:
+async def last_known(stores: Stores, shard: int) -> tuple[int, int]:
     """The highest (epoch, seq) that Redis remembers to have given; (0, 0) when it remembers
     nothing.
 

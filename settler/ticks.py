@@ -14,6 +14,7 @@ import structlog
 
 from taximeter.settler.admission import admit
 from taximeter.settler.guardian import ensure_shards, guard
+from taximeter.settler.marks import count_shards
 from taximeter.settler.queries import load_queries
 from taximeter.settler.reconcile import CouldNotLook, Look, Suspect, reconcile
 from taximeter.settler.relay import relay
@@ -57,6 +58,8 @@ class Settler:
 
     async def settle(self) -> None:
         """Guard every shard, then settle and trim those that are whole."""
+        # Read each time: the number changes under `taximeter reshard`.
+        await self._once("count", self._count)
         await self._each_shard("settle", self._settle)
 
     async def sweep(self) -> None:
@@ -108,6 +111,9 @@ class Settler:
                 for shard in range(self._shards)
             )
         )
+
+    async def _count(self) -> None:
+        self._shards = await count_shards(self._stores.pool)
 
     async def _guard(self, shard: int) -> int | None:
         """The epoch that the shard is usable at, or None. What the guardian had to do is logged."""

@@ -32,12 +32,13 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The shard in Postgres. run_id is None until the shard was first opened."""
+    """The shard in Postgres, and how many there are. run_id is None until a server was approved."""
 
     shard: int
     epoch: int
     seq: int
     run_id: str | None
+    shards: int = 1
 
 
 @dataclass(frozen=True, slots=True)

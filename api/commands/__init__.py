@@ -19,6 +19,8 @@ COMMANDS: Mapping[str, str] = {
     "settler": "Settle, relay, sweep and reconcile: the background worker.",
     "migrate": "Apply, roll back or list the migrations of the database.",
     "check": "Prove the books; exit 1 on any violation.",
+    "rebuild": "Bring live balances back from Postgres, after letting open holds end.",
+    "reshard": "Spread the organisations over another number of shards.",
     "token": "Mint a session token (dev mode only).",
     "simulator": "Serve the simulated LLM provider.",
     "demo": "Run the whole story on embedded servers, then prove the books.",

@@ -17,11 +17,20 @@ SELECT pg_advisory_xact_lock(74098, 0)
 
 -- name: read_watermark
 -- $1 shard
-SELECT shard, epoch, seq, run_id FROM taximeter.watermarks WHERE shard = $1
+SELECT shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards
+  FROM taximeter.watermarks
+ WHERE shard = $1
 
 -- name: lock_watermark
 -- As settle locks it, but waiting: a settle that has read from a server before its restart must be through. $1 shard
-SELECT shard, epoch, seq, run_id FROM taximeter.watermarks WHERE shard = $1 FOR UPDATE
+SELECT shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards
+  FROM taximeter.watermarks
+ WHERE shard = $1
+   FOR UPDATE
+
+-- name: lock_watermarks
+-- All of them, waiting for whoever settles.
+SELECT shard, epoch, seq FROM taximeter.watermarks ORDER BY shard FOR UPDATE
 
 -- name: approve_server
 -- $1 shard, $2 run id
@@ -33,3 +42,22 @@ UPDATE taximeter.watermarks
    SET epoch = $2, seq = 0, settled_events = 0, dead_events = 0, lost_events = 0,
        opened_at = now(), run_id = $3
  WHERE shard = $1 AND epoch < $2
+
+-- name: begin_epoch_everywhere
+-- Every event of every shard is settled. No server is approved for it yet. $1 new epoch, above all that there were
+UPDATE taximeter.watermarks
+   SET epoch = $1, seq = 0, settled_events = 0, dead_events = 0, lost_events = 0,
+       opened_at = now(), run_id = NULL
+
+-- name: remove_shards
+-- $1 how many stay
+DELETE FROM taximeter.watermarks WHERE shard >= $1
+
+-- name: add_shards
+-- $1 how many there were, $2 how many there are to be, $3 epoch
+INSERT INTO taximeter.watermarks (shard, epoch)
+SELECT shard, $3 FROM generate_series($1::integer, $2::integer - 1) AS shard
+
+-- name: note_layout
+-- $1 first epoch of it, $2 how many shards it has
+INSERT INTO taximeter.shard_layouts (since_epoch, shards) VALUES ($1, $2)

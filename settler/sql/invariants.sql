@@ -144,6 +144,7 @@ SELECT format('%s request %s: charged to %s, attributed to %s', c.org_id, c.requ
 SELECT format('%s: its events came through %s shards', org_id, count(DISTINCT shard)) AS violation
   FROM taximeter.charged_requests
  WHERE seq IS NOT NULL
+   AND epoch >= (SELECT coalesce(max(since_epoch), 0) FROM taximeter.shard_layouts)
  GROUP BY org_id
 HAVING count(DISTINCT shard) > 1
  ORDER BY org_id

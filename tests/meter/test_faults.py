@@ -24,7 +24,7 @@ from taximeter.meter import (
     StoreOutOfMemory,
     StoreUnavailable,
 )
-from taximeter.meter.keys import ShardKeys
+from taximeter.meter.keys import ShardKeys, shard_of
 from taximeter.meter.scripts import load_script
 
 
@@ -187,13 +187,27 @@ async def test_an_account_read_before_a_rebuild_is_not_written_after_it(
     assert await shard.redis.hlen(shard.keys.accounts) == 0
 
 
-async def test_a_changed_number_of_shards_is_noticed(connect: Any, shard: ScriptedShard) -> None:
+async def test_a_changed_number_of_shards_is_followed(connect: Any, shard: ScriptedShard) -> None:
     """A client with the old number would look for accounts in the wrong shard."""
-    meter: Meter = await connect(take_timeout_s=0.2)
+    meter: Meter = await connect()
     await meter.charge("org", "u", 1)
     await load_script("fence").call(shard.redis, [shard.keys.meta], ["reshard"])
-    await shard.open(epoch=2, shards=2)
-    with pytest.raises(ShardFenced, match="2 shards now"):
+    # Its keys are as `reshard` leaves them when a shard is no more: closed, naming the new number.
+    await shard.redis.hset(shard.keys.meta, "shards", 7)
+    here = ScriptedShard(shard.redis, ShardKeys("tm", shard_of("org", 7)))
+    assert here.keys.shard != 0
+    await here.open(epoch=2, shards=7)
+    await here.load("org/u", 500)
+    assert (await meter.charge("org", "u", 1)).available == 499
+    assert (await meter.balance("org", "u")).available == 499
+
+
+async def test_a_closed_shard_of_a_known_number_is_waited_for(
+    connect: Any, shard: ScriptedShard
+) -> None:
+    meter: Meter = await connect(take_timeout_s=0.2)
+    await load_script("fence").call(shard.redis, [shard.keys.meta], ["maintenance"])
+    with pytest.raises(ShardFenced, match="maintenance"):
         await meter.charge("org", "u", 1)
 
 

@@ -739,6 +739,14 @@ CREATE TABLE taximeter.settled_batches (
     CONSTRAINT settled_is_not_negative CHECK ((settled >= 0))
 );
 
+CREATE TABLE taximeter.shard_layouts (
+    since_epoch bigint NOT NULL,
+    shards integer NOT NULL,
+    made_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT shards_is_positive CHECK ((shards > 0)),
+    CONSTRAINT since_epoch_is_positive CHECK ((since_epoch > 0))
+);
+
 CREATE TABLE taximeter.usage_daily (
     org_id text NOT NULL,
     user_id text NOT NULL,
@@ -830,6 +838,9 @@ ALTER TABLE ONLY taximeter.lost_events
 
 ALTER TABLE ONLY taximeter.settled_batches
     ADD CONSTRAINT settled_batches_pkey PRIMARY KEY (shard, epoch, seq_last);
+
+ALTER TABLE ONLY taximeter.shard_layouts
+    ADD CONSTRAINT shard_layouts_pkey PRIMARY KEY (since_epoch);
 
 ALTER TABLE ONLY taximeter.usage_daily
     ADD CONSTRAINT usage_daily_pkey PRIMARY KEY (org_id, user_id, service_type, service_name, day);

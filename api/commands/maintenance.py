@@ -1,0 +1,54 @@
+"""What `rebuild` and `reshard` share: their options, and how they say what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+import click
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from taximeter.api.commands.common import explain
+from taximeter.settler.maintenance import HoldsOpen, ShardBusy
+from taximeter.settler.reshard import EventsMissing
+from taximeter.settler.settings import StoreSettings
+
+WAIT = click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(0, 3600),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for open holds to end; no credit is taken meanwhile (503 MAINTENANCE).",
+)
+FORCE = click.option(
+    "--force",
+    is_flag=True,
+    help="Go on when holds are still open after that: they are forgotten, their credits are free "
+    "for others at once, and their commits are charged as late.",
+)
+
+
+def maintenance_settings() -> StoreSettings:
+    """Where the stores are. Raises ClickException for bad settings."""
+    try:
+        return StoreSettings()
+    except ValidationError as error:
+        raise click.ClickException(explain(error)) from None
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn what an operator can do something about into a message and exit code 1."""
+    try:
+        yield
+    except HoldsOpen as error:
+        raise click.ClickException(
+            f"{error}. Nothing was done. Wait longer with --wait, or forget them with --force."
+        ) from error
+    except (ShardBusy, EventsMissing, LookupError, TimeoutError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    except (OSError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise click.ClickException(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,36 @@
+"""`taximeter reshard`: another number of shards."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from taximeter.api.commands.maintenance import FORCE, WAIT, maintenance_settings, reported
+from taximeter.settler.reshard import SHARDS_MAX, reshard
+from taximeter.settler.settings import StoreSettings
+from taximeter.settler.stores import open_stores
+
+
+@click.command(
+    help="Spread the organisations over another number of shards: drain all, settle all, change "
+    "the number. Gateways, sidecars and settlers that run adapt by themselves. TAXIMETER_SHARDS, "
+    "where it is set, must be changed before they are started again."
+)
+@click.option(
+    "--shards", type=click.IntRange(1, SHARDS_MAX), required=True, help="How many there shall be."
+)
+@WAIT
+@FORCE
+def command(shards: int, wait_s: float, force: bool) -> None:
+    """Change the number of shards."""
+    with reported():
+        before = asyncio.run(_run(maintenance_settings(), shards, wait_s, force))
+    click.echo(
+        f"{shards} shards, as before" if before == shards else f"{before} -> {shards} shards"
+    )
+
+
+async def _run(settings: StoreSettings, shards: int, wait_s: float, force: bool) -> int:
+    async with open_stores(settings) as stores:
+        return await reshard(stores, shards, wait_s=wait_s, force=force)

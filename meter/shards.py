@@ -1,0 +1,61 @@
+"""All shards of a system as one client sees them. Their number may change while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from functools import partial
+from typing import Any
+
+from taximeter.meter.errors import ShardsChanged
+from taximeter.meter.keys import ShardKeys, shard_of_account
+from taximeter.meter.settings import MeterSettings
+from taximeter.meter.shard import ShardClient
+
+
+class Shards:
+    """A client per shard, and `keys`: both lists are changed in place, so that whoever has one
+    always sees the shards that there are.
+    """
+
+    def __init__(self, pool: Any, count: int, settings: MeterSettings) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.keys: list[ShardKeys] = []
+        self.clients: list[ShardClient] = []
+        self.resize(count)
+
+    def resize(self, count: int) -> None:
+        """There are `count` shards now: what waits for the old ones goes to the new ones."""
+        if count == len(self.clients):
+            return
+        old = list(self.clients)
+        self.keys[:] = [ShardKeys(self._settings.key_prefix, shard) for shard in range(count)]
+        self.clients[:] = [
+            ShardClient(self._pool, keys, partial(self.check, keys.shard, count), self._settings)
+            for keys in self.keys
+        ]
+        for client in old:
+            self._retiring.add(task := asyncio.create_task(self._move(client)))
+            task.add_done_callback(self._retiring.discard)
+
+    def check(self, shard: int, believed: int, found: str) -> None:
+        """Compare the number of shards that Redis names with the one that an asker believes in;
+        adapt and raise ShardsChanged when it is another.
+        """
+        if found.isdigit() and int(found) != believed:
+            self.resize(int(found))
+            raise ShardsChanged(shard, int(found), believed)
+
+    async def aclose(self) -> None:
+        """Finish what is queued (bounded by close_timeout_s each), then stop."""
+        if self._retiring:
+            await asyncio.wait(self._retiring, timeout=self._settings.close_timeout_s)
+        closing: list[Awaitable[None]] = [client.aclose() for client in self.clients]
+        await asyncio.gather(*closing)
+
+    async def _move(self, old: ShardClient) -> None:
+        for pending in await old.retire():
+            account = pending.operation.account
+            self.clients[shard_of_account(account, len(self.clients))].adopt(pending)

@@ -1,0 +1,117 @@
+"""Closes a shard on purpose: no credit is taken until every open hold has ended, then nothing is.
+
+What the guardian does to a shard that has lost data, an operator can ask for: to bring a shard back
+from Postgres (`rebuild_on_demand`), or as the first step of another number of shards (`reshard`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from redis.exceptions import ResponseError
+
+from taximeter.settler.admission import drain, end_drain
+from taximeter.settler.guardian import look
+from taximeter.settler.marks import read_mark
+from taximeter.settler.queries import load_queries
+from taximeter.settler.rebuild import rebuild
+from taximeter.settler.stores import Connection, Stores
+
+_SQL: Final = load_queries("guardian")
+_PAUSE_S: Final = 0.05
+# Longer than the wait, so that a drain never ends by itself under the one who waits; if that one
+# dies, credit is taken again after this much more.
+_DRAIN_MARGIN_S: Final = 30.0
+
+
+class ShardBusy(Exception):
+    """Another guardian, or another maintenance, is at work on the shard. Nothing was done."""
+
+
+class HoldsOpen(Exception):
+    """Holds were still open when the wait was over; credit is taken again and nothing was done.
+
+    Closing the shard all the same would forget them: their credits would be free for others at
+    once, and their commits would be late.
+    """
+
+    def __init__(self, holds: int, wait_s: float) -> None:
+        super().__init__(f"{holds} holds were still open after {wait_s:g} s")
+        self.holds = holds
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """A shard that was brought back. holds_dropped: open holds that it had and were forgotten."""
+
+    shard: int
+    epoch: int
+    lost: int
+    holds_dropped: int
+
+
+async def rebuild_on_demand(
+    stores: Stores, shard: int, *, reason: str, wait_s: float, force: bool = False
+) -> Rebuilt:
+    """Drain the shard, settle everything, and open it at a new epoch with balances from Postgres.
+
+    With `force`, holds that are still open after `wait_s` are forgotten: their commits are charged
+    in full all the same, as late ones. A crash on the way leaves a shard that is drained (it takes
+    credit again by itself) or closed (the next guardian brings it back). Raises ShardBusy,
+    HoldsOpen, LookupError (no such shard), TimeoutError, asyncpg and redis errors.
+    """
+    mark = await read_mark(stores.pool, shard)
+    async with alone(stores, [shard]) as conn:
+        dropped = await empty(stores, [shard], wait_s=wait_s, force=force)
+        epoch, lost = await rebuild(conn, stores, shard, mark.shards, reason)
+    return Rebuilt(shard, epoch, lost, dropped)
+
+
+@asynccontextmanager
+async def alone(stores: Stores, shards: Sequence[int]) -> AsyncIterator[Connection]:
+    """A connection that holds the guardian's lock of each shard. Raises ShardBusy."""
+    async with stores.pool.acquire() as conn:
+        for shard in shards:
+            # The pool gives the locks of a session back with its connection.
+            if not await conn.fetchval(_SQL["guard_alone"], shard):
+                raise ShardBusy(f"a guardian is at work on shard {shard}; try again")
+        yield conn
+
+
+async def empty(stores: Stores, shards: Sequence[int], *, wait_s: float, force: bool) -> int:
+    """Drain these shards until no hold is open in any of them; returns how many are left.
+
+    That is 0 unless `force`. A shard that is closed already has nothing to drain. Raises HoldsOpen
+    after `wait_s`, having ended the drain.
+    """
+    open_at: dict[int, int] = {}
+    for shard in shards:
+        epoch = (await look(stores, shard)).meta.get("epoch", "")
+        if epoch.isdigit():
+            await drain(stores, shard, int(epoch), wait_s + _DRAIN_MARGIN_S)
+            open_at[shard] = int(epoch)
+    deadline = time.monotonic() + wait_s
+    while True:
+        holds = [await stores.redis.hlen(stores.keys(shard).holds) for shard in open_at]
+        left = int(sum(holds))
+        if left == 0 or (force and time.monotonic() >= deadline):
+            return left
+        if time.monotonic() >= deadline:
+            for shard, epoch_then in open_at.items():
+                await _end_drain(stores, shard, epoch_then)
+            raise HoldsOpen(left, wait_s)
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def _end_drain(stores: Stores, shard: int, epoch: int) -> None:
+    try:
+        await end_drain(stores, shard, epoch)
+    except ResponseError as error:
+        # Somebody closed the shard meanwhile: then there is no drain to end.
+        if not str(error).startswith(("FENCED", "STALE_EPOCH")):
+            raise
