@@ -86,6 +86,9 @@ def plain_install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return python
 
 
+NAMED = {"openapi.json", "corrections.toml", "py.typed"}
+
+
 def test_every_package_and_data_file_is_in_the_wheel(wheel: Path) -> None:
     """What pyproject.toml does not name works in the clone and is missing everywhere else."""
     with zipfile.ZipFile(wheel) as archive:

@@ -1,0 +1,279 @@
+"""The price of one model for one request: fixed once it is made, whatever becomes of price lists.
+
+Rates are whole numbers of a small enough part of a millicredit that none of them is rounded; the
+sum is rounded up, once. So the arithmetic is exact, and costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import cached_property
+from math import lcm
+from typing import Any
+
+from taximeter.meter.limits import AMOUNT_MAX
+from taximeter.meter.pricing.kinds import KINDS
+from taximeter.meter.pricing.sheet import Rates, Sheet
+from taximeter.meter.pricing.usage import Counts, counts_of
+
+_Rate = tuple[int, tuple[tuple[int, int], ...]]
+_NOTHING: _Rate = (0, ())
+IMAGE_TOKENS_MAX = 6_240
+"""Most output tokens of an image where tokens are what it is sold by."""
+
+
+class UnpricedModel(Exception):
+    """The model has no price, or none for what a request of this kind is counted in."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"Model '{model}' has no known price. Use a priced model, or let the operator choose "
+            "what unknown models cost."
+        )
+        self.model = model
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one model costs, with credits per dollar and markup worked in.
+
+    model: as the caller named it. provider: whose price it is, empty when no list has it. source:
+    `genai-prices`, `corrections`, `override`, `default` or `free`. version: which edition of the
+    source, and by which rates of the operator.
+    """
+
+    model: str
+    provider: str
+    source: str
+    version: str
+    parts: int
+    rates: Mapping[str, _Rate]
+    modes: Mapping[str, Mapping[str, _Rate]]
+    is_part: bool = False
+    context_window: int | None = None
+    max_output: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        sheet: Sheet,
+        millicredits_per_dollar: Decimal,
+        *,
+        model: str,
+        provider: str,
+        source: str,
+        version: str,
+        max_output: int | None = None,
+    ) -> Price:
+        """The price that a sheet makes at this worth of a dollar."""
+        factor = Fraction(millicredits_per_dollar)
+        exact = {mode: _exact(rates, factor) for mode, rates in sheet.modes.items()}
+        exact[""] = _exact(sheet.rates, factor)
+        parts = lcm(
+            *(
+                value.denominator
+                for rates in exact.values()
+                for base, tiers in rates.values()
+                for value in (base, *(price for _, price in tiers))
+            )
+        )
+        whole = {mode: _whole(rates, parts) for mode, rates in exact.items()}
+        return cls(
+            model=model,
+            provider=provider,
+            source=source,
+            version=version,
+            parts=parts,
+            rates=whole.pop(""),
+            modes=whole,
+            is_part=sheet.tier_rule == "part",
+            context_window=sheet.context_window,
+            max_output=sheet.max_output or max_output,
+        )
+
+    def cost(self, usage: Mapping[str, object], *, service_tier: str | None = None) -> int:
+        """Millicredits of a usage object of any provider's shape: rounded up once, to a whole
+        millicredit, and at most what the meter takes as one amount.
+        """
+        if service_tier in (None, "auto"):
+            service_tier = _mode(usage)
+        return self.cost_of(counts_of(usage), service_tier=service_tier)
+
+    def cost_of(self, counts: Counts, *, service_tier: str | None = None) -> int:
+        """Millicredits of counts that were read before."""
+        rates = self._all_rates.get(service_tier or "", self._all_rates[""])
+        kinds = counts.kinds
+        if "image" in kinds and "image" not in self._sold_by(service_tier) and not counts.output:
+            kinds = {**kinds, "output_image": kinds["image"] * IMAGE_TOKENS_MAX}
+        total = rates["request"][0]
+        if self.is_part:
+            total += _in_parts(rates, kinds)
+        else:
+            prompt = counts.prompt
+            for kind, count in kinds.items():
+                price, tiers = rates[kind]
+                for start, dearer in tiers:
+                    if prompt > start:
+                        price = dearer
+                total += price * count
+        return min(-(-total // self.parts), AMOUNT_MAX)
+
+    def estimate(
+        self,
+        prompt_tokens: int,
+        output_tokens: int,
+        n: int = 1,
+        *,
+        service_tier: str | None = None,
+        prompt_kind: str | None = None,
+        output_kind: str | None = None,
+        audio_tokens: int = 0,
+        images: int = 0,
+    ) -> int:
+        """Millicredits of the largest request within these bounds, times `n` answers.
+
+        The prompt is cut at the context window and each answer at the most that the model puts out,
+        where these are known. `prompt_kind` and `output_kind` say how they are charged; by default
+        the dearer way of plainly or written to a cache, and of plainly or reasoning. Cache reads
+        are never assumed, since they only make it cheaper. `audio_tokens` are those of the prompt
+        besides; `images` are made. Raises UnpricedModel when these are not what it is sold by.
+        """
+        if not self.is_free and not any(
+            self._all_rates[""][kind][0] for kind in ("input", "output", "image", "request")
+        ):
+            raise UnpricedModel(self.model)
+        if self.context_window is not None:
+            prompt_tokens = min(prompt_tokens, self.context_window)
+        if self.max_output is not None:
+            output_tokens = min(output_tokens, self.max_output)
+        output = output_tokens * n
+        others = {"image": images, "input_audio": audio_tokens}
+        others = {kind: count for kind, count in others.items() if count}
+        return max(
+            self.cost_of(
+                Counts(
+                    {**others, prompt: prompt_tokens, made: output},
+                    prompt_tokens + audio_tokens,
+                    output,
+                ),
+                service_tier=service_tier,
+            )
+            for prompt in (("input", "cache_write") if prompt_kind is None else (prompt_kind,))
+            for made in (("output", "reasoning") if output_kind is None else (output_kind,))
+        )
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing costs anything: such a charge is recorded, with an amount of 0."""
+        return not any(price or tiers for price, tiers in self.rates.values())
+
+    def metadata(self) -> dict[str, object]:
+        """What a charge says about its price."""
+        found: dict[str, object] = {"price_source": self.source, "price_version": self.version}
+        if self.is_free:
+            found["free"] = True
+        return found
+
+    def packed(self) -> dict[str, Any]:
+        """All of it as JSON, to travel with a hold: some hundred bytes. See `unpacked`."""
+        modes = {mode: _listed(rates) for mode, rates in self.modes.items()}
+        found = [self.provider, self.source, self.version, self.parts, self.is_part]
+        return {"m": self.model, "p": found, "r": _listed(self.rates), "s": modes}
+
+    @classmethod
+    def unpacked(cls, packed: Mapping[str, Any]) -> Price:
+        """The price that `packed` wrote. Raises ValueError when it is none."""
+        try:
+            provider, source, version, parts, is_part = packed["p"]
+            rates = _delisted(packed["r"])
+            modes = {str(mode): _delisted(listed) for mode, listed in packed["s"].items()}
+            if type(parts) is not int or parts < 1:
+                raise ValueError("parts")
+            return cls(
+                str(packed["m"]), provider, source, version, parts, rates, modes, bool(is_part)
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"not a packed price: {error!r}") from error
+
+    @cached_property
+    def _all_rates(self) -> Mapping[str, Mapping[str, _Rate]]:
+        """By service tier, for every kind: those without a price of their own have a parent's."""
+        every = {"": self.rates, **self.modes}
+        return {mode: {kind: _rate(kind, rates) for kind in KINDS} for mode, rates in every.items()}
+
+    def _sold_by(self, service_tier: str | None) -> Mapping[str, _Rate]:
+        return self.modes.get(service_tier or "", self.rates)
+
+
+def _mode(usage: Mapping[str, object]) -> str | None:
+    """The service tier that a usage object itself names, as Anthropic's do."""
+    if usage.get("speed") == "fast":
+        return "fast"
+    tier = usage.get("service_tier")
+    return tier if isinstance(tier, str) else None
+
+
+_Exact = tuple[Fraction, tuple[tuple[int, Fraction], ...]]
+
+
+def _exact(rates: Rates, factor: Fraction) -> dict[str, _Exact]:
+    """Millicredits for one of each kind."""
+    found = {}
+    for kind, rate in rates.items():
+        one = factor / KINDS[kind].per
+        tiers = tuple((start, Fraction(price) * one) for start, price in rate.tiers)
+        found[kind] = (Fraction(rate.base) * one, tiers)
+    return found
+
+
+def _whole(rates: Mapping[str, _Exact], parts: int) -> dict[str, _Rate]:
+    return {
+        kind: (int(base * parts), tuple((start, int(price * parts)) for start, price in tiers))
+        for kind, (base, tiers) in rates.items()
+    }
+
+
+def _rate(kind: str, rates: Mapping[str, _Rate]) -> _Rate:
+    for name in (kind, *KINDS[kind].parents):
+        if name in rates:
+            return rates[name]
+    return _NOTHING
+
+
+def _in_parts(rates: Mapping[str, _Rate], kinds: Mapping[str, int]) -> int:
+    """The sum where only what lies beyond the start of a tier costs its price: the prompt in the
+    order in which it is read, then the output.
+    """
+    total = position = 0
+    for kind, what in KINDS.items():
+        count = kinds.get(kind, 0)
+        price, tiers = rates[kind]
+        if what.side == "other":
+            total += 0 if kind == "request" else price * count
+            continue
+        end = position + count
+        steps = [(0, price), *tiers]
+        for place, (start, at) in enumerate(steps):
+            stop = steps[place + 1][0] if place + 1 < len(steps) else end
+            total += at * max(0, min(end, stop) - max(position, start))
+        position = end
+    return total
+
+
+def _listed(rates: Mapping[str, _Rate]) -> dict[str, Any]:
+    return {kind: [price, *tiers] if tiers else price for kind, (price, tiers) in rates.items()}
+
+
+def _delisted(listed: Mapping[str, Any]) -> dict[str, _Rate]:
+    found: dict[str, _Rate] = {}
+    for kind, value in listed.items():
+        price, *tiers = value if isinstance(value, list) else [value]
+        if kind not in KINDS or not all(
+            type(one) is int and one >= 0 for one in (price, *(x for tier in tiers for x in tier))
+        ):
+            raise ValueError(kind)
+        found[kind] = (price, tuple((start, dearer) for start, dearer in tiers))
+    return found

@@ -1,0 +1,264 @@
+"""Finds what a model costs: the operator's file first, then corrections, then the published list,
+then the policy for models that nobody has a price for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Final, Literal
+
+from taximeter.meter.pricing.ceilings import output_ceiling
+from taximeter.meter.pricing.files import Entry, PriceFile, parse_price_file, read_price_file
+from taximeter.meter.pricing.price import Price, UnpricedModel
+from taximeter.meter.pricing.published import Listed, PublishedPrices
+from taximeter.meter.pricing.sheet import Rate, Sheet
+
+logger = logging.getLogger("taximeter.prices")
+
+UnknownModelPolicy = Literal["reject", "default", "free"]
+
+MILLICREDITS_PER_CREDIT: Final = 1000
+MODELS_REMEMBERED_MAX: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """An upper estimate for one request.
+
+    millicredits: what to hold. provider: whose price list was used (`default` or `free` when a
+    policy spoke).
+    """
+
+    millicredits: int
+    price_version: str
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrice:
+    """Dollars per million tokens, for models that no price list knows."""
+
+    input_usd: Decimal = Decimal("10")
+    output_usd: Decimal = Decimal("30")
+
+
+class Pricer:
+    """Prices requests in the way the settings say.
+
+    What is charged is the list price, times credits_per_dollar, times the markup of the plan (or
+    `markup` for a plan that has none of its own), times the factor of the power level (or 1).
+    `unknown_model` says what happens to a model without a price: `reject` raises UnpricedModel,
+    `default` uses `default_price`, `free` costs nothing and is still a charge, of 0. `price_file`
+    is the operator's own; PriceFileError is raised when it cannot be used.
+
+    Does no I/O after it was made, but for `reload`. A price is found with one look into a
+    dictionary when the model was asked for before.
+    """
+
+    def __init__(
+        self,
+        *,
+        credits_per_dollar: Decimal = Decimal(100),
+        markup: Decimal = Decimal(1),
+        markup_by_plan: Mapping[str, Decimal] | None = None,
+        markup_by_power_level: Mapping[str, Decimal] | None = None,
+        unknown_model: UnknownModelPolicy = "reject",
+        default_price: TokenPrice | None = None,
+        provider_id: str | None = None,
+        price_file: Path | None = None,
+    ) -> None:
+        if not credits_per_dollar.is_finite() or credits_per_dollar <= 0:
+            raise ValueError("credits_per_dollar must be a finite number above zero")
+        self._by_plan = dict(markup_by_plan or {})
+        self._by_power_level = dict(markup_by_power_level or {})
+        for factor in (markup, *self._by_plan.values(), *self._by_power_level.values()):
+            if not factor.is_finite() or factor < 0:
+                raise ValueError("markup must be a finite number of at least zero")
+        self._credits_per_dollar = credits_per_dollar
+        self._markup = markup
+        self._unknown_model = unknown_model
+        self._default_price = default_price or TokenPrice()
+        self._provider_id = provider_id
+        self._path = price_file
+        self._seen = None if price_file is None else _stamp(price_file)
+        self._file = None if price_file is None else read_price_file(price_file)
+        self._corrections = corrections()
+        self._published = _published_prices()
+        self._prices: OrderedDict[tuple[str | None, ...], tuple[Listed, list[Price | None]]]
+        self._prices = OrderedDict()
+        self._day = _today()
+
+    def price(
+        self,
+        model: str,
+        *,
+        provider: str | None = None,
+        plan: str | None = None,
+        power_level: str | None = None,
+    ) -> Price:
+        """What this model costs from now on, for one request: keep it from the reserve to the
+        commit, and a price that changes meanwhile changes nothing.
+
+        `provider` asks for the price at that provider, by the name that the list has for it;
+        without, the model's name decides. Raises UnpricedModel.
+        """
+        provider = provider or self._provider_id
+        # Callers choose these: only those that make a difference are told apart.
+        plan = plan if plan in self._by_plan else None
+        power_level = power_level if power_level in self._by_power_level else None
+        key = (model, provider, plan, power_level)
+        known = self._prices.get(key)
+        if known is None:
+            listed = self._look_up(model, provider)
+            known = (listed, [None] * len(listed.sheets))
+            self._prices[key] = known
+            if len(self._prices) > MODELS_REMEMBERED_MAX:
+                self._prices.popitem(last=False)
+        else:
+            self._prices.move_to_end(key)
+        listed, prices = known
+        place = listed.place()
+        price = prices[place]
+        if price is None:
+            price = prices[place] = self._make(listed, place, model, plan, power_level)
+        return price
+
+    def sheet(self, model: str, *, provider: str | None = None) -> tuple[Sheet, Listed]:
+        """The published price before any markup, and where it is from. Raises UnpricedModel."""
+        listed = self._look_up(model, provider or self._provider_id)
+        return listed.sheets[listed.place()][1], listed
+
+    def estimate(
+        self,
+        model: str,
+        prompt_tokens_bound: int,
+        max_output_tokens: int,
+        n: int = 1,
+        *,
+        service_tier: str | None = None,
+    ) -> Quote:
+        """Price the largest request that the bounds allow: see Price.estimate. Raises
+        UnpricedModel.
+        """
+        price = self.price(model)
+        amount = price.estimate(
+            prompt_tokens_bound, max_output_tokens, n, service_tier=service_tier
+        )
+        return Quote(amount, price.version, price.provider or price.source)
+
+    def cost(
+        self, model: str, usage: Mapping[str, object], *, service_tier: str | None = None
+    ) -> int:
+        """Millicredits of a usage object at today's price: see Price.cost. Raises UnpricedModel."""
+        return self.price(model).cost(usage, service_tier=service_tier)
+
+    @property
+    def price_version(self) -> str:
+        """The version that a charge by the published list has, without plan or power level."""
+        version = "none" if self._published is None else self._published.version
+        return self._version(f"genai-prices {version}", None, None)
+
+    def reload(self) -> bool:
+        """Read the operator's file again if it has changed; returns whether it was read.
+
+        Raises PriceFileError when it cannot be used: the prices stay as they were, and the same
+        file is not read again. Blocks for as long as that takes.
+        """
+        if self._day != _today():
+            self._day = _today()  # Some published prices begin on a day.
+            self._prices.clear()
+        if self._path is None:
+            return False
+        stamp = _stamp(self._path)
+        if stamp == self._seen:
+            return False
+        self._seen = stamp
+        self._file = read_price_file(self._path)
+        self._prices.clear()
+        return True
+
+    def _look_up(self, model: str, provider: str | None) -> Listed:
+        for source, one in (("override", self._file), ("corrections", self._corrections)):
+            entry = None if one is None else one.find(model, provider)
+            if entry is not None and one is not None:
+                return _listed(entry, source, one, provider)
+        if self._published is not None:
+            found = self._published.find(model, provider)
+            if found is not None:
+                return found
+        if self._unknown_model == "reject":
+            raise UnpricedModel(model)
+        if self._unknown_model == "free":
+            return Listed("", "free", "no price, free", ((None, Sheet({})),))
+        price = self._default_price
+        rates = {"input": Rate(price.input_usd), "output": Rate(price.output_usd)}
+        version = f"default {price.input_usd} in {price.output_usd} out"
+        return Listed("", "default", version, ((None, Sheet(rates)),))
+
+    def _make(
+        self, listed: Listed, place: int, model: str, plan: str | None, power_level: str | None
+    ) -> Price:
+        worth = self._credits_per_dollar * MILLICREDITS_PER_CREDIT
+        factor = self._factor(plan) * self._by_power_level.get(power_level or "", Decimal(1))
+        return Price.of(
+            listed.sheets[place][1],
+            worth * factor,
+            model=model,
+            provider=listed.provider,
+            source=listed.source,
+            version=self._version(listed.version, plan, power_level),
+            max_output=output_ceiling(model),
+        )
+
+    def _factor(self, plan: str | None) -> Decimal:
+        return self._by_plan.get(plan or "", self._markup)
+
+    def _version(self, listed: str, plan: str | None, power_level: str | None) -> str:
+        words = [listed, f"{self._credits_per_dollar} credits a dollar"]
+        words.append(f"markup {self._factor(plan)}" + (f" of {plan}" if plan else ""))
+        if power_level:
+            words.append(f"{power_level} {self._by_power_level[power_level]}")
+        return ", ".join(words)
+
+
+@cache
+def corrections() -> PriceFile:
+    """Where the published list of the package is known to be wrong: a file of the same format."""
+    name = "corrections.toml"
+    return parse_price_file(files("taximeter.meter.pricing").joinpath(name).read_bytes(), name)
+
+
+@cache
+def _published_prices() -> PublishedPrices | None:
+    try:
+        return PublishedPrices()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "genai_prices":
+            raise
+        return None
+
+
+def _listed(entry: Entry, source: str, file: PriceFile, provider: str | None) -> Listed:
+    return Listed(entry.provider or provider or "", source, file.version, ((None, entry.sheet),))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a file does; all zeros when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()

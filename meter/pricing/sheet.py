@@ -1,0 +1,48 @@
+"""A published price of one model, as its publisher states it: exact, and before any markup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal
+
+from taximeter.meter.pricing.kinds import CAN_STAND_ALONE
+
+TierRule = Literal["whole", "part"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Dollars for as many as the kind is sold by. `tiers` are (prompt tokens, dollars), ascending:
+    a prompt of more tokens than that is in the tier.
+    """
+
+    base: Decimal
+    tiers: tuple[tuple[int, Decimal], ...] = ()
+
+
+Rates = Mapping[str, Rate]
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """What one model costs, by kind.
+
+    tier_rule: `whole` when a long prompt puts the whole request into the tier, `part` when only the
+    tokens beyond the start of the tier cost its price. modes: other rates of a service tier, in
+    full. context_window and max_output bound estimates; None when they are not known. not_metered:
+    what the publisher charges for besides, and this meter cannot count.
+    """
+
+    rates: Rates
+    tier_rule: TierRule = "whole"
+    modes: Mapping[str, Rates] = field(default_factory=dict)
+    context_window: int | None = None
+    max_output: int | None = None
+    not_metered: tuple[str, ...] = ()
+
+    @property
+    def is_price(self) -> bool:
+        """Whether a model call can be priced by it at all."""
+        return not CAN_STAND_ALONE.isdisjoint(self.rates)

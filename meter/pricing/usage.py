@@ -1,0 +1,302 @@
+"""Reads the usage objects of the providers, each in its own shape, as counts that do not overlap.
+
+Where they differ is what has made other meters charge cached tokens twice or not at all:
+
+- OpenAI (chat, responses, images, embeddings) and Gemini: the prompt's total includes the cached;
+- Anthropic and Bedrock: it does not, and what was written to the cache is not in it either;
+- OpenAI and Anthropic: the output's total includes the reasoning; Gemini and x.ai: it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from taximeter.meter.pricing.kinds import TOKENS_MAX
+
+
+class Counts(NamedTuple):
+    """What was used, by kind. `prompt` and `output` are the sums of their token kinds."""
+
+    kinds: Mapping[str, int]
+    prompt: int
+    output: int
+
+
+class UnknownUsage(ValueError):
+    """A usage object of none of the known shapes, or with a count that is none."""
+
+    def __init__(self, field: str, limit: str) -> None:
+        super().__init__(f"{field} must be {limit}")
+        self.field = field
+        self.limit = limit
+
+
+def counts_of(usage: Mapping[str, object]) -> Counts:
+    """Counts of a usage object of any known shape. Never raises: what is no sane count reads as
+    none, and parts that contradict their total are charged as the plain kind.
+    """
+    if "prompt_tokens" in usage or "completion_tokens" in usage:
+        prompt, output = _chat(usage)
+    elif "input_tokens" in usage or "output_tokens" in usage:
+        prompt, output = _messages(usage) if _is_anthropic(usage) else _responses(usage)
+    elif "promptTokenCount" in usage or "totalTokenCount" in usage:
+        prompt, output = _gemini(usage)
+    elif "prompt_token_count" in usage or "total_token_count" in usage:
+        prompt, output = _gemini({_camel(name): value for name, value in usage.items()})
+    elif "inputTokens" in usage or "outputTokens" in usage:
+        prompt, output = _bedrock(usage)
+    else:
+        prompt, output = {}, {}
+    kinds = {**prompt, **output}
+    _other(usage, kinds)
+    return Counts(kinds, sum(prompt.values()), sum(output.values()))
+
+
+_TOTALS = {
+    "prompt_tokens": "completion_tokens",
+    "input_tokens": "output_tokens",
+    "promptTokenCount": "candidatesTokenCount",
+    "prompt_token_count": "candidates_token_count",
+    "inputTokens": "outputTokens",
+    "images": None,
+    "seconds": None,
+}
+"""What each shape must have: its first figure, and the one of the output."""
+_WITHOUT_OUTPUT = ("total_tokens", "totalTokenCount", "total_token_count")
+"""Where one of these is there, the figure of the output may be left out: there was none."""
+
+
+def checked_counts(usage: Mapping[str, object]) -> Counts:
+    """As `counts_of`, for callers who can be told. Raises UnknownUsage when a total is missing or
+    is no count.
+    """
+    first = next((name for name in _TOTALS if name in usage), None)
+    if first is None:
+        raise UnknownUsage(
+            "prompt_tokens", "given, or the totals of another provider's usage object"
+        )
+    output = _TOTALS[first]
+    wanted = [first]
+    if output is not None and (output in usage or usage.keys().isdisjoint(_WITHOUT_OUTPUT)):
+        wanted.append(output)
+    for name in wanted:
+        value = usage.get(name)
+        if isinstance(value, float) and name == "seconds":
+            continue
+        if type(value) is not int or not 0 <= value <= TOKENS_MAX:
+            raise UnknownUsage(name, f"given, as a whole number from 0 to {TOKENS_MAX}")
+    return counts_of(usage)
+
+
+def count_of(usage: Mapping[str, object], *names: str) -> int:
+    """The first of these that is there: anything that is not a sane count reads as none."""
+    for name in names:
+        value = usage.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            return 0
+        return min(value, TOKENS_MAX)
+    return 0
+
+
+def _part(usage: Mapping[str, object], *names: str) -> Mapping[str, object]:
+    for name in names:
+        value = usage.get(name)
+        if isinstance(value, Mapping):
+            return value
+    return {}
+
+
+def _chat(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
+    """OpenAI's chat and embeddings, and what others send under the same names."""
+    prompt, output = count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens")
+    total = count_of(usage, "total_tokens")
+    details = _part(usage, "prompt_tokens_details")
+    made = _part(usage, "completion_tokens_details")
+    if not details and not made and total <= prompt + output and len(usage) <= 3:
+        return _plain(prompt, output)
+    cached = count_of(
+        {**usage, **details}, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"
+    )
+    written, written_1h = _written(usage, details)
+    surplus = total - prompt - output
+    # Gateways in front of Anthropic use these names; some of them leave its parts out of the total.
+    outside = count_of(usage, "cache_read_input_tokens") + count_of(
+        usage, "cache_creation_input_tokens"
+    )
+    if outside and (surplus == outside or outside > prompt):
+        prompt += cached + written
+    elif surplus > 0:
+        output += surplus  # Reasoning that is billed and stands in no other figure.
+    return (
+        _split_prompt(prompt, details, cached=cached, written=written, written_1h=written_1h),
+        _split_output(output, made),
+    )
+
+
+def _responses(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
+    """OpenAI's responses, images, transcriptions and realtime."""
+    details = _part(usage, "input_tokens_details", "input_token_details")
+    made = _part(usage, "output_tokens_details", "output_token_details")
+    cached = count_of(details, "cached_tokens")
+    written, written_1h = _written({}, details)
+    prompt = count_of(usage, "input_tokens")
+    return (
+        _split_prompt(prompt, details, cached=cached, written=written, written_1h=written_1h),
+        _split_output(count_of(usage, "output_tokens"), made),
+    )
+
+
+def _is_anthropic(usage: Mapping[str, object]) -> bool:
+    names = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation")
+    return any(name in usage for name in names)
+
+
+def _messages(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
+    """Anthropic's messages: three figures of the prompt, beside each other."""
+    cached = count_of(usage, "cache_read_input_tokens")
+    written, written_1h = _written(usage, {})
+    prompt = count_of(usage, "input_tokens") + cached + written
+    return (
+        _split_prompt(prompt, {}, cached=cached, written=written, written_1h=written_1h),
+        _plain(0, count_of(usage, "output_tokens"))[1],
+    )
+
+
+def _bedrock(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
+    cached = count_of(usage, "cacheReadInputTokens", "cacheReadInputTokenCount")
+    written = count_of(usage, "cacheWriteInputTokens", "cacheWriteInputTokenCount")
+    prompt = count_of(usage, "inputTokens") + cached + written
+    return (
+        _split_prompt(prompt, {}, cached=cached, written=written, written_1h=0),
+        _plain(0, count_of(usage, "outputTokens"))[1],
+    )
+
+
+def _gemini(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
+    """Gemini's usageMetadata: thoughts and the prompts of tools stand beside the totals."""
+    prompt = count_of(usage, "promptTokenCount") + count_of(usage, "toolUsePromptTokenCount")
+    thoughts = count_of(usage, "thoughtsTokenCount")
+    output = count_of(usage, "candidatesTokenCount") + thoughts
+    surplus = count_of(usage, "totalTokenCount") - prompt - output
+    output += max(surplus, 0)
+    details = {
+        **_modalities(usage, "promptTokensDetails"),
+        "cached_tokens_details": _modalities(usage, "cacheTokensDetails"),
+    }
+    made = {**_modalities(usage, "candidatesTokensDetails"), "reasoning_tokens": thoughts}
+    cached = count_of(usage, "cachedContentTokenCount")
+    return (
+        _split_prompt(prompt, details, cached=cached, written=0, written_1h=0),
+        _split_output(output, made),
+    )
+
+
+def _modalities(usage: Mapping[str, object], name: str) -> dict[str, object]:
+    listed = usage.get(name)
+    found: dict[str, object] = {}
+    for one in listed if isinstance(listed, list) else ():
+        if isinstance(one, Mapping) and isinstance(one.get("modality"), str):
+            count = count_of(one, "tokenCount", "token_count")
+            found[f"{one['modality'].lower()}_tokens"] = count
+    return found
+
+
+def _written(usage: Mapping[str, object], details: Mapping[str, object]) -> tuple[int, int]:
+    """(tokens written to a cache, how many of them for an hour)."""
+    split = _part(usage, "cache_creation") or _part(details, "cache_creation_token_details")
+    for_an_hour = count_of(split, "ephemeral_1h_input_tokens")
+    written = count_of(
+        {**details, **usage},
+        "cache_creation_input_tokens",
+        "cache_write_tokens",
+        "cache_creation_tokens",
+    )
+    written = max(written, for_an_hour + count_of(split, "ephemeral_5m_input_tokens"))
+    return written, for_an_hour
+
+
+def _plain(prompt: int, output: int) -> tuple[dict[str, int], dict[str, int]]:
+    return ({"input": prompt} if prompt else {}), ({"output": output} if output else {})
+
+
+def _split_prompt(
+    total: int, details: Mapping[str, object], *, cached: int, written: int, written_1h: int
+) -> dict[str, int]:
+    """The kinds of a prompt. A part that is larger than the whole is no part; of parts that overlap
+    the cheapest gives way, so that no contradiction makes a request cheaper.
+    """
+    media = {
+        name: _within(count_of(details, f"{name}_tokens"), total)
+        for name in ("audio", "image", "video")
+    }
+    cached, written = _within(cached, total), _within(written, total)
+    cached_details = _part(details, "cached_tokens_details")
+    cached_audio = min(count_of(cached_details, "audio_tokens"), cached, media["audio"])
+    cached_image = min(
+        count_of(cached_details, "image_tokens"), cached - cached_audio, media["image"]
+    )
+    kinds = {
+        "cache_read": cached - cached_audio - cached_image,
+        "cache_read_audio": cached_audio,
+        "cache_read_image": cached_image,
+        "cache_write": written - min(written_1h, written),
+        "cache_write_1h": min(written_1h, written),
+        "input_audio": media["audio"] - cached_audio,
+        "input_image": media["image"] - cached_image,
+        "input_video": media["video"],
+    }
+    return _with_rest(kinds, "input", total, kinds)
+
+
+def _split_output(total: int, details: Mapping[str, object]) -> dict[str, int]:
+    kinds = {
+        "output_audio": _within(count_of(details, "audio_tokens"), total),
+        "output_image": _within(count_of(details, "image_tokens"), total),
+        "reasoning": _within(count_of(details, "reasoning_tokens"), total),
+    }
+    return _with_rest(kinds, "output", total, reversed(kinds))
+
+
+def _within(part: int, total: int) -> int:
+    return part if part <= total else 0
+
+
+def _with_rest(
+    kinds: dict[str, int], rest: str, total: int, gives_way: Iterable[str]
+) -> dict[str, int]:
+    surplus = sum(kinds.values()) - total
+    for name in gives_way:
+        if surplus <= 0:
+            break
+        cut = min(surplus, kinds[name])
+        surplus -= cut
+        kinds = {**kinds, name: kinds[name] - cut}
+    kinds = {**kinds, rest: total - sum(kinds.values())}
+    return {name: count for name, count in kinds.items() if count}
+
+
+def _other(usage: Mapping[str, object], kinds: dict[str, int]) -> None:
+    searches = count_of(_part(usage, "server_tool_use"), "web_search_requests") or count_of(
+        usage, "web_searches", "num_search_queries"
+    )
+    found = {
+        "search": searches,
+        "image": count_of(usage, "images"),
+        "audio_hour": _seconds(usage.get("seconds")),
+    }
+    kinds.update({name: count for name, count in found.items() if count})
+
+
+def _seconds(value: object) -> int:
+    """Whole seconds, and a begun one in full."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 10**9:
+        return 0
+    return -int(-value // 1)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
