@@ -29,20 +29,67 @@ HAVING sum(difference) <> 0
 
 -- name: rollup_is_attribution
 -- invariant: I2
--- fires: a partition of the attribution was written directly, or the daily rollup was edited. Days before the oldest row are
--- not compared: dropping old months is retention.
+-- fires: a partition of the attribution was written or dropped directly (`taximeter partitions` leaves a record), or the daily
+-- rollup was edited. Days whose rows were dropped are not compared.
 SELECT format('%s/%s on %s: the rollup has %s more requests and %s more millicredits than the attribution',
               org_id, user_id, day, sum(requests), sum(credits)) AS violation
   FROM (SELECT org_id, user_id, service_type, service_name, day, requests, credits_used AS credits
           FROM taximeter.usage_daily
-         WHERE day >= coalesce((SELECT (min(created_at) AT TIME ZONE 'UTC')::date FROM credit_usage_attribution),
-                               'infinity'::date)
+         WHERE day >= taximeter.usage_floor()
         UNION ALL
         SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date, -1, -credits_used
-          FROM credit_usage_attribution) AS terms
+          FROM credit_usage_attribution
+         WHERE (created_at AT TIME ZONE 'UTC')::date >= taximeter.usage_floor()) AS terms
  GROUP BY org_id, user_id, service_type, service_name, day
 HAVING sum(requests) <> 0 OR sum(credits) <> 0
  ORDER BY org_id, user_id, day
+ LIMIT 21
+
+-- name: dropped_months_are_in_the_rollup
+-- invariant: I2
+-- fires: the rollup of a month whose rows were dropped was edited.
+SELECT format('%s: the rollup has %s more requests and %s more millicredits than were dropped and came later',
+              to_char(month, 'YYYY-MM'), sum(requests), sum(credits)) AS violation
+  FROM (SELECT date_trunc('month', day::timestamp)::date AS month, requests, credits_used AS credits
+          FROM taximeter.usage_daily
+         WHERE day < taximeter.usage_floor()
+        UNION ALL
+        SELECT month, -requests, -credits_used FROM taximeter.dropped_months
+        UNION ALL
+        SELECT date_trunc('month', created_at AT TIME ZONE 'UTC')::date, -1, -credits_used
+          FROM credit_usage_attribution
+         WHERE (created_at AT TIME ZONE 'UTC')::date < taximeter.usage_floor()) AS terms
+ GROUP BY month
+HAVING sum(requests) <> 0 OR sum(credits) <> 0
+ ORDER BY month
+ LIMIT 21
+
+-- name: rollup_by_org_is_the_rollup
+-- invariant: I2
+-- fires: one of the rollups of organisations was edited.
+SELECT format('%s on %s: the rollup of the organisation has %s more requests and %s more millicredits than its users',
+              org_id, day, sum(requests), sum(credits)) AS violation
+  FROM (SELECT org_id, service_type, service_name, day, requests, credits_used AS credits
+          FROM taximeter.usage_daily_by_org
+        UNION ALL
+        SELECT org_id, service_type, service_name, day, -requests, -credits_used FROM taximeter.usage_daily) AS terms
+ GROUP BY org_id, service_type, service_name, day
+HAVING sum(requests) <> 0 OR sum(credits) <> 0
+ ORDER BY org_id, day
+ LIMIT 21
+
+-- name: rollup_by_month_is_that_by_day
+-- invariant: I2
+-- fires: one of the rollups of organisations was edited.
+SELECT format('%s in %s: the months have %s more requests and %s more millicredits than their days',
+              org_id, to_char(month, 'YYYY-MM'), sum(requests), sum(credits)) AS violation
+  FROM (SELECT org_id, month, requests, credits_used AS credits FROM taximeter.usage_monthly_by_org
+        UNION ALL
+        SELECT org_id, date_trunc('month', day::timestamp)::date, -requests, -credits_used
+          FROM taximeter.usage_daily_by_org) AS terms
+ GROUP BY org_id, month
+HAVING sum(requests) <> 0 OR sum(credits) <> 0
+ ORDER BY org_id, month
  LIMIT 21
 
 -- name: pool_allocated_is_its_allocations
@@ -74,12 +121,11 @@ SELECT format('%s request %s: charged %s, attributed %s', org_id, request_id,
               sum(charged), sum(attributed)) AS violation
   FROM (SELECT org_id, request_id, amount AS charged, 0 AS attributed, 1 AS rows
           FROM taximeter.charged_requests
-         WHERE seq IS NOT NULL
-           AND created_at >= coalesce((SELECT min(created_at) FROM credit_usage_attribution), 'infinity'::timestamptz)
+         WHERE seq IS NOT NULL AND created_at >= taximeter.usage_floor()::timestamp AT TIME ZONE 'UTC'
         UNION ALL
         SELECT org_id, request_id, 0, credits_used, -1
           FROM credit_usage_attribution
-         WHERE seq IS NOT NULL) AS terms
+         WHERE seq IS NOT NULL AND created_at >= taximeter.usage_floor()::timestamp AT TIME ZONE 'UTC') AS terms
  GROUP BY org_id, request_id
 HAVING sum(rows) <> 0 OR sum(charged) <> sum(attributed)
  ORDER BY org_id, request_id
@@ -96,7 +142,7 @@ SELECT format('%s request %s: charged %s, no such usage', charged.org_id, charge
               GROUP BY org_id, request_id) AS usage
     ON usage.org_id = charged.org_id AND usage.request_id = charged.request_id
  WHERE charged.seq IS NULL
-   AND charged.created_at >= coalesce((SELECT min(created_at) FROM credit_usage_attribution), 'infinity'::timestamptz)
+   AND charged.created_at >= taximeter.usage_floor()::timestamp AT TIME ZONE 'UTC'
    AND usage.amount IS DISTINCT FROM charged.amount
  ORDER BY charged.org_id, charged.request_id
  LIMIT 21

@@ -41,6 +41,23 @@ SELECT *
        USING (org_id, user_id, service_type, service_name, day)
  WHERE (d.requests, d.credits_used) IS DISTINCT FROM (recount.counted, recount.summed::bigint);
 
+-- name: the rollups of organisations are that of their users, however many wrote them
+SELECT *
+  FROM (SELECT org_id, day, service_type, service_name, sum(requests) AS requests, sum(credits_used) AS credits
+          FROM taximeter.usage_daily_by_org GROUP BY 1, 2, 3, 4) AS of_orgs
+  FULL JOIN (SELECT org_id, day, service_type, service_name, sum(requests) AS counted, sum(credits_used) AS summed
+               FROM taximeter.usage_daily GROUP BY 1, 2, 3, 4) AS of_users USING (org_id, day, service_type, service_name)
+ WHERE (coalesce(requests, 0), coalesce(credits, 0)) <> (coalesce(counted, 0), coalesce(summed, 0));
+
+-- name: the months of organisations are their days
+SELECT *
+  FROM (SELECT org_id, month, sum(requests) AS requests, sum(credits_used) AS credits
+          FROM taximeter.usage_monthly_by_org GROUP BY 1, 2) AS months
+  FULL JOIN (SELECT org_id, date_trunc('month', day::timestamp)::date AS month, sum(requests) AS counted,
+                    sum(credits_used) AS summed
+               FROM taximeter.usage_daily_by_org GROUP BY 1, 2) AS days USING (org_id, month)
+ WHERE (requests, credits) IS DISTINCT FROM (counted, summed);
+
 -- name: every attributed request is a charged request of the same user
 SELECT u.org_id, u.request_id
   FROM credit_usage_attribution AS u

@@ -40,11 +40,16 @@ async def test_the_rollup_is_written_in_order(books: Books, sessions: tuple[Conn
         await first.execute(insert, users[:1])
         other = asyncio.create_task(second.execute(insert, users[::-1]))
         await books.waits(second)
-        async with books.pool.acquire() as conn, conn.transaction():
+        # Settle adds to rows of the organisation that nobody else writes: only those of users are in the way.
+        async with books.pool.acquire() as conn:
+            settling = conn.transaction()
+            await settling.start()
             await conn.execute("SET LOCAL lock_timeout = '5s'")
+            await conn.execute("SET LOCAL taximeter.settling = 'on'")
             await conn.execute(insert, users[1:])
+            await settling.rollback()
     await other
-    assert await books.value("SELECT min(requests) FROM taximeter.usage_daily") == 2
+    assert await books.value("SELECT max(requests) FROM taximeter.usage_daily") == 2
 
 
 async def test_everything_at_once_meets_no_deadlock(books: Books) -> None:

@@ -19,7 +19,7 @@ EXPECTED = {
     " WHERE org_id = 'org7' AND request_id = 'r33'",
     "usage_daily_by_org_day": "SELECT sum(credits_used) FROM taximeter.usage_daily"
     " WHERE org_id = 'org7' AND day >= current_date - 30",
-    "usage_daily_by_day": "SELECT sum(credits_used) FROM taximeter.usage_daily"
+    "usage_daily_by_org_by_day": "SELECT sum(credits_used) FROM taximeter.usage_daily_by_org"
     " WHERE day >= current_date - 7",
     "idx_members_user": "SELECT org_id FROM organization_members"
     " WHERE user_id = 'u33' ORDER BY created_at LIMIT 1",
