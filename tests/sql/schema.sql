@@ -871,6 +871,21 @@ COMMENT ON TABLE taximeter.dropped_months IS 'Months whose rows of usage are gon
 
 COMMENT ON COLUMN taximeter.dropped_months.dropped_by IS 'The role of the database that did it.';
 
+CREATE TABLE taximeter.idempotent_answers (
+    endpoint text NOT NULL,
+    scope text NOT NULL,
+    key text NOT NULL,
+    body_hash bytea NOT NULL,
+    answer text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT endpoint_is_dotted CHECK ((endpoint ~ '^[a-z_]+(\.[a-z_]+)*$'::text)),
+    CONSTRAINT key_is_short CHECK (((length(key) >= 1) AND (length(key) <= 255)))
+);
+
+COMMENT ON COLUMN taximeter.idempotent_answers.scope IS 'The organisation; for endpoints above organisations, the caller.';
+
+COMMENT ON COLUMN taximeter.idempotent_answers.answer IS 'The body of the first answer, JSON to the letter.';
+
 CREATE TABLE taximeter.lost_events (
     shard integer NOT NULL,
     epoch bigint NOT NULL,
@@ -895,6 +910,14 @@ CREATE TABLE taximeter.settled_batches (
     CONSTRAINT lost_is_not_negative CHECK ((lost >= 0)),
     CONSTRAINT seq_first_is_positive CHECK ((seq_first > 0)),
     CONSTRAINT settled_is_not_negative CHECK ((settled >= 0))
+);
+
+CREATE TABLE taximeter.shard_layouts (
+    since_epoch bigint NOT NULL,
+    shards integer NOT NULL,
+    made_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT shards_is_positive CHECK ((shards > 0)),
+    CONSTRAINT since_epoch_is_positive CHECK ((since_epoch > 0))
 );
 
 CREATE TABLE taximeter.usage_daily (
@@ -994,11 +1017,17 @@ ALTER TABLE ONLY taximeter.dead_letters
 ALTER TABLE ONLY taximeter.dropped_months
     ADD CONSTRAINT dropped_months_pkey PRIMARY KEY (month);
 
+ALTER TABLE ONLY taximeter.idempotent_answers
+    ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (endpoint, scope, key);
+
 ALTER TABLE ONLY taximeter.lost_events
     ADD CONSTRAINT lost_events_pkey PRIMARY KEY (shard, epoch, seq_first);
 
 ALTER TABLE ONLY taximeter.settled_batches
     ADD CONSTRAINT settled_batches_pkey PRIMARY KEY (shard, epoch, seq_last);
+
+ALTER TABLE ONLY taximeter.shard_layouts
+    ADD CONSTRAINT shard_layouts_pkey PRIMARY KEY (since_epoch);
 
 ALTER TABLE ONLY taximeter.usage_daily_by_org
     ADD CONSTRAINT usage_daily_by_org_pkey PRIMARY KEY (org_id, day, service_type, service_name, writer);
@@ -1026,7 +1055,7 @@ CREATE INDEX idx_user_allocations_expires ON public.user_credit_allocations USIN
 
 CREATE UNIQUE INDEX one_active_allocation_per_user ON public.user_credit_allocations USING btree (org_id, user_id) WHERE is_active;
 
-CREATE UNIQUE INDEX one_purchase_per_payment ON public.org_billing_history USING btree (org_id, stripe_payment_id) WHERE ((stripe_payment_id IS NOT NULL) AND (event_type = 'credits_purchased'::text));
+CREATE UNIQUE INDEX one_purchase_per_payment ON public.org_billing_history USING btree (stripe_payment_id) WHERE ((stripe_payment_id IS NOT NULL) AND (event_type = 'credits_purchased'::text));
 
 CREATE INDEX accounts_behind ON taximeter.accounts USING btree (org_id, user_id) WHERE (entry_seq > applied_seq);
 
@@ -1037,6 +1066,8 @@ CREATE INDEX attribution_rest_org_id_user_id_created_at_idx ON taximeter.attribu
 CREATE INDEX audit_log_by_org ON taximeter.audit_log USING btree (org_id, at DESC);
 
 CREATE INDEX dead_letters_by_event ON taximeter.dead_letters USING btree (shard, epoch, seq);
+
+CREATE INDEX idempotent_answers_by_time ON taximeter.idempotent_answers USING btree (created_at);
 
 CREATE INDEX settled_batches_by_time ON taximeter.settled_batches USING btree (settled_at);
 
