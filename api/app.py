@@ -11,24 +11,23 @@ from starlette.types import Receive, Scope, Send
 
 from taximeter.api.deps import bearer_scheme, cookie_scheme
 from taximeter.api.errors import install_error_handlers
-from taximeter.api.llm.endpoint import PATHS, Completions
+from taximeter.api.llm.config import load_routing
+from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
 from taximeter.api.llm.route import router as llm_router
 from taximeter.api.middleware import BodyLimit
 from taximeter.api.routes import credits, me, members, purchases, subscriptions, system, usage
 from taximeter.api.services import open_services
 from taximeter.api.settings import ApiSettings
 
-LLM_SUFFIX = "/chat/completions"
-
 
 class Application(FastAPI):
     """The admin API, with the LLM route in front of it, which does not go through the framework."""
 
-    completions: Completions
+    llm: LlmEndpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in PATHS and scope["method"] == "POST":
-            await self.completions(scope, receive, send)
+        if scope["type"] == "http" and scope["path"] in SURFACE_OF and scope["method"] == "POST":
+            await self.llm(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -37,13 +36,15 @@ def create_app(settings: ApiSettings | None = None) -> Application:
     """The application. It opens its connections when it starts, and also starts while a store is
     away.
 
-    When it stops, running charges are finished before connections are closed.
+    When it stops, running charges are finished before connections are closed. Raises ConfigError
+    for upstreams that cannot be used.
     """
     settings = settings or ApiSettings()
+    routing = load_routing(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(settings) as services:
+        async with open_services(settings, routing) as services:
             app.state.services = services
             yield
 
@@ -54,13 +55,13 @@ def create_app(settings: ApiSettings | None = None) -> Application:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.completions = Completions(app.state, settings.llm_body_bytes_max)
+    app.llm = LlmEndpoint(app.state, settings.llm_body_bytes_max)
     install_error_handlers(app)
     app.add_middleware(
         BodyLimit,
         bytes_max=settings.admin_body_bytes_max,
         llm_bytes_max=settings.llm_body_bytes_max,
-        llm_suffix=LLM_SUFFIX,
+        llm_suffixes=tuple(SURFACE_OF),
     )
     app.include_router(system.router)
     schemes = [Depends(bearer_scheme), Depends(cookie_scheme)]  # For the OpenAPI document alone.

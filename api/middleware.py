@@ -22,18 +22,18 @@ class BodyLimit:
     """Refuses bodies over the limit with 413, by their announced length or while they come."""
 
     def __init__(
-        self, app: ASGIApp, *, bytes_max: int, llm_bytes_max: int, llm_suffix: str
+        self, app: ASGIApp, *, bytes_max: int, llm_bytes_max: int, llm_suffixes: tuple[str, ...]
     ) -> None:
         self._app = app
         self._bytes_max = bytes_max
         self._llm_bytes_max = llm_bytes_max
-        self._llm_suffix = llm_suffix
+        self._llm_suffixes = llm_suffixes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_llm = scope["path"].endswith(self._llm_suffix)
+        is_llm = scope["path"].endswith(self._llm_suffixes)
         limit = self._llm_bytes_max if is_llm else self._bytes_max
         if announced_bytes(dict(scope["headers"])) > limit:
             await refuse_body(send, limit)

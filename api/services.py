@@ -16,7 +16,8 @@ from taximeter.api.auth import DevVerifier, OidcVerifier, RememberingVerifier, V
 from taximeter.api.background import TaskTracker
 from taximeter.api.health import HealthCheck
 from taximeter.api.jwks import KeySet
-from taximeter.api.llm.upstream import Upstream
+from taximeter.api.llm.config import RoutingConfig
+from taximeter.api.llm.routing import Router
 from taximeter.api.memberships import Memberships
 from taximeter.api.settings import ApiSettings
 from taximeter.api.tokens import load_dev_key
@@ -82,7 +83,7 @@ class Services:
     pool: Pool
     meters: MeterGate
     verifier: Verifier
-    upstream: Upstream | None
+    router: Router | None
     pricer: Pricer
     tracker: TaskTracker
     memberships: Memberships
@@ -118,7 +119,9 @@ def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
 
 
 @asynccontextmanager
-async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
+async def open_services(
+    settings: ApiSettings, routing: RoutingConfig | None
+) -> AsyncIterator[Services]:
     """Open everything and close it again in the order that loses nothing: charges first,
     connections after them.
     """
@@ -137,9 +140,9 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         meters = MeterGate(settings, account_loader(pool))
         stack.push_async_callback(meters.aclose)
         plain_client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
-        upstream = None
-        if settings.upstream_url is not None:
-            upstream = await stack.enter_async_context(Upstream.open(settings))
+        router = None
+        if routing is not None:
+            router = await stack.enter_async_context(Router.open(routing))
         tracker = TaskTracker()
 
         async def drain() -> None:
@@ -151,13 +154,13 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
             pool=pool,
             meters=meters,
             verifier=RememberingVerifier(make_verifier(settings, plain_client)),
-            upstream=upstream,
+            router=router,
             pricer=make_pricer(settings),
             tracker=tracker,
             memberships=Memberships(pool, settings.membership_cache_s),
             health=HealthCheck(
                 Stores(pool, redis, settings.key_prefix),
                 tracker,
-                has_upstream=upstream is not None,
+                has_upstream=router is not None,
             ),
         )

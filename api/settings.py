@@ -66,6 +66,10 @@ class ApiSettings(StoreSettings):
     )
 
     # Upstream
+    upstreams_file: Path | None = Field(
+        default=None,
+        description="TOML or JSON file with several upstreams and routes to them (llm-route.md).",
+    )
     upstream_base_url: str | None = Field(
         default=None,
         description="OpenAI-compatible base URL; in dev mode the simulator's by default.",
@@ -143,5 +147,7 @@ class ApiSettings(StoreSettings):
 
     @property
     def upstream_url(self) -> str | None:
-        """The upstream's base URL, or None: only dev mode assumes the simulator."""
+        """The base URL of a single upstream, or None: only dev mode assumes the simulator."""
+        if self.upstreams_file is not None:
+            return None
         return self.upstream_base_url or (SIMULATOR_URL if self.dev_mode else None)

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from taximeter.api.app import create_app
 from taximeter.api.commands.common import explain
+from taximeter.api.llm.config import ConfigError
 from taximeter.api.protocol import BoundedProtocol
 from taximeter.api.settings import ApiSettings
 from taximeter.api.tokens import DevKeyError
@@ -48,7 +49,7 @@ def command(host: str | None, port: int | None) -> None:
         config = server_config(settings)
     except ValidationError as error:
         raise click.ClickException(explain(error)) from error
-    except DevKeyError as error:
+    except (ConfigError, DevKeyError) as error:
         raise click.ClickException(str(error)) from error
     server = uvicorn.Server(config)
     server.run()

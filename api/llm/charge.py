@@ -12,6 +12,7 @@ from taximeter.api.background import TaskTracker
 from taximeter.api.errors import text_of_credits
 from taximeter.api.llm.chat import ChatRequest
 from taximeter.api.llm.estimates import prompt_guess
+from taximeter.api.llm.routing import Target
 from taximeter.meter import (
     Hold,
     MeterError,
@@ -48,7 +49,7 @@ class OpenCharge:
         pricer: Pricer,
         tracker: TaskTracker,
         *,
-        provider: str,
+        target: Target,
         ttl_s: float,
         hold_ms: float,
     ) -> None:
@@ -56,11 +57,11 @@ class OpenCharge:
         self._chat = chat
         self._pricer = pricer
         self._tracker = tracker
-        self._provider = provider
         self._ttl_s = ttl_s
         self._prompt_tokens: int | None = None
         self._decided: tuple[int, Usage] | None = None
         self._ended = False
+        self.target = target  # Who answers; until that is known, who is asked first.
         self.hold_ms = hold_ms
         self.delivered_tokens = 0
         self._loop = asyncio.get_running_loop()
@@ -131,7 +132,7 @@ class OpenCharge:
 
     def _counted(self) -> dict[str, int]:
         if self._prompt_tokens is None:
-            self._prompt_tokens = prompt_guess(self._chat.body)
+            self._prompt_tokens = prompt_guess(self._chat.prompt)
         return {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self.delivered_tokens,
@@ -141,7 +142,7 @@ class OpenCharge:
         self, usage: Mapping[str, Any], service_tier: str | None, *, estimated: bool
     ) -> Receipt | None:
         if self._decided is None:
-            cost = self._pricer.cost(self._chat.model, usage, service_tier=service_tier)
+            cost = self._pricer.cost(self.target.price_as, usage, service_tier=service_tier)
             self._decided = (min(cost, AMOUNT_MAX), self._usage(usage, estimated=estimated))
         return await self._apply()
 
@@ -209,7 +210,7 @@ class OpenCharge:
         progress, usage = 0, None
         if self.delivered_tokens:
             counted = self._counted()
-            progress = self._pricer.cost(self._chat.model, counted)
+            progress = self._pricer.cost(self.target.price_as, counted)
             usage = self._usage(counted, estimated=True)
         # One missed heartbeat is what the margin in the deadline is for.
         with contextlib.suppress(MeterError):
@@ -219,7 +220,7 @@ class OpenCharge:
     def _usage(self, tokens: Mapping[str, Any], *, estimated: bool) -> Usage:
         prompt, completion = tokens.get("prompt_tokens"), tokens.get("completion_tokens")
         metadata: dict[str, object] = {
-            "provider": self._provider,
+            "provider": self.target.upstream.name,
             "model": self._chat.model,
             "tokens_used": sum(n for n in (prompt, completion) if isinstance(n, int)),
             "prompt_tokens": prompt if isinstance(prompt, int) else 0,
@@ -228,6 +229,8 @@ class OpenCharge:
             "task_type": self._chat.task_type,
             "price_version": self._pricer.price_version,
         }
+        if self.target.model != self._chat.model:
+            metadata["upstream_model"] = self.target.model
         if self._chat.stream:
             metadata["stream"] = True
         if estimated:

@@ -15,24 +15,32 @@ from taximeter.api.auth import Principal
 from taximeter.api.deps import bearer_needed, bearer_token, cookie_token
 from taximeter.api.errors import ApiError, error_response, refusal_of, validation_refusal
 from taximeter.api.exact import ShortText
-from taximeter.api.llm.complete import complete
+from taximeter.api.llm.complete import ClientLeft, Incoming, complete
+from taximeter.api.llm.parse import SURFACES
+from taximeter.api.llm.surfaces import Surface
 from taximeter.api.middleware import announced_bytes, body_limit_words, refuse_body
 from taximeter.api.services import Services
 
-API_PATH = "/api/v1/llm/chat/completions"
-CLIENTS_PATH = "/v1/chat/completions"
-PATHS = frozenset({API_PATH, CLIENTS_PATH})
+API_ROOT = "/api/v1/llm"
+CLIENTS_ROOT = "/v1"
+SURFACE_OF = {
+    f"{root}{surface.path}": surface for root in (API_ROOT, CLIENTS_ROOT) for surface in SURFACES
+}
 
+# Of a caller's headers, the ones that an upstream gets. All others end here: those of the
+# connection, the session, and whatever an upstream would take for the operator's word.
+_FORWARDED = {
+    b"openai-beta": "OpenAI-Beta",
+    b"traceparent": "traceparent",
+    b"tracestate": "tracestate",
+    b"x-client-request-id": "X-Client-Request-Id",
+}
 _TEXT: TypeAdapter[str] = TypeAdapter(ShortText)
 
 
-class _ClientLeft(Exception):
-    """The client is gone before its request was whole: there is nobody to answer."""
-
-
-class Completions:
-    """Answers POST on both paths. The services are looked up for each request, as they may be
-    opened after this was made.
+class LlmEndpoint:
+    """Answers POST on every path of SURFACE_OF. The services are looked up for each request, as
+    they may be opened after this was made.
     """
 
     def __init__(self, state: State, bytes_max: int) -> None:
@@ -47,7 +55,7 @@ class Completions:
             return
         try:
             answer = await self._answer(scope, receive, headers)
-        except _ClientLeft:
+        except ClientLeft:
             return
         except Exception as error:
             answer = error_response(refusal_of(error, scope["method"], scope["path"]))
@@ -59,7 +67,23 @@ class Completions:
         org_header = _text(headers, b"x-org-id", "X-Org-Id")
         key = _text(headers, b"idempotency-key", "Idempotency-Key")
         content = await _body(receive, self._bytes_max)
-        return await complete(services, principal.user_id, content, org_header, key)
+        forwarded = {
+            name: headers[raw].decode("latin-1")
+            for raw, name in _FORWARDED.items()
+            if raw in headers
+        }
+        return await complete(
+            services,
+            Incoming(
+                _surface(scope["path"]),
+                principal.user_id,
+                content,
+                org_header,
+                key,
+                forwarded,
+                receive,
+            ),
+        )
 
 
 async def _principal(services: Services, scope: Scope, headers: dict[bytes, bytes]) -> Principal:
@@ -67,10 +91,16 @@ async def _principal(services: Services, scope: Scope, headers: dict[bytes, byte
     header = headers.get(b"authorization")
     token = bearer_token(None if header is None else header.decode("latin-1"))
     if token is None:
-        if not scope["path"].endswith(API_PATH):
+        if API_ROOT not in scope["path"]:
             raise bearer_needed()
         token = cookie_token(Request(scope))
     return await services.verifier.verify(token)
+
+
+def _surface(path: str) -> Surface:
+    """The route of a path, which may stand below the root of another application."""
+    found = SURFACE_OF.get(path)
+    return found or next(one for end, one in SURFACE_OF.items() if path.endswith(end))
 
 
 def _text(headers: dict[bytes, bytes], name: bytes, shown: str) -> str | None:
@@ -91,7 +121,7 @@ async def _body(receive: Receive, bytes_max: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _ClientLeft
+            raise ClientLeft
         part = message.get("body", b"")
         size += len(part)
         if size > bytes_max:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Response
 from starlette.types import Receive, Scope, Send
 
 from taximeter.api.exact import ShortText
-from taximeter.api.llm.endpoint import API_PATH, CLIENTS_PATH
+from taximeter.api.llm.endpoint import SURFACE_OF
 
 router = APIRouter(tags=["llm"])
 
@@ -19,26 +19,21 @@ KeyHeader = Annotated[
     ShortText | None,
     Header(alias="Idempotency-Key", description="The same key calls upstream at most once"),
 ]
-_DOCS: dict[str, Any] = {
-    "summary": "Chat completion, charged to the caller's credits",
-    "response_model": None,
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"type": "object", "required": ["model", "messages"]}
-                }
-            },
-        }
-    },
-    "responses": {
-        402: {"description": "Not enough credits; nothing was sent upstream"},
-        409: {"description": "The idempotency key was used before"},
-        429: {"description": "Credits are held by requests in progress"},
-        502: {"description": "The provider failed; nothing was charged"},
-        503: {"description": "The meter or the provider is not available"},
-    },
+_NEEDED = {
+    "/chat/completions": ["model", "messages"],
+    "/completions": ["model", "prompt"],
+    "/embeddings": ["model", "input"],
+    "/images/generations": ["model", "prompt"],
+    "/responses": ["model", "input"],
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    402: {"description": "Not enough credits; nothing was sent upstream"},
+    404: {"description": "No route serves the model, or the organisation is not the caller's"},
+    409: {"description": "The idempotency key was used before"},
+    429: {"description": "Credits are held by requests in progress"},
+    502: {"description": "The provider failed; nothing was charged"},
+    503: {"description": "The meter or the provider is not available"},
+    504: {"description": "The provider was silent; nothing was charged"},
 }
 
 
@@ -46,24 +41,30 @@ class _ToEndpoint(Response):
     """Hands the request to the endpoint, whose answer this becomes."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await scope["app"].completions(scope, receive, send)
+        await scope["app"].llm(scope, receive, send)
 
 
-# The application takes POST on these paths off before the framework sees it. These two describe it,
-# and serve it where the paths stand below another root.
-
-
-@router.post(API_PATH, **_DOCS)
-async def chat_completions(
-    x_org_id: OrgHeader = None, idempotency_key: KeyHeader = None
-) -> Response:
-    """The upstream's answer, unchanged, with the cost in headers. Takes OpenAI's body."""
+async def _forward(x_org_id: OrgHeader = None, idempotency_key: KeyHeader = None) -> Response:
+    """OpenAI's route: takes its body, and gives the upstream's answer unchanged with the cost in
+    headers, or in the last event of a stream. For OpenAI's clients `base_url` is `.../v1`, and
+    `api_key` a session token.
+    """
     return _ToEndpoint()
 
 
-@router.post(CLIENTS_PATH, **_DOCS)
-async def chat_completions_for_clients(
-    x_org_id: OrgHeader = None, idempotency_key: KeyHeader = None
-) -> Response:
-    """The same for OpenAI's clients: `base_url` is `.../v1`, `api_key` a session token."""
-    return _ToEndpoint()
+# The application takes POST on these paths off before the framework sees it. These describe it, and
+# serve it where the paths stand below another root.
+for _path, _surface in SURFACE_OF.items():
+    _schema = {"type": "object", "required": _NEEDED[_surface.path]}
+    router.add_api_route(
+        _path,
+        _forward,
+        methods=["POST"],
+        summary=f"OpenAI's {_surface.path}, charged to the caller's credits",
+        response_model=None,
+        operation_id=_path.strip("/").replace("/", "_"),
+        responses=_RESPONSES,
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _schema}}}
+        },
+    )

@@ -83,7 +83,13 @@ def without_usage(event: Event) -> bytes:
     if raw.endswith(_NO_USAGE) and raw.count(b'"usage"') == 1:
         # As the upstream writes it in all chunks but one: the last field of the outermost object.
         return raw[: -len(_NO_USAGE)] + b"}\n\n"
-    return encode_event({key: value for key, value in document.items() if key != "usage"})
+    return with_data(event, {key: value for key, value in document.items() if key != "usage"})
+
+
+def with_data(event: Event, document: object) -> bytes:
+    """The event with other data. Its name and id, if it has them, stay in front."""
+    others = [line for line in event.raw.splitlines() if line and not line.startswith(b"data:")]
+    return b"".join(line + b"\n" for line in others) + encode_event(document)
 
 
 def encode_event(document: object) -> bytes:

@@ -1,40 +1,47 @@
-"""Relays a streamed completion and charges it, also when either side leaves in the middle."""
+"""Relays a streamed answer and charges it, also when either side leaves in the middle."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 from starlette.types import Receive, Scope, Send
 
 from taximeter.api.background import TaskTracker
-from taximeter.api.errors import UPSTREAM_ERROR, ApiError, error_content
+from taximeter.api.errors import ApiError, error_content
 from taximeter.api.exact import credits_of
 from taximeter.api.llm.answer import raw_headers
 from taximeter.api.llm.charge import OpenCharge
 from taximeter.api.llm.chat import ChatRequest
-from taximeter.api.llm.estimates import delta_text, output_guess
+from taximeter.api.llm.failures import FAILURES, broken, unreachable
 from taximeter.api.llm.sse import (
     DONE,
     Event,
     EventReader,
     StreamBroken,
     encode_event,
+    with_data,
     without_usage,
 )
-from taximeter.api.llm.upstream import FAILURES, unreachable
+from taximeter.api.llm.surfaces import Surface
+from taximeter.api.llm.upstream import Upstream
 
 logger = logging.getLogger("taximeter.api")
 
 
-class CompletionStream:
+class EventStream:
     """The upstream's side of a stream: its events, those together that came together."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(
+        self, upstream: Upstream, response: aiohttp.ClientResponse, surface: Surface
+    ) -> None:
+        self._upstream = upstream
         self._response = response
+        self._surface = surface
+        self._deadline = upstream.deadline()
         self._reader = EventReader()
         self._first: list[Event] = []
         self._failed: ApiError | None = None
@@ -48,7 +55,7 @@ class CompletionStream:
         """
         self._first = await self.more()
         if not self._first:
-            raise _broken("the stream was empty")
+            raise self.broken("it was empty")
 
     async def more(self) -> list[Event]:
         """The next events, or none at the end. Raises ApiError when the upstream breaks off, after
@@ -61,29 +68,50 @@ class CompletionStream:
             raise self._failed
         try:
             while not self._ended:
-                part = await self._response.content.readany()
+                part = await self._upstream.part(self._response, self._deadline)
                 self._ended = not part
                 events = self._reader.feed(part) if part else self._reader.rest()
                 if events:
                     return self._before_error(events)
-        except (*FAILURES, StreamBroken) as error:
-            raise _failure(error) from error
+        except StreamBroken as error:
+            raise self.broken(str(error)) from error
+        except FAILURES as error:
+            raise unreachable(error, self._upstream.name) from None
         return []
 
     def _before_error(self, events: list[Event]) -> list[Event]:
         for place, event in enumerate(events):
-            if event.document is not None and "error" in event.document:
-                self._failed = _broken("an event was an error")
+            if event.document is not None and self._surface.is_failure(event.document):
+                self._failed = self.broken("an event was an error")
                 if place == 0:
                     raise self._failed
                 return events[:place]
         return events
+
+    def broken(self, what: str) -> ApiError:
+        """The refusal for a stream that is not what it should be."""
+        return broken(what, self._upstream.name)
+
+    def without_key(self, content: bytes) -> bytes:
+        """What is relayed, without the key of the upstream, should it repeat it."""
+        return self._upstream.without_key(content)
 
     def close(self) -> None:
         """Stop the upstream: it notices that nobody reads any more. A stream that was read to its
         end keeps its connection.
         """
         self._response.close()
+
+
+class _Ending(NamedTuple):
+    """How a stream ended: the last event with usage, that usage, the service tier, and whether the
+    mark of the end came.
+    """
+
+    usage_event: Event | None
+    usage: Mapping[str, Any] | None
+    tier: str | None
+    was_marked: bool
 
 
 class MeteredStream:
@@ -96,11 +124,12 @@ class MeteredStream:
 
     def __init__(
         self,
-        stream: CompletionStream,
+        stream: EventStream,
         charge: OpenCharge,
         chat: ChatRequest,
         tracker: TaskTracker,
         headers: Mapping[str, str],
+        left: asyncio.Task[None],
     ) -> None:
         self._headers = [
             *raw_headers(headers),
@@ -112,18 +141,18 @@ class MeteredStream:
         self._charge = charge
         self._chat = chat
         self._tracker = tracker
+        self._left = left
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        left = asyncio.create_task(_until_disconnect(receive))
         relay: asyncio.Task[None] | None = None
         try:
             # A client that is gone already is noticed before anything counts as delivered.
             await asyncio.sleep(0)
-            if not left.done():
+            if not self._left.done():
                 relay = asyncio.create_task(self._relay(send))
-                await asyncio.wait({left, relay}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({self._left, relay}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            left.cancel()
+            self._left.cancel()
             # Only spawned, not awaited: this very task may be in the middle of being cancelled.
             self._tracker.spawn(self._end(relay))
 
@@ -136,7 +165,9 @@ class MeteredStream:
                 relay.cancel()
                 await asyncio.gather(relay, return_exceptions=True)
                 if not relay.cancelled() and (error := relay.exception()) is not None:
-                    logger.warning("stream %s ended early: %r", self._charge.request_id, error)
+                    logger.warning(
+                        "stream %s ended early: %s", self._charge.request_id, type(error).__name__
+                    )
         finally:
             try:
                 self._stream.close()
@@ -146,90 +177,75 @@ class MeteredStream:
     async def _relay(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         try:
-            usage_chunk, usage, tier = await self._relay_events(send)
+            ending = await self._relay_events(send)
         except ApiError as error:
             await self._charge.break_off()
             content = error_content(error.code, error.message, error.details)
             await _write(send, encode_event(content), last=True)
             return
-        receipt = await self._charge.finish(usage, tier)
-        end = DONE
-        if usage_chunk is not None and self._chat.wants_usage:
+        receipt = await self._charge.finish(ending.usage, ending.tier)
+        end = DONE if ending.was_marked or self._chat.surface.asks_for_usage else b""
+        if ending.usage_event is not None and self._chat.wants_usage:
             remaining = self._charge.remaining
             if receipt is not None:
                 remaining = receipt.available + receipt.held
-            end = encode_event(self._with_cost(usage_chunk, remaining)) + DONE
-        await _write(send, end, last=True)
+            end = self._with_cost(ending.usage_event, remaining) + end
+        await _write(send, self._stream.without_key(end), last=True)
 
-    async def _relay_events(
-        self, send: Send
-    ) -> tuple[dict[str, Any] | None, Mapping[str, Any] | None, str | None]:
-        """Pass on everything but the usage chunk and the end; returns that chunk, the usage and the
-        service tier.
-
-        The chunk is kept back until the charge is made, since it tells the cost. Raises ApiError
+    async def _relay_events(self, send: Send) -> _Ending:
+        """Pass on everything but the event with the usage and the mark of the end. Raises ApiError
         when the upstream breaks off.
+
+        That event is kept back until the charge is made, since it tells the cost.
         """
-        usage_chunk: dict[str, Any] | None = None
+        surface, wants_usage = self._chat.surface, self._chat.wants_usage
+        usage_event: Event | None = None
         usage: Mapping[str, Any] | None = None
         tier: str | None = None
-        finished = done = False
-        wants_usage = self._chat.wants_usage
-        while not done and (events := await self._stream.more()):
+        finished = marked = False
+        while not marked and (events := await self._stream.more()):
             parts: list[bytes] = []
             tokens = 0
             for event in events:
                 document = event.document
                 if event.is_done:
-                    finished = done = True
+                    finished = marked = True
                     break
                 if document is None:
                     parts.append(event.raw)
                     continue
                 if isinstance(document.get("service_tier"), str):
                     tier = document["service_tier"]
-                choices = document.get("choices")
-                reported = document.get("usage")
-                if isinstance(reported, dict):
-                    usage = reported
-                    if not choices:
-                        usage_chunk = document
+                brought, ended = surface.step(document)
+                tokens += brought
+                finished = finished or ended
+                reported = surface.usage(document)
+                if reported is not None:
+                    usage, usage_event = reported, event
+                    if surface.is_usage_event(document):
                         continue
-                if isinstance(choices, list):
-                    for choice in choices:
-                        if isinstance(choice, dict):
-                            tokens += output_guess(delta_text(choice.get("delta")))
-                            finished = finished or choice.get("finish_reason") is not None
                 parts.append(event.raw if wants_usage else without_usage(event))
             if parts:
-                await _write(send, b"".join(parts))
+                await _write(send, self._stream.without_key(b"".join(parts)))
                 self._charge.delivered_tokens += tokens
         if not finished:
-            raise _broken("the stream ended without an end")
-        return usage_chunk, usage, tier
+            raise self._stream.broken("it ended without an end")
+        return _Ending(usage_event, usage, tier, marked)
 
-    def _with_cost(self, chunk: Mapping[str, Any], remaining: int) -> dict[str, Any]:
-        usage = {
-            **chunk["usage"],
+    def _with_cost(self, event: Event, remaining: int) -> bytes:
+        assert event.document is not None, "usage was read from it"
+        cost = {
             "cost_incurred": credits_of(self._charge.cost or 0),
             "credits_remaining": credits_of(remaining),
         }
-        return {**chunk, "usage": usage}
+        return with_data(event, self._chat.surface.with_cost(event.document, cost))
 
 
 async def _write(send: Send, body: bytes, *, last: bool = False) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": not last})
 
 
-async def _until_disconnect(receive: Receive) -> None:
+async def until_disconnect(receive: Receive) -> None:
+    """Return when the client is gone, or has its whole answer."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _broken(what: str) -> ApiError:
-    logger.warning("the upstream's stream broke: %s", what)
-    return ApiError(502, "The provider broke off", code=UPSTREAM_ERROR)
-
-
-def _failure(error: Exception) -> ApiError:
-    return _broken(str(error)) if isinstance(error, StreamBroken) else unreachable(error)

@@ -1,180 +1,185 @@
-"""The upstream provider: one OpenAI-compatible base URL, chosen by the operator."""
+"""One provider of the operator's: its address, its key, its connections and its time-outs."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import json
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
 
 from taximeter.api.errors import UPSTREAM_ERROR, ApiError
-from taximeter.api.settings import SIMULATOR_URL, ApiSettings
-
-logger = logging.getLogger("taximeter.api")
+from taximeter.api.llm.config import UpstreamConfig
+from taximeter.api.llm.failures import FAILURES, refused, unreachable
+from taximeter.api.llm.resting import Rest
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
-_CALLERS_FAULT = frozenset({400, 404, 413, 415, 422})
 _ERROR_BYTES_MAX = 64 * 1024
-CONNECT_TIMEOUT_S = 5.0
+_ERROR_CHARACTERS_MAX = 500
+_ERROR_TIMEOUT_S = 5.0
 # Up to here a body is handed to the connection in one piece; above it the client reads it in parts,
 # so that one large request does not hold up the others.
 _ONE_PIECE_BYTES_MAX = 1024 * 1024
-
-# Everything that the client raises when the upstream cannot be reached, is silent or breaks off.
-FAILURES = (aiohttp.ClientError, OSError)
+_HIDDEN = "[hidden]"
 
 
 class Upstream:
-    """Opens completions upstream. Everything that goes wrong before the answer begins is an
-    ApiError.
+    """Opens answers of one provider. Everything that goes wrong before an answer begins is an
+    UpstreamFailure.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, name: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, config: UpstreamConfig) -> None:
         self._session = session
-        self._url = f"{url.rstrip('/')}/chat/completions"
-        self.name = name
+        self._config = config
+        secret = config.secret()
+        # A short key would be found in any text.
+        self._secret = secret.encode() if secret is not None and len(secret) >= 8 else None
+        self._sending_timeout_s = config.connect_timeout_s + 3 * config.first_byte_timeout_s
+        self.name = config.name
+        self.rest = Rest(config.rest_after_failures, config.rest_s)
+        self.retries = config.retries
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: ApiSettings) -> AsyncIterator[Upstream]:
-        """A client for the configured upstream; its connections are closed at the end."""
-        url = settings.upstream_url
-        assert url is not None, "asked only where there is an upstream"
+    async def open(cls, config: UpstreamConfig) -> AsyncIterator[Upstream]:
+        """A client with connections of its own, closed at the end."""
         headers = {
+            **config.headers,
             "User-Agent": "taximeter",
             "Accept": "*/*",
             "Content-Type": "application/json",
         }
-        if settings.upstream_api_key is not None:
-            headers["Authorization"] = f"Bearer {settings.upstream_api_key.get_secret_value()}"
-        silence_s = settings.upstream_timeout_s
+        if (secret := config.secret()) is not None:
+            is_bearer = config.key_header.lower() == "authorization"
+            headers[config.key_header] = f"Bearer {secret}" if is_bearer else secret
+        is_https = config.base_url.startswith("https:")
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=settings.upstream_connections_max,
+                limit=config.connections_max,
                 # The authorities that come with the package: images have none of their own.
-                ssl=httpx.create_ssl_context(trust_env=False) if _is_https(url) else True,
+                ssl=httpx.create_ssl_context(trust_env=False) if is_https else True,
             ),
             headers=headers,
             timeout=aiohttp.ClientTimeout(
-                total=None,  # A long stream is no fault; a long silence is.
-                connect=silence_s + CONNECT_TIMEOUT_S,
-                sock_connect=CONNECT_TIMEOUT_S,
-                sock_read=silence_s,
+                total=None,  # A long stream is no fault; a long silence is, and is watched here.
+                connect=config.first_byte_timeout_s + config.connect_timeout_s,
+                sock_connect=config.connect_timeout_s,
+                sock_read=config.first_byte_timeout_s,
             ),
             # One caller's cookie must not come back with the request of another.
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
         async with session:
-            yield cls(session, url, settings.upstream_name or _name_of(url))
+            yield cls(session, config)
 
-    async def send(self, content: bytes, request_id: str) -> aiohttp.ClientResponse:
-        """Start a completion and return its answer, not read yet. Raises ApiError unless its status
-        is 200.
+    async def send(
+        self, path: str, content: bytes, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """Ask, and return the answer, not read yet. Raises UpstreamFailure unless its status is
+        200.
         """
-        large = len(content) > _ONE_PIECE_BYTES_MAX
         try:
-            response = await self._session.post(
-                self._url,
-                data=io.BytesIO(content) if large else content,
-                headers={"X-Request-Id": request_id},
-                # A redirect would carry prompts and our key to another place.
-                allow_redirects=False,
-            )
+            # Connecting and the first byte have limits of their own, which tell more. This one is
+            # for an upstream that takes the connection and then not the body.
+            async with asyncio.timeout(self._sending_timeout_s):
+                response = await self._session.post(
+                    f"{self._config.base_url}{path}",
+                    data=io.BytesIO(content) if len(content) > _ONE_PIECE_BYTES_MAX else content,
+                    headers=headers,
+                    # A redirect would carry prompts and our key to another place.
+                    allow_redirects=False,
+                )
         except FAILURES as error:
-            raise unreachable(error) from error
+            raise unreachable(error, self.name) from None
         if response.status == 200:
             return response
         try:
-            raise await _refusal(response)
+            said = await self._message(response)
+            after = response.headers.get("retry-after", "")
+            raise refused(response.status, said, after, self.name)
         finally:
             response.close()
 
-    @staticmethod
-    async def read(response: aiohttp.ClientResponse) -> bytes:
+    async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """The whole answer, at most ANSWER_BYTES_MAX. Closes it. Raises ApiError."""
         parts: list[bytes] = []
         size = 0
+        deadline = self.deadline()
         try:
-            while part := await response.content.readany():
+            while part := await self.part(response, deadline):
                 size += len(part)
                 if size > ANSWER_BYTES_MAX:
                     raise ApiError(502, "The provider's answer is too large", code=UPSTREAM_ERROR)
                 parts.append(part)
         except FAILURES as error:
-            raise unreachable(error) from error
+            raise unreachable(error, self.name) from None
         finally:
             # A connection whose answer was read to its end is back in the pool by now.
             response.close()
-        return b"".join(parts)
+        return self.without_key(b"".join(parts))
+
+    def deadline(self) -> float:
+        """When an answer that begins now must have ended, in the loop's time."""
+        return asyncio.get_running_loop().time() + self._config.answer_timeout_s
+
+    async def part(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:
+        """The next bytes, or none at the end. Raises one of FAILURES, also after a silence."""
+        silent_at = asyncio.get_running_loop().time() + self._config.silence_timeout_s
+        async with asyncio.timeout_at(min(silent_at, deadline)):
+            return await response.content.readany()
+
+    def without_key(self, content: bytes) -> bytes:
+        """What the upstream sent, without the key, should it repeat it."""
+        if self._secret is None or self._secret not in content:
+            return content
+        return content.replace(self._secret, _HIDDEN.encode())
+
+    async def models(self) -> list[str]:
+        """The names of its models. Raises UpstreamFailure."""
+        try:
+            async with asyncio.timeout(self._config.connect_timeout_s + _ERROR_TIMEOUT_S):
+                response = await self._session.get(
+                    f"{self._config.base_url}/models", allow_redirects=False
+                )
+                try:
+                    if response.status != 200:
+                        raise refused(response.status, "", "", self.name)
+                    document = _object(await response.content.read(ANSWER_BYTES_MAX))
+                finally:
+                    response.close()
+        except FAILURES as error:
+            raise unreachable(error, self.name) from None
+        listed = document.get("data")
+        entries = listed if isinstance(listed, list) else []
+        names = [one.get("id") for one in entries if isinstance(one, dict)]
+        return [name for name in names if isinstance(name, str)]
+
+    async def _message(self, response: aiohttp.ClientResponse) -> str:
+        content = b""
+        try:
+            async with asyncio.timeout(_ERROR_TIMEOUT_S):
+                while part := await response.content.readany():
+                    content += part
+                    if len(content) > _ERROR_BYTES_MAX:
+                        break
+        except FAILURES:
+            return f"status {response.status}"
+        error = _object(content).get("error")
+        said = error.get("message") if isinstance(error, dict) else error
+        if not isinstance(said, str):
+            return f"status {response.status}"
+        said = self.without_key(said.encode("utf-8", "replace")).decode()
+        return said[:_ERROR_CHARACTERS_MAX]
 
 
-def unreachable(error: Exception) -> ApiError:
-    """What the caller is told when the upstream failed: the kind of failure, and nothing of our
-    inside.
-    """
-    logger.warning("the upstream failed: %r", error)
-    if isinstance(error, TimeoutError):
-        return ApiError(504, "The provider did not answer in time", code=UPSTREAM_ERROR)
-    return ApiError(502, "The provider could not be reached or broke off", code=UPSTREAM_ERROR)
-
-
-async def _refusal(response: aiohttp.ClientResponse) -> ApiError:
-    status = response.status
-    if status == 429:
-        return ApiError(
-            429,
-            "The provider is limiting requests",
-            details={"reason": "upstream_rate_limit"},
-            headers={"Retry-After": _retry_after(response)},
-        )
-    if status in _CALLERS_FAULT:
-        said = await _message(response)
-        return ApiError(
-            400 if status == 415 else status,
-            f"The provider refused the request: {said}",
-            code="UPSTREAM_REFUSED",
-            details={"upstream_status": status},
-        )
-    # 401 and 403 are about our key, which is not the caller's business.
-    logger.warning("the upstream answered %d", status)
-    return ApiError(
-        502, "The provider failed", code=UPSTREAM_ERROR, details={"upstream_status": status}
-    )
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> str:
-    value = response.headers.get("retry-after", "")
-    return value if value.isdigit() and len(value) < 6 else "1"
-
-
-async def _message(response: aiohttp.ClientResponse) -> str:
-    content = b""
+def _object(content: bytes) -> dict[str, Any]:
     try:
-        async with asyncio.timeout(5):
-            while part := await response.content.readany():
-                content += part
-                if len(content) > _ERROR_BYTES_MAX:
-                    break
-        document: Any = json.loads(content)
-        error = document["error"]
-        return str(error["message"] if isinstance(error, dict) else error)[:500]
-    except (*FAILURES, ValueError, KeyError, TypeError, RecursionError):
-        return f"status {response.status}"
-
-
-def _name_of(url: str) -> str:
-    if url == SIMULATOR_URL:
-        return "simulated"
-    return urlsplit(url).hostname or "upstream"
-
-
-def _is_https(url: str) -> bool:
-    return urlsplit(url).scheme == "https"
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -90,7 +90,7 @@ async def test_without_an_upstream_the_llm_route_says_so(
         serving(app) as url,
         httpx.AsyncClient(base_url=url, trust_env=False) as client,
     ):
-        app.state.services = dataclasses.replace(app.state.services, upstream=None)
+        app.state.services = dataclasses.replace(app.state.services, router=None)
         token = load_dev_key(tmp_path).mint("ann", ttl_s=60)
         response = await client.post(
             "/v1/chat/completions",

@@ -10,9 +10,10 @@ import pytest
 from support.world import World
 
 from taximeter.api.errors import ApiError
+from taximeter.api.llm.config import UpstreamConfig
 from taximeter.api.llm.upstream import Upstream
-from taximeter.api.settings import ApiSettings
 
+HEADERS = {"X-Request-Id": "req-1"}
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 
@@ -45,17 +46,17 @@ class Provider:
 async def asking(provider: Provider, **options: object) -> AsyncIterator[Upstream]:
     server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    settings = ApiSettings.model_validate(
-        {"dev_mode": True, "upstream_base_url": f"http://127.0.0.1:{port}/v1/", **options}
+    config = UpstreamConfig.model_validate(
+        {"name": "one", "base_url": f"http://127.0.0.1:{port}/v1/", **options}
     )
-    async with Upstream.open(settings) as upstream:
+    async with Upstream.open(config) as upstream:
         yield upstream
     server.close()
     await server.wait_closed()
 
 
 async def ask(upstream: Upstream, content: bytes = b'{"a":1}') -> bytes:
-    return await upstream.read(await upstream.send(content, "req-1"))
+    return await upstream.read(await upstream.send("/chat/completions", content, HEADERS))
 
 
 async def test_a_connection_that_breaks_is_not_asked_twice() -> None:
@@ -72,7 +73,7 @@ async def test_a_connection_that_breaks_is_not_asked_twice() -> None:
 
 async def test_what_is_sent() -> None:
     provider = Provider(OK)
-    async with asking(provider, upstream_api_key="key-1") as upstream:
+    async with asking(provider, api_key="key-1") as upstream:
         await ask(upstream)
     head, _, body = provider.requests[0].partition(b"\r\n\r\n")
     line, *headers = head.lower().split(b"\r\n")

@@ -1,0 +1,88 @@
+"""How an upstream fails: what the caller is told, whether another may be asked instead, and what
+never gets out.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import aiohttp
+
+from taximeter.api.errors import UPSTREAM_ERROR, ApiError
+
+logger = logging.getLogger("taximeter.api")
+
+# Everything that the client raises when the upstream cannot be reached, is silent or breaks off.
+FAILURES = (aiohttp.ClientError, OSError)
+# Of those, the ones after which nothing was sent.
+NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+
+_CALLERS_FAULT = frozenset({400, 404, 413, 415, 422})
+# The upstream has not begun: it is not there, or it has no room or no right for this request.
+_NOT_BEGUN = frozenset({401, 403, 429, 502, 503})
+_NOT_WORKING = frozenset({502, 503})
+
+
+class UpstreamFailure(ApiError):
+    """A failure before the answer began. `elsewhere`: another upstream may be asked, since this one
+    has done nothing. `again`: this one too. `is_down`: there was no answer at
+    all, which counts towards a rest.
+    """
+
+    elsewhere = False
+    again = False
+    is_down = False
+
+
+def unreachable(error: Exception, name: str) -> UpstreamFailure:
+    """The failure of a connection. Only its kind is said and logged: some of these errors hold the
+    request with its key, and others repeat what the upstream sent.
+    """
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else ""
+    logger.warning("upstream %s failed: %s %s", name, type(error).__name__, reason)
+    if isinstance(error, NOTHING_SENT):
+        failure = UpstreamFailure(502, "The provider could not be reached", code=UPSTREAM_ERROR)
+        failure.elsewhere = failure.again = True
+    elif isinstance(error, TimeoutError):
+        failure = UpstreamFailure(504, "The provider did not answer in time", code=UPSTREAM_ERROR)
+    else:
+        failure = UpstreamFailure(502, "The provider broke off", code=UPSTREAM_ERROR)
+    failure.is_down = True
+    return failure
+
+
+def refused(status: int, said: str, retry_after: str, name: str) -> UpstreamFailure:
+    """An answer that is none. `said` is the upstream's message, without its key."""
+    if status == 429:
+        failure = UpstreamFailure(
+            429,
+            "The provider is limiting requests",
+            details={"reason": "upstream_rate_limit"},
+            headers={
+                "Retry-After": retry_after
+                if retry_after.isdigit() and len(retry_after) < 6
+                else "1"
+            },
+        )
+    elif status in _CALLERS_FAULT:
+        failure = UpstreamFailure(
+            400 if status == 415 else status,
+            f"The provider refused the request: {said}",
+            code="UPSTREAM_REFUSED",
+            details={"upstream_status": status},
+        )
+    else:
+        # 401 and 403 are about our key, which is not the caller's business.
+        logger.warning("upstream %s answered %d", name, status)
+        failure = UpstreamFailure(
+            502, "The provider failed", code=UPSTREAM_ERROR, details={"upstream_status": status}
+        )
+    failure.elsewhere = status in _NOT_BEGUN
+    failure.again = status in _NOT_WORKING
+    return failure
+
+
+def broken(what: str, name: str) -> ApiError:
+    """An answer that began and did not end as it should."""
+    logger.warning("the answer of upstream %s broke: %s", name, what)
+    return ApiError(502, "The provider broke off", code=UPSTREAM_ERROR)

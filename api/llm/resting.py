@@ -1,0 +1,48 @@
+"""A pause for an upstream that keeps failing, so that not every request waits for it again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+class Rest:
+    """Counts failures in a row. After `failures_max` of them the upstream rests for `rest_s`; then
+    one request tries it, and all others go on without it until that one has ended.
+    """
+
+    def __init__(
+        self,
+        failures_max: int,
+        rest_s: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._failures_max = failures_max
+        self._rest_s = rest_s
+        self._clock = clock
+        self._failures = 0
+        self._until = 0.0
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether to leave it alone now. Asking after the rest takes the one trial, which counts as
+        failed until it is known to be better.
+        """
+        if self._failures < self._failures_max:
+            return False
+        now = self._clock()
+        if now < self._until:
+            return True
+        self._until = now + self._rest_s
+        return False
+
+    def failed(self) -> None:
+        """It could not be reached, or was silent."""
+        self._failures += 1
+        if self._failures >= self._failures_max:
+            self._until = self._clock() + self._rest_s
+
+    def answered(self) -> None:
+        """It works, whatever it answered."""
+        self._failures = 0

@@ -1,0 +1,140 @@
+"""Which upstreams a model goes to, and asking them in their order."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from fnmatch import translate
+
+import aiohttp
+
+from taximeter.api.errors import ApiError
+from taximeter.api.llm.chat import ChatRequest
+from taximeter.api.llm.config import RouteConfig, RoutingConfig
+from taximeter.api.llm.failures import UpstreamFailure
+from taximeter.api.llm.upstream import Upstream
+
+MODELS_REMEMBERED_MAX = 4096
+RETRY_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place that can answer a request. `model` is its name there, `price_as` the name whose
+    price is charged.
+    """
+
+    upstream: Upstream
+    model: str
+    price_as: str
+
+
+class Router:
+    """The routes over open upstreams."""
+
+    def __init__(self, config: RoutingConfig, upstreams: Mapping[str, Upstream]) -> None:
+        self.upstreams = upstreams
+        self._routes = [
+            (re.compile("|".join(map(translate, route.models))), route) for route in config.routes
+        ]
+        self._known: OrderedDict[str, tuple[Target, ...]] = OrderedDict()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: RoutingConfig) -> AsyncIterator[Router]:
+        """A client for each upstream; their connections are closed at the end."""
+        async with AsyncExitStack() as stack:
+            upstreams = {
+                one.name: await stack.enter_async_context(Upstream.open(one))
+                for one in config.upstreams
+            }
+            yield cls(config, upstreams)
+
+    def targets(self, model: str) -> tuple[Target, ...]:
+        """Where this model goes, in order. Raises ApiError 404 when no route has it. Remembers a
+        bounded number, since callers choose the names.
+        """
+        found = self._known.get(model)
+        if found is None:
+            found = self._find(model)
+            self._known[model] = found
+            if len(self._known) > MODELS_REMEMBERED_MAX:
+                self._known.popitem(last=False)
+        if not found:
+            raise ApiError(
+                404,
+                f"The model '{model}' is not served here",
+                code="model_not_found",
+                details={"model": model},
+            )
+        return found
+
+    def named_models(self) -> list[str]:
+        """The models that routes name in full."""
+        return [
+            name
+            for _, route in self._routes
+            for name in route.models
+            if not any(sign in name for sign in "*?[")
+        ]
+
+    def _find(self, model: str) -> tuple[Target, ...]:
+        for pattern, route in self._routes:
+            if pattern.match(model):
+                return self._targets_of(route, model)
+        return ()
+
+    def _targets_of(self, route: RouteConfig, model: str) -> tuple[Target, ...]:
+        targets = []
+        for one in route.targets:
+            there = one.model or model
+            targets.append(Target(self.upstreams[one.upstream], there, one.price_as or there))
+        return tuple(targets)
+
+
+async def ask(
+    targets: tuple[Target, ...], chat: ChatRequest, headers: Mapping[str, str]
+) -> tuple[Target, aiohttp.ClientResponse]:
+    """The first target that answers, and its answer. Raises ApiError: the last failure, or 503 when
+    all of them rest.
+
+    The next one is asked only when the last has done nothing: it could not be reached, or said that
+    it does not take this request. A connection that broke or fell silent after the request was sent
+    may have cost money at the provider; that is not repeated.
+    """
+    failure: UpstreamFailure | None = None
+    for target in targets:
+        if target.upstream.rest.is_resting:
+            continue
+        content = chat.encoded(target.model)
+        for attempt in range(target.upstream.retries + 1):
+            if attempt:
+                await asyncio.sleep(RETRY_PAUSE_S * 2**attempt)
+            try:
+                answer = await target.upstream.send(chat.surface.path, content, headers)
+            except UpstreamFailure as error:
+                failure = error
+                if not error.again:
+                    break
+            else:
+                target.upstream.rest.answered()
+                return target, answer
+        assert failure is not None, "it was tried at least once"
+        if failure.is_down:
+            target.upstream.rest.failed()
+        else:
+            target.upstream.rest.answered()
+        if not failure.elsewhere:
+            break
+    if failure is not None:
+        raise failure
+    raise ApiError(
+        503,
+        "The provider has failed repeatedly and is given a pause",
+        details={"reason": "upstream_resting"},
+        headers={"Retry-After": "1"},
+    )
