@@ -71,10 +71,18 @@ CREATE TRIGGER usage_is_append_only BEFORE UPDATE OR TRUNCATE ON credit_usage_at
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily
     FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
--- Statement triggers belong to the table that a statement names. A write that named a partition would not be rolled up.
+-- Statement triggers belong to the table that a statement names. A write that named a partition would not be rolled up. Whom the
+-- defaults of the schema let in is shut out again: usage is read and written through its table.
 CREATE FUNCTION taximeter.guard_partition(partition_name text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    guest regrole;
 BEGIN
+    FOR guest IN SELECT DISTINCT acl.grantee FROM pg_class AS partition, aclexplode(partition.relacl) AS acl
+                  WHERE partition.oid = format('taximeter.%I', partition_name)::regclass
+                    AND acl.grantee NOT IN (0, partition.relowner) LOOP
+        EXECUTE format('REVOKE ALL ON taximeter.%I FROM %s', partition_name, guest);
+    END LOOP;
     EXECUTE format(
         $sql$CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON taximeter.%I
              FOR EACH STATEMENT WHEN (current_setting('taximeter.moving_rows', true) IS DISTINCT FROM 'on')

@@ -18,7 +18,9 @@ class StoreSettings(BaseSettings):
     )
 
     database_url: str = Field(
-        default="postgresql://localhost/taximeter", description="Postgres, the book of record."
+        default="postgresql://localhost/taximeter",
+        description="Postgres, the book of record, for a "
+        "user who owns nothing; `taximeter migrate` logs in by TAXIMETER_MIGRATE_DATABASE_URL.",
     )
     redis_url: str = Field(
         default="redis://localhost:6379/0",

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 import redis as redis_py
 import redis.asyncio as redis_asyncio
-from support.servers import ValkeyFactory, run_sql, with_database
+from support.servers import ValkeyFactory, run_sql, with_database, with_login
 
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
@@ -93,6 +93,24 @@ def database_url(session_database_url: str, template_database: str) -> Iterator[
     run_sql(session_database_url, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"')
     yield with_database(session_database_url, name)
     run_sql(session_database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def app_database_url(database_url: str) -> str:
+    """`database_url` as the API should log in: as a user who owns nothing."""
+    return with_login(database_url, "taximeter_app")
+
+
+@pytest.fixture
+def settler_database_url(database_url: str) -> str:
+    """The same for the settler."""
+    return with_login(database_url, "taximeter_settler")
+
+
+@pytest.fixture
+def sidecar_database_url(database_url: str) -> str:
+    """The same for the sidecar."""
+    return with_login(database_url, "taximeter_sidecar")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from signal import SIGINT, SIGQUIT
 from taximeter.api.embedded.machine import LOOPBACK, ServerFailed, wheel_folder
 from taximeter.api.embedded.server import EmbeddedServer
 from taximeter.api.embedded.spawn import Identity
+from taximeter.api.queries import LOGINS
 
 DATABASE = "taximeter"
 SUPERUSER = "postgres"
@@ -51,9 +52,19 @@ class EmbeddedPostgres(EmbeddedServer):
     def url(self) -> str:
         return self.url_of(DATABASE)
 
-    def url_of(self, database: str) -> str:
+    def url_of(self, database: str, user: str = SUPERUSER) -> str:
         """Return the URL of one database; dbmate, psql and asyncpg all take it."""
-        return f"postgresql://{SUPERUSER}@{LOOPBACK}:{self.port}/{database}?sslmode=disable"
+        return f"postgresql://{user}@{LOOPBACK}:{self.port}/{database}?sslmode=disable"
+
+    def make_logins(self) -> None:
+        """Make the users `api`, `settler` and `sidecar`, who may do what the migrations grant them.
+        The database must be migrated.
+        """
+        self.run_to_end(
+            [str(postgres_program("psql")), "--no-psqlrc", "--set=ON_ERROR_STOP=1", self.url],
+            what="making the users of our processes",
+            text=LOGINS["make_logins"],
+        )
 
     def prepare(self) -> None:
         """Make the cluster under another name first: half a cluster is never started."""

@@ -17,23 +17,28 @@ from pathlib import Path
 import httpx
 
 from taximeter.api.embedded.machine import LOOPBACK, free_port
-from taximeter.api.embedded.postgres import EmbeddedPostgres
+from taximeter.api.embedded.postgres import DATABASE, EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.api.local.process import LocalProcess, ProcessFailed
 from taximeter.api.migrate import migrate
 
 READY_TIMEOUT_S = 60.0
-REDIS_URL, ARQ_REDIS_URL, DATABASE_URL = (
+REDIS_URL, ARQ_REDIS_URL, DATABASE_URL, MIGRATE_DATABASE_URL = (
     "TAXIMETER_REDIS_URL",
     "TAXIMETER_ARQ_REDIS_URL",
     "TAXIMETER_DATABASE_URL",
+    "TAXIMETER_MIGRATE_DATABASE_URL",
 )
 Progress = Callable[[str], None]
 
 
 @dataclass(slots=True)
 class LocalSystem:
-    """A running system. `processes` are ours, in the order in which they were started."""
+    """A running system. `processes` are ours, in the order in which they were started.
+
+    `database_url` is that of the owner, who migrates; on an embedded Postgres each process of
+    `logins` has a URL of its own.
+    """
 
     redis_url: str
     arq_redis_url: str
@@ -41,14 +46,15 @@ class LocalSystem:
     api_url: str
     upstream_url: str
     data_dir: Path
+    logins: Mapping[str, str] = field(default_factory=dict)
     processes: list[LocalProcess] = field(default_factory=list)
 
-    def environment(self) -> dict[str, str]:
-        """Settings that every process gets."""
+    def environment(self, process_name: str) -> dict[str, str]:
+        """Settings of a process; all but the database's user are the same for every one."""
         return {
             REDIS_URL: self.redis_url,
             ARQ_REDIS_URL: self.arq_redis_url,
-            DATABASE_URL: self.database_url,
+            DATABASE_URL: self.logins.get(process_name, self.database_url),
             "TAXIMETER_UPSTREAM_BASE_URL": self.upstream_url,
             "TAXIMETER_UPSTREAM_NAME": "simulated",
             "TAXIMETER_DATA_DIR": str(self.data_dir),
@@ -76,9 +82,8 @@ def local_system(
     """
     data_dir = data_dir.resolve()
     with ExitStack() as stack:
-        redis_url, arq_redis_url, database_url = _stores(stack, data_dir, progress)
-        progress("migrating the database")
-        migrate(database_url)
+        redis_url, arq_redis_url = _redis_servers(stack, data_dir, progress)
+        database_url, logins = _database(stack, data_dir, progress)
         simulator_port, api_port = free_port(), api_port or free_port()
         system = LocalSystem(
             redis_url,
@@ -87,14 +92,15 @@ def local_system(
             api_url=f"http://{LOOPBACK}:{api_port}",
             upstream_url=f"http://{LOOPBACK}:{simulator_port}/v1",
             data_dir=data_dir,
+            logins=logins,
         )
-        environment = {**system.environment(), **(settings or {})}
         for name, arguments in (
             ("simulator", ["simulator", "--port", str(simulator_port)]),
             ("settler", ["settler"]),
             ("api", ["api", "--host", LOOPBACK, "--port", str(api_port)]),
         ):
             progress(f"starting the {name}")
+            environment = {**system.environment(name), **(settings or {})}
             log_path = data_dir / "logs" / f"{name}.log"
             process = LocalProcess(name, arguments, environment, log_path)
             process.start()
@@ -106,10 +112,9 @@ def local_system(
         yield system
 
 
-def _stores(stack: ExitStack, data_dir: Path, progress: Progress) -> tuple[str, str, str]:
-    """URLs of Redis, arq's Redis and Postgres; what the environment does not name starts here."""
-    redis_url, database_url = os.environ.get(REDIS_URL), os.environ.get(DATABASE_URL)
-    arq_redis_url = os.environ.get(ARQ_REDIS_URL)
+def _redis_servers(stack: ExitStack, data_dir: Path, progress: Progress) -> tuple[str, str]:
+    """URLs of Redis and arq's Redis; what the environment does not name starts here."""
+    redis_url, arq_redis_url = os.environ.get(REDIS_URL), os.environ.get(ARQ_REDIS_URL)
     if redis_url is None:
         progress("starting Valkey")
         redis_url = stack.enter_context(EmbeddedValkey(data_dir / "valkey")).url
@@ -117,10 +122,26 @@ def _stores(stack: ExitStack, data_dir: Path, progress: Progress) -> tuple[str, 
         progress("starting arq's Valkey")
         arq = EmbeddedValkey(data_dir / "arq", append_only=False)
         arq_redis_url = stack.enter_context(arq).url
-    if database_url is None:
-        progress("starting Postgres")
-        database_url = stack.enter_context(EmbeddedPostgres(data_dir / "postgres")).url
-    return redis_url, arq_redis_url, database_url
+    return redis_url, arq_redis_url
+
+
+def _database(
+    stack: ExitStack, data_dir: Path, progress: Progress
+) -> tuple[str, Mapping[str, str]]:
+    """URL of the migrated Postgres, and those of the processes that log in as users of their own:
+    none on a server of the environment's, whose users are not ours to make.
+    """
+    database_url = os.environ.get(DATABASE_URL)
+    if database_url is not None:
+        progress("migrating the database")
+        migrate(os.environ.get(MIGRATE_DATABASE_URL, database_url))
+        return database_url, {}
+    progress("starting Postgres")
+    server = stack.enter_context(EmbeddedPostgres(data_dir / "postgres"))
+    progress("migrating the database")
+    migrate(server.url)
+    server.make_logins()
+    return server.url, {name: server.url_of(DATABASE, name) for name in ("api", "settler")}
 
 
 def _wait_until_ready(system: LocalSystem) -> None:

@@ -5,9 +5,11 @@ role.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 from support.world import SHARDS, World, serving
@@ -44,7 +46,8 @@ def api_options() -> dict[str, Any]:
 @pytest.fixture
 async def world(
     stores: Stores,
-    database_url: str,
+    app_database_url: str,
+    settler_database_url: str,
     redis_url: str,
     key_prefix: str,
     tmp_path: Path,
@@ -53,7 +56,7 @@ async def world(
     simulator = create_simulator()
     async with serving(simulator) as upstream:
         options = {
-            "database_url": database_url,
+            "database_url": app_database_url,
             "redis_url": redis_url,
             "key_prefix": key_prefix,
             "dev_mode": True,
@@ -69,5 +72,7 @@ async def world(
         async with (
             serving(app) as url,
             httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client,
+            asyncpg.create_pool(settler_database_url, min_size=0, max_size=4) as settler_pool,
         ):
-            yield World(url, client, stores, settings, simulator, app)
+            settling = replace(stores, pool=settler_pool)
+            yield World(url, client, stores, settling, settings, simulator, app)

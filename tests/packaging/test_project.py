@@ -114,7 +114,7 @@ def test_compose_runs_what_we_have() -> None:
         f"TAXIMETER_{field.upper()}"
         for settings in (ApiSettings, SettlerSettings, SidecarSettings)
         for field in settings.model_fields
-    }
+    } | {"TAXIMETER_MIGRATE_DATABASE_URL"}
     services = compose()["services"]
     assert set(services) == {
         *("redis", "arq-redis", "postgres"),
@@ -143,6 +143,18 @@ def test_compose_keeps_balances_and_stays_on_this_machine() -> None:
     assert services["postgres"]["volumes"]
     for service in services.values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_compose_processes_own_nothing_in_postgres() -> None:
+    """Only what migrates logs in as the owner; the others are members of the migrations' roles."""
+    services, users = compose()["services"], compose()["configs"]["postgres-users"]["content"]
+    owner = services["postgres"]["environment"]["POSTGRES_USER"]
+    migrating = services["migrate"]["environment"]["TAXIMETER_MIGRATE_DATABASE_URL"]
+    assert migrating.startswith(f"postgresql://{owner}:")
+    for name, role in (("api", "app"), ("settler", "settler"), ("sidecar", "sidecar")):
+        url = services[name]["environment"]["TAXIMETER_DATABASE_URL"]
+        assert url.startswith(f"postgresql://{name}:{name}@")
+        assert f"CREATE ROLE {name} LOGIN PASSWORD '{name}' IN ROLE taximeter_{role};" in users
 
 
 def test_image_gets_every_package() -> None:

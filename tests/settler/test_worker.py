@@ -57,10 +57,10 @@ def settler(env: Env, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture
-async def env(database_url: str, redis_url: str, key_prefix: str) -> Env:
+async def env(settler_database_url: str, redis_url: str, key_prefix: str) -> Env:
     """Settings of a worker process on the stores of this test."""
     return {
-        "TAXIMETER_DATABASE_URL": database_url,
+        "TAXIMETER_DATABASE_URL": settler_database_url,
         "TAXIMETER_REDIS_URL": redis_url,
         "TAXIMETER_ARQ_REDIS_URL": redis_url,
         "TAXIMETER_ARQ_QUEUE": f"{key_prefix}:queue",

@@ -188,7 +188,7 @@ async def test_it_starts_before_redis_and_reconnects(valkey_server: ValkeyFactor
 
 
 async def test_accounts_come_from_postgres_when_it_is_named(
-    redis_url: str, database_url: str, books: Books, shard: ScriptedShard
+    redis_url: str, sidecar_database_url: str, books: Books, shard: ScriptedShard
 ) -> None:
     await books.open(total=5000, allocated=3000)
     fields = {"org_id": "org", "amount_millicredits": 1}
@@ -198,7 +198,7 @@ async def test_accounts_come_from_postgres_when_it_is_named(
     ):
         assert (await caller.refused("charge", **fields))[1] == "ACCOUNT_NOT_FOUND"
     async with (
-        running("--port", "0", redis_url=redis_url, database_url=database_url) as (_, url),
+        running("--port", "0", redis_url=redis_url, database_url=sidecar_database_url) as (_, url),
         ready(url) as caller,
     ):
         assert (await caller.ok("charge", **fields))["available_millicredits"] == 2999

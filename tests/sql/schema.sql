@@ -342,7 +342,7 @@ END;
 $$;
 
 CREATE FUNCTION taximeter.ensure_attribution_partitions(months_ahead integer) RETURNS integer
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '5s'
     AS $$
@@ -412,7 +412,14 @@ CREATE FUNCTION taximeter.guard_partition(partition_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
+DECLARE
+    guest regrole;
 BEGIN
+    FOR guest IN SELECT DISTINCT acl.grantee FROM pg_class AS partition, aclexplode(partition.relacl) AS acl
+                  WHERE partition.oid = format('taximeter.%I', partition_name)::regclass
+                    AND acl.grantee NOT IN (0, partition.relowner) LOOP
+        EXECUTE format('REVOKE ALL ON taximeter.%I FROM %s', partition_name, guest);
+    END LOOP;
     EXECUTE format(
         $sql$CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON taximeter.%I
              FOR EACH STATEMENT WHEN (current_setting('taximeter.moving_rows', true) IS DISTINCT FROM 'on')

@@ -17,6 +17,21 @@ def with_database(url: str, database: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
 
 
+def with_login(url: str, role_name: str) -> str:
+    """Return the URL of the same database for a user who is nothing but a member of this role."""
+    name, password = f"test_{role_name}", "for-tests"
+    run_sql(
+        url,
+        "DO $$ BEGIN"
+        f" CREATE ROLE {name} LOGIN PASSWORD '{password}' IN ROLE {role_name};"
+        # Users are the whole server's: one of an earlier test, or of tests beside these, will do.
+        " EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$",
+    )
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{name}:{password}@{place}"))
+
+
 def select_one(url: str, statement: str) -> str:
     """Run statements with psql, which needs no event loop, and return what it printed."""
     finished = subprocess.run(

@@ -47,11 +47,17 @@ async def serving(app: Any) -> AsyncIterator[str]:
 
 @dataclass
 class World:
-    """One running API, and short words for what callers do to it."""
+    """One running API, and short words for what callers do to it.
+
+    Each part has the rights that it has in production: the API those of `taximeter_app`, what
+    settles (`settling`) those of `taximeter_settler`. `stores` are the owner's, for what an
+    operator does by hand.
+    """
 
     url: str
     client: httpx.AsyncClient
     stores: Stores
+    settling: Stores
     settings: ApiSettings
     simulator: Starlette
     app: Any
@@ -106,7 +112,7 @@ class World:
         assert (await self.subscribe(org)).status_code == 200
         await self.add_member(user, org)
         assert (await self.allocate(user, credits, org)).status_code == 200
-        await relay(self.stores)
+        await relay(self.settling)
 
     async def chat(
         self, user: str = "ann", *, headers: dict[str, str] | None = None, **body: Any
@@ -126,9 +132,9 @@ class World:
         return found
 
     async def settle(self) -> None:
-        await relay(self.stores)
+        await relay(self.settling)
         for shard in range(SHARDS):
-            await settle_shard(self.stores, shard)
+            await settle_shard(self.settling, shard)
 
     async def charges(self, org: str = "acme") -> list[dict[str, Any]]:
         """What is booked, oldest first, after settling everything."""
@@ -142,7 +148,7 @@ class World:
 
     async def prove(self) -> None:
         await self.settle()
-        report = await check(self.stores)
+        report = await check(self.settling)
         assert report.holds, [one for one in report.invariants if not one.holds]
 
     @property

@@ -1,0 +1,188 @@
+"""What the roles of the processes may do: add, and never rewrite what was charged or who did it.
+
+A new table of schema `taximeter` needs its line in GRANTS; what it gets without a GRANT or REVOKE
+of its own is `SIU` for the API and the settler (see the migration `roles`).
+"""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+from support.books import Books
+
+ROLES = ("taximeter_app", "taximeter_settler", "taximeter_sidecar")
+WORDS = {
+    "S": "SELECT",
+    "I": "INSERT",
+    "U": "UPDATE",
+    "D": "DELETE",
+    "T": "TRUNCATE",
+    "R": "REFERENCES",
+    "G": "TRIGGER",
+}
+
+# Table -> what API, settler and sidecar may do: Select, Insert, Update, Delete. Nobody
+# may do what WORDS names besides.
+GRANTS: dict[str, tuple[str, str, str]] = {
+    "organizations": ("SIU", "S", ""),
+    "organization_members": ("SIU", "S", ""),
+    "organization_subscriptions": ("SIU", "S", ""),
+    "organization_credit_pools": ("SIU", "SIU", ""),
+    "user_credit_allocations": ("SIU", "SIU", "S"),
+    "credit_usage_attribution": ("S", "SI", ""),
+    "org_billing_history": ("SIU", "SI", ""),
+    "schema_migrations": ("", "", ""),
+    "taximeter.accounts": ("SIU", "SIU", "S"),
+    "taximeter.account_entries": ("SI", "SI", ""),
+    "taximeter.watermarks": ("S", "SIU", ""),
+    "taximeter.settled_batches": ("S", "SID", ""),
+    "taximeter.charged_requests": ("S", "SI", ""),
+    "taximeter.dead_letters": ("S", "SI", ""),
+    "taximeter.lost_events": ("S", "SI", ""),
+    "taximeter.usage_daily": ("S", "SIU", ""),
+    "taximeter.audit_log": ("SI", "SI", ""),
+    "taximeter.idempotent_answers": ("SI", "SD", ""),
+}
+APPEND_ONLY = ("credit_usage_attribution", "taximeter.account_entries", "taximeter.audit_log")
+
+
+async def test_every_table_has_the_grants_that_are_declared(books: Books) -> None:
+    rows = await books.rows(
+        "SELECT oid::regclass::text, relispartition FROM pg_class"
+        " WHERE relnamespace::regnamespace::text IN ('public', 'taximeter')"
+        " AND relkind IN ('r', 'p')"
+    )
+    assert {name for name, is_partition in rows if not is_partition} == set(GRANTS), (
+        "a table needs a line in GRANTS"
+    )
+    for name, is_partition in rows:
+        expected = ("", "", "") if is_partition else GRANTS[name]
+        for role, letters in zip(ROLES, expected, strict=True):
+            found = [word for word in WORDS.values() if await may(books, role, name, word)]
+            assert found == [WORDS[letter] for letter in letters], (role, name)
+
+
+async def may(books: Books, role: str, table: str, privilege: str) -> bool:
+    query = "SELECT has_table_privilege($1, $2, $3)"
+    return bool(await books.value(query, role, table, privilege))
+
+
+async def test_the_roles_own_nothing_and_are_nobody(books: Books) -> None:
+    for role in ROLES:
+        row = await books.row(
+            "SELECT rolcanlogin, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, rolreplication"
+            " FROM pg_roles WHERE rolname = $1",
+            role,
+        )
+        assert row == (False,) * 6, role
+        for table in ("pg_class", "pg_proc", "pg_namespace", "pg_database"):
+            owner = {"pg_class": "relowner", "pg_proc": "proowner", "pg_namespace": "nspowner"}
+            column = owner.get(table, "datdba")
+            query = f"SELECT count(*) FROM {table} WHERE {column} = $1::regrole"
+            assert await books.value(query, role) == 0, (role, table)
+        assert (
+            await books.value(
+                "SELECT count(*) FROM pg_auth_members m WHERE m.member = $1::regrole", role
+            )
+            == 0
+        )
+        for schema in ("public", "taximeter"):
+            assert not await books.value(
+                "SELECT has_schema_privilege($1, $2, 'CREATE')", role, schema
+            )
+
+
+REFUSED = (
+    "UPDATE credit_usage_attribution SET credits_used = 0",
+    "DELETE FROM credit_usage_attribution",
+    "TRUNCATE credit_usage_attribution",
+    "UPDATE taximeter.audit_log SET actor = 'nobody'",
+    "DELETE FROM taximeter.audit_log",
+    "TRUNCATE taximeter.audit_log",
+    "UPDATE taximeter.account_entries SET delta = 1",
+    "DELETE FROM taximeter.account_entries",
+    "DELETE FROM taximeter.charged_requests",
+    "DELETE FROM user_credit_allocations",
+    "DELETE FROM org_billing_history",
+    # A partition is no way around its table.
+    "SET taximeter.moving_rows = 'on'; DELETE FROM taximeter.attribution_rest",
+    "SET taximeter.moving_rows = 'on'; UPDATE taximeter.attribution_rest SET credits_used = 0",
+    "SET taximeter.moving_rows = 'on'; INSERT INTO taximeter.attribution_rest DEFAULT VALUES",
+    "CREATE TABLE public.mine (id integer)",
+    "CREATE TABLE taximeter.mine (id integer)",
+    "CREATE SCHEMA mine",
+    "CREATE FUNCTION taximeter.mine() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+    "ALTER TABLE taximeter.audit_log DISABLE TRIGGER ALL",
+    "DROP TRIGGER audit_log_is_append_only ON taximeter.audit_log",
+    "DROP TABLE taximeter.audit_log",
+    "ALTER TABLE credit_usage_attribution DETACH PARTITION taximeter.attribution_rest",
+    "GRANT DELETE ON taximeter.audit_log TO CURRENT_USER; DELETE FROM taximeter.audit_log",
+    "SET session_replication_role = 'replica'",
+    "SET ROLE postgres",
+    "ALTER ROLE CURRENT_USER SUPERUSER",
+    "COPY organizations TO PROGRAM 'true'",
+    "SELECT pg_read_file('/etc/hostname')",
+)
+
+
+@pytest.mark.parametrize("process", ["app", "settler", "sidecar"])
+async def test_nothing_that_was_written_can_be_rewritten(
+    books: Books, request: pytest.FixtureRequest, process: str
+) -> None:
+    """Refused by the rights alone: the tables hold rows, and none changes."""
+    await books.open(allocated=100)
+    await books.deduct(10, "r-1")
+    await books.run(
+        "INSERT INTO taximeter.audit_log (actor, action, org_id) VALUES ('a', 'b', 'org')"
+    )
+    conn = await asyncpg.connect(request.getfixturevalue(f"{process}_database_url"))
+    try:
+        for statement in REFUSED:
+            with pytest.raises(
+                (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError)
+            ) as refusal:
+                await conn.execute(statement)
+            assert "append-only" not in str(refusal.value), "the rights come before the triggers"
+    finally:
+        await conn.close()
+    assert await books.value("SELECT sum(credits_used) FROM credit_usage_attribution") == 10
+    assert await books.value("SELECT actor FROM taximeter.audit_log") == "a"
+
+
+async def test_the_owner_still_cleans_up(books: Books) -> None:
+    await books.open(allocated=100)
+    await books.deduct(10, "r-1")
+    await books.clean_up()
+    assert await books.value("SELECT count(*) FROM credit_usage_attribution") == 0
+
+
+async def test_months_are_made_by_the_settler_alone(
+    books: Books, app_database_url: str, settler_database_url: str
+) -> None:
+    """Partitions are the only change of the schema while the system runs; the owner owns them."""
+    query = "SELECT taximeter.ensure_attribution_partitions(5)"
+    conn = await asyncpg.connect(app_database_url)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await conn.fetchval(query)
+    await conn.close()
+    conn = await asyncpg.connect(settler_database_url)
+    assert await conn.fetchval(query) == 2
+    await conn.close()
+    owners = await books.rows(
+        "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relname LIKE 'attribution_%'"
+    )
+    assert owners == [(await books.value("SELECT current_user::text"),)]
+
+
+async def test_definers_keep_their_search_path_and_are_not_for_everybody(books: Books) -> None:
+    """What runs with its owner's rights must not be led to another schema, or be anybody's."""
+    found = await books.rows(
+        "SELECT oid::regprocedure::text, proconfig, prorettype = 'trigger'::regtype,"
+        " has_function_privilege('public', oid, 'EXECUTE')"
+        " FROM pg_proc WHERE prosecdef"
+        " AND pronamespace::regnamespace::text IN ('public', 'taximeter')"
+    )
+    assert found
+    for name, config, is_trigger, is_anybodys in found:
+        assert "search_path=pg_catalog, pg_temp" in (config or []), name
+        assert is_trigger or not is_anybodys, name
