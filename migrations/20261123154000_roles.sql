@@ -79,6 +79,8 @@ REVOKE UPDATE ON
 REVOKE INSERT, UPDATE ON taximeter.idempotent_answers FROM taximeter_settler;
 REVOKE UPDATE ON taximeter.idempotent_answers FROM taximeter_app;
 GRANT DELETE ON taximeter.settled_batches, taximeter.idempotent_answers TO taximeter_settler;
+-- A change of the number of shards.
+GRANT DELETE ON taximeter.watermarks TO taximeter_settler;
 
 -- The one change of the schema that happens while the system runs, and only in this shape.
 ALTER FUNCTION taximeter.ensure_attribution_partitions(integer) SECURITY DEFINER;

@@ -10,6 +10,8 @@ CREATE TABLE taximeter.shard_layouts (
     shards      integer NOT NULL CONSTRAINT shards_is_positive CHECK (shards > 0),
     made_at     timestamptz NOT NULL DEFAULT now()
 );
+REVOKE INSERT, UPDATE ON taximeter.shard_layouts FROM taximeter_app;
+REVOKE UPDATE ON taximeter.shard_layouts FROM taximeter_settler;
 
 -- migrate:down
 DROP TABLE taximeter.shard_layouts;
