@@ -15,7 +15,19 @@ from taximeter.api.llm.config import load_routing
 from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
 from taximeter.api.llm.route import router as llm_router
 from taximeter.api.middleware import BodyLimit
-from taximeter.api.routes import credits, me, members, purchases, subscriptions, system, usage
+from taximeter.api.routes import (
+    credits,
+    history,
+    me,
+    members,
+    personal,
+    plan_changes,
+    purchases,
+    subscriptions,
+    system,
+    usage,
+    user_billing,
+)
 from taximeter.api.services import open_services
 from taximeter.api.settings import ApiSettings
 
@@ -65,7 +77,18 @@ def create_app(settings: ApiSettings | None = None) -> Application:
     )
     app.include_router(system.router)
     schemes = [Depends(bearer_scheme), Depends(cookie_scheme)]  # For the OpenAPI document alone.
-    for module in (subscriptions, purchases, credits, usage, members, me):
+    for module in (
+        subscriptions,
+        plan_changes,
+        purchases,
+        credits,
+        usage,
+        user_billing,
+        history,
+        personal,
+        members,
+        me,
+    ):
         app.include_router(module.router, dependencies=schemes)
     app.include_router(llm_router, dependencies=schemes)
     return app

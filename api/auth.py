@@ -40,6 +40,7 @@ class Principal:
     name: str | None
     is_system_admin: bool
     expires_at: float
+    email_verified: bool = False
 
 
 class Verifier(Protocol):
@@ -188,6 +189,7 @@ def _principal(claims: dict[str, Any], admin_role: str) -> Principal:
         name=_text(claims.get("name")) or _text(claims.get("preferred_username")),
         is_system_admin=isinstance(roles, list) and admin_role in roles,
         expires_at=float(claims["exp"]),
+        email_verified=claims.get("email_verified") is True,
     )
 
 

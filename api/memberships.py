@@ -18,15 +18,18 @@ MEMBERSHIPS_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """One active membership."""
+    """One active membership. Personal is the organisation of one that holds individual credits."""
 
     org_id: str
     org_name: str
     role: str
+    personal: bool = False
+    is_default: bool = False
 
 
 class Memberships:
-    """Active memberships by user, oldest first. A removal elsewhere is seen after at most the given
+    """Active memberships by user, in the order in which they are asked to pay: the user's default,
+    then by age, then the personal one. A removal elsewhere is seen after at most the given
     time.
 
     Only what a user may do is remembered here, never a balance.
@@ -47,7 +50,12 @@ class Memberships:
             return known[1]
         read_at = self._clock()
         rows = await self._pool.fetch(IDENTITY["memberships"], user_id, MEMBERSHIPS_MAX)
-        found = tuple(Membership(row["org_id"], row["org_name"], row["role"]) for row in rows)
+        found = tuple(
+            Membership(
+                row["org_id"], row["org_name"], row["role"], row["personal"], row["is_default"]
+            )
+            for row in rows
+        )
         # "None" is not remembered: a user who was just added should not be told to wait.
         if found and self._ttl_s > 0:
             self._known[user_id] = (read_at, found)

@@ -30,13 +30,13 @@ PLANS = {
 }
 
 
-def plan_of(code: str) -> Plan:
+def plan_of(code: str, field: str = "plan_code") -> Plan:
     """The plan of this code. Raises ApiError 400 that lists what there is."""
     plan = PLANS.get(code)
     if plan is None:
         raise ApiError(
             400,
-            f"plan_code must be one of {', '.join(PLANS)}",
-            details={"field": "plan_code"},
+            f"{field} must be one of {', '.join(PLANS)}",
+            details={"field": field},
         )
     return plan

@@ -21,6 +21,7 @@ from taximeter.api.llm.routing import Router
 from taximeter.api.memberships import Memberships
 from taximeter.api.settings import ApiSettings
 from taximeter.api.tokens import load_dev_key
+from taximeter.api.users import NotingVerifier
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
 from taximeter.meter.pricing import Pricer, TokenPrice
 from taximeter.settler.accounts import account_loader
@@ -153,7 +154,9 @@ async def open_services(
             settings=settings,
             pool=pool,
             meters=meters,
-            verifier=RememberingVerifier(make_verifier(settings, plain_client)),
+            verifier=RememberingVerifier(
+                NotingVerifier(make_verifier(settings, plain_client), pool, tracker)
+            ),
             router=router,
             pricer=make_pricer(settings),
             tracker=tracker,

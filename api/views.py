@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, datetime
 
 from asyncpg import Record
 from pydantic import BaseModel
 
 from taximeter.api.exact import credits_of
+
+
+class SubscriptionView(BaseModel):
+    """A subscription as it is shown. Prices are dollars a month."""
+
+    id: str
+    org_id: str
+    plan_code: str
+    plan_name: str
+    monthly_price: float
+    status: str
+    billing_cycle_start: date
+    billing_cycle_end: date
+    lago_subscription_id: str | None
+    created_at: datetime
+    cancel_at_period_end: bool
+    pending_plan_code: str | None
 
 
 class PoolView(BaseModel):
@@ -57,6 +75,25 @@ def percentage(part: int, whole: int) -> float:
     return round(100 * part / whole, 2) if whole else 0.0
 
 
+def subscription_view(row: Record) -> SubscriptionView:
+    """A row of organization_subscriptions."""
+    pending = row["pending_plan"]
+    return SubscriptionView(
+        id=str(row["id"]),
+        org_id=row["org_id"],
+        plan_code=row["plan_code"],
+        plan_name=row["plan_name"],
+        monthly_price=float(row["monthly_price"]),
+        status=row["status"],
+        billing_cycle_start=row["billing_cycle_start"],
+        billing_cycle_end=row["billing_cycle_end"],
+        lago_subscription_id=row["lago_subscription_id"],
+        created_at=row["created_at"],
+        cancel_at_period_end=row["cancel_at_period_end"],
+        pending_plan_code=json.loads(pending)["plan_code"] if pending is not None else None,
+    )
+
+
 def pool_view(row: Record) -> PoolView:
     """A row of organization_credit_pools."""
     return PoolView(
@@ -98,6 +135,7 @@ def allocation_view(row: Record, *, remaining: int | None = None, held: int = 0)
     return AllocationView(
         id=str(row["id"]),
         user_id=row["user_id"],
+        user_email=row["email"],
         allocated_credits=credits_of(row["allocated_credits"]),
         used_credits=credits_of(row["used_credits"]),
         remaining_credits=credits_of(row["remaining_credits"] if remaining is None else remaining),

@@ -58,7 +58,8 @@ GRANT SELECT, INSERT, UPDATE ON
     TO taximeter_app;
 GRANT SELECT ON credit_usage_attribution TO taximeter_app;
 
-GRANT SELECT ON organizations, organization_members, organization_subscriptions TO taximeter_settler;
+GRANT SELECT ON organizations, organization_members TO taximeter_settler;
+GRANT SELECT, UPDATE ON organization_subscriptions TO taximeter_settler; -- It ends their periods.
 GRANT SELECT, INSERT, UPDATE ON organization_credit_pools, user_credit_allocations TO taximeter_settler;
 GRANT SELECT, INSERT ON org_billing_history, credit_usage_attribution TO taximeter_settler;
 GRANT USAGE ON SEQUENCE credit_usage_attribution_id_seq TO taximeter_settler;
@@ -75,6 +76,7 @@ REVOKE INSERT, UPDATE ON
 REVOKE UPDATE ON
     taximeter.settled_batches, taximeter.charged_requests, taximeter.dead_letters, taximeter.lost_events
     FROM taximeter_settler;
+REVOKE INSERT, UPDATE ON taximeter.users FROM taximeter_settler;
 -- What is kept for a while, and by whom it is pruned.
 REVOKE INSERT, UPDATE ON taximeter.idempotent_answers FROM taximeter_settler;
 REVOKE UPDATE ON taximeter.idempotent_answers FROM taximeter_app;

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from taximeter.settler.admission import admit
 from taximeter.settler.guardian import ensure_shards, guard
 from taximeter.settler.marks import count_shards
+from taximeter.settler.periods import end_billing_periods
 from taximeter.settler.queries import load_queries
 from taximeter.settler.reconcile import CouldNotLook, Look, Suspect, reconcile
 from taximeter.settler.relay import relay
@@ -79,7 +81,9 @@ class Settler:
         await self._once("reconcile", self._reconcile)
 
     async def daily(self) -> None:
-        """Close or renew what has expired, make the coming months, forget old batches."""
+        """Close or renew what has expired, end billing periods, make the coming months, forget
+        what is too old.
+        """
         await self._once("daily", self._daily)
 
     async def _once(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -218,4 +222,5 @@ class Settler:
         await self._stores.pool.execute(
             _SQL["prune_answers"], self._settings.idempotency_retention_s
         )
-        log.info("daily", expired=closed, months_made=made, pruned=pruned)
+        periods = await end_billing_periods(self._stores.pool, datetime.now(UTC).date())
+        log.info("daily", expired=closed, periods_ended=periods, months_made=made, pruned=pruned)

@@ -28,7 +28,9 @@ from taximeter.meter.pricing import UnpricedModel
 
 
 async def paying_org(services: Services, user_id: str, org_header: str | None) -> str:
-    """The organisation that the caller chose, else the one of the oldest active membership."""
+    """The organisation that the header names, else the caller's default, else the oldest active
+    membership; individual credits pay for who has no other.
+    """
     memberships = await services.memberships.of(user_id)
     if org_header is not None:
         if all(one.org_id != org_header for one in memberships):

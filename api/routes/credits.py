@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import asyncpg
 from asyncpg import Record
@@ -17,10 +16,10 @@ from taximeter.api.deps import Access, MemberDep, OrgAdminDep, ServicesDep
 from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
 from taximeter.api.exact import Body, Credits, ExactRoute, UserId, credits_of
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
+from taximeter.api.live import Account, live_balances
 from taximeter.api.queries import CREDITS
-from taximeter.api.services import Services
 from taximeter.api.views import AllocationView, PoolDetails, allocation_view, pool_details
-from taximeter.meter import Balance, MeterError
+from taximeter.meter import Balance
 from taximeter.meter.limits import BALANCE_MAX
 from taximeter.settler.stores import Connection
 
@@ -96,31 +95,47 @@ async def allocate(
                     conn,
                     Repeatable("credits.allocate", access.org_id, idempotency_key, body),
                     Allocated,
-                    lambda: _allocate(conn, access, body),
+                    lambda: allocate_credits(
+                        conn,
+                        access,
+                        body.user_id,
+                        body.credits,
+                        expires_at=body.expires_at,
+                        auto_renew=body.auto_renew,
+                    ),
                 )
         except (asyncpg.CheckViolationError, asyncpg.ForeignKeyViolationError) as error:
             pool = await conn.fetchrow(CREDITS["pool"], access.org_id)
-            raise _refusal(pool, body.credits, error) from error
+            raise allocation_refusal(pool, body.credits, error) from error
 
 
-async def _allocate(conn: Connection, access: Access, body: NewAllocation) -> Allocated:
+async def allocate_credits(
+    conn: Connection,
+    access: Access,
+    user_id: str,
+    millicredits: int,
+    *,
+    expires_at: datetime | None = None,
+    auto_renew: bool | None = None,
+) -> Allocated:
+    """Give a member credits of the pool, in the caller's transaction. Raises ApiError 404 for
+    somebody else, and asyncpg's integrity errors, which `allocation_refusal` puts into words.
+    """
     org_id = access.org_id
-    if await conn.fetchval(CREDITS["lock_member"], org_id, body.user_id) is None:
+    if await conn.fetchval(CREDITS["lock_member"], org_id, user_id) is None:
         raise ApiError(
             404,
             "The user is not an active member of this organization",
             details={"field": "user_id"},
         )
     allocation_id = await conn.fetchval(
-        CREDITS["allocate"], org_id, body.user_id, body.credits, access.user_id
+        CREDITS["allocate"], org_id, user_id, millicredits, access.user_id
     )
-    row = await conn.fetchrow(
-        CREDITS["describe_allocation"], allocation_id, body.expires_at, body.auto_renew
-    )
+    row = await conn.fetchrow(CREDITS["describe_allocation"], allocation_id, expires_at, auto_renew)
     pool = await conn.fetchrow(CREDITS["pool"], org_id)
     assert row is not None, "it was allocated above"
     assert pool is not None, "an allocation has a pool"
-    await _audit_allocation(conn, access.user_id, org_id, body.credits, row, pool)
+    await _audit_allocation(conn, access.user_id, org_id, millicredits, row, pool)
     return Allocated(
         allocation=allocation_view(row),
         pool_updated=PoolUpdated(
@@ -160,9 +175,10 @@ async def _audit_allocation(
         )
 
 
-def _refusal(
+def allocation_refusal(
     pool: Record | None, need: int, error: asyncpg.IntegrityConstraintViolationError
 ) -> ApiError:
+    """Why an allocation was refused: the pool as it is could not pay, or the cap is reached."""
     if getattr(error, "constraint_name", None) not in ("pool_can_pay", "allocation_has_a_pool"):
         return ApiError(
             400,
@@ -196,9 +212,10 @@ async def list_allocations(
     async with services.pool.acquire() as conn:
         total = await conn.fetchval(CREDITS["count_allocations"], *parameters)
         rows = await conn.fetch(CREDITS["list_allocations"], *parameters, limit, offset)
-    balances = await _live_balances(services, access.org_id, rows)
+    active = [(access.org_id, row["user_id"]) for row in rows if row["is_active"]]
+    balances = await live_balances(services, active)
     return AllocationList(
-        allocations=[_with_balance(row, balances.get(row["id"])) for row in rows],
+        allocations=[_with_balance(row, access.org_id, balances) for row in rows],
         total=total,
         limit=limit,
         offset=offset,
@@ -216,32 +233,8 @@ def own_user(access: Access, user_id: str | None) -> str | None:
     return access.user_id
 
 
-async def _live_balances(
-    services: Services, org_id: str, rows: Sequence[Record]
-) -> dict[Any, Balance]:
-    """Live balances by allocation; without the live side the list says so and shows what is
-    settled.
-    """
-    active = [row for row in rows if row["is_active"]]
-    if not active:
-        return {}
-    try:
-        meter = await services.meters.get()
-    except MeterError:
-        return {}
-    found = await asyncio.gather(
-        *(meter.balance(org_id, row["user_id"]) for row in active), return_exceptions=True
-    )
-    balances = {}
-    for row, balance in zip(active, found, strict=True):
-        if isinstance(balance, Balance):
-            balances[row["id"]] = balance
-        elif not isinstance(balance, MeterError):
-            raise balance
-    return balances
-
-
-def _with_balance(row: Record, balance: Balance | None) -> AllocationView:
+def _with_balance(row: Record, org_id: str, balances: Mapping[Account, Balance]) -> AllocationView:
+    balance = balances.get((org_id, row["user_id"])) if row["is_active"] else None
     if balance is None:
         return allocation_view(row)
     return allocation_view(row, remaining=balance.available + balance.held, held=balance.held)

@@ -6,8 +6,11 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from taximeter.api.deps import PrincipalDep, ServicesDep
+from taximeter.api.errors import ApiError
+from taximeter.api.exact import Body, ExactRoute, OrgId
+from taximeter.api.queries import USERS
 
-router = APIRouter(tags=["session"])
+router = APIRouter(tags=["session"], route_class=ExactRoute)
 
 
 class OrganizationOfUser(BaseModel):
@@ -16,10 +19,14 @@ class OrganizationOfUser(BaseModel):
     org_id: str
     org_name: str
     role: str
+    personal: bool
+    is_default: bool
 
 
 class CurrentUser(BaseModel):
-    """The caller. The first organisation pays for requests that name none."""
+    """The caller. The first organisation pays for requests that name none: the default, else the
+    oldest membership; the personal one, with individual credits, comes last.
+    """
 
     user_id: str
     email: str | None
@@ -28,9 +35,15 @@ class CurrentUser(BaseModel):
     organizations: list[OrganizationOfUser]
 
 
+class DefaultOrganization(Body):
+    """Which organisation pays for requests that name none; null is the oldest membership."""
+
+    org_id: OrgId | None
+
+
 @router.get("/api/v1/auth/user", summary="Who am I")
 async def get_current_user(principal: PrincipalDep, services: ServicesDep) -> CurrentUser:
-    """The session's user, with active memberships, oldest first."""
+    """The session's user, with active memberships in the order in which they are asked to pay."""
     memberships = await services.memberships.of(principal.user_id)
     return CurrentUser(
         user_id=principal.user_id,
@@ -38,7 +51,31 @@ async def get_current_user(principal: PrincipalDep, services: ServicesDep) -> Cu
         name=principal.name,
         is_system_admin=principal.is_system_admin,
         organizations=[
-            OrganizationOfUser(org_id=one.org_id, org_name=one.org_name, role=one.role)
+            OrganizationOfUser(
+                org_id=one.org_id,
+                org_name=one.org_name,
+                role=one.role,
+                personal=one.personal,
+                is_default=one.is_default,
+            )
             for one in memberships
         ],
     )
+
+
+@router.put("/api/v1/auth/user/default-organization", summary="Choose who pays by default")
+async def choose_default_organization(
+    body: DefaultOrganization, principal: PrincipalDep, services: ServicesDep
+) -> CurrentUser:
+    """Stored for the user. The header `X-Org-Id` of a request still comes first, and a membership
+    that ends takes the choice with it. 404 for an organisation that the caller is no member of.
+    """
+    user_id = principal.user_id
+    services.memberships.forget(user_id)
+    if body.org_id is not None:
+        memberships = await services.memberships.of(user_id)
+        if all(one.org_id != body.org_id for one in memberships):
+            raise ApiError(404, "Organization not found", details={"field": "org_id"})
+    await services.pool.execute(USERS["choose_default"], user_id, body.org_id)
+    services.memberships.forget(user_id)
+    return await get_current_user(principal, services)

@@ -13,7 +13,7 @@ from taximeter.api.audit import write_audit
 from taximeter.api.deps import OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, ExactRoute, UserId, credits_of
-from taximeter.api.queries import CREDITS, IDENTITY
+from taximeter.api.queries import CREDITS, IDENTITY, USERS
 from taximeter.api.routes.credits import LimitParam, OffsetParam
 from taximeter.settler.stores import Connection
 
@@ -33,6 +33,7 @@ class MemberView(BaseModel):
     """One member."""
 
     user_id: str
+    user_email: str | None
     role: str
     status: str
     created_at: datetime
@@ -73,10 +74,16 @@ async def list_members(
 
 @router.post("/orgs/{org_id}/members", summary="Add a member or change their role")
 async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep) -> MemberPut:
-    """Repeating it changes nothing. 409 if it would take the role from the last admin."""
+    """Repeating it changes nothing. 409 if it would take the role from the last admin, and
+    for a personal organisation.
+    """
     org_id = access.org_id
     async with services.pool.acquire() as conn, conn.transaction():
         await conn.fetchval(IDENTITY["lock_organization"], org_id)
+        if await conn.fetchval(USERS["personal_owner"], org_id) is not None:
+            raise ApiError(
+                409, "A personal organization has one member for ever", code="PERSONAL_ORGANIZATION"
+            )
         before = await conn.fetchrow(IDENTITY["find_member"], org_id, body.user_id)
         if body.role != "admin" and _is_active_admin(before):
             await _keep_an_admin(conn, org_id, body.user_id)
@@ -148,6 +155,7 @@ def _state(row: Record | None) -> dict[str, object] | None:
 def _view(row: Record) -> MemberView:
     return MemberView(
         user_id=row["user_id"],
+        user_email=row["email"],
         role=row["role"],
         status=row["status"],
         created_at=row["created_at"],

@@ -100,7 +100,7 @@ async def _purchase(
         )
     pool = await conn.fetchrow(CREDITS["pool"], org_id)
     assert pool is not None, "credits were added to it"
-    return Purchased(pool=pool_view(pool), transaction=_view(line))
+    return Purchased(pool=pool_view(pool), transaction=transaction_view(line))
 
 
 async def book_purchase(
@@ -173,7 +173,8 @@ def _payment_is_used() -> ApiError:
     )
 
 
-def _view(line: asyncpg.Record) -> TransactionView:
+def transaction_view(line: asyncpg.Record) -> TransactionView:
+    """A line of the history that a purchase has written."""
     return TransactionView(
         id=str(line["id"]),
         event_type=line["event_type"],

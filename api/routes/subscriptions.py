@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
-from datetime import date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import Annotated
 
@@ -12,14 +13,15 @@ from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, Field
 
 from taximeter.api.audit import to_json, write_audit
-from taximeter.api.deps import ServicesDep, SystemAdminDep
+from taximeter.api.deps import MemberDep, ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, Credits, ExactRoute, OrgId, ShortText, UserId
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
+from taximeter.api.personal import PERSONAL_PREFIX
 from taximeter.api.plans import Plan, plan_of
 from taximeter.api.queries import CREDITS, SUBSCRIPTIONS
 from taximeter.api.routes.purchases import book_purchase
-from taximeter.api.views import PoolView, pool_view
+from taximeter.api.views import PoolView, SubscriptionView, pool_view, subscription_view
 from taximeter.settler.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
@@ -43,26 +45,44 @@ class NewSubscription(Body):
     user_id: UserId = Field(description="Becomes the organisation's admin")
 
 
-class SubscriptionView(BaseModel):
-    """A subscription as it is shown. Prices are dollars a month."""
-
-    id: str
-    org_id: str
-    plan_code: str
-    plan_name: str
-    monthly_price: float
-    status: str
-    billing_cycle_start: date
-    billing_cycle_end: date
-    lago_subscription_id: str | None
-    created_at: datetime
-
-
 class SubscriptionCreated(BaseModel):
     """The answer to a new subscription."""
 
     subscription: SubscriptionView
     credit_pool: PoolView
+
+
+class SubscriptionDetails(BaseModel):
+    """A subscription and what is to be paid: `outstanding_balance` is dollars of failed
+    invoices.
+    """
+
+    subscription: SubscriptionView
+    lago_status: str
+    next_billing_date: date | None
+    outstanding_balance: float
+
+
+@router.get("/subscriptions/{org_id}", summary="The subscription of an organization")
+async def get_subscription(access: MemberDep, services: ServicesDep) -> SubscriptionDetails:
+    """`lago_status` is what the billing system was last heard to say, else our own status. 404 if
+    the organisation never had a subscription; nothing is billed next for one that ends.
+    """
+    row = await services.pool.fetchrow(SUBSCRIPTIONS["read_subscription"], access.org_id)
+    if row is None:
+        raise no_subscription()
+    goes_on = row["status"] != "canceled" and not row["cancel_at_period_end"]
+    return SubscriptionDetails(
+        subscription=subscription_view(row),
+        lago_status=json.loads(row["metadata"]).get("lago_status") or row["status"],
+        next_billing_date=row["billing_cycle_end"] if goes_on else None,
+        outstanding_balance=float(row["outstanding_balance"]),
+    )
+
+
+def no_subscription() -> ApiError:
+    """The refusal where an organisation has no subscription to speak of."""
+    return ApiError(404, "This organization has no subscription")
 
 
 @router.post("/subscriptions", summary="Subscribe an organization to a plan")
@@ -76,6 +96,12 @@ async def create_subscription(
 
     409 if the organisation has a subscription already; one that was canceled starts again.
     """
+    if body.org_id.startswith(PERSONAL_PREFIX):
+        raise ApiError(
+            400,
+            f"org_id: ids that begin with {PERSONAL_PREFIX} are those of individual credits",
+            details={"field": "org_id"},
+        )
     plan = plan_of(body.plan_code)
     async with services.pool.acquire() as conn, conn.transaction():
         answer = await answer_once(
@@ -116,7 +142,7 @@ async def _create(
             "initial_credits": body.initial_credits or 0,
         },
     )
-    return SubscriptionCreated(subscription=_view(row), credit_pool=pool_view(pool))
+    return SubscriptionCreated(subscription=subscription_view(row), credit_pool=pool_view(pool))
 
 
 async def _create_organization(conn: Connection, body: NewSubscription, creator: str) -> None:
@@ -150,24 +176,10 @@ async def _subscribe(conn: Connection, body: NewSubscription, plan: Plan) -> asy
     )
     assert row is not None, "an upsert returns its row"
     await conn.execute(
-        SUBSCRIPTIONS["record_subscription"],
+        SUBSCRIPTIONS["record_event"],
         body.org_id,
+        "subscription_created",
         plan.monthly_price,
         to_json({"plan_code": plan.code, "subscription_id": str(row["id"])}),
     )
     return row
-
-
-def _view(row: asyncpg.Record) -> SubscriptionView:
-    return SubscriptionView(
-        id=str(row["id"]),
-        org_id=row["org_id"],
-        plan_code=row["plan_code"],
-        plan_name=row["plan_name"],
-        monthly_price=float(row["monthly_price"]),
-        status=row["status"],
-        billing_cycle_start=row["billing_cycle_start"],
-        billing_cycle_end=row["billing_cycle_end"],
-        lago_subscription_id=row["lago_subscription_id"],
-        created_at=row["created_at"],
-    )

@@ -14,6 +14,7 @@ from taximeter.api.errors import ApiError
 from taximeter.api.exact import ExactRoute, ShortText, UserId, credits_of
 from taximeter.api.queries import USAGE
 from taximeter.api.routes.credits import own_user
+from taximeter.api.users import emails_of
 from taximeter.api.views import percentage
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=ExactRoute)
@@ -106,6 +107,7 @@ async def get_usage(
             grouped = {"service": by_service, "user": by_user, "day": by_day}.get(
                 group_by or "", []
             )
+        emails = await emails_of(conn, (row["name"] for row in by_user))
         as_of = await conn.fetchval(USAGE["settled_as_of"])
     used = sum(row["credits_used"] for row in by_service)
     return UsageReport(
@@ -119,6 +121,7 @@ async def get_usage(
         breakdown_by_user=[
             UserUsage(
                 user_id=row["name"],
+                user_email=emails.get(row["name"]),
                 credits_used=credits_of(row["credits_used"]),
                 requests=row["requests"],
                 percentage=percentage(row["credits_used"], used),

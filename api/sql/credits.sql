@@ -57,15 +57,16 @@ SET
 WHERE id = $1
 RETURNING
     id, user_id, allocated_credits, used_credits, remaining_credits, allocated_by,
-    is_active, expires_at, auto_renew, created_at, updated_at;
+    is_active, expires_at, auto_renew, created_at, updated_at,
+    (SELECT users.email FROM taximeter.users WHERE users.user_id = user_credit_allocations.user_id) AS email;
 
 -- name: list_allocations
 -- Why: allocations of an organisation, active ones first, a page at a time.
 -- $1 org_id, $2 user_id or null, $3 is_active or null, $4 limit, $5 offset
 SELECT
     id, user_id, allocated_credits, used_credits, remaining_credits, allocated_by,
-    is_active, expires_at, auto_renew, created_at
-FROM user_credit_allocations
+    is_active, expires_at, auto_renew, created_at, email
+FROM user_credit_allocations LEFT JOIN taximeter.users USING (user_id)
 WHERE org_id = $1
     AND ($2::text IS NULL OR user_id = $2)
     AND ($3::boolean IS NULL OR is_active = $3)

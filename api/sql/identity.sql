@@ -9,26 +9,31 @@ SELECT
     ) AS role;
 
 -- name: memberships
--- Why: the caller's active memberships, oldest first: the first one pays when a request does not say who does.
+-- Why: the caller's active memberships; the first one pays when a request does not say who does: the user's default, else the
+--      oldest one, and the organisation of one that holds individual credits after all others.
 -- $1 user_id, $2 how many at most
-SELECT members.org_id, organizations.org_name, members.role, members.created_at
+SELECT
+    members.org_id, organizations.org_name, members.role, members.created_at,
+    organizations.personal_of IS NOT NULL AS personal,
+    (users.default_org_id = members.org_id) IS TRUE AS is_default
 FROM organization_members AS members
 JOIN organizations ON organizations.id = members.org_id
+LEFT JOIN taximeter.users ON users.user_id = members.user_id
 WHERE members.user_id = $1 AND members.status = 'active'
-ORDER BY members.created_at, members.org_id
+ORDER BY is_default DESC, personal, members.created_at, members.org_id
 LIMIT $2;
 
 -- name: list_members
--- Why: the members of one organisation, a page at a time, with how many there are in all.
+-- Why: the members of one organisation, a page at a time.
 -- $1 org_id, $2 limit, $3 offset
-SELECT user_id, role, status, created_at, count(*) OVER () AS total
-FROM organization_members
+SELECT user_id, email, role, status, created_at
+FROM organization_members LEFT JOIN taximeter.users USING (user_id)
 WHERE org_id = $1 AND status = 'active'
 ORDER BY created_at, user_id
 LIMIT $2 OFFSET $3;
 
 -- name: count_members
--- Why: the total when a page is empty, since a window function has no row to speak through then.
+-- Why: how many active members there are in all.
 -- $1 org_id
 SELECT count(*) FROM organization_members WHERE org_id = $1 AND status = 'active';
 
@@ -49,7 +54,9 @@ FROM organization_members WHERE org_id = $1 AND user_id = $2;
 INSERT INTO organization_members (org_id, user_id, role, status)
 VALUES ($1, $2, $3, 'active')
 ON CONFLICT (org_id, user_id) DO UPDATE SET role = excluded.role, status = 'active'
-RETURNING user_id, role, status, created_at;
+RETURNING
+    user_id, role, status, created_at,
+    (SELECT users.email FROM taximeter.users WHERE users.user_id = organization_members.user_id) AS email;
 
 -- name: other_admins
 -- Why: an organisation keeps at least one admin.

@@ -11,17 +11,33 @@ ON CONFLICT DO NOTHING;
 -- $1 org_id
 SELECT * FROM organization_subscriptions WHERE org_id = $1 FOR UPDATE;
 
+-- name: read_subscription
+-- Why: the subscription of an organisation, with what its invoices leave open: those whose last word is that they failed.
+-- $1 org_id
+SELECT
+    subscription.*,
+    (
+        SELECT coalesce(sum(latest.amount), 0) FROM (
+            SELECT DISTINCT ON (coalesce(lago_invoice_id, id::text)) amount, event_type
+            FROM org_billing_history
+            WHERE org_id = $1 AND event_type IN ('invoice_paid', 'invoice_failed')
+            ORDER BY coalesce(lago_invoice_id, id::text), created_at DESC
+        ) AS latest WHERE latest.event_type = 'invoice_failed'
+    ) AS outstanding_balance
+FROM organization_subscriptions AS subscription WHERE org_id = $1;
+
 -- name: put_subscription
 -- Why: a new subscription, or a canceled one that starts again: an organisation has one row for ever.
 -- $1 org_id, $2 plan_code, $3 plan_name, $4 monthly_price, $5 metadata
 INSERT INTO organization_subscriptions (
     org_id, plan_code, plan_name, monthly_price, status,
-    billing_cycle_start, billing_cycle_end, metadata
+    billing_cycle_start, billing_cycle_end, billing_anchor_day, metadata
 )
 VALUES (
     $1, $2, $3, $4, 'active',
     (now() AT TIME ZONE 'UTC')::date,
     ((now() AT TIME ZONE 'UTC')::date + interval '1 month')::date,
+    extract(DAY FROM now() AT TIME ZONE 'UTC'),
     $5::text::jsonb
 )
 ON CONFLICT (org_id) DO UPDATE SET
@@ -31,15 +47,61 @@ ON CONFLICT (org_id) DO UPDATE SET
     status = 'active',
     billing_cycle_start = excluded.billing_cycle_start,
     billing_cycle_end = excluded.billing_cycle_end,
+    billing_anchor_day = excluded.billing_anchor_day,
+    cancel_at_period_end = false,
+    pending_plan = NULL,
     metadata = organization_subscriptions.metadata || excluded.metadata,
     updated_at = now()
 RETURNING *;
 
--- name: record_subscription
--- Why: the line of the billing history that says a subscription began.
--- $1 org_id, $2 amount, $3 metadata
+-- name: change_plan
+-- Why: another plan from now on; a plan that was chosen for later is forgotten.
+-- $1 org_id, $2 plan_code, $3 plan_name, $4 monthly_price
+UPDATE organization_subscriptions
+SET plan_code = $2, plan_name = $3, monthly_price = $4, pending_plan = NULL, updated_at = now()
+WHERE org_id = $1
+RETURNING *;
+
+-- name: plan_for_later
+-- Why: another plan from the end of the period on, when the settler applies it.
+-- $1 org_id, $2 pending_plan
+UPDATE organization_subscriptions SET pending_plan = $2::text::jsonb, updated_at = now()
+WHERE org_id = $1
+RETURNING *;
+
+-- name: cancel_subscription
+-- Why: no next period: the settler ends the subscription with this one. A plan for later is forgotten.
+-- $1 org_id
+UPDATE organization_subscriptions
+SET cancel_at_period_end = true, pending_plan = NULL, updated_at = now()
+WHERE org_id = $1
+RETURNING *;
+
+-- name: today
+-- Why: the day by the clock of the database, which the periods are counted by.
+SELECT (now() AT TIME ZONE 'UTC')::date;
+
+-- name: record_event
+-- Why: a line of the billing history.
+-- $1 org_id, $2 event_type, $3 amount in dollars or null, $4 metadata
 INSERT INTO org_billing_history (org_id, event_type, amount, currency, status, metadata)
-VALUES ($1, 'subscription_created', $2, 'USD', 'completed', $3::text::jsonb);
+VALUES ($1, $2, $3, 'USD', 'completed', $4::text::jsonb);
+
+-- name: list_history
+-- Why: the billing history of an organisation, newest first, a page at a time.
+-- $1 org_id, $2 event_type or null, $3 limit, $4 offset
+SELECT
+    id, event_type, amount, currency, lago_invoice_id, stripe_payment_id, status, metadata, created_at
+FROM org_billing_history
+WHERE org_id = $1 AND ($2::text IS NULL OR event_type = $2)
+ORDER BY created_at DESC, id
+LIMIT $3 OFFSET $4;
+
+-- name: count_history
+-- Why: how many lines the history has in all.
+-- $1 org_id, $2 event_type or null
+SELECT count(*) FROM org_billing_history
+WHERE org_id = $1 AND ($2::text IS NULL OR event_type = $2);
 
 -- name: ensure_pool
 -- Why: every subscribed organisation has a pool, also before it has bought anything.

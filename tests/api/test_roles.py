@@ -28,6 +28,46 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
         SUBSCRIBE,
         (401, 403, 403, 403, 200),
     ),
+    ("GET", f"{BILLING}/subscriptions/{{org_id}}"): (
+        f"{BILLING}/subscriptions/acme",
+        None,
+        (401, 404, 200, 200, 200),
+    ),
+    ("PUT", f"{BILLING}/subscriptions/{{org_id}}/upgrade"): (
+        f"{BILLING}/subscriptions/acme/upgrade",
+        {"new_plan_code": "enterprise"},
+        (401, 404, 403, 200, 400),  # The second time it is no upgrade any more.
+    ),
+    ("DELETE", f"{BILLING}/subscriptions/{{org_id}}"): (
+        f"{BILLING}/subscriptions/acme",
+        None,
+        (401, 404, 403, 200, 200),
+    ),
+    ("GET", f"{BILLING}/{{org_id}}/history"): (
+        f"{BILLING}/acme/history",
+        None,
+        (401, 404, 200, 200, 200),
+    ),
+    ("GET", f"{BILLING}/billing/{{org_id}}/history"): (
+        f"{BILLING}/billing/acme/history",
+        None,
+        (401, 404, 200, 200, 200),
+    ),
+    ("GET", f"{BILLING}/billing/user"): (
+        f"{BILLING}/billing/user",
+        None,
+        (401, 200, 200, 200, 200),
+    ),
+    ("POST", f"{BILLING}/users/{{user_id}}/credits"): (
+        f"{BILLING}/users/somebody/credits",
+        {"credits": 1.0},
+        (401, 403, 403, 403, 200),
+    ),
+    ("PUT", "/api/v1/auth/user/default-organization"): (
+        "/api/v1/auth/user/default-organization",
+        {"org_id": None},
+        (401, 200, 200, 200, 200),
+    ),
     ("GET", f"{BILLING}/credits/{{org_id}}"): (CREDITS, None, (401, 404, 200, 200, 200)),
     ("POST", f"{BILLING}/credits/{{org_id}}/add"): (
         f"{CREDITS}/add",

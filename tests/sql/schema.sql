@@ -144,46 +144,6 @@ BEGIN
 END;
 $_$;
 
-CREATE TABLE taximeter.usage_daily_by_org (
-    org_id text NOT NULL,
-    day date NOT NULL,
-    service_type text NOT NULL,
-    service_name text NOT NULL,
-    writer smallint NOT NULL,
-    requests bigint NOT NULL,
-    credits_used bigint NOT NULL,
-    CONSTRAINT writer_is_known CHECK ((writer = ANY (ARRAY[0, 1, 2])))
-)
-WITH (fillfactor='70');
-
-COMMENT ON COLUMN taximeter.usage_daily_by_org.writer IS '0: settle. 1: deduct_credits. 2: by hand, deleted usage included.';
-
-CREATE FUNCTION taximeter.add_usage_by_org(changes taximeter.usage_daily_by_org[]) RETURNS void
-    LANGUAGE sql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    WITH change AS MATERIALIZED (
-        SELECT * FROM unnest(changes)
-    ), months AS (
-        INSERT INTO taximeter.usage_monthly_by_org AS monthly (org_id, month, writer, requests, credits_used)
-        SELECT org_id, date_trunc('month', day::timestamp)::date, writer, sum(requests)::bigint, sum(credits_used)::bigint
-          FROM change
-         GROUP BY 1, 2, 3
-         ORDER BY 2, 1, 3
-        ON CONFLICT (month, org_id, writer) DO UPDATE
-           SET requests = monthly.requests + EXCLUDED.requests,
-               credits_used = monthly.credits_used + EXCLUDED.credits_used
-    )
-    INSERT INTO taximeter.usage_daily_by_org AS daily
-           (org_id, day, service_type, service_name, writer, requests, credits_used)
-    SELECT org_id, day, service_type, service_name, writer, requests, credits_used
-      FROM change
-     ORDER BY 1, 2, 3, 4, 5
-    ON CONFLICT (org_id, day, service_type, service_name, writer) DO UPDATE
-       SET requests = daily.requests + EXCLUDED.requests,
-           credits_used = daily.credits_used + EXCLUDED.credits_used;
-$$;
-
 CREATE FUNCTION taximeter.allocation_changed() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -283,85 +243,102 @@ BEGIN
 END;
 $$;
 
-CREATE FUNCTION taximeter.drop_attribution_month(month date) RETURNS bigint
+CREATE FUNCTION taximeter.end_billing_periods(today date) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET lock_timeout TO '5s'
     AS $$
 DECLARE
-    starts         CONSTANT timestamp := date_trunc('month', month::timestamp);
-    since          CONSTANT timestamptz := starts AT TIME ZONE 'UTC';
-    until          CONSTANT timestamptz := (starts + interval '1 month') AT TIME ZONE 'UTC';
-    partition_name CONSTANT text := 'attribution_' || to_char(starts, 'YYYY_MM');
-    has_partition  CONSTANT boolean := to_regclass('taximeter.' || partition_name) IS NOT NULL;
-    older          date;
-    found_rows     bigint;
-    found_credits  bigint;
-    known_rows     bigint;
-    known_credits  bigint;
+    one        public.organization_subscriptions;
+    new_plan   jsonb;
+    cycle_from date;
+    cycle_to   date;
+    ended      integer := 0;
 BEGIN
-    IF month IS NULL OR starts >= date_trunc('month', now() AT TIME ZONE 'UTC') - interval '1 month' THEN
-        RAISE EXCEPTION 'only months before the last one can be dropped, not %',
-            coalesce(to_char(starts, 'YYYY-MM'), 'null') USING ERRCODE = 'invalid_parameter_value';
+    IF today IS NULL THEN
+        RAISE EXCEPTION 'today must be a date, not null' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    SELECT min(known.month) INTO older FROM taximeter.usage_months() AS known
-     WHERE known.month < starts AND known.partition IS NOT NULL;
-    IF older IS NOT NULL THEN
-        RAISE EXCEPTION '% is still there: older months go first', to_char(older, 'YYYY-MM')
-            USING ERRCODE = 'object_not_in_prerequisite_state';
-    END IF;
-    IF has_partition THEN
-        -- Nothing is added to this month from here on; others are written as always.
-        EXECUTE format('LOCK TABLE taximeter.%I IN SHARE MODE', partition_name);
-    ELSE
-        LOCK TABLE taximeter.attribution_rest IN SHARE ROW EXCLUSIVE MODE;
-    END IF;
-    SELECT count(*), coalesce(sum(usage.credits_used), 0) INTO found_rows, found_credits
-      FROM public.credit_usage_attribution AS usage WHERE usage.created_at >= since AND usage.created_at < until;
-    SELECT coalesce(sum(rollup.requests), 0), coalesce(sum(rollup.credits_used), 0) INTO known_rows, known_credits
-      FROM taximeter.usage_monthly_by_org AS rollup WHERE rollup.month = starts::date;
-    IF has_partition AND (found_rows, found_credits) <> (known_rows, known_credits) THEN
-        RAISE EXCEPTION 'the rollup of % has % requests and % millicredits, its rows are % and %: see `taximeter check`',
-            to_char(starts, 'YYYY-MM'), known_rows, known_credits, found_rows, found_credits
-            USING ERRCODE = 'data_corrupted';
-    END IF;
-    INSERT INTO taximeter.dropped_months AS gone (month, requests, credits_used)
-    VALUES (starts::date, known_rows, known_credits)
-    ON CONFLICT ON CONSTRAINT dropped_months_pkey DO UPDATE
-       SET requests = EXCLUDED.requests, credits_used = EXCLUDED.credits_used,
-           dropped_at = EXCLUDED.dropped_at, dropped_by = EXCLUDED.dropped_by;
-    IF has_partition THEN
-        EXECUTE format('DROP TABLE taximeter.%I', partition_name);
-    ELSE
-        PERFORM set_config('taximeter.moving_rows', 'on', true);
-        DELETE FROM taximeter.attribution_rest AS rest WHERE rest.created_at >= since AND rest.created_at < until;
-        PERFORM set_config('taximeter.moving_rows', '', true);
-    END IF;
-    RETURN found_rows;
+    FOR one IN SELECT * FROM public.organization_subscriptions AS subscription
+                WHERE subscription.status <> 'canceled' AND subscription.billing_cycle_end <= today
+                ORDER BY subscription.org_id
+                  FOR UPDATE SKIP LOCKED LOOP
+        ended := ended + 1;
+        IF one.cancel_at_period_end THEN
+            UPDATE public.organization_subscriptions AS subscription
+               SET status = 'canceled', pending_plan = NULL, updated_at = now()
+             WHERE subscription.id = one.id;
+            INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+            VALUES ('settler', 'org.subscription.ended', one.org_id, one.id::text,
+                    jsonb_build_object('status', one.status), jsonb_build_object('status', 'canceled'));
+            CONTINUE;
+        END IF;
+        cycle_from := one.billing_cycle_start;
+        cycle_to := one.billing_cycle_end;
+        WHILE cycle_to <= today LOOP
+            cycle_from := cycle_to;
+            cycle_to := taximeter.next_billing_date(
+                cycle_to, coalesce(one.billing_anchor_day, extract(day FROM one.billing_cycle_end))::integer);
+        END LOOP;
+        new_plan := coalesce(one.pending_plan, jsonb_build_object(
+            'plan_code', one.plan_code, 'plan_name', one.plan_name, 'monthly_price', one.monthly_price));
+        UPDATE public.organization_subscriptions AS subscription
+           SET plan_code = new_plan ->> 'plan_code', plan_name = new_plan ->> 'plan_name',
+               monthly_price = (new_plan ->> 'monthly_price')::numeric, pending_plan = NULL,
+               billing_cycle_start = cycle_from, billing_cycle_end = cycle_to, updated_at = now()
+         WHERE subscription.id = one.id;
+        IF one.pending_plan IS NOT NULL THEN
+            INSERT INTO public.org_billing_history (org_id, event_type, amount, metadata)
+            VALUES (one.org_id, 'subscription_upgraded', 0, jsonb_build_object(
+                'from_plan', one.plan_code, 'to_plan', new_plan ->> 'plan_code', 'effective_immediately', false));
+            INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+            VALUES (coalesce(new_plan ->> 'requested_by', 'settler'), 'org.subscription.upgraded', one.org_id, one.id::text,
+                    jsonb_build_object('plan_code', one.plan_code, 'monthly_price', one.monthly_price::text),
+                    jsonb_build_object('plan_code', new_plan ->> 'plan_code', 'monthly_price', new_plan ->> 'monthly_price',
+                                       'applied_by', 'settler'));
+        END IF;
+    END LOOP;
+    RETURN ended;
 END;
 $$;
 
 CREATE FUNCTION taximeter.ensure_attribution_partitions(months_ahead integer) RETURNS integer
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '5s'
-    AS $$
+    AS $_$
 DECLARE
-    this_month CONSTANT timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
-    made       integer := 0;
+    this_month     timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
+    starts         timestamp;
+    partition_name text;
+    made           integer := 0;
 BEGIN
     IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 120 THEN
         RAISE EXCEPTION 'months_ahead must be between 0 and 120, not %', months_ahead
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOR month IN -1 .. months_ahead LOOP
-        IF taximeter.make_attribution_month((this_month + make_interval(months => month))::date) THEN
-            made := made + 1;
-        END IF;
+        starts := this_month + make_interval(months => month);
+        partition_name := 'attribution_' || to_char(starts, 'YYYY_MM');
+        CONTINUE WHEN to_regclass('taximeter.' || partition_name) IS NOT NULL;
+        LOCK TABLE public.credit_usage_attribution IN SHARE UPDATE EXCLUSIVE MODE;
+        -- Another session may have made it while this one waited.
+        CONTINUE WHEN to_regclass('taximeter.' || partition_name) IS NOT NULL;
+        LOCK TABLE taximeter.attribution_rest IN ACCESS EXCLUSIVE MODE;
+        EXECUTE format('CREATE TABLE taximeter.%I (LIKE public.credit_usage_attribution INCLUDING ALL)', partition_name);
+        PERFORM set_config('taximeter.moving_rows', 'on', true);
+        EXECUTE format(
+            'WITH moved AS (DELETE FROM taximeter.attribution_rest WHERE created_at >= %1$L AND created_at < %2$L RETURNING *)'
+            ' INSERT INTO taximeter.%3$I SELECT * FROM moved',
+            starts AT TIME ZONE 'UTC', (starts + interval '1 month') AT TIME ZONE 'UTC', partition_name);
+        PERFORM set_config('taximeter.moving_rows', '', true);
+        EXECUTE format(
+            'ALTER TABLE public.credit_usage_attribution ATTACH PARTITION taximeter.%I FOR VALUES FROM (%L) TO (%L)',
+            partition_name, starts AT TIME ZONE 'UTC', (starts + interval '1 month') AT TIME ZONE 'UTC');
+        PERFORM taximeter.guard_partition(partition_name);
+        made := made + 1;
     END LOOP;
     RETURN made;
 END;
-$$;
+$_$;
 
 CREATE FUNCTION taximeter.ensure_pool() RETURNS trigger
     LANGUAGE plpgsql
@@ -412,52 +389,12 @@ CREATE FUNCTION taximeter.guard_partition(partition_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
-DECLARE
-    guest regrole;
 BEGIN
-    FOR guest IN SELECT DISTINCT acl.grantee FROM pg_class AS partition, aclexplode(partition.relacl) AS acl
-                  WHERE partition.oid = format('taximeter.%I', partition_name)::regclass
-                    AND acl.grantee NOT IN (0, partition.relowner) LOOP
-        EXECUTE format('REVOKE ALL ON taximeter.%I FROM %s', partition_name, guest);
-    END LOOP;
     EXECUTE format(
         $sql$CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON taximeter.%I
              FOR EACH STATEMENT WHEN (current_setting('taximeter.moving_rows', true) IS DISTINCT FROM 'on')
              EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution')$sql$,
         partition_name);
-END;
-$_$;
-
-CREATE FUNCTION taximeter.make_attribution_month(month date) RETURNS boolean
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-DECLARE
-    starts         CONSTANT timestamp := date_trunc('month', month::timestamp);
-    ends           CONSTANT timestamp := starts + interval '1 month';
-    partition_name CONSTANT text := 'attribution_' || to_char(starts, 'YYYY_MM');
-BEGIN
-    IF to_regclass('taximeter.' || partition_name) IS NOT NULL THEN
-        RETURN false;
-    END IF;
-    LOCK TABLE public.credit_usage_attribution IN SHARE UPDATE EXCLUSIVE MODE;
-    -- Another session may have made it while this one waited.
-    IF to_regclass('taximeter.' || partition_name) IS NOT NULL THEN
-        RETURN false;
-    END IF;
-    LOCK TABLE taximeter.attribution_rest IN ACCESS EXCLUSIVE MODE;
-    EXECUTE format('CREATE TABLE taximeter.%I (LIKE public.credit_usage_attribution INCLUDING ALL)', partition_name);
-    PERFORM set_config('taximeter.moving_rows', 'on', true);
-    EXECUTE format(
-        'WITH moved AS (DELETE FROM taximeter.attribution_rest WHERE created_at >= %1$L AND created_at < %2$L RETURNING *)'
-        ' INSERT INTO taximeter.%3$I SELECT * FROM moved',
-        starts AT TIME ZONE 'UTC', ends AT TIME ZONE 'UTC', partition_name);
-    PERFORM set_config('taximeter.moving_rows', '', true);
-    EXECUTE format(
-        'ALTER TABLE public.credit_usage_attribution ATTACH PARTITION taximeter.%I FOR VALUES FROM (%L) TO (%L)',
-        partition_name, starts AT TIME ZONE 'UTC', ends AT TIME ZONE 'UTC');
-    PERFORM taximeter.guard_partition(partition_name);
-    RETURN true;
 END;
 $_$;
 
@@ -482,6 +419,15 @@ BEGIN
                   TABLE = 'organization_credit_pools';
     END IF;
 END;
+$$;
+
+CREATE FUNCTION taximeter.next_billing_date(ended date, anchor_day integer) RETURNS date
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT next_month.first_day + least(
+               anchor_day, extract(day FROM next_month.first_day + interval '1 month' - interval '1 day')::integer) - 1
+      FROM (SELECT (date_trunc('month', ended::timestamp) + interval '1 month')::date AS first_day) AS next_month
 $$;
 
 CREATE FUNCTION taximeter.note_used_by_hand(org text, usr text, millicredits bigint) RETURNS void
@@ -524,12 +470,6 @@ BEGIN
     DELETE FROM taximeter.usage_daily AS daily
      USING (SELECT DISTINCT org_id, user_id FROM deleted) AS gone
      WHERE daily.org_id = gone.org_id AND daily.user_id = gone.user_id AND daily.requests = 0;
-    PERFORM taximeter.add_usage_by_org(array_agg(
-               ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
-               ::taximeter.usage_daily_by_org))
-       FROM (SELECT org_id, (created_at AT TIME ZONE 'UTC')::date AS day, service_type, service_name,
-                    count(*) AS requests, sum(credits_used)::bigint AS credits_used
-               FROM deleted GROUP BY 1, 2, 3, 4) AS by_org;
     DELETE FROM taximeter.charged_requests AS charged
      USING deleted
      WHERE charged.org_id = deleted.org_id AND charged.request_id = deleted.request_id;
@@ -537,47 +477,24 @@ BEGIN
 END;
 $$;
 
-CREATE FUNCTION taximeter.usage_floor() RETURNS date
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    SELECT coalesce((max(month) + interval '1 month')::date, '-infinity'::date) FROM taximeter.dropped_months;
-$$;
-
 CREATE FUNCTION taximeter.usage_inserted() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-DECLARE
-    by_writer CONSTANT smallint := CASE
-        WHEN current_setting('taximeter.settling', true) = 'on' THEN 0
-        WHEN current_setting('taximeter.charging', true) = 'on' THEN 1
-        ELSE 2 END;
-    changes   taximeter.usage_daily_by_org[];
 BEGIN
     -- Sorted, so that two statements at once meet on the rows of the rollup in the same order.
-    WITH by_account AS MATERIALIZED (
-        SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day,
-               count(*) AS requests, sum(credits_used)::bigint AS credits_used
-          FROM inserted
-         GROUP BY 1, 2, 3, 4, 5
-    ), added AS (
-        INSERT INTO taximeter.usage_daily AS daily
-               (org_id, user_id, service_type, service_name, day, requests, credits_used)
-        SELECT * FROM by_account ORDER BY 1, 2, 3, 4, 5
-        ON CONFLICT (org_id, user_id, service_type, service_name, day) DO UPDATE
-           SET requests = daily.requests + EXCLUDED.requests,
-               credits_used = daily.credits_used + EXCLUDED.credits_used
-    )
-    SELECT array_agg(ROW(org_id, day, service_type, service_name, by_writer, requests, credits_used)
-                     ::taximeter.usage_daily_by_org)
-      INTO changes
-      FROM (SELECT org_id, day, service_type, service_name,
-                   sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
-              FROM by_account
-             GROUP BY 1, 2, 3, 4) AS by_org;
-    PERFORM taximeter.add_usage_by_org(changes);
-    IF by_writer = 2 THEN
+    INSERT INTO taximeter.usage_daily AS daily
+           (org_id, user_id, service_type, service_name, day, requests, credits_used)
+    SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date,
+           count(*), sum(credits_used)::bigint
+      FROM inserted
+     GROUP BY 1, 2, 3, 4, 5
+     ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (org_id, user_id, service_type, service_name, day) DO UPDATE
+       SET requests = daily.requests + EXCLUDED.requests,
+           credits_used = daily.credits_used + EXCLUDED.credits_used;
+    IF coalesce(current_setting('taximeter.settling', true), '') <> 'on'
+       AND coalesce(current_setting('taximeter.charging', true), '') <> 'on' THEN
         -- Usage without a charge was written by hand: the books say so instead of not adding up.
         PERFORM taximeter.note_used_by_hand(org_id, user_id, -credits_used)
            FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
@@ -586,24 +503,6 @@ BEGIN
     RETURN NULL;
 END;
 $$;
-
-CREATE FUNCTION taximeter.usage_months() RETURNS TABLE(month date, partition text, requests bigint, credits_used bigint, dropped_requests bigint)
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-    WITH partitions AS (
-        SELECT to_date(substr(child.relname, 13), 'YYYY_MM') AS month, child.relname::text AS partition
-          FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
-         WHERE inhparent = 'public.credit_usage_attribution'::regclass AND child.relname ~ '^attribution_\d{4,}_\d{2}$'
-    ), totals AS (
-        SELECT rollup.month, sum(rollup.requests)::bigint AS requests, sum(rollup.credits_used)::bigint AS credits_used
-          FROM taximeter.usage_monthly_by_org AS rollup GROUP BY 1
-    )
-    SELECT month, partitions.partition, coalesce(totals.requests, 0), coalesce(totals.credits_used, 0),
-           coalesce(gone.requests, 0)
-      FROM partitions FULL JOIN totals USING (month) LEFT JOIN taximeter.dropped_months AS gone USING (month)
-     ORDER BY month;
-$_$;
 
 CREATE FUNCTION taximeter.was_charged(org text, usr text, request text, millicredits bigint) RETURNS boolean
     LANGUAGE plpgsql STABLE
@@ -718,10 +617,18 @@ CREATE TABLE public.organization_subscriptions (
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    cancel_at_period_end boolean DEFAULT false NOT NULL,
+    pending_plan jsonb,
+    billing_anchor_day smallint,
+    CONSTRAINT anchor_is_a_day_of_a_month CHECK (((billing_anchor_day >= 1) AND (billing_anchor_day <= 31))),
     CONSTRAINT billing_cycle_ends_after_it_starts CHECK ((billing_cycle_end >= billing_cycle_start)),
     CONSTRAINT monthly_price_is_not_negative CHECK ((monthly_price >= (0)::numeric)),
     CONSTRAINT status_is_known CHECK ((status = ANY (ARRAY['active'::text, 'canceled'::text, 'past_due'::text])))
 );
+
+COMMENT ON COLUMN public.organization_subscriptions.pending_plan IS 'The plan from the end of the period on: plan_code, plan_name, monthly_price, requested_by.';
+
+COMMENT ON COLUMN public.organization_subscriptions.billing_anchor_day IS 'The day of the month that periods begin on; the last one of a shorter month.';
 
 CREATE TABLE public.organizations (
     id text NOT NULL,
@@ -729,10 +636,13 @@ CREATE TABLE public.organizations (
     slug text NOT NULL,
     created_by text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    personal_of text,
     CONSTRAINT org_id_is_well_formed CHECK ((id ~ '^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$'::text)),
     CONSTRAINT org_name_is_short CHECK (((length(org_name) >= 1) AND (length(org_name) <= 255))),
     CONSTRAINT slug_is_short CHECK (((length(slug) >= 1) AND (length(slug) <= 255)))
 );
+
+COMMENT ON COLUMN public.organizations.personal_of IS 'The user whose individual credits this organisation of one holds; else null.';
 
 CREATE TABLE public.user_credit_allocations (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -865,19 +775,6 @@ ALTER TABLE taximeter.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENT
     CACHE 1
 );
 
-CREATE TABLE taximeter.dropped_months (
-    month date NOT NULL,
-    requests bigint NOT NULL,
-    credits_used bigint NOT NULL,
-    dropped_at timestamp with time zone DEFAULT now() NOT NULL,
-    dropped_by text DEFAULT SESSION_USER NOT NULL,
-    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric))
-);
-
-COMMENT ON TABLE taximeter.dropped_months IS 'Months whose rows of usage are gone, and what the rollup had of them at that time. It still has it.';
-
-COMMENT ON COLUMN taximeter.dropped_months.dropped_by IS 'The role of the database that did it.';
-
 CREATE TABLE taximeter.idempotent_answers (
     endpoint text NOT NULL,
     scope text NOT NULL,
@@ -919,14 +816,6 @@ CREATE TABLE taximeter.settled_batches (
     CONSTRAINT settled_is_not_negative CHECK ((settled >= 0))
 );
 
-CREATE TABLE taximeter.shard_layouts (
-    since_epoch bigint NOT NULL,
-    shards integer NOT NULL,
-    made_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT shards_is_positive CHECK ((shards > 0)),
-    CONSTRAINT since_epoch_is_positive CHECK ((since_epoch > 0))
-);
-
 CREATE TABLE taximeter.usage_daily (
     org_id text NOT NULL,
     user_id text NOT NULL,
@@ -942,16 +831,16 @@ WITH (fillfactor='70');
 
 COMMENT ON COLUMN taximeter.usage_daily.day IS 'The day in UTC.';
 
-CREATE TABLE taximeter.usage_monthly_by_org (
-    org_id text NOT NULL,
-    month date NOT NULL,
-    writer smallint NOT NULL,
-    requests bigint NOT NULL,
-    credits_used bigint NOT NULL,
-    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric)),
-    CONSTRAINT writer_is_known CHECK ((writer = ANY (ARRAY[0, 1, 2])))
-)
-WITH (fillfactor='70');
+CREATE TABLE taximeter.users (
+    user_id text NOT NULL,
+    email text,
+    default_org_id text,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT email_is_short CHECK (((length(email) >= 1) AND (length(email) <= 255))),
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+);
+
+COMMENT ON COLUMN taximeter.users.default_org_id IS 'Counts only while the user is an active member of it.';
 
 CREATE TABLE taximeter.watermarks (
     shard integer NOT NULL,
@@ -978,6 +867,9 @@ ALTER TABLE ONLY public.credit_usage_attribution ALTER COLUMN id SET DEFAULT nex
 
 ALTER TABLE ONLY public.credit_usage_attribution
     ADD CONSTRAINT credit_usage_attribution_pkey PRIMARY KEY (created_at, id);
+
+ALTER TABLE ONLY public.organizations
+    ADD CONSTRAINT one_personal_organization_per_user UNIQUE (personal_of);
 
 ALTER TABLE ONLY public.organization_subscriptions
     ADD CONSTRAINT one_subscription_per_organization UNIQUE (org_id);
@@ -1021,9 +913,6 @@ ALTER TABLE ONLY taximeter.charged_requests
 ALTER TABLE ONLY taximeter.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
 
-ALTER TABLE ONLY taximeter.dropped_months
-    ADD CONSTRAINT dropped_months_pkey PRIMARY KEY (month);
-
 ALTER TABLE ONLY taximeter.idempotent_answers
     ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (endpoint, scope, key);
 
@@ -1033,17 +922,11 @@ ALTER TABLE ONLY taximeter.lost_events
 ALTER TABLE ONLY taximeter.settled_batches
     ADD CONSTRAINT settled_batches_pkey PRIMARY KEY (shard, epoch, seq_last);
 
-ALTER TABLE ONLY taximeter.shard_layouts
-    ADD CONSTRAINT shard_layouts_pkey PRIMARY KEY (since_epoch);
-
-ALTER TABLE ONLY taximeter.usage_daily_by_org
-    ADD CONSTRAINT usage_daily_by_org_pkey PRIMARY KEY (org_id, day, service_type, service_name, writer);
-
 ALTER TABLE ONLY taximeter.usage_daily
     ADD CONSTRAINT usage_daily_pkey PRIMARY KEY (org_id, user_id, service_type, service_name, day);
 
-ALTER TABLE ONLY taximeter.usage_monthly_by_org
-    ADD CONSTRAINT usage_monthly_by_org_pkey PRIMARY KEY (month, org_id, writer);
+ALTER TABLE ONLY taximeter.users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (user_id);
 
 ALTER TABLE ONLY taximeter.watermarks
     ADD CONSTRAINT watermarks_pkey PRIMARY KEY (shard);
@@ -1078,7 +961,7 @@ CREATE INDEX idempotent_answers_by_time ON taximeter.idempotent_answers USING bt
 
 CREATE INDEX settled_batches_by_time ON taximeter.settled_batches USING btree (settled_at);
 
-CREATE INDEX usage_daily_by_org_by_day ON taximeter.usage_daily_by_org USING btree (day);
+CREATE INDEX usage_daily_by_day ON taximeter.usage_daily USING btree (day);
 
 CREATE INDEX usage_daily_by_org_day ON taximeter.usage_daily USING btree (org_id, day);
 
@@ -1123,10 +1006,6 @@ CREATE TRIGGER entries_are_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON ta
 CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON taximeter.attribution_rest FOR EACH STATEMENT WHEN ((current_setting('taximeter.moving_rows'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
-
-CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
-
-CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
 ALTER TABLE ONLY public.user_credit_allocations
     ADD CONSTRAINT allocation_has_a_pool FOREIGN KEY (org_id) REFERENCES public.organization_credit_pools(org_id) ON DELETE RESTRICT;

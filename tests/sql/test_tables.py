@@ -7,13 +7,15 @@ from asyncpg import CheckViolationError, IntegrityConstraintViolationError, Rest
 from support.books import Books
 
 COLUMNS = {
-    "organizations": "id text, org_name text, slug text, created_by text, created_at timestamptz",
+    "organizations": "id text, org_name text, slug text, created_by text, created_at timestamptz,"
+    " personal_of text",
     "organization_members": "org_id text, user_id text, role text, status text,"
     " created_at timestamptz",
     "organization_subscriptions": "id uuid, org_id text, plan_code text, plan_name text,"
     " monthly_price numeric(10,2), lago_subscription_id text, lago_customer_id text, status text,"
     " billing_cycle_start date, billing_cycle_end date, metadata jsonb, created_at timestamptz,"
-    " updated_at timestamptz",
+    " updated_at timestamptz, cancel_at_period_end boolean, pending_plan jsonb,"
+    " billing_anchor_day smallint",
     "organization_credit_pools": "org_id text, total_credits bigint, allocated_credits bigint,"
     " used_credits bigint, available_credits bigint, monthly_refresh_amount bigint,"
     " last_refresh_date date, created_at timestamptz, updated_at timestamptz",

@@ -1,0 +1,111 @@
+"""Individual credits: those of an organisation of one, so that nothing else has to know of them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated
+
+import asyncpg
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field
+
+from taximeter.api.auth import Principal
+from taximeter.api.deps import Access, ServicesDep, SystemAdminDep
+from taximeter.api.errors import ApiError
+from taximeter.api.exact import Body, Credits, Dollars, ExactRoute, UserId
+from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
+from taximeter.api.personal import personal_org_id
+from taximeter.api.queries import CREDITS, USERS
+from taximeter.api.routes.credits import PoolUpdated, allocate_credits, allocation_refusal
+from taximeter.api.routes.purchases import TransactionView, book_purchase, transaction_view
+from taximeter.api.views import AllocationView
+from taximeter.settler.stores import Connection
+
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+
+
+class Grant(Body):
+    """Credits for one user, who needs no organisation for them."""
+
+    credits: Credits
+    purchase_amount: Dollars = Field(default=Decimal(0), description="What was paid, in dollars")
+
+
+class Granted(BaseModel):
+    """The user's personal organisation, and what it has now."""
+
+    org_id: str
+    allocation: AllocationView
+    pool_updated: PoolUpdated
+    transaction: TransactionView
+
+
+@router.post("/users/{user_id}/credits", summary="Grant individual credits to a user")
+async def grant_credits(
+    user_id: Annotated[UserId, Path(examples=["ann"])],
+    body: Grant,
+    admin: SystemAdminDep,
+    services: ServicesDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Granted:
+    """Makes the user's personal organisation if there is none, adds the credits to its pool and
+    allocates them. It pays where the user has no other organisation, or where they choose it.
+
+    Repetitions, limits and refusals are those of add and allocate.
+    """
+    async with services.pool.acquire() as conn:
+        try:
+            async with conn.transaction():
+                answer = await answer_once(
+                    conn,
+                    Repeatable("users.credits", user_id, idempotency_key, body),
+                    Granted,
+                    lambda: _grant(conn, admin, user_id, body, idempotency_key),
+                )
+        except asyncpg.CheckViolationError as error:
+            pool = await conn.fetchrow(CREDITS["pool"], personal_org_id(user_id))
+            raise allocation_refusal(pool, body.credits, error) from error
+    services.memberships.forget(user_id)
+    return answer
+
+
+async def _grant(
+    conn: Connection, admin: Principal, user_id: str, body: Grant, key: str | None
+) -> Granted:
+    org_id = await _personal_organization(conn, admin.user_id, user_id)
+    line = await book_purchase(
+        conn,
+        org_id,
+        admin.user_id,
+        millicredits=body.credits,
+        dollars=body.purchase_amount,
+        idempotency_key=key,
+    )
+    access = Access(admin, org_id, is_admin=True)
+    allocated = await allocate_credits(conn, access, user_id, body.credits)
+    return Granted(
+        org_id=org_id,
+        allocation=allocated.allocation,
+        pool_updated=allocated.pool_updated,
+        transaction=transaction_view(line),
+    )
+
+
+async def _personal_organization(conn: Connection, creator: str, user_id: str) -> str:
+    """The id of the user's personal organisation, made if it is missing, with its one member."""
+    await conn.execute(
+        USERS["create_personal_organization"],
+        personal_org_id(user_id),
+        f"Personal credits of {user_id}"[:255],
+        creator,
+        user_id,
+    )
+    org_id: str | None = await conn.fetchval(USERS["find_personal_organization"], user_id)
+    if org_id is None:
+        raise ApiError(
+            409,
+            f"{personal_org_id(user_id)} is an organization that is not this user's own",
+            details={"field": "user_id"},
+        )
+    await conn.execute(USERS["join_personal_organization"], org_id, user_id)
+    return org_id

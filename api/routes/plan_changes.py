@@ -1,0 +1,204 @@
+"""A subscription that moves to a larger plan, or ends."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+
+import asyncpg
+from fastapi import APIRouter
+from pydantic import BaseModel, Field, StrictBool
+
+from taximeter.api.audit import to_json, write_audit
+from taximeter.api.deps import Access, OrgAdminDep, ServicesDep
+from taximeter.api.errors import ApiError
+from taximeter.api.exact import Body, ExactRoute, ShortText
+from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
+from taximeter.api.plans import Plan, plan_of
+from taximeter.api.proration import prorate
+from taximeter.api.queries import SUBSCRIPTIONS
+from taximeter.api.routes.subscriptions import no_subscription
+from taximeter.api.views import SubscriptionView, subscription_view
+from taximeter.settler.stores import Connection
+
+router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
+
+
+class Upgrade(Body):
+    """The plan to move to."""
+
+    new_plan_code: ShortText = Field(examples=["enterprise"])
+    effective_immediately: StrictBool = Field(
+        default=True, description="If false, the plan changes at the end of the period"
+    )
+
+
+class PriceChange(BaseModel):
+    """Dollars a month, and what the rest of this period costs more."""
+
+    old_price: float
+    new_price: float
+    proration: float
+
+
+class Upgraded(BaseModel):
+    """The subscription after an upgrade, and its price."""
+
+    subscription: SubscriptionView
+    price_change: PriceChange
+
+
+class Canceled(BaseModel):
+    """A subscription that ends, and the day on which it does."""
+
+    subscription: SubscriptionView
+    effective_date: date
+
+
+@router.put("/subscriptions/{org_id}/upgrade", summary="Move to a larger plan")
+async def upgrade_subscription(
+    body: Upgrade,
+    access: OrgAdminDep,
+    services: ServicesDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Upgraded:
+    """At once, with the difference for the days that are left of the period, or from its end on.
+
+    400 for a plan that is unknown, the same or smaller; 409 for a subscription that ends.
+    """
+    plan = plan_of(body.new_plan_code, "new_plan_code")
+    async with services.pool.acquire() as conn, conn.transaction():
+        return await answer_once(
+            conn,
+            Repeatable("subscriptions.upgrade", access.org_id, idempotency_key, body),
+            Upgraded,
+            lambda: _upgrade(conn, access, plan, body.effective_immediately),
+        )
+
+
+async def _upgrade(conn: Connection, access: Access, plan: Plan, at_once: bool) -> Upgraded:
+    org_id = access.org_id
+    before = await _running(conn, org_id)
+    if before["cancel_at_period_end"]:
+        raise _is_canceled()
+    old_price: Decimal = before["monthly_price"]
+    if plan.monthly_price <= old_price:
+        raise ApiError(
+            400,
+            f"new_plan_code: {plan.code} is no upgrade from {before['plan_code']}",
+            details={"field": "new_plan_code", "current_plan": before["plan_code"]},
+        )
+    if at_once:
+        today = await conn.fetchval(SUBSCRIPTIONS["today"])
+        cycle = (before["billing_cycle_start"], before["billing_cycle_end"])
+        proration = prorate(old_price, plan.monthly_price, *cycle, today)
+        after = await conn.fetchrow(
+            SUBSCRIPTIONS["change_plan"], org_id, plan.code, plan.name, plan.monthly_price
+        )
+        metadata = {
+            "from_plan": before["plan_code"],
+            "to_plan": plan.code,
+            "effective_immediately": True,
+            "upgraded_by": access.user_id,
+        }
+        await conn.execute(
+            SUBSCRIPTIONS["record_event"],
+            org_id,
+            "subscription_upgraded",
+            proration,
+            to_json(metadata),
+        )
+    else:
+        proration = Decimal(0)
+        pending = {
+            "plan_code": plan.code,
+            "plan_name": plan.name,
+            "monthly_price": plan.monthly_price,
+            "requested_by": access.user_id,
+        }
+        after = await conn.fetchrow(SUBSCRIPTIONS["plan_for_later"], org_id, to_json(pending))
+    assert after is not None, "its row is locked"
+    await write_audit(
+        conn,
+        actor=access.user_id,
+        action="org.subscription.upgraded" if at_once else "org.subscription.upgrade_requested",
+        org_id=org_id,
+        target=str(after["id"]),
+        before={"plan_code": before["plan_code"], "monthly_price": str(old_price)},
+        after={
+            "plan_code": plan.code,
+            "monthly_price": str(plan.monthly_price),
+            "proration": str(proration),
+            "effective_immediately": at_once,
+        },
+    )
+    return Upgraded(
+        subscription=subscription_view(after),
+        price_change=PriceChange(
+            old_price=float(old_price),
+            new_price=float(plan.monthly_price),
+            proration=float(proration),
+        ),
+    )
+
+
+@router.delete("/subscriptions/{org_id}", summary="Cancel at the end of the period")
+async def cancel_subscription(
+    access: OrgAdminDep, services: ServicesDep, idempotency_key: IdempotencyKey = None
+) -> Canceled:
+    """The subscription stays active until the period ends, and its credits stay what they are.
+    After that the organisation can be subscribed again. Canceling twice is canceling once.
+    """
+    async with services.pool.acquire() as conn, conn.transaction():
+        return await answer_once(
+            conn,
+            Repeatable("subscriptions.cancel", access.org_id, idempotency_key),
+            Canceled,
+            lambda: _cancel(conn, access),
+        )
+
+
+async def _cancel(conn: Connection, access: Access) -> Canceled:
+    org_id = access.org_id
+    before = await _running(conn, org_id)
+    ends_on: date = before["billing_cycle_end"]
+    if before["cancel_at_period_end"]:
+        return Canceled(subscription=subscription_view(before), effective_date=ends_on)
+    after = await conn.fetchrow(SUBSCRIPTIONS["cancel_subscription"], org_id)
+    assert after is not None, "its row is locked"
+    metadata = {
+        "plan_code": before["plan_code"],
+        "effective_date": ends_on,
+        "canceled_by": access.user_id,
+    }
+    await conn.execute(
+        SUBSCRIPTIONS["record_event"], org_id, "subscription_canceled", None, to_json(metadata)
+    )
+    await write_audit(
+        conn,
+        actor=access.user_id,
+        action="org.subscription.canceled",
+        org_id=org_id,
+        target=str(after["id"]),
+        before={"status": before["status"], "cancel_at_period_end": False},
+        after={
+            "status": after["status"],
+            "cancel_at_period_end": True,
+            "effective_date": ends_on,
+        },
+    )
+    return Canceled(subscription=subscription_view(after), effective_date=ends_on)
+
+
+async def _running(conn: Connection, org_id: str) -> asyncpg.Record:
+    """The subscription, locked. Raises ApiError 404 if there is none, 409 if it has ended."""
+    row = await conn.fetchrow(SUBSCRIPTIONS["find_subscription"], org_id)
+    if row is None:
+        raise no_subscription()
+    if row["status"] == "canceled":
+        raise _is_canceled()
+    return row
+
+
+def _is_canceled() -> ApiError:
+    return ApiError(409, "This subscription is canceled", code="SUBSCRIPTION_CANCELED")

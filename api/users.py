@@ -1,0 +1,56 @@
+"""What is known of users besides their id: the address that their verified sessions name."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import asyncpg
+
+from taximeter.api.auth import Principal, Verifier
+from taximeter.api.background import TaskTracker
+from taximeter.api.queries import USERS
+from taximeter.settler.stores import Connection, Pool
+
+logger = logging.getLogger("taximeter.api")
+
+USERS_REMEMBERED_MAX = 10_000
+
+
+async def emails_of(conn: Connection, user_ids: Iterable[str]) -> dict[str, str]:
+    """The addresses that are known of these users. Raises asyncpg errors."""
+    rows = await conn.fetch(USERS["emails"], list(user_ids))
+    return {row["user_id"]: row["email"] for row in rows}
+
+
+class NotingVerifier:
+    """Checks tokens by another verifier, and notes the addresses of their users.
+
+    Notes are written beside the request, which neither waits for them nor fails with them: one that
+    is lost is written with the user's next token. An address counts if the issuer has verified it.
+    """
+
+    def __init__(self, verifier: Verifier, pool: Pool, tracker: TaskTracker) -> None:
+        self._verifier = verifier
+        self._pool = pool
+        self._tracker = tracker
+        self._known: OrderedDict[str, str] = OrderedDict()
+
+    async def verify(self, token: str) -> Principal:
+        principal = await self._verifier.verify(token)
+        email = principal.email if principal.email_verified else None
+        if email is not None and self._known.get(principal.user_id) != email:
+            self._tracker.spawn(self._note(principal.user_id, email))
+        return principal
+
+    async def _note(self, user_id: str, email: str) -> None:
+        self._known[user_id] = email
+        self._known.move_to_end(user_id)
+        if len(self._known) > USERS_REMEMBERED_MAX:
+            self._known.popitem(last=False)
+        try:
+            await self._pool.execute(USERS["note_user"], user_id, email)
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            self._known.pop(user_id, None)
+            logger.warning("the address of a user was not noted; their next token brings it again")
