@@ -144,6 +144,46 @@ BEGIN
 END;
 $_$;
 
+CREATE TABLE taximeter.usage_daily_by_org (
+    org_id text NOT NULL,
+    day date NOT NULL,
+    service_type text NOT NULL,
+    service_name text NOT NULL,
+    writer smallint NOT NULL,
+    requests bigint NOT NULL,
+    credits_used bigint NOT NULL,
+    CONSTRAINT writer_is_known CHECK ((writer = ANY (ARRAY[0, 1, 2])))
+)
+WITH (fillfactor='70');
+
+COMMENT ON COLUMN taximeter.usage_daily_by_org.writer IS '0: settle. 1: deduct_credits. 2: by hand, deleted usage included.';
+
+CREATE FUNCTION taximeter.add_usage_by_org(changes taximeter.usage_daily_by_org[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH change AS MATERIALIZED (
+        SELECT * FROM unnest(changes)
+    ), months AS (
+        INSERT INTO taximeter.usage_monthly_by_org AS monthly (org_id, month, writer, requests, credits_used)
+        SELECT org_id, date_trunc('month', day::timestamp)::date, writer, sum(requests)::bigint, sum(credits_used)::bigint
+          FROM change
+         GROUP BY 1, 2, 3
+         ORDER BY 2, 1, 3
+        ON CONFLICT (month, org_id, writer) DO UPDATE
+           SET requests = monthly.requests + EXCLUDED.requests,
+               credits_used = monthly.credits_used + EXCLUDED.credits_used
+    )
+    INSERT INTO taximeter.usage_daily_by_org AS daily
+           (org_id, day, service_type, service_name, writer, requests, credits_used)
+    SELECT org_id, day, service_type, service_name, writer, requests, credits_used
+      FROM change
+     ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (org_id, day, service_type, service_name, writer) DO UPDATE
+       SET requests = daily.requests + EXCLUDED.requests,
+           credits_used = daily.credits_used + EXCLUDED.credits_used;
+$$;
+
 CREATE FUNCTION taximeter.allocation_changed() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -243,6 +283,64 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.drop_attribution_month(month date) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    AS $$
+DECLARE
+    starts         CONSTANT timestamp := date_trunc('month', month::timestamp);
+    since          CONSTANT timestamptz := starts AT TIME ZONE 'UTC';
+    until          CONSTANT timestamptz := (starts + interval '1 month') AT TIME ZONE 'UTC';
+    partition_name CONSTANT text := 'attribution_' || to_char(starts, 'YYYY_MM');
+    has_partition  CONSTANT boolean := to_regclass('taximeter.' || partition_name) IS NOT NULL;
+    older          date;
+    found_rows     bigint;
+    found_credits  bigint;
+    known_rows     bigint;
+    known_credits  bigint;
+BEGIN
+    IF month IS NULL OR starts >= date_trunc('month', now() AT TIME ZONE 'UTC') - interval '1 month' THEN
+        RAISE EXCEPTION 'only months before the last one can be dropped, not %',
+            coalesce(to_char(starts, 'YYYY-MM'), 'null') USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT min(known.month) INTO older FROM taximeter.usage_months() AS known
+     WHERE known.month < starts AND known.partition IS NOT NULL;
+    IF older IS NOT NULL THEN
+        RAISE EXCEPTION '% is still there: older months go first', to_char(older, 'YYYY-MM')
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    IF has_partition THEN
+        -- Nothing is added to this month from here on; others are written as always.
+        EXECUTE format('LOCK TABLE taximeter.%I IN SHARE MODE', partition_name);
+    ELSE
+        LOCK TABLE taximeter.attribution_rest IN SHARE ROW EXCLUSIVE MODE;
+    END IF;
+    SELECT count(*), coalesce(sum(usage.credits_used), 0) INTO found_rows, found_credits
+      FROM public.credit_usage_attribution AS usage WHERE usage.created_at >= since AND usage.created_at < until;
+    SELECT coalesce(sum(rollup.requests), 0), coalesce(sum(rollup.credits_used), 0) INTO known_rows, known_credits
+      FROM taximeter.usage_monthly_by_org AS rollup WHERE rollup.month = starts::date;
+    IF has_partition AND (found_rows, found_credits) <> (known_rows, known_credits) THEN
+        RAISE EXCEPTION 'the rollup of % has % requests and % millicredits, its rows are % and %: see `taximeter check`',
+            to_char(starts, 'YYYY-MM'), known_rows, known_credits, found_rows, found_credits
+            USING ERRCODE = 'data_corrupted';
+    END IF;
+    INSERT INTO taximeter.dropped_months AS gone (month, requests, credits_used)
+    VALUES (starts::date, known_rows, known_credits)
+    ON CONFLICT ON CONSTRAINT dropped_months_pkey DO UPDATE
+       SET requests = EXCLUDED.requests, credits_used = EXCLUDED.credits_used,
+           dropped_at = EXCLUDED.dropped_at, dropped_by = EXCLUDED.dropped_by;
+    IF has_partition THEN
+        EXECUTE format('DROP TABLE taximeter.%I', partition_name);
+    ELSE
+        PERFORM set_config('taximeter.moving_rows', 'on', true);
+        DELETE FROM taximeter.attribution_rest AS rest WHERE rest.created_at >= since AND rest.created_at < until;
+        PERFORM set_config('taximeter.moving_rows', '', true);
+    END IF;
+    RETURN found_rows;
+END;
+$$;
+
 CREATE FUNCTION taximeter.end_billing_periods(today date) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -301,44 +399,26 @@ END;
 $$;
 
 CREATE FUNCTION taximeter.ensure_attribution_partitions(months_ahead integer) RETURNS integer
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '5s'
-    AS $_$
+    AS $$
 DECLARE
-    this_month     timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
-    starts         timestamp;
-    partition_name text;
-    made           integer := 0;
+    this_month CONSTANT timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
+    made       integer := 0;
 BEGIN
     IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 120 THEN
         RAISE EXCEPTION 'months_ahead must be between 0 and 120, not %', months_ahead
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOR month IN -1 .. months_ahead LOOP
-        starts := this_month + make_interval(months => month);
-        partition_name := 'attribution_' || to_char(starts, 'YYYY_MM');
-        CONTINUE WHEN to_regclass('taximeter.' || partition_name) IS NOT NULL;
-        LOCK TABLE public.credit_usage_attribution IN SHARE UPDATE EXCLUSIVE MODE;
-        -- Another session may have made it while this one waited.
-        CONTINUE WHEN to_regclass('taximeter.' || partition_name) IS NOT NULL;
-        LOCK TABLE taximeter.attribution_rest IN ACCESS EXCLUSIVE MODE;
-        EXECUTE format('CREATE TABLE taximeter.%I (LIKE public.credit_usage_attribution INCLUDING ALL)', partition_name);
-        PERFORM set_config('taximeter.moving_rows', 'on', true);
-        EXECUTE format(
-            'WITH moved AS (DELETE FROM taximeter.attribution_rest WHERE created_at >= %1$L AND created_at < %2$L RETURNING *)'
-            ' INSERT INTO taximeter.%3$I SELECT * FROM moved',
-            starts AT TIME ZONE 'UTC', (starts + interval '1 month') AT TIME ZONE 'UTC', partition_name);
-        PERFORM set_config('taximeter.moving_rows', '', true);
-        EXECUTE format(
-            'ALTER TABLE public.credit_usage_attribution ATTACH PARTITION taximeter.%I FOR VALUES FROM (%L) TO (%L)',
-            partition_name, starts AT TIME ZONE 'UTC', (starts + interval '1 month') AT TIME ZONE 'UTC');
-        PERFORM taximeter.guard_partition(partition_name);
-        made := made + 1;
+        IF taximeter.make_attribution_month((this_month + make_interval(months => month))::date) THEN
+            made := made + 1;
+        END IF;
     END LOOP;
     RETURN made;
 END;
-$_$;
+$$;
 
 CREATE FUNCTION taximeter.ensure_pool() RETURNS trigger
     LANGUAGE plpgsql
@@ -389,12 +469,52 @@ CREATE FUNCTION taximeter.guard_partition(partition_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
+DECLARE
+    guest regrole;
 BEGIN
+    FOR guest IN SELECT DISTINCT acl.grantee FROM pg_class AS partition, aclexplode(partition.relacl) AS acl
+                  WHERE partition.oid = format('taximeter.%I', partition_name)::regclass
+                    AND acl.grantee NOT IN (0, partition.relowner) LOOP
+        EXECUTE format('REVOKE ALL ON taximeter.%I FROM %s', partition_name, guest);
+    END LOOP;
     EXECUTE format(
         $sql$CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON taximeter.%I
              FOR EACH STATEMENT WHEN (current_setting('taximeter.moving_rows', true) IS DISTINCT FROM 'on')
              EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution')$sql$,
         partition_name);
+END;
+$_$;
+
+CREATE FUNCTION taximeter.make_attribution_month(month date) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    starts         CONSTANT timestamp := date_trunc('month', month::timestamp);
+    ends           CONSTANT timestamp := starts + interval '1 month';
+    partition_name CONSTANT text := 'attribution_' || to_char(starts, 'YYYY_MM');
+BEGIN
+    IF to_regclass('taximeter.' || partition_name) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    LOCK TABLE public.credit_usage_attribution IN SHARE UPDATE EXCLUSIVE MODE;
+    -- Another session may have made it while this one waited.
+    IF to_regclass('taximeter.' || partition_name) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    LOCK TABLE taximeter.attribution_rest IN ACCESS EXCLUSIVE MODE;
+    EXECUTE format('CREATE TABLE taximeter.%I (LIKE public.credit_usage_attribution INCLUDING ALL)', partition_name);
+    PERFORM set_config('taximeter.moving_rows', 'on', true);
+    EXECUTE format(
+        'WITH moved AS (DELETE FROM taximeter.attribution_rest WHERE created_at >= %1$L AND created_at < %2$L RETURNING *)'
+        ' INSERT INTO taximeter.%3$I SELECT * FROM moved',
+        starts AT TIME ZONE 'UTC', ends AT TIME ZONE 'UTC', partition_name);
+    PERFORM set_config('taximeter.moving_rows', '', true);
+    EXECUTE format(
+        'ALTER TABLE public.credit_usage_attribution ATTACH PARTITION taximeter.%I FOR VALUES FROM (%L) TO (%L)',
+        partition_name, starts AT TIME ZONE 'UTC', ends AT TIME ZONE 'UTC');
+    PERFORM taximeter.guard_partition(partition_name);
+    RETURN true;
 END;
 $_$;
 
@@ -470,6 +590,12 @@ BEGIN
     DELETE FROM taximeter.usage_daily AS daily
      USING (SELECT DISTINCT org_id, user_id FROM deleted) AS gone
      WHERE daily.org_id = gone.org_id AND daily.user_id = gone.user_id AND daily.requests = 0;
+    PERFORM taximeter.add_usage_by_org(array_agg(
+               ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
+               ::taximeter.usage_daily_by_org))
+       FROM (SELECT org_id, (created_at AT TIME ZONE 'UTC')::date AS day, service_type, service_name,
+                    count(*) AS requests, sum(credits_used)::bigint AS credits_used
+               FROM deleted GROUP BY 1, 2, 3, 4) AS by_org;
     DELETE FROM taximeter.charged_requests AS charged
      USING deleted
      WHERE charged.org_id = deleted.org_id AND charged.request_id = deleted.request_id;
@@ -477,24 +603,47 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.usage_floor() RETURNS date
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce((max(month) + interval '1 month')::date, '-infinity'::date) FROM taximeter.dropped_months;
+$$;
+
 CREATE FUNCTION taximeter.usage_inserted() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+DECLARE
+    by_writer CONSTANT smallint := CASE
+        WHEN current_setting('taximeter.settling', true) = 'on' THEN 0
+        WHEN current_setting('taximeter.charging', true) = 'on' THEN 1
+        ELSE 2 END;
+    changes   taximeter.usage_daily_by_org[];
 BEGIN
     -- Sorted, so that two statements at once meet on the rows of the rollup in the same order.
-    INSERT INTO taximeter.usage_daily AS daily
-           (org_id, user_id, service_type, service_name, day, requests, credits_used)
-    SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date,
-           count(*), sum(credits_used)::bigint
-      FROM inserted
-     GROUP BY 1, 2, 3, 4, 5
-     ORDER BY 1, 2, 3, 4, 5
-    ON CONFLICT (org_id, user_id, service_type, service_name, day) DO UPDATE
-       SET requests = daily.requests + EXCLUDED.requests,
-           credits_used = daily.credits_used + EXCLUDED.credits_used;
-    IF coalesce(current_setting('taximeter.settling', true), '') <> 'on'
-       AND coalesce(current_setting('taximeter.charging', true), '') <> 'on' THEN
+    WITH by_account AS MATERIALIZED (
+        SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day,
+               count(*) AS requests, sum(credits_used)::bigint AS credits_used
+          FROM inserted
+         GROUP BY 1, 2, 3, 4, 5
+    ), added AS (
+        INSERT INTO taximeter.usage_daily AS daily
+               (org_id, user_id, service_type, service_name, day, requests, credits_used)
+        SELECT * FROM by_account ORDER BY 1, 2, 3, 4, 5
+        ON CONFLICT (org_id, user_id, service_type, service_name, day) DO UPDATE
+           SET requests = daily.requests + EXCLUDED.requests,
+               credits_used = daily.credits_used + EXCLUDED.credits_used
+    )
+    SELECT array_agg(ROW(org_id, day, service_type, service_name, by_writer, requests, credits_used)
+                     ::taximeter.usage_daily_by_org)
+      INTO changes
+      FROM (SELECT org_id, day, service_type, service_name,
+                   sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+              FROM by_account
+             GROUP BY 1, 2, 3, 4) AS by_org;
+    PERFORM taximeter.add_usage_by_org(changes);
+    IF by_writer = 2 THEN
         -- Usage without a charge was written by hand: the books say so instead of not adding up.
         PERFORM taximeter.note_used_by_hand(org_id, user_id, -credits_used)
            FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
@@ -503,6 +652,24 @@ BEGIN
     RETURN NULL;
 END;
 $$;
+
+CREATE FUNCTION taximeter.usage_months() RETURNS TABLE(month date, partition text, requests bigint, credits_used bigint, dropped_requests bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    WITH partitions AS (
+        SELECT to_date(substr(child.relname, 13), 'YYYY_MM') AS month, child.relname::text AS partition
+          FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
+         WHERE inhparent = 'public.credit_usage_attribution'::regclass AND child.relname ~ '^attribution_\d{4,}_\d{2}$'
+    ), totals AS (
+        SELECT rollup.month, sum(rollup.requests)::bigint AS requests, sum(rollup.credits_used)::bigint AS credits_used
+          FROM taximeter.usage_monthly_by_org AS rollup GROUP BY 1
+    )
+    SELECT month, partitions.partition, coalesce(totals.requests, 0), coalesce(totals.credits_used, 0),
+           coalesce(gone.requests, 0)
+      FROM partitions FULL JOIN totals USING (month) LEFT JOIN taximeter.dropped_months AS gone USING (month)
+     ORDER BY month;
+$_$;
 
 CREATE FUNCTION taximeter.was_charged(org text, usr text, request text, millicredits bigint) RETURNS boolean
     LANGUAGE plpgsql STABLE
@@ -775,6 +942,19 @@ ALTER TABLE taximeter.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENT
     CACHE 1
 );
 
+CREATE TABLE taximeter.dropped_months (
+    month date NOT NULL,
+    requests bigint NOT NULL,
+    credits_used bigint NOT NULL,
+    dropped_at timestamp with time zone DEFAULT now() NOT NULL,
+    dropped_by text DEFAULT SESSION_USER NOT NULL,
+    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric))
+);
+
+COMMENT ON TABLE taximeter.dropped_months IS 'Months whose rows of usage are gone, and what the rollup had of them at that time. It still has it.';
+
+COMMENT ON COLUMN taximeter.dropped_months.dropped_by IS 'The role of the database that did it.';
+
 CREATE TABLE taximeter.idempotent_answers (
     endpoint text NOT NULL,
     scope text NOT NULL,
@@ -816,6 +996,14 @@ CREATE TABLE taximeter.settled_batches (
     CONSTRAINT settled_is_not_negative CHECK ((settled >= 0))
 );
 
+CREATE TABLE taximeter.shard_layouts (
+    since_epoch bigint NOT NULL,
+    shards integer NOT NULL,
+    made_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT shards_is_positive CHECK ((shards > 0)),
+    CONSTRAINT since_epoch_is_positive CHECK ((since_epoch > 0))
+);
+
 CREATE TABLE taximeter.usage_daily (
     org_id text NOT NULL,
     user_id text NOT NULL,
@@ -830,6 +1018,17 @@ CREATE TABLE taximeter.usage_daily (
 WITH (fillfactor='70');
 
 COMMENT ON COLUMN taximeter.usage_daily.day IS 'The day in UTC.';
+
+CREATE TABLE taximeter.usage_monthly_by_org (
+    org_id text NOT NULL,
+    month date NOT NULL,
+    writer smallint NOT NULL,
+    requests bigint NOT NULL,
+    credits_used bigint NOT NULL,
+    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric)),
+    CONSTRAINT writer_is_known CHECK ((writer = ANY (ARRAY[0, 1, 2])))
+)
+WITH (fillfactor='70');
 
 CREATE TABLE taximeter.users (
     user_id text NOT NULL,
@@ -913,6 +1112,9 @@ ALTER TABLE ONLY taximeter.charged_requests
 ALTER TABLE ONLY taximeter.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY taximeter.dropped_months
+    ADD CONSTRAINT dropped_months_pkey PRIMARY KEY (month);
+
 ALTER TABLE ONLY taximeter.idempotent_answers
     ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (endpoint, scope, key);
 
@@ -922,8 +1124,17 @@ ALTER TABLE ONLY taximeter.lost_events
 ALTER TABLE ONLY taximeter.settled_batches
     ADD CONSTRAINT settled_batches_pkey PRIMARY KEY (shard, epoch, seq_last);
 
+ALTER TABLE ONLY taximeter.shard_layouts
+    ADD CONSTRAINT shard_layouts_pkey PRIMARY KEY (since_epoch);
+
+ALTER TABLE ONLY taximeter.usage_daily_by_org
+    ADD CONSTRAINT usage_daily_by_org_pkey PRIMARY KEY (org_id, day, service_type, service_name, writer);
+
 ALTER TABLE ONLY taximeter.usage_daily
     ADD CONSTRAINT usage_daily_pkey PRIMARY KEY (org_id, user_id, service_type, service_name, day);
+
+ALTER TABLE ONLY taximeter.usage_monthly_by_org
+    ADD CONSTRAINT usage_monthly_by_org_pkey PRIMARY KEY (month, org_id, writer);
 
 ALTER TABLE ONLY taximeter.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (user_id);
@@ -961,7 +1172,7 @@ CREATE INDEX idempotent_answers_by_time ON taximeter.idempotent_answers USING bt
 
 CREATE INDEX settled_batches_by_time ON taximeter.settled_batches USING btree (settled_at);
 
-CREATE INDEX usage_daily_by_day ON taximeter.usage_daily USING btree (day);
+CREATE INDEX usage_daily_by_org_by_day ON taximeter.usage_daily_by_org USING btree (day);
 
 CREATE INDEX usage_daily_by_org_day ON taximeter.usage_daily USING btree (org_id, day);
 
@@ -1006,6 +1217,10 @@ CREATE TRIGGER entries_are_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON ta
 CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON taximeter.attribution_rest FOR EACH STATEMENT WHEN ((current_setting('taximeter.moving_rows'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
 ALTER TABLE ONLY public.user_credit_allocations
     ADD CONSTRAINT allocation_has_a_pool FOREIGN KEY (org_id) REFERENCES public.organization_credit_pools(org_id) ON DELETE RESTRICT;

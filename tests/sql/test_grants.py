@@ -26,7 +26,7 @@ WORDS = {
 GRANTS: dict[str, tuple[str, str, str]] = {
     "organizations": ("SIU", "S", ""),
     "organization_members": ("SIU", "S", ""),
-    "organization_subscriptions": ("SIU", "S", ""),
+    "organization_subscriptions": ("SIU", "SU", ""),
     "organization_credit_pools": ("SIU", "SIU", ""),
     "user_credit_allocations": ("SIU", "SIU", "S"),
     "credit_usage_attribution": ("S", "SI", ""),
@@ -43,6 +43,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.shard_layouts": ("S", "SI", ""),
     "taximeter.audit_log": ("SI", "SI", ""),
     "taximeter.idempotent_answers": ("SI", "SD", ""),
+    "taximeter.users": ("SIU", "S", ""),
 }
 APPEND_ONLY = ("credit_usage_attribution", "taximeter.account_entries", "taximeter.audit_log")
 
