@@ -60,8 +60,9 @@ class MeterGate:
                 self._meter = await Meter.connect(
                     self._settings.redis_url,
                     loader=self._loader,
-                    key_prefix=self._settings.key_prefix,
+                    settings=self._settings.meter_settings(),
                 )
+                logger.info("connected to Redis; %s", await self._meter.promise())
             except MeterError as error:
                 self._refusal, self._tried_at = error, time.monotonic()
                 raise

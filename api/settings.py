@@ -9,12 +9,12 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from taximeter.api.auth import ASYMMETRIC_ALGORITHMS
-from taximeter.settler.settings import StoreSettings
+from taximeter.api.metering import MeteringSettings
 
 SIMULATOR_URL = "http://127.0.0.1:8085/v1"
 
 
-class ApiSettings(StoreSettings):
+class ApiSettings(MeteringSettings):
     """Everything that an operator can decide about the API. Every number has a bound."""
 
     host: str = Field(default="127.0.0.1", description="Address that the API listens on.")

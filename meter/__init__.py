@@ -18,6 +18,7 @@ from taximeter.meter.errors import (
     StoreOutOfMemory,
     StoreUnavailable,
     UnknownHold,
+    UnsafeServer,
 )
 from taximeter.meter.hold import Hold
 from taximeter.meter.models import Balance, LoadedAccount, Loader, Receipt, Usage
@@ -45,5 +46,6 @@ __all__ = [
     "StoreOutOfMemory",
     "StoreUnavailable",
     "UnknownHold",
+    "UnsafeServer",
     "Usage",
 ]

@@ -13,13 +13,24 @@ from taximeter.meter.faults import is_out_of_memory
 from taximeter.meter.operations import TAKES_CREDIT
 from taximeter.meter.pending import Pending
 from taximeter.meter.scripts import Script, load_script
+from taximeter.meter.waits import Waits, confirm
+
+META = 5
+"""Place of meta among the keys of `operate`."""
 
 
-async def run_batch(connection: Any, keys: list[str], epoch: str, batch: list[Pending]) -> None:
+async def run_batch(
+    connection: Any,
+    keys: list[str],
+    epoch: str,
+    batch: list[Pending],
+    waits: Waits | None = None,
+) -> None:
     """Send a batch through `operate` and answer everybody in it.
 
     When memory is out, what takes credit fails as StoreOutOfMemory and the rest goes through
-    `resolve`. Raises ShardFenced (nothing was done), or what redis-py raises (then who knows).
+    `resolve`. With `waits`, nobody is answered before the writes are as far as it says. Raises
+    ShardFenced (nothing was done), NotConfirmed, or what redis-py raises (then who knows).
     """
     replies = await _call(connection, load_script("operate"), keys, epoch, batch)
     if replies is None:
@@ -34,6 +45,10 @@ async def run_batch(connection: Any, keys: list[str], epoch: str, batch: list[Pe
         replies = await _call(connection, load_script("resolve"), keys, epoch, batch)
         if replies is None:
             raise StoreUnavailable("Redis is out of memory even for what frees memory")
+    if waits is not None:
+        wait = waits.of(pending.operation.op for pending in batch)
+        if wait != "none":
+            await confirm(connection, keys[META], wait, waits)
     for pending, raw in zip(batch, replies, strict=True):
         pending.succeed(raw)
 

@@ -10,10 +10,11 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from taximeter.meter.accounts import AccountReader
 from taximeter.meter.dispatch import Dispatcher
-from taximeter.meter.errors import StoreError
+from taximeter.meter.errors import StoreError, StoreUnavailable, UnsafeServer
 from taximeter.meter.handshake import greet
 from taximeter.meter.hold import Hold
 from taximeter.meter.ids import new_owner, new_request_id
@@ -26,6 +27,7 @@ from taximeter.meter.limits import (
 )
 from taximeter.meter.models import Balance, Loader, Receipt, Usage
 from taximeter.meter.operations import Op, Operation
+from taximeter.meter.promise import ServerFacts, read_facts
 from taximeter.meter.requests import RequestReader
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.shards import Shards
@@ -64,7 +66,7 @@ class Meter:
 
         `loader` reads an account from Postgres when Redis has none (after a loss of Redis, or
         before the first relay). Raises StoreError or ShardFenced when Redis is away, not opened yet
-        or not approved.
+        or not approved, UnsafeServer when it would evict balances.
         """
         settings = settings or MeterSettings(key_prefix=key_prefix)
         pool: Any = ConnectionPool.from_url(
@@ -86,7 +88,15 @@ class Meter:
             ) from error
         finally:
             await connection.disconnect(nowait=True)
-        return cls(pool, identity.shards, settings, loader)
+        meter = cls(pool, identity.shards, settings, loader)
+        try:
+            objections = (await meter.server_facts()).objections()
+            if objections:
+                raise UnsafeServer(objections)
+        except BaseException:
+            await meter.aclose()
+            raise
+        return meter
 
     async def reserve(
         self,
@@ -184,6 +194,18 @@ class Meter:
     async def ready(self) -> None:
         """Return when Redis answers and every shard is open. Raises ShardFenced, StoreError."""
         await self._requests.check_open()
+
+    async def server_facts(self) -> ServerFacts:
+        """What the server does with what it answers. Raises StoreUnavailable."""
+        try:
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                return await read_facts(self._redis)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
+
+    async def promise(self) -> str:
+        """What holds for what this meter has answered, in one sentence. Raises StoreUnavailable."""
+        return (await self.server_facts()).promise(self._settings.waits)
 
     async def aclose(self) -> None:
         """Finish what is queued or goes on in the background (bounded by close_timeout_s), then

@@ -4,6 +4,7 @@ caller needs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -108,6 +109,16 @@ class ShardsChanged(ShardFenced):
     def __init__(self, shard: int, shards: int, believed: int) -> None:
         super().__init__(f"shard {shard}: there are {shards} shards now, not {believed}")
         self.shards = shards
+
+
+class UnsafeServer(StoreError):
+    """The Redis server is one that credits must not be kept on: it would evict them, or is a
+    replica. Nothing was done; its configuration has to change.
+    """
+
+    def __init__(self, objections: Sequence[str]) -> None:
+        super().__init__("; ".join(objections))
+        self.objections = tuple(objections)
 
 
 class StoreOutOfMemory(StoreError):

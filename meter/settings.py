@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from taximeter.meter.errors import InvalidRequest
 from taximeter.meter.limits import OPERATIONS_PER_CALL_MAX
+from taximeter.meter.waits import Wait, Waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,14 @@ class MeterSettings:
     retry_pause_max_s: float = 0.25
     close_timeout_s: float = 10.0
     """How long `aclose` waits for what is still queued."""
+    reserve_wait: Wait = "none"
+    """What a reserve waits for beyond Redis itself: losing one costs an over-admission."""
+    commit_wait: Wait = "none"
+    """The same for everything else: losing a commit costs what it charged."""
+    wait_replicas: int = 1
+    """How many replicas the waits that name replicas want."""
+    wait_timeout_s: float = 0.5
+    """How long one wait may take; less than `call_timeout_s`."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -45,8 +55,24 @@ class MeterSettings:
             ("retry_pause_s", 0.001, 60),
             ("retry_pause_max_s", 0.001, 60),
             ("close_timeout_s", 0, 3600),
+            ("wait_replicas", 1, 16),
+            ("wait_timeout_s", 0.001, 600),
         ):
             if not low <= getattr(self, name) <= high:
                 raise InvalidRequest(name, f"{low} to {high}")
         if not self.key_prefix or any(mark in self.key_prefix for mark in "{}: \t\n"):
             raise InvalidRequest("key_prefix", "text without braces, colons or spaces")
+        for name in ("reserve_wait", "commit_wait"):
+            if getattr(self, name) not in get_args(Wait):
+                raise InvalidRequest(name, f"one of {', '.join(get_args(Wait))}")
+        if self.waits is not None and self.wait_timeout_s >= self.call_timeout_s:
+            raise InvalidRequest(
+                "wait_timeout_s", f"less than call_timeout_s, {self.call_timeout_s}"
+            )
+
+    @property
+    def waits(self) -> Waits | None:
+        """What to wait for, or None when nothing waits."""
+        if self.reserve_wait == self.commit_wait == "none":
+            return None
+        return Waits(self.reserve_wait, self.commit_wait, self.wait_replicas, self.wait_timeout_s)

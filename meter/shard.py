@@ -29,6 +29,7 @@ from taximeter.meter.keys import ShardKeys
 from taximeter.meter.operations import TAKES_CREDIT, Operation
 from taximeter.meter.pending import Pending
 from taximeter.meter.settings import MeterSettings
+from taximeter.meter.waits import NotConfirmed
 
 # Fewer than this are not worth a call of their own. Above it lanes share evenly what waits and what
 # is in flight, so that the server works on one part while this process packs the other: all in one
@@ -50,6 +51,7 @@ class ShardClient:
         self._check_count = check_count
         self._pool = pool
         self._settings = settings
+        self._waits = settings.waits
         # Kept, because asking for the running loop costs a system call on some Pythons.
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Pending] = deque()
@@ -122,7 +124,7 @@ class ShardClient:
                             await connection.connect()
                         if epoch is None:
                             epoch = (await greet(connection, self.keys, self._check_count)).epoch
-                        await run_batch(connection, self.keys.batch(), epoch, batch)
+                        await run_batch(connection, self.keys.batch(), epoch, batch, self._waits)
                     pause_s = settings.retry_pause_s
                     continue
                 except ShardFenced as error:
@@ -132,7 +134,7 @@ class ShardClient:
                     trouble = StoreUnavailable("the meter was closed")
                     self._put_back(batch, trouble, uncertain=True)
                     raise
-                except (RedisError, OSError, TimeoutError) as error:
+                except (RedisError, NotConfirmed, OSError, TimeoutError) as error:
                     await _drop(connection)
                     connection, epoch = None, None
                     if is_final(error):

@@ -72,7 +72,7 @@ async def guard(stores: Stores, shard: int, shards: int) -> Guarded:
 
     Every step can be cut off anywhere; the next call finishes the work. Only one guardian acts on a
     shard at a time, another one answers that the shard is not usable yet. Raises asyncpg and redis
-    errors, UnknownDataFormat.
+    errors, UnknownDataFormat, UnsafeServer.
     """
     try:
         mark = await read_mark(stores.pool, shard)
@@ -109,6 +109,7 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
         return Guarded(shard, True, mark.epoch, "nothing", verdict.reason)
     if verdict.action is Action.REFUSE:
         raise UnknownDataFormat(f"shard {shard}: {verdict.reason}")
+    await stores.check_server()  # Nobody is let in on a server that would lose what it is given.
     if verdict.action is Action.APPROVE:
         return await _approve(conn, stores, mark, seen, verdict)
     if verdict.action is Action.OPEN:

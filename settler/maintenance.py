@@ -66,6 +66,7 @@ async def rebuild_on_demand(
     HoldsOpen, LookupError (no such shard), TimeoutError, asyncpg and redis errors.
     """
     mark = await read_mark(stores.pool, shard)
+    await stores.check_server()
     async with alone(stores, [shard]) as conn:
         dropped = await empty(stores, [shard], wait_s=wait_s, force=force)
         epoch, lost = await rebuild(conn, stores, shard, mark.shards, reason)

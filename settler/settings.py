@@ -7,6 +7,8 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from taximeter.meter.promise import Durability
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -26,6 +28,12 @@ class StoreSettings(BaseSettings):
         default="redis://localhost:6379/0",
         description="Redis or Valkey with the live balances; must not evict (noeviction) and "
         "should keep an AOF.",
+    )
+    durability: Durability = Field(
+        default="everysec",
+        description="What Redis must do at least before credits are kept on it: `none`, `everysec` "
+        "(an AOF) or `always` (an AOF that is synced before every answer). A server that does less "
+        "is refused.",
     )
     key_prefix: str = Field(
         default="tm",

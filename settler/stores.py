@@ -12,7 +12,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from taximeter.meter.errors import UnsafeServer
 from taximeter.meter.keys import ShardKeys
+from taximeter.meter.promise import Durability, ServerFacts, read_facts
 from taximeter.settler.settings import StoreSettings
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Postgres, Redis (with replies as bytes) and the prefix of the Redis keys.
+    """Postgres, Redis (with replies as bytes), the prefix of the Redis keys, and what is asked of
+    the server that has them.
 
     redis is a `redis.asyncio.Redis`; redis-py's annotations mix the answers of its two clients.
     """
@@ -33,10 +36,21 @@ class Stores:
     pool: Pool
     redis: Any
     prefix: str = "tm"
+    durability: Durability = "none"
 
     def keys(self, shard: int) -> ShardKeys:
         """Names of the seven keys of a shard."""
         return ShardKeys(prefix=self.prefix, shard=shard)
+
+    async def check_server(self) -> ServerFacts:
+        """Ask Redis how it keeps what it has. Raises UnsafeServer when that is less than what is
+        asked of it, redis errors.
+        """
+        facts = await read_facts(self.redis)
+        objections = facts.objections(self.durability)
+        if objections:
+            raise UnsafeServer(objections)
+        return facts
 
 
 async def open_pool(settings: StoreSettings) -> Pool:
@@ -73,7 +87,7 @@ async def open_stores(settings: StoreSettings) -> AsyncIterator[Stores]:
     pool = await open_pool(settings)
     redis = open_redis(settings)
     try:
-        yield Stores(pool, redis, settings.key_prefix)
+        yield Stores(pool, redis, settings.key_prefix, settings.durability)
     finally:
         await redis.aclose()
         await pool.close()

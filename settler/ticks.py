@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
+from redis.exceptions import RedisError
 
+from taximeter.meter.errors import UnsafeServer
 from taximeter.settler.admission import admit
 from taximeter.settler.guardian import ensure_shards, guard
 from taximeter.settler.marks import count_shards
@@ -53,9 +55,14 @@ class Settler:
         self._room = asyncio.Semaphore(max(1, (settings.database_pool_max - 2) // 2))
 
     async def start(self) -> int:
-        """Make sure the shards exist; returns how many. Raises ShardCountMismatch."""
+        """Make sure the shards exist; returns how many. Raises ShardCountMismatch, UnsafeServer."""
         self._shards = await ensure_shards(self._stores, self._settings.shards)
-        log.info("started", shards=self._shards)
+        promise = "Redis could not be asked yet"
+        try:
+            promise = (await self._stores.check_server()).promise()
+        except (RedisError, OSError) as error:
+            log.warning("started", redis=type(error).__name__)
+        log.info("started", shards=self._shards, promise=promise)
         return self._shards
 
     async def settle(self) -> None:
@@ -192,6 +199,11 @@ class Settler:
 
     async def _reconcile(self) -> None:
         settings = self._settings
+        try:
+            await self._stores.check_server()
+        except UnsafeServer as error:
+            # Somebody changed it since the start: what it has is still ours to look after.
+            log.error("unsafe_server", objections=error.objections)
         try:
             books = await reconcile(
                 self._stores, Look(settings.reconcile_holds_limit, settings.entry_age_max_s)

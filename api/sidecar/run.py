@@ -93,8 +93,9 @@ async def _connect(sidecar: Sidecar, settings: SidecarSettings, loader: Loader |
     while True:
         try:
             meter = await Meter.connect(
-                settings.redis_url, loader=loader, key_prefix=settings.key_prefix
+                settings.redis_url, loader=loader, settings=settings.meter_settings()
             )
+            logger.info("connected to Redis; %s", await meter.promise())
         except (MeterError, OSError) as error:
             refusal = error if isinstance(error, MeterError) else StoreUnavailable(str(error))
             sidecar.refuse(refusal)

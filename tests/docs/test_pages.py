@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from redis.asyncio import Redis
 from support.shard import ScriptedShard
 
+from taximeter.api.metering import MeteringSettings
 from taximeter.api.settings import ApiSettings
 from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter import MeterSettings
@@ -37,11 +38,13 @@ def settings_page() -> Iterator[str]:
     yield ""
     yield "Environment variables. Made from the code: `WRITE_DOCS=1 make test ARGS=tests/docs`."
     shared = set(StoreSettings.model_fields)
+    metering = set(MeteringSettings.model_fields)
     for title, model, own in (
         ("Every process", StoreSettings, shared),
         ("Settler", SettlerSettings, set(SettlerSettings.model_fields) - shared),
-        ("API", ApiSettings, set(ApiSettings.model_fields) - shared),
-        ("Sidecar", SidecarSettings, set(SidecarSettings.model_fields) - shared),
+        ("API and sidecar", MeteringSettings, metering - shared),
+        ("API", ApiSettings, set(ApiSettings.model_fields) - metering),
+        ("Sidecar", SidecarSettings, set(SidecarSettings.model_fields) - metering),
     ):
         yield f"\n## {title}\n"
         yield "| variable | default | meaning |"

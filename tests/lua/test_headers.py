@@ -36,7 +36,7 @@ def header_and_body(name: str) -> tuple[str, str]:
 
 def test_there_is_one_script_a_job() -> None:
     assert SCRIPTS == [
-        "admit", "apply", "approve", "drain", "fence", "load", "open",
+        "admit", "apply", "approve", "barrier", "drain", "fence", "load", "open",
         "operate", "resolve", "rotate", "snapshot", "sweep",
     ]  # fmt: skip
 

@@ -1,0 +1,111 @@
+"""What a Redis server really does with what was answered, read from the server itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+from redis.exceptions import ResponseError
+
+from taximeter.meter.waits import Waits
+
+Durability = Literal["none", "everysec", "always"]
+"""What an operator asks of the server: nothing, an AOF, or an AOF with an fsync before answers."""
+
+_MODES: Final = {
+    "M0": "An answer is in memory alone: any restart of Redis loses what was not settled yet.",
+    "M1": "An answer survives the end of the Redis process. Loss of power loses about the last "
+    "second of answers that were not settled yet.",
+    "M2": "An answer is on the server's disk and survives loss of power.",
+    "M3": "An answer survives the end of the Redis process. A failover loses what had not reached "
+    "the replica, loss of power about the last second.",
+    "M4": "A charge is in the memory of a replica before it is answered. It is lost when another "
+    "replica is promoted, or when both lose power at once.",
+    "M5": "A charge is on the disks of this server and of a replica before it is answered.",
+    "?": "How often the AOF is synced could not be read: take the promise from your provider.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """A server as it describes itself; None where it does not say."""
+
+    product: str
+    version: str
+    is_primary: bool
+    append_only: bool
+    appendfsync: str | None
+    eviction: str | None
+    maxmemory: int
+    replicas: int
+
+    def objections(self, durability: Durability = "none") -> list[str]:
+        """Why credits must not be kept on this server, in words; empty when they may be."""
+        found = []
+        if not self.is_primary:
+            found.append("it is a replica: its writes would be undone")
+        if self.eviction not in (None, "noeviction"):
+            found.append(
+                f"maxmemory-policy is {self.eviction}: it would drop balances and unsettled "
+                "charges; set it to noeviction"
+            )
+        if durability != "none" and not self.append_only:
+            found.append(
+                f"appendonly is off, and TAXIMETER_DURABILITY is {durability}: a restart would "
+                "lose what is not settled; switch the AOF on, or set TAXIMETER_DURABILITY=none"
+            )
+        elif durability == "always" and self.appendfsync != "always":
+            found.append(
+                f"appendfsync is {self.appendfsync or 'unreadable'}, and TAXIMETER_DURABILITY is "
+                "always"
+            )
+        return found
+
+    def promise(self, waits: Waits | None = None) -> str:
+        """The mode that holds (as docs/promises.md names it) and what it means."""
+        mode = self._mode(waits)
+        return f"{mode}: {_MODES[mode]}"
+
+    def _mode(self, waits: Waits | None) -> str:
+        commit = waits.commit if waits else "none"
+        if commit == "replica-fsync":
+            return "M5"
+        if commit == "replica":
+            return "M4"
+        if not self.append_only:
+            return "M0"
+        if self.appendfsync == "always" or commit == "fsync":
+            return "M2"
+        if self.appendfsync is None:
+            return "?"
+        return "M3" if self.replicas else "M1"
+
+
+async def read_facts(redis: Any) -> ServerFacts:
+    """Ask a `redis.asyncio.Redis`. Managed services often refuse CONFIG: what only that knows is
+    None then. Raises redis-py's errors.
+    """
+    info = await redis.info("everything")
+    config = await _config(redis, "appendfsync")
+    return ServerFacts(
+        product=str(info.get("server_name") or "redis"),
+        version=str(info.get("valkey_version") or info.get("redis_version")),
+        is_primary=info.get("role") == "master",
+        append_only=bool(int(info.get("aof_enabled", 0))),
+        appendfsync=config.get("appendfsync"),
+        eviction=info.get("maxmemory_policy"),
+        maxmemory=int(info.get("maxmemory", 0)),
+        replicas=int(info.get("connected_slaves", 0)),
+    )
+
+
+async def _config(redis: Any, name: str) -> dict[str, str]:
+    try:
+        answer = await redis.config_get(name)
+    except ResponseError:  # It is switched off, or this user has no permission.
+        return {}
+    return {_text(key): _text(value) for key, value in cast("dict[Any, Any]", answer).items()}
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
