@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from taximeter.api.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
-PINS = ("constraints.txt", "constraints-server.txt")
+PINS = ("constraints.txt", "constraints-server.txt", "constraints-litellm.txt")
 
 
 def project() -> dict[str, Any]:
@@ -67,7 +67,11 @@ def test_import_contracts_hold() -> None:
 
 @pytest.mark.parametrize(
     ("name", "extras"),
-    [("constraints.txt", ["dev"]), ("constraints-server.txt", ["build", "server"])],
+    [
+        ("constraints.txt", ["dev"]),
+        ("constraints-server.txt", ["build", "server"]),
+        ("constraints-litellm.txt", ["litellm"]),
+    ],
 )
 def test_every_requirement_is_pinned(name: str, extras: list[str]) -> None:
     """A pin that is missing or too old makes the installation fail only on a fresh machine."""

@@ -1,0 +1,60 @@
+"""What the caller of LiteLLM gets when the sidecar says no: a status, a sentence, figures."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from taximeter.meter.litellm.sidecar import Answer
+
+RETRY_AFTER_S = 1
+_MILLICREDITS = Decimal("0.001")
+
+
+def credits_text(millicredits: int) -> str:
+    """Credits with three decimals, as the header X-Credits-Remaining has them."""
+    return str((Decimal(millicredits) / 1000).quantize(_MILLICREDITS))
+
+
+def refusal(status: int, code: str, message: str, **details: object) -> Exception:
+    """An HTTPException as LiteLLM passes it on: its status reaches the caller."""
+    from fastapi import HTTPException
+
+    headers: dict[str, str] = {}
+    if status in (429, 503):
+        headers["retry-after"] = str(RETRY_AFTER_S)
+    have: Any = details.get("have_millicredits")
+    if type(have) is int:
+        headers["x-credits-remaining"] = credits_text(have)
+    detail = {"error": message, "code": code, "details": details}
+    return HTTPException(status_code=status, detail=detail, headers=headers)
+
+
+def refusal_of(answer: Answer) -> Exception:
+    """The refusal for what the sidecar answered to a reserve. Closed whenever it is in doubt."""
+    code = answer.code
+    details = (answer.body.get("error") or {}).get("details") or {}
+    if code == "INSUFFICIENT_CREDITS":
+        need, have = details["need_millicredits"], details["have_millicredits"]
+        message = (
+            "Insufficient organization credits. "
+            f"Need {credits_text(need)}, have {credits_text(have)}"
+        )
+        return refusal(402, code, message, **details)
+    if code == "ACCOUNT_NOT_FOUND":
+        message = "Insufficient organization credits. No credits are allocated to this user"
+        return refusal(402, code, message)
+    if code == "HOLDS_IN_THE_WAY":
+        message = "Open requests hold the credits that this one needs; try again when they end."
+        return refusal(429, code, message, **details)
+    if code == "UNPRICED_MODEL":
+        return refusal(400, code, "This model has no known price.")
+    if code == "CONFLICT" or answer.status == 200:
+        message = "This x-litellm-call-id was used before; leave it out, or send another one."
+        return refusal(409, "CALL_ID_USED", message)
+    if code == "INVALID_REQUEST":
+        field, limit = details.get("field", "a field"), details.get("limit", "valid")
+        return refusal(400, code, f"{field} must be {limit}", **details)
+    return refusal(
+        503, code or "METER_UNAVAILABLE", "Credits cannot be checked right now; try again."
+    )

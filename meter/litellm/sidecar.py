@@ -1,0 +1,67 @@
+"""The sidecar, as the logger calls it: one operation a call, over TCP or a Unix socket.
+
+Needs aiohttp, which the extra `litellm` brings and LiteLLM has anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from taximeter.meter.litellm.settings import LiteLLMSettings
+
+
+class Answer(NamedTuple):
+    """What the sidecar said. Status 0: nothing came, so whether it was done is not known."""
+
+    status: int
+    body: Mapping[str, Any]
+
+    @property
+    def code(self) -> str:
+        """The code of a refusal, for programs."""
+        error = self.body.get("error")
+        return str(error.get("code", "")) if isinstance(error, Mapping) else ""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether trying again cannot change the answer."""
+        return self.status == 200 or (400 <= self.status < 500 and self.status not in (408, 429))
+
+
+class SidecarClient:
+    """Calls the sidecar. Connections are kept per event loop, which LiteLLM has one of."""
+
+    def __init__(self, settings: LiteLLMSettings) -> None:
+        self._url = settings.sidecar_url.rstrip("/")
+        self._key = settings.sidecar_key
+        self._timeout_s = settings.timeout_s
+        self._session: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def call(self, op: str, fields: Mapping[str, Any]) -> Answer:
+        """Do one operation. Never raises for what happens on the way: see Answer.status."""
+        import aiohttp
+
+        try:
+            async with self._connected(aiohttp).post(f"/v1/{op}", json=fields) as response:
+                body = await response.json(content_type=None)
+                return Answer(response.status, body if isinstance(body, dict) else {})
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return Answer(0, {})
+
+    def _connected(self, aiohttp: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._session.closed or self._loop is not loop:
+            is_unix = self._url.startswith("unix://")
+            path = self._url.removeprefix("unix://")
+            self._session = aiohttp.ClientSession(
+                "http://sidecar" if is_unix else self._url,
+                connector=aiohttp.UnixConnector(path) if is_unix else None,
+                timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+                headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+                trust_env=False,
+            )
+            self._loop = loop
+        return self._session

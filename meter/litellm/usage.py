@@ -1,0 +1,96 @@
+"""What a finished request used, from the shapes in which LiteLLM tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_INPUT = ("prompt_tokens", "input_tokens")
+_OUTPUT = ("completion_tokens", "output_tokens")
+
+
+def tokens_of_answer(response: object) -> dict[str, Any] | None:
+    """The usage object of a whole answer, in OpenAI's chat shape; None when it has none."""
+    usage = _field(response, "usage")
+    return None if usage is None else _chat_shape(usage)
+
+
+def tokens_of_log(kwargs: Mapping[str, Any], response: object) -> dict[str, Any] | None:
+    """The usage of a log event: of its response, or as LiteLLM has summed it up."""
+    found = tokens_of_answer(response)
+    if found is not None:
+        return found
+    logged = kwargs.get("standard_logging_object")
+    if not isinstance(logged, Mapping):
+        return None
+    metadata = logged.get("metadata") or {}
+    usage = metadata.get("usage_object")
+    return _chat_shape(usage if isinstance(usage, Mapping) and usage else logged)
+
+
+def is_from_cache(response: object, kwargs: Mapping[str, Any]) -> bool:
+    """Whether LiteLLM answered from its own cache, and nothing was paid upstream."""
+    hidden = _field(response, "_hidden_params")
+    return kwargs.get("cache_hit") is True or _field(hidden, "cache_hit") is True
+
+
+def deployment_of(response: object, kwargs: Mapping[str, Any]) -> object:
+    """The id of the deployment that answered, or None."""
+    logged = kwargs.get("standard_logging_object")
+    found = _field(logged, "model_id")
+    return found or _field(_field(response, "_hidden_params"), "model_id")
+
+
+def cost_by_litellm(response: object, kwargs: Mapping[str, Any]) -> str | None:
+    """LiteLLM's own figure in dollars, recorded beside ours and never charged."""
+    cost = kwargs.get("response_cost")
+    if cost is None:
+        cost = _field(_field(response, "_hidden_params"), "response_cost")
+    return None if cost is None else str(cost)
+
+
+def _chat_shape(usage: object) -> dict[str, Any] | None:
+    prompt, output = _first(usage, _INPUT), _first(usage, _OUTPUT)
+    if prompt is None and output is None:
+        return None
+    shaped: dict[str, Any] = {"prompt_tokens": prompt or 0, "completion_tokens": output or 0}
+    read = _field(usage, "prompt_tokens_details") or _field(usage, "input_tokens_details")
+    written = _field(usage, "completion_tokens_details") or _field(usage, "output_tokens_details")
+    details = {
+        "cached_tokens": _count(read, "cached_tokens"),
+        "cache_write_tokens": _count(read, "cache_write_tokens")
+        or _count(read, "cache_creation_tokens"),
+        "audio_tokens": _count(read, "audio_tokens"),
+    }
+    # Anthropic's own shape counts what the cache gave and took apart from its input.
+    if _field(usage, "prompt_tokens") is None and read is None:
+        given = _count(usage, "cache_read_input_tokens")
+        taken = _count(usage, "cache_creation_input_tokens")
+        shaped["prompt_tokens"] += given + taken
+        details["cached_tokens"], details["cache_write_tokens"] = given, taken
+    shaped["prompt_tokens_details"] = {name: count for name, count in details.items() if count}
+    shaped["completion_tokens_details"] = {
+        name: count
+        for name in ("reasoning_tokens", "audio_tokens")
+        if (count := _count(written, name))
+    }
+    return shaped
+
+
+def _first(usage: object, names: tuple[str, ...]) -> int | None:
+    for name in names:
+        value = _field(usage, name)
+        if type(value) is int and value >= 0:
+            return value
+    return None
+
+
+def _count(usage: object, name: str) -> int:
+    return _first(usage, (name,)) or 0
+
+
+def _field(value: object, name: str) -> Any:
+    """A field of a mapping or of an object: LiteLLM hands out both."""
+    if isinstance(value, Mapping):
+        return value.get(name)
+    return getattr(value, name, None)
