@@ -9,7 +9,7 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 from starlette.types import Receive, Scope, Send
 
-from taximeter.api.deps import bearer_scheme, cookie_scheme
+from taximeter.api.deps import bearer_scheme, cookie_scheme, within_limits
 from taximeter.api.errors import install_error_handlers
 from taximeter.api.llm.config import load_routing
 from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
@@ -89,6 +89,6 @@ def create_app(settings: ApiSettings | None = None) -> Application:
         members,
         me,
     ):
-        app.include_router(module.router, dependencies=schemes)
+        app.include_router(module.router, dependencies=[*schemes, Depends(within_limits)])
     app.include_router(llm_router, dependencies=schemes)
     return app

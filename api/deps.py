@@ -12,6 +12,7 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from taximeter.api.auth import Principal
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import OrgId
+from taximeter.api.limits import kind_of
 from taximeter.api.queries import IDENTITY
 from taximeter.api.services import Services
 
@@ -87,6 +88,12 @@ async def get_principal(request: Request, services: ServicesDep) -> Principal:
 
 
 PrincipalDep = Annotated[Principal, Depends(get_principal)]
+
+
+async def within_limits(request: Request, principal: PrincipalDep, services: ServicesDep) -> None:
+    """What every route with a login depends on. Raises ApiError 429."""
+    template = request.scope["route"].path
+    await services.limiter.admit(kind_of(request.method, template), principal.user_id)
 
 
 @dataclass(frozen=True, slots=True)

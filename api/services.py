@@ -16,6 +16,7 @@ from taximeter.api.auth import DevVerifier, OidcVerifier, RememberingVerifier, V
 from taximeter.api.background import TaskTracker
 from taximeter.api.health import HealthCheck
 from taximeter.api.jwks import KeySet
+from taximeter.api.limits import RateLimiter, limits_of
 from taximeter.api.llm.config import RoutingConfig
 from taximeter.api.llm.routing import Router
 from taximeter.api.memberships import Memberships
@@ -90,6 +91,7 @@ class Services:
     tracker: TaskTracker
     memberships: Memberships
     health: HealthCheck
+    limiter: RateLimiter
 
 
 def make_pricer(settings: ApiSettings) -> Pricer:
@@ -167,4 +169,5 @@ async def open_services(
                 tracker,
                 has_upstream=router is not None,
             ),
+            limiter=RateLimiter(redis, settings.key_prefix, limits_of(settings)),
         )

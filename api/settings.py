@@ -65,6 +65,29 @@ class ApiSettings(MeteringSettings):
         description="How long the LLM route trusts what it has read about a user's memberships.",
     )
 
+    # Limits of the admin API
+    rate_limits: bool = Field(
+        default=True, description="Whether requests of the admin API are counted at all."
+    )
+    rate_limit_reads_per_minute: int = Field(
+        default=100, ge=0, le=100_000, description="GET requests of a caller; 0 is no limit."
+    )
+    rate_limit_changes_per_minute: int = Field(
+        default=60,
+        ge=0,
+        le=100_000,
+        description="Other requests of a caller that are not limited by themselves; 0 is no limit.",
+    )
+    rate_limit_subscriptions_per_hour: int = Field(
+        default=5, ge=0, le=100_000, description="New subscriptions by a caller; 0 is no limit."
+    )
+    rate_limit_purchases_per_minute: int = Field(
+        default=20, ge=0, le=100_000, description="Purchases by a caller; 0 is no limit."
+    )
+    rate_limit_allocations_per_minute: int = Field(
+        default=30, ge=0, le=100_000, description="Allocations by a caller; 0 is no limit."
+    )
+
     # Upstream
     upstreams_file: Path | None = Field(
         default=None,

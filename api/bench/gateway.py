@@ -97,6 +97,7 @@ async def running_gateway(servers: Servers) -> AsyncIterator[Gateway]:
             "TAXIMETER_UPSTREAM_NAME": "simulated",
             "TAXIMETER_DATA_DIR": str(servers.data_dir),
             "TAXIMETER_DEV_MODE": "1",
+            "TAXIMETER_RATE_LIMITS": "0",
         }
         processes = []
         for name, arguments in (

@@ -65,6 +65,7 @@ async def world(
             "upstream_name": "simulated",
             "membership_cache_s": 0.0,
             "shutdown_grace_s": 5.0,
+            "rate_limits": False,  # Tests ask more often than people; those of limits switch it on.
             **api_options,
         }
         settings = ApiSettings(**options)

@@ -36,7 +36,7 @@ def header_and_body(name: str) -> tuple[str, str]:
 
 def test_there_is_one_script_a_job() -> None:
     assert SCRIPTS == [
-        "admit", "apply", "approve", "barrier", "drain", "fence", "load", "open",
+        "admit", "apply", "approve", "barrier", "drain", "fence", "limit", "load", "open",
         "operate", "resolve", "rotate", "snapshot", "sweep",
     ]  # fmt: skip
 
@@ -89,7 +89,7 @@ def test_codes_of_the_header_are_those_of_the_code(name: str) -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_only_what_takes_memory_for_new_credit_is_refused_when_memory_is_out(name: str) -> None:
     allowed = load_script(name).text.startswith("#!lua flags=allow-oom\n")
-    assert allowed is (name not in ("operate", "load", "open"))
+    assert allowed is (name not in ("operate", "load", "open", "limit"))
     documented = re.search(rf"^\| `{name}` \| ([^|]+) \|", ARCHITECTURE.read_text(), re.MULTILINE)
     assert documented
     assert (documented.group(1) == "allow-oom") is allowed

@@ -1,0 +1,99 @@
+"""How often a caller may ask the admin API: counted in Redis, so that all of its processes count as
+one. The LLM route is not counted: there the credits are the limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from taximeter.api.errors import ApiError
+from taximeter.api.settings import ApiSettings
+from taximeter.meter.scripts import load_script
+
+logger = logging.getLogger("taximeter.api")
+
+LIMIT = load_script("limit")
+ANSWER_TIMEOUT_S = 0.25
+REST_S = 1.0
+MINUTE_S = 60
+HOUR_S = 3600
+_BILLING = "/api/v1/org-billing"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `count` requests of a kind and caller within any `window_s`. 0 is no limit."""
+
+    count: int
+    window_s: int
+
+
+def limits_of(settings: ApiSettings) -> dict[str, Limit]:
+    """The limits by kind of request; none when they are switched off."""
+    if not settings.rate_limits:
+        return {}
+    return {
+        "reads": Limit(settings.rate_limit_reads_per_minute, MINUTE_S),
+        "changes": Limit(settings.rate_limit_changes_per_minute, MINUTE_S),
+        "subscriptions": Limit(settings.rate_limit_subscriptions_per_hour, HOUR_S),
+        "purchases": Limit(settings.rate_limit_purchases_per_minute, MINUTE_S),
+        "allocations": Limit(settings.rate_limit_allocations_per_minute, MINUTE_S),
+    }
+
+
+_KINDS = {
+    ("POST", f"{_BILLING}/subscriptions"): "subscriptions",
+    ("POST", f"{_BILLING}/credits/{{org_id}}/add"): "purchases",
+    ("POST", f"{_BILLING}/credits/{{org_id}}/allocate"): "allocations",
+}
+
+
+def kind_of(method: str, template: str) -> str:
+    """What a request counts as: one of three dear ones, a read, or another change."""
+    if method in ("GET", "HEAD"):
+        return "reads"
+    return _KINDS.get((method, template), "changes")
+
+
+class RateLimiter:
+    """Lets requests in, or says when the next one will be.
+
+    Limits protect the system and no money, so a Redis that is away, full or slow lets everybody in:
+    that is logged, and not tried again for a second, since nobody should wait for it.
+    """
+
+    def __init__(self, redis: Any, prefix: str, limits: Mapping[str, Limit]) -> None:
+        self._redis = redis
+        self._prefix = prefix
+        self._limits = limits
+        self._rests_until = float("-inf")
+
+    async def admit(self, kind: str, caller: str) -> None:
+        """Count one request. Raises ApiError 429 that says how long to wait."""
+        limit = self._limits.get(kind)
+        if limit is None or limit.count == 0 or time.monotonic() < self._rests_until:
+            return
+        key = f"{self._prefix}:limit:{kind}:{caller}"
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                wait_ms = await LIMIT.call(self._redis, [key], [limit.count, limit.window_s * 1000])
+        except (RedisError, OSError, TimeoutError) as error:
+            self._rests_until = time.monotonic() + REST_S
+            logger.warning("rate limits are not counted for a second: %r", error)
+            return
+        if wait_ms:
+            wait_s = -(-int(wait_ms) // 1000)
+            raise ApiError(
+                429,
+                f"At most {limit.count} requests of this kind ({kind}) in {limit.window_s} s; "
+                f"try again in {wait_s} s",
+                details={"kind": kind, "limit": limit.count, "window_s": limit.window_s},
+                headers={"Retry-After": str(wait_s)},
+            )
