@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import struct
 from typing import Any
 
 import pytest
+from support.callers import abort, nothing_open, open_stream, read_until, something_held
 from support.waiting import eventually
 from support.world import CHAT, World
 
@@ -73,50 +72,6 @@ async def test_chunks_are_not_kept_back(world: World) -> None:
     assert arrivals[-1] - arrivals[0] > (len(arrivals) - 5) * 0.05 / 2
 
 
-async def open_stream(world: World, **body: Any) -> socket.socket:
-    """Start a stream on a bare socket; returns when its first bytes are here."""
-    content = json.dumps(
-        {
-            "model": "gpt-4o",
-            "messages": [{"role": "user", "content": "Hello there"}],
-            "stream": True,
-            **body,
-        }
-    ).encode()
-    host, port = world.url.removeprefix("http://").split(":")
-    head = (
-        f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {world.token('ann')}\r\nContent-Length: {len(content)}\r\n\r\n"
-    )
-    raw = socket.create_connection((host, int(port)))
-    raw.setblocking(False)
-    await asyncio.get_running_loop().sock_sendall(raw, head.encode() + content)
-    return raw
-
-
-async def read_until(raw: socket.socket, mark: bytes, times: int = 1) -> bytes:
-    got = b""
-    async with asyncio.timeout(10):
-        while got.count(mark) < times:
-            part = await asyncio.get_running_loop().sock_recv(raw, 65536)
-            assert part, got
-            got += part
-    return got
-
-
-def abort(raw: socket.socket) -> None:
-    """Reset the connection, as a client does that is killed."""
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    raw.close()
-
-
-async def nothing_open(world: World, within_s: float = 10) -> None:
-    async def is_closed() -> bool:
-        return (await world.balance()).held == 0
-
-    await eventually(is_closed, within_s=within_s, what="the end of the hold")
-
-
 async def test_a_client_that_leaves_pays_what_it_got(world: World) -> None:
     """A plain `finally` would be cancelled again here, and the delivered tokens would be free."""
     await world.funded()
@@ -151,11 +106,7 @@ async def test_a_client_that_leaves_stops_the_upstream(world: World) -> None:
 async def test_a_client_that_leaves_before_the_first_token_pays_nothing(world: World) -> None:
     await world.funded()
     raw = await open_stream(world, simulate={"latency_s": 0.4, "chunk_delay_s": 0.2})
-
-    async def is_held() -> bool:
-        return (await world.balance()).held > 0
-
-    await eventually(is_held)
+    await something_held(world)
     abort(raw)
     await nothing_open(world)
     assert await world.charges() == []
