@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from taximeter.api.deps import bearer_scheme, cookie_scheme, within_limits
 from taximeter.api.errors import install_error_handlers
+from taximeter.api.llm import lookup, models
 from taximeter.api.llm.config import load_routing
 from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
 from taximeter.api.llm.route import router as llm_router
@@ -90,5 +91,7 @@ def create_app(settings: ApiSettings | None = None) -> Application:
         me,
     ):
         app.include_router(module.router, dependencies=[*schemes, Depends(within_limits)])
+    for router in (lookup.router, models.router):
+        app.include_router(router, dependencies=[*schemes, Depends(within_limits)])
     app.include_router(llm_router, dependencies=schemes)
     return app

@@ -17,6 +17,7 @@ from taximeter.api.background import TaskTracker
 from taximeter.api.health import HealthCheck
 from taximeter.api.jwks import KeySet
 from taximeter.api.limits import RateLimiter, limits_of
+from taximeter.api.llm.catalogue import Catalogue
 from taximeter.api.llm.config import RoutingConfig
 from taximeter.api.llm.routing import Router
 from taximeter.api.memberships import Memberships
@@ -87,6 +88,7 @@ class Services:
     meters: MeterGate
     verifier: Verifier
     router: Router | None
+    catalogue: Catalogue | None
     pricer: Pricer
     tracker: TaskTracker
     memberships: Memberships
@@ -161,6 +163,7 @@ async def open_services(
                 NotingVerifier(make_verifier(settings, plain_client), pool, tracker)
             ),
             router=router,
+            catalogue=None if router is None else Catalogue(router),
             pricer=make_pricer(settings),
             tracker=tracker,
             memberships=Memberships(pool, settings.membership_cache_s),

@@ -185,11 +185,13 @@ class Meter:
         checked_account(org_id, user_id)
         return await self._accounts.balance(org_id, user_id)
 
-    async def request(self, org_id: str, request_id: str) -> Receipt | None:
-        """What became of a request id, or None when it is neither open nor remembered. Raises
-        InvalidRequest, StoreError.
+    async def request(
+        self, org_id: str, request_id: str, *, user_id: str | None = None
+    ) -> Receipt | None:
+        """What became of a request id, or None when it is neither open nor remembered, or not of
+        `user_id` where that is given. Raises InvalidRequest, StoreError.
         """
-        return await self._requests.find(org_id, request_id)
+        return await self._requests.find(org_id, request_id, user_id)
 
     async def ready(self) -> None:
         """Return when Redis answers and every shard is open. Raises ShardFenced, StoreError."""

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from taximeter.meter.errors import ShardFenced, StoreError, StoreUnavailable
 from taximeter.meter.handshake import greet
-from taximeter.meter.keys import ShardKeys, request_field, shard_of
+from taximeter.meter.keys import ShardKeys, account_field, request_field, shard_of
 from taximeter.meter.limits import check_org_id, check_request_id
 from taximeter.meter.models import Receipt, State
 from taximeter.meter.shards import Shards
@@ -29,8 +29,11 @@ class RequestReader:
         self._keys = shards.keys
         self._timeout_s = timeout_s
 
-    async def find(self, org_id: str, request_id: str) -> Receipt | None:
-        """What Redis knows of the request, or None when it is neither open nor remembered.
+    async def find(
+        self, org_id: str, request_id: str, user_id: str | None = None
+    ) -> Receipt | None:
+        """What Redis knows of the request, or None when it is neither open nor remembered, or not
+        of this user where one is named.
 
         Outcomes are remembered for one to two windows of the settler's `outcome_window_s`; after
         that the ledger in Postgres is the only record. Raises InvalidRequest, ShardFenced,
@@ -54,6 +57,8 @@ class RequestReader:
         elif outcome or outcome_old:
             state, reserved, charged, account = (outcome or outcome_old).split(" ", 3)
         else:
+            return None
+        if user_id is not None and account != account_field(org_id, user_id):
             return None
         meta, found = await self._transaction(
             ("HMGET", keys.meta, "epoch", "shards"), ("HGET", keys.accounts, account)

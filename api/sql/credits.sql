@@ -86,6 +86,26 @@ WHERE org_id = $1
 -- $1 org_id, $2 request_id
 SELECT sum(amount)::bigint FROM taximeter.charged_requests WHERE org_id = $1 AND request_id = $2;
 
+-- name: booked_request
+-- Why: what a user's request cost, as the ledger has it, with the usage of its first charge. The event is older than its
+-- booking, mostly by a second, so the user's usage is read backwards from there and the row is found at once.
+-- $1 org ids, $2 user_id, $3 request_id
+SELECT charged.org_id, charged.amount, charged.settled_at, usage.service_name, usage.reserved, usage.late,
+       usage.request_metadata::text AS metadata
+  FROM (SELECT org_id, user_id, request_id, sum(amount)::bigint AS amount, max(created_at) AS settled_at
+          FROM taximeter.charged_requests
+         WHERE org_id = ANY ($1::text[]) AND request_id = $3 AND user_id = $2
+         GROUP BY org_id, user_id, request_id
+         LIMIT 1) AS charged
+  LEFT JOIN LATERAL (SELECT u.service_name, u.reserved, u.late, u.request_metadata
+                       FROM credit_usage_attribution AS u
+                      WHERE u.org_id = charged.org_id AND u.user_id = charged.user_id
+                        AND u.request_id = charged.request_id
+                        AND u.created_at <= charged.settled_at + interval '1 minute'
+                        AND u.created_at > charged.settled_at - interval '7 days'
+                      ORDER BY u.created_at DESC
+                      LIMIT 1) AS usage ON true;
+
 -- name: close_allocation
 -- Why: a member who leaves gives back what is left: the trigger sets allocated to used, and the rest returns to the pool.
 -- $1 org_id, $2 user_id

@@ -1,0 +1,124 @@
+"""What a request cost, and whether that is booked yet: for callers of streams, whose headers left
+before the cost was known, and for whoever lost an answer.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from asyncpg import Record
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field
+
+from taximeter.api.deps import PrincipalDep, ServicesDep
+from taximeter.api.errors import ApiError
+from taximeter.api.exact import credits_of
+from taximeter.api.llm.endpoint import API_ROOT, CLIENTS_ROOT
+from taximeter.api.queries import CREDITS
+from taximeter.api.services import Services
+from taximeter.meter import MeterError, Receipt
+
+router = APIRouter(tags=["llm"])
+
+State = Literal["open", "committed", "charged", "released", "expired"]
+Settlement = Literal["open", "pending", "settled", "none"]
+RequestId = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9._:-]{1,128}$", description="X-Request-Id of the answer")
+]
+
+
+class RequestView(BaseModel):
+    """One request of the caller."""
+
+    request_id: str
+    org_id: str
+    state: State
+    settlement: Settlement = Field(
+        description="open: still running. pending: charged to the live balance, not booked yet. "
+        "settled: in the ledger. none: nothing was charged."
+    )
+    cost_incurred: float | None = Field(description="Credits; null while the request is open")
+    held_credits: float = Field(description="Credits that an open request keeps")
+    settled_at: datetime | None = None
+    model: str | None = None
+    late: bool = Field(default=False, description="Charged after its hold had ended")
+    usage: dict[str, Any] = Field(
+        default_factory=dict, description="Tokens, provider and price, once booked"
+    )
+
+
+@router.get(f"{API_ROOT}/requests/{{request_id}}", summary="Cost and settlement of a request")
+@router.get(
+    f"{CLIENTS_ROOT}/requests/{{request_id}}",
+    summary="Cost and settlement of a request, beside the routes of OpenAI's clients",
+)
+async def get_request(
+    request_id: RequestId, principal: PrincipalDep, services: ServicesDep
+) -> RequestView:
+    """The caller's own request; another's answers 404. A request that ended without a charge is
+    known for some minutes, one that was charged for ever.
+    """
+    user_id = principal.user_id
+    org_ids = [one.org_id for one in await services.memberships.of(user_id)]
+    booked = await services.pool.fetchrow(CREDITS["booked_request"], org_ids, user_id, request_id)
+    try:
+        org_id, live = await _live(services, org_ids, user_id, request_id)
+    except MeterError:
+        if booked is None:
+            raise
+        org_id, live = booked["org_id"], None  # The ledger is enough to answer.
+    if booked is not None:
+        org_id = booked["org_id"]
+    elif live is None:
+        raise ApiError(404, "There is no such request of yours")
+    return _view(request_id, org_id, live, booked)
+
+
+async def _live(
+    services: Services, org_ids: list[str], user_id: str, request_id: str
+) -> tuple[str, Receipt | None]:
+    meter = await services.meters.get()
+    for org_id in org_ids:
+        found = await meter.request(org_id, request_id, user_id=user_id)
+        if found is not None:
+            return org_id, found
+    return "", None
+
+
+def _view(request_id: str, org_id: str, live: Receipt | None, booked: Record | None) -> RequestView:
+    state: State = "committed" if live is None else live.state
+    if state == "open":
+        return RequestView(
+            request_id=request_id,
+            org_id=org_id,
+            state=state,
+            settlement="open",
+            cost_incurred=None,
+            held_credits=credits_of(0 if live is None else live.reserved),
+        )
+    cost = booked["amount"] if live is None and booked is not None else live.charged if live else 0
+    settlement: Settlement = "pending"
+    if booked is not None and booked["amount"] == cost:
+        settlement = "settled"
+    elif cost == 0 and state in ("released", "expired"):
+        settlement = "none"
+    view = RequestView(
+        request_id=request_id,
+        org_id=org_id,
+        state=state,
+        settlement=settlement,
+        cost_incurred=credits_of(cost),
+        held_credits=0.0,
+    )
+    if booked is None:
+        return view
+    return view.model_copy(
+        update={
+            "settled_at": booked["settled_at"],
+            "model": booked["service_name"],
+            "late": bool(booked["late"]),
+            "usage": json.loads(booked["metadata"] or "{}"),
+        }
+    )
