@@ -84,33 +84,42 @@ class Provider:
         assert self._server is not None
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
 
+    def close(self) -> None:
+        """Be gone: connections are refused from now on, and those that are open end."""
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            early = b""
-            while True:
-                asked = await self._read(reader, writer, early)
-                self.asked.append(asked)
-                script = asyncio.ensure_future(self.script(asked))
-                # While a script runs nothing is read but the end: its caller has left.
-                watch = asyncio.ensure_future(reader.read(1))
-                try:
-                    await asyncio.wait({script, watch}, return_when=asyncio.FIRST_COMPLETED)
-                    if not script.done():
-                        asked.gone.set()
-                        await asyncio.wait({script}, timeout=5)
-                finally:
-                    script.cancel()
-                    watch.cancel()
-                    results = await asyncio.gather(watch, script, return_exceptions=True)
-                if writer.is_closing() or asked.gone.is_set() or results[0] == b"":
-                    break
-                # The first byte of the next request may have been taken for the end.
-                early = results[0] if isinstance(results[0], bytes) else b""
-        writer.close()
+        try:
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                early = b""
+                while True:
+                    asked = await self._read(reader, writer, early)
+                    self.asked.append(asked)
+                    script = asyncio.ensure_future(self.script(asked))
+                    # While a script runs nothing is read but the end: its caller has left.
+                    watch = asyncio.ensure_future(reader.read(1))
+                    try:
+                        await asyncio.wait({script, watch}, return_when=asyncio.FIRST_COMPLETED)
+                        if not script.done():
+                            asked.gone.set()
+                            await asyncio.wait({script}, timeout=5)
+                    finally:
+                        script.cancel()
+                        watch.cancel()
+                        results = await asyncio.gather(watch, script, return_exceptions=True)
+                    if writer.is_closing() or asked.gone.is_set() or results[0] == b"":
+                        break
+                    # The first byte of the next request may have been taken for the end.
+                    early = results[0] if isinstance(results[0], bytes) else b""
+        finally:
+            writer.close()
 
     async def _read(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, early: bytes
@@ -128,9 +137,7 @@ class Provider:
         try:
             yield self
         finally:
-            self._server.close()
-            for task in list(self._tasks):
-                task.cancel()
+            self.close()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._server.wait_closed()
 
