@@ -110,7 +110,7 @@ class ShardClient:
         settings = self._settings
         connection: Any = None
         epoch: str | None = None
-        pause_s = settings.retry_pause_s
+        pause_s, call_timeout_s = settings.retry_pause_s, settings.lane_timeout_s
         try:
             while True:
                 batch = self._take() or await self._wait_for_work()
@@ -118,7 +118,7 @@ class ShardClient:
                     continue
                 self._in_flight += len(batch)
                 try:
-                    async with asyncio.timeout(settings.call_timeout_s):
+                    async with asyncio.timeout(call_timeout_s):
                         if connection is None:
                             connection = self._pool.make_connection()
                             await connection.connect()
