@@ -21,6 +21,7 @@ from taximeter.api.llm.catalogue import Catalogue
 from taximeter.api.llm.config import RoutingConfig
 from taximeter.api.llm.routing import Router
 from taximeter.api.memberships import Memberships
+from taximeter.api.refusals import RefusalAudit
 from taximeter.api.settings import ApiSettings
 from taximeter.api.tokens import load_dev_key
 from taximeter.api.users import NotingVerifier
@@ -94,6 +95,7 @@ class Services:
     memberships: Memberships
     health: HealthCheck
     limiter: RateLimiter
+    refusals: RefusalAudit
 
 
 def make_pricer(settings: ApiSettings) -> Pricer:
@@ -172,5 +174,6 @@ async def open_services(
                 tracker,
                 has_upstream=router is not None,
             ),
+            refusals=RefusalAudit(pool, tracker),
             limiter=RateLimiter(redis, settings.key_prefix, limits_of(settings)),
         )

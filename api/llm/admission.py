@@ -113,8 +113,13 @@ async def reserve(
         raise _replayed(request_id, outcome.state, outcome.charged, outcome) from error
     except AccountNotFound as error:
         # Nothing was ever allocated: to the caller that is an empty balance like any other.
+        services.refusals.note(org_id, user_id, need=amount, have=0, request_id=request_id)
         raise from_meter(InsufficientCredits(amount, 0, 0)) from error
     except MeterError as error:
+        if isinstance(error, InsufficientCredits) and not error.only_holds_in_the_way:
+            services.refusals.note(
+                org_id, user_id, need=amount, have=error.have, request_id=request_id
+            )
         refusal = from_meter(error)
         refusal.headers["X-Request-Id"] = request_id
         raise refusal from error
