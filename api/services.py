@@ -28,6 +28,7 @@ from taximeter.api.users import NotingVerifier
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
 from taximeter.meter.pricing import Pricer, TokenPrice
 from taximeter.settler.accounts import account_loader
+from taximeter.settler.catch_up import CatchUp
 from taximeter.settler.stores import Pool, Stores, open_redis
 
 logger = logging.getLogger("taximeter.api")
@@ -96,6 +97,7 @@ class Services:
     health: HealthCheck
     limiter: RateLimiter
     refusals: RefusalAudit
+    catch_up: CatchUp
 
 
 def make_pricer(settings: ApiSettings) -> Pricer:
@@ -157,6 +159,9 @@ async def open_services(
             await tracker.drain(settings.shutdown_grace_s)
 
         stack.push_async_callback(drain)
+        stores = Stores(pool, redis, settings.key_prefix)
+        catch_up = CatchUp(stores, settings.usage_wait_s)
+        stack.push_async_callback(catch_up.aclose)
         yield Services(
             settings=settings,
             pool=pool,
@@ -169,11 +174,8 @@ async def open_services(
             pricer=make_pricer(settings),
             tracker=tracker,
             memberships=Memberships(pool, settings.membership_cache_s),
-            health=HealthCheck(
-                Stores(pool, redis, settings.key_prefix),
-                tracker,
-                has_upstream=router is not None,
-            ),
+            health=HealthCheck(stores, tracker, has_upstream=router is not None),
+            catch_up=catch_up,
             refusals=RefusalAudit(pool, tracker),
             limiter=RateLimiter(redis, settings.key_prefix, limits_of(settings)),
         )

@@ -65,6 +65,14 @@ class ApiSettings(MeteringSettings):
         description="How long the LLM route trusts what it has read about a user's memberships.",
     )
 
+    usage_wait_s: float = Field(
+        default=1.5,
+        ge=0.05,
+        le=30.0,
+        description="Answers about usage include what was charged before they were asked for; one "
+        "that would take longer than this to settle says as of when it is.",
+    )
+
     # Limits of the admin API
     rate_limits: bool = Field(
         default=True, description="Whether requests of the admin API are counted at all."

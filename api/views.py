@@ -9,6 +9,16 @@ from asyncpg import Record
 from pydantic import BaseModel
 
 from taximeter.api.exact import credits_of
+from taximeter.settler.catch_up import AsOf
+
+
+class FromBooks(BaseModel):
+    """Figures of the books. `complete`: they hold every charge that was acknowledged before the
+    question. `as_of`: they hold every charge before that moment; null when not even that is known.
+    """
+
+    as_of: datetime | None
+    complete: bool
 
 
 class SubscriptionView(BaseModel):
@@ -37,7 +47,7 @@ class PoolView(BaseModel):
     available_credits: float
 
 
-class PoolDetails(PoolView):
+class PoolDetails(PoolView, FromBooks):
     """A pool with its percentages, each of what the one before it is part of."""
 
     org_id: str
@@ -104,10 +114,12 @@ def pool_view(row: Record) -> PoolView:
     )
 
 
-def pool_details(org_id: str, row: Record | None) -> PoolDetails:
+def pool_details(org_id: str, row: Record | None, books: AsOf) -> PoolDetails:
     """A pool in full. An organisation that has never bought anything has a pool of nothing."""
     if row is None:
         return PoolDetails(
+            as_of=books.as_of,
+            complete=books.complete,
             org_id=org_id,
             total_credits=0.0,
             allocated_credits=0.0,
@@ -120,6 +132,8 @@ def pool_details(org_id: str, row: Record | None) -> PoolDetails:
         )
     return PoolDetails(
         **pool_view(row).model_dump(),
+        as_of=books.as_of,
+        complete=books.complete,
         org_id=org_id,
         monthly_refresh_amount=credits_of(row["monthly_refresh_amount"]),
         last_refresh_date=row["last_refresh_date"],

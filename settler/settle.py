@@ -146,7 +146,13 @@ async def write_run(conn: Connection, shard: int, run: Run, usual: Usual | None 
         _SQL["insert_batch"], shard, run.epoch, run.after_seq + 1, run.last_seq, *counts
     )
     moved = await conn.execute(
-        _SQL["move_watermark"], shard, run.epoch, run.after_seq, run.last_seq, *counts
+        _SQL["move_watermark"],
+        shard,
+        run.epoch,
+        run.after_seq,
+        run.last_seq,
+        *counts,
+        run.last_time,
     )
     if moved != "UPDATE 1":
         raise asyncpg.SerializationError(f"the watermark of shard {shard} moved under its lock")

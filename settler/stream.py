@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from taximeter.settler.events import BadLine, Event, parse_entry, parse_id
+from taximeter.settler.events import BadLine, Event, parse_entry, parse_id, parse_time
 
 _SEQ_LAST: Final = 2**64 - 1
 _PAGE_FIRST: Final = 16
@@ -48,6 +49,12 @@ class Run:
     def lost(self) -> int:
         """How many numbers nobody has an event for."""
         return sum(last - first + 1 for first, last in self.holes)
+
+    @property
+    def last_time(self) -> datetime | None:
+        """When its last event happened, by Redis; None when it has none, or its time is damaged."""
+        time_ms = parse_time(self.entries[-1].fields.get(b"t", b"")) if self.entries else None
+        return None if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC)
 
     def add(self, entry_id: bytes, fields: Fields) -> None:
         """Take the next entry; numbers that were passed over become a hole."""

@@ -71,9 +71,12 @@ class AllocationList(BaseModel):
 
 @router.get("/credits/{org_id}", summary="The credit pool of an organization")
 async def get_pool(access: MemberDep, services: ServicesDep) -> PoolDetails:
-    """Total, allocated, used and available. `used` is as settled, a second or two ago."""
+    """Total, allocated, used and available. `used` includes what was charged before the question;
+    `complete` and `as_of` say if not.
+    """
+    books = await services.catch_up.of_org(access.org_id)
     row = await services.pool.fetchrow(CREDITS["pool"], access.org_id)
-    return pool_details(access.org_id, row)
+    return pool_details(access.org_id, row, books)
 
 
 @router.post("/credits/{org_id}/allocate", summary="Allocate credits to a user")

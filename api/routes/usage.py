@@ -1,7 +1,8 @@
-"""Usage reports, from the daily rollup: as fast for a year as for a day."""
+"""Usage reports of an organisation or of one of its users."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -12,14 +13,13 @@ from pydantic import BaseModel, Field
 from taximeter.api.deps import MemberDep, ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import ExactRoute, ShortText, UserId, credits_of
-from taximeter.api.queries import USAGE
 from taximeter.api.routes.credits import own_user
+from taximeter.api.usage import DAYS_DEFAULT, Scope
 from taximeter.api.users import emails_of
-from taximeter.api.views import percentage
+from taximeter.api.views import FromBooks, percentage
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=ExactRoute)
 
-DEFAULT_DAYS = 30
 RANGE_DAYS_MAX = 366
 ROWS_MAX = 1000
 
@@ -53,24 +53,25 @@ class DayUsage(BaseModel):
 
 
 class GroupUsage(BaseModel):
-    """Usage of one group of what `group_by` asked for."""
+    """Usage of one group of what `group_by` asked for: a user, a service, a model, or the first day
+    of a period.
+    """
 
     key: str
     credits_used: float
     requests: int
+    avg_cost_per_request: float
 
 
-class UsageReport(BaseModel):
-    """Settled usage of a range of days, both ends included. `as_of` says how far the books are
-    settled.
-    """
+class UsageReport(FromBooks):
+    """Usage of a range of days, both ends included, in UTC."""
 
     org_id: str
     start_date: date
     end_date: date
-    as_of: datetime | None
     total_credits_used: float
     total_requests: int
+    avg_cost_per_request: float
     breakdown_by_service: dict[str, ServiceUsage]
     breakdown_by_user: list[UserUsage]
     breakdown_by_day: list[DayUsage]
@@ -88,63 +89,74 @@ async def get_usage(
     service_type: Annotated[ShortText | None, Query()] = None,
     group_by: Annotated[GroupBy | None, Query()] = None,
 ) -> UsageReport:
-    """Admins see everybody, members themselves. Lists of users and models have the 1000 largest."""
+    """Admins see everybody, members themselves. Lists of users and models have the 1000 largest.
+
+    Every charge that was acknowledged before the question is included; `complete` and `as_of` say
+    if that took too long.
+    """
     first, last = _range(start_date, end_date)
-    scope = (access.org_id, first, last, own_user(access, user_id), service_type)
+    user_id = own_user(access, user_id)
+    scope = Scope(access.org_id, first, last, user_id, service_type)
+    books = await services.catch_up.of_org(access.org_id)
     # One snapshot, so that the parts of one report add up.
     async with (
         services.pool.acquire() as conn,
         conn.transaction(isolation="repeatable_read", readonly=True),
     ):
-        by_service = await conn.fetch(USAGE["usage_by_service"], *scope)
-        by_user = await conn.fetch(USAGE["usage_by_user"], *scope, ROWS_MAX)
-        by_day = await conn.fetch(USAGE["usage_by_period"], *scope, "day")
+        by_service = await scope.by_service(conn)
+        by_user = [] if user_id is not None else await scope.by_user(conn, ROWS_MAX)
+        by_day = await scope.by_period(conn, "day")
+        by_group: list[Record] = []
         if group_by == "model":
-            grouped = await conn.fetch(USAGE["usage_by_model"], *scope, ROWS_MAX)
-        elif group_by in ("week", "month"):
-            grouped = await conn.fetch(USAGE["usage_by_period"], *scope, group_by)
-        else:
-            grouped = {"service": by_service, "user": by_user, "day": by_day}.get(
-                group_by or "", []
-            )
-        emails = await emails_of(conn, (row["name"] for row in by_user))
-        as_of = await conn.fetchval(USAGE["settled_as_of"])
+            by_group = await scope.by_model(conn, ROWS_MAX)
+        elif group_by == "week" or group_by == "month":
+            by_group = await scope.by_period(conn, group_by)
+        shown = [row["name"] for row in by_user] if user_id is None else [user_id]
+        emails = await emails_of(conn, shown)
     used = sum(row["credits_used"] for row in by_service)
+    requests = sum(row["requests"] for row in by_service)
+    if user_id is not None:
+        users = [_user(user_id, used, requests, used, emails)] if requests else []
+    else:
+        users = [
+            _user(row["name"], row["credits_used"], row["requests"], used, emails)
+            for row in by_user
+        ]
+    days = [
+        DayUsage(
+            date=row["period"],
+            credits_used=credits_of(row["credits_used"]),
+            requests=row["requests"],
+        )
+        for row in by_day
+    ]
+    services_used = {row["name"]: _service(row) for row in by_service}
     return UsageReport(
+        as_of=books.as_of,
+        complete=books.complete,
         org_id=access.org_id,
         start_date=first,
         end_date=last,
-        as_of=as_of,
         total_credits_used=credits_of(used),
-        total_requests=sum(row["requests"] for row in by_service),
-        breakdown_by_service={row["name"]: _service(row) for row in by_service},
-        breakdown_by_user=[
-            UserUsage(
-                user_id=row["name"],
-                user_email=emails.get(row["name"]),
-                credits_used=credits_of(row["credits_used"]),
-                requests=row["requests"],
-                percentage=percentage(row["credits_used"], used),
-            )
-            for row in by_user
-        ],
-        breakdown_by_day=[
-            DayUsage(
-                date=row["period"],
-                credits_used=credits_of(row["credits_used"]),
-                requests=row["requests"],
-            )
-            for row in by_day
-        ],
+        total_requests=requests,
+        avg_cost_per_request=average(used, requests),
+        breakdown_by_service=services_used,
+        breakdown_by_user=users,
+        breakdown_by_day=days,
         group_by=group_by,
-        groups=[_group(row) for row in grouped],
+        groups=_groups(group_by, services_used, users, days, by_group),
     )
+
+
+def average(millicredits: int, requests: int) -> float:
+    """Credits a request cost on average, to six decimals; 0 without requests."""
+    return round(credits_of(millicredits) / requests, 6) if requests else 0.0
 
 
 def _range(start: date | None, end: date | None) -> tuple[date, date]:
     last = end or datetime.now(UTC).date()
     try:
-        first = start or last - timedelta(days=DEFAULT_DAYS - 1)
+        first = start or last - timedelta(days=DAYS_DEFAULT - 1)
     except OverflowError:
         raise ApiError(400, "end_date is too early", details={"field": "end_date"}) from None
     if first > last:
@@ -165,12 +177,53 @@ def _service(row: Record) -> ServiceUsage:
     return ServiceUsage(
         credits_used=credits_of(used),
         requests=requests,
-        avg_cost_per_request=round(credits_of(used) / requests, 6) if requests else 0.0,
+        avg_cost_per_request=average(used, requests),
     )
 
 
-def _group(row: Record) -> GroupUsage:
-    key = row["name"] if "name" in row else row["period"].isoformat()
+def _user(
+    user_id: str, used: int, requests: int, whole: int, emails: Mapping[str, str]
+) -> UserUsage:
+    return UserUsage(
+        user_id=user_id,
+        user_email=emails.get(user_id),
+        credits_used=credits_of(used),
+        requests=requests,
+        percentage=percentage(used, whole),
+    )
+
+
+def _groups(
+    group_by: GroupBy | None,
+    services_used: dict[str, ServiceUsage],
+    users: list[UserUsage],
+    days: list[DayUsage],
+    rows: list[Record],
+) -> list[GroupUsage]:
+    """The groups that were asked for; three kinds are in the report anyway."""
+    if group_by == "service":
+        return [
+            _group(name, service.credits_used, service.requests)
+            for name, service in services_used.items()
+        ]
+    if group_by == "user":
+        return [_group(user.user_id, user.credits_used, user.requests) for user in users]
+    if group_by == "day":
+        return [_group(day.date.isoformat(), day.credits_used, day.requests) for day in days]
+    return [
+        _group(
+            row["name"] if group_by == "model" else row["period"].isoformat(),
+            credits_of(row["credits_used"]),
+            row["requests"],
+        )
+        for row in rows
+    ]
+
+
+def _group(key: str, credits_used: float, requests: int) -> GroupUsage:
     return GroupUsage(
-        key=key, credits_used=credits_of(row["credits_used"]), requests=row["requests"]
+        key=key,
+        credits_used=credits_used,
+        requests=requests,
+        avg_cost_per_request=round(credits_used / requests, 6) if requests else 0.0,
     )

@@ -126,11 +126,12 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 
 -- name: move_watermark
 -- Exactly-once hangs on this row moving in the same transaction. It must match the one that was locked.
--- $1 shard, $2 epoch, $3 seq before, $4 seq after, $5 settled, $6 dead, $7 lost
+-- $1 shard, $2 epoch, $3 seq before, $4 seq after, $5 settled, $6 dead, $7 lost, $8 time of the last event or null
 UPDATE taximeter.watermarks
    SET seq = $4,
        settled_events = settled_events + $5,
        dead_events = dead_events + $6,
        lost_events = lost_events + $7,
-       settled_at = now()
+       settled_at = now(),
+       settled_to = coalesce($8, settled_to)
  WHERE shard = $1 AND epoch = $2 AND seq = $3

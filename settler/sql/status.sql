@@ -10,3 +10,7 @@ SELECT org_id, sum(entry_seq - applied_seq)::bigint AS entries
   FROM taximeter.accounts
  WHERE entry_seq > applied_seq
  GROUP BY org_id
+
+-- name: settled_to
+-- How far a shard is settled, for those who read the books. $1 shard
+SELECT epoch, seq, settled_to FROM taximeter.watermarks WHERE shard = $1

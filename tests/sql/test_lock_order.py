@@ -40,7 +40,7 @@ async def test_the_rollup_is_written_in_order(books: Books, sessions: tuple[Conn
         await first.execute(insert, users[:1])
         other = asyncio.create_task(second.execute(insert, users[::-1]))
         await books.waits(second)
-        # Settle adds to rows of the organisation that nobody else writes: only those of users are in the way.
+        # Settle has rows of the organisation to itself: only those of users could be in its way.
         async with books.pool.acquire() as conn:
             settling = conn.transaction()
             await settling.start()

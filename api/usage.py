@@ -1,0 +1,65 @@
+"""Reads usage from the rollups: as fast for a year as for a day, and for a thousand members as for
+one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Final, Literal
+
+from asyncpg import Record
+from asyncpg.pool import PoolConnectionProxy
+
+from taximeter.api.queries import USAGE
+
+DAYS_DEFAULT: Final = 30
+
+Period = Literal["day", "week", "month"]
+Conn = PoolConnectionProxy[Record]
+
+
+def last_days(days: int = DAYS_DEFAULT) -> tuple[date, date]:
+    """The last `days` days in UTC, today included: first and last."""
+    today = datetime.now(UTC).date()
+    return today - timedelta(days=days - 1), today
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Usage of an organisation, or of one of its users, from first to last day (both included).
+
+    Every question is answered with rows of name (or period), requests and credits_used in
+    millicredits, the largest first.
+    """
+
+    org_id: str
+    first: date
+    last: date
+    user_id: str | None = None
+    service_type: str | None = None
+
+    async def by_service(self, conn: Conn) -> list[Record]:
+        """By kind of service."""
+        return await self._ask(conn, "usage_by_service")
+
+    async def by_model(self, conn: Conn, limit: int) -> list[Record]:
+        """By model, at most `limit`."""
+        return await self._ask(conn, "usage_by_model", limit)
+
+    async def by_period(self, conn: Conn, period: Period) -> list[Record]:
+        """By day, week or month, the earliest first; those without usage are left out."""
+        return await self._ask(conn, "usage_by_period", period)
+
+    async def by_user(self, conn: Conn, limit: int) -> list[Record]:
+        """By user, at most `limit`. Not for a scope of one user."""
+        return await conn.fetch(USAGE["usage_by_user"], *self._organization, limit)
+
+    @property
+    def _organization(self) -> tuple[str, date, date, str | None]:
+        return self.org_id, self.first, self.last, self.service_type
+
+    async def _ask(self, conn: Conn, query: str, *more: object) -> list[Record]:
+        if self.user_id is None:
+            return await conn.fetch(USAGE[query], *self._organization, *more)
+        return await conn.fetch(USAGE[f"own_{query}"], *self._organization, self.user_id, *more)
