@@ -18,9 +18,11 @@ from taximeter.api.llm.route import router as llm_router
 from taximeter.api.middleware import BodyLimit
 from taximeter.api.routes import (
     credits,
+    dashboards,
     history,
     me,
     members,
+    overview,
     personal,
     plan_changes,
     purchases,
@@ -85,6 +87,8 @@ def create_app(settings: ApiSettings | None = None) -> Application:
         credits,
         usage,
         user_billing,
+        dashboards,
+        overview,
         history,
         personal,
         members,

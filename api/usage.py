@@ -9,14 +9,13 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final, Literal
 
 from asyncpg import Record
-from asyncpg.pool import PoolConnectionProxy
 
 from taximeter.api.queries import USAGE
+from taximeter.settler.stores import Connection
 
 DAYS_DEFAULT: Final = 30
 
 Period = Literal["day", "week", "month"]
-Conn = PoolConnectionProxy[Record]
 
 
 def last_days(days: int = DAYS_DEFAULT) -> tuple[date, date]:
@@ -39,19 +38,19 @@ class Scope:
     user_id: str | None = None
     service_type: str | None = None
 
-    async def by_service(self, conn: Conn) -> list[Record]:
+    async def by_service(self, conn: Connection) -> list[Record]:
         """By kind of service."""
         return await self._ask(conn, "usage_by_service")
 
-    async def by_model(self, conn: Conn, limit: int) -> list[Record]:
+    async def by_model(self, conn: Connection, limit: int) -> list[Record]:
         """By model, at most `limit`."""
         return await self._ask(conn, "usage_by_model", limit)
 
-    async def by_period(self, conn: Conn, period: Period) -> list[Record]:
+    async def by_period(self, conn: Connection, period: Period) -> list[Record]:
         """By day, week or month, the earliest first; those without usage are left out."""
         return await self._ask(conn, "usage_by_period", period)
 
-    async def by_user(self, conn: Conn, limit: int) -> list[Record]:
+    async def by_user(self, conn: Connection, limit: int) -> list[Record]:
         """By user, at most `limit`. Not for a scope of one user."""
         return await conn.fetch(USAGE["usage_by_user"], *self._organization, limit)
 
@@ -59,7 +58,7 @@ class Scope:
     def _organization(self) -> tuple[str, date, date, str | None]:
         return self.org_id, self.first, self.last, self.service_type
 
-    async def _ask(self, conn: Conn, query: str, *more: object) -> list[Record]:
+    async def _ask(self, conn: Connection, query: str, *more: object) -> list[Record]:
         if self.user_id is None:
             return await conn.fetch(USAGE[query], *self._organization, *more)
         return await conn.fetch(USAGE[f"own_{query}"], *self._organization, self.user_id, *more)

@@ -59,7 +59,7 @@ class PoolDetails(PoolView, FromBooks):
 
 class AllocationView(BaseModel):
     """An allocation. `remaining_credits` is live if `live` is true, else as settled; `used_credits`
-    is as settled.
+    is of the books.
 
     Remaining counts what open requests hold (`held_credits`), since most of that comes back.
     """

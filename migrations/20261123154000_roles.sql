@@ -56,7 +56,9 @@ GRANT SELECT, INSERT, UPDATE ON
     organizations, organization_members, organization_subscriptions, organization_credit_pools, user_credit_allocations,
     org_billing_history
     TO taximeter_app;
-GRANT SELECT ON credit_usage_attribution TO taximeter_app;
+-- Who reads usage settles what was charged before (docs/decisions/0017-readers-settle.md), which only adds.
+GRANT SELECT, INSERT ON credit_usage_attribution TO taximeter_app;
+GRANT USAGE ON SEQUENCE credit_usage_attribution_id_seq TO taximeter_app;
 
 GRANT SELECT ON organizations, organization_members TO taximeter_settler;
 GRANT SELECT, UPDATE ON organization_subscriptions TO taximeter_settler; -- It ends their periods.
@@ -68,14 +70,13 @@ GRANT SELECT ON user_credit_allocations, taximeter.accounts TO taximeter_sidecar
 
 -- Append-only for everybody but the owner.
 REVOKE UPDATE ON taximeter.account_entries, taximeter.audit_log FROM taximeter_app, taximeter_settler;
--- What settling writes is the settler's.
-REVOKE INSERT, UPDATE ON
-    taximeter.watermarks, taximeter.settled_batches, taximeter.charged_requests, taximeter.dead_letters,
-    taximeter.lost_events, taximeter.usage_daily
-    FROM taximeter_app;
+-- What settling writes is added and stays. Shards are made and removed by the settler.
 REVOKE UPDATE ON
     taximeter.settled_batches, taximeter.charged_requests, taximeter.dead_letters, taximeter.lost_events
-    FROM taximeter_settler;
+    FROM taximeter_app, taximeter_settler;
+REVOKE INSERT ON taximeter.watermarks FROM taximeter_app;
+-- Months are dropped by the owner.
+REVOKE INSERT, UPDATE ON taximeter.dropped_months FROM taximeter_app, taximeter_settler;
 REVOKE INSERT, UPDATE ON taximeter.users FROM taximeter_settler;
 -- What is kept for a while, and by whom it is pruned.
 REVOKE INSERT, UPDATE ON taximeter.idempotent_answers FROM taximeter_settler;

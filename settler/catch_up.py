@@ -68,7 +68,8 @@ class CatchUp:
         self._batch_events = batch_events
         self._attempts: dict[int, asyncio.Task[_Reach]] = {}
         self._room = asyncio.Semaphore(_SHARDS_AT_ONCE)
-        self._may_settle = True
+        self.may_settle = True
+        """False once the database has refused it; then every answer waits for the settler."""
 
     async def of_org(self, org_id: str) -> AsOf:
         """Catch up with the shard of one organisation. Raises asyncpg errors."""
@@ -146,17 +147,15 @@ class CatchUp:
             attempt.exception()
 
     async def _settle(self, shard: int) -> _Reach:
-        if self._may_settle:
+        if self.may_settle:
             try:
                 async with self._room:
-                    done = await settle_once(
-                        self._stores, shard, batch_events=self._batch_events
-                    )
+                    done = await settle_once(self._stores, shard, batch_events=self._batch_events)
                 if done.state != "busy":
                     return _Reach(done.epoch, done.seq)
             except asyncpg.InsufficientPrivilegeError as error:
                 log.warning("this role may not settle, so answers wait for the settler: %s", error)
-                self._may_settle = False
+                self.may_settle = False
         # Somebody else settles, and nothing wakes us when they are done.
         await asyncio.sleep(_PAUSE_S)
         return await self._reached(shard)

@@ -18,7 +18,13 @@ from taximeter.api.exact import Body, Credits, ExactRoute, UserId, credits_of
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.live import Account, live_balances
 from taximeter.api.queries import CREDITS
-from taximeter.api.views import AllocationView, PoolDetails, allocation_view, pool_details
+from taximeter.api.views import (
+    AllocationView,
+    FromBooks,
+    PoolDetails,
+    allocation_view,
+    pool_details,
+)
 from taximeter.meter import Balance
 from taximeter.meter.limits import BALANCE_MAX
 from taximeter.settler.stores import Connection
@@ -60,8 +66,8 @@ class Allocated(BaseModel):
     pool_updated: PoolUpdated
 
 
-class AllocationList(BaseModel):
-    """A page of allocations."""
+class AllocationList(FromBooks):
+    """A page of allocations. `complete` and `as_of` are about what is used of them."""
 
     allocations: list[AllocationView]
     total: int
@@ -211,6 +217,7 @@ async def list_allocations(
     balance.
     """
     user_id = own_user(access, user_id)
+    books = await services.catch_up.of_org(access.org_id)
     parameters = (access.org_id, user_id, is_active)
     async with services.pool.acquire() as conn:
         total = await conn.fetchval(CREDITS["count_allocations"], *parameters)
@@ -218,7 +225,9 @@ async def list_allocations(
     active = [(access.org_id, row["user_id"]) for row in rows if row["is_active"]]
     balances = await live_balances(services, active)
     return AllocationList(
-        allocations=[_with_balance(row, access.org_id, balances) for row in rows],
+        as_of=books.as_of,
+        complete=books.complete,
+        allocations=[with_balance(row, access.org_id, balances) for row in rows],
         total=total,
         limit=limit,
         offset=offset,
@@ -236,7 +245,8 @@ def own_user(access: Access, user_id: str | None) -> str | None:
     return access.user_id
 
 
-def _with_balance(row: Record, org_id: str, balances: Mapping[Account, Balance]) -> AllocationView:
+def with_balance(row: Record, org_id: str, balances: Mapping[Account, Balance]) -> AllocationView:
+    """An allocation with its live balance, where that is known."""
     balance = balances.get((org_id, row["user_id"])) if row["is_active"] else None
     if balance is None:
         return allocation_view(row)

@@ -13,6 +13,7 @@ from taximeter.api.exact import credits_of
 from taximeter.api.live import live_balances
 from taximeter.api.memberships import MEMBERSHIPS_MAX
 from taximeter.api.queries import USERS
+from taximeter.api.views import FromBooks
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["user"])
 
@@ -62,14 +63,14 @@ class Totals(BaseModel):
 
 
 class UsageOfUser(BaseModel):
-    """The user's own usage of the last 30 days, as settled."""
+    """The user's own usage of the last 30 days."""
 
     total_requests: int
     total_credits: float
     avg_cost_per_request: float
 
 
-class BillingOfUser(BaseModel):
+class BillingOfUser(FromBooks):
     """The caller's organisations, in the order in which they are asked to pay."""
 
     user_id: str
@@ -83,6 +84,8 @@ async def get_user_billing(principal: PrincipalDep, services: ServicesDep) -> Bi
     """Role, plan and allocation in each organisation, their sums, and the last 30 days of usage."""
     user_id = principal.user_id
     first_day = datetime.now(UTC).date() - timedelta(days=USAGE_DAYS - 1)
+    mine = await services.memberships.of(user_id)
+    books = await services.catch_up.of_orgs(one.org_id for one in mine)
     async with (
         services.pool.acquire() as conn,
         conn.transaction(isolation="repeatable_read", readonly=True),
@@ -97,6 +100,8 @@ async def get_user_billing(principal: PrincipalDep, services: ServicesDep) -> Bi
     allocated = [row for row in rows if row["allocation_id"] is not None]
     used, requests = usage["credits_used"], usage["requests"]
     return BillingOfUser(
+        as_of=books.as_of,
+        complete=books.complete,
         user_id=user_id,
         organizations=[_view(row, live.get(row["org_id"])) for row in rows],
         totals=Totals(

@@ -6,7 +6,7 @@ SELECT id, org_name, created_at FROM organizations WHERE id = $1;
 -- name: subscription
 -- Why: what the organisation pays; no lock, since this is only shown.
 -- $1 org_id
-SELECT plan_code, plan_name, monthly_price, status, billing_cycle_end
+SELECT plan_code, plan_name, monthly_price, status, billing_cycle_end, cancel_at_period_end
 FROM organization_subscriptions WHERE org_id = $1;
 
 -- name: recent_activity
@@ -19,9 +19,10 @@ ORDER BY created_at DESC, id
 LIMIT $2;
 
 -- name: system_metrics
--- Why: the whole system in one row. A canceled subscription brings in nothing.
+-- Why: the whole system in one row. A canceled subscription brings in nothing, and an organisation of
+--      one user's individual credits is none that anybody made.
 SELECT
-    (SELECT count(*) FROM organizations) AS organizations,
+    (SELECT count(*) FROM organizations WHERE personal_of IS NULL) AS organizations,
     (SELECT count(*) FROM organization_subscriptions WHERE status = 'active') AS active_subscriptions,
     (SELECT coalesce(sum(monthly_price), 0) FROM organization_subscriptions WHERE status = 'active') AS mrr,
     coalesce(sum(allocated_credits), 0)::bigint AS allocated_credits,
@@ -56,6 +57,7 @@ ORDER BY day;
 -- Why: the organisations that used most over a range of days, without adding up every organisation day by day: the months that
 --      the range touches bound what an organisation can have used in it, and only those with the highest bounds are
 --      added up. others_at_most is the bound of the best one left out: the answer is right when the last row has as much.
+--      Without any usage the one row has no organisation.
 -- $1 first day, $2 last day, $3 how many, $4 how many to add up
 WITH bounded AS (
     SELECT org_id, sum(credits_used)::bigint AS at_most
@@ -87,8 +89,9 @@ added_up AS (
 SELECT
     added_up.org_id, added_up.requests, added_up.credits_used,
     organizations.org_name, subscriptions.plan_code, subscriptions.monthly_price, subscriptions.status,
-    coalesce((SELECT at_most FROM candidates WHERE place = $4 + 1), 0) AS others_at_most
-FROM added_up
+    rest.others_at_most
+FROM (SELECT coalesce(max(at_most), 0) AS others_at_most FROM candidates WHERE place > $4) AS rest
+LEFT JOIN added_up ON true
 LEFT JOIN organizations ON organizations.id = added_up.org_id
 LEFT JOIN organization_subscriptions AS subscriptions ON subscriptions.org_id = added_up.org_id
 ORDER BY added_up.credits_used DESC, added_up.org_id;

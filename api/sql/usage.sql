@@ -72,11 +72,3 @@ FROM taximeter.usage_daily
 WHERE org_id = $1 AND user_id = $5 AND day BETWEEN $2 AND $3 AND ($4::text IS NULL OR service_type = $4)
 GROUP BY period
 ORDER BY period;
-
--- name: usage_of_user
--- Why: what a user used over a range of days in each of some organisations. Those without usage are missing.
--- $1 org_ids, $2 user_id, $3 first day, $4 last day
-SELECT org_id, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
-FROM taximeter.usage_daily
-WHERE org_id = ANY ($1::text[]) AND user_id = $2 AND day BETWEEN $3 AND $4
-GROUP BY org_id;

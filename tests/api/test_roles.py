@@ -53,6 +53,16 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
         None,
         (401, 404, 200, 200, 200),
     ),
+    ("GET", f"{BILLING}/billing/org/{{org_id}}"): (
+        f"{BILLING}/billing/org/acme",
+        None,
+        (401, 404, 403, 200, 200),
+    ),
+    ("GET", f"{BILLING}/billing/system"): (
+        f"{BILLING}/billing/system",
+        None,
+        (401, 403, 403, 403, 200),
+    ),
     ("GET", f"{BILLING}/billing/user"): (
         f"{BILLING}/billing/user",
         None,
