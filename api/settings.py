@@ -65,6 +65,7 @@ class ApiSettings(MeteringSettings):
         description="How long the LLM route trusts what it has read about a user's memberships.",
     )
 
+    # Usage
     usage_wait_s: float = Field(
         default=1.5,
         ge=0.05,

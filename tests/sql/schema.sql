@@ -1051,6 +1051,7 @@ CREATE TABLE taximeter.watermarks (
     lost_events bigint DEFAULT 0 NOT NULL,
     opened_at timestamp with time zone DEFAULT now() NOT NULL,
     settled_at timestamp with time zone,
+    settled_to timestamp with time zone,
     CONSTRAINT dead_is_not_negative CHECK ((dead_events >= 0)),
     CONSTRAINT epoch_is_positive CHECK ((epoch > 0)),
     CONSTRAINT every_event_is_accounted_for CHECK ((((settled_events + dead_events) + lost_events) = seq)),
@@ -1059,6 +1060,8 @@ CREATE TABLE taximeter.watermarks (
     CONSTRAINT settled_is_not_negative CHECK ((settled_events >= 0)),
     CONSTRAINT shard_is_not_negative CHECK ((shard >= 0))
 );
+
+COMMENT ON COLUMN taximeter.watermarks.settled_to IS 'Time of the last settled event, by Redis: every charge before it is in the books.';
 
 ALTER TABLE ONLY public.credit_usage_attribution ATTACH PARTITION taximeter.attribution_rest DEFAULT;
 
