@@ -16,13 +16,13 @@ from taximeter.api.llm.config import load_routing
 from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
 from taximeter.api.llm.route import router as llm_router
 from taximeter.api.middleware import BodyLimit
-from taximeter.api.prices import make_pricer
 from taximeter.api.routes import (
     credits,
     dashboards,
     history,
     me,
     members,
+    moves,
     overview,
     personal,
     plan_changes,
@@ -53,15 +53,14 @@ def create_app(settings: ApiSettings | None = None) -> Application:
     away.
 
     When it stops, running charges are finished before connections are closed. Raises ConfigError
-    for upstreams that cannot be used, PriceFileError for a price file.
+    for upstreams that cannot be used.
     """
     settings = settings or ApiSettings()
     routing = load_routing(settings)
-    pricer = make_pricer(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(settings, routing, pricer) as services:
+        async with open_services(settings, routing) as services:
             app.state.services = services
             yield
 
@@ -87,6 +86,7 @@ def create_app(settings: ApiSettings | None = None) -> Application:
         plan_changes,
         purchases,
         credits,
+        moves,
         usage,
         user_billing,
         dashboards,

@@ -7,6 +7,7 @@ from taximeter.settler.queries import load_queries
 IDENTITY = load_queries("identity", "taximeter.api")
 SUBSCRIPTIONS = load_queries("subscriptions", "taximeter.api")
 CREDITS = load_queries("credits", "taximeter.api")
+MOVES = load_queries("moves", "taximeter.api")
 USAGE = load_queries("usage", "taximeter.api")
 USERS = load_queries("users", "taximeter.api")
 DASHBOARDS = load_queries("dashboards", "taximeter.api")

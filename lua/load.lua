@@ -14,9 +14,10 @@ RETURNS one string an account: code, then fields
   2 REPLAYED  available held applied (it was there already; nothing was written)
   -3 INVALID  field
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
+local WIDTH = 3
 --- @include "lib/shard"
 --- @include "lib/account"
---- @include "lib/triples"
+--- @include "lib/rows"
 
 local written, fields, replies = {}, {}, {}
 for i = 1, count do

@@ -30,9 +30,11 @@ CREATE TABLE taximeter.account_entries (
                CHECK (delta <> 0 AND delta BETWEEN -900000000000000 AND 900000000000000),
     kind       text NOT NULL CONSTRAINT kind_is_a_word CHECK (kind ~ '^[a-z_]{1,32}$'),
     reference  text,
+    hold       text,
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (org_id, user_id, entry_seq)
 );
+COMMENT ON COLUMN taximeter.account_entries.hold IS 'The open hold of the account that ends in the step that applies it.';
 
 -- Every event of an epoch is settled, set aside or known to be lost; nothing else may happen to one.
 CREATE TABLE taximeter.watermarks (

@@ -7,6 +7,7 @@
 --   taximeter.charging = 'on'        as deduct_credits does: attribution and `used` move together, nothing is by hand
 --   taximeter.entry_kind             the kind of the entries that follow, in place of the derived one
 --   taximeter.entry_reference        what the entries that follow refer to, such as a request id
+--   taximeter.entry_hold             the live hold that the entries that follow end
 -- Lock order: allocations sorted by (org_id, user_id); then their accounts; then pools sorted by org_id. The triggers run after the
 -- whole statement, so one UPDATE of many allocations keeps it. Charged requests and the daily rollup of an account are only
 -- touched by those who hold its allocation.
@@ -25,7 +26,8 @@ $$;
 
 -- Appends the next entry of an account and returns its number; NULL (and no entry) for a delta of 0.
 -- The number is given under the lock of the account's row, so it is in the order of commits.
-CREATE FUNCTION taximeter.append_entry(org text, usr text, delta bigint, kind text, reference text DEFAULT NULL)
+CREATE FUNCTION taximeter.append_entry(
+    org text, usr text, delta bigint, kind text, reference text DEFAULT NULL, hold text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -41,8 +43,8 @@ BEGIN
     INSERT INTO taximeter.accounts AS account (org_id, user_id, entry_seq) VALUES (org, usr, 1)
     ON CONFLICT (org_id, user_id) DO UPDATE SET entry_seq = account.entry_seq + 1
     RETURNING account.entry_seq INTO number;
-    INSERT INTO taximeter.account_entries (org_id, user_id, entry_seq, delta, kind, reference)
-    VALUES (org, usr, number, delta, kind, reference);
+    INSERT INTO taximeter.account_entries (org_id, user_id, entry_seq, delta, kind, reference, hold)
+    VALUES (org, usr, number, delta, kind, reference, hold);
     RETURN number;
 END;
 $$;
@@ -117,12 +119,15 @@ BEGIN
 
     PERFORM taximeter.append_entry(
         org, usr, allocated_change - CASE WHEN settling THEN 0 ELSE used_change END, kind,
-        nullif(current_setting('taximeter.entry_reference', true), ''));
+        nullif(current_setting('taximeter.entry_reference', true), ''),
+        nullif(current_setting('taximeter.entry_hold', true), ''));
     IF used_change <> 0 AND NOT settling AND NOT charging THEN
         PERFORM taximeter.note_used_by_hand(org, usr, used_change);
     END IF;
+    -- A transfer has lowered one allocation before it raises the other: it asks nothing of the pool, overdrawn or not.
     PERFORM taximeter.move_pool(
-        org, allocated_change, CASE WHEN settling THEN 0 ELSE used_change END, stays_open AND NOT settling);
+        org, allocated_change, CASE WHEN settling THEN 0 ELSE used_change END,
+        stays_open AND NOT settling AND kind <> 'transfer');
     RETURN NULL;
 END;
 $$;
@@ -212,5 +217,5 @@ DROP TRIGGER allocation_inserted ON user_credit_allocations;
 DROP FUNCTION taximeter.allocation_changed();
 DROP FUNCTION taximeter.move_pool(text, bigint, bigint, boolean);
 DROP FUNCTION taximeter.note_used_by_hand(text, text, bigint);
-DROP FUNCTION taximeter.append_entry(text, text, bigint, text, text);
+DROP FUNCTION taximeter.append_entry(text, text, bigint, text, text, text);
 DROP FUNCTION taximeter.refuse();

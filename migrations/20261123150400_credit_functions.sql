@@ -6,8 +6,9 @@
 -- Older code beside it: yes; the arguments and results are those that it knows.
 --
 -- An allocation whose expires_at has passed cannot be spent from SQL from that moment on, and counts as 0 in has_sufficient_credits,
--- though its row stays active until deactivate_expired_allocations() closes it: only that call gives the rest
--- back to the pool and reaches the live balance. Whoever allocates to such a user closes the expired row on the way.
+-- though its row stays active until it is closed: by the settler, which takes back what is free and waits for open requests, or by
+-- deactivate_expired_allocations(), which gives the rest back to the pool at once. Whoever allocates to such a user closes the
+-- expired row on the way.
 
 -- migrate:up
 CREATE FUNCTION taximeter.check_millicredits(millicredits bigint) RETURNS void
@@ -142,16 +143,30 @@ BEGIN
 END;
 $$;
 
+-- Says that an expired allocation could not be renewed: to whoever reads the history, and in the audit log.
+CREATE FUNCTION taximeter.note_failed_renewal(expired public.user_credit_allocations, have bigint) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO public.org_billing_history (org_id, event_type, status, metadata)
+    VALUES (expired.org_id, 'allocation_renewal_failed', 'failed', jsonb_build_object(
+            'user_id', expired.user_id, 'allocation_id', expired.id,
+            'need_millicredits', expired.allocated_credits, 'have_millicredits', have));
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    VALUES ('taximeter:expiry', 'user.allocation.renewal_failed', expired.org_id, expired.user_id,
+            jsonb_build_object('allocated_credits', expired.allocated_credits, 'used_credits', expired.used_credits),
+            jsonb_build_object('pool_available_credits', have));
+$$;
+
 -- Closes one allocation that the caller has locked: its rest goes back to the pool. With auto_renew a new one of the same
--- size and the same length opens where the old one ended (or now, when more than a period was missed), if the pool can pay;
--- if not, the history row 'allocation_renewal_failed' says what was needed and what was there.
-CREATE FUNCTION taximeter.expire_allocation(expired_id uuid) RETURNS void
+-- size and the same length opens where the old one ended (or at `at_time`, when more than a period was missed), if the pool
+-- can pay; if not, the history row 'allocation_renewal_failed' says what was needed and what was there.
+CREATE FUNCTION taximeter.expire_allocation(expired_id uuid, at_time timestamptz DEFAULT now()) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     expired public.user_credit_allocations;
     period  interval; -- In seconds alone: a period does not change with the clocks of a time zone.
     starts  timestamptz;
     have    bigint;
+    renewed boolean := false;
 BEGIN
     SELECT * INTO STRICT expired FROM public.user_credit_allocations AS allocation WHERE allocation.id = expired_id;
     PERFORM set_config('taximeter.entry_kind', 'expiry', true);
@@ -159,22 +174,26 @@ BEGIN
     IF expired.auto_renew THEN
         SELECT pool.available_credits INTO have
           FROM public.organization_credit_pools AS pool WHERE pool.org_id = expired.org_id FOR NO KEY UPDATE;
-        IF have >= expired.allocated_credits THEN
+        renewed := have >= expired.allocated_credits;
+        IF renewed THEN
             period := make_interval(secs => greatest(1, extract(epoch FROM expired.expires_at - expired.created_at)));
-            starts := CASE WHEN expired.expires_at + period > now() THEN expired.expires_at ELSE now() END;
+            starts := CASE WHEN expired.expires_at + period > at_time THEN expired.expires_at ELSE at_time END;
             PERFORM set_config('taximeter.entry_kind', 'renewal', true);
             INSERT INTO public.user_credit_allocations
                    (org_id, user_id, allocated_credits, allocated_by, auto_renew, created_at, expires_at)
             VALUES (expired.org_id, expired.user_id, expired.allocated_credits, expired.allocated_by, true,
                     starts, starts + period);
         ELSE
-            INSERT INTO public.org_billing_history (org_id, event_type, status, metadata)
-            VALUES (expired.org_id, 'allocation_renewal_failed', 'failed', jsonb_build_object(
-                    'user_id', expired.user_id, 'allocation_id', expired.id,
-                    'need_millicredits', expired.allocated_credits, 'have_millicredits', have));
+            PERFORM taximeter.note_failed_renewal(expired, have);
         END IF;
     END IF;
     PERFORM set_config('taximeter.entry_kind', '', true);
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    VALUES ('taximeter:expiry', CASE WHEN renewed THEN 'user.allocation.renewed' ELSE 'user.allocation.expired' END,
+            expired.org_id, expired.user_id,
+            jsonb_build_object('allocated_credits', expired.allocated_credits, 'used_credits', expired.used_credits),
+            jsonb_build_object('returned_credits', expired.allocated_credits - expired.used_credits,
+                               'renewed_credits', CASE WHEN renewed THEN expired.allocated_credits ELSE 0 END));
 END;
 $$;
 
@@ -200,6 +219,7 @@ $$;
 
 -- Gives a user credits of the pool: adds to the active allocation, or opens one. Returns its id. Raises `pool_can_pay` when the
 -- pool's available does not cover it; two at once cannot over-allocate, since the pool's row decides.
+-- An allocation that was being closed stays open then, with what its open requests leave.
 CREATE FUNCTION allocate_credits_to_user(org_id text, user_id text, millicredits bigint, allocated_by text) RETURNS uuid
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -223,7 +243,7 @@ BEGIN
     VALUES ($1, $2, millicredits, $4)
     ON CONFLICT (org_id, user_id) WHERE is_active DO UPDATE
        SET allocated_credits = allocation.allocated_credits + EXCLUDED.allocated_credits,
-           allocated_by = EXCLUDED.allocated_by, updated_at = now()
+           allocated_by = EXCLUDED.allocated_by, closing = NULL, updated_at = now()
     RETURNING allocation.id INTO allocation_id;
     RETURN allocation_id;
 END;
@@ -232,7 +252,8 @@ $$;
 -- migrate:down
 DROP FUNCTION allocate_credits_to_user(text, text, bigint, text);
 DROP FUNCTION deactivate_expired_allocations();
-DROP FUNCTION taximeter.expire_allocation(uuid);
+DROP FUNCTION taximeter.expire_allocation(uuid, timestamptz);
+DROP FUNCTION taximeter.note_failed_renewal(user_credit_allocations, bigint);
 DROP FUNCTION add_credits_to_pool(text, bigint, numeric);
 DROP FUNCTION deduct_credits(text, text, bigint, text, text, text, jsonb);
 DROP FUNCTION taximeter.was_charged(text, text, text, bigint);

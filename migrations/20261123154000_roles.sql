@@ -77,6 +77,9 @@ REVOKE UPDATE ON
 REVOKE INSERT ON taximeter.watermarks FROM taximeter_app;
 -- Months are dropped by the owner.
 REVOKE INSERT, UPDATE ON taximeter.dropped_months FROM taximeter_app, taximeter_settler;
+-- Pools are refreshed by the settler, and a month is given once.
+REVOKE INSERT, UPDATE ON taximeter.pool_refreshes FROM taximeter_app;
+REVOKE UPDATE ON taximeter.pool_refreshes FROM taximeter_settler;
 REVOKE INSERT, UPDATE ON taximeter.users FROM taximeter_settler;
 -- What is kept for a while, and by whom it is pruned.
 REVOKE INSERT, UPDATE ON taximeter.idempotent_answers FROM taximeter_settler;

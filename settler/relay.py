@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,10 +38,20 @@ class Relayed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
+class ShardMark:
+    """A shard as Postgres knows it: a hint is only moved while it is still this."""
+
     shard: int
     epoch: int
     run_id: str | None
+
+
+async def shard_marks(stores: Stores) -> dict[int, ShardMark]:
+    """Every shard by its number; none in a system that no settler has ever run for."""
+    return {
+        row["shard"]: ShardMark(row["shard"], row["epoch"], row["run_id"])
+        for row in await stores.pool.fetch(_SQL["shard_marks"])
+    }
 
 
 async def relay(stores: Stores, *, page_accounts: int = 500, accounts_max: int = 50_000) -> Relayed:
@@ -51,10 +62,7 @@ async def relay(stores: Stores, *, page_accounts: int = 500, accounts_max: int =
     is passed over and named in the answer.
     """
     done = Relayed()
-    marks = {
-        row["shard"]: _Mark(row["shard"], row["epoch"], row["run_id"])
-        for row in await stores.pool.fetch(_SQL["shard_marks"])
-    }
+    marks = await shard_marks(stores)
     if not marks:
         return done
     after: Account = ("", "")
@@ -78,8 +86,30 @@ async def relay(stores: Stores, *, page_accounts: int = 500, accounts_max: int =
     return done
 
 
+async def bring_up_to_date(stores: Stores, mark: ShardMark, accounts: Sequence[Account]) -> None:
+    """Apply now what some accounts of one shard lack, instead of with the next run of `relay`.
+
+    Raises ResponseError when the shard is closed, asyncpg and redis errors. Safe as `relay` is.
+    """
+    rows = await stores.pool.fetch(
+        _SQL["hints_of"],
+        [org_id for org_id, _ in accounts],
+        [user_id for _, user_id in accounts],
+    )
+    hints = {(row["org_id"], row["user_id"]): row["applied_seq"] for row in rows}
+    if hints:
+        await _relay_accounts(stores, mark, hints, Relayed())
+
+
+async def load(stores: Stores, mark: ShardMark, account: Account) -> bool:
+    """Write an account of the shard into Redis unless it is there; False when Postgres knows
+    none. Raises as `bring_up_to_date`.
+    """
+    return bool(await _load(stores, mark, [account], Relayed()))
+
+
 async def _relay_accounts(
-    stores: Stores, mark: _Mark, hints: dict[Account, int], done: Relayed
+    stores: Stores, mark: ShardMark, hints: dict[Account, int], done: Relayed
 ) -> None:
     """Send what these accounts of one shard lack. `hints` ends up as what Redis said."""
     behind = set(hints)
@@ -121,7 +151,7 @@ async def _relay_accounts(
 
 
 async def _apply(
-    stores: Stores, mark: _Mark, entries: list[asyncpg.Record], done: Relayed
+    stores: Stores, mark: ShardMark, entries: list[asyncpg.Record], done: Relayed
 ) -> tuple[dict[Account, int], list[Account]]:
     """Send entries; returns how far each account now is, and the accounts that Redis does not
     have.
@@ -133,10 +163,14 @@ async def _apply(
         return answered, []
     args: list[str | int | bytes] = [mark.epoch]
     accounts: list[Account] = []
-    for org_id, user_id, number, delta in entries:
+    for org_id, user_id, number, delta, hold in entries:
         accounts.append((org_id, user_id))
-        args += [account_field(org_id, user_id), number, delta]
-    replies = await _APPLY.call(stores.redis, [keys.accounts, keys.meta], args)
+        args += [account_field(org_id, user_id), number, delta, hold or ""]
+    replies = await _APPLY.call(
+        stores.redis,
+        [keys.accounts, keys.meta, keys.holds, keys.deadlines, keys.outcomes],
+        args,
+    )
     for account, reply in zip(accounts, replies, strict=True):
         code_text, _, rest = reply.decode().partition(" ")
         code = Code(int(code_text))
@@ -152,7 +186,7 @@ async def _apply(
 
 
 async def _load(
-    stores: Stores, mark: _Mark, missing: list[Account], done: Relayed
+    stores: Stores, mark: ShardMark, missing: list[Account], done: Relayed
 ) -> dict[Account, int]:
     """Load accounts that Redis does not have.
 
@@ -163,6 +197,8 @@ async def _load(
         return {}
     keys = stores.keys(mark.shard)
     loaded = await load_accounts(stores.pool, missing)
+    if not loaded:
+        return {}
     args: list[str | int | bytes] = [mark.epoch]
     for account, figures in loaded.items():
         args += [account_field(*account), figures.available, figures.applied]

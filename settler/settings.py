@@ -113,6 +113,11 @@ class SettlerSettings(StoreSettings):
     tick_timeout_s: Seconds = Field(
         default=60.0, description="A tick that takes longer is cancelled; the next one takes over."
     )
+    move_grace_s: Seconds = Field(
+        default=30.0,
+        description="A move of credits (transfer, deallocation, closing) that was begun and not "
+        "ended for this long is undone: its process has died.",
+    )
     upkeep_timeout_s: Seconds = Field(
         default=600.0, description="The same for reconcile and for the daily work."
     )

@@ -16,8 +16,10 @@ from redis.exceptions import RedisError
 
 from taximeter.meter.errors import UnsafeServer
 from taximeter.settler.admission import admit
+from taximeter.settler.closing import Closed, close_all, expire
 from taximeter.settler.guardian import ensure_shards, guard
 from taximeter.settler.marks import count_shards
+from taximeter.settler.moves import undo_left
 from taximeter.settler.periods import end_billing_periods
 from taximeter.settler.queries import load_queries
 from taximeter.settler.reconcile import CouldNotLook, Look, Suspect, reconcile
@@ -29,6 +31,9 @@ from taximeter.settler.sweep import rotate, sweep
 from taximeter.settler.trim import trim
 
 _SQL: Final = load_queries("upkeep")
+_MOVES: Final = load_queries("moves")
+_EXPIRED_AT_ONCE: Final = 500
+_REFRESHED_AT_ONCE: Final = 500
 _LOGGED_SUSPECTS_MAX: Final = 20
 _BATCHES_KEPT_MIN_S: Final = 86_400.0
 
@@ -41,12 +46,18 @@ class Settler:
     Every method can run in any number of processes at once and can be cut off anywhere. In one
     process a method that is still running is not started again: the call returns at once. Trouble
     with one shard is logged and does not keep the others waiting; it is tried again at the next
-    tick.
+    tick. `clock` says what has expired and which month it is.
     """
 
-    def __init__(self, stores: Stores, settings: SettlerSettings) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        settings: SettlerSettings,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._stores = stores
         self._settings = settings
+        self._clock = clock
         self._shards = 0
         self._running: set[str] = set()
         self._suspects: frozenset[Suspect] = frozenset()
@@ -81,6 +92,16 @@ class Settler:
         """Bring every account that is behind up to date."""
         await self._once("relay", self._relay)
 
+    async def moves(self) -> None:
+        """Undo moves that were left half done, renew or close what has expired, and take back what
+        has become free of allocations that are being closed.
+        """
+        await self._once("moves", self._moves)
+
+    async def refresh(self) -> None:
+        """Give pools with a monthly refresh the months that they have not had."""
+        await self._once("refresh", self._refresh)
+
     async def reconcile(self) -> None:
         """Compare all live accounts with the books; a difference that two looks in a row agree on
         is drift.
@@ -88,9 +109,7 @@ class Settler:
         await self._once("reconcile", self._reconcile)
 
     async def daily(self) -> None:
-        """Close or renew what has expired, end billing periods, make the coming months, forget
-        what is too old.
-        """
+        """End billing periods, make the coming months, forget what is too old."""
         await self._once("daily", self._daily)
 
     async def _once(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -197,6 +216,22 @@ class Settler:
         elif done.applied or done.loaded:
             log.info("relayed", applied=done.applied, loaded=done.loaded)
 
+    async def _moves(self) -> None:
+        undone = await undo_left(self._stores, grace_s=self._settings.move_grace_s)
+        if undone:
+            log.warning("moves", undone=undone)
+        done = Closed()
+        await expire(self._stores, self._clock(), _EXPIRED_AT_ONCE, done)
+        await close_all(self._stores, done)
+        if done != Closed():
+            log.info("closed", **asdict(done))
+
+    async def _refresh(self) -> None:
+        pool = self._stores.pool
+        rows = await pool.fetch(_MOVES["refresh_pools"], self._clock(), _REFRESHED_AT_ONCE)
+        if rows:
+            log.info("refreshed", months=len(rows), millicredits=sum(row["amount"] for row in rows))
+
     async def _reconcile(self) -> None:
         settings = self._settings
         try:
@@ -225,7 +260,6 @@ class Settler:
             log.info("reconcile", **figures)
 
     async def _daily(self) -> None:
-        closed = await self._stores.pool.fetchval(_SQL["deactivate_expired"])
         made = await self._stores.pool.fetchval(
             _SQL["ensure_partitions"], self._settings.partition_months_ahead
         )
@@ -234,5 +268,5 @@ class Settler:
         await self._stores.pool.execute(
             _SQL["prune_answers"], self._settings.idempotency_retention_s
         )
-        periods = await end_billing_periods(self._stores.pool, datetime.now(UTC).date())
-        log.info("daily", expired=closed, periods_ended=periods, months_made=made, pruned=pruned)
+        periods = await end_billing_periods(self._stores.pool, self._clock().date())
+        log.info("daily", periods_ended=periods, months_made=made, pruned=pruned)

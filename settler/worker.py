@@ -56,8 +56,10 @@ async def run_worker(settings: SettlerSettings) -> None:
     async with open_stores(settings) as stores:
         settler = Settler(stores, settings)
         await settler.start()
-        # The first look does not wait for the clock: clients are not let in before it.
+        # The first look does not wait for the clock: clients are not let in before it. Entries come
+        # before any sweep, which would end holds that they still have to end.
         await settler.settle()
+        await settler.relay()
         pause_s = _RESTART_FIRST_S
         while not stop.is_set():
             started = loop.time()
@@ -129,13 +131,15 @@ def make_worker(settler: Settler, settings: SettlerSettings) -> Worker:
 
 
 def _schedule(settler: Settler, settings: SettlerSettings) -> list[CronJob]:
-    """Settle, relay and sweep are jobs of their own, so that a long settle does not hold up an
-    entry.
+    """Settle, relay, sweep and moves are jobs of their own, so that a long settle does not hold up
+    an entry.
     """
     return [
         _job("settle", settler.settle, settings.tick_timeout_s, second=_EVERY_SECOND),
         _job("relay", settler.relay, settings.tick_timeout_s, second=_EVERY_SECOND),
         _job("sweep", settler.sweep, settings.tick_timeout_s, second=_EVERY_SECOND),
+        _job("moves", settler.moves, settings.tick_timeout_s, second=_EVERY_SECOND),
+        _job("refresh", settler.refresh, settings.upkeep_timeout_s, second={15}),
         _job("reconcile", settler.reconcile, settings.upkeep_timeout_s, second={30}),
         _job("daily", settler.daily, settings.upkeep_timeout_s, hour={0}, minute={5}, second={0}),
     ]
@@ -152,6 +156,6 @@ def _job(
         name=f"taximeter.{name}",
         timeout=timeout_s,
         keep_result=0,
-        run_at_startup=name == "daily",
+        run_at_startup=name in ("daily", "refresh"),
         **when,  # type: ignore[arg-type]  # arq takes sets of numbers for each of these
     )

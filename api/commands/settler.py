@@ -17,7 +17,7 @@ from taximeter.settler.worker import run_worker
 
 
 @click.command(
-    help="Settle, relay and sweep every second, reconcile every minute, expire and renew daily. "
+    help="Settle, relay, sweep, close and renew every second, reconcile and refresh every minute. "
     "Any number of these may run at once. Stops on SIGTERM when the running work is done."
 )
 def command() -> None:

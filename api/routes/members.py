@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -13,8 +14,11 @@ from taximeter.api.audit import write_audit
 from taximeter.api.deps import OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, ExactRoute, UserId, credits_of
-from taximeter.api.queries import CREDITS, IDENTITY, USERS
+from taximeter.api.queries import IDENTITY, MOVES, USERS
 from taximeter.api.routes.credits import LimitParam, OffsetParam
+from taximeter.api.services import Services
+from taximeter.settler.closing import Closing, begin_removal, take_back
+from taximeter.settler.moves import LiveSideAway
 from taximeter.settler.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["members"], route_class=ExactRoute)
@@ -55,10 +59,13 @@ class MemberPut(BaseModel):
 
 
 class MemberRemoved(BaseModel):
-    """Who is gone, and what went back to the pool."""
+    """Who is gone, and what went back to the pool. `closing`: requests are still running, and what
+    they leave goes back when they end.
+    """
 
     user_id: str
     returned_credits: float
+    closing: bool
 
 
 @router.get("/orgs/{org_id}/members", summary="Members of an organization")
@@ -106,8 +113,8 @@ async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep
 async def remove_member(
     user_id: Annotated[UserId, Path()], access: OrgAdminDep, services: ServicesDep
 ) -> MemberRemoved:
-    """Closes the user's allocation: what is left returns to the pool. Requests in progress are
-    still charged.
+    """Closes the user's allocation: what is left returns to the pool. Requests in progress finish
+    and are charged; what they do not use returns when they end.
 
     404 if the user is no active member; 409 for the last admin.
     """
@@ -120,12 +127,7 @@ async def remove_member(
         if _is_active_admin(before):
             await _keep_an_admin(conn, org_id, user_id)
         await conn.execute(IDENTITY["remove_member"], org_id, user_id)
-        allocation = await conn.fetchrow(CREDITS["active_allocation"], org_id, user_id)
-        returned = 0
-        if allocation is not None:
-            closed = await conn.fetchrow(CREDITS["close_allocation"], org_id, user_id)
-            assert closed is not None, "its row is locked since the query before"
-            returned = allocation["allocated_credits"] - closed["allocated_credits"]
+        closing = await begin_removal(conn, org_id, user_id)
         await write_audit(
             conn,
             actor=access.user_id,
@@ -133,10 +135,29 @@ async def remove_member(
             org_id=org_id,
             target=user_id,
             before=_state(before),
-            after={"status": "removed", "returned_credits": returned},
+            after={"status": "removed"},
         )
     services.memberships.forget(user_id)
-    return MemberRemoved(user_id=user_id, returned_credits=credits_of(returned))
+    if closing is None:
+        return MemberRemoved(user_id=user_id, returned_credits=0.0, closing=False)
+    returned, is_closed = await asyncio.shield(
+        services.tracker.spawn(_take_back(services, closing, access.user_id))
+    )
+    return MemberRemoved(
+        user_id=user_id, returned_credits=credits_of(returned), closing=not is_closed
+    )
+
+
+async def _take_back(services: Services, closing: Closing, actor: str) -> tuple[int, bool]:
+    """What is free goes back now; the settler takes the rest, and all of it if that is not
+    possible now.
+    """
+    try:
+        returned = await take_back(services.stores, closing, actor)
+    except LiveSideAway:
+        return 0, False
+    is_open = await services.pool.fetchval(MOVES["is_active_allocation"], closing.allocation_id)
+    return returned, not is_open
 
 
 def _is_active_admin(row: Record | None) -> bool:

@@ -9,14 +9,13 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from taximeter.api.metering import MeteringSettings
-from taximeter.api.price_settings import PriceSettings
 from taximeter.meter.sidecar import ApiKeys
 
 # A socket address holds 108 bytes with the zero at its end.
 SOCKET_PATH_BYTES_MAX = 107
 
 
-class SidecarSettings(PriceSettings, MeteringSettings):
+class SidecarSettings(MeteringSettings):
     """What an operator can decide about the sidecar. Every number has a bound."""
 
     sidecar_host: str = Field(

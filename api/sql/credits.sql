@@ -34,13 +34,6 @@ RETURNING id, event_type, amount, metadata, created_at;
 SELECT user_id FROM organization_members
 WHERE org_id = $1 AND user_id = $2 AND status = 'active' FOR SHARE;
 
--- name: active_allocation
--- Why: the active allocation of a user, as it is before it is closed.
--- Locks: its row: allocations come before pools in the order of locks.
--- $1 org_id, $2 user_id
-SELECT id, user_id, allocated_credits, used_credits, remaining_credits
-FROM user_credit_allocations WHERE org_id = $1 AND user_id = $2 AND is_active FOR NO KEY UPDATE;
-
 -- name: allocate
 -- Why: takes credits from the pool for a user, by the function that operators use too.
 -- $1 org_id, $2 user_id, $3 millicredits, $4 allocated_by
@@ -105,10 +98,3 @@ SELECT charged.org_id, charged.amount, charged.settled_at, usage.service_name, u
                         AND u.created_at > charged.settled_at - interval '7 days'
                       ORDER BY u.created_at DESC
                       LIMIT 1) AS usage ON true;
-
--- name: close_allocation
--- Why: a member who leaves gives back what is left: the trigger sets allocated to used, and the rest returns to the pool.
--- $1 org_id, $2 user_id
-UPDATE user_credit_allocations SET is_active = false, updated_at = now()
-WHERE org_id = $1 AND user_id = $2 AND is_active
-RETURNING id, allocated_credits, used_credits;

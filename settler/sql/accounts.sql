@@ -27,9 +27,17 @@ SELECT org_id, user_id, applied_seq
  ORDER BY org_id, user_id
  LIMIT $3
 
+-- name: hints_of
+-- How far some accounts are known to be; unknown accounts are missing. $1 org ids, $2 user ids
+SELECT account.org_id, account.user_id, account.applied_seq
+  FROM taximeter.accounts AS account
+  JOIN unnest($1::text[], $2::text[]) AS wanted (org_id, user_id)
+    ON account.org_id = wanted.org_id AND account.user_id = wanted.user_id
+ WHERE account.entry_seq > account.applied_seq
+
 -- name: entries_after
 -- The entries of these accounts after the given numbers, in order. $1 org ids, $2 user ids, $3 numbers, $4 most rows
-SELECT entry.org_id, entry.user_id, entry.entry_seq, entry.delta
+SELECT entry.org_id, entry.user_id, entry.entry_seq, entry.delta, entry.hold
   FROM unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (org_id, user_id, applied)
   JOIN taximeter.account_entries AS entry
     ON entry.org_id = wanted.org_id AND entry.user_id = wanted.user_id AND entry.entry_seq > wanted.applied

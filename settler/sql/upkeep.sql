@@ -30,10 +30,6 @@ DELETE FROM taximeter.settled_batches AS batch
                   AND newer.settled_at > batch.settled_at
                   AND newer.settled_at < now() - make_interval(secs => $1))
 
--- name: deactivate_expired
--- Closes or renews every allocation that has expired; the entries reach the live balances like any other.
-SELECT deactivate_expired_allocations()
-
 -- name: ensure_partitions
 -- Makes the months that are missing. $1 months ahead
 SELECT taximeter.ensure_attribution_partitions($1)

@@ -99,6 +99,21 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
         None,
         (401, 404, 200, 200, 200),
     ),
+    ("POST", f"{BILLING}/credits/{{org_id}}/transfer"): (
+        f"{CREDITS}/transfer",
+        {"from_user_id": "ann", "to_user_id": "boss", "credits": 0.001},
+        (401, 404, 403, 200, 200),
+    ),
+    ("POST", f"{BILLING}/credits/{{org_id}}/deallocate"): (
+        f"{CREDITS}/deallocate",
+        {"user_id": "ann", "credits": 0.001},
+        (401, 404, 403, 200, 200),
+    ),
+    ("GET", f"{BILLING}/credits/{{org_id}}/moves"): (
+        f"{CREDITS}/moves",
+        None,
+        (401, 404, 200, 200, 200),
+    ),
     ("GET", f"{BILLING}/orgs/{{org_id}}/members"): (MEMBERS, None, (401, 404, 403, 200, 200)),
     ("POST", f"{BILLING}/orgs/{{org_id}}/members"): (
         MEMBERS,
@@ -186,7 +201,11 @@ async def test_members_see_themselves_only(world: World) -> None:
 async def test_a_member_who_was_removed_is_a_stranger(world: World) -> None:
     await world.funded("ann", 20.0)
     removed = await world.client.delete(f"{MEMBERS}/ann", headers=world.auth("boss"))
-    assert removed.json() == {"user_id": "ann", "returned_credits": 20.0}
+    assert removed.json() == {
+        "user_id": "ann",
+        "returned_credits": 20.0,
+        "closing": False,
+    }
     assert (await world.chat()).status_code == 403
     assert (await world.client.get(CREDITS, headers=world.auth("ann"))).status_code == 404
     pool = (await world.client.get(CREDITS, headers=world.auth("boss"))).json()

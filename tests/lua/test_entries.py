@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+from redis.exceptions import ResponseError
 from support.shard import ScriptedShard
 
 
@@ -24,6 +26,72 @@ async def test_an_entry_leaves_holds_alone(shard: ScriptedShard) -> None:
     await shard.apply(("org/u", 2, -1000))
     assert await shard.account() == (-400, 400, 2)
     assert await shard.one("commit", "r", 100) == "1 -100 0"
+
+
+async def test_an_entry_ends_the_hold_that_it_names(shard: ScriptedShard) -> None:
+    """What it takes away was held, so available does not move: it is never free, or gone twice."""
+    await shard.one("reserve", "move/1", 400)
+    await shard.one("reserve", "r", 100)
+    assert await shard.apply(("org/u", 2, -400, "org/move/1")) == ["1 2"]
+    assert await shard.account() == (500, 100, 2)
+    assert await shard.apply(("org/u", 2, -400, "org/move/1")) == ["2 2"]
+    assert await shard.account() == (500, 100, 2)
+    state = await shard.state()
+    assert set(state["holds"]) == {b"org/r"}
+    assert [key for key, _ in state["deadlines"]] == [b"org/r"]
+    assert state["outcomes"] == {b"org/move/1": b"released 400 0 org/u"}
+    assert state["events"] == []
+    # A late copy of the reserve finds the outcome and opens nothing.
+    assert (await shard.one("reserve", "move/1", 400)).startswith("2 500 100 released")
+
+
+async def test_an_entry_that_takes_less_than_its_hold_frees_the_rest(shard: ScriptedShard) -> None:
+    await shard.one("reserve", "move/1", 400)
+    assert await shard.apply(("org/u", 2, -150, "org/move/1"), ("org/u", 3, -50, "org/move/1")) == [
+        "1 2",
+        "1 3",
+    ]
+    assert await shard.account() == (800, 0, 3)
+
+
+async def test_an_entry_without_its_hold_is_still_a_fact(shard: ScriptedShard) -> None:
+    """The hold expired, or Redis lost it, and its credits were spent: the balance goes below 0."""
+    await shard.one("reserve", "move/1", 900)
+    await shard.overdue("move/1")
+    assert await shard.sweep() == [1, 0, 0]
+    await shard.one("charge", "c", 700)
+    assert await shard.apply(("org/u", 2, -900, "org/move/1")) == ["1 2"]
+    assert await shard.account() == (-600, 0, 2)
+    assert await shard.one("charge", "d", 1) == "-1 -600 0"
+
+
+async def test_an_entry_leaves_the_holds_of_others_alone(shard: ScriptedShard) -> None:
+    await shard.load("org/v", 1000)
+    await shard.one("reserve", "move/1", 400, user="org/v")
+    assert await shard.apply(("org/u", 2, -400, "org/move/1")) == ["1 2"]
+    assert await shard.account() == (600, 0, 2)
+    assert await shard.account("org/v") == (600, 400, 1)
+
+
+@pytest.mark.parametrize("answer", ["2 1", "-6 1", "-3 delta"])
+async def test_an_entry_that_is_not_applied_ends_no_hold(shard: ScriptedShard, answer: str) -> None:
+    await shard.one("reserve", "move/1", 400)
+    before = await shard.state()
+    number, delta = {"2 1": (1, -400), "-6 1": (3, -400), "-3 delta": (2, "x")}[answer]
+    assert await shard.apply(("org/u", number, delta, "org/move/1")) == [answer]
+    assert await shard.state() == before
+
+
+@pytest.mark.parametrize("name", ["holds", "deadlines", "outcomes"])
+async def test_a_key_of_the_wrong_type_leaves_no_half_applied_entry(
+    shard: ScriptedShard, name: str
+) -> None:
+    await shard.one("reserve", "move/1", 400)
+    await shard.redis.delete(getattr(shard.keys, name))
+    await shard.redis.set(getattr(shard.keys, name), "of the wrong type")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await shard.apply(("org/u", 2, -400, "org/move/1"))
+    assert await shard.account() == (600, 400, 1)
 
 
 async def test_an_entry_of_an_account_that_is_not_there(shard: ScriptedShard) -> None:

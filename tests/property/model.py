@@ -142,7 +142,7 @@ class Model:
             self._event("expire", hold.account, key, hold.progress, hold.reserved, "-")
         self.requests[key] = Request("expired", hold.account, hold.reserved, hold.progress)
 
-    def apply(self, account: str, number: int, delta: int) -> str:
+    def apply(self, account: str, number: int, delta: int, hold: str = "") -> str:
         mine = self.accounts.get(account)
         if mine is None:
             return "-2"
@@ -150,6 +150,11 @@ class Model:
             return f"2 {mine.applied}"
         if mine.applied < number - 1:
             return f"-6 {mine.applied}"
+        known = self.requests.get(hold)
+        if known and known.state == "open" and known.account == account:
+            mine.available += known.reserved
+            mine.held -= known.reserved
+            self.requests[hold] = Request("released", account, known.reserved)
         mine.available += delta
         mine.granted += delta
         mine.applied = number

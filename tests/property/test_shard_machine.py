@@ -94,12 +94,13 @@ class ShardMachine(RuleBasedStateMachine):
         account=accounts,
         step=st.sampled_from([-1, 0, 1, 1, 1, 2]),
         delta=st.sampled_from([-120, -1, 50]),
+        hold=st.sampled_from(["", "org/r1", "org/r2", "two/r3"]),
     )
-    def apply(self, account: str, step: int, delta: int) -> None:
+    def apply(self, account: str, step: int, delta: int, hold: str) -> None:
         known = self.model.accounts.get(account)
         number = max(1, (known.applied if known else 1) + step)
-        expected = self.model.apply(account, number, delta)
-        assert self.run(self.shard.apply((account, number, delta))) == [expected]
+        expected = self.model.apply(account, number, delta, hold)
+        assert self.run(self.shard.apply((account, number, delta, hold))) == [expected]
 
     @rule()
     def rotate(self) -> None:

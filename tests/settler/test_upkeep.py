@@ -143,6 +143,8 @@ async def test_a_tick_of_everything_on_a_fresh_system(stores: Stores) -> None:
 
     await eventually(hold_is_over)
     await settler.settle()
+    await settler.moves()
+    await settler.refresh()
     await settler.daily()
     await settler.relay()
     await settler.reconcile()
@@ -221,7 +223,9 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_every_query_is_accepted_by_postgres(pool: asyncpg.Pool) -> None:
-    names = ("settle", "accounts", "guardian", "upkeep", "reconcile", "status", "invariants")
+    names = (
+        "settle", "accounts", "guardian", "upkeep", "moves", "reconcile", "status", "invariants",
+    )  # fmt: skip
     async with pool.acquire() as conn, conn.transaction():
         for name in names:
             for statement in load_queries(name).values():

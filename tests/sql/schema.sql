@@ -43,7 +43,7 @@ BEGIN
     VALUES ($1, $2, millicredits, $4)
     ON CONFLICT (org_id, user_id) WHERE is_active DO UPDATE
        SET allocated_credits = allocation.allocated_credits + EXCLUDED.allocated_credits,
-           allocated_by = EXCLUDED.allocated_by, updated_at = now()
+           allocated_by = EXCLUDED.allocated_by, closing = NULL, updated_at = now()
     RETURNING allocation.id INTO allocation_id;
     RETURN allocation_id;
 END;
@@ -227,17 +227,20 @@ BEGIN
 
     PERFORM taximeter.append_entry(
         org, usr, allocated_change - CASE WHEN settling THEN 0 ELSE used_change END, kind,
-        nullif(current_setting('taximeter.entry_reference', true), ''));
+        nullif(current_setting('taximeter.entry_reference', true), ''),
+        nullif(current_setting('taximeter.entry_hold', true), ''));
     IF used_change <> 0 AND NOT settling AND NOT charging THEN
         PERFORM taximeter.note_used_by_hand(org, usr, used_change);
     END IF;
+    -- A transfer has lowered one allocation before it raises the other: it asks nothing of the pool, overdrawn or not.
     PERFORM taximeter.move_pool(
-        org, allocated_change, CASE WHEN settling THEN 0 ELSE used_change END, stays_open AND NOT settling);
+        org, allocated_change, CASE WHEN settling THEN 0 ELSE used_change END,
+        stays_open AND NOT settling AND kind <> 'transfer');
     RETURN NULL;
 END;
 $$;
 
-CREATE FUNCTION taximeter.append_entry(org text, usr text, delta bigint, kind text, reference text DEFAULT NULL::text) RETURNS bigint
+CREATE FUNCTION taximeter.append_entry(org text, usr text, delta bigint, kind text, reference text DEFAULT NULL::text, hold text DEFAULT NULL::text) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -254,9 +257,183 @@ BEGIN
     INSERT INTO taximeter.accounts AS account (org_id, user_id, entry_seq) VALUES (org, usr, 1)
     ON CONFLICT (org_id, user_id) DO UPDATE SET entry_seq = account.entry_seq + 1
     RETURNING account.entry_seq INTO number;
-    INSERT INTO taximeter.account_entries (org_id, user_id, entry_seq, delta, kind, reference)
-    VALUES (org, usr, number, delta, kind, reference);
+    INSERT INTO taximeter.account_entries (org_id, user_id, entry_seq, delta, kind, reference, hold)
+    VALUES (org, usr, number, delta, kind, reference, hold);
     RETURN number;
+END;
+$$;
+
+CREATE FUNCTION taximeter.begin_closing(allocation_id uuid, why text) RETURNS text
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT set_config('taximeter.entry_kind', why, true);
+    UPDATE public.user_credit_allocations AS allocation
+       SET closing = why, auto_renew = false, is_active = allocation.allocated_credits > allocation.used_credits,
+           updated_at = now()
+     WHERE allocation.id = allocation_id;
+    SELECT set_config('taximeter.entry_kind', '', true);
+    SELECT CASE WHEN allocation.is_active THEN 'closing' ELSE 'closed' END
+      FROM public.user_credit_allocations AS allocation WHERE allocation.id = allocation_id;
+$$;
+
+CREATE FUNCTION taximeter.begin_expiry(at_time timestamp with time zone, most integer) RETURNS TABLE(org_id text, user_id text, became text, not_renewed boolean)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    expired_ids uuid[];
+    expired     public.user_credit_allocations;
+    have        bigint;
+BEGIN
+    -- All are locked, in order, before the first one is changed, since that locks its pool.
+    SELECT array_agg(locked.id) INTO expired_ids
+      FROM (SELECT allocation.id FROM public.user_credit_allocations AS allocation
+             WHERE allocation.is_active AND allocation.closing IS NULL AND allocation.expires_at <= at_time
+             ORDER BY allocation.org_id, allocation.user_id
+             LIMIT most
+               FOR NO KEY UPDATE SKIP LOCKED) AS locked;
+    FOR position IN 1 .. coalesce(array_length(expired_ids, 1), 0) LOOP
+        SELECT * INTO STRICT expired
+          FROM public.user_credit_allocations AS allocation WHERE allocation.id = expired_ids[position];
+        org_id := expired.org_id;
+        user_id := expired.user_id;
+        not_renewed := false;
+        IF expired.auto_renew THEN
+            SELECT pool.available_credits + expired.allocated_credits - expired.used_credits INTO have
+              FROM public.organization_credit_pools AS pool WHERE pool.org_id = expired.org_id FOR NO KEY UPDATE;
+            not_renewed := have < expired.allocated_credits;
+        END IF;
+        IF expired.auto_renew AND NOT not_renewed THEN
+            PERFORM taximeter.expire_allocation(expired.id, at_time);
+            became := 'renewed';
+        ELSE
+            IF not_renewed THEN
+                PERFORM taximeter.note_failed_renewal(expired, have);
+            END IF;
+            INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+            VALUES ('taximeter:expiry', 'user.allocation.expired', expired.org_id, expired.user_id,
+                    jsonb_build_object('allocated_credits', expired.allocated_credits, 'used_credits', expired.used_credits),
+                    jsonb_build_object('closing_credits', expired.allocated_credits - expired.used_credits));
+            became := taximeter.begin_closing(expired.id, 'expiry');
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END;
+$$;
+
+CREATE TABLE taximeter.moves (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    org_id text NOT NULL,
+    kind text NOT NULL,
+    from_user text NOT NULL,
+    to_user text,
+    amount bigint NOT NULL,
+    allocation_id uuid,
+    state text DEFAULT 'pending'::text NOT NULL,
+    reason text,
+    have bigint,
+    held bigint,
+    pool_allocated bigint,
+    pool_available bigint,
+    actor text NOT NULL,
+    idempotency_key text,
+    request_id text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT amount_is_in_range CHECK (((amount >= 1) AND (amount <= '1000000000000'::bigint))),
+    CONSTRAINT closing_names_its_allocation CHECK (((kind = ANY (ARRAY['removal'::text, 'expiry'::text])) = (allocation_id IS NOT NULL))),
+    CONSTRAINT ended_has_a_time CHECK (((state = 'pending'::text) = (ended_at IS NULL))),
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['transfer'::text, 'deallocation'::text, 'removal'::text, 'expiry'::text]))),
+    CONSTRAINT state_is_known CHECK ((state = ANY (ARRAY['pending'::text, 'done'::text, 'refused'::text, 'undone'::text]))),
+    CONSTRAINT transfer_has_a_receiver CHECK (((kind = 'transfer'::text) = (to_user IS NOT NULL))),
+    CONSTRAINT transfer_has_two_users CHECK ((to_user <> from_user))
+);
+
+COMMENT ON COLUMN taximeter.moves.to_user IS 'Null: back to the pool.';
+
+CREATE FUNCTION taximeter.carry_out_move(move_id uuid) RETURNS taximeter.moves
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    move      taximeter.moves;
+    source    public.user_credit_allocations;
+    target    public.user_credit_allocations;
+    pool      public.organization_credit_pools;
+    closes    boolean;
+    remaining bigint := 0;
+    moved     bigint;
+BEGIN
+    SELECT * INTO STRICT move FROM taximeter.moves AS found WHERE found.id = move_id FOR UPDATE;
+    IF move.state <> 'pending' THEN
+        RETURN move;
+    END IF;
+    closes := move.allocation_id IS NOT NULL;
+    IF move.kind = 'transfer' AND 2 > (
+        SELECT count(*) FROM (
+            SELECT FROM public.organization_members AS member
+             WHERE member.org_id = move.org_id AND member.user_id IN (move.from_user, move.to_user) AND member.status = 'active'
+             ORDER BY member.user_id
+               FOR SHARE) AS active) THEN
+        RETURN taximeter.end_move(move_id, 'refused', 'not_a_member');
+    END IF;
+
+    PERFORM FROM public.user_credit_allocations AS allocation
+      WHERE allocation.org_id = move.org_id AND allocation.user_id IN (move.from_user, move.to_user) AND allocation.is_active
+      ORDER BY allocation.org_id, allocation.user_id
+        FOR NO KEY UPDATE;
+    SELECT * INTO source FROM public.user_credit_allocations AS allocation
+     WHERE allocation.org_id = move.org_id AND allocation.user_id = move.from_user AND allocation.is_active;
+    IF source.closing IS NULL AND NOT closes AND coalesce(source.expires_at > now(), true)
+       OR source.closing IS NOT NULL AND source.id = move.allocation_id THEN
+        remaining := coalesce(source.allocated_credits - source.used_credits, 0);
+    END IF;
+    moved := CASE WHEN closes THEN least(move.amount, remaining) ELSE move.amount END;
+    IF moved <= 0 OR remaining < moved THEN
+        RETURN taximeter.end_move(move_id, 'refused', 'insufficient', greatest(remaining, 0), 0);
+    END IF;
+    IF move.kind = 'transfer' THEN
+        SELECT * INTO target FROM public.user_credit_allocations AS allocation
+         WHERE allocation.org_id = move.org_id AND allocation.user_id = move.to_user AND allocation.is_active;
+        IF target.closing IS NOT NULL OR target.expires_at <= now() THEN
+            PERFORM taximeter.expire_allocation(target.id);
+        END IF;
+        -- Here and not below, so that a new row is locked before the pool, like one that exists.
+        INSERT INTO public.user_credit_allocations (org_id, user_id, allocated_by)
+        VALUES (move.org_id, move.to_user, move.actor)
+        ON CONFLICT (org_id, user_id) WHERE is_active DO NOTHING;
+    END IF;
+
+    PERFORM set_config('taximeter.entry_kind', move.kind, true),
+            set_config('taximeter.entry_reference', move_id::text, true),
+            set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id, true);
+    UPDATE public.user_credit_allocations AS allocation
+       SET allocated_credits = allocation.allocated_credits - moved, is_active = NOT closes OR moved < remaining, updated_at = now()
+     WHERE allocation.id = source.id;
+    PERFORM set_config('taximeter.entry_hold', '', true);
+    UPDATE public.user_credit_allocations AS allocation
+       SET allocated_credits = allocation.allocated_credits + moved, updated_at = now()
+     WHERE allocation.org_id = move.org_id AND allocation.user_id = move.to_user AND allocation.is_active;
+    PERFORM set_config('taximeter.entry_kind', '', true), set_config('taximeter.entry_reference', '', true);
+
+    SELECT * INTO STRICT pool FROM public.organization_credit_pools AS found WHERE found.org_id = move.org_id;
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
+    VALUES (move.actor,
+            CASE move.kind WHEN 'transfer' THEN 'org.credits.transferred'
+                           WHEN 'deallocation' THEN 'org.credits.deallocated' ELSE 'org.credits.returned' END,
+            move.org_id, move.from_user,
+            jsonb_build_object('allocated_credits', source.allocated_credits),
+            jsonb_strip_nulls(jsonb_build_object(
+                'allocated_credits', source.allocated_credits - moved, 'moved_credits', moved, 'to_user_id', move.to_user,
+                'move_id', move_id, 'kind', move.kind, 'pool_available_credits', pool.available_credits)),
+            move.request_id);
+    UPDATE taximeter.moves AS ended
+       SET state = 'done', amount = moved, pool_allocated = pool.allocated_credits, pool_available = pool.available_credits,
+           ended_at = now()
+     WHERE ended.id = move_id
+    RETURNING * INTO move;
+    RETURN move;
 END;
 $$;
 
@@ -398,6 +575,16 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.end_move(move_id uuid, state text, reason text, have bigint DEFAULT NULL::bigint, held bigint DEFAULT NULL::bigint) RETURNS taximeter.moves
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    UPDATE taximeter.moves AS move
+       SET state = end_move.state, reason = end_move.reason, have = end_move.have, held = end_move.held, ended_at = now()
+     WHERE move.id = move_id
+    RETURNING move.*;
+$$;
+
 CREATE FUNCTION taximeter.ensure_attribution_partitions(months_ahead integer) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -430,7 +617,7 @@ BEGIN
 END;
 $$;
 
-CREATE FUNCTION taximeter.expire_allocation(expired_id uuid) RETURNS void
+CREATE FUNCTION taximeter.expire_allocation(expired_id uuid, at_time timestamp with time zone DEFAULT now()) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -439,6 +626,7 @@ DECLARE
     period  interval; -- In seconds alone: a period does not change with the clocks of a time zone.
     starts  timestamptz;
     have    bigint;
+    renewed boolean := false;
 BEGIN
     SELECT * INTO STRICT expired FROM public.user_credit_allocations AS allocation WHERE allocation.id = expired_id;
     PERFORM set_config('taximeter.entry_kind', 'expiry', true);
@@ -446,22 +634,26 @@ BEGIN
     IF expired.auto_renew THEN
         SELECT pool.available_credits INTO have
           FROM public.organization_credit_pools AS pool WHERE pool.org_id = expired.org_id FOR NO KEY UPDATE;
-        IF have >= expired.allocated_credits THEN
+        renewed := have >= expired.allocated_credits;
+        IF renewed THEN
             period := make_interval(secs => greatest(1, extract(epoch FROM expired.expires_at - expired.created_at)));
-            starts := CASE WHEN expired.expires_at + period > now() THEN expired.expires_at ELSE now() END;
+            starts := CASE WHEN expired.expires_at + period > at_time THEN expired.expires_at ELSE at_time END;
             PERFORM set_config('taximeter.entry_kind', 'renewal', true);
             INSERT INTO public.user_credit_allocations
                    (org_id, user_id, allocated_credits, allocated_by, auto_renew, created_at, expires_at)
             VALUES (expired.org_id, expired.user_id, expired.allocated_credits, expired.allocated_by, true,
                     starts, starts + period);
         ELSE
-            INSERT INTO public.org_billing_history (org_id, event_type, status, metadata)
-            VALUES (expired.org_id, 'allocation_renewal_failed', 'failed', jsonb_build_object(
-                    'user_id', expired.user_id, 'allocation_id', expired.id,
-                    'need_millicredits', expired.allocated_credits, 'have_millicredits', have));
+            PERFORM taximeter.note_failed_renewal(expired, have);
         END IF;
     END IF;
     PERFORM set_config('taximeter.entry_kind', '', true);
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    VALUES ('taximeter:expiry', CASE WHEN renewed THEN 'user.allocation.renewed' ELSE 'user.allocation.expired' END,
+            expired.org_id, expired.user_id,
+            jsonb_build_object('allocated_credits', expired.allocated_credits, 'used_credits', expired.used_credits),
+            jsonb_build_object('returned_credits', expired.allocated_credits - expired.used_credits,
+                               'renewed_credits', CASE WHEN renewed THEN expired.allocated_credits ELSE 0 END));
 END;
 $$;
 
@@ -550,12 +742,138 @@ CREATE FUNCTION taximeter.next_billing_date(ended date, anchor_day integer) RETU
       FROM (SELECT (date_trunc('month', ended::timestamp) + interval '1 month')::date AS first_day) AS next_month
 $$;
 
+CREATE FUNCTION taximeter.note_exhausted() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    VALUES (CASE WHEN current_setting('taximeter.settling', true) = 'on' THEN 'taximeter:settle' ELSE 'taximeter:sql' END,
+            'user.allocation.exhausted', NEW.org_id, NEW.user_id,
+            jsonb_build_object('allocated_credits', OLD.allocated_credits, 'used_credits', OLD.used_credits),
+            jsonb_build_object('allocated_credits', NEW.allocated_credits, 'used_credits', NEW.used_credits));
+    RETURN NULL;
+END;
+$$;
+
+CREATE TABLE public.user_credit_allocations (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    allocated_credits bigint DEFAULT 0 NOT NULL,
+    used_credits bigint DEFAULT 0 NOT NULL,
+    remaining_credits bigint GENERATED ALWAYS AS ((allocated_credits - used_credits)) STORED,
+    allocated_by text,
+    is_active boolean DEFAULT true NOT NULL,
+    expires_at timestamp with time zone,
+    auto_renew boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    closing text,
+    CONSTRAINT allocated_is_in_range CHECK (((allocated_credits >= 0) AND (allocated_credits <= '900000000000000'::bigint))),
+    CONSTRAINT closed_allocation_has_nothing_left CHECK ((is_active OR (allocated_credits = used_credits))),
+    CONSTRAINT closing_is_known CHECK ((closing = ANY (ARRAY['removal'::text, 'expiry'::text]))),
+    CONSTRAINT used_is_in_range CHECK (((used_credits >= 0) AND (used_credits <= '900000000000000'::bigint))),
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+)
+WITH (fillfactor='80');
+
+COMMENT ON COLUMN public.user_credit_allocations.closing IS 'Why a job closes it: while it is active, what becomes free goes back to the pool.';
+
+CREATE FUNCTION taximeter.note_failed_renewal(expired public.user_credit_allocations, have bigint) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO public.org_billing_history (org_id, event_type, status, metadata)
+    VALUES (expired.org_id, 'allocation_renewal_failed', 'failed', jsonb_build_object(
+            'user_id', expired.user_id, 'allocation_id', expired.id,
+            'need_millicredits', expired.allocated_credits, 'have_millicredits', have));
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    VALUES ('taximeter:expiry', 'user.allocation.renewal_failed', expired.org_id, expired.user_id,
+            jsonb_build_object('allocated_credits', expired.allocated_credits, 'used_credits', expired.used_credits),
+            jsonb_build_object('pool_available_credits', have));
+$$;
+
 CREATE FUNCTION taximeter.note_used_by_hand(org text, usr text, millicredits bigint) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     INSERT INTO taximeter.accounts AS account (org_id, user_id, used_by_hand) VALUES (org, usr, millicredits)
     ON CONFLICT (org_id, user_id) DO UPDATE SET used_by_hand = account.used_by_hand + EXCLUDED.used_by_hand;
+$$;
+
+CREATE FUNCTION taximeter.refresh_pools(at_time timestamp with time zone, most integer) RETURNS TABLE(org_id text, period date, amount bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    this_month CONSTANT timestamp := date_trunc('month', at_time AT TIME ZONE 'UTC');
+    pool       public.organization_credit_pools;
+    canceled   boolean;
+    total      bigint;
+BEGIN
+    -- In the order in which pools are locked everywhere; who is at work on one is not waited for.
+    FOR pool IN
+        SELECT due.* FROM public.organization_credit_pools AS due
+         WHERE due.monthly_refresh_amount > 0 AND due.refreshed_through < this_month
+           AND NOT EXISTS (SELECT FROM public.organization_subscriptions AS subscription
+                            WHERE subscription.org_id = due.org_id AND subscription.status = 'past_due')
+         ORDER BY due.org_id
+         LIMIT most
+           FOR NO KEY UPDATE OF due SKIP LOCKED
+    LOOP
+        org_id := pool.org_id;
+        total := pool.total_credits;
+        canceled := EXISTS (SELECT FROM public.organization_subscriptions AS subscription
+                             WHERE subscription.org_id = pool.org_id AND subscription.status = 'canceled');
+        FOR period IN
+            SELECT month::date
+              FROM generate_series(greatest(pool.refreshed_through + interval '1 month', this_month - interval '11 months'),
+                                   this_month, interval '1 month') AS month
+        LOOP
+            -- No more than the cap of a pool has room for: one pool at its cap must not stop the others.
+            amount := CASE WHEN canceled THEN 0 ELSE least(pool.monthly_refresh_amount, 900000000000000 - total) END;
+            INSERT INTO taximeter.pool_refreshes AS refresh (org_id, period, amount, refreshed_at)
+            VALUES (pool.org_id, refresh_pools.period, refresh_pools.amount, at_time)
+            ON CONFLICT DO NOTHING;
+            CONTINUE WHEN NOT FOUND;
+            IF amount > 0 THEN
+                total := total + amount;
+                INSERT INTO public.org_billing_history (org_id, event_type, amount, metadata)
+                VALUES (pool.org_id, 'credits_refreshed', 0, jsonb_build_object('period', period, 'millicredits', amount));
+                INSERT INTO taximeter.audit_log (actor, action, org_id, before, after)
+                VALUES ('taximeter:refresh', 'org.credits.refreshed', pool.org_id,
+                        jsonb_build_object('total_credits', total - amount),
+                        jsonb_build_object('total_credits', total, 'period', period));
+            END IF;
+            RETURN NEXT;
+        END LOOP;
+        UPDATE public.organization_credit_pools AS refreshed
+           SET total_credits = total,
+               last_refresh_date = CASE WHEN total > pool.total_credits THEN (at_time AT TIME ZONE 'UTC')::date
+                                        ELSE refreshed.last_refresh_date END,
+               refreshed_through = this_month, updated_at = now()
+         WHERE refreshed.org_id = pool.org_id;
+    END LOOP;
+END;
+$$;
+
+CREATE FUNCTION taximeter.refresh_starts() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    this_month CONSTANT date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.refreshed_through := coalesce(date_trunc('month', NEW.last_refresh_date::timestamp)::date, this_month);
+    ELSIF NEW.last_refresh_date IS DISTINCT FROM OLD.last_refresh_date AND NEW.last_refresh_date IS NOT NULL THEN
+        NEW.refreshed_through := date_trunc('month', NEW.last_refresh_date::timestamp)::date;
+    ELSIF OLD.monthly_refresh_amount = 0 AND NEW.monthly_refresh_amount > 0 THEN
+        NEW.refreshed_through := greatest(NEW.refreshed_through, this_month);
+    END IF;
+    RETURN NEW;
+END;
 $$;
 
 CREATE FUNCTION taximeter.refuse() RETURNS trigger
@@ -752,12 +1070,15 @@ CREATE TABLE public.organization_credit_pools (
     last_refresh_date date,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    refreshed_through date DEFAULT '-infinity'::date NOT NULL,
     CONSTRAINT allocated_is_in_range CHECK (((allocated_credits >= 0) AND (allocated_credits <= '900000000000000'::bigint))),
     CONSTRAINT refresh_is_in_range CHECK (((monthly_refresh_amount >= 0) AND (monthly_refresh_amount <= '1000000000000'::bigint))),
     CONSTRAINT total_is_in_range CHECK (((total_credits >= 0) AND (total_credits <= '900000000000000'::bigint))),
     CONSTRAINT used_is_in_range CHECK (((used_credits >= 0) AND (used_credits <= '900000000000000'::bigint)))
 )
 WITH (fillfactor='50');
+
+COMMENT ON COLUMN public.organization_credit_pools.refreshed_through IS 'The last month (its first day, UTC) that needs no refresh any more. Derived: see taximeter.refresh_starts().';
 
 CREATE TABLE public.organization_members (
     org_id text NOT NULL,
@@ -811,26 +1132,6 @@ CREATE TABLE public.organizations (
 
 COMMENT ON COLUMN public.organizations.personal_of IS 'The user whose individual credits this organisation of one holds; else null.';
 
-CREATE TABLE public.user_credit_allocations (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    org_id text NOT NULL,
-    user_id text NOT NULL,
-    allocated_credits bigint DEFAULT 0 NOT NULL,
-    used_credits bigint DEFAULT 0 NOT NULL,
-    remaining_credits bigint GENERATED ALWAYS AS ((allocated_credits - used_credits)) STORED,
-    allocated_by text,
-    is_active boolean DEFAULT true NOT NULL,
-    expires_at timestamp with time zone,
-    auto_renew boolean DEFAULT false NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT allocated_is_in_range CHECK (((allocated_credits >= 0) AND (allocated_credits <= '900000000000000'::bigint))),
-    CONSTRAINT closed_allocation_has_nothing_left CHECK ((is_active OR (allocated_credits = used_credits))),
-    CONSTRAINT used_is_in_range CHECK (((used_credits >= 0) AND (used_credits <= '900000000000000'::bigint))),
-    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
-)
-WITH (fillfactor='80');
-
 CREATE TABLE taximeter.account_entries (
     org_id text NOT NULL,
     user_id text NOT NULL,
@@ -838,11 +1139,14 @@ CREATE TABLE taximeter.account_entries (
     delta bigint NOT NULL,
     kind text NOT NULL,
     reference text,
+    hold text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT delta_is_in_range CHECK (((delta <> 0) AND ((delta >= '-900000000000000'::bigint) AND (delta <= '900000000000000'::bigint)))),
     CONSTRAINT entry_seq_is_positive CHECK ((entry_seq > 0)),
     CONSTRAINT kind_is_a_word CHECK ((kind ~ '^[a-z_]{1,32}$'::text))
 );
+
+COMMENT ON COLUMN taximeter.account_entries.hold IS 'The open hold of the account that ends in the step that applies it.';
 
 CREATE TABLE taximeter.accounts (
     org_id text NOT NULL,
@@ -978,6 +1282,15 @@ CREATE TABLE taximeter.lost_events (
     found_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT hole_is_not_empty CHECK ((seq_last >= seq_first)),
     CONSTRAINT seq_first_is_positive CHECK ((seq_first > 0))
+);
+
+CREATE TABLE taximeter.pool_refreshes (
+    org_id text NOT NULL,
+    period date NOT NULL,
+    amount bigint NOT NULL,
+    refreshed_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT amount_is_in_range CHECK (((amount >= 0) AND (amount <= '1000000000000'::bigint))),
+    CONSTRAINT period_is_a_month CHECK ((EXTRACT(day FROM period) = (1)::numeric))
 );
 
 CREATE TABLE taximeter.settled_batches (
@@ -1124,6 +1437,12 @@ ALTER TABLE ONLY taximeter.idempotent_answers
 ALTER TABLE ONLY taximeter.lost_events
     ADD CONSTRAINT lost_events_pkey PRIMARY KEY (shard, epoch, seq_first);
 
+ALTER TABLE ONLY taximeter.moves
+    ADD CONSTRAINT moves_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY taximeter.pool_refreshes
+    ADD CONSTRAINT pool_refreshes_pkey PRIMARY KEY (org_id, period);
+
 ALTER TABLE ONLY taximeter.settled_batches
     ADD CONSTRAINT settled_batches_pkey PRIMARY KEY (shard, epoch, seq_last);
 
@@ -1145,6 +1464,8 @@ ALTER TABLE ONLY taximeter.users
 ALTER TABLE ONLY taximeter.watermarks
     ADD CONSTRAINT watermarks_pkey PRIMARY KEY (shard);
 
+CREATE INDEX allocations_closing ON public.user_credit_allocations USING btree (org_id, user_id) WHERE (is_active AND (closing IS NOT NULL));
+
 CREATE INDEX idx_allocations_org_user_created ON public.user_credit_allocations USING btree (org_id, user_id, created_at DESC);
 
 CREATE INDEX idx_history_org_created ON public.org_billing_history USING btree (org_id, created_at DESC);
@@ -1161,6 +1482,8 @@ CREATE UNIQUE INDEX one_active_allocation_per_user ON public.user_credit_allocat
 
 CREATE UNIQUE INDEX one_purchase_per_payment ON public.org_billing_history USING btree (stripe_payment_id) WHERE ((stripe_payment_id IS NOT NULL) AND (event_type = 'credits_purchased'::text));
 
+CREATE INDEX pools_to_refresh ON public.organization_credit_pools USING btree (refreshed_through) WHERE (monthly_refresh_amount > 0);
+
 CREATE INDEX accounts_behind ON taximeter.accounts USING btree (org_id, user_id) WHERE (entry_seq > applied_seq);
 
 CREATE INDEX attribution_rest_org_id_created_at_idx ON taximeter.attribution_rest USING btree (org_id, created_at DESC);
@@ -1172,6 +1495,12 @@ CREATE INDEX audit_log_by_org ON taximeter.audit_log USING btree (org_id, at DES
 CREATE INDEX dead_letters_by_event ON taximeter.dead_letters USING btree (shard, epoch, seq);
 
 CREATE INDEX idempotent_answers_by_time ON taximeter.idempotent_answers USING btree (created_at);
+
+CREATE INDEX moves_by_org ON taximeter.moves USING btree (org_id, created_at DESC, id);
+
+CREATE INDEX moves_pending ON taximeter.moves USING btree (created_at) WHERE (state = 'pending'::text);
+
+CREATE UNIQUE INDEX one_move_per_key ON taximeter.moves USING btree (org_id, kind, idempotency_key) WHERE ((idempotency_key IS NOT NULL) AND (state = ANY (ARRAY['pending'::text, 'done'::text])));
 
 CREATE INDEX settled_batches_by_time ON taximeter.settled_batches USING btree (settled_at);
 
@@ -1189,6 +1518,8 @@ CREATE TRIGGER allocation_closes BEFORE UPDATE OF is_active ON public.user_credi
 
 CREATE TRIGGER allocation_deleted AFTER DELETE ON public.user_credit_allocations FOR EACH ROW WHEN (((old.allocated_credits <> 0) OR (old.used_credits <> 0))) EXECUTE FUNCTION taximeter.allocation_changed();
 
+CREATE TRIGGER allocation_exhausted AFTER UPDATE OF allocated_credits, used_credits ON public.user_credit_allocations FOR EACH ROW WHEN ((((new.used_credits * 10) > (new.allocated_credits * 9)) AND ((old.used_credits * 10) <= (old.allocated_credits * 9)) AND new.is_active AND (new.closing IS NULL))) EXECUTE FUNCTION taximeter.note_exhausted();
+
 CREATE TRIGGER allocation_inserted AFTER INSERT ON public.user_credit_allocations FOR EACH ROW WHEN (((new.allocated_credits <> 0) OR (new.used_credits <> 0))) EXECUTE FUNCTION taximeter.allocation_changed();
 
 CREATE TRIGGER allocation_keeps_its_owner BEFORE UPDATE OF id, org_id, user_id ON public.user_credit_allocations FOR EACH ROW WHEN (((old.id <> new.id) OR (old.org_id <> new.org_id) OR (old.user_id <> new.user_id))) EXECUTE FUNCTION taximeter.refuse('an allocation keeps its id, organisation and user; close it and open another');
@@ -1200,6 +1531,8 @@ CREATE TRIGGER allocations_are_not_truncated BEFORE TRUNCATE ON public.user_cred
 CREATE TRIGGER closed_allocation_has_a_pool BEFORE INSERT ON public.user_credit_allocations FOR EACH ROW WHEN ((NOT new.is_active)) EXECUTE FUNCTION taximeter.ensure_pool();
 
 CREATE TRIGGER pool_covers_its_allocations BEFORE UPDATE OF total_credits ON public.organization_credit_pools FOR EACH ROW WHEN (((new.total_credits < old.total_credits) AND (new.total_credits < new.allocated_credits))) EXECUTE FUNCTION taximeter.refuse('total_credits would fall below what is allocated; take back allocations first');
+
+CREATE TRIGGER pool_refresh_starts BEFORE INSERT OR UPDATE OF monthly_refresh_amount, last_refresh_date ON public.organization_credit_pools FOR EACH ROW EXECUTE FUNCTION taximeter.refresh_starts();
 
 CREATE TRIGGER pool_starts_empty BEFORE INSERT ON public.organization_credit_pools FOR EACH ROW WHEN (((new.allocated_credits <> 0) OR (new.used_credits <> 0))) EXECUTE FUNCTION taximeter.refuse('allocated_credits and used_credits are sums of allocations and start at 0');
 
@@ -1215,9 +1548,15 @@ CREATE TRIGGER accounts_are_kept BEFORE DELETE OR TRUNCATE ON taximeter.accounts
 
 CREATE TRIGGER audit_log_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.audit_log FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('the audit log is append-only');
 
+CREATE TRIGGER ended_moves_stay_ended BEFORE UPDATE ON taximeter.moves FOR EACH ROW WHEN ((old.state <> 'pending'::text)) EXECUTE FUNCTION taximeter.refuse('a move ends once');
+
 CREATE TRIGGER entries_are_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.account_entries FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('entries are append-only; append another entry');
 
+CREATE TRIGGER moves_are_kept BEFORE DELETE OR TRUNCATE ON taximeter.moves FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('moves are kept for ever');
+
 CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON taximeter.attribution_rest FOR EACH STATEMENT WHEN ((current_setting('taximeter.moving_rows'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution');
+
+CREATE TRIGGER refreshes_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.pool_refreshes FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('what a month gave stays on record');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 

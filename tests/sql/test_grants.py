@@ -44,6 +44,8 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.usage_monthly_by_org": ("SIU", "SIU", ""),
     "taximeter.dropped_months": ("S", "S", ""),
     "taximeter.shard_layouts": ("S", "SI", ""),
+    "taximeter.moves": ("SIU", "SIU", ""),
+    "taximeter.pool_refreshes": ("S", "SI", ""),
     "taximeter.audit_log": ("SI", "SI", ""),
     "taximeter.idempotent_answers": ("SI", "SD", ""),
     "taximeter.users": ("SIU", "S", ""),

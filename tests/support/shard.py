@@ -66,10 +66,16 @@ class ScriptedShard:
     async def one(self, *arguments: Any, script: str = "operate", **named: Any) -> str:
         return (await self.batch(op(*arguments, **named), script=script))[0]
 
-    async def apply(self, *entries: tuple[str, object, object]) -> list[str]:
-        arguments = [argument for entry in entries for argument in entry]
+    async def apply(
+        self, *entries: tuple[str, object, object] | tuple[str, object, object, str]
+    ) -> list[str]:
+        """(account, n, delta) and, where it ends one, the key of a hold."""
+        keys = self.keys
+        arguments = [argument for entry in entries for argument in (*entry, "")[:4]]
         replies = await load_script("apply").call(
-            self.redis, [self.keys.accounts, self.keys.meta], [self.epoch, *arguments]
+            self.redis,
+            [keys.accounts, keys.meta, keys.holds, keys.deadlines, keys.outcomes],
+            [self.epoch, *arguments],
         )
         return [text(reply) for reply in replies]
 

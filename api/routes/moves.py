@@ -1,0 +1,261 @@
+"""Credits that change hands: from one member to another, or back to the pool."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Annotated
+
+from asyncpg import Record
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field, model_validator
+
+from taximeter.api.deps import MemberDep, OrgAdminDep, ServicesDep
+from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
+from taximeter.api.exact import Body, Credits, ExactRoute, UserId, credits_of
+from taximeter.api.idempotency import IdempotencyKey
+from taximeter.api.queries import MOVES
+from taximeter.api.routes.credits import LimitParam, OffsetParam, PoolUpdated, own_user
+from taximeter.api.services import Services
+from taximeter.settler.moves import KeyUsed, LiveSideAway, Move, Request, find, move
+
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+
+
+class Transfer(Body):
+    """Credits of one member for another one."""
+
+    from_user_id: UserId
+    to_user_id: UserId
+    credits: Credits
+
+    @model_validator(mode="after")
+    def _are_two(self) -> Transfer:
+        if self.from_user_id == self.to_user_id:
+            raise ValueError("to_user_id must be another user than from_user_id")
+        return self
+
+
+class Transferred(BaseModel):
+    """What was transferred."""
+
+    success: bool = True
+    transferred_credits: float
+    from_user_id: str
+    to_user_id: str
+    move_id: str
+
+
+class Deallocation(Body):
+    """Credits of a member that go back to the pool."""
+
+    user_id: UserId
+    credits: Credits
+
+
+class Deallocated(BaseModel):
+    """What went back, and the pool right after that."""
+
+    success: bool = True
+    deallocated_credits: float
+    user_id: str
+    pool_updated: PoolUpdated
+    move_id: str
+
+
+class MoveView(BaseModel):
+    """Credits that have left an account. `kind` is transfer, deallocation, removal or expiry;
+    without `to_user_id` they went back to the pool.
+    """
+
+    id: str
+    kind: str
+    from_user_id: str
+    to_user_id: str | None = Field(description="Null: back to the pool")
+    credits: float
+    moved_by: str
+    moved_at: datetime
+
+
+class MoveList(BaseModel):
+    """A page of moves, newest first."""
+
+    moves: list[MoveView]
+    total: int
+    limit: int
+    offset: int
+
+
+@router.post("/credits/{org_id}/transfer", summary="Transfer credits between members")
+async def transfer(
+    body: Transfer,
+    access: OrgAdminDep,
+    services: ServicesDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Transferred:
+    """Moves credits that the first member could spend right now; what their running requests hold
+    stays.
+
+    400 INSUFFICIENT_CREDITS when the live balance does not cover it, 400 unless both are active
+    members, 409 if the key has moved something else, 503 when the live balance cannot be asked
+    (nothing has moved).
+    """
+    request = Request(
+        access.org_id,
+        "transfer",
+        body.from_user_id,
+        body.credits,
+        access.user_id,
+        to_user=body.to_user_id,
+        key=idempotency_key,
+        request_id=idempotency_key,
+    )
+    users = [body.from_user_id, body.to_user_id]
+    if await _is_new(services, request):
+        members = await services.pool.fetchval(MOVES["count_active_members"], access.org_id, users)
+        if members != len(users):
+            raise _not_members()
+    done = await _move(services, request)
+    return Transferred(
+        transferred_credits=credits_of(done.amount),
+        from_user_id=body.from_user_id,
+        to_user_id=body.to_user_id,
+        move_id=str(done.id),
+    )
+
+
+@router.post("/credits/{org_id}/deallocate", summary="Return a member's credits to the pool")
+async def deallocate(
+    body: Deallocation,
+    access: OrgAdminDep,
+    services: ServicesDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Deallocated:
+    """Takes back what the member could spend right now, never what is used or held by running
+    requests.
+
+    400 INSUFFICIENT_CREDITS with need and have when the live balance does not cover it, 404 for a
+    user who is no member and has no credits, 409 and 503 as for a transfer.
+    """
+    request = Request(
+        access.org_id,
+        "deallocation",
+        body.user_id,
+        body.credits,
+        access.user_id,
+        key=idempotency_key,
+        request_id=idempotency_key,
+    )
+    if await _is_new(services, request) and not await services.pool.fetchval(
+        MOVES["is_known_user"], access.org_id, body.user_id
+    ):
+        raise ApiError(
+            404,
+            "The user is not an active member of this organization",
+            details={"field": "user_id"},
+        )
+    done = await _move(services, request)
+    return Deallocated(
+        deallocated_credits=credits_of(done.amount),
+        user_id=body.user_id,
+        pool_updated=PoolUpdated(
+            allocated_credits=credits_of(done.pool_allocated),
+            available_credits=credits_of(done.pool_available),
+        ),
+        move_id=str(done.id),
+    )
+
+
+@router.get("/credits/{org_id}/moves", summary="Credits that changed hands")
+async def list_moves(
+    access: MemberDep,
+    services: ServicesDep,
+    user_id: Annotated[UserId | None, Query()] = None,
+    limit: LimitParam = 50,
+    offset: OffsetParam = 0,
+) -> MoveList:
+    """Transfers, deallocations and what closed allocations returned. Admins see all, members those
+    that concern them.
+    """
+    user_id = own_user(access, user_id)
+    async with services.pool.acquire() as conn:
+        rows = await conn.fetch(MOVES["list_moves"], access.org_id, user_id, limit, offset)
+        total = await conn.fetchval(MOVES["count_moves"], access.org_id, user_id)
+    return MoveList(moves=[_view(row) for row in rows], total=total, limit=limit, offset=offset)
+
+
+async def _is_new(services: Services, request: Request) -> bool:
+    """False when its key stands for this very move already: what is refused now must not refuse
+    the repetition of what was done.
+    """
+    try:
+        return await find(services.stores, request) is None
+    except KeyUsed as error:
+        raise _key_used(error) from error
+
+
+async def _move(services: Services, request: Request) -> Move:
+    """The move, done. It goes on when the caller hangs up. Raises ApiError."""
+    try:
+        ended = await asyncio.shield(services.tracker.spawn(move(services.stores, request)))
+    except KeyUsed as error:
+        raise _key_used(error) from error
+    except LiveSideAway as error:
+        raise _unavailable("The live balance cannot be asked now; nothing has moved") from error
+    if ended.state == "undone":
+        raise _unavailable("The move took too long and was undone; nothing has moved")
+    if ended.state == "refused":
+        if ended.reason == "not_a_member":
+            raise _not_members()
+        raise _insufficient(ended)
+    return ended
+
+
+def _insufficient(refused: Move) -> ApiError:
+    need, have, held = refused.amount, refused.have, refused.held
+    message = "Insufficient credits to transfer"  # Existing front ends know these words.
+    if refused.kind == "deallocation":
+        message = (
+            f"Insufficient credits to deallocate. Need {text_of_credits(need)}, "
+            f"have {text_of_credits(have)}, held by running requests {text_of_credits(held)}"
+        )
+    return ApiError(
+        400,
+        message,
+        code=INSUFFICIENT_CREDITS,
+        details={"need": credits_of(need), "have": credits_of(have), "held": credits_of(held)},
+    )
+
+
+def _not_members() -> ApiError:
+    return ApiError(
+        400,
+        "Both users must be active members of this organization",
+        details={"fields": ["from_user_id", "to_user_id"]},
+    )
+
+
+def _key_used(error: KeyUsed) -> ApiError:
+    return ApiError(
+        409,
+        "This Idempotency-Key has already moved something else",
+        details={"move_id": str(error)},
+    )
+
+
+def _unavailable(message: str) -> ApiError:
+    return ApiError(
+        503, message, details={"reason": "live_balance_unavailable"}, headers={"Retry-After": "1"}
+    )
+
+
+def _view(row: Record) -> MoveView:
+    return MoveView(
+        id=str(row["id"]),
+        kind=row["kind"],
+        from_user_id=row["from_user"],
+        to_user_id=row["to_user"],
+        credits=credits_of(row["amount"]),
+        moved_by=row["actor"],
+        moved_at=row["ended_at"],
+    )

@@ -1,0 +1,260 @@
+"""Moves: credits that leave an account for another one or for the pool, decided on the live balance
+while its user spends.
+
+A move is written down, then held on the live account, then booked in one Postgres transaction whose
+entry names the hold, and the relay ends the hold in the step that applies the entry. So the credits
+are never free in two places, and never in none. A move's row is locked from the hold to the
+booking; whoever dies in between leaves it pending, and `undo_left` gives its hold back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, TypeVar, cast
+from uuid import UUID
+
+import asyncpg
+import structlog
+from redis.exceptions import RedisError
+
+from taximeter.meter.codes import Code
+from taximeter.meter.keys import shard_of
+from taximeter.settler.live import NoShards, give_back, is_there, mark_of, take
+from taximeter.settler.queries import load_queries
+from taximeter.settler.relay import Account, ShardMark, bring_up_to_date, shard_marks
+from taximeter.settler.settle import TRANSIENT
+from taximeter.settler.stores import Connection, Stores
+
+_SQL: Final = load_queries("moves")
+_ATTEMPTS: Final = 5
+_BACKOFF_S: Final = 0.05
+_UNDONE_AT_ONCE: Final = 100
+
+T = TypeVar("T")
+Kind = Literal["transfer", "deallocation", "removal", "expiry"]
+State = Literal["pending", "done", "refused", "undone"]
+
+log = structlog.get_logger("taximeter.settler")
+
+
+class KeyUsed(Exception):
+    """The idempotency key has moved something else. Nothing was changed."""
+
+
+class LiveSideAway(Exception):
+    """The live balance could not be asked, so nothing was moved. Try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A row of taximeter.moves. Millicredits; `to_user` None is the pool.
+
+    reason, have and held are those of a refusal (`insufficient`, `not_a_member`); pool_allocated
+    and pool_available are the pool's figures right after a move that is done.
+    """
+
+    id: UUID
+    org_id: str
+    kind: Kind
+    from_user: str
+    to_user: str | None
+    amount: int
+    state: State
+    reason: str | None
+    have: int
+    held: int
+    pool_allocated: int
+    pool_available: int
+    actor: str
+    created_at: datetime
+    ended_at: datetime | None
+
+    @property
+    def source(self) -> Account:
+        """The account that the credits leave."""
+        return self.org_id, self.from_user
+
+    @property
+    def accounts(self) -> list[Account]:
+        """Every account that it changes."""
+        return [self.source] + ([(self.org_id, self.to_user)] if self.to_user is not None else [])
+
+    @classmethod
+    def of(cls, row: asyncpg.Record) -> Move:
+        """The row as a record."""
+        return cls(
+            id=UUID(int=row["id"].int),
+            org_id=row["org_id"],
+            kind=cast(Kind, row["kind"]),
+            from_user=row["from_user"],
+            to_user=row["to_user"],
+            amount=row["amount"],
+            state=cast(State, row["state"]),
+            reason=row["reason"],
+            have=row["have"] or 0,
+            held=row["held"] or 0,
+            pool_allocated=row["pool_allocated"] or 0,
+            pool_available=row["pool_available"] or 0,
+            actor=row["actor"],
+            created_at=row["created_at"],
+            ended_at=row["ended_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody wants moved. `key`, one of its organisation and kind, makes it happen once;
+    `request_id` goes to the audit log.
+    """
+
+    org_id: str
+    kind: Kind
+    from_user: str
+    amount: int
+    actor: str
+    to_user: str | None = None
+    allocation_id: UUID | None = None
+    key: str | None = None
+    request_id: str | None = None
+
+
+async def find(stores: Stores, request: Request) -> Move | None:
+    """The move that the request's key stands for already. Raises KeyUsed when it is another one."""
+    if request.key is None:
+        return None
+    row = await stores.pool.fetchrow(_SQL["find_by_key"], request.org_id, request.kind, request.key)
+    if row is None:
+        return None
+    found = Move.of(row)
+    if (found.from_user, found.to_user, found.amount) != (
+        request.from_user,
+        request.to_user,
+        request.amount,
+    ):
+        raise KeyUsed(str(found.id))
+    return found
+
+
+async def move(stores: Stores, request: Request) -> Move:
+    """Move credits and say how it ended: `done`, `refused`, or `undone` (somebody else gave it up;
+    try again).
+
+    On return it is durable; the live balances have it too, or will with the next relay. The same
+    key again moves nothing more and gets the same answer, also while the first is under way; what
+    was refused is decided anew. A crash leaves nothing, or a
+    move that `undo_left` ends. Raises KeyUsed, LiveSideAway (nothing was moved), asyncpg errors
+    (then the outcome is known once Postgres is back).
+    """
+    begun = await find(stores, request)
+    for _ in range(_ATTEMPTS):
+        if begun is not None:
+            return await _carry_out(stores, begun)
+        row = await stores.pool.fetchrow(
+            _SQL["begin"],
+            request.org_id,
+            request.kind,
+            request.from_user,
+            request.to_user,
+            request.amount,
+            request.allocation_id,
+            request.actor,
+            request.key,
+            request.request_id,
+        )
+        begun = await find(stores, request) if row is None else Move.of(row)
+    raise asyncpg.SerializationError("others keep beginning and undoing a move with this key")
+
+
+async def _carry_out(stores: Stores, begun: Move) -> Move:
+    if begun.state != "pending":
+        return begun
+    mark = await of_live_side(mark_of(stores, begun.org_id))
+    await of_live_side(bring_up_to_date(stores, mark, begun.accounts))
+    # Before the transaction below: who loads with one connection in hand waits for a second one.
+    known = await of_live_side(is_there(stores, mark, begun.source))
+    ended = await _with_retries(stores, mark, begun.id, known)
+    if ended.state == "done":
+        try:
+            await bring_up_to_date(stores, mark, ended.accounts)
+        except (RedisError, OSError, asyncpg.PostgresError) as error:
+            # It is booked: the next relay does the same.
+            log.warning("moves", not_relayed=str(ended.id), reason=str(error)[:200])
+    return ended
+
+
+async def _with_retries(stores: Stores, mark: ShardMark, move_id: UUID, known: bool) -> Move:
+    for attempt in range(_ATTEMPTS):
+        try:
+            async with stores.pool.acquire() as conn, conn.transaction(isolation="read_committed"):
+                return await _decide(conn, stores, mark, move_id, known)
+        except TRANSIENT:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            await asyncio.sleep(random.uniform(0, _BACKOFF_S * 2**attempt))
+    raise AssertionError("there is at least one attempt")
+
+
+async def _decide(
+    conn: Connection, stores: Stores, mark: ShardMark, move_id: UUID, known: bool
+) -> Move:
+    """Hold, then book, under the lock of the move's row. A hold that came of nothing is given back
+    before the row says so, so that a crash in between leaves a pending move.
+    """
+    current = await _row(conn, "lock", move_id)
+    if current.state != "pending":
+        return current
+    if not known:
+        return await _row(conn, "end", move_id, "refused", "insufficient", 0, 0)
+    reply = await of_live_side(take(stores, mark, current.source, move_id, current.amount))
+    if reply.code is Code.INSUFFICIENT:
+        have = max(0, reply.available)
+        return await _row(conn, "end", move_id, "refused", "insufficient", have, reply.held)
+    if reply.code is Code.REPLAYED:
+        # Its hold has ended although it was not booked: this took longer than an hour.
+        return await _row(conn, "end", move_id, "undone", "hold_is_over", None, None)
+    if reply.code is not Code.OK:
+        raise LiveSideAway(f"{reply.code.name} {reply.field}".rstrip())
+    ended = await _row(conn, "carry_out", move_id)
+    if ended.state != "done":
+        await of_live_side(give_back(stores, mark, current.source, move_id))
+    return ended
+
+
+async def _row(conn: Connection, query: str, *arguments: object) -> Move:
+    row = await conn.fetchrow(_SQL[query], *arguments)
+    assert row is not None, "a move that was begun has a row for ever"
+    return Move.of(row)
+
+
+async def of_live_side(work: Awaitable[T]) -> T:
+    """What `work` returns. Raises LiveSideAway instead of what Redis raises."""
+    try:
+        return await work
+    except (RedisError, OSError, NoShards) as error:
+        raise LiveSideAway(f"{type(error).__name__} {error}".rstrip()) from error
+
+
+async def undo_left(stores: Stores, *, grace_s: float) -> int:
+    """Undo moves that nobody has ended `grace_s` after they began; returns how many.
+
+    Whoever works on a move has its row locked and is left alone. A crash here leaves them pending
+    for the next call, and so does a shard that cannot be asked. Raises asyncpg errors.
+    """
+    marks = await shard_marks(stores)
+    undone = 0
+    async with stores.pool.acquire() as conn, conn.transaction():
+        for row in await conn.fetch(_SQL["left_half_done"], grace_s, _UNDONE_AT_ONCE):
+            left = Move.of(row)
+            mark = marks[shard_of(left.org_id, len(marks))]
+            try:
+                await give_back(stores, mark, left.source, left.id)
+            except (RedisError, OSError) as error:
+                log.warning("moves", not_undone=str(left.id), reason=str(error)[:200])
+                continue
+            await conn.execute(_SQL["end"], left.id, "undone", "left_half_done", None, None)
+            undone += 1
+    return undone
