@@ -16,6 +16,7 @@ from taximeter.api.llm.config import load_routing
 from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
 from taximeter.api.llm.route import router as llm_router
 from taximeter.api.middleware import BodyLimit
+from taximeter.api.prices import make_pricer
 from taximeter.api.routes import (
     credits,
     dashboards,
@@ -53,14 +54,15 @@ def create_app(settings: ApiSettings | None = None) -> Application:
     away.
 
     When it stops, running charges are finished before connections are closed. Raises ConfigError
-    for upstreams that cannot be used.
+    for upstreams that cannot be used, PriceFileError for a price file.
     """
     settings = settings or ApiSettings()
     routing = load_routing(settings)
+    pricer = make_pricer(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(settings, routing) as services:
+        async with open_services(settings, routing, pricer) as services:
             app.state.services = services
             yield
 

@@ -18,13 +18,16 @@ MEMBERSHIPS_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """One active membership. Personal is the organisation of one that holds individual credits."""
+    """One active membership. Personal is the organisation of one that holds individual credits;
+    `plan_code` is that of the organisation's subscription.
+    """
 
     org_id: str
     org_name: str
     role: str
     personal: bool = False
     is_default: bool = False
+    plan_code: str | None = None
 
 
 class Memberships:
@@ -52,7 +55,12 @@ class Memberships:
         rows = await self._pool.fetch(IDENTITY["memberships"], user_id, MEMBERSHIPS_MAX)
         found = tuple(
             Membership(
-                row["org_id"], row["org_name"], row["role"], row["personal"], row["is_default"]
+                row["org_id"],
+                row["org_name"],
+                row["role"],
+                row["personal"],
+                row["is_default"],
+                row["plan_code"],
             )
             for row in rows
         )

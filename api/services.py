@@ -21,12 +21,14 @@ from taximeter.api.llm.catalogue import Catalogue
 from taximeter.api.llm.config import RoutingConfig
 from taximeter.api.llm.routing import Router
 from taximeter.api.memberships import Memberships
+from taximeter.api.prices import following, make_holds
 from taximeter.api.refusals import RefusalAudit
 from taximeter.api.settings import ApiSettings
 from taximeter.api.tokens import load_dev_key
 from taximeter.api.users import NotingVerifier
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
-from taximeter.meter.pricing import Pricer, TokenPrice
+from taximeter.meter.estimates import EstimatedHolds
+from taximeter.meter.pricing import Pricer
 from taximeter.settler.accounts import account_loader
 from taximeter.settler.catch_up import CatchUp
 from taximeter.settler.stores import Pool, Stores, open_redis
@@ -93,25 +95,13 @@ class Services:
     router: Router | None
     catalogue: Catalogue | None
     pricer: Pricer
+    holds: EstimatedHolds
     tracker: TaskTracker
     memberships: Memberships
     health: HealthCheck
     limiter: RateLimiter
     refusals: RefusalAudit
     catch_up: CatchUp
-
-
-def make_pricer(settings: ApiSettings) -> Pricer:
-    """The price list, multiplied as the settings say."""
-    return Pricer(
-        credits_per_dollar=settings.credits_per_dollar,
-        markup=settings.markup,
-        unknown_model=settings.unknown_model,
-        default_price=TokenPrice(
-            settings.default_input_usd_per_million, settings.default_output_usd_per_million
-        ),
-        provider_id=settings.pricing_provider,
-    )
 
 
 def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
@@ -131,7 +121,7 @@ def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
 
 @asynccontextmanager
 async def open_services(
-    settings: ApiSettings, routing: RoutingConfig | None
+    settings: ApiSettings, routing: RoutingConfig | None, pricer: Pricer
 ) -> AsyncIterator[Services]:
     """Open everything and close it again in the order that loses nothing: charges first,
     connections after them.
@@ -154,6 +144,7 @@ async def open_services(
         router = None
         if routing is not None:
             router = await stack.enter_async_context(Router.open(routing))
+        await stack.enter_async_context(following(pricer, settings.price_file_check_s))
         tracker = TaskTracker()
 
         async def drain() -> None:
@@ -173,7 +164,8 @@ async def open_services(
             ),
             router=router,
             catalogue=None if router is None else Catalogue(router),
-            pricer=make_pricer(settings),
+            pricer=pricer,
+            holds=make_holds(settings),
             tracker=tracker,
             memberships=Memberships(pool, settings.membership_cache_s),
             health=HealthCheck(stores, tracker, has_upstream=router is not None),

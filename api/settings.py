@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
 from taximeter.api.auth import ASYMMETRIC_ALGORITHMS
 from taximeter.api.metering import MeteringSettings
+from taximeter.api.price_settings import PriceSettings
 
 SIMULATOR_URL = "http://127.0.0.1:8085/v1"
 
 
-class ApiSettings(MeteringSettings):
+class ApiSettings(PriceSettings, MeteringSettings):
     """Everything that an operator can decide about the API. Every number has a bound."""
 
     host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
@@ -121,37 +121,12 @@ class ApiSettings(MeteringSettings):
         default=200, ge=1, le=10_000, description="Most connections to the upstream."
     )
 
-    # Holds and prices
+    # Holds
     hold_ttl_s: float = Field(
         default=60.0,
         ge=0.3,
         le=3600.0,
         description="Life of a hold without a heartbeat; heartbeats come three times as often.",
-    )
-    output_tokens_assumed: int = Field(
-        default=4096,
-        ge=1,
-        le=1_000_000,
-        description="Output to hold for if a request does not limit it (at most the ceiling).",
-    )
-    credits_per_dollar: Decimal = Field(
-        default=Decimal(100), gt=0, le=1_000_000, description="Credits that one dollar buys."
-    )
-    markup: Decimal = Field(
-        default=Decimal(1), ge=0, le=1000, description="Factor on the list price of a model."
-    )
-    unknown_model: Literal["reject", "default", "free"] = Field(
-        default="reject", description="What a model without a list price costs."
-    )
-    default_input_usd_per_million: Decimal = Field(
-        default=Decimal(10), ge=0, le=100_000, description="Price of unknown models, if `default`."
-    )
-    default_output_usd_per_million: Decimal = Field(
-        default=Decimal(30), ge=0, le=100_000, description="Price of unknown models, if `default`."
-    )
-    pricing_provider: str | None = Field(
-        default=None,
-        description="Provider whose price list is used; by default found by the model.",
     )
 
     @model_validator(mode="after")

@@ -193,6 +193,12 @@ class Meter:
         """
         return await self._requests.find(org_id, request_id, user_id)
 
+    async def usage_of(self, org_id: str, request_id: str) -> Usage | None:
+        """What an open hold was reserved for, or None when it does not say or is not open. Raises
+        InvalidRequest, StoreError.
+        """
+        return Usage.of_payload(await self._requests.payload(org_id, request_id))
+
     async def ready(self) -> None:
         """Return when Redis answers and every shard is open. Raises ShardFenced, StoreError."""
         await self._requests.check_open()

@@ -40,6 +40,15 @@ class Usage:
             )
         return text
 
+    @classmethod
+    def of_payload(cls, text: str) -> Usage | None:
+        """What `payload` wrote, or None when it is none of that."""
+        try:
+            fields = json.loads(text)
+            return cls(str(fields["type"]), str(fields["name"]), dict(fields["meta"]))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedAccount:

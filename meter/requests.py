@@ -77,6 +77,19 @@ class RequestReader:
             int(held),
         )
 
+    async def payload(self, org_id: str, request_id: str) -> str:
+        """What an open hold says it is for, as JSON; empty when it says nothing or none is open.
+        Raises InvalidRequest, StoreError.
+        """
+        key = request_field(check_org_id(org_id), check_request_id(request_id))
+        count = len(self._keys)
+        keys = self._keys[shard_of(org_id, count)]
+        meta, hold = await self._transaction(
+            ("HMGET", keys.meta, "epoch", "shards"), ("HGET", keys.holds, key)
+        )
+        self._check_open(keys, count, meta)
+        return _text(hold).split("\t", 4)[4] if hold else ""
+
     async def check_open(self) -> None:
         """Return when a new connection is admitted on every shard. Raises ShardFenced,
         StoreUnavailable.

@@ -12,6 +12,7 @@ from taximeter.api.llm.config import ConfigError
 from taximeter.api.protocol import BoundedProtocol
 from taximeter.api.settings import ApiSettings
 from taximeter.api.tokens import DevKeyError
+from taximeter.meter.pricing import PriceFileError
 
 
 def server_config(settings: ApiSettings) -> uvicorn.Config:
@@ -49,7 +50,7 @@ def command(host: str | None, port: int | None) -> None:
         config = server_config(settings)
     except ValidationError as error:
         raise click.ClickException(explain(error)) from error
-    except (ConfigError, DevKeyError) as error:
+    except (ConfigError, DevKeyError, PriceFileError) as error:
         raise click.ClickException(str(error)) from error
     server = uvicorn.Server(config)
     server.run()

@@ -9,8 +9,10 @@ import uvloop
 from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain
-from taximeter.api.sidecar.run import price_list, run_sidecar
+from taximeter.api.prices import make_pricer
+from taximeter.api.sidecar.run import run_sidecar
 from taximeter.api.sidecar.settings import SidecarSettings
+from taximeter.meter.pricing import PriceFileError
 
 
 @click.command(
@@ -36,7 +38,9 @@ def command(host: str | None, port: int | None, socket: str | None) -> None:
     given = {key: value for key, value in options.items() if value is not None}
     try:
         settings = SidecarSettings(**given)  # type: ignore[arg-type]  # Each has a type of its own.
-        pricer = price_list()
+        pricer = make_pricer(settings)
+    except PriceFileError as error:
+        raise click.ClickException(str(error)) from None
     except ValidationError as error:
         raise click.ClickException(explain(error)) from None
     try:

@@ -9,8 +9,9 @@ import os
 from taximeter.api.errors import ALREADY_EXISTS, ApiError, from_meter, text_of_credits
 from taximeter.api.exact import credits_of
 from taximeter.api.llm.chat import ChatRequest
-from taximeter.api.llm.estimates import output_bound, prompt_bound
+from taximeter.api.llm.estimates import output_bound, prompt_size
 from taximeter.api.llm.routing import Target
+from taximeter.api.memberships import Membership
 from taximeter.api.queries import CREDITS
 from taximeter.api.services import Services
 from taximeter.meter import (
@@ -24,21 +25,22 @@ from taximeter.meter import (
     RequestReplayed,
     Usage,
 )
-from taximeter.meter.pricing import UnpricedModel
+from taximeter.meter.pricing import Price, UnpricedModel
 
 
-async def paying_org(services: Services, user_id: str, org_header: str | None) -> str:
+async def paying_org(services: Services, user_id: str, org_header: str | None) -> Membership:
     """The organisation that the header names, else the caller's default, else the oldest active
     membership; individual credits pay for who has no other.
     """
     memberships = await services.memberships.of(user_id)
     if org_header is not None:
-        if all(one.org_id != org_header for one in memberships):
-            raise ApiError(404, "Organization not found")
-        return org_header
+        for one in memberships:
+            if one.org_id == org_header:
+                return one
+        raise ApiError(404, "Organization not found")
     if not memberships:
         raise ApiError(403, "You are not a member of any organization that could pay")
-    return memberships[0].org_id
+    return memberships[0]
 
 
 def request_id_of(user_id: str, key: str | None) -> str:
@@ -61,28 +63,38 @@ async def refuse_settled_replay(services: Services, org_id: str, request_id: str
 
 
 def dearest(
-    services: Services, chat: ChatRequest, targets: tuple[Target, ...]
-) -> tuple[int, tuple[Target, ...]]:
-    """Millicredits that cover an answer of any of these targets, and those of them that have a
-    price: nothing is sent where its cost would be unknown. Raises ApiError 400 if none has.
+    services: Services, chat: ChatRequest, targets: tuple[Target, ...], plan: str | None
+) -> tuple[int, dict[Target, Price]]:
+    """Millicredits that cover an answer of any of these targets, and the price of each from now to
+    its charge. Targets without a price are left out: nothing is sent where its cost would be
+    unknown. Raises ApiError 400 if none has one.
     """
-    fixed = chat.surface.fixed_output
-    output = output_bound(chat, services.settings.output_tokens_assumed) if fixed is None else fixed
-    prompt = prompt_bound(chat.prompt)
-    most, priced = 0, []
+    settings, surface = services.settings, chat.surface
+    output = surface.fixed_output
+    if output is None:
+        output = output_bound(chat, settings.output_tokens_assumed)
+    prompt = prompt_size(chat.prompt)
+    most, prices = 0, {}
     refusal: UnpricedModel | None = None
     for target in targets:
         try:
-            quote = services.pricer.estimate(
-                target.price_as, prompt, output, chat.n, service_tier=chat.service_tier
+            price = services.pricer.price(target.price_as, plan=plan, power_level=chat.power_level)
+            amount = price.estimate(
+                prompt.bound(target.price_as, settings.estimate_bytes_per_token),
+                output,
+                chat.n,
+                service_tier=chat.service_tier,
+                prompt_kind=prompt.prompt_kind,
+                audio_tokens=prompt.audio_tokens,
+                images=chat.n if surface.makes_images else 0,
             )
         except UnpricedModel as error:
             refusal = error
             continue
-        most = max(most, quote.millicredits)
-        priced.append(target)
-    if priced:
-        return most, tuple(priced)
+        most = max(most, amount)
+        prices[target] = price
+    if prices:
+        return most, prices
     raise ApiError(
         400, str(refusal), code="UNPRICED_MODEL", details={"model": chat.model}
     ) from refusal
@@ -92,18 +104,21 @@ async def reserve(
     services: Services,
     meter: Meter,
     chat: ChatRequest,
-    amount: int,
+    estimate: int,
     org_id: str,
     user_id: str,
     request_id: str,
 ) -> Hold:
-    """The hold. Raises ApiError: 402, 409 for a key that was used, 429 and 503."""
+    """The hold, of as much of the estimate as the settings say. Raises ApiError: 402, 409 for a key
+    that was used, 429 and 503.
+    """
     usage = Usage("llm_inference", chat.model, {"model": chat.model, "estimated": True})
     try:
-        return await meter.reserve(
+        return await services.holds.reserve(
+            meter,
             org_id,
             user_id,
-            amount,
+            estimate,
             request_id=request_id,
             ttl_s=services.settings.hold_ttl_s,
             usage=usage,
@@ -113,12 +128,12 @@ async def reserve(
         raise _replayed(request_id, outcome.state, outcome.charged, outcome) from error
     except AccountNotFound as error:
         # Nothing was ever allocated: to the caller that is an empty balance like any other.
-        services.refusals.note(org_id, user_id, need=amount, have=0, request_id=request_id)
-        raise from_meter(InsufficientCredits(amount, 0, 0)) from error
+        services.refusals.note(org_id, user_id, need=estimate, have=0, request_id=request_id)
+        raise from_meter(InsufficientCredits(estimate, 0, 0)) from error
     except MeterError as error:
         if isinstance(error, InsufficientCredits) and not error.only_holds_in_the_way:
             services.refusals.note(
-                org_id, user_id, need=amount, have=error.have, request_id=request_id
+                org_id, user_id, need=error.need, have=error.have, request_id=request_id
             )
         refusal = from_meter(error)
         refusal.headers["X-Request-Id"] = request_id

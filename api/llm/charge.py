@@ -23,8 +23,7 @@ from taximeter.meter import (
     UnknownHold,
     Usage,
 )
-from taximeter.meter.limits import AMOUNT_MAX
-from taximeter.meter.pricing import Pricer
+from taximeter.meter.pricing import Price
 
 logger = logging.getLogger("taximeter.api")
 
@@ -46,24 +45,24 @@ class OpenCharge:
         self,
         hold: Hold,
         chat: ChatRequest,
-        pricer: Pricer,
+        prices: Mapping[Target, Price],
         tracker: TaskTracker,
         *,
-        target: Target,
         ttl_s: float,
         hold_ms: float,
     ) -> None:
         self._hold = hold
         self._chat = chat
-        self._pricer = pricer
+        self._prices = prices
         self._tracker = tracker
         self._ttl_s = ttl_s
         self._prompt_tokens: int | None = None
         self._decided: tuple[int, Usage] | None = None
         self._ended = False
-        self.target = target  # Who answers; until that is known, who is asked first.
+        self.target = next(iter(prices))  # Who answers; until that is known, who is asked first.
         self.hold_ms = hold_ms
         self.delivered_tokens = 0
+        self.images = 0
         self._loop = asyncio.get_running_loop()
         self._touching: asyncio.Task[None] | None = None
         # A timer and no task: nearly all requests end before their first heartbeat.
@@ -130,6 +129,11 @@ class OpenCharge:
         if not self._ended:
             self._tracker.spawn(self.break_off())
 
+    @property
+    def _price(self) -> Price:
+        """The price of who answers, as it was when the hold was taken."""
+        return self._prices[self.target]
+
     def _counted(self) -> dict[str, int]:
         if self._prompt_tokens is None:
             self._prompt_tokens = prompt_guess(self._chat.prompt)
@@ -142,8 +146,9 @@ class OpenCharge:
         self, usage: Mapping[str, Any], service_tier: str | None, *, estimated: bool
     ) -> Receipt | None:
         if self._decided is None:
-            cost = self._pricer.cost(self.target.price_as, usage, service_tier=service_tier)
-            self._decided = (min(cost, AMOUNT_MAX), self._usage(usage, estimated=estimated))
+            priced = {**usage, "images": self.images} if self.images else usage
+            cost = self._price.cost(priced, service_tier=service_tier)
+            self._decided = (cost, self._usage(usage, estimated=estimated))
         return await self._apply()
 
     async def _apply(self) -> Receipt | None:
@@ -210,11 +215,11 @@ class OpenCharge:
         progress, usage = 0, None
         if self.delivered_tokens:
             counted = self._counted()
-            progress = self._pricer.cost(self.target.price_as, counted)
+            progress = self._price.cost(counted)
             usage = self._usage(counted, estimated=True)
         # One missed heartbeat is what the margin in the deadline is for.
         with contextlib.suppress(MeterError):
-            await self._hold.touch(min(progress, AMOUNT_MAX), ttl_s=self._ttl_s, usage=usage)
+            await self._hold.touch(progress, ttl_s=self._ttl_s, usage=usage)
         self._heartbeat = self._loop.call_later(self._ttl_s / HEARTBEATS_PER_TTL, self._beat)
 
     def _usage(self, tokens: Mapping[str, Any], *, estimated: bool) -> Usage:
@@ -227,7 +232,7 @@ class OpenCharge:
             "completion_tokens": completion if isinstance(completion, int) else 0,
             "power_level": self._chat.power_level,
             "task_type": self._chat.task_type,
-            "price_version": self._pricer.price_version,
+            **self._price.metadata(),
         }
         if self.target.model != self._chat.model:
             metadata["upstream_model"] = self.target.model

@@ -65,26 +65,27 @@ async def complete(services: Services, incoming: Incoming) -> ASGIApp:
             "No provider is configured (TAXIMETER_UPSTREAM_BASE_URL or TAXIMETER_UPSTREAMS_FILE)",
             details={"reason": "upstream_not_configured"},
         )
-    amount, targets = dearest(services, chat, services.router.targets(chat.model))
-    org_id = await paying_org(services, incoming.user_id, incoming.org_header)
+    targets = services.router.targets(chat.model)
+    membership = await paying_org(services, incoming.user_id, incoming.org_header)
+    org_id = membership.org_id
+    estimate, prices = dearest(services, chat, targets, membership.plan_code)
     request_id = request_id_of(incoming.user_id, incoming.key)
     if incoming.key is not None:
         await refuse_settled_replay(services, org_id, request_id)
     meter = await services.meters.get()
     started = time.perf_counter()
-    hold = await reserve(services, meter, chat, amount, org_id, incoming.user_id, request_id)
+    hold = await reserve(services, meter, chat, estimate, org_id, incoming.user_id, request_id)
     hold_ms = (time.perf_counter() - started) * 1000
     charge = OpenCharge(
         hold,
         chat,
-        services.pricer,
+        prices,
         services.tracker,
-        target=targets[0],
         ttl_s=services.settings.hold_ttl_s,
         hold_ms=hold_ms,
     )
     call = _Call(
-        services, chat, charge, targets, {**incoming.forwarded, "X-Request-Id": request_id}
+        services, chat, charge, tuple(prices), {**incoming.forwarded, "X-Request-Id": request_id}
     )
     try:
         if chat.stream:
@@ -155,8 +156,10 @@ class _Call:
             raise
         document = _object(content)
         usage = self._chat.surface.usage(document)
+        surface = self._chat.surface
+        charge.images = surface.images(document)
         if usage is None:
-            charge.delivered_tokens = self._chat.surface.output(document)
+            charge.delivered_tokens = surface.output(document)
         tier = document.get("service_tier")
         receipt = await charge.finish(usage, tier if isinstance(tier, str) else None)
         headers = self._answer_headers(response, receipt)

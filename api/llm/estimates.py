@@ -5,77 +5,75 @@ is missing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from taximeter.api.llm.chat import ChatRequest
 
 MESSAGE_OVERHEAD_TOKENS = 8
 REPLY_OVERHEAD_TOKENS = 16
-IMAGE_TOKENS = 2_000
 BYTES_PER_TOKEN = 4
 ONE_TOKEN_BYTES_MAX = 16
 
-# Most output tokens of one answer, by the start of the model's name; the longest match decides. A
-# model that is not here has the last entry. These only bound a hold: the charge is what the
-# upstream reports.
-_CEILINGS = {
-    "gpt-3.5-turbo": 4_096,
-    "gpt-4": 8_192,
-    "gpt-4-turbo": 4_096,
-    "gpt-4o": 16_384,
-    "gpt-4.1": 32_768,
-    "gpt-5": 128_000,
-    "o1": 100_000,
-    "o3": 100_000,
-    "o4": 100_000,
-    "claude": 64_000,
-    "claude-3-": 8_192,
-    "claude-3-haiku": 4_096,
-    "claude-3-opus": 4_096,
-    "gemini": 65_536,
-    "": 32_768,
-}
-_PREFIXES = sorted(_CEILINGS, key=len, reverse=True)
+# Most tokens of one image, by the start of the model's name: a tile has many times the tokens in
+# the small models of OpenAI, whose tokens cost so much less.
+_IMAGE_TOKENS = {"gpt-4o-mini": 48_200, "": 5_000}
+_SMALL_IMAGE_TOKENS = {"gpt-4o-mini": 2_900, "": 300}
+IMAGE_TOKENS_GUESSED = 2_000
+# Providers count at most 32 tokens a second. Sound is sent as WAV of at least 8,000 bytes a second,
+# or compressed to no less than 1,000.
+WAV_BYTES_PER_TOKEN = 250
+COMPRESSED_BYTES_PER_TOKEN = 31
+# A file that is named and not sent can be as long as the model reads.
+NAMED_FILE_TOKENS = 1_000_000
+_MEDIA = frozenset(("image_url", "input_image", "input_audio", "file", "input_file"))
 
 
-def output_ceiling(model: str) -> int:
-    """Most tokens that one answer of this model can have."""
-    name = model.lower().rpartition("/")[2]
-    return next(_CEILINGS[prefix] for prefix in _PREFIXES if name.startswith(prefix))
+@dataclass(frozen=True, slots=True)
+class PromptSize:
+    """What a prompt has of everything that is charged as input."""
+
+    text_bytes: int
+    fields: int
+    messages: int
+    images: int
+    small_images: int
+    audio_tokens: int
+    named_files: int
+    prompt_kind: str
+
+    def bound(self, model: str, bytes_per_token: int = 1) -> int:
+        """The most tokens that all but the audio can be: with a byte for a token nothing is more,
+        since every token of a byte-level tokenizer stands for at least one.
+        """
+        return (
+            -(-self.text_bytes // bytes_per_token)
+            + self.fields
+            + self.images * _of_model(_IMAGE_TOKENS, model)
+            + self.small_images * _of_model(_SMALL_IMAGE_TOKENS, model)
+            + self.named_files * NAMED_FILE_TOKENS
+            + self.messages * MESSAGE_OVERHEAD_TOKENS
+            + REPLY_OVERHEAD_TOKENS
+        )
 
 
 def output_bound(chat: ChatRequest, assumed: int) -> int:
-    """Output tokens to hold for: what the caller allows, or what we assume, and never more than the
-    model can do.
+    """Output tokens of one answer to hold for: what the caller allows, or what we assume. The price
+    cuts it at what the model can put out.
 
     A caller who sets no limit can exceed the assumption. The charge is then larger than the hold,
     and is made all the same; holding for the ceiling every time would let a few requests block a
     whole balance.
     """
-    limit = assumed if chat.output_tokens_limit is None else chat.output_tokens_limit
-    return min(limit, output_ceiling(chat.model))
-
-
-def prompt_bound(body: Mapping[str, Any]) -> int:
-    """An upper bound on prompt tokens: every token of a byte-level tokenizer stands for at least
-    one byte.
-    """
-    text_bytes, items, images = _measure(_prompt_parts(body))
-    messages = len(body["messages"])
-    return (
-        text_bytes
-        + items
-        + images * IMAGE_TOKENS
-        + messages * MESSAGE_OVERHEAD_TOKENS
-        + REPLY_OVERHEAD_TOKENS
-    )
+    return assumed if chat.output_tokens_limit is None else chat.output_tokens_limit
 
 
 def prompt_guess(body: Mapping[str, Any]) -> int:
     """A fair guess at prompt tokens, for a charge when the upstream sent no usage."""
-    text_bytes, _, images = _measure(_prompt_parts(body))
-    messages = len(body["messages"])
-    return -(-text_bytes // BYTES_PER_TOKEN) + images * IMAGE_TOKENS + messages * 4
+    size = prompt_size(body)
+    images = size.images + size.small_images
+    text = -(-size.text_bytes // BYTES_PER_TOKEN) + size.messages * 4
+    return text + images * IMAGE_TOKENS_GUESSED + size.audio_tokens
 
 
 def output_guess(text: str) -> int:
@@ -115,28 +113,76 @@ def _bytes_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _prompt_parts(body: Mapping[str, Any]) -> list[Any]:
+def prompt_size(body: Mapping[str, Any]) -> PromptSize:
+    """Measure everything in a body that is charged as input. No recursion: the nesting is foreign.
+
+    Images, audio and files are not read as text: theirs is a count of tokens that the model makes
+    of them, for which this has a bound.
+    """
     names = ("messages", "tools", "functions", "response_format", "prediction")
-    return [body[name] for name in names if name in body]
-
-
-def _measure(parts: list[Any]) -> tuple[int, int, int]:
-    """(bytes of text, number of fields, number of images). No recursion: the nesting is foreign."""
-    text_bytes = items = images = 0
-    waiting: list[Any] = list(parts)
+    waiting: list[Any] = [body[name] for name in names if name in body]
+    text_bytes = fields = images = small_images = audio_tokens = named_files = 0
+    kind = "input"
     while waiting:
         value = waiting.pop()
-        items += 1
+        fields += 1
         if isinstance(value, str):
             text_bytes += _bytes_of(value)
         elif isinstance(value, dict):
-            if value.get("type") in ("image_url", "input_image"):
-                images += 1  # Its URL, or the data inside it, is not read as text.
-                continue
-            text_bytes += sum(map(_bytes_of, value))
-            waiting.extend(value.values())
+            what = value.get("type")
+            if not isinstance(what, str) or what not in _MEDIA:
+                text_bytes += sum(map(_bytes_of, value))
+                waiting.extend(value.values())
+            elif what in ("image_url", "input_image"):
+                if _detail(value) == "low":
+                    small_images += 1
+                else:
+                    images += 1
+            elif what == "input_audio":
+                audio_tokens += _audio_tokens(value.get("input_audio"))
+            elif (data := _file_data(value)) is None:
+                named_files += 1
+            else:
+                text_bytes += len(data)
+            cached = value.get("cache_control")
+            if isinstance(cached, dict) and kind != "cache_write_1h":
+                kind = "cache_write_1h" if cached.get("ttl") == "1h" else "cache_write"
         elif isinstance(value, list):
             waiting.extend(value)
         else:
             text_bytes += len(str(value))
-    return text_bytes, items, images
+    return PromptSize(
+        text_bytes,
+        fields,
+        len(body["messages"]),
+        images,
+        small_images,
+        audio_tokens,
+        named_files,
+        kind,
+    )
+
+
+def _of_model(table: Mapping[str, int], model: str) -> int:
+    name = model.lower().rpartition("/")[2]
+    return next(count for prefix, count in table.items() if name.startswith(prefix))
+
+
+def _detail(part: Mapping[str, Any]) -> object:
+    inner = part.get("image_url")
+    return part.get("detail") or (inner.get("detail") if isinstance(inner, dict) else None)
+
+
+def _audio_tokens(part: object) -> int:
+    if not isinstance(part, Mapping) or not isinstance(part.get("data"), str):
+        return 0
+    sent_bytes = len(part["data"]) * 3 // 4
+    is_wav = part.get("format") in ("wav", "pcm16")
+    return 1 + sent_bytes // (WAV_BYTES_PER_TOKEN if is_wav else COMPRESSED_BYTES_PER_TOKEN)
+
+
+def _file_data(part: Mapping[str, Any]) -> str | None:
+    """What is in a file, in Base64; None for one that is elsewhere."""
+    inner = part.get("file")
+    data = (inner if isinstance(inner, Mapping) else part).get("file_data")
+    return data if isinstance(data, str) else None

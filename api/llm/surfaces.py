@@ -13,9 +13,6 @@ from taximeter.api.llm.estimates import delta_text, output_guess
 ANSWERS_MAX = 128
 INPUTS_MAX = 2048
 IMAGES_MAX = 10
-# What an image counts as where the upstream reports no usage, and what is held for one: the dearest
-# size and quality of OpenAI's models, rounded up.
-IMAGE_OUTPUT_TOKENS = 6_500
 
 
 class Surface:
@@ -29,6 +26,7 @@ class Surface:
     limits: tuple[str, ...] = ("max_completion_tokens", "max_tokens")
     # Output tokens of one answer, where they do not depend on what the caller allows.
     fixed_output: int | None = None
+    makes_images = False
 
     def check(self, body: Mapping[str, Any]) -> None:
         """Raises ApiError 422 for a body that cannot be priced or must not be sent."""
@@ -54,6 +52,10 @@ class Surface:
     def output(self, document: Mapping[str, Any]) -> int:
         """Output tokens of a whole answer, counted: for an upstream that reports none."""
         return sum(output_guess(delta_text(one.get("message"))) for one in _choices(document))
+
+    def images(self, document: Mapping[str, Any]) -> int:
+        """How many images an answer brings, for models that are sold by the image."""
+        return 0
 
     def step(self, document: Mapping[str, Any]) -> tuple[int, bool]:
         """(output tokens that an event brings, whether the answer is complete with it)."""
@@ -133,7 +135,8 @@ class Images(Surface):
 
     path = "/images/generations"
     can_stream = False
-    fixed_output = IMAGE_OUTPUT_TOKENS
+    fixed_output = 0
+    makes_images = True
 
     def check(self, body: Mapping[str, Any]) -> None:
         if not isinstance(body.get("prompt"), str):
@@ -155,8 +158,11 @@ class Images(Surface):
         return in_chat_words(usage)
 
     def output(self, document: Mapping[str, Any]) -> int:
+        return 0
+
+    def images(self, document: Mapping[str, Any]) -> int:
         images = document.get("data")
-        return IMAGE_OUTPUT_TOKENS * len(images) if isinstance(images, list) else 0
+        return len(images) if isinstance(images, list) else 0
 
 
 def as_chat(*parts: object) -> dict[str, Any]:

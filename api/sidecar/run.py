@@ -10,8 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 
-from taximeter.api.services import make_pricer
-from taximeter.api.settings import ApiSettings
+from taximeter.api.prices import following, make_holds
 from taximeter.api.sidecar.server import DrainingServer, open_unix_socket, server_config
 from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
@@ -24,36 +23,28 @@ logger = logging.getLogger("taximeter.sidecar")
 CONNECT_PAUSE_S = 0.5
 
 
-def price_list() -> Pricer | None:
-    """The prices of the API, by the same settings; None when the package `genai-prices` is missing.
-
-    Raises pydantic.ValidationError.
-    """
-    # Sessions are the API's alone: dev mode is named here only because it asks for none of them.
-    settings = ApiSettings(dev_mode=True)
-    try:
-        return make_pricer(settings)
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("genai_prices"):
-            raise
-        return None
-
-
-async def run_sidecar(settings: SidecarSettings, pricer: Pricer | None) -> bool:
+async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
     """Serve until a signal has come and the drain is over. Returns whether it could start.
 
     What was answered is in Redis. Commits of callers who left are finished before this returns, or
     given up after the meter's own time-out; their holds then end at their deadlines.
     """
     sidecar = create_sidecar(
-        None, pricer=pricer, keys=settings.keys, body_bytes_max=settings.sidecar_body_bytes_max
+        None,
+        pricer=pricer,
+        keys=settings.keys,
+        body_bytes_max=settings.sidecar_body_bytes_max,
+        holds=make_holds(settings),
     )
     server = DrainingServer(server_config(sidecar, settings), sidecar, settings.sidecar_drain_s)
     sockets = None
     if settings.sidecar_socket is not None:
         sockets = [open_unix_socket(settings.sidecar_socket, int(settings.sidecar_socket_mode, 8))]
     try:
-        async with _meter_of(sidecar, settings):
+        async with (
+            _meter_of(sidecar, settings),
+            following(pricer, settings.price_file_check_s),
+        ):
             await server.serve(sockets=sockets)
     finally:
         if settings.sidecar_socket is not None:

@@ -9,13 +9,14 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from taximeter.api.metering import MeteringSettings
+from taximeter.api.price_settings import PriceSettings
 from taximeter.meter.sidecar import ApiKeys
 
 # A socket address holds 108 bytes with the zero at its end.
 SOCKET_PATH_BYTES_MAX = 107
 
 
-class SidecarSettings(MeteringSettings):
+class SidecarSettings(PriceSettings, MeteringSettings):
     """What an operator can decide about the sidecar. Every number has a bound."""
 
     sidecar_host: str = Field(

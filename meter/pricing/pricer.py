@@ -4,7 +4,6 @@ then the policy for models that nobody has a price for.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -21,8 +20,6 @@ from taximeter.meter.pricing.files import Entry, PriceFile, parse_price_file, re
 from taximeter.meter.pricing.price import Price, UnpricedModel
 from taximeter.meter.pricing.published import Listed, PublishedPrices
 from taximeter.meter.pricing.sheet import Rate, Sheet
-
-logger = logging.getLogger("taximeter.prices")
 
 UnknownModelPolicy = Literal["reject", "default", "free"]
 
@@ -116,15 +113,16 @@ class Pricer:
         plan = plan if plan in self._by_plan else None
         power_level = power_level if power_level in self._by_power_level else None
         key = (model, provider, plan, power_level)
-        known = self._prices.get(key)
+        remembered = self._prices  # A reload, in another thread, puts a new one in its place.
+        known = remembered.get(key)
         if known is None:
             listed = self._look_up(model, provider)
             known = (listed, [None] * len(listed.sheets))
-            self._prices[key] = known
-            if len(self._prices) > MODELS_REMEMBERED_MAX:
-                self._prices.popitem(last=False)
+            remembered[key] = known
+            if len(remembered) > MODELS_REMEMBERED_MAX:
+                remembered.popitem(last=False)
         else:
-            self._prices.move_to_end(key)
+            remembered.move_to_end(key)
         listed, prices = known
         place = listed.place()
         price = prices[place]
@@ -167,6 +165,11 @@ class Pricer:
         version = "none" if self._published is None else self._published.version
         return self._version(f"genai-prices {version}", None, None)
 
+    @property
+    def file_version(self) -> str:
+        """Which operator's file is in use; empty without one."""
+        return "" if self._file is None else self._file.version
+
     def reload(self) -> bool:
         """Read the operator's file again if it has changed; returns whether it was read.
 
@@ -175,7 +178,7 @@ class Pricer:
         """
         if self._day != _today():
             self._day = _today()  # Some published prices begin on a day.
-            self._prices.clear()
+            self._prices = OrderedDict()
         if self._path is None:
             return False
         stamp = _stamp(self._path)
@@ -183,7 +186,7 @@ class Pricer:
             return False
         self._seen = stamp
         self._file = read_price_file(self._path)
-        self._prices.clear()
+        self._prices = OrderedDict()
         return True
 
     def _look_up(self, model: str, provider: str | None) -> Listed:

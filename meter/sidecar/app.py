@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from taximeter.meter.client import Meter
 from taximeter.meter.errors import MeterError
+from taximeter.meter.estimates import EstimatedHolds
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import queries
 from taximeter.meter.sidecar.batch import run_batch
@@ -73,8 +74,10 @@ class Sidecar:
         pricer: Pricer | None,
         keys: ApiKeys | None,
         body_bytes_max: int,
+        holds: EstimatedHolds | None = None,
     ) -> None:
-        self._operations = Operations(meter, None if pricer is None else Prices(pricer))
+        prices = None if pricer is None else Prices(pricer, holds or EstimatedHolds())
+        self._operations = Operations(meter, prices)
         self._keys = keys
         self.body_bytes_max = body_bytes_max
 
@@ -226,13 +229,15 @@ def create_sidecar(
     pricer: Pricer | None = None,
     keys: ApiKeys | None = None,
     body_bytes_max: int = BODY_BYTES_MAX,
+    holds: EstimatedHolds | None = None,
 ) -> Sidecar:
     """Make the application.
 
-    Without `pricer`, amounts must be given and not a model. Without `keys`, anybody who can connect
+    Without `pricer`, amounts must be given and not a model. `holds` says how much of an estimate is
+    held, which is all of it without. Without `keys`, anybody who can connect
     may spend: serve it on loopback or on a Unix socket then.
     """
-    return Sidecar(meter, pricer, keys, body_bytes_max)
+    return Sidecar(meter, pricer, keys, body_bytes_max, holds)
 
 
 def _refused(refusal: Refusal) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:

@@ -10,7 +10,7 @@ from taximeter.meter.limits import AMOUNT_MAX
 from taximeter.meter.models import Usage
 from taximeter.meter.operations import Op
 from taximeter.meter.sidecar.exact import millicredits_of
-from taximeter.meter.sidecar.prices import PRICE_FIELDS, Prices
+from taximeter.meter.sidecar.prices import PRICE_FIELDS
 
 TTL_DEFAULT_S: Final = 60.0
 NAME_LENGTH_MAX: Final = 64
@@ -19,13 +19,14 @@ _AMOUNTS = ("amount_credits", "amount_millicredits", "model")
 # What makes an amount more than its number: the request path looks no further without them.
 _NOT_PLAIN = frozenset(("amount_credits", "model", "usage", *PRICE_FIELDS))
 _ACCOUNT = ("org_id", "user_id", "request_id")
-_ACTUAL = (*_AMOUNTS, "tokens", "service_tier", "usage")
+_CHOICES = ("service_tier", "provider", "plan", "power_level")
+_ACTUAL = (*_AMOUNTS, *_CHOICES, "tokens", "usage")
 
 FIELDS: Final[Mapping[Op, frozenset[str]]] = {
     "reserve": frozenset(
         (
             *(*_ACCOUNT, *_AMOUNTS, "usage", "ttl_s"),
-            *("prompt_tokens", "max_output_tokens", "n", "service_tier"),
+            *("prompt_tokens", "max_output_tokens", "n", "images", *_CHOICES),
         )
     ),
     "commit": frozenset((*_ACCOUNT, *_ACTUAL)),
@@ -68,8 +69,8 @@ def ttl_of(fields: Mapping[str, Any]) -> float:
     return ttl_s
 
 
-def amount_of(op: Op, fields: Mapping[str, Any], prices: Prices | None) -> tuple[int, Usage | None]:
-    """Millicredits of the operation, and what they are for.
+def amount_of(op: Op, fields: Mapping[str, Any]) -> tuple[int, Usage | None] | None:
+    """Millicredits of the operation, and what they are for; None when a model is to be priced.
 
     Exactly one of amount_millicredits, amount_credits and model must be given; for a touch also
     none, which is 0.
@@ -83,7 +84,7 @@ def amount_of(op: Op, fields: Mapping[str, Any], prices: Prices | None) -> tuple
             return 0, usage_of(fields)
         raise InvalidRequest("amount", f"given as exactly one of {', '.join(_AMOUNTS)}")
     if given[0] == "model":
-        return _priced(op, fields, prices)
+        return None
     if not fields.keys().isdisjoint(PRICE_FIELDS):
         name = next(name for name in fields if name in PRICE_FIELDS)
         raise InvalidRequest(name, "left out unless model is given")
@@ -109,13 +110,3 @@ def usage_of(fields: Mapping[str, Any]) -> Usage | None:
     if type(usage.get("metadata", {})) is not dict:
         raise InvalidRequest("usage.metadata", "a JSON object")
     return Usage(**usage)
-
-
-def _priced(op: Op, fields: Mapping[str, Any], prices: Prices | None) -> tuple[int, Usage]:
-    if prices is None:
-        raise InvalidRequest(
-            "model", "left out: pricing is not available in this sidecar, so give an amount"
-        )
-    if op == "reserve":
-        return prices.estimate(fields, usage_of(fields))
-    return prices.cost(fields, usage_of(fields))

@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from taximeter.meter.client import Meter
 from taximeter.meter.errors import InvalidRequest, RequestReplayed
+from taximeter.meter.hold import Hold
 from taximeter.meter.models import Receipt
 from taximeter.meter.operations import TAKES_CREDIT, Op
 from taximeter.meter.sidecar.fields import (
@@ -16,6 +17,7 @@ from taximeter.meter.sidecar.fields import (
     request_id_of,
     text_of,
     ttl_of,
+    usage_of,
 )
 from taximeter.meter.sidecar.prices import Prices
 from taximeter.meter.sidecar.refusals import DRAINING, UNAVAILABLE, Refusal
@@ -83,21 +85,13 @@ class Operations:
         check_names(fields, FIELDS[op])
         org_id, user_id = text_of(fields, "org_id"), text_of(fields, "user_id")
         if op == "reserve":
-            amount, usage = amount_of(op, fields, self._prices)
             try:
-                hold = await meter.reserve(
-                    org_id,
-                    user_id,
-                    amount,
-                    request_id=request_id_of(fields),
-                    ttl_s=ttl_of(fields),
-                    usage=usage,
-                )
+                hold = await self._reserve(meter, org_id, user_id, fields)
             except RequestReplayed as replay:
                 return full_answer(replay.outcome)
-            return (_RESERVED % (hold.request_id, amount, hold.available, hold.held)).encode()
+            return (_RESERVED % (hold.request_id, hold.amount, hold.available, hold.held)).encode()
         if op == "charge":
-            amount, usage = amount_of(op, fields, self._prices)
+            amount, usage = amount_of(op, fields) or self._priced().charge(fields, usage_of(fields))
             request_id = request_id_of(fields)
             receipt = await meter.charge(
                 org_id, user_id, amount, request_id=request_id, usage=usage
@@ -105,18 +99,46 @@ class Operations:
             return short_answer(receipt)
         return short_answer(await self._on_hold(meter, op, org_id, user_id, fields))
 
+    async def _reserve(
+        self, meter: Meter, org_id: str, user_id: str, fields: Mapping[str, Any]
+    ) -> Hold:
+        given = amount_of("reserve", fields)
+        request_id, ttl_s = request_id_of(fields), ttl_of(fields)
+        if given is None:
+            return await self._priced().reserve(
+                *(meter, org_id, user_id, fields, usage_of(fields)),
+                request_id=request_id,
+                ttl_s=ttl_s,
+            )
+        return await meter.reserve(
+            org_id, user_id, given[0], request_id=request_id, ttl_s=ttl_s, usage=given[1]
+        )
+
     async def _on_hold(
         self, meter: Meter, op: Op, org_id: str, user_id: str, fields: Mapping[str, Any]
     ) -> Receipt:
         request_id = text_of(fields, "request_id")
         if op == "release":
             return await meter.release(org_id, user_id, request_id)
-        amount, usage = amount_of(op, fields, self._prices)
+        given = amount_of(op, fields)
+        if given is None:
+            prices = self._priced()
+            price = prices.touch if op == "touch" else prices.commit
+            given = await price(meter, org_id, fields, usage_of(fields))
+        amount, usage = given
         if op == "touch":
             return await meter.touch(
                 org_id, user_id, request_id, amount, ttl_s=ttl_of(fields), usage=usage
             )
         return await meter.commit(org_id, user_id, request_id, amount, usage=usage)
+
+    def _priced(self) -> Prices:
+        """What prices models. Raises InvalidRequest where there is nothing that could."""
+        if self._prices is None:
+            raise InvalidRequest(
+                "model", "left out: pricing is not available in this sidecar, so give an amount"
+            )
+        return self._prices
 
 
 __all__ = ["Operations", "Refusal", "full_answer", "short_answer"]

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from support.shard import ScriptedShard
 
 from taximeter.api.metering import MeteringSettings
+from taximeter.api.price_settings import PriceSettings
 from taximeter.api.settings import ApiSettings
 from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter import MeterSettings
@@ -38,13 +39,14 @@ def settings_page() -> Iterator[str]:
     yield ""
     yield "Environment variables. Made from the code: `WRITE_DOCS=1 make test ARGS=tests/docs`."
     shared = set(StoreSettings.model_fields)
-    metering = set(MeteringSettings.model_fields)
+    metering, prices = set(MeteringSettings.model_fields), set(PriceSettings.model_fields)
     for title, model, own in (
         ("Every process", StoreSettings, shared),
         ("Settler", SettlerSettings, set(SettlerSettings.model_fields) - shared),
         ("API and sidecar", MeteringSettings, metering - shared),
-        ("API", ApiSettings, set(ApiSettings.model_fields) - metering),
-        ("Sidecar", SidecarSettings, set(SidecarSettings.model_fields) - metering),
+        ("Prices and estimates (API and sidecar)", PriceSettings, prices - shared),
+        ("API", ApiSettings, set(ApiSettings.model_fields) - metering - prices),
+        ("Sidecar", SidecarSettings, set(SidecarSettings.model_fields) - metering - prices),
     ):
         yield f"\n## {title}\n"
         yield "| variable | default | meaning |"

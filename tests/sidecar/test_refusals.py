@@ -186,7 +186,7 @@ REST = {"request_id": "r", "amount_millicredits": 1}
             "charge",
             {"model": "gpt-4o", "tokens": {}, "service_tier": 4},
             "service_tier",
-            "text of at most 256 characters",
+            "text of 1 to 256 characters",
         ),
     ],
 )

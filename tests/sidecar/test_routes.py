@@ -179,6 +179,7 @@ async def test_models_are_priced(caller: Caller, pricer: Pricer, shard: Scripted
         "meta": {
             "team": "a",
             "model": model,
+            "price_source": "genai-prices",
             "price_version": pricer.price_version,
             "prompt_tokens": 900,
             "completion_tokens": 120,

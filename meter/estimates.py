@@ -1,0 +1,126 @@
+"""How much of an estimate is held: all of it, or less, so that a few requests that allow far more
+output than they will use do not lock a whole balance.
+
+What is charged in the end is never cut: a commit applies the actual amount, also above the hold.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+from taximeter.meter.client import Meter
+from taximeter.meter.errors import InsufficientCredits, RequestConflict
+from taximeter.meter.hold import Hold
+from taximeter.meter.models import Usage
+
+ACCOUNTS_REMEMBERED_MAX: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class HoldPolicy:
+    """What is held for an estimate, in millicredits.
+
+    cap: at most this much for one request. share: at most this part of what the user has, counting
+    what open holds keep, but never less than `floor`. Without both an estimate is held in full, and
+    then requests that keep to their estimates never take a balance below zero.
+
+    With a share of 1/k, about k requests hold a balance at a time, however large their estimates
+    are. The price of that: each of them may cost up to its estimate, so together they may take the
+    balance below zero by the sum of what they cost more than they hold. Nothing is admitted then,
+    until credits are added.
+    """
+
+    cap: int | None = None
+    share: Decimal | None = None
+    floor: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.cap is not None and self.cap < 1:
+            raise ValueError("cap must be at least 1 millicredit")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError("share must be more than 0 and at most 1")
+        if self.floor < 1:
+            raise ValueError("floor must be at least 1 millicredit")
+
+    def hold_for(self, estimate: int, total: int) -> int:
+        """Millicredits to hold for this estimate, for a user who has `total`."""
+        amount = estimate if self.cap is None else min(estimate, self.cap)
+        if self.share is None:
+            return amount
+        return min(amount, max(self.floor, int(total * self.share)))
+
+
+class EstimatedHolds:
+    """Reserves for estimates, as a policy says.
+
+    What a user has is read once and after that known from the answers of the meter, so that the
+    usual reserve is one call as ever. A figure that has become too old costs one more call.
+    """
+
+    def __init__(self, policy: HoldPolicy | None = None) -> None:
+        self.policy = policy or HoldPolicy()
+        self._totals: OrderedDict[tuple[str, str], int] = OrderedDict()
+
+    async def reserve(
+        self,
+        meter: Meter,
+        org_id: str,
+        user_id: str,
+        estimate: int,
+        *,
+        request_id: str | None = None,
+        ttl_s: float = 60.0,
+        usage: Usage | None = None,
+    ) -> Hold:
+        """Meter.reserve for as much of the estimate as the policy says. Raises what it raises;
+        `need` of InsufficientCredits is what would have been held.
+
+        A repeat is a repeat also when the share is another amount by now.
+        """
+        account = (org_id, user_id)
+        amount = await self._amount(meter, account, estimate)
+        try:
+            hold = await meter.reserve(
+                org_id, user_id, amount, request_id=request_id, ttl_s=ttl_s, usage=usage
+            )
+        except RequestConflict as error:
+            if self.policy.share is None:
+                raise
+            # Only the amount may differ: asked for the one on record, it is a replay or refused.
+            hold = await meter.reserve(
+                org_id,
+                user_id,
+                error.outcome.reserved,
+                request_id=request_id,
+                ttl_s=ttl_s,
+                usage=usage,
+            )
+        except InsufficientCredits as error:
+            total = error.have + error.held
+            smaller = self.policy.hold_for(estimate, total)
+            self._remember(account, total)
+            if smaller >= amount:
+                raise
+            hold = await meter.reserve(
+                org_id, user_id, smaller, request_id=request_id, ttl_s=ttl_s, usage=usage
+            )
+        self._remember(account, hold.available + hold.held)
+        return hold
+
+    async def _amount(self, meter: Meter, account: tuple[str, str], estimate: int) -> int:
+        total = self._totals.get(account, 0)
+        if self.policy.share is not None and estimate > self.policy.floor and not total:
+            balance = await meter.balance(*account)
+            total = balance.available + balance.held
+        return self.policy.hold_for(estimate, total)
+
+    def _remember(self, account: tuple[str, str], total: int) -> None:
+        if self.policy.share is None:
+            return
+        self._totals[account] = total
+        self._totals.move_to_end(account)
+        if len(self._totals) > ACCOUNTS_REMEMBERED_MAX:
+            self._totals.popitem(last=False)
