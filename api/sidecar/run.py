@@ -35,6 +35,7 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
         keys=settings.keys,
         body_bytes_max=settings.sidecar_body_bytes_max,
         holds=make_holds(settings),
+        forward_auth=settings.forward_auth,
     )
     server = DrainingServer(server_config(sidecar, settings), sidecar, settings.sidecar_drain_s)
     sockets = None

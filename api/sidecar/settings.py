@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from taximeter.api.metering import MeteringSettings
 from taximeter.api.price_settings import PriceSettings
 from taximeter.meter.sidecar import ApiKeys
+from taximeter.meter.sidecar.forward_auth import ForwardAuthPolicy
 
 # A socket address holds 108 bytes with the zero at its end.
 SOCKET_PATH_BYTES_MAX = 107
@@ -54,6 +55,18 @@ class SidecarSettings(PriceSettings, MeteringSettings):
         default=1_048_576, ge=1024, le=10**8, description="Largest body of a request."
     )
 
+    forward_auth_hold_s: float = Field(
+        default=300.0,
+        ge=1.0,
+        le=86_400.0,
+        description="Life of a hold that a gateway takes by forward auth and nobody settles.",
+    )
+    forward_auth_repeats: Literal["refuse", "pass"] = Field(
+        default="refuse",
+        description="What forward auth does with a request id that it let through before: refuse "
+        "it, or let it through again for the one charge.",
+    )
+
     @field_validator("sidecar_keys")
     @classmethod
     def _keys_are_digests(cls, text: str | None) -> str | None:
@@ -91,6 +104,11 @@ class SidecarSettings(PriceSettings, MeteringSettings):
     def keys(self) -> ApiKeys | None:
         """The keys that are accepted, or None when nobody is asked for one."""
         return None if self.sidecar_keys is None else ApiKeys.parse(self.sidecar_keys)
+
+    @property
+    def forward_auth(self) -> ForwardAuthPolicy:
+        """How gateways are answered."""
+        return ForwardAuthPolicy(self.forward_auth_hold_s, self.forward_auth_repeats == "pass")
 
     @property
     def has_database(self) -> bool:

@@ -20,6 +20,14 @@ from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import queries
 from taximeter.meter.sidecar.batch import run_batch
 from taximeter.meter.sidecar.exact import parse_object
+from taximeter.meter.sidecar.forward_auth import (
+    KEY,
+    PREFIX,
+    ForwardAuth,
+    ForwardAuthPolicy,
+    GateAnswer,
+    read_headers,
+)
 from taximeter.meter.sidecar.keys import ApiKeys
 from taximeter.meter.sidecar.operations import Operations
 from taximeter.meter.sidecar.prices import Prices
@@ -75,9 +83,11 @@ class Sidecar:
         keys: ApiKeys | None,
         body_bytes_max: int,
         holds: EstimatedHolds | None = None,
+        forward_auth: ForwardAuthPolicy | None = None,
     ) -> None:
         prices = None if pricer is None else Prices(pricer, holds or EstimatedHolds())
         self._operations = Operations(meter, prices)
+        self._forward_auth = ForwardAuth(self._operations, forward_auth or ForwardAuthPolicy())
         self._keys = keys
         self.body_bytes_max = body_bytes_max
 
@@ -107,7 +117,10 @@ class Sidecar:
             return
         status, extra = 200, None
         try:
-            body = await self._answer(scope, receive)
+            if scope["path"].startswith(PREFIX):
+                status, body, extra = await self._ask_gate(scope)
+            else:
+                body = await self._answer(scope, receive)
         except MeterError as error:
             status, body, extra = _refused(refusal_of(error))
         except Refusal as error:
@@ -147,6 +160,13 @@ class Sidecar:
         if path == "/v1/balance":
             return await queries.balance(operations.connected(), scope["query_string"])
         return await queries.operation(operations.connected(), scope["query_string"])
+
+    async def _ask_gate(self, scope: MutableMapping[str, Any]) -> GateAnswer:
+        """Forward auth. Its key has a header of its own: Authorization is the caller's there."""
+        headers = read_headers(scope["headers"])
+        key = f"Bearer {headers.pop(KEY, '')}".encode()
+        self._check_key([(b"authorization", key)])
+        return await self._forward_auth.answer(scope["path"], scope["query_string"], headers)
 
     def _check_headers(self, headers: Headers) -> None:
         """A key if keys are wanted, and JSON: a page in a browser cannot send that content type
@@ -230,6 +250,7 @@ def create_sidecar(
     keys: ApiKeys | None = None,
     body_bytes_max: int = BODY_BYTES_MAX,
     holds: EstimatedHolds | None = None,
+    forward_auth: ForwardAuthPolicy | None = None,
 ) -> Sidecar:
     """Make the application.
 
@@ -237,7 +258,7 @@ def create_sidecar(
     held, which is all of it without. Without `keys`, anybody who can connect
     may spend: serve it on loopback or on a Unix socket then.
     """
-    return Sidecar(meter, pricer, keys, body_bytes_max, holds)
+    return Sidecar(meter, pricer, keys, body_bytes_max, holds, forward_auth)
 
 
 def _refused(refusal: Refusal) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:

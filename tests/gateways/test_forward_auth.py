@@ -1,0 +1,345 @@
+"""The configurations of docs/forward-auth.md as they stand, on Debian's nginx and Caddy."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from support.shard import ScriptedShard
+from support.sidecar import FUNDS, served
+from support.waiting import eventually
+
+from taximeter.api.embedded.machine import LOOPBACK, free_port
+from taximeter.api.embedded.spawn import spawn
+from taximeter.meter import Meter
+from taximeter.meter.sidecar import ApiKeys, Sidecar, create_sidecar
+
+PAGE = (Path(__file__).parents[2] / "docs" / "forward-auth.md").read_text(encoding="utf-8")
+KEY = "a-long-random-key"
+ANN = {"Authorization": "Bearer key-of-ann"}
+PROGRAMS = {
+    name: found
+    for name, place in (("nginx", "/usr/sbin/nginx"), ("caddy", "/usr/bin/caddy"))
+    if (found := shutil.which(name) or shutil.which(place))
+}
+
+# What surrounds conf.d: without root, nginx writes its temporary files where it may.
+NGINX_MAIN = """
+worker_processes 1;
+error_log stderr;
+pid {folder}/pid;
+daemon off;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/taximeter.conf;
+}}
+"""
+
+
+@dataclass
+class Upstream:
+    """What stands behind the gateway: it answers what a request's headers ask of it."""
+
+    url: str = ""
+    seen: list[dict[str, str]] = field(default_factory=list)
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        self.seen.append(headers)
+        answer = [(b"content-length", b"2")]
+        if "ask-cost" in headers:
+            answer.append((b"x-cost", headers["ask-cost"].encode()))
+        status = int(headers.get("ask-status", 200))
+        await send({"type": "http.response.start", "status": status, "headers": answer})
+        await asyncio.sleep(float(headers.get("ask-delay", 0)))
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    made = Upstream()
+    config = uvicorn.Config(made, port=0, lifespan="off", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        assert not task.done()
+        await asyncio.sleep(0.005)
+    made.url = f"{LOOPBACK}:{server.servers[0].sockets[0].getsockname()[1]}"
+    yield made
+    server.should_exit = True
+    await task
+
+
+@pytest.fixture
+async def sidecar(meter: Meter) -> Sidecar:
+    keys = ApiKeys([hashlib.sha256(KEY.encode()).hexdigest()])
+    return create_sidecar(meter, keys=keys)
+
+
+@pytest.fixture
+async def sidecar_url(sidecar: Sidecar) -> AsyncIterator[str]:
+    async with served(sidecar) as url:
+        yield url.removeprefix("http://")
+
+
+def program_of(name: str, package: str) -> str:
+    if name not in PROGRAMS:
+        pytest.skip(f"NOT TESTED on {name}: install Debian's package {package}")
+    return PROGRAMS[name]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def rewired(text: str, ports: Mapping[str, str]) -> str:
+    """The configuration with this test's addresses in place of the page's."""
+    for address, ours in ports.items():
+        assert address in text
+        text = text.replace(address, ours)
+    return text
+
+
+@asynccontextmanager
+async def running(*command: str, folder: Path, port: int) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway as a process of its own, once it listens, and a caller of it."""
+    with (folder / "log").open("wb") as log:
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+        child = spawn(command, log=log, death_signal=SIGKILL, environment=environment)
+    try:
+
+        async def listens() -> bool:
+            assert child.poll() is None, (folder / "log").read_text()
+            try:
+                _, writer = await asyncio.open_connection(LOOPBACK, port)
+            except OSError:
+                return False
+            writer.close()
+            return True
+
+        await eventually(listens, within_s=30, what=f"{command[0]} on its port")
+        url = f"http://{LOOPBACK}:{port}"
+        async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+            yield client
+    finally:
+        child.terminate()
+        child.wait()
+
+
+@asynccontextmanager
+async def nginx(
+    upstream: Upstream, sidecar_url: str, folder: Path, key: str = KEY
+) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+    """Both servers of the page: callers of the first, and the URL of the second."""
+    program = program_of("nginx", "nginx-light")
+    first, second = free_port(), free_port()
+    text = "\n".join(blocks("nginx")).replace(KEY, key)
+    ports = {
+        "127.0.0.1:8080": f"{LOOPBACK}:{first}",
+        "127.0.0.1:8081": f"{LOOPBACK}:{second}",
+        "127.0.0.1:8085": upstream.url,
+        "127.0.0.1:8086": sidecar_url,
+    }
+    (folder / "taximeter.conf").write_text(rewired(text, ports))
+    (folder / "nginx.conf").write_text(NGINX_MAIN.format(folder=folder))
+    command = (program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"))
+    async with running(*command, folder=folder, port=first) as client:
+        yield client, f"http://{LOOPBACK}:{second}"
+
+
+@asynccontextmanager
+async def caddy(
+    upstream: Upstream, sidecar_url: str, folder: Path, key: str = KEY
+) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+    program = program_of("caddy", "caddy")
+    port = free_port()
+    [text] = blocks("caddyfile")
+    ports = {
+        "127.0.0.1:8080": f"{LOOPBACK}:{port}",
+        "127.0.0.1:8085": upstream.url,
+        "127.0.0.1:8086": sidecar_url,
+    }
+    # Its port for administration is the machine's: another Caddy may have it.
+    text = "{\n\tadmin off\n}\n" + rewired(text.replace(KEY, key), ports)
+    (folder / "Caddyfile").write_text(text)
+    command = (program, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile")
+    async with running(*command, folder=folder, port=port) as client:
+        yield client, ""
+
+
+GATEWAYS = pytest.mark.parametrize("gateway", [nginx, caddy], ids=["nginx", "caddy"])
+
+
+async def get(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
+    given = {**ANN, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return await client.post("/v1/things?x=1", headers=given, content=b"a body")
+
+
+@GATEWAYS
+async def test_requests_are_charged_let_through_and_refused(
+    gateway: Any, upstream: Upstream, sidecar_url: str, shard: ScriptedShard, tmp_path: Path
+) -> None:
+    async with gateway(upstream, sidecar_url, tmp_path) as (client, _):
+        forged = {"X_Org_Id": "acme", "X_User_Id": "poor", "X_Request_Id": "mine"}
+        for left in ("999.500", "999.000"):
+            response = await get(client, **forged, X_Credits_Remaining="5")
+            assert response.status_code == 200, response.text
+            assert response.headers["x-credits-remaining"] == left
+        assert await shard.account("acme/ann") == (FUNDS - 1000, 0, 1)
+        assert len(upstream.seen) == 2
+        charges = await shard.events()
+        assert len({event[3] for event in charges}) == 2
+        payload = json.loads(charges[0][7])["meta"]
+        assert (payload["uri"], payload["method"]) == ("/v1/things", "POST")
+
+        response = await get(client, Authorization="Bearer key-of-poor")
+        assert response.status_code == 402
+        assert response.json()["error"]["code"] == "INSUFFICIENT_CREDITS"
+        assert response.headers["x-credits-remaining"] == "0.100"
+        assert (await get(client, Authorization="Bearer stranger")).status_code == 401
+        assert len(upstream.seen) == 2
+        assert (await shard.account("acme/poor"))[0] == 100
+
+
+@GATEWAYS
+async def test_many_at_once_get_no_more_than_the_balance(
+    gateway: Any, upstream: Upstream, sidecar_url: str, shard: ScriptedShard, tmp_path: Path
+) -> None:
+    await shard.redis.hset(shard.keys.accounts, "acme/ann", "5000 0 1")
+    async with gateway(upstream, sidecar_url, tmp_path) as (client, _):
+        answers = await asyncio.gather(*(get(client) for _ in range(30)))
+    statuses = [response.status_code for response in answers]
+    assert (statuses.count(200), statuses.count(402)) == (10, 20)
+    assert len(upstream.seen) == 10
+    assert await shard.account("acme/ann") == (0, 0, 1)
+
+
+@GATEWAYS
+async def test_only_holds_in_the_way_is_429(
+    gateway: Any,
+    upstream: Upstream,
+    sidecar_url: str,
+    shard: ScriptedShard,
+    meter: Meter,
+    tmp_path: Path,
+) -> None:
+    await meter.reserve("acme", "ann", FUNDS)
+    async with gateway(upstream, sidecar_url, tmp_path) as (client, _):
+        response = await get(client)
+    assert response.status_code == 429
+    assert response.json()["error"]["code"] == "HOLDS_IN_THE_WAY"
+
+
+@GATEWAYS
+async def test_a_wrong_key_and_a_dead_sidecar_let_nobody_through(
+    gateway: Any, upstream: Upstream, sidecar: Sidecar, shard: ScriptedShard, tmp_path: Path
+) -> None:
+    async with served(sidecar) as url:
+        where = url.removeprefix("http://")
+        wrong, dead = tmp_path / "wrong", tmp_path / "dead"
+        wrong.mkdir()
+        dead.mkdir()
+        async with gateway(upstream, where, wrong, "another") as (client, _):
+            assert (await get(client)).status_code == (503 if gateway is nginx else 401)
+        sidecar.drain()
+        async with gateway(upstream, where, dead) as (client, _):
+            assert (await get(client)).status_code == 503
+    async with gateway(upstream, where, dead) as (client, _):
+        response = await get(client)
+        assert response.status_code == (503 if gateway is nginx else 502)
+    assert upstream.seen == []
+    assert await shard.account("acme/ann") == (FUNDS, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "charged"),
+    [
+        ({"ask_cost": "0.125"}, 125),
+        ({"ask_cost": "2.5"}, 2500),
+        ({}, 2000),
+        ({"ask_status": "500"}, None),
+    ],
+)
+async def test_nginx_settles_what_the_upstream_says(
+    upstream: Upstream,
+    sidecar_url: str,
+    shard: ScriptedShard,
+    tmp_path: Path,
+    asked: dict[str, str],
+    charged: int | None,
+) -> None:
+    async with (
+        nginx(upstream, sidecar_url, tmp_path) as (_, url),
+        httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client,
+    ):
+        response = await get(client, **asked)
+        assert response.status_code == int(asked.get("ask_status", 200))
+
+        async def is_settled() -> bool:
+            return (await shard.account("acme/ann"))[1] == 0
+
+        await eventually(is_settled, what="the end of the hold")
+        assert (await get(client, Authorization="Bearer key-of-poor")).status_code == 402
+    assert await shard.account("acme/ann") == (FUNDS - (charged or 0), 0, 1)
+    events = await shard.events()
+    assert [int(event[4]) for event in events] == ([] if charged is None else [charged])
+    assert upstream.seen[0]["x-request-id"] == (events[0][3][5:] if events else ANY_ID)
+
+
+async def test_nginx_settles_a_request_whose_caller_has_left(
+    upstream: Upstream, sidecar_url: str, shard: ScriptedShard, tmp_path: Path
+) -> None:
+    async with (
+        nginx(upstream, sidecar_url, tmp_path) as (_, url),
+        httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client,
+    ):
+        asked = {**ANN, "ask-cost": "0.7", "ask-delay": "1"}
+        async with client.stream("GET", "/v1/things", headers=asked) as response:
+            assert response.headers["x-cost"] == "0.7"
+
+        async def is_settled() -> bool:
+            return (await shard.account("acme/ann"))[:2] == (FUNDS - 700, 0)
+
+        await eventually(is_settled, what="the charge")
+
+
+async def test_the_page_settles_by_hand(
+    sidecar: Sidecar, shard: ScriptedShard, meter: Meter
+) -> None:
+    [command] = blocks("sh")
+    await meter.reserve("acme", "ann", 2000, request_id="r-1")
+    async with served(create_sidecar(meter)) as url:
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-c", command.replace("http://127.0.0.1:8086", url)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        told, _ = await process.communicate()
+    assert json.loads(told)["charged_millicredits"] == 125
+
+
+class _AnyId:
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and bool(re.fullmatch("[0-9a-f]{32}", other))
+
+    __hash__ = None  # type: ignore[assignment]  # Never a key.
+
+
+ANY_ID = _AnyId()
