@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import Depends, FastAPI
 from starlette.types import Receive, Scope, Send
@@ -16,6 +17,7 @@ from taximeter.api.llm.config import load_routing
 from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
 from taximeter.api.llm.route import router as llm_router
 from taximeter.api.middleware import BodyLimit
+from taximeter.api.openapi import DESCRIPTION, TAGS, complete, serve_docs
 from taximeter.api.prices import make_pricer
 from taximeter.api.routes import (
     credits,
@@ -41,6 +43,13 @@ class Application(FastAPI):
     """The admin API, with the LLM route in front of it, which does not go through the framework."""
 
     llm: LlmEndpoint
+
+    def openapi(self) -> dict[str, Any]:
+        """The document with refusals and examples, made once."""
+        if self.openapi_schema is None:
+            complete(super().openapi())  # Which keeps it where the next call finds it.
+        assert self.openapi_schema is not None
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in SURFACE_OF and scope["method"] == "POST":
@@ -70,11 +79,16 @@ def create_app(settings: ApiSettings | None = None) -> Application:
         title="Taximeter",
         version=version("taximeter"),
         summary="Credits for LLM requests: held before, charged after, settled and proved.",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # The framework's own page loads its scripts from elsewhere.
+        redoc_url=None,
     )
     app.llm = LlmEndpoint(app.state, settings.llm_body_bytes_max)
     install_error_handlers(app)
+    serve_docs(app)
     app.add_middleware(
         BodyLimit,
         bytes_max=settings.admin_body_bytes_max,

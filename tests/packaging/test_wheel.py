@@ -86,7 +86,7 @@ def plain_install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return python
 
 
-NAMED = {"openapi.json", "corrections.toml", "py.typed"}
+NAMED = {"openapi.json", "examples.json", "corrections.toml", "py.typed"}
 
 
 def test_every_package_and_data_file_is_in_the_wheel(wheel: Path) -> None:
@@ -97,8 +97,7 @@ def test_every_package_and_data_file_is_in_the_wheel(wheel: Path) -> None:
         f"taximeter/{file.relative_to(ROOT)}"
         for package in PACKAGES
         for file in (ROOT / package).rglob("*")
-        if file.is_file()
-        and (file.suffix in {".py", ".lua", ".sql"} or file.name in {"openapi.json", "py.typed"})
+        if file.is_file() and (file.suffix in {".py", ".lua", ".sql"} or file.name in NAMED)
     }
     assert packed == wanted
 

@@ -1,0 +1,301 @@
+"""The OpenAPI document says everything about every route, and its examples are the system's own
+answers. `WRITE_DOCS=1 make test ARGS=tests/api/test_openapi.py` records them again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from support.world import BILLING, World
+
+from taximeter.api.app import create_app
+from taximeter.api.openapi import example_of, examples
+from taximeter.api.settings import ApiSettings
+from taximeter.settler.relay import relay
+
+FILE = Path(__file__).parents[2] / "api" / "examples.json"
+ACME = f"{BILLING}/credits/acme"
+ASK = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
+SUBSCRIBE = {
+    "org_id": "acme",
+    "plan_code": "professional",
+    "org_name": "Acme Inc.",
+    "billing_email": "billing@acme.example",
+    "initial_credits": 10000.0,
+    "user_id": "boss",
+}
+
+# (method, template, path, who, body), in an order in which every one of them succeeds.
+DAY: list[tuple[str, str, str, str, Any]] = [
+    ("GET", "/api/v1/system/status", "", "", None),
+    ("POST", f"{BILLING}/subscriptions", "", "root", SUBSCRIBE),
+    ("GET", f"{BILLING}/subscriptions/{{org_id}}", f"{BILLING}/subscriptions/acme", "boss", None),
+    (
+        "POST",
+        f"{BILLING}/orgs/{{org_id}}/members",
+        f"{BILLING}/orgs/acme/members",
+        "boss",
+        {"user_id": "ann", "role": "member"},
+    ),
+    ("GET", f"{BILLING}/orgs/{{org_id}}/members", f"{BILLING}/orgs/acme/members", "boss", None),
+    (
+        "POST",
+        f"{BILLING}/credits/{{org_id}}/add",
+        f"{ACME}/add",
+        "boss",
+        {"credits": 5000.0, "purchase_amount": 45.0, "stripe_payment_id": "pi_3Oa1"},
+    ),
+    (
+        "POST",
+        f"{BILLING}/credits/{{org_id}}/allocate",
+        f"{ACME}/allocate",
+        "boss",
+        {
+            "user_id": "ann",
+            "credits": 2000.0,
+            "expires_at": "2999-12-31T00:00:00Z",
+            "auto_renew": True,
+        },
+    ),
+    (
+        "POST",
+        f"{BILLING}/users/{{user_id}}/credits",
+        f"{BILLING}/users/ann/credits",
+        "root",
+        {"credits": 100.0, "purchase_amount": 10.0},
+    ),
+    ("GET", "/api/v1/auth/user", "", "ann", None),
+    ("PUT", "/api/v1/auth/user/default-organization", "", "ann", {"org_id": "acme"}),
+    ("GET", f"{BILLING}/credits/{{org_id}}", ACME, "ann", None),
+    ("GET", f"{BILLING}/credits/{{org_id}}/allocations", f"{ACME}/allocations", "boss", None),
+    ("POST", "/api/v1/llm/chat/completions", "", "ann", ASK),
+    ("GET", "/api/v1/llm/requests/{request_id}", "/api/v1/llm/requests/LAST", "ann", None),
+    ("GET", "/api/v1/llm/models", "", "ann", None),
+    ("GET", "/api/v1/llm/models/{model}", "/api/v1/llm/models/gpt-4o-mini", "ann", None),
+    (
+        "GET",
+        f"{BILLING}/credits/{{org_id}}/usage",
+        f"{ACME}/usage?group_by=model",
+        "boss",
+        None,
+    ),
+    ("GET", f"{BILLING}/billing/user", "", "ann", None),
+    (
+        "PUT",
+        f"{BILLING}/subscriptions/{{org_id}}/upgrade",
+        f"{BILLING}/subscriptions/acme/upgrade",
+        "boss",
+        {"new_plan_code": "enterprise", "effective_immediately": True},
+    ),
+    ("GET", f"{BILLING}/{{org_id}}/history", f"{BILLING}/acme/history", "boss", None),
+    (
+        "GET",
+        f"{BILLING}/billing/{{org_id}}/history",
+        f"{BILLING}/billing/acme/history?event_type=credits_purchased",
+        "boss",
+        None,
+    ),
+    (
+        "DELETE",
+        f"{BILLING}/orgs/{{org_id}}/members/{{user_id}}",
+        f"{BILLING}/orgs/acme/members/ann",
+        "boss",
+        None,
+    ),
+    (
+        "DELETE",
+        f"{BILLING}/subscriptions/{{org_id}}",
+        f"{BILLING}/subscriptions/acme",
+        "boss",
+        None,
+    ),
+]
+
+# Answers of providers in OpenAI's shapes, which the simulated one does not give.
+BY_HAND: dict[str, dict[str, Any]] = {
+    "POST /api/v1/llm/completions": {
+        "request": {"model": "gpt-3.5-turbo-instruct", "prompt": "Say hello", "max_tokens": 8},
+        "response": {
+            "id": "cmpl-1",
+            "object": "text_completion",
+            "created": 1_700_000_000,
+            "model": "gpt-3.5-turbo-instruct",
+            "choices": [{"index": 0, "text": "Hello!", "logprobs": None, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4},
+        },
+    },
+    "POST /api/v1/llm/embeddings": {
+        "request": {"model": "text-embedding-3-small", "input": "Hello"},
+        "response": {
+            "object": "list",
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.012, -0.034]}],
+            "model": "text-embedding-3-small",
+            "usage": {"prompt_tokens": 1, "total_tokens": 1},
+        },
+    },
+    "POST /api/v1/llm/images/generations": {
+        "request": {"model": "gpt-image-1", "prompt": "A taxi", "n": 1, "size": "1024x1024"},
+        "response": {
+            "created": 1_700_000_000,
+            "data": [{"b64_json": "iVBORw0KGgo="}],
+            "usage": {"input_tokens": 3, "output_tokens": 4160, "total_tokens": 4163},
+        },
+    },
+    "POST /api/v1/llm/responses": {
+        "request": {"model": "gpt-4o-mini", "input": "Say hello", "max_output_tokens": 16},
+        "response": {
+            "id": "resp_1",
+            "object": "response",
+            "status": "completed",
+            "model": "gpt-4o-mini",
+            "output": [
+                {
+                    "type": "message",
+                    "role": "assistant",
+                    "content": [{"type": "output_text", "text": "Hello!"}],
+                }
+            ],
+            "usage": {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5},
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return create_app(ApiSettings(dev_mode=True)).openapi()
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield method.upper(), path, operation
+
+
+def test_every_route_is_described(document: dict[str, Any]) -> None:
+    tags = {tag["name"] for tag in document["tags"]}
+    summaries = []
+    for method, path, operation in operations(document):
+        where = f"{method} {path}"
+        summaries.append(operation["summary"])
+        assert operation["summary"][0].isupper(), where
+        assert len(operation["description"]) > 20, where
+        assert set(operation["tags"]) <= tags, where
+        for parameter in operation.get("parameters", []):
+            assert parameter.get("description"), (where, parameter["name"])
+    ids = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_route_says_how_to_log_in(document: dict[str, Any]) -> None:
+    schemes = set(document["components"]["securitySchemes"])
+    for _, path, operation in operations(document):
+        if path == "/api/v1/system/status":
+            assert "security" not in operation
+            continue
+        named = {name for one in operation["security"] for name in one}
+        assert named, path
+        assert named <= schemes
+
+
+def test_every_route_says_how_it_refuses(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        statuses = {int(status) for status in operation["responses"] if int(status) >= 400}
+        if operation.get("security"):
+            assert {401, 403, 429, 503} <= statuses, (method, path)
+        if "requestBody" in operation:
+            assert {400, 409, 413, 422} <= statuses, (method, path)
+        if "{" in path:
+            assert 404 in statuses, (method, path)
+        for status in statuses - {503}:
+            content = operation["responses"][str(status)]["content"]["application/json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/Error"}, (method, path)
+            check(document, content["schema"], content["example"])
+
+
+def test_every_route_has_examples_that_its_schema_takes(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        where = f"{method} {path}"
+        assert example_of(method, path), f"{where} has no example: add it to DAY"
+        if "requestBody" in operation:
+            content = operation["requestBody"]["content"]["application/json"]
+            assert "example" in content, where
+            check(document, content["schema"], content["example"])
+        content = operation["responses"]["200"]["content"]["application/json"]
+        assert "example" in content, where
+        check(document, content["schema"], content["example"])
+    known = {f"{method} {path}" for method, path, _ in operations(document)}
+    assert set(examples()) <= known, "an example of a route that is gone"
+
+
+def check(document: dict[str, Any], schema: dict[str, Any], example: Any) -> None:
+    jsonschema.validate(example, {**schema, "components": document["components"]})
+
+
+async def test_examples_are_what_the_system_answers(world: World) -> None:
+    """Every route of a day once: the answer has the fields of the example, and of no other kind."""
+    found: dict[str, dict[str, Any]] = {}
+    last_id = ""
+    for method, template, path, who, body in DAY:
+        path = (path or template).replace("LAST", last_id)
+        headers = world.auth(who, system_admin=who == "root") if who else {}
+        answer = await world.client.request(method, path, json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        last_id = answer.headers.get("X-Request-Id", last_id)
+        await relay(world.settling)
+        await world.settle()
+        one: dict[str, Any] = {} if body is None else {"request": body}
+        found[f"{method} {template}"] = {**one, "response": tidy(answer.json())}
+    if os.environ.get("WRITE_DOCS"):
+        text = json.dumps({**found, **BY_HAND}, indent=1, ensure_ascii=False)
+        FILE.write_text(f"{text}\n", encoding="utf-8")
+        examples.cache_clear()
+    for name, one in found.items():
+        assert shape(one) == shape(examples()[name]), name
+
+
+UUID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+
+
+def tidy(value: Any) -> Any:
+    """Without what would differ at every recording: ids, times and days."""
+    if isinstance(value, dict):
+        return {key: tidy(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [tidy(one) for one in value]
+    if isinstance(value, str) and UUID.match(value):
+        return "7a0c1f9e-0d4b-4c54-9d0e-2f6f4f0f5a11"
+    if isinstance(value, str):
+        value = re.sub(r"^20\d\d-\d\d-\d\dT[\d:.]+(Z|\+00:00)$", "2026-11-23T12:00:00Z", value)
+        return re.sub(r"^20\d\d-\d\d-\d\d$", "2026-11-23", value)
+    return value
+
+
+def shape(value: Any) -> Any:
+    """The fields of an answer, without their values: null, numbers and texts are all leaves."""
+    if isinstance(value, dict):
+        return {key: shape(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [shape(one) for one in value[:1]]
+    return None
+
+
+async def test_the_page_needs_nothing_from_elsewhere(world: World) -> None:
+    page = await world.client.get("/docs")
+    assert page.status_code == 200
+    addresses = re.findall(r"(?:src|href)=\"([^\"]+)\"|url: '([^']+)'", page.text)
+    linked = [first or second for first, second in addresses]
+    assert len(linked) == 4, linked
+    for address in linked:
+        assert not address.startswith(("http", "//")), address
+        answer = await world.client.get(f"/{address}")
+        assert answer.status_code == 200, address
+        assert len(answer.content) > 500
+    assert (await world.client.get("/openapi.json")).json()["openapi"].startswith("3.")
