@@ -51,6 +51,7 @@ TAGS = [
     {"name": "subscriptions", "description": "Plans of organisations"},
     {"name": "credits", "description": "Pools, purchases, allocations"},
     {"name": "usage", "description": "What credits were used for"},
+    {"name": "dashboards", "description": "Everything at a glance, for admins"},
     {"name": "user", "description": "What a user has, over all organisations"},
     {"name": "history", "description": "Purchases, subscriptions and invoices"},
     {"name": "members", "description": "Who belongs to an organisation"},

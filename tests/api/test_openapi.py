@@ -87,6 +87,8 @@ DAY: list[tuple[str, str, str, str, Any]] = [
         None,
     ),
     ("GET", f"{BILLING}/billing/user", "", "ann", None),
+    ("GET", f"{BILLING}/billing/org/{{org_id}}", f"{BILLING}/billing/org/acme", "boss", None),
+    ("GET", f"{BILLING}/billing/system", "", "root", None),
     (
         "PUT",
         f"{BILLING}/subscriptions/{{org_id}}/upgrade",
