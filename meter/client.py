@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from taximeter.meter.accounts import AccountReader
 from taximeter.meter.dispatch import Dispatcher
@@ -27,6 +27,7 @@ from taximeter.meter.limits import (
 )
 from taximeter.meter.models import Balance, Loader, Receipt, Usage
 from taximeter.meter.operations import Op, Operation
+from taximeter.meter.permissions import METER, check_permissions, missing_permission
 from taximeter.meter.promise import ServerFacts, read_facts
 from taximeter.meter.requests import RequestReader
 from taximeter.meter.settings import MeterSettings
@@ -82,6 +83,8 @@ class Meter:
                 identity = await greet(connection, ShardKeys(settings.key_prefix, 0))
         except StoreError:
             raise
+        except NoPermissionError as error:
+            raise missing_permission(Redis(connection_pool=pool), error) from error
         except Exception as error:
             raise StoreError(
                 f"cannot reach Redis: {type(error).__name__} {error}".rstrip()
@@ -90,9 +93,7 @@ class Meter:
             await connection.disconnect(nowait=True)
         meter = cls(pool, identity.shards, settings, loader)
         try:
-            objections = (await meter.server_facts()).objections()
-            if objections:
-                raise UnsafeServer(objections)
+            await meter._check_server()
         except BaseException:
             await meter.aclose()
             raise
@@ -202,6 +203,17 @@ class Meter:
     async def ready(self) -> None:
         """Return when Redis answers and every shard is open. Raises ShardFenced, StoreError."""
         await self._requests.check_open()
+
+    async def _check_server(self) -> None:
+        objections = (await self.server_facts()).objections()
+        if objections:
+            raise UnsafeServer(objections)
+        try:
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                key = ShardKeys(self._settings.key_prefix, 0).meta
+                await check_permissions(self._redis, METER, key)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
 
     async def server_facts(self) -> ServerFacts:
         """What the server does with what it answers. Raises StoreUnavailable."""

@@ -11,9 +11,11 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
 
 from taximeter.meter.errors import UnsafeServer
 from taximeter.meter.keys import ShardKeys
+from taximeter.meter.permissions import SETTLER, check_permissions, missing_permission
 from taximeter.meter.promise import Durability, ServerFacts, read_facts
 from taximeter.settler.settings import StoreSettings
 
@@ -44,12 +46,16 @@ class Stores:
 
     async def check_server(self) -> ServerFacts:
         """Ask Redis how it keeps what it has. Raises UnsafeServer when that is less than what is
-        asked of it, redis errors.
+        asked of it, MissingPermission, redis errors.
         """
-        facts = await read_facts(self.redis)
+        try:
+            facts = await read_facts(self.redis)
+        except NoPermissionError as error:
+            raise missing_permission(self.redis, error) from error
         objections = facts.objections(self.durability)
         if objections:
             raise UnsafeServer(objections)
+        await check_permissions(self.redis, SETTLER, self.keys(0).meta)
         return facts
 
 

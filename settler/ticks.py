@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import RedisError
 
-from taximeter.meter.errors import UnsafeServer
+from taximeter.meter.errors import StoreError
 from taximeter.settler.admission import admit
 from taximeter.settler.closing import Closed, close_all, expire
 from taximeter.settler.guardian import ensure_shards, guard
@@ -236,9 +236,9 @@ class Settler:
         settings = self._settings
         try:
             await self._stores.check_server()
-        except UnsafeServer as error:
+        except StoreError as error:
             # Somebody changed it since the start: what it has is still ours to look after.
-            log.error("unsafe_server", objections=error.objections)
+            log.error("unsafe_server", reason=str(error))
         try:
             books = await reconcile(
                 self._stores, Look(settings.reconcile_holds_limit, settings.entry_age_max_s)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from taximeter.api.commands.common import explain
-from taximeter.meter.errors import UnsafeServer
+from taximeter.meter.errors import StoreError
 from taximeter.settler.maintenance import HoldsOpen, ShardBusy
 from taximeter.settler.reshard import EventsMissing
 from taximeter.settler.settings import StoreSettings
@@ -49,7 +49,7 @@ def reported() -> Iterator[None]:
         raise click.ClickException(
             f"{error}. Nothing was done. Wait longer with --wait, or forget them with --force."
         ) from error
-    except (ShardBusy, EventsMissing, UnsafeServer, LookupError, TimeoutError, ValueError) as error:
+    except (ShardBusy, EventsMissing, StoreError, LookupError, TimeoutError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     except (OSError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise click.ClickException(f"{type(error).__name__}: {error}") from error

@@ -9,7 +9,7 @@ import click
 from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain
-from taximeter.meter.errors import UnsafeServer
+from taximeter.meter.errors import StoreError
 from taximeter.settler.guardian import ShardCountMismatch
 from taximeter.settler.logs import configure_logs
 from taximeter.settler.settings import SettlerSettings
@@ -31,7 +31,7 @@ def command() -> None:
         asyncio.run(run_worker(settings))
     except ShardCountMismatch as error:
         raise click.ClickException(str(error)) from None
-    except UnsafeServer as error:
+    except StoreError as error:
         raise click.ClickException(f"cannot start on this Redis: {error}") from None
     except (OSError, asyncpg.PostgresError) as error:
         raise click.ClickException(f"cannot start: {type(error).__name__}: {error}") from error

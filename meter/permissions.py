@@ -1,0 +1,158 @@
+"""What a Redis user of ours must be allowed to do: one table for the rules that an operator gives
+to Redis, and for the question that every process asks before its first script.
+
+Redis checks permissions command by command, also inside a script, and undoes nothing when one is
+refused. A user who lacks XADD would change balances without events; so nobody starts with less than
+all of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.exceptions import NoPermissionError
+
+from taximeter.meter.errors import StoreError
+from taximeter.meter.scripts import load_script
+
+# A valid call of each command, `*` for a key: what Redis needs to know which keys it is about.
+_EXAMPLES: Final = {
+    "EXISTS": "EXISTS *",
+    "HDEL": "HDEL * f",
+    "HGET": "HGET * f",
+    "HGETALL": "HGETALL *",
+    "HLEN": "HLEN *",
+    "HMGET": "HMGET * f",
+    "HSCAN": "HSCAN * 0",
+    "HSET": "HSET * f v",
+    "LINDEX": "LINDEX * 0",
+    "LLEN": "LLEN *",
+    "LTRIM": "LTRIM * 0 1",
+    "PEXPIRE": "PEXPIRE * 1",
+    "RENAME": "RENAME * *",
+    "RPUSH": "RPUSH * v",
+    "TIME": "TIME",
+    "UNLINK": "UNLINK *",
+    "XADD": "XADD * 1-1 f v",
+    "XRANGE": "XRANGE * - +",
+    "XREVRANGE": "XREVRANGE * + -",
+    "XTRIM": "XTRIM * MINID 1-1",
+    "ZADD": "ZADD * 1 m",
+    "ZCARD": "ZCARD *",
+    "ZCOUNT": "ZCOUNT * 0 1",
+    "ZRANGE": "ZRANGE * 0 1",
+    "ZRANGEBYSCORE": "ZRANGEBYSCORE * 0 1",
+    "ZREM": "ZREM * m",
+    "XINFO|STREAM": "XINFO STREAM *",
+    "CONFIG|GET": "CONFIG GET appendfsync",
+    "INFO": "INFO server",
+    "WAIT": "WAIT 0 1",
+    "WAITAOF": "WAITAOF 0 0 1",
+}
+_CONNECTION: Final = ("ping", "hello", "client|setinfo", "client|setname", "select", "auth")
+
+
+class MissingPermission(StoreError):
+    """The Redis user may not do all that this process does. Nothing was done."""
+
+    def __init__(self, user: str, commands: Iterable[str]) -> None:
+        self.commands = tuple(commands)
+        super().__init__(
+            f"the Redis user {user!r} lacks a permission ({', '.join(self.commands)}); `taximeter "
+            "acl` prints the rules that it needs"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A kind of process: the scripts that it runs, the commands it sends besides, and those that
+    it can do without.
+    """
+
+    name: str
+    scripts: tuple[str, ...]
+    commands: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    other_keys: tuple[str, ...] = ()
+    """Patterns of keys besides those of the shards, after the prefix."""
+
+    @property
+    def needed(self) -> list[str]:
+        """Every command, those inside of the scripts included."""
+        inside = (
+            command
+            for script in (*self.scripts, "permissions")
+            for command in re.findall(r"\bcall\('([A-Z]+)'", load_script(script).text)
+        )
+        return sorted({*inside, *self.commands})
+
+    def rules(self, prefix: str) -> str:
+        """What ACL SETUSER takes for such a user, but for its password."""
+        sent = ("eval", "evalsha", "multi", "exec", *_CONNECTION, *self.needed, *self.optional)
+        allowed = " ".join(f"+{command.lower()}" for command in dict.fromkeys(sent))
+        patterns = (f"{{{prefix}:*}}:*", *(f"{prefix}{keys}" for keys in self.other_keys))
+        keys = " ".join(f"~{pattern}" for pattern in patterns)
+        return f"resetkeys {keys} resetchannels -@all {allowed}"
+
+
+METER: Final = Role(
+    "meter",
+    ("operate", "resolve", "load", "snapshot", "barrier"),
+    ("HGET", "HMGET", "INFO"),
+    ("CONFIG|GET", "WAIT", "WAITAOF"),
+)
+"""A gateway or a sidecar."""
+API: Final = Role(
+    "api",
+    (*METER.scripts, "limit"),
+    (*METER.commands, "EXISTS", "HGETALL", "HLEN", "TIME", "XINFO|STREAM", "XRANGE"),
+    METER.optional,
+    (":limit:*",),
+)
+"""The API, which also shows how far each shard is settled."""
+SETTLER: Final = Role(
+    "settler",
+    (
+        *("admit", "apply", "approve", "drain", "fence", "load"),
+        *("open", "operate", "resolve", "rotate", "snapshot", "sweep"),
+    ),
+    (
+        *("EXISTS", "HGET", "HGETALL", "HLEN", "HMGET", "HSCAN", "HSET", "INFO", "TIME"),
+        *("UNLINK", "XINFO|STREAM", "XRANGE", "XTRIM"),
+    ),
+    ("CONFIG|GET",),
+)
+"""The settler, and the commands of operators: check, rebuild, reshard."""
+ROLES: Final = {role.name: role for role in (METER, API, SETTLER)}
+
+
+async def check_permissions(redis: Any, role: Role, key: str) -> None:
+    """Ask the server what the connected user may not do; `key` is any key of ours.
+
+    Raises MissingPermission, redis errors.
+    """
+    script = load_script("permissions")
+    asked = [_EXAMPLES[command] for command in role.needed]
+    try:
+        refused = await script.call(redis, [key], asked)
+    except NoPermissionError as error:
+        raise missing_permission(redis, error) from error
+    if refused:
+        commands = [_text(command).split(" ")[0] for command in refused]
+        raise MissingPermission(_user(redis), commands)
+
+
+def missing_permission(redis: Any, error: NoPermissionError) -> MissingPermission:
+    """The same for a command that was refused as it was sent."""
+    return MissingPermission(_user(redis), [str(error)])
+
+
+def _user(redis: Any) -> str:
+    return str(redis.connection_pool.connection_kwargs.get("username") or "default")
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
