@@ -23,6 +23,7 @@ from taximeter.api.routes import (
     credits,
     dashboards,
     history,
+    keys,
     me,
     members,
     moves,
@@ -110,6 +111,7 @@ def create_app(settings: ApiSettings | None = None) -> Application:
         history,
         personal,
         members,
+        keys,
         me,
     ):
         app.include_router(module.router, dependencies=[*schemes, Depends(within_limits)])

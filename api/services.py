@@ -16,6 +16,7 @@ from taximeter.api.auth import DevVerifier, OidcVerifier, RememberingVerifier, V
 from taximeter.api.background import TaskTracker
 from taximeter.api.health import HealthCheck
 from taximeter.api.jwks import KeySet
+from taximeter.api.keys import KeyStore
 from taximeter.api.limits import RateLimiter, limits_of
 from taximeter.api.llm.catalogue import Catalogue
 from taximeter.api.llm.config import RoutingConfig
@@ -98,6 +99,7 @@ class Services:
     holds: EstimatedHolds
     tracker: TaskTracker
     memberships: Memberships
+    keys: KeyStore
     health: HealthCheck
     limiter: RateLimiter
     refusals: RefusalAudit
@@ -145,6 +147,8 @@ async def open_services(
         if routing is not None:
             router = await stack.enter_async_context(Router.open(routing))
         await stack.enter_async_context(following(pricer, settings.price_file_check_s))
+        keys = KeyStore(pool)
+        stack.push_async_callback(keys.aclose)
         tracker = TaskTracker()
 
         async def drain() -> None:
@@ -168,6 +172,7 @@ async def open_services(
             holds=make_holds(settings),
             tracker=tracker,
             memberships=Memberships(pool, settings.membership_cache_s),
+            keys=keys,
             health=HealthCheck(stores, tracker, has_upstream=router is not None),
             catch_up=catch_up,
             refusals=RefusalAudit(pool, tracker),

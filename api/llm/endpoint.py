@@ -11,10 +11,11 @@ from starlette.datastructures import State
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from taximeter.api.auth import Principal
 from taximeter.api.deps import bearer_needed, bearer_token, cookie_token
 from taximeter.api.errors import ApiError, error_response, refusal_of, validation_refusal
 from taximeter.api.exact import ShortText
+from taximeter.api.keys import PREFIX
+from taximeter.api.llm.by_key import key_caller
 from taximeter.api.llm.complete import ClientLeft, Incoming, complete
 from taximeter.api.llm.parse import SURFACES
 from taximeter.api.llm.surfaces import Surface
@@ -63,8 +64,8 @@ class LlmEndpoint:
 
     async def _answer(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> ASGIApp:
         services: Services = self._state.services
-        principal = await _principal(services, scope, headers)
         org_header = _text(headers, b"x-org-id", "X-Org-Id")
+        user_id, org_header = await _caller(services, scope, headers, org_header)
         key = _text(headers, b"idempotency-key", "Idempotency-Key")
         content = await _body(receive, self._bytes_max)
         forwarded = {
@@ -76,7 +77,7 @@ class LlmEndpoint:
             services,
             Incoming(
                 _surface(scope["path"]),
-                principal.user_id,
+                user_id,
                 content,
                 org_header,
                 key,
@@ -86,15 +87,23 @@ class LlmEndpoint:
         )
 
 
-async def _principal(services: Services, scope: Scope, headers: dict[bytes, bytes]) -> Principal:
-    """The caller. The path for OpenAI's clients takes no cookie: no browser is meant to use it."""
+async def _caller(
+    services: Services, scope: Scope, headers: dict[bytes, bytes], org_header: str | None
+) -> tuple[str, str | None]:
+    """Who asks, and the organisation that is to pay if that is decided already: by the caller, or
+    by the API key. The path for OpenAI's clients takes no cookie: no browser is meant to use it.
+    """
     header = headers.get(b"authorization")
     token = bearer_token(None if header is None else header.decode("latin-1"))
     if token is None:
         if API_ROOT not in scope["path"]:
             raise bearer_needed()
         token = cookie_token(Request(scope))
-    return await services.verifier.verify(token)
+    elif token.startswith(PREFIX):
+        user_header = _text(headers, b"x-user-id", "X-User-Id")
+        return await key_caller(services.keys, token, user_header, org_header)
+    principal = await services.verifier.verify(token)
+    return principal.user_id, org_header
 
 
 def _surface(path: str) -> Surface:

@@ -15,6 +15,10 @@ router = APIRouter(tags=["llm"])
 OrgHeader = Annotated[
     ShortText | None, Header(alias="X-Org-Id", description="Which organisation pays")
 ]
+UserHeader = Annotated[
+    ShortText | None,
+    Header(alias="X-User-Id", description="With an API key for any user: whom it acts for"),
+]
 KeyHeader = Annotated[
     ShortText | None,
     Header(alias="Idempotency-Key", description="The same key calls upstream at most once"),
@@ -44,10 +48,12 @@ class _ToEndpoint(Response):
         await scope["app"].llm(scope, receive, send)
 
 
-async def _forward(x_org_id: OrgHeader = None, idempotency_key: KeyHeader = None) -> Response:
+async def _forward(
+    x_org_id: OrgHeader = None, x_user_id: UserHeader = None, idempotency_key: KeyHeader = None
+) -> Response:
     """OpenAI's route: takes its body, and gives the upstream's answer unchanged with the cost in
     headers, or in the last event of a stream. For OpenAI's clients `base_url` is `.../v1`, and
-    `api_key` a session token.
+    `api_key` a session token or an API key.
     """
     return _ToEndpoint()
 

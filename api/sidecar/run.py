@@ -10,13 +10,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 
+from taximeter.api.keys import KeyStore
 from taximeter.api.prices import following, make_holds
+from taximeter.api.sidecar.keys import Keys
 from taximeter.api.sidecar.server import DrainingServer, open_unix_socket, server_config
 from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import Sidecar, create_sidecar
 from taximeter.settler.accounts import account_loader
+from taximeter.settler.stores import Pool
 
 logger = logging.getLogger("taximeter.sidecar")
 
@@ -29,37 +32,8 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
     What was answered is in Redis. Commits of callers who left are finished before this returns, or
     given up after the meter's own time-out; their holds then end at their deadlines.
     """
-    sidecar = create_sidecar(
-        None,
-        pricer=pricer,
-        keys=settings.keys,
-        body_bytes_max=settings.sidecar_body_bytes_max,
-        holds=make_holds(settings),
-        forward_auth=settings.forward_auth,
-    )
-    server = DrainingServer(server_config(sidecar, settings), sidecar, settings.sidecar_drain_s)
-    sockets = None
-    if settings.sidecar_socket is not None:
-        sockets = [open_unix_socket(settings.sidecar_socket, int(settings.sidecar_socket_mode, 8))]
-    try:
-        async with (
-            _meter_of(sidecar, settings),
-            following(pricer, settings.price_file_check_s),
-        ):
-            await server.serve(sockets=sockets)
-    finally:
-        if settings.sidecar_socket is not None:
-            settings.sidecar_socket.unlink(missing_ok=True)
-    return server.started
-
-
-@asynccontextmanager
-async def _meter_of(sidecar: Sidecar, settings: SidecarSettings) -> AsyncIterator[None]:
-    """Connect the meter in the background: the sidecar also starts, and says so, while Redis is
-    away.
-    """
     async with AsyncExitStack() as stack:
-        loader: Loader | None = None
+        pool: Pool | None = None
         if settings.has_database:
             pool = await asyncpg.create_pool(
                 settings.database_url,
@@ -70,14 +44,46 @@ async def _meter_of(sidecar: Sidecar, settings: SidecarSettings) -> AsyncIterato
                 server_settings={"timezone": "UTC", "application_name": "taximeter-sidecar"},
             )
             stack.push_async_callback(pool.close)
-            loader = account_loader(pool)
-        connecting = asyncio.create_task(_connect(sidecar, settings, loader))
-        try:
-            yield
-        finally:
-            connecting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await (await connecting).aclose()
+        keys: Keys | None = None
+        if settings.needs_keys:
+            store = None if pool is None else KeyStore(pool)
+            if store is not None:
+                stack.push_async_callback(store.aclose)
+            keys = Keys(settings.keys, store)
+        sidecar = create_sidecar(
+            None,
+            pricer=pricer,
+            keys=keys,
+            body_bytes_max=settings.sidecar_body_bytes_max,
+            holds=make_holds(settings),
+            forward_auth=settings.forward_auth,
+        )
+        server = DrainingServer(server_config(sidecar, settings), sidecar, settings.sidecar_drain_s)
+        sockets = None
+        if (path := settings.sidecar_socket) is not None:
+            sockets = [open_unix_socket(path, int(settings.sidecar_socket_mode, 8))]
+            stack.callback(path.unlink, missing_ok=True)
+        loader = None if pool is None else account_loader(pool)
+        await stack.enter_async_context(_meter_of(sidecar, settings, loader))
+        await stack.enter_async_context(following(pricer, settings.price_file_check_s))
+        await server.serve(sockets=sockets)
+    return server.started
+
+
+@asynccontextmanager
+async def _meter_of(
+    sidecar: Sidecar, settings: SidecarSettings, loader: Loader | None
+) -> AsyncIterator[None]:
+    """Connect the meter in the background: the sidecar also starts, and says so, while Redis is
+    away.
+    """
+    connecting = asyncio.create_task(_connect(sidecar, settings, loader))
+    try:
+        yield
+    finally:
+        connecting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await (await connecting).aclose()
 
 
 async def _connect(sidecar: Sidecar, settings: SidecarSettings, loader: Loader | None) -> Meter:

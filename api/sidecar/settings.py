@@ -36,8 +36,12 @@ class SidecarSettings(PriceSettings, MeteringSettings):
     )
     sidecar_keys: str | None = Field(
         default=None,
-        description="SHA-256 digests (hex) of the API keys, comma separated; needed when the "
-        "sidecar can be reached from other machines.",
+        description="SHA-256 digests (hex) of keys that may do everything, comma separated.",
+    )
+    sidecar_require_keys: bool = Field(
+        default=False,
+        description="Ask for a key on loopback and on a Unix socket too. Elsewhere one is always "
+        "asked for: one of SIDECAR_KEYS or, with DATABASE_URL, of an organization.",
     )
     sidecar_drain_s: float = Field(
         default=5.0,
@@ -83,12 +87,19 @@ class SidecarSettings(PriceSettings, MeteringSettings):
 
     @model_validator(mode="after")
     def _strangers_need_a_key(self) -> Self:
-        if self.sidecar_keys is None and self.sidecar_socket is None and not self.is_loopback:
+        if self.needs_keys and self.sidecar_keys is None and not self.has_database:
             raise ValueError(
-                "set TAXIMETER_SIDECAR_KEYS, or listen on 127.0.0.1 or on a Unix socket: without "
-                "keys, everybody who can reach this address could spend"
+                "set TAXIMETER_SIDECAR_KEYS, or TAXIMETER_DATABASE_URL for the keys of "
+                "organizations, or listen on 127.0.0.1 or on a Unix socket: without keys, "
+                "everybody who can reach this address could spend"
             )
         return self
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether a caller is asked for a key."""
+        is_local = self.sidecar_socket is not None or self.is_loopback
+        return self.sidecar_keys is not None or self.sidecar_require_keys or not is_local
 
     @property
     def is_loopback(self) -> bool:
@@ -102,7 +113,7 @@ class SidecarSettings(PriceSettings, MeteringSettings):
 
     @property
     def keys(self) -> ApiKeys | None:
-        """The keys that are accepted, or None when nobody is asked for one."""
+        """The keys of these settings, if there are any."""
         return None if self.sidecar_keys is None else ApiKeys.parse(self.sidecar_keys)
 
     @property

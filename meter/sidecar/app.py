@@ -28,7 +28,7 @@ from taximeter.meter.sidecar.forward_auth import (
     GateAnswer,
     read_headers,
 )
-from taximeter.meter.sidecar.keys import ApiKeys
+from taximeter.meter.sidecar.grants import UNLIMITED, Grant, KeyRing
 from taximeter.meter.sidecar.operations import Operations
 from taximeter.meter.sidecar.prices import Prices
 from taximeter.meter.sidecar.refusals import DRAINING, INTERNAL, Refusal, refusal_of
@@ -80,7 +80,7 @@ class Sidecar:
         self,
         meter: Meter | None,
         pricer: Pricer | None,
-        keys: ApiKeys | None,
+        keys: KeyRing | None,
         body_bytes_max: int,
         holds: EstimatedHolds | None = None,
         forward_auth: ForwardAuthPolicy | None = None,
@@ -147,44 +147,28 @@ class Sidecar:
                 405, "METHOD_NOT_ALLOWED", f"This path takes {method}.", {"allow": method}
             )
         operations = self._operations
-        if method == "POST":
-            self._check_headers(scope["headers"])
-            fields = parse_object(await self._body(receive))
-            if path != BATCH:
-                return await operations.run(OPERATION_ROUTES[path], fields)
-            operations.connected()
-            return await run_batch(operations, fields)
         if path in OPEN_ROUTES:
             return await self._open_answer(path)
-        self._check_key(scope["headers"])
+        grant = None if self._keys is None else await _grant(self._keys, scope["headers"])
+        if method == "POST":
+            _check_content_type(scope["headers"])
+            fields = parse_object(await self._body(receive))
+            if path != BATCH:
+                return await operations.run(OPERATION_ROUTES[path], fields, grant)
+            operations.connected()
+            return await run_batch(operations, fields, grant)
         if path == "/v1/balance":
-            return await queries.balance(operations.connected(), scope["query_string"])
-        return await queries.operation(operations.connected(), scope["query_string"])
+            return await queries.balance(operations.connected(), scope["query_string"], grant)
+        return await queries.operation(operations.connected(), scope["query_string"], grant)
 
     async def _ask_gate(self, scope: MutableMapping[str, Any]) -> GateAnswer:
         """Forward auth. Its key has a header of its own: Authorization is the caller's there."""
         headers = read_headers(scope["headers"])
         key = f"Bearer {headers.pop(KEY, '')}".encode()
-        self._check_key([(b"authorization", key)])
-        return await self._forward_auth.answer(scope["path"], scope["query_string"], headers)
-
-    def _check_headers(self, headers: Headers) -> None:
-        """A key if keys are wanted, and JSON: a page in a browser cannot send that content type
-        without asking first, so no web site can spend through a sidecar on its visitor's machine.
-        """
+        grant = None
         if self._keys is not None:
-            self._check_key(headers)
-        for name, value in headers:
-            if name == b"content-type" and value[:16].lower() == b"application/json":
-                return
-        raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "The Content-Type must be application/json.")
-
-    def _check_key(self, headers: Headers) -> None:
-        if self._keys is None:
-            return
-        given = [value for name, value in headers if name == b"authorization"]
-        if len(given) != 1 or not self._keys.accept(given[0]):
-            raise Refusal(401, "UNAUTHORIZED", "A valid API key is needed: Authorization: Bearer.")
+            grant = await _grant(self._keys, [(b"authorization", key)])
+        return await self._forward_auth.answer(scope["path"], scope["query_string"], headers, grant)
 
     async def _body(self, receive: Receive) -> bytes:
         message = await receive()
@@ -247,7 +231,7 @@ def create_sidecar(
     meter: Meter | None,
     *,
     pricer: Pricer | None = None,
-    keys: ApiKeys | None = None,
+    keys: KeyRing | None = None,
     body_bytes_max: int = BODY_BYTES_MAX,
     holds: EstimatedHolds | None = None,
     forward_auth: ForwardAuthPolicy | None = None,
@@ -259,6 +243,26 @@ def create_sidecar(
     may spend: serve it on loopback or on a Unix socket then.
     """
     return Sidecar(meter, pricer, keys, body_bytes_max, holds, forward_auth)
+
+
+async def _grant(keys: KeyRing, headers: Headers) -> Grant | None:
+    """What the caller's key allows; None for everything. Raises Refusal without a good key."""
+    given = [value for name, value in headers if name == b"authorization"]
+    if len(given) == 1:
+        grant = keys.known(given[0]) or await keys.find(given[0])
+        if grant is not None:
+            return None if grant is UNLIMITED else grant
+    raise Refusal(401, "UNAUTHORIZED", "A valid API key is needed: Authorization: Bearer.")
+
+
+def _check_content_type(headers: Headers) -> None:
+    """A page in a browser cannot send JSON without asking first, so no web site can spend through a
+    sidecar on its visitor's machine.
+    """
+    for name, value in headers:
+        if name == b"content-type" and value[:16].lower() == b"application/json":
+            return
+    raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "The Content-Type must be application/json.")
 
 
 def _refused(refusal: Refusal) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:

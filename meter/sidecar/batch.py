@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from taximeter.meter.errors import InvalidRequest, MeterError
 from taximeter.meter.sidecar.fields import check_names
+from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.sidecar.operations import Operations
 from taximeter.meter.sidecar.refusals import Refusal, refusal_of
 
@@ -15,7 +16,9 @@ OPERATIONS_MAX: Final = 500
 _FIELDS: Final = frozenset(("operations",))
 
 
-async def run_batch(operations: Operations, fields: Mapping[str, Any]) -> bytes:
+async def run_batch(
+    operations: Operations, fields: Mapping[str, Any], grant: Grant | None = None
+) -> bytes:
     """Run all operations and return `{"results": [...]}`, a result an operation, in their order.
 
     Operations on one request id run one after the other, as they were given; the others run at the
@@ -39,18 +42,18 @@ async def run_batch(operations: Operations, fields: Mapping[str, Any]) -> bytes:
 
     async def run_chain(places: list[int]) -> None:
         for place in places:
-            results[place] = await _result(operations, wanted[place])
+            results[place] = await _result(operations, wanted[place], grant)
 
     await asyncio.gather(*map(run_chain, chains.values()))
     return b'{"results":[' + b",".join(results) + b"]}"
 
 
-async def _result(operations: Operations, fields: dict[str, Any]) -> bytes:
+async def _result(operations: Operations, fields: dict[str, Any], grant: Grant | None) -> bytes:
     op = fields.pop("op", None)
     try:
         if type(op) is not str:
             raise InvalidRequest("op", "given, as text")
-        return b'{"status":200,' + (await operations.run(op, fields))[1:]
+        return b'{"status":200,' + (await operations.run(op, fields, grant))[1:]
     except MeterError as error:
         refusal = refusal_of(error)
     except Refusal as error:

@@ -15,6 +15,7 @@ from taximeter.meter.client import Meter
 from taximeter.meter.errors import AccountNotFound, InvalidRequest, MeterError, RequestReplayed
 from taximeter.meter.models import Receipt, Usage
 from taximeter.meter.sidecar.exact import millicredits_of
+from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.sidecar.operations import Operations, full_answer, short_answer
 from taximeter.meter.sidecar.refusals import DRAINING, RETRY_AFTER_S, Refusal, refusal_of
 
@@ -25,6 +26,12 @@ ROUTES: Final = ("/auth/charge/{price}", "/auth/reserve/{price}", "/auth/settle"
 SERVICE_TYPE: Final = "api_request"
 URI_LENGTH_MAX: Final = 256
 _SERVICE_LENGTH_MAX: Final = 255
+_OPERATIONS: Final = {
+    "charge": ("charge",),
+    "reserve": ("reserve",),
+    "settle": ("commit", "release"),
+}
+"""What a key must be for."""
 _REFUSED_AS_403: Final = (402, 409, 429)
 
 ORG: Final = "X-Org-Id"
@@ -73,10 +80,12 @@ class ForwardAuth:
         self._operations = operations
         self._policy = policy
 
-    async def answer(self, path: str, query: bytes, headers: Mapping[str, str]) -> GateAnswer:
-        """Decide. Refusals are answers too, as 403 where the gateway passes nothing else on."""
+    async def answer(
+        self, path: str, query: bytes, headers: Mapping[str, str], grant: Grant | None = None
+    ) -> GateAnswer:
+        """Decide, within what the gateway's grant allows. Refusals are answers too, as 403 where the gateway passes nothing else on."""
         try:
-            receipt = await self._decide(path, headers)
+            receipt = await self._decide(path, headers, grant)
         except AccountNotFound as error:
             refusal = refusal_of(error)
             refusal.status = 402  # A 404 would read as the upstream's own.
@@ -89,12 +98,15 @@ class ForwardAuth:
             return GateAnswer(200, body, _figures(receipt))
         return _refused(refusal, as_403=b"refuse_with=403" in query.split(b"&"))
 
-    async def _decide(self, path: str, headers: Mapping[str, str]) -> Receipt:
+    async def _decide(self, path: str, headers: Mapping[str, str], grant: Grant | None) -> Receipt:
         action, _, rest = path.removeprefix(PREFIX).partition("/")
-        if action not in ("charge", "reserve", "settle"):
+        if action not in _OPERATIONS:
             raise Refusal(404, "NOT_FOUND", "There is no such path; /openapi.json lists them all.")
         meter = self._operations.connected()
         ids = _required(headers, ORG), _required(headers, USER)
+        if grant is not None:
+            for operation in _OPERATIONS[action]:
+                grant.check(operation, *ids)
         if action == "settle":
             return await _settle(meter, *ids, headers)
         if self._operations.draining:

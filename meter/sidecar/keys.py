@@ -7,8 +7,15 @@ import re
 from collections.abc import Iterable
 from hashlib import sha256
 
+from taximeter.meter.sidecar.grants import UNLIMITED, Grant
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SCHEME = b"bearer "
+
+
+def bearer(header: bytes) -> bytes | None:
+    """The key of an Authorization header, or None for a header of another kind."""
+    return header[7:].strip(b" ") if header[:7].lower() == _SCHEME else None
 
 
 class ApiKeys:
@@ -37,10 +44,19 @@ class ApiKeys:
         """Whether this Authorization header carries a known key; takes as long for any wrong
         one.
         """
-        if header[:7].lower() != _SCHEME:
+        key = bearer(header)
+        if key is None:
             return False
-        digest = sha256(header[7:].strip(b" ")).digest()
+        digest = sha256(key).digest()
         known = False
         for one in self._digests:
             known |= hmac.compare_digest(digest, one)
         return known
+
+    def known(self, header: bytes) -> Grant | None:
+        """Everything, for a known key."""
+        return UNLIMITED if self.accept(header) else None
+
+    async def find(self, header: bytes) -> Grant | None:
+        """None: all keys of this ring are known."""
+        return None

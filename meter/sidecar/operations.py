@@ -19,6 +19,7 @@ from taximeter.meter.sidecar.fields import (
     ttl_of,
     usage_of,
 )
+from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.sidecar.prices import Prices
 from taximeter.meter.sidecar.refusals import DRAINING, UNAVAILABLE, Refusal
 
@@ -69,8 +70,8 @@ class Operations:
             raise self.refusal
         return self.meter
 
-    async def run(self, op: str, fields: Mapping[str, Any]) -> bytes:
-        """Do one operation and return the JSON of its receipt.
+    async def run(self, op: str, fields: Mapping[str, Any], grant: Grant | None = None) -> bytes:
+        """Do one operation, if the caller's grant allows it, and return the JSON of its receipt.
 
         Raises MeterError or Refusal, and then nothing was charged, except that OutcomeUnknown says
         what it says. What was returned is in Redis. If this process dies meanwhile, the operation
@@ -84,6 +85,8 @@ class Operations:
         meter = self.meter or self.connected()
         check_names(fields, FIELDS[op])
         org_id, user_id = text_of(fields, "org_id"), text_of(fields, "user_id")
+        if grant is not None:
+            grant.check(op, org_id, user_id)
         if op == "reserve":
             try:
                 hold = await self._reserve(meter, org_id, user_id, fields)

@@ -7,20 +7,25 @@ from urllib.parse import parse_qsl
 from taximeter.meter.client import Meter
 from taximeter.meter.errors import InvalidRequest
 from taximeter.meter.sidecar.fields import NAME_LENGTH_MAX
+from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.sidecar.operations import full_answer
 from taximeter.meter.sidecar.refusals import Refusal
 
 
-async def balance(meter: Meter, query: bytes) -> bytes:
+async def balance(meter: Meter, query: bytes, grant: Grant | None = None) -> bytes:
     """The live balance of `org_id` and `user_id`."""
     org_id, user_id = _parameters(query, "org_id", "user_id")
+    if grant is not None:
+        grant.check("balance", org_id, user_id)
     found = await meter.balance(org_id, user_id)
     return b'{"available_millicredits":%d,"held_millicredits":%d}' % (found.available, found.held)
 
 
-async def operation(meter: Meter, query: bytes) -> bytes:
+async def operation(meter: Meter, query: bytes, grant: Grant | None = None) -> bytes:
     """What became of `request_id` of `org_id`. Raises Refusal (404) when it is not remembered."""
     org_id, request_id = _parameters(query, "org_id", "request_id")
+    if grant is not None:
+        grant.check("lookup", org_id, None)
     receipt = await meter.request(org_id, request_id)
     if receipt is None:
         raise Refusal(

@@ -69,6 +69,9 @@ DRAINING: Final = unavailable(
     "DRAINING",
     "This sidecar is stopping: it ends holds but takes no new credits. Ask another one.",
 )
+KEYS_UNAVAILABLE: Final = unavailable(
+    "KEYS_UNAVAILABLE", "The key is not known here yet, and who keeps the keys does not answer."
+)
 UNAVAILABLE: Final = unavailable(
     "UNAVAILABLE", "The store of live balances could not be reached, or could not answer."
 )

@@ -18,6 +18,7 @@ ALLOCATE = {"user_id": "ann", "credits": 1.0}
 ADD = {"credits": 1.0, "purchase_amount": 1.0}
 CREDITS = f"{BILLING}/credits/acme"
 MEMBERS = f"{BILLING}/orgs/acme/members"
+KEYS = f"{BILLING}/orgs/acme/keys"
 CHAT_BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}
 
 # (method, template) -> path, body, status for: nobody, a stranger, a member, an org admin, a system
@@ -124,6 +125,17 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
         f"{MEMBERS}/leaver",
         None,
         (401, 404, 403, 200, 404),
+    ),
+    ("GET", f"{BILLING}/orgs/{{org_id}}/keys"): (KEYS, None, (401, 404, 403, 200, 200)),
+    ("POST", f"{BILLING}/orgs/{{org_id}}/keys"): (
+        KEYS,
+        {"name": "k", "operations": ["llm"]},
+        (401, 404, 403, 200, 200),
+    ),
+    ("DELETE", f"{BILLING}/orgs/{{org_id}}/keys/{{key_id}}"): (
+        f"{KEYS}/000000000000",
+        None,
+        (401, 404, 403, 404, 404),
     ),
     ("GET", "/api/v1/auth/user"): ("/api/v1/auth/user", None, (401, 200, 200, 200, 200)),
     ("GET", "/api/v1/system/status"): ("/api/v1/system/status", None, (200,) * 5),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from redis.asyncio import Redis
 from support.books import Books
 from support.servers import ValkeyFactory
@@ -21,6 +22,8 @@ from support.shard import ScriptedShard
 from support.sidecar import FUNDS, JSON, Caller, calling, problem
 from support.waiting import eventually
 
+from taximeter.api.keys import make_key
+from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter.keys import ShardKeys
 
 COMMAND = (sys.executable, "-m", "taximeter.api", "sidecar")
@@ -264,3 +267,37 @@ async def test_a_port_that_is_taken(redis_url: str, shard: ScriptedShard) -> Non
         assert process.returncode
         assert "address already in use" in output.decode()
         assert "Traceback" not in output.decode()
+
+
+async def test_keys_of_organisations_come_from_postgres(
+    redis_url: str, sidecar_database_url: str, books: Books, shard: ScriptedShard
+) -> None:
+    """With a database it may be reached from elsewhere without keys of its own."""
+    await books.open(total=5000, allocated=3000)
+    made = make_key()
+    await books.run(
+        "INSERT INTO taximeter.api_keys"
+        " (key_id, org_id, name, operations, digest, last_four, created_by, expires_at)"
+        " VALUES"
+        " ($1, 'org', 'gateway', ARRAY['charge'], $2, 'abcd', 'boss', now() + interval '1 day')",
+        made.key_id,
+        made.digest,
+    )
+    body = b'{"org_id":"org","user_id":"ann","amount_millicredits":1}'
+    with pytest.raises(ValidationError, match="TAXIMETER_DATABASE_URL"):
+        SidecarSettings(sidecar_require_keys=True)
+    assert SidecarSettings(sidecar_host="0.0.0.0", database_url=sidecar_database_url).needs_keys
+    async with (
+        running(
+            "--port",
+            "0",
+            redis_url=redis_url,
+            database_url=sidecar_database_url,
+            sidecar_require_keys=True,
+        ) as (_, url),
+        ready(url) as caller,
+    ):
+        assert (await caller.raw("/v1/charge", body)).status_code == 401
+        header = {"Authorization": f"Bearer {made.text}"}
+        assert (await caller.raw("/v1/charge", body, **header)).status_code == 200
+        assert (await caller.raw("/v1/reserve", body, **header)).status_code == 403

@@ -1160,6 +1160,31 @@ CREATE TABLE taximeter.accounts (
 
 COMMENT ON COLUMN taximeter.accounts.applied_seq IS 'A hint for the relay, never trusted: the live account knows better.';
 
+CREATE TABLE taximeter.api_keys (
+    key_id text NOT NULL,
+    org_id text NOT NULL,
+    user_id text,
+    name text NOT NULL,
+    operations text[] NOT NULL,
+    digest bytea NOT NULL,
+    last_four text NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    revoked_by text,
+    revoked_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    CONSTRAINT digest_is_sha256 CHECK ((length(digest) = 32)),
+    CONSTRAINT key_expires_after_it_was_made CHECK ((expires_at > created_at)),
+    CONSTRAINT key_id_is_well_formed CHECK ((key_id ~ '^[0-9A-Za-z]{12}$'::text)),
+    CONSTRAINT lookup_is_for_the_whole_organization CHECK (((user_id IS NULL) OR (NOT ('lookup'::text = ANY (operations))))),
+    CONSTRAINT name_is_short CHECK (((length(name) >= 1) AND (length(name) <= 255))),
+    CONSTRAINT operations_are_known CHECK (((cardinality(operations) > 0) AND (operations <@ ARRAY['reserve'::text, 'commit'::text, 'release'::text, 'charge'::text, 'touch'::text, 'balance'::text, 'lookup'::text, 'llm'::text]))),
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+);
+
+COMMENT ON COLUMN taximeter.api_keys.user_id IS 'The only user that the key acts for; NULL: any user of the organisation.';
+
 CREATE TABLE taximeter.attribution_rest (
     id bigint DEFAULT nextval('public.credit_usage_attribution_id_seq'::regclass) CONSTRAINT credit_usage_attribution_id_not_null NOT NULL,
     org_id text CONSTRAINT credit_usage_attribution_org_id_not_null NOT NULL,
@@ -1416,6 +1441,9 @@ ALTER TABLE ONLY taximeter.account_entries
 ALTER TABLE ONLY taximeter.accounts
     ADD CONSTRAINT accounts_pkey PRIMARY KEY (org_id, user_id);
 
+ALTER TABLE ONLY taximeter.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (key_id);
+
 ALTER TABLE ONLY taximeter.attribution_rest
     ADD CONSTRAINT attribution_rest_pkey PRIMARY KEY (created_at, id);
 
@@ -1485,6 +1513,8 @@ CREATE UNIQUE INDEX one_purchase_per_payment ON public.org_billing_history USING
 CREATE INDEX pools_to_refresh ON public.organization_credit_pools USING btree (refreshed_through) WHERE (monthly_refresh_amount > 0);
 
 CREATE INDEX accounts_behind ON taximeter.accounts USING btree (org_id, user_id) WHERE (entry_seq > applied_seq);
+
+CREATE INDEX api_keys_by_org ON taximeter.api_keys USING btree (org_id, created_at DESC);
 
 CREATE INDEX attribution_rest_org_id_created_at_idx ON taximeter.attribution_rest USING btree (org_id, created_at DESC);
 
@@ -1578,3 +1608,6 @@ ALTER TABLE ONLY public.organization_credit_pools
 
 ALTER TABLE ONLY public.organization_subscriptions
     ADD CONSTRAINT subscription_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY taximeter.api_keys
+    ADD CONSTRAINT key_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE CASCADE;

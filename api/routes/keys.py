@@ -1,0 +1,212 @@
+"""API keys of an organisation's gateways: made by its admins, narrowed, taken back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from asyncpg import Record
+from fastapi import APIRouter, Path, Query
+from pydantic import AfterValidator, BaseModel, Field
+
+from taximeter.api.audit import write_audit
+from taximeter.api.deps import OrgAdminDep, ServicesDep
+from taximeter.api.errors import ApiError
+from taximeter.api.exact import Body, ExactRoute, ShortText, UserId
+from taximeter.api.keys import make_key
+from taximeter.api.queries import IDENTITY, KEYS
+from taximeter.api.routes.credits import LimitParam, OffsetParam
+from taximeter.settler.stores import Connection
+
+router = APIRouter(prefix="/api/v1/org-billing", tags=["keys"], route_class=ExactRoute)
+
+LIFE_DEFAULT = timedelta(days=90)
+LIFE_MAX = timedelta(days=366)
+KEYS_MAX = 100
+KEYS_OF_NAME_MAX = 2
+"""The one in use and the one that is to replace it."""
+
+Operation = Literal["reserve", "commit", "release", "charge", "touch", "balance", "lookup", "llm"]
+KeyId = Annotated[str, Path(pattern=r"^[0-9A-Za-z]{12}$")]
+
+
+def _within_a_year(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("must say its time zone, such as 2030-01-31T00:00:00Z")
+    now = datetime.now(UTC)
+    if not now < value <= now + LIFE_MAX:
+        raise ValueError(f"must be in the future, and at most {LIFE_MAX.days} days from now")
+    return value
+
+
+class NewApiKey(Body):
+    """What a key is to be called, and all that it may do."""
+
+    name: ShortText = Field(description="What it is for. Two keys may share a name, to rotate")
+    operations: Annotated[list[Operation], Field(min_length=1, max_length=8)] = Field(
+        description="`llm` is for the LLM route, all others are for the sidecar"
+    )
+    user_id: UserId | None = Field(
+        default=None, description="The only user that it acts for; without it, any of the members"
+    )
+    expires_at: Annotated[datetime, AfterValidator(_within_a_year)] | None = Field(
+        default=None, description=f"At most {LIFE_MAX.days} days from now; {LIFE_DEFAULT.days} days"
+    )
+
+
+class ApiKeyView(BaseModel):
+    """One key, without what would let anybody use it."""
+
+    key_id: str
+    name: str
+    operations: list[str]
+    user_id: str | None
+    last_four: str
+    created_by: str
+    creator_is_admin: bool = Field(
+        description="Whether who made it is an active admin of the organization now"
+    )
+    created_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="To the minute")
+
+
+class ApiKeyMade(BaseModel):
+    """The only answer that ever holds the key itself."""
+
+    key: str
+    api_key: ApiKeyView
+
+
+class ApiKeyList(BaseModel):
+    """A page of keys, newest first."""
+
+    keys: list[ApiKeyView]
+    total: int
+    limit: int
+    offset: int
+
+
+class ApiKeyRevoked(BaseModel):
+    """The key as it is now."""
+
+    api_key: ApiKeyView
+
+
+@router.post("/orgs/{org_id}/keys", summary="Make an API key")
+async def create_key(body: NewApiKey, access: OrgAdminDep, services: ServicesDep) -> ApiKeyMade:
+    """The key is shown in this answer and never again. It needs a session of an org admin: no key
+    makes keys.
+
+    404 if `user_id` is no active member; 409 if there are 100 keys, or two of this name: revoke one
+    first.
+    """
+    org_id, made = access.org_id, make_key()
+    if body.user_id is not None and "lookup" in body.operations:
+        raise ApiError(
+            400,
+            "operations: lookup is not for a key of one user, since requests of all are looked up",
+            details={"field": "operations"},
+        )
+    async with services.pool.acquire() as conn, conn.transaction():
+        await conn.fetchval(IDENTITY["lock_organization"], org_id)
+        if body.user_id is not None:
+            member = await conn.fetchrow(IDENTITY["find_member"], org_id, body.user_id)
+            if member is None or member["status"] != "active":
+                raise ApiError(
+                    404,
+                    "The user is not an active member of this organization",
+                    details={"field": "user_id"},
+                )
+        await _refuse_too_many(conn, org_id, body.name)
+        await conn.execute(
+            KEYS["insert_key"],
+            made.key_id,
+            org_id,
+            body.user_id,
+            body.name,
+            sorted(set(body.operations)),
+            made.digest,
+            made.text[-4:],
+            access.user_id,
+            body.expires_at or datetime.now(UTC) + LIFE_DEFAULT,
+        )
+        row = await _locked(conn, org_id, made.key_id)
+        await write_audit(
+            conn,
+            actor=access.user_id,
+            action="org.key.created",
+            org_id=org_id,
+            target=made.key_id,
+            after=_audited(row),
+        )
+    return ApiKeyMade(key=made.text, api_key=_view(row))
+
+
+async def _refuse_too_many(conn: Connection, org_id: str, name: str) -> None:
+    found = await conn.fetchrow(KEYS["count_active_keys"], org_id, name)
+    assert found is not None, "an aggregate has one row"
+    if found["of_organization"] >= KEYS_MAX:
+        limit = f"An organization has at most {KEYS_MAX} active keys"
+    elif found["of_name"] >= KEYS_OF_NAME_MAX:
+        limit = f"name: at most {KEYS_OF_NAME_MAX} active keys share a name"
+    else:
+        return
+    raise ApiError(409, f"{limit}; revoke one first", code="TOO_MANY_KEYS")
+
+
+@router.get("/orgs/{org_id}/keys", summary="API keys of an organization")
+async def list_keys(
+    access: OrgAdminDep,
+    services: ServicesDep,
+    include_ended: Annotated[bool, Query()] = False,
+    limit: LimitParam = 50,
+    offset: OffsetParam = 0,
+) -> ApiKeyList:
+    """Those that can be used, newest first; with `include_ended` also the revoked and expired."""
+    async with services.pool.acquire() as conn:
+        total = await conn.fetchval(KEYS["count_keys"], access.org_id, include_ended)
+        rows = await conn.fetch(KEYS["list_keys"], access.org_id, include_ended, limit, offset)
+    keys = [_view(row) for row in rows]
+    return ApiKeyList(keys=keys, total=total, limit=limit, offset=offset)
+
+
+@router.delete("/orgs/{org_id}/keys/{key_id}", summary="Revoke an API key")
+async def revoke_key(key_id: KeyId, access: OrgAdminDep, services: ServicesDep) -> ApiKeyRevoked:
+    """It stops within three seconds, everywhere. Revoking it again changes nothing. 404 if the
+    organization has no such key.
+    """
+    async with services.pool.acquire() as conn, conn.transaction():
+        row = await _locked(conn, access.org_id, key_id)
+        if row["revoked_at"] is None:
+            before = _audited(row)
+            await conn.execute(KEYS["revoke_key"], key_id, access.user_id)
+            row = await _locked(conn, access.org_id, key_id)
+            await write_audit(
+                conn,
+                actor=access.user_id,
+                action="org.key.revoked",
+                org_id=access.org_id,
+                target=key_id,
+                before=before,
+                after={"revoked_at": row["revoked_at"]},
+            )
+    return ApiKeyRevoked(api_key=_view(row))
+
+
+async def _locked(conn: Connection, org_id: str, key_id: str) -> Record:
+    """The key, as nobody else can change it now. Raises ApiError 404."""
+    row = await conn.fetchrow(KEYS["lock_key"], org_id, key_id)
+    if row is None:
+        raise ApiError(404, "API key not found")
+    return row
+
+
+def _audited(row: Record) -> dict[str, object]:
+    names = ("name", "operations", "user_id", "expires_at")
+    return {name: row[name] for name in names}
+
+
+def _view(row: Record) -> ApiKeyView:
+    return ApiKeyView(**{name: row[name] for name in ApiKeyView.model_fields})

@@ -1,0 +1,59 @@
+-- name: find_key
+-- Why: whether a key is good now, and what it may do. One for a user ends with that user's membership.
+-- $1 key_id
+SELECT key.org_id, key.user_id, key.operations, key.digest,
+       extract(epoch FROM key.expires_at)::float8 AS expires_at
+FROM taximeter.api_keys AS key
+WHERE key.key_id = $1 AND key.revoked_at IS NULL AND key.expires_at > now()
+  AND (key.user_id IS NULL OR EXISTS (
+        SELECT FROM organization_members AS member
+        WHERE member.org_id = key.org_id AND member.user_id = key.user_id AND member.status = 'active'));
+
+-- name: note_use
+-- Why: last use is visible to the minute; a key that is busy in many processes is still written once a minute.
+-- $1 key_id
+UPDATE taximeter.api_keys SET last_used_at = now()
+WHERE key_id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute');
+
+-- name: count_active_keys
+-- Why: the bounds on keys. The organisation is locked, so two requests at once cannot both take the last place.
+-- $1 org_id, $2 name
+SELECT count(*) AS of_organization, count(*) FILTER (WHERE name = $2) AS of_name
+FROM taximeter.api_keys
+WHERE org_id = $1 AND revoked_at IS NULL AND expires_at > now();
+
+-- name: insert_key
+-- $1 key_id, $2 org_id, $3 user_id, $4 name, $5 operations, $6 digest, $7 last_four, $8 created_by, $9 expires_at
+INSERT INTO taximeter.api_keys (key_id, org_id, user_id, name, operations, digest, last_four, created_by, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- name: list_keys
+-- Why: the keys of one organisation, newest first, with whether those who made them are its admins now.
+-- $1 org_id, $2 also those that have ended, $3 limit, $4 offset
+SELECT key.*, EXISTS (
+           SELECT FROM organization_members AS member
+           WHERE member.org_id = key.org_id AND member.user_id = key.created_by
+             AND member.role = 'admin' AND member.status = 'active') AS creator_is_admin
+FROM taximeter.api_keys AS key
+WHERE key.org_id = $1 AND ($2 OR (key.revoked_at IS NULL AND key.expires_at > now()))
+ORDER BY key.created_at DESC, key.key_id
+LIMIT $3 OFFSET $4;
+
+-- name: count_keys
+-- $1 org_id, $2 also those that have ended
+SELECT count(*) FROM taximeter.api_keys
+WHERE org_id = $1 AND ($2 OR (revoked_at IS NULL AND expires_at > now()));
+
+-- name: lock_key
+-- Why: a key is found by its organisation too, so that a foreign one does not exist. $1 org_id, $2 key_id
+SELECT key.*, EXISTS (
+           SELECT FROM organization_members AS member
+           WHERE member.org_id = key.org_id AND member.user_id = key.created_by
+             AND member.role = 'admin' AND member.status = 'active') AS creator_is_admin
+FROM taximeter.api_keys AS key
+WHERE key.org_id = $1 AND key.key_id = $2
+FOR NO KEY UPDATE OF key;
+
+-- name: revoke_key
+-- $1 key_id, $2 who
+UPDATE taximeter.api_keys SET revoked_at = now(), revoked_by = $2 WHERE key_id = $1;

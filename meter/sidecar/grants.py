@@ -1,0 +1,51 @@
+"""What a key allows: one organisation, some operations, and one user of it or all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from taximeter.meter.sidecar.refusals import Refusal
+
+SIDECAR_OPERATIONS: Final = (
+    *("reserve", "commit", "release", "charge", "touch", "balance"),
+    "lookup",  # What became of a request.
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the holder of a key may do. `user_id` is None when the key acts for any user."""
+
+    org_id: str
+    user_id: str | None
+    operations: frozenset[str]
+
+    def check(self, operation: str, org_id: str, user_id: str | None) -> None:
+        """Raise Refusal (403) for anything that the key is not for."""
+        if operation not in self.operations:
+            raise _denied("op", f"This key may not {operation}.")
+        if org_id != self.org_id:
+            raise _denied("org_id", "This key is for another organization.")
+        if self.user_id is not None and user_id != self.user_id:
+            raise _denied("user_id", "This key is for another user.")
+
+
+class KeyRing(Protocol):
+    """The keys that are accepted, asked in two steps so that a key in use costs no wait."""
+
+    def known(self, header: bytes) -> Grant | None:
+        """What this Authorization header allows, if that is known without asking anybody."""
+
+    async def find(self, header: bytes) -> Grant | None:
+        """The same, asking whoever keeps the keys; None when it is no good key. Raises Refusal
+        (503) when nobody can tell.
+        """
+
+
+UNLIMITED: Final = Grant("", None, frozenset())
+"""What a key from the sidecar's own settings allows: everything. It is never checked."""
+
+
+def _denied(field: str, message: str) -> Refusal:
+    return Refusal(403, "PERMISSION_DENIED", message, {"field": field})
