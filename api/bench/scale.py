@@ -26,6 +26,11 @@ class Scale:
     latency_s: float = 3.0
     process_rounds: int = 5
     """Rounds of what starts processes anew for each."""
+    history_rows: int = 10_000_000
+    history_organisations: int = 10_000
+    history_members: int = 1_500
+    """Members of the largest organisation of the year of usage."""
+    figure_samples: int = 500
 
 
 FULL = Scale(rounds=5, round_s=2.0, warm_up_s=0.5)
@@ -42,4 +47,8 @@ QUICK = Scale(
     grown_holds=100_000,
     latency_s=0.7,
     process_rounds=1,
+    history_rows=200_000,
+    history_organisations=500,
+    history_members=300,
+    figure_samples=50,
 )

@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, str] = {
     "sidecar": "Serve the meter over plain HTTP, for gateways in any language.",
     "settler": "Settle, relay, sweep and reconcile: the background worker.",
     "migrate": "Apply, roll back or list the migrations of the database.",
+    "partitions": "List the months of usage, and drop the rows of old ones.",
     "check": "Prove the books; exit 1 on any violation.",
     "rebuild": "Bring live balances back from Postgres, after letting open holds end.",
     "reshard": "Spread the organisations over another number of shards.",

@@ -1,0 +1,11 @@
+-- name: explain
+-- Runs what follows it and says how long the server took, without a clock at every node.
+EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON)
+
+-- name: sufficient
+-- $1 org id, $2 user id, $3 millicredits
+SELECT has_sufficient_credits($1, $2, $3)
+
+-- name: deduct
+-- $1 org id, $2 user id, $3 millicredits, $4 request id
+SELECT * FROM deduct_credits($1, $2, $3, 'llm_inference', 'gpt-4o', $4, '{"provider": "openai"}')
