@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "rebuild": "Bring live balances back from Postgres, after letting open holds end.",
     "reshard": "Spread the organisations over another number of shards.",
     "acl": "Print the rules of the Redis users that the processes need.",
+    "prices": "Show what a model costs; check and import price files.",
     "token": "Mint a session token (dev mode only).",
     "simulator": "Serve the simulated LLM provider.",
     "demo": "Run the whole story on embedded servers, then prove the books.",

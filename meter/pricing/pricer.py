@@ -135,6 +135,12 @@ class Pricer:
         listed = self._look_up(model, provider or self._provider_id)
         return listed.sheets[listed.place()][1], listed
 
+    def credits_of_a_dollar(
+        self, plan: str | None = None, power_level: str | None = None
+    ) -> Decimal:
+        """What one dollar of a list price is charged as."""
+        return self._credits_per_dollar * self._factor(plan) * self._level(power_level)
+
     def estimate(
         self,
         model: str,
@@ -210,11 +216,10 @@ class Pricer:
     def _make(
         self, listed: Listed, place: int, model: str, plan: str | None, power_level: str | None
     ) -> Price:
-        worth = self._credits_per_dollar * MILLICREDITS_PER_CREDIT
-        factor = self._factor(plan) * self._by_power_level.get(power_level or "", Decimal(1))
+        worth = self.credits_of_a_dollar(plan, power_level) * MILLICREDITS_PER_CREDIT
         return Price.of(
             listed.sheets[place][1],
-            worth * factor,
+            worth,
             model=model,
             provider=listed.provider,
             source=listed.source,
@@ -225,11 +230,14 @@ class Pricer:
     def _factor(self, plan: str | None) -> Decimal:
         return self._by_plan.get(plan or "", self._markup)
 
+    def _level(self, power_level: str | None) -> Decimal:
+        return self._by_power_level.get(power_level or "", Decimal(1))
+
     def _version(self, listed: str, plan: str | None, power_level: str | None) -> str:
         words = [listed, f"{self._credits_per_dollar} credits a dollar"]
         words.append(f"markup {self._factor(plan)}" + (f" of {plan}" if plan else ""))
         if power_level:
-            words.append(f"{power_level} {self._by_power_level[power_level]}")
+            words.append(f"{power_level} {self._level(power_level)}")
         return ", ".join(words)
 
 

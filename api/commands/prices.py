@@ -1,0 +1,146 @@
+"""`taximeter prices`: what a model costs here, and price files checked and imported."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import click
+from pydantic import ValidationError
+
+from taximeter.api.commands.common import explain
+from taximeter.api.price_settings import PriceSettings
+from taximeter.api.prices import make_pricer
+from taximeter.meter.pricing import KINDS, PriceFileError, Pricer, UnpricedModel, read_price_file
+from taximeter.meter.pricing.files import parse_price_file
+from taximeter.meter.pricing.litellm_map import Imported, price_file_text, read_map
+from taximeter.meter.pricing.sheet import Rates
+
+NOTES_SHOWN = 10
+
+
+@click.group(help="Show what a model costs, check a price file, import LiteLLM's price map.")
+def command() -> None:
+    """Group the three; each works without any store."""
+
+
+@command.command(help="Show what MODEL is charged at, and where that is from.")
+@click.argument("model")
+@click.option("--provider", default=None, help="Whose price; found by the model's name by default.")
+@click.option("--plan", default=None, help="At the markup of this plan.")
+@click.option("--power-level", default=None, help="At the factor of this power level.")
+def show(model: str, provider: str | None, plan: str | None, power_level: str | None) -> None:
+    """Print the price of each kind, in dollars as published and in credits as charged."""
+    try:
+        pricer = make_pricer(PriceSettings())
+        sheet, listed = pricer.sheet(model, provider=provider)
+        price = pricer.price(model, provider=provider, plan=plan, power_level=power_level)
+    except ValidationError as error:
+        raise click.ClickException(explain(error)) from None
+    except (PriceFileError, UnpricedModel) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"model     {model}" + (f" of {price.provider}" if price.provider else ""))
+    click.echo(f"source    {listed.source}")
+    click.echo(f"version   {price.version}")
+    if sheet.context_window is not None:
+        click.echo(f"context   {sheet.context_window} tokens")
+    click.echo(f"output    at most {price.max_output} tokens are held for")
+    options = {"provider": provider, "plan": plan, "power_level": power_level}
+    _rates(pricer, model, options, sheet.rates, "", sheet.tier_rule)
+    for mode, rates in sheet.modes.items():
+        _rates(pricer, model, options, rates, mode, sheet.tier_rule)
+    if price.is_free:
+        click.echo("It costs nothing. A charge of 0 is recorded for each request.")
+    for name in sheet.not_metered:
+        click.echo(f"NOT METERED: the publisher also charges for {name}")
+
+
+def _rates(
+    pricer: Pricer,
+    model: str,
+    options: dict[str, str | None],
+    rates: Rates,
+    mode: str,
+    tier_rule: str,
+) -> None:
+    factor = pricer.credits_of_a_dollar(options["plan"], options["power_level"])
+    click.echo(f"\nservice tier {mode}:" if mode else "")
+    for kind, what in KINDS.items():
+        rate = rates.get(kind)
+        if rate is None:
+            continue
+        steps = [("", rate.base), *((f" above {start}", price) for start, price in rate.tiers)]
+        for above, dollars in steps:
+            unit = f"{what.per:,} {what.words}" if what.per > 1 else what.words
+            credits = _plain(dollars * factor)
+            click.echo(
+                f"  {kind + above:28} {_plain(dollars):>12} dollars {credits:>14} credits"
+                f"   for {unit}"
+            )
+        if rate.tiers and tier_rule == "part":
+            click.echo("  (only the tokens above cost the price of the tier)")
+
+
+def _plain(number: Decimal) -> str:
+    return f"{number.normalize():f}"
+
+
+@command.command(help="Check that FILE can be used as the price file.")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def check(file: Path) -> None:
+    """Exit 1 with every mistake, its line, its model and its field."""
+    try:
+        found = read_price_file(file)
+    except PriceFileError as error:
+        raise click.ClickException(str(error)) from None
+    count = len(found.models) + len(found.patterns)
+    click.echo(f"{count} models, version {found.version}")
+
+
+@command.command(
+    "import",
+    help="Turn LiteLLM's model_prices_and_context_window.json into a price file. What it prices that "
+    "cannot be metered here is reported, and stands in the file as not_metered.",
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("prices.toml"),
+    show_default=True,
+    help="The price file to write; one that is there is replaced.",
+)
+@click.option("--provider", multiple=True, help="Only models of this litellm_provider; repeatable.")
+@click.option("--with-free", is_flag=True, help="Also models whose every price is 0.")
+def import_map(file: Path, output: Path, provider: tuple[str, ...], with_free: bool) -> None:
+    """Write the price file whole, or not at all."""
+    try:
+        found = read_map(file.read_bytes(), providers=provider, with_free=with_free)
+        text = price_file_text(found, f"Imported from {file.name}; dollars, see docs/prices.md.")
+        if not found.models:
+            raise PriceFileError([f"{file.name} has no model that could be priced"])
+        parse_price_file(text.encode(), "prices.toml")
+    except PriceFileError as error:
+        raise click.ClickException(str(error)) from None
+    made = output.with_name(f".{output.name}.new")
+    made.write_text(text, encoding="utf-8")
+    made.replace(output)
+    click.echo(f"{len(found.models)} models written to {output}")
+    _report(found)
+
+
+def _report(found: Imported) -> None:
+    if found.notes:
+        click.echo(f"{len(found.notes)} of them also have prices that are NOT METERED here:")
+        _some([f"  {model}: {', '.join(names)}" for model, names in found.notes.items()])
+    if found.left_out:
+        click.echo(f"{len(found.left_out)} models were left out:")
+        _some([f"  {model}: {why}" for model, why in found.left_out.items()])
+
+
+def _some(lines: list[str]) -> None:
+    for line in lines[:NOTES_SHOWN]:
+        click.echo(line)
+    if len(lines) > NOTES_SHOWN:
+        click.echo(f"  and {len(lines) - NOTES_SHOWN} more")

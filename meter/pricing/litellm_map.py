@@ -1,0 +1,261 @@
+"""Reads LiteLLM's price map (`model_prices_and_context_window.json`) as a price file of ours.
+
+Every figure that is a price ends in the file, in the list of what cannot be metered, or keeps its
+model out of the file: none is dropped without a word. Prices are exact: `1.5e-07` a token is 0.15
+dollars a million.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final
+
+from taximeter.meter.pricing.files import PriceFileError, dollars_of
+from taximeter.meter.pricing.kinds import CAN_STAND_ALONE, KINDS
+
+# Their name -> ours, and what one of theirs has to be multiplied with to be one of ours.
+_TOKENS: Final[Mapping[str, str]] = {
+    "input_cost_per_token": "input",
+    "output_cost_per_token": "output",
+    "cache_read_input_token_cost": "cache_read",
+    "cache_creation_input_token_cost": "cache_write",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+    "output_cost_per_reasoning_token": "reasoning",
+    "input_cost_per_audio_token": "input_audio",
+    "output_cost_per_audio_token": "output_audio",
+    "cache_read_input_audio_token_cost": "cache_read_audio",
+    "cache_read_input_token_cost_per_audio_token": "cache_read_audio",
+    "input_cost_per_image_token": "input_image",
+    "output_cost_per_image_token": "output_image",
+    "cache_read_input_image_token_cost": "cache_read_image",
+    "input_cost_per_video_token": "input_video",
+}
+_OTHERS: Final[Mapping[str, str]] = {
+    "output_cost_per_image": "image",
+    "input_cost_per_request": "request",
+}
+_SUFFIXES: Final[Mapping[str, str]] = {
+    "_priority": "priority",
+    "_flex": "flex",
+    "_batches": "batch",
+}
+_ABOVE: Final = re.compile(r"(.+)_above_(\d+)k_tokens")
+_SIZE: Final = re.compile(r"(\d{2,5})-x-(\d{2,5})")
+_IS_PRICE: Final = re.compile(r"cost|price|pricing")
+_NO_PRICE: Final = frozenset(("supports_tool_choice_cost",))
+_MODES_OF_IMAGES: Final = ("image_generation", "image_edit")
+
+Table = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Imported:
+    """What came of a map. `models` are tables as in a price file; `notes` say by model what is not
+    metered; `left_out` says by model why it is not there.
+    """
+
+    models: dict[str, Table] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def read_map(content: bytes, *, providers: Iterable[str] = (), with_free: bool = False) -> Imported:
+    """Read a map; of these providers only, where some are named. Raises PriceFileError when it is
+    no such map.
+
+    Models whose every price is 0 are left out unless `with_free`: they stand for prices that the
+    map does not know, and would be free.
+    """
+    try:
+        document = json.loads(content, parse_float=Decimal)
+    except (ValueError, RecursionError) as error:
+        raise PriceFileError([f"the map is not valid JSON: {error}"]) from None
+    if not isinstance(document, dict) or not all(
+        isinstance(one, dict) for one in document.values()
+    ):
+        raise PriceFileError(["the map must be an object of models"])
+    wanted = frozenset(providers)
+    found = Imported()
+    for name, fields in document.items():
+        provider = str(fields.get("litellm_provider", ""))
+        if name == "sample_spec" or (wanted and provider not in wanted):
+            continue
+        _Model(name, fields, provider).into(found, with_free)
+    return found
+
+
+def price_file_text(imported: Imported, title: str) -> str:
+    """The price file, in TOML: a line a model."""
+    lines = [f"# {title}", "", "[models]"]
+    lines += [f"{_quoted(name)} = {_inline(table)}" for name, table in imported.models.items()]
+    return "\n".join(lines) + "\n"
+
+
+class _Model:
+    """One model of the map."""
+
+    def __init__(self, name: str, fields: Mapping[str, Any], provider: str) -> None:
+        self._name = name
+        self._fields = fields
+        self._provider = provider
+        self._rates: dict[tuple[str, int], Table] = {}
+        self._notes: list[str] = []
+
+    def into(self, found: Imported, with_free: bool) -> None:
+        """Add it to what was imported, or say why not."""
+        try:
+            self._read()
+        except ValueError as error:
+            found.left_out[self._name] = str(error)
+            return
+        table = self._table()
+        prices = [value for rates in self._rates.values() for value in rates.values()]
+        if CAN_STAND_ALONE.isdisjoint(table) or (self._notes and not any(prices)):
+            said = ", ".join(self._notes)
+            found.left_out[self._name] = f"cannot be metered: {said}" if said else "has no price"
+        elif not any(prices) and not with_free:
+            found.left_out[self._name] = "every price is 0"
+        else:
+            found.models[self._name] = table
+            if self._notes:
+                found.notes[self._name] = self._notes
+
+    def _read(self) -> None:
+        """Sort every price into the rates of its service tier and context size."""
+        for name, value in self._fields.items():
+            if not _IS_PRICE.search(name) or value is None or name in _NO_PRICE:
+                continue
+            if name == "tiered_pricing":
+                self._tiers(value)
+            elif name == "search_context_cost_per_query" and isinstance(value, dict):
+                # The dearest size, as a usage object does not tell which one it was.
+                prices = [_dollars(name, price) for price in value.values()]
+                self._put("", 0, "search", max(prices, default=Decimal(0)) * 1000)
+            elif not self._one(name, value):
+                self._notes.append(name)
+
+    def _one(self, name: str, value: object) -> bool:
+        base, mode = _mode_of(name)
+        start = 0
+        if (above := _ABOVE.fullmatch(base)) is not None:
+            base, start = above[1], int(above[2]) * 1000
+        if base in _TOKENS:
+            self._put(mode, start, _TOKENS[base], _dollars(name, value).scaleb(6))
+            return True
+        if mode or start:
+            return False
+        what = self._fields.get("mode")
+        if base == "output_cost_per_image" and "output_cost_per_image_token" in self._fields:
+            return _dollars(name, value) >= 0  # The same images, counted in tokens.
+        if base in _OTHERS:
+            self._put("", 0, _OTHERS[base], _dollars(name, value))
+        elif base == "input_cost_per_image" and what in _MODES_OF_IMAGES:
+            self._put("", 0, "image", _dollars(name, value))
+        elif base == "input_cost_per_pixel" and (size := _SIZE.search(self._name)):
+            pixels = int(size[1]) * int(size[2])
+            self._put("", 0, "image", _dollars(name, value) * pixels)
+        elif base == "input_cost_per_second" and what == "audio_transcription":
+            self._put("", 0, "audio_hour", _dollars(name, value) * KINDS["audio_hour"].per)
+        elif base == "output_cost_per_second" and what == "audio_transcription":
+            # The same seconds again, which the map names on both sides.
+            return value == self._fields.get("input_cost_per_second") or _is_zero(value)
+        else:
+            # A price of nothing is no price that would be missed.
+            return _is_zero(value)
+        return True
+
+    def _tiers(self, listed: object) -> None:
+        if not isinstance(listed, list):
+            raise ValueError("tiered_pricing is not a list")
+        for tier in listed:
+            bounds = tier.get("range") if isinstance(tier, dict) else None
+            if not isinstance(bounds, list) or not isinstance(bounds[0], (int, Decimal)):
+                raise ValueError("tiered_pricing has a tier without a range")
+            for name, value in tier.items():
+                if name in _TOKENS:
+                    self._put("", int(bounds[0]), _TOKENS[name], _dollars(name, value).scaleb(6))
+                elif name != "range" and not _is_zero(value):
+                    self._notes.append(f"tiered_pricing.{name}")
+
+    def _put(self, mode: str, start: int, kind: str, dollars: Decimal) -> None:
+        dollars_of(dollars)  # Raises for what a price file would not take.
+        self._rates.setdefault((mode, start), {})[kind] = dollars
+
+    def _table(self) -> Table:
+        table: Table = {}
+        if self._provider:
+            table["provider"] = self._provider
+        table.update(self._at(""))
+        modes = sorted({mode for mode, _ in self._rates if mode})
+        if modes:
+            table["service_tiers"] = {mode: self._at(mode) for mode in modes}
+        for theirs, ours in (
+            ("max_input_tokens", "context_window"),
+            ("max_output_tokens", "max_output"),
+        ):
+            value = self._fields.get(theirs)
+            if isinstance(value, (int, Decimal)) and not isinstance(value, bool) and value >= 1:
+                table[ours] = int(value)
+        if self._notes:
+            table["not_metered"] = self._notes
+        return table
+
+    def _at(self, mode: str) -> Table:
+        base = dict(self._rates.get((mode, 0), {}))
+        usual = self._rates.get(("", 0), {})
+        tiers = []
+        for found, start in sorted(self._rates):
+            if found != mode or start == 0:
+                continue
+            tier = self._rates[found, start]
+            for kind in tier.keys() - base.keys():
+                # A kind that only the tier has costs below it what its parent does.
+                known = {**usual, **base}
+                parent = next((one for one in KINDS[kind].parents if one in known), None)
+                if kind not in known and parent is None:
+                    raise ValueError(f"{kind} has a price above {start} tokens only")
+                base[kind] = known[kind if kind in known else str(parent)]
+            tiers.append({"above": start, **tier})
+        return {**base, "tiers": tiers} if tiers else base
+
+
+def _mode_of(name: str) -> tuple[str, str]:
+    for suffix, mode in _SUFFIXES.items():
+        if name.endswith(suffix):
+            return name.removesuffix(suffix), mode
+    return name, ""
+
+
+def _dollars(name: str, value: object) -> Decimal:
+    try:
+        return dollars_of(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be {error}") from None
+
+
+def _is_zero(value: object) -> bool:
+    return isinstance(value, (int, Decimal)) and not isinstance(value, bool) and value == 0
+
+
+def _inline(value: object) -> str:
+    if isinstance(value, dict):
+        pairs = (f"{_key(name)} = {_inline(one)}" for name, one in value.items())
+        return "{ " + ", ".join(pairs) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    if isinstance(value, Decimal):
+        # Text where it has an exponent otherwise; TOML would take that for a float, exactly too.
+        return f"{value.normalize():f}"
+    return _quoted(value) if isinstance(value, str) else str(value)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)

@@ -1,0 +1,62 @@
+"""Usage in, cost out, for models of ten providers at the prices of their pages."""
+
+from __future__ import annotations
+
+import json
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.known_answers import MILLICREDITS_PER_DOLLAR, table
+
+from taximeter.meter.pricing import Pricer
+from taximeter.meter.pricing.pricer import corrections
+
+FILE = Path(__file__).parent / "known_answers.json"
+PRICER = Pricer()
+if os.environ.get("WRITE_ANSWERS"):
+    FILE.write_text(table(), encoding="utf-8")
+ROWS: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def test_the_table_is_what_the_pages_make() -> None:
+    assert FILE.read_text(encoding="utf-8") == table()
+    assert len(ROWS) >= 200
+    assert len({row["provider"] for row in ROWS}) >= 10
+    for row in ROWS:
+        assert Fraction(row["dollars"]) * MILLICREDITS_PER_DOLLAR <= row["millicredits"]
+
+
+@pytest.mark.parametrize(
+    "row", ROWS, ids=lambda row: f"{row['model']}-{'-'.join(row['counts'])}-{row['millicredits']}"
+)
+def test_cost(row: dict[str, Any]) -> None:
+    price = PRICER.price(row["model"], provider=row["provider"])
+    assert price.cost(row["usage"]) == row["millicredits"]
+
+
+def test_corrections_are_those_that_the_table_shows() -> None:
+    """A correction is there because a page says otherwise, and every such page is in the table."""
+    shown = {row["model"] for row in ROWS if "list_differs" in row}
+    assert shown <= set(corrections().models)
+    same = {
+        "gpt-4o-mini-search-preview",  # As gpt-4o-search-preview.
+        "grok-4",  # Another name of grok-4-0709.
+        "grok-4-fast",  # Other names of grok-4-fast-reasoning.
+        "grok-4-fast-non-reasoning",
+    }
+    assert set(corrections().models) - shown == same
+
+
+def test_the_list_of_the_package_still_differs() -> None:
+    """When it has caught up, the correction can go."""
+    from taximeter.meter.pricing.published import PublishedPrices
+
+    published = PublishedPrices()
+    for model, entry in corrections().models.items():
+        listed = published.find(model, entry.provider)
+        if listed is not None:
+            sheet = listed.sheets[listed.place()][1]
+            assert dict(sheet.rates) != dict(entry.sheet.rates), f"{model} needs no correction"
