@@ -99,8 +99,8 @@ def check(file: Path) -> None:
 
 @command.command(
     "import",
-    help="Turn LiteLLM's model_prices_and_context_window.json into a price file. What it prices that "
-    "cannot be metered here is reported, and stands in the file as not_metered.",
+    help="Turn LiteLLM's model_prices_and_context_window.json into a price file. What it prices "
+    "that cannot be metered here is reported, and stands in the file as not_metered.",
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(

@@ -166,7 +166,7 @@ class _Reader:
     def _entry(self, model: str, fields: Mapping[str, object]) -> Entry:
         self._known(model, "", fields, _MODEL)
         rates = self._rates(model, "", fields)
-        if not CAN_STAND_ALONE & rates.keys():
+        if CAN_STAND_ALONE.isdisjoint(fields):
             self._say(model, "", f"must have a price for one of {_words(CAN_STAND_ALONE)}")
         rates = self._with_tiers(model, "tiers", fields, rates)
         modes: dict[str, Rates] = {}
@@ -262,7 +262,8 @@ class _Reader:
         """The line of a field, found by its words: the parsers keep no places."""
         start = 0
         if model:
-            start = self._first(0, lambda line: model in line)
+            key = re.compile(rf"""(?<![\w-]){re.escape(model)}(?=["']?\s*[\]=:])""").search
+            start = self._first(0, lambda line: bool(key(line)))
         last = re.sub(r"\[\d+\]", "", name).rpartition(".")[2]
         if last:
             is_it = re.compile(rf"(?<![\w]){re.escape(last)}(?![\w])").search

@@ -109,10 +109,10 @@ class _Model:
         """Add it to what was imported, or say why not."""
         try:
             self._read()
+            table = self._table()
         except ValueError as error:
             found.left_out[self._name] = str(error)
             return
-        table = self._table()
         prices = [value for rates in self._rates.values() for value in rates.values()]
         if CAN_STAND_ALONE.isdisjoint(table) or (self._notes and not any(prices)):
             said = ", ".join(self._notes)
@@ -231,10 +231,12 @@ def _mode_of(name: str) -> tuple[str, str]:
 
 
 def _dollars(name: str, value: object) -> Decimal:
-    try:
-        return dollars_of(value)
-    except ValueError as error:
-        raise ValueError(f"{name} must be {error}") from None
+    """A price as it stands in the map; whether it is one of ours is checked where it is put."""
+    if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
+        number = Decimal(value)
+        if number.is_finite() and number >= 0:
+            return number
+    raise ValueError(f"{name} must be a number of dollars of at least 0")
 
 
 def _is_zero(value: object) -> bool:

@@ -1,0 +1,192 @@
+"""Usage objects as the providers send them, made of counts that do not overlap."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+Counts = dict[str, int]
+
+
+def of(counts: Counts, *names: str) -> int:
+    return sum(counts.get(name, 0) for name in names)
+
+
+_AUDIO = ("input_audio", "cache_read_audio")
+_IMAGE = ("input_image", "cache_read_image")
+_CACHED = ("cache_read", "cache_read_audio", "cache_read_image")
+PROMPT = ("input", "input_audio", "input_image", *_CACHED, "cache_write", "cache_write_1h")
+_OUTPUT = ("output", "reasoning", "output_audio", "output_image")
+
+
+def _chat(counts: Counts) -> dict[str, Any]:
+    prompt, output = of(counts, *PROMPT), of(counts, *_OUTPUT)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+        "prompt_tokens_details": {
+            "cached_tokens": of(counts, *_CACHED),
+            "audio_tokens": of(counts, *_AUDIO),
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": of(counts, "reasoning"),
+            "audio_tokens": of(counts, "output_audio"),
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def _responses(counts: Counts) -> dict[str, Any]:
+    prompt, output = of(counts, *PROMPT), of(counts, *_OUTPUT)
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {
+            "cached_tokens": of(counts, *_CACHED),
+            "audio_tokens": of(counts, *_AUDIO),
+            "text_tokens": of(counts, "input", "cache_read"),
+        },
+        "output_tokens": output,
+        "output_tokens_details": {"reasoning_tokens": of(counts, "reasoning")},
+        "total_tokens": prompt + output,
+    }
+
+
+def _realtime(counts: Counts) -> dict[str, Any]:
+    prompt, output = of(counts, *PROMPT), of(counts, *_OUTPUT)
+    return {
+        "total_tokens": prompt + output,
+        "input_tokens": prompt,
+        "output_tokens": output,
+        "input_token_details": {
+            "text_tokens": of(counts, "input", "cache_read"),
+            "audio_tokens": of(counts, *_AUDIO),
+            "image_tokens": 0,
+            "cached_tokens": of(counts, *_CACHED),
+            "cached_tokens_details": {
+                "text_tokens": of(counts, "cache_read"),
+                "audio_tokens": of(counts, "cache_read_audio"),
+            },
+        },
+        "output_token_details": {
+            "text_tokens": of(counts, "output"),
+            "audio_tokens": of(counts, "output_audio"),
+        },
+    }
+
+
+def _images(counts: Counts) -> dict[str, Any]:
+    prompt, output = of(counts, *PROMPT), of(counts, *_OUTPUT)
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {
+            "image_tokens": of(counts, *_IMAGE),
+            "text_tokens": of(counts, "input"),
+        },
+        "output_tokens": output,
+        "total_tokens": prompt + output,
+    }
+
+
+def _anthropic(counts: Counts) -> dict[str, Any]:
+    return {
+        "input_tokens": of(counts, "input"),
+        "cache_creation_input_tokens": of(counts, "cache_write", "cache_write_1h"),
+        "cache_read_input_tokens": of(counts, "cache_read"),
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": of(counts, "cache_write"),
+            "ephemeral_1h_input_tokens": of(counts, "cache_write_1h"),
+        },
+        "output_tokens": of(counts, "output"),
+        "service_tier": "standard",
+    }
+
+
+def _litellm(counts: Counts) -> dict[str, Any]:
+    """Anthropic's figures as LiteLLM hands them on: in OpenAI's words, with one total."""
+    return {
+        "prompt_tokens": of(counts, *PROMPT),
+        "completion_tokens": of(counts, *_OUTPUT),
+        "total_tokens": of(counts, *PROMPT, *_OUTPUT),
+        "prompt_tokens_details": {
+            "cached_tokens": of(counts, "cache_read"),
+            "cache_creation_tokens": of(counts, "cache_write", "cache_write_1h"),
+            "cache_creation_token_details": {
+                "ephemeral_5m_input_tokens": of(counts, "cache_write"),
+                "ephemeral_1h_input_tokens": of(counts, "cache_write_1h"),
+            },
+        },
+        "cache_creation_input_tokens": of(counts, "cache_write", "cache_write_1h"),
+        "cache_read_input_tokens": of(counts, "cache_read"),
+    }
+
+
+def _gemini(counts: Counts) -> dict[str, Any]:
+    prompt = of(counts, *PROMPT)
+    found: dict[str, Any] = {
+        "promptTokenCount": prompt,
+        "candidatesTokenCount": of(counts, "output", "output_image"),
+        "totalTokenCount": prompt + of(counts, *_OUTPUT),
+        "promptTokensDetails": [
+            {"modality": "TEXT", "tokenCount": of(counts, "input", "cache_read")},
+            {"modality": "AUDIO", "tokenCount": of(counts, *_AUDIO)},
+        ],
+        "candidatesTokensDetails": [
+            {"modality": "IMAGE", "tokenCount": of(counts, "output_image")}
+        ],
+    }
+    if cached := of(counts, *_CACHED):
+        found["cachedContentTokenCount"] = cached
+        found["cacheTokensDetails"] = [
+            {"modality": "AUDIO", "tokenCount": of(counts, "cache_read_audio")}
+        ]
+    if "reasoning" in counts:
+        found["thoughtsTokenCount"] = counts["reasoning"]
+    return found
+
+
+def _deepseek(counts: Counts) -> dict[str, Any]:
+    return {
+        **_chat(counts),
+        "prompt_cache_hit_tokens": of(counts, "cache_read"),
+        "prompt_cache_miss_tokens": of(counts, "input"),
+    }
+
+
+def _x_ai(counts: Counts) -> dict[str, Any]:
+    """The total of the output is without the reasoning, which is billed all the same."""
+    return {**_chat(counts), "completion_tokens": of(counts, "output")}
+
+
+def _bedrock(counts: Counts) -> dict[str, Any]:
+    return {
+        "inputTokens": of(counts, "input"),
+        "outputTokens": of(counts, *_OUTPUT),
+        "totalTokens": of(counts, *PROMPT, *_OUTPUT),
+        "cacheReadInputTokens": of(counts, "cache_read"),
+        "cacheWriteInputTokens": 0,
+    }
+
+
+def _embeddings(counts: Counts) -> dict[str, Any]:
+    return {"prompt_tokens": counts["input"], "total_tokens": counts["input"]}
+
+
+def _seconds(counts: Counts) -> dict[str, Any]:
+    return {"type": "duration", "seconds": counts["audio_hour"]}
+
+
+SHAPES: Final = {
+    "chat": _chat,
+    "responses": _responses,
+    "realtime": _realtime,
+    "images": _images,
+    "anthropic": _anthropic,
+    "litellm": _litellm,
+    "gemini": _gemini,
+    "deepseek": _deepseek,
+    "x-ai": _x_ai,
+    "bedrock": _bedrock,
+    "embeddings": _embeddings,
+    "seconds": _seconds,
+}
