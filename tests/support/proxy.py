@@ -1,4 +1,8 @@
-"""A TCP proxy between a client and a server that can lose replies, reset and fall silent."""
+"""A TCP proxy between a client and a server that does to a connection what networks do.
+
+What it can do: lose replies, delay, slice into small pieces, reset, leave half open, hold everything
+back (black hole). Bytes that pass are never changed and never out of order.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +10,112 @@ import asyncio
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+CHUNK_BYTES = 65_536
+
+
+class _Connection:
+    """The two sides of one connection, and what has happened to it."""
+
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self.client, self.server = client, server
+        self.marked = False
+        self.half_open = False
+        self.swallowed = False
+
+    def abort(self) -> None:
+        for side in (self.client, self.server):
+            with suppress(OSError):
+                side.transport.abort()
+
+    def close(self) -> None:
+        """What was passed on before still arrives."""
+        for side in (self.client, self.server):
+            with suppress(OSError):
+                side.close()
+
 
 class Proxy:
     """Listens on a free loopback port and relays to `target` (host, port), which may be changed."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self.target = (parts.hostname or "127.0.0.1", parts.port or 6379)
-        self._path = parts.path
+        self._parts = urlsplit(url)
+        self.target = (self._parts.hostname or "127.0.0.1", self._parts.port or 6379)
         self.replies_to_lose = 0
         self.lost = 0
+        self.touched = 0
+        """How often something was done to a connection or to a piece of what it carries."""
         self._marker = b""
         self._silent = False
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._delay_s = 0.0
+        self._slice_bytes = 0
+        self._open = asyncio.Event()
+        self._open.set()
+        self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def url(self) -> str:
+    def port(self) -> int:
         assert self._server is not None
-        port = self._server.sockets[0].getsockname()[1]
-        return f"redis://127.0.0.1:{port}{self._path}"
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        """The server's URL with our port in it."""
+        user, at, _ = self._parts.netloc.rpartition("@")
+        return self._parts._replace(netloc=f"{user}{at}127.0.0.1:{self.port}").geturl()
 
     def lose_replies(self, count: int, *, to: bytes = b"EVALSHA") -> None:
         """Close the connection instead of passing on the next `count` replies to such a command."""
         self.replies_to_lose, self._marker = count, to
 
-    def reset_all(self) -> None:
-        """Reset every connection."""
-        for writer in list(self._writers):
-            writer.transport.abort()
+    def reset_all(self) -> int:
+        """Reset every connection; returns how many there were."""
+        count = len(self._connections)
+        self.touched += count
+        for connection in list(self._connections):
+            connection.abort()
+        return count
 
     def silence(self, silent: bool) -> None:
         """Swallow all replies while true: the connection stays open and nothing comes back."""
         self._silent = silent
+
+    def delay(self, seconds: float) -> None:
+        """Pass on every piece this much later, in both directions."""
+        self._delay_s = seconds
+
+    def slice(self, piece_bytes: int) -> None:
+        """Pass on pieces of at most so many bytes, each in a packet of its own; 0 is no limit."""
+        self._slice_bytes = piece_bytes
+
+    def black_hole(self, closed: bool) -> None:
+        """Let nothing through in either direction while true; it arrives late, after that."""
+        if closed:
+            self._open.clear()
+        else:
+            self._open.set()
+
+    def half_open(self) -> int:
+        """The server's side of every connection ends, and the client is not told."""
+        count = len(self._connections)
+        self.touched += count
+        for connection in list(self._connections):
+            connection.half_open = True
+            with suppress(OSError):
+                connection.server.transport.abort()
+        return count
+
+    def heal(self) -> None:
+        """Be a plain wire again. A connection that has swallowed bytes cannot go on: it is
+        reset.
+        """
+        self.replies_to_lose, self._silent, self._delay_s, self._slice_bytes = 0, False, 0.0, 0
+        for connection in list(self._connections):
+            if connection.swallowed or connection.half_open:
+                connection.abort()
+        self._open.set()
 
     async def __aenter__(self) -> Proxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -48,10 +124,11 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        self.reset_all()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.heal()
+        # Not cancelled: asyncio's own callback of a served connection would log that as an error.
+        while self._tasks:
+            self.reset_all()
+            await asyncio.sleep(0.005)
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -60,38 +137,60 @@ class Proxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
+            await self._open.wait()
             up_reader, up_writer = await asyncio.open_connection(*self.target)
         except OSError:
             writer.transport.abort()
             return
-        self._writers |= {writer, up_writer}
-        seen = {"marked": False}
-
-        async def requests() -> None:
-            while data := await reader.read(65536):
-                seen["marked"] = seen["marked"] or (bool(self._marker) and self._marker in data)
-                up_writer.write(data)
-                await up_writer.drain()
-
-        async def replies() -> None:
-            while data := await up_reader.read(65536):
-                if seen["marked"] and self.replies_to_lose > 0:
-                    self.replies_to_lose -= 1
-                    self.lost += 1
-                    return
-                seen["marked"] = False
-                if not self._silent:
-                    writer.write(data)
-                    await writer.drain()
-
-        pumps = [asyncio.ensure_future(requests()), asyncio.ensure_future(replies())]
+        connection = _Connection(writer, up_writer)
+        self._connections.add(connection)
+        requests = asyncio.ensure_future(self._requests(connection, reader))
+        replies = asyncio.ensure_future(self._replies(connection, up_reader))
         try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((requests, replies), return_when=asyncio.FIRST_COMPLETED)
+            if connection.half_open:
+                await requests
         finally:
-            for pump in pumps:
+            for pump in (requests, replies):
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            for side in (writer, up_writer):
-                self._writers.discard(side)
-                with suppress(OSError):
-                    side.transport.abort()
+            await asyncio.gather(requests, replies, return_exceptions=True)
+            self._connections.discard(connection)
+            connection.close()
+
+    async def _requests(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
+        while data := await reader.read(CHUNK_BYTES):
+            if connection.half_open:
+                continue
+            connection.marked |= bool(self._marker) and self._marker in data
+            try:
+                await self._pass_on(data, connection.server)
+            except OSError:
+                if not connection.half_open:
+                    raise
+
+    async def _replies(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
+        while data := await reader.read(CHUNK_BYTES):
+            if connection.marked and self.replies_to_lose > 0:
+                self.replies_to_lose -= 1
+                self.lost += 1
+                self.touched += 1
+                return
+            connection.marked = False
+            if self._silent or connection.swallowed:
+                connection.swallowed = True
+                self.lost += 1
+                self.touched += 1
+            else:
+                await self._pass_on(data, connection.client)
+
+    async def _pass_on(self, data: bytes, to: asyncio.StreamWriter) -> None:
+        self.touched += bool(self._delay_s or self._slice_bytes or not self._open.is_set())
+        await self._open.wait()
+        if self._delay_s:
+            await asyncio.sleep(self._delay_s)
+        size = self._slice_bytes or len(data)
+        for start in range(0, len(data), size):
+            to.write(data[start : start + size])
+            await to.drain()
+            if self._slice_bytes:
+                await asyncio.sleep(0)

@@ -1,0 +1,154 @@
+"""Waits until a healed system has come to rest, and proves its books: I1 to I7, I9, I11, I13, I15."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from chaos.admin import bounds
+from chaos.cluster import Cluster
+from chaos.scene import Key, Loss
+
+from taximeter.settler.check import CheckLimits, check
+from taximeter.settler.reconcile import CouldNotLook
+from taximeter.settler.stores import Stores
+
+_FIGURE: Final = re.compile(rb"-?[0-9]{1,15}")
+_CAP: Final = 9 * 10**14
+_REST_SQL: Final = """
+SELECT (SELECT count(*) FROM taximeter.accounts WHERE entry_seq > applied_seq) AS entries
+"""
+
+
+@dataclass(slots=True)
+class Books:
+    """What was found when all was still. ledger: millicredits by request."""
+
+    violations: list[str] = field(default_factory=list)
+    ledger: dict[Key, int] = field(default_factory=dict)
+    rested_s: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+async def prove(cluster: Cluster, losses: list[Loss]) -> Books:
+    """Everything at rest, then everything compared. What does not come to rest is a violation."""
+    books = Books()
+    async with cluster.stores() as stores:
+        started = time.monotonic()
+        restless = await _rest(cluster, stores)
+        books.rested_s = time.monotonic() - started
+        if restless:
+            books.violations.append(
+                f"I15 not at rest after {cluster.run.converge_s:.0f} s: {restless}"
+            )
+        await _check(stores, books)
+        for row in await stores.pool.fetch(
+            "SELECT org_id, request_id, sum(credits_used)::bigint AS amount"
+            " FROM credit_usage_attribution WHERE shard IS NOT NULL GROUP BY 1, 2"
+        ):
+            books.ledger[row["org_id"], row["request_id"]] = row["amount"]
+        await _count(stores, books)
+        await _figures(cluster, stores, books)
+        await _administered(cluster, stores, books, losses)
+    return books
+
+
+async def _rest(cluster: Cluster, stores: Stores) -> str:
+    """Wait for it; returns what is not at rest, if anything."""
+    deadline = time.monotonic() + cluster.run.converge_s
+    while True:
+        try:
+            restless = await _unrest(cluster, stores)
+        except Exception as error:
+            restless = f"{type(error).__name__}: {error}"
+        if not restless or time.monotonic() > deadline:
+            return restless
+        await asyncio.sleep(0.2)
+
+
+async def _unrest(cluster: Cluster, stores: Stores) -> str:
+    for row in await stores.pool.fetch("SELECT * FROM taximeter.watermarks ORDER BY shard"):
+        keys = stores.keys(row["shard"])
+        epoch, seq = await stores.redis.hmget(keys.meta, ["epoch", "seq"])
+        if epoch is None or epoch.decode() != str(row["epoch"]):
+            return f"shard {row['shard']} is at {epoch!r}, Postgres at {row['epoch']}"
+        if int(seq) != row["seq"]:
+            return f"shard {row['shard']}: {int(seq) - row['seq']} events are not settled"
+        holds = await stores.redis.hlen(keys.holds)
+        if holds:
+            return f"shard {row['shard']}: {holds} holds are open"
+    entries = await stores.pool.fetchval(_REST_SQL)
+    return f"{entries} accounts have entries that are not applied" if entries else ""
+
+
+async def _check(stores: Stores, books: Books) -> None:
+    """`taximeter check`, with no patience: nothing runs any more. Losses are judged elsewhere."""
+    try:
+        report = await check(stores, CheckLimits(hold_grace_s=0.1, loss_alarm_s=0.0))
+    except CouldNotLook as error:
+        books.violations.append(f"check could not look: {error}")
+        return
+    for one in report.invariants:
+        books.violations += [f"{one.name} {violation}" for violation in one.violations]
+
+
+async def _count(stores: Stores, books: Books) -> None:
+    for name, sql in (
+        ("settled", "SELECT sum(settled_events) FROM taximeter.watermarks"),
+        ("duplicate", "SELECT count(*) FROM taximeter.dead_letters WHERE reason = 'duplicate'"),
+        ("set aside", "SELECT count(*) FROM taximeter.dead_letters WHERE reason <> 'duplicate'"),
+        ("holes", "SELECT sum(seq_last - seq_first + 1) FROM taximeter.lost_events"),
+        ("epoch", "SELECT max(epoch) FROM taximeter.watermarks"),
+    ):
+        books.counts[name] = int(await stores.pool.fetchval(sql) or 0)
+    if books.counts["set aside"]:
+        rows = await stores.pool.fetch(
+            "SELECT reason, detail FROM taximeter.dead_letters WHERE reason <> 'duplicate' LIMIT 3"
+        )
+        books.violations.append(f"I15 events were set aside: {[tuple(row) for row in rows]}")
+
+
+async def _figures(cluster: Cluster, stores: Stores, books: Books) -> None:
+    """I9: every stored figure is a whole number within its cap; nothing is held any more."""
+    for shard in range(cluster.run.shards):
+        keys = stores.keys(shard)
+        for account, record in (await stores.redis.hgetall(keys.accounts)).items():
+            parts = record.split(b" ")
+            right = len(parts) == 3 and all(_FIGURE.fullmatch(part) for part in parts)
+            if not right or abs(int(parts[0])) > _CAP or int(parts[1]) != 0:
+                books.violations.append(f"I9 {account.decode()}: {record!r}")
+    bad = await stores.pool.fetchval(
+        "SELECT count(*) FROM credit_usage_attribution WHERE credits_used NOT BETWEEN 0 AND 10^12"
+    )
+    if bad:
+        books.violations.append(f"I9 {bad} amounts of usage are out of range")
+
+
+async def _administered(
+    cluster: Cluster, stores: Stores, books: Books, losses: list[Loss]
+) -> None:
+    """What was bought and allocated is there once, as it was told."""
+    totals = {
+        row[0]: row[1]
+        for row in await stores.pool.fetch(
+            "SELECT org_id, total_credits FROM organization_credit_pools"
+        )
+    }
+    allocated = {
+        f"{row[0]}/{row[1]}": row[2]
+        for row in await stores.pool.fetch(
+            "SELECT org_id, user_id, sum(allocated_credits)::bigint FROM user_credit_allocations"
+            " GROUP BY 1, 2"
+        )
+    }
+    for op, figures in (("buy", totals), ("allocate", allocated)):
+        for on, allowed in bounds(cluster, op, losses).items():
+            figure = figures.get(on, 0)
+            if not allowed.low <= figure <= allowed.high:
+                books.violations.append(
+                    f"I14 {op} of {on}: {figure}, told at least {allowed.low},"
+                    f" at most {allowed.high}"
+                )

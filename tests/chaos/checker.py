@@ -1,0 +1,123 @@
+"""Compares what callers were told with what the ledger says (I14, and I8 from the answers)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from chaos.history import Attempt
+from chaos.scene import Key, Loss
+
+
+@dataclass(slots=True)
+class Judgement:
+    """violations in words; `lost`: requests whose acknowledged charge is gone, each allowed by a
+    fault that may lose; `counts`: what happened sometimes.
+    """
+
+    violations: list[str] = field(default_factory=list)
+    lost: int = 0
+    lost_millicredits: int = 0
+    acknowledged: int = 0
+    unknown: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
+def judge(
+    attempts: list[Attempt], ledger: Mapping[Key, int], losses: list[Loss]
+) -> Judgement:
+    """`ledger`: what each request was charged in all, millicredits."""
+    found = Judgement()
+    by_request: dict[Key, list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        by_request[attempt.key].append(attempt)
+        _note(found, attempt)
+    for key in ledger.keys() - by_request.keys():
+        found.violations.append(f"{_name(key)} is charged {ledger[key]}, and nobody asked for it")
+    for key, of_request in by_request.items():
+        _judge_request(found, key, of_request, ledger.get(key), losses)
+    found.counts = dict(found.counts)
+    return found
+
+
+def _judge_request(
+    found: Judgement,
+    key: Key,
+    attempts: list[Attempt],
+    charged: int | None,
+    losses: list[Loss],
+) -> None:
+    _note_healed(found, attempts)
+    # What could be charged at all: every amount that an attempt carried which may have got through.
+    possible = {
+        attempt.amount
+        for attempt in attempts
+        if attempt.op in ("commit", "charge", "touch") and attempt.outcome in ("ok", "unknown")
+    }
+    told = [attempt for attempt in attempts if attempt.charged is not None]
+    if told:
+        found.acknowledged += 1
+    elif any(attempt.outcome == "unknown" for attempt in attempts):
+        found.unknown += 1
+    actual = charged or 0
+    if actual and actual not in possible:
+        found.violations.append(
+            f"{_name(key)} is charged {actual}, but only {sorted(possible)} was ever sent"
+        )
+        return
+    wrong = [attempt for attempt in told if attempt.charged != actual]
+    if not wrong:
+        return
+    if all(_may_be_lost(attempt, losses) for attempt in wrong):
+        found.lost += 1
+        found.lost_millicredits += max(attempt.charged or 0 for attempt in wrong) - actual
+        return
+    worst = next(attempt for attempt in wrong if not _may_be_lost(attempt, losses))
+    found.violations.append(
+        f"{_name(key)}: {worst.op} was told {worst.charged} charged, the ledger has {charged}"
+    )
+
+
+def _may_be_lost(attempt: Attempt, losses: list[Loss]) -> bool:
+    return any(
+        loss.of == "redis"
+        and attempt.answered_at >= loss.since
+        and attempt.at <= loss.until
+        and attempt.key not in loss.settled
+        for loss in losses
+    )
+
+
+def _note(found: Judgement, attempt: Attempt) -> None:
+    """Count what happened, and judge the answer by itself."""
+    counts, receipt = found.counts, attempt.receipt or {}
+    counts[f"{attempt.op} {attempt.outcome}"] += 1
+    if attempt.outcome == "ok":
+        counts["replayed"] += bool(receipt.get("replayed"))
+        counts["late"] += bool(receipt.get("late"))
+        # A reserve that a sidecar repeats by itself is told the balance of that later moment, so
+        # only charges, whose repeats are marked, can be judged by it.
+        fresh = attempt.op == "charge" and not receipt["replayed"]
+        if fresh and receipt["available_millicredits"] < 0:
+            found.violations.append(
+                f"I8 {_name(attempt.key)}: {attempt.op} left {receipt['available_millicredits']}"
+            )
+    counts["fenced"] += attempt.code == "FENCED"
+    counts["no credits"] += attempt.code in ("INSUFFICIENT_CREDITS", "HOLDS_IN_THE_WAY")
+    counts["out of memory"] += attempt.code == "OUT_OF_MEMORY"
+
+
+def _note_healed(found: Judgement, attempts: list[Attempt]) -> None:
+    """An outcome that was unknown and became known by asking again under the same id."""
+    unknown: set[str] = set()
+    for attempt in attempts:
+        if attempt.outcome == "unknown":
+            unknown.add(attempt.op)
+        elif attempt.outcome == "ok" and attempt.op in unknown:
+            found.counts["healed"] += 1
+            unknown.discard(attempt.op)
+
+
+def _name(key: Key) -> str:
+    return f"{key[0]} {key[1]}"

@@ -1,0 +1,209 @@
+"""Everything that runs: two gateways, two sidecars, two settlers, the API, Valkey and Postgres, and a
+proxy on every way between two of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from chaos.process import Worker
+from chaos.settings import Run
+from chaos.valkey import ChaosValkey
+from redis.asyncio import Redis
+from support.proxy import Proxy
+
+from taximeter.api.embedded.machine import LOOPBACK, free_port
+from taximeter.api.embedded.postgres import EmbeddedPostgres
+from taximeter.api.embedded.valkey import EmbeddedValkey
+from taximeter.api.migrate import migrate
+from taximeter.settler.stores import Stores
+
+ORGS = ("aurora", "borealis", "cirrus")
+USERS = tuple(f"{org}/user-{number}" for org in ORGS for number in range(3))
+READY_S = 60.0
+WATCH_S = 0.3
+
+
+@dataclass
+class Cluster:
+    """The running system. Workers that are in `down` are meant to be down and are left alone."""
+
+    run: Run
+    folder: Path
+    valkey: ChaosValkey
+    arq: EmbeddedValkey
+    postgres: EmbeddedPostgres
+    api_port: int
+    links: dict[str, Proxy] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
+    down: set[str] = field(default_factory=set)
+    came_back: int = 0
+    replica: ChaosValkey | None = None
+    replication: Proxy | None = None
+
+    @property
+    def api_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.api_port}"
+
+    @property
+    def histories(self) -> list[Path]:
+        return [self.folder / f"{name}.jsonl" for name in ("gateway-1", "gateway-2")]
+
+    @asynccontextmanager
+    async def redis(self, server: ChaosValkey | None = None) -> AsyncIterator[Redis]:
+        """A connection to Valkey that no fault of the network touches."""
+        url = (server or self.valkey).url
+        async with Redis.from_url(url, socket_timeout=5.0) as client:
+            yield client
+
+    @asynccontextmanager
+    async def stores(self) -> AsyncIterator[Stores]:
+        """Both stores, past the proxies."""
+        async with (
+            self.redis() as redis,
+            asyncpg.create_pool(self.postgres.url, min_size=1, max_size=4) as pool,
+        ):
+            yield Stores(pool, redis)
+
+    async def database(self) -> asyncpg.Connection[asyncpg.Record]:
+        """A connection to Postgres, past the proxies. The caller closes it."""
+        return await asyncpg.connect(self.postgres.url, timeout=10.0, command_timeout=20.0)
+
+    def links_named(self, part: str) -> list[Proxy]:
+        """The links whose name has `part` in it."""
+        return [proxy for name, proxy in self.links.items() if part in name]
+
+    def point_to(self, server: ChaosValkey) -> None:
+        """Let every link to Valkey lead to that server from now on."""
+        self.valkey = server
+        for proxy in self.links_named(">redis"):
+            proxy.target = (LOOPBACK, server.port)
+            proxy.reset_all()
+
+    async def watch(self) -> None:
+        """Start again what ends, as a service manager does, until cancelled."""
+        while True:
+            for name, worker in self.workers.items():
+                if name not in self.down and worker.ensure():
+                    self.came_back += 1
+            await asyncio.sleep(WATCH_S)
+
+
+@asynccontextmanager
+async def running(run: Run, folder: Path) -> AsyncIterator[Cluster]:
+    """Start everything but the gateways; stop all of it at the end."""
+    valkey = ChaosValkey(folder / "valkey", run.fsync, run.valkey_args)
+    arq = EmbeddedValkey(folder / "arq", append_only=False)
+    postgres = EmbeddedPostgres(folder / "postgres")
+    cluster = Cluster(run, folder, valkey, arq, postgres, free_port())
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, postgres.stop)
+        stack.push_async_callback(asyncio.to_thread, arq.stop)
+        stack.callback(lambda: cluster.valkey.kill())
+        await asyncio.gather(
+            *(asyncio.to_thread(server.start) for server in (valkey, arq, postgres))
+        )
+        await asyncio.to_thread(migrate, postgres.url)
+        if run.replica:
+            stack.callback(lambda: cluster.replica.kill() if cluster.replica else None)
+            await add_replica(cluster, stack)
+        for worker in await _workers(cluster, stack):
+            cluster.workers[worker.name] = worker
+            stack.callback(worker.kill)
+            if worker.name not in cluster.down:
+                worker.start()
+        watching = asyncio.create_task(cluster.watch())
+        stack.push_async_callback(_cancel, watching)
+        await until_ready(cluster)
+        yield cluster
+
+
+async def add_replica(cluster: Cluster, stack: AsyncExitStack | None = None) -> None:
+    """Give Valkey a replica, and wait until it has everything."""
+    if cluster.replication is None:
+        assert stack is not None
+        cluster.replication = await stack.enter_async_context(Proxy(cluster.valkey.url))
+    cluster.replication.target = (LOOPBACK, cluster.valkey.port)
+    number = len(list(cluster.folder.glob("replica-*")))
+    folder = cluster.folder / f"replica-{number}"
+    port = str(cluster.replication.port)
+    cluster.replica = ChaosValkey(folder, cluster.run.fsync, cluster.run.valkey_args)
+    await asyncio.to_thread(cluster.replica.start)
+    async with Redis.from_url(cluster.replica.url) as client:
+        await client.execute_command("REPLICAOF", LOOPBACK, port)
+        async with asyncio.timeout(READY_S):
+            while (await client.info("replication"))["master_link_status"] != "up":
+                await asyncio.sleep(0.05)
+
+
+async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
+    folder, run = cluster.folder, cluster.run
+    redis_url, database_url = cluster.valkey.url, cluster.postgres.url
+    workers = []
+
+    async def link(name: str, url: str) -> str:
+        cluster.links[name] = await stack.enter_async_context(Proxy(url))
+        return cluster.links[name].url
+
+    async def environment(name: str) -> dict[str, str]:
+        return {
+            "TAXIMETER_REDIS_URL": await link(f"{name}>redis", redis_url),
+            "TAXIMETER_DATABASE_URL": await link(f"{name}>postgres", database_url),
+            "TAXIMETER_ARQ_REDIS_URL": await link(f"{name}>arq", cluster.arq.url),
+            "TAXIMETER_DATA_DIR": str(folder),
+            "TAXIMETER_DEV_MODE": "1",
+            "TAXIMETER_UPSTREAM_BASE_URL": "http://127.0.0.1:9/v1",
+            "TAXIMETER_SHARDS": str(run.shards),
+            "TAXIMETER_OUTCOME_WINDOW_S": str(run.outcome_window_s),
+            "TAXIMETER_SIDECAR_DRAIN_S": "1",
+            "TAXIMETER_SIDECAR_GRACE_S": "3",
+            "TAXIMETER_SHUTDOWN_GRACE_S": "3",
+            "TAXIMETER_REDIS_TIMEOUT_S": "2",
+        }
+
+    for number in (1, 2):
+        name = f"settler-{number}"
+        arguments = ["-m", "taximeter.api", "settler"]
+        workers.append(Worker(name, arguments, await environment(name), folder))
+    arguments = ["-m", "taximeter.api", "api", "--host", LOOPBACK, "--port", str(cluster.api_port)]
+    workers.append(Worker("api", arguments, await environment("api"), folder))
+    ports = [free_port(), free_port()]
+    for number, port in enumerate(ports, 1):
+        name = f"sidecar-{number}"
+        arguments = ["-m", "taximeter.api", "sidecar", "--port", str(port)]
+        workers.append(Worker(name, arguments, await environment(name), folder))
+    for number, history in enumerate(cluster.histories, 1):
+        name = f"gateway-{number}"
+        urls = [
+            await link(f"{name}>sidecar-{place}", f"http://{LOOPBACK}:{port}")
+            for place, port in enumerate(ports, 1)
+        ]
+        arguments = ["-m", "chaos.gateway", name, str(run.seed), str(history), ",".join(USERS)]
+        workers.append(Worker(name, [*arguments, *urls], {}, folder))
+        cluster.down.add(name)
+    # The gateways start when there is something to spend.
+    return workers
+
+
+async def until_ready(cluster: Cluster) -> None:
+    """Return when the shards are open. Raises TimeoutError."""
+    deadline = time.monotonic() + READY_S
+    async with cluster.redis() as redis:
+        while not await redis.hget("{tm:0}:meta", "epoch"):
+            if time.monotonic() > deadline:
+                raise TimeoutError(cluster.workers["settler-1"].log()[-2000:])
+            await asyncio.sleep(0.05)
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,139 @@
+"""Faults of Valkey that lose nothing of what it has promised to keep."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from chaos.scene import Loss, Scene, Struck
+
+POSTPONED_S = 2.0
+"""With everysec, a write may wait this long behind an fsync that is under way: the promise."""
+
+
+async def kill_redis(scene: Scene) -> Struck:
+    """SIGKILL. With `always` nothing is lost that was answered, else what was written in the last
+    two seconds may be.
+    """
+    server = scene.cluster.valkey
+    settled = await scene.settled()
+    began = time.time()
+    await asyncio.to_thread(server.kill)
+    killed = time.time()
+    await asyncio.sleep(scene.random.uniform(0.0, 1.0))
+    await asyncio.to_thread(server.start)
+    await scene.usable()
+    loss = None
+    if scene.cluster.run.fsync != "always":
+        loss = Loss("redis", began - POSTPONED_S, killed, settled)
+    # Usable means that the guardian has looked at it: nobody was let in before.
+    return Struck("kill_redis", began, time.time(), True, loss=loss)
+
+
+async def restart_redis(scene: Scene) -> Struck:
+    """SIGTERM and a new start: nothing is lost, and a new run id is approved."""
+    server = scene.cluster.valkey
+    epochs = await scene.epochs()
+    began = time.time()
+    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(server.start)
+    await scene.usable()
+    # Whole data is let in again as it is; an epoch more would mean that it was not trusted.
+    return Struck("restart_redis", began, time.time(), await scene.epochs() == epochs)
+
+
+async def pause_redis(scene: Scene) -> Struck:
+    """SIGSTOP: connections stay open and nobody answers."""
+    server = scene.cluster.valkey
+    began = time.time()
+    server.pause()
+    await asyncio.sleep(scene.random.uniform(2.0, 3.0))
+    server.resume()
+    return Struck("pause_redis", began, time.time(), await scene.felt(began))
+
+
+async def script_flush(scene: Scene) -> Struck:
+    """Every script is forgotten, many times; callers send the text again and notice nothing."""
+    began = time.time()
+    async with scene.cluster.redis() as redis:
+
+        async def texts() -> int:
+            calls = (await redis.info("commandstats")).get("cmdstat_eval", {})
+            return int(calls.get("calls", 0))
+
+        before = await texts()
+        for _ in range(20):
+            await redis.script_flush()
+            await asyncio.sleep(0.05)
+
+        async def is_sent() -> bool:
+            return await texts() > before
+
+        bit = await scene.comes(is_sent, 10.0)
+        detail = {"texts_sent": await texts() - before}
+    return Struck("script_flush", began, time.time(), bit, detail)
+
+
+async def client_kill(scene: Scene) -> Struck:
+    """CLIENT KILL of every connection, some times over."""
+    began, killed = time.time(), 0
+    async with scene.cluster.redis() as redis:
+        for _ in range(4):
+            killed += int(
+                await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            )
+            await asyncio.sleep(scene.random.uniform(0.1, 0.4))
+    return Struck("client_kill", began, time.time(), killed > 0, {"killed": killed})
+
+
+async def memory_full(scene: Scene) -> Struck:
+    """maxmemory below what is used: no credits are taken, holds end, events are settled."""
+    began = time.time()
+    async with scene.cluster.redis() as redis:
+        await redis.config_set("maxmemory", "1mb")
+        try:
+            bit = await scene.felt(began, "OUT_OF_MEMORY", within_s=10.0)
+
+            async def a_commit_works() -> bool:
+                return any(
+                    one.op == "commit" and one.outcome == "ok" and one.at >= began
+                    for one in scene.attempts()
+                )
+
+            bit = bit and await scene.comes(a_commit_works, 10.0)
+        finally:
+            await redis.config_set("maxmemory", "0")
+    return Struck("memory_full", began, time.time(), bit)
+
+
+def move_clock(
+    name: str, by_s: Callable[[Scene], float]
+) -> Callable[[Scene], Awaitable[Struck]]:
+    """The clock of the Valkey server jumps, and stays where it is until the next jump."""
+
+    async def strike(scene: Scene) -> Struck:
+        server = scene.cluster.valkey
+        began = time.time()
+        async with scene.cluster.redis() as redis:
+            before = (await redis.time())[0] - time.time()
+            wanted = round(before) + by_s(scene)
+            server.set_clock(wanted)
+            ahead = (await redis.time())[0] - time.time()
+        await asyncio.sleep(scene.random.uniform(2.0, 3.5))
+        bit = abs(ahead - wanted) < 1.5 and await scene.served(began)
+        return Struck(name, began, time.time(), bit, {"ahead_s": round(ahead, 1)})
+
+    return strike
+
+
+FAULTS = {
+    "kill_redis": kill_redis,
+    "restart_redis": restart_redis,
+    "pause_redis": pause_redis,
+    "script_flush": script_flush,
+    "client_kill": client_kill,
+    "memory_full": memory_full,
+    "clock_ahead": move_clock("clock_ahead", lambda scene: scene.random.uniform(20.0, 90.0)),
+    "clock_back": move_clock("clock_back", lambda scene: -scene.random.uniform(3.0, 12.0)),
+}

@@ -1,0 +1,91 @@
+"""The history of a run: one JSON line for every attempt of a caller and for every answer.
+
+A line is handed to the kernel in one write before the call goes out, so that it outlives a caller
+that is killed. Times are seconds of the machine's clock, which all processes of a run share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+
+
+class Recorder:
+    """Appends lines to a file. Several processes may have the same file open."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, what: str, **fields: Any) -> float:
+        """Write one line; returns its time."""
+        at = time.time()
+        text = json.dumps({"at": at, "what": what, **fields}, separators=(",", ":"))
+        os.write(self._file, text.encode() + b"\n")
+        return at
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """The lines of a file; the last one may be torn by a kill and is then left out."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for raw in file:
+            if raw.endswith(b"\n"):
+                yield json.loads(raw)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call of a gateway. Amounts are millicredits.
+
+    outcome: `ok`; `refused` (no, and asking again changes nothing); `failed` (no, nothing was
+    done); `unknown` (it took effect once or not at all, also when the gateway died over it).
+    """
+
+    org_id: str
+    request_id: str
+    op: str
+    amount: int
+    at: float
+    outcome: str = "unknown"
+    answered_at: float = float("inf")
+    code: str = ""
+    receipt: Line | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.org_id, self.request_id
+
+    @property
+    def charged(self) -> int | None:
+        """What the answer says is charged for the request by now; None when it says nothing."""
+        if self.outcome != "ok" or self.receipt is None or self.receipt["state"] == "open":
+            return None
+        return int(self.receipt["charged_millicredits"])
+
+
+def read_attempts(paths: list[Path]) -> list[Attempt]:
+    """All attempts of these histories, in the order of their beginnings."""
+    attempts: dict[tuple[Path, str], Attempt] = {}
+    for path in paths:
+        for line in read_lines(path):
+            if line["what"] == "invoke":
+                attempts[path, line["attempt"]] = Attempt(
+                    line["org"], line["request"], line["op"], line["amount"], line["at"]
+                )
+            elif line["what"] == "answer":
+                attempt = attempts[path, line["attempt"]]
+                attempt.outcome, attempt.answered_at = line["outcome"], line["at"]
+                attempt.code, attempt.receipt = line["code"], line.get("receipt")
+    return sorted(attempts.values(), key=lambda attempt: attempt.at)

@@ -1,0 +1,86 @@
+"""One process of a run, which may be killed, paused, restarted, and is started again when it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, Signals
+
+from taximeter.api.embedded.spawn import Child, spawn
+
+TESTS = Path(__file__).parents[1]
+
+
+class Worker:
+    """`python ARGUMENTS` with its settings in the environment and its output in a log file.
+
+    The kernel kills it when the runner dies.
+    """
+
+    def __init__(
+        self, name: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path
+    ) -> None:
+        self.name = name
+        self.log_path = folder / f"{name}.log"
+        self._arguments = list(arguments)
+        self._environment = {**os.environ, "PYTHONPATH": str(TESTS), **environment}
+        self._child: Child | None = None
+        self.starts = 0
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    def start(self) -> None:
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.starts += 1
+        with self.log_path.open("ab") as log:
+            self._child = spawn(
+                [sys.executable, *self._arguments],
+                log=log,
+                death_signal=SIGKILL,
+                environment=self._environment,
+            )
+
+    def ensure(self) -> bool:
+        """Start it unless it runs; returns whether it had to be started."""
+        if self.running:
+            return False
+        self.start()
+        return True
+
+    def kill(self) -> None:
+        if self._child is not None:
+            self._signal(SIGKILL)
+            self._child.wait()
+
+    def pause(self) -> None:
+        self._signal(SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(SIGCONT)
+
+    def stop(self, grace_s: float = 20.0) -> bool:
+        """SIGTERM; SIGKILL after the grace time. Returns whether it ended by itself."""
+        if self._child is None:
+            return True
+        self._signal(SIGCONT)
+        self._signal(SIGTERM)
+        try:
+            self._child.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return False
+        return True
+
+    def log(self) -> str:
+        if not self.log_path.exists():
+            return ""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def _signal(self, number: Signals) -> None:
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(number)

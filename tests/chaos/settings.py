@@ -1,0 +1,105 @@
+"""What a run is, and the runs of `make test`: all in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+LINKS: Final = ("gateway-", "sidecar-1>redis", "sidecar-2>redis", "settler-1>", "settler-2>", "api>")
+"""Parts of names of links: a fault of the network befalls all the links that one of these names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run. Faults come one after the other, each in its own time, until `seconds` are over;
+    `faults` come in this order when `in_order`, else as the seed draws them.
+
+    outcome_window_s: how long Redis remembers ended requests, short so that repeats come later.
+    """
+
+    seed: int
+    seconds: float
+    faults: tuple[str, ...]
+    in_order: bool = False
+    fsync: str = "everysec"
+    shards: int = 1
+    outcome_window_s: float = 300.0
+    rest_s: tuple[float, float] = (0.3, 1.2)
+    converge_s: float = 60.0
+
+    @property
+    def replica(self) -> bool:
+        return "promotion" in self.faults
+
+    @property
+    def valkey_args(self) -> tuple[str, ...]:
+        return ("--repl-diskless-sync-delay", "0") if self.replica else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ci:
+    """A run of `make test`. `sometimes`: what must have happened in it at least once, beside each
+    of its faults having bitten.
+    """
+
+    name: str
+    run: Run
+    sometimes: tuple[str, ...] = field(default=())
+
+
+PROCESSES: Final = (
+    "kill_gateway", "kill_sidecar", "kill_settler", "kill_api", "kill_scheduler_redis",
+    "pause_gateway", "pause_sidecar", "pause_settler", "restart_sidecar", "restart_settler",
+    "restart_api",
+)  # fmt: skip
+NETWORK: Final = ("delay", "lose_replies", "reset", "half_open", "slice", "black_hole")
+REDIS: Final = (
+    "kill_redis", "restart_redis", "pause_redis", "script_flush", "client_kill", "memory_full",
+)  # fmt: skip
+REDIS_LOSS: Final = ("flushall", "cut_log", "older_redis", "promotion")
+POSTGRES: Final = ("kill_postgres", "pause_postgres", "terminate_backends", "older_postgres")
+CLOCK: Final = ("clock_ahead", "clock_back")
+EVERYTHING: Final = (*PROCESSES, *NETWORK, *REDIS, *REDIS_LOSS, *POSTGRES, *CLOCK)
+
+CI_RUNS: Final = (
+    Ci(
+        "processes",
+        Run(
+            seed=101,
+            seconds=22,
+            faults=(
+                "kill_gateway", "kill_sidecar", "kill_settler", "restart_sidecar", "pause_sidecar",
+                "kill_api", "restart_settler", "pause_settler",
+            ),
+            in_order=True,
+            shards=2,
+            outcome_window_s=2.0,
+        ),  # fmt: skip
+        ("replayed", "healed", "late", "expired", "duplicate"),
+    ),
+    Ci(
+        "network",
+        Run(seed=102, seconds=22, faults=NETWORK, in_order=True),
+        ("replayed", "healed", "late"),
+    ),
+    Ci(
+        "redis that keeps its promise",
+        Run(seed=103, seconds=20, faults=REDIS, in_order=True, fsync="always"),
+        ("replayed", "approved", "fenced", "late"),
+    ),
+    Ci(
+        "redis that loses data",
+        Run(seed=104, seconds=24, faults=REDIS_LOSS, in_order=True),
+        ("rebuilt", "fenced", "lost"),
+    ),
+    Ci(
+        "postgres",
+        Run(seed=105, seconds=22, faults=POSTGRES, in_order=True),
+        ("rebuilt", "resettled"),
+    ),
+    Ci(
+        "clock",
+        Run(seed=106, seconds=10, faults=CLOCK, in_order=True),
+        ("late", "expired"),
+    ),
+)
