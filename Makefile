@@ -2,10 +2,13 @@
 # PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev bench test lint check constraints types
+.PHONY: help install demo dev bench test chaos lint check constraints types
 
 PYTHON ?=
 ARGS ?=
+SEED ?= 1
+MINUTES ?= 5
+FAULTS ?=
 BIN := .venv/bin
 # Named after where the clone stands and the Python asked for: an environment that was moved is made anew.
 STAMP := .venv/.installed-$(shell printf '%s' '$(CURDIR) $(PYTHON)' | cksum | cut -d ' ' -f 1)
@@ -27,6 +30,9 @@ bench: $(STAMP) ## Measure speed against its baselines on this machine; ARGS=--q
 
 test: $(STAMP) ## Run the tests on embedded servers, or on TAXIMETER_REDIS_URL and TAXIMETER_DATABASE_URL
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(STAMP) ## Break everything while credits are spent, then judge; SEED=1 MINUTES=5 and FAULTS=a,b choose
+	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
 
 lint: $(STAMP) types ## Check style, types and who may import whom
 	$(BIN)/ruff check

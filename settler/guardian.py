@@ -9,7 +9,7 @@ from typing import Final
 
 from taximeter.meter.scripts import load_script
 from taximeter.settler.events import parse_id
-from taximeter.settler.marks import count_shards, lock_mark, read_mark
+from taximeter.settler.marks import count_shards, lock_mark, read_mark, with_position_now
 from taximeter.settler.queries import load_queries
 from taximeter.settler.rebuild import rebuild
 from taximeter.settler.stores import Connection, Stores
@@ -19,6 +19,7 @@ _SQL: Final = load_queries("guardian")
 _ACCOUNTS: Final = load_queries("accounts")
 _OPEN: Final = load_script("open")
 _APPROVE: Final = load_script("approve")
+_WITNESS: Final = load_script("witness")
 _SCAN_COUNT: Final = 1_000
 
 
@@ -82,8 +83,10 @@ async def guard(stores: Stores, shard: int, shards: int) -> Guarded:
         return Guarded(shard, False, mark.epoch, "waiting", f"there are {mark.shards} shards now")
     # Postgres first: Redis can only have moved on since, so an older watermark never looks like a
     # loss.
-    verdict = judge(mark, await look(stores, shard), shards)
+    seen = await look(stores, shard)
+    verdict = judge(mark, seen, shards)
     if verdict.action is Action.NOTHING:
+        await _bear_witness(stores, mark, seen)
         return Guarded(shard, True, mark.epoch, "nothing", verdict.reason)
     async with stores.pool.acquire() as conn:
         if not await conn.fetchval(_SQL["guard_alone"], shard):
@@ -102,6 +105,8 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
                 shard, False, mark.epoch, "waiting", f"there are {mark.shards} shards now"
             )
         seen = await look(stores, shard)
+        # Once more after Redis: another guardian may have written a later position meanwhile.
+        mark = await with_position_now(conn, mark)
         verdict = judge(mark, seen, shards)
         if verdict.action is Action.APPROVE:
             await conn.execute(_SQL["approve_server"], shard, seen.run_id)
@@ -123,6 +128,17 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
         return Guarded(shard, True, mark.epoch, "opened", verdict.reason)
     epoch, lost = await rebuild(conn, stores, shard, shards, verdict.reason)
     return Guarded(shard, True, epoch, "rebuilt", verdict.reason, lost)
+
+
+async def _bear_witness(stores: Stores, mark: Mark, seen: Seen) -> None:
+    """Let the shard remember how far Postgres is, for the day on which it is less far.
+
+    The numbers of entries that an older Postgres gives again would be taken for applied already.
+    """
+    if mark.ledger is not None and mark.ledger != seen.ledger:
+        await _WITNESS.call(
+            stores.redis, [stores.keys(mark.shard).meta], [mark.epoch, str(mark.ledger)]
+        )
 
 
 async def _approve(

@@ -11,7 +11,8 @@ from typing import Final
 
 import asyncpg
 
-from taximeter.settler.events import BadLine, Event, Reason
+from taximeter.settler.claims import claim, set_aside
+from taximeter.settler.events import BadLine, Event
 from taximeter.settler.payloads import read_payload
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Connection
@@ -19,11 +20,6 @@ from taximeter.settler.totals import add_to_totals, lock_allocations
 from taximeter.settler.usual import ATTRIBUTION_COLUMNS, CHARGED_COLUMNS, Usual
 
 _SQL: Final = load_queries("settle")
-_DUPLICATE_ROUNDS_MAX: Final = 10
-
-_CHARGED_COLUMNS: Final = (
-    "org_id", "request_id", "phase", "user_id", "shard", "epoch", "seq", "amount", "created_at",
-)  # fmt: skip
 _ATTRIBUTION_COLUMNS: Final = (
     "org_id", "user_id", "service_type", "service_name", "credits_used", "request_id",
     "request_metadata", "created_at", "shard", "epoch", "seq", "late", "reserved",
@@ -96,14 +92,6 @@ async def book(conn: Connection, shard: int, epoch: int, events: Sequence[Event]
     ]
 
 
-def set_aside(event: Event, reason: Reason, detail: str) -> BadLine:
-    """The event as a bad line whose account and amount are known, so that it is given back."""
-    return BadLine(
-        event.seq, reason, detail, event.line,
-        event.org_id, event.user_id, event.request_id, event.amount,
-    )  # fmt: skip
-
-
 async def _book_at_once(
     conn: Connection, shard: int, epoch: int, events: Sequence[Event]
 ) -> list[BadLine]:
@@ -119,13 +107,22 @@ async def _book_at_once(
     times = _entry_times(events)
     # The common lock order: allocations first, then what belongs to their accounts, then pools.
     targets = await lock_allocations(conn, {(event.org_id, event.user_id) for event in events})
-    events = await _write_charged(conn, shard, epoch, events, times, bad)
-    await _write_attribution(conn, shard, epoch, events, times)
+    claims = await claim(conn, shard, epoch, events, times)
+    booked = list(claims.events.values())
+    await _write_attribution(conn, shard, epoch, booked, times)
     amounts: defaultdict[tuple[str, str], int] = defaultdict(int)
-    for event in events:
+    for event in booked:
         amounts[event.org_id, event.user_id] += event.amount
     await add_to_totals(conn, amounts, targets)
-    return bad
+    paid_before = [e for e in booked if e.seq in claims.paid_before]
+    await _give_back(
+        conn,
+        [
+            (e.org_id, e.user_id, claims.paid_before[e.seq], f"{shard}:{epoch}-{e.seq}")
+            for e in paid_before
+        ],
+    )
+    return bad + claims.bad
 
 
 def _entry_times(events: Iterable[Event]) -> dict[int | None, datetime]:
@@ -135,68 +132,6 @@ def _entry_times(events: Iterable[Event]) -> dict[int | None, datetime]:
         ms: now if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
         for ms in {event.time_ms for event in events}
     }
-
-
-async def _write_charged(
-    conn: Connection,
-    shard: int,
-    epoch: int,
-    events: Sequence[Event],
-    times: dict[int | None, datetime],
-    bad: list[BadLine],
-) -> list[Event]:
-    """Claim each (organisation, request, phase); returns the events that got it, the others join
-    `bad`.
-
-    Duplicates are rare, so nobody is asked first: the unique key refuses the copy, and only then we
-    look which it was.
-    """
-    claims: dict[tuple[str, str, int], Event] = {}
-    bad += [
-        set_aside(event, "duplicate", "the request is charged by an earlier event")
-        for event in events
-        if claims.setdefault((event.org_id, event.request_id, event.phase), event) is not event
-    ]
-    for _ in range(_DUPLICATE_ROUNDS_MAX):
-        records = [
-            (
-                e.org_id,
-                e.request_id,
-                phase,
-                e.user_id,
-                shard,
-                epoch,
-                e.seq,
-                e.amount,
-                times[e.time_ms],
-            )
-            for (_org, _request, phase), e in claims.items()
-        ]
-        try:
-            async with conn.transaction():
-                await conn.copy_records_to_table(
-                    "charged_requests",
-                    schema_name="taximeter",
-                    columns=_CHARGED_COLUMNS,
-                    records=records,
-                )
-            return list(claims.values())
-        except asyncpg.UniqueViolationError:
-            # The statement that asks has a newer snapshot than the copy had, so it sees who was
-            # first.
-            wanted = list(claims)
-            rows = await conn.fetch(
-                _SQL["charged_already"],
-                [key[0] for key in wanted],
-                [key[1] for key in wanted],
-                [key[2] for key in wanted],
-            )
-            for row in rows:
-                event = claims.pop((row[0], row[1], row[2]))
-                bad.append(
-                    set_aside(event, "duplicate", "the ledger has charged this request before")
-                )
-    raise asyncpg.DeadlockDetectedError("others keep charging the same requests")
 
 
 async def _write_attribution(
@@ -240,12 +175,17 @@ async def write_dead_letters(
         [bad.amount for bad in bad_lines],
         [bad.line for bad in bad_lines],
     )
-    repairs = [bad for bad in bad_lines if bad.org_id and bad.user_id and bad.amount]
+    await _give_back(
+        conn,
+        [
+            (bad.org_id, bad.user_id, bad.amount, f"{shard}:{epoch}-{bad.seq}")
+            for bad in bad_lines
+            if bad.org_id and bad.user_id and bad.amount
+        ],
+    )
+
+
+async def _give_back(conn: Connection, repairs: list[tuple[str, str, int, str]]) -> None:
+    """Entries for the live balances: (organisation, user, millicredits, reference) each."""
     if repairs:
-        await conn.execute(
-            _SQL["give_back"],
-            [bad.org_id for bad in repairs],
-            [bad.user_id for bad in repairs],
-            [bad.amount for bad in repairs],
-            [f"{shard}:{epoch}-{bad.seq}" for bad in repairs],
-        )
+        await conn.execute(_SQL["give_back"], *map(list, zip(*repairs, strict=True)))

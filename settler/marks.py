@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import asyncpg
 
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Connection, Pool
-from taximeter.settler.verdict import Mark
+from taximeter.settler.verdict import Ledger, Mark
 
 _SQL: Final = load_queries("guardian")
 
@@ -28,7 +29,15 @@ async def lock_mark(conn: Connection, shard: int) -> Mark:
     return _mark(await conn.fetchrow(_SQL["lock_watermark"], shard), shard)
 
 
+async def with_position_now(conn: Connection, mark: Mark) -> Mark:
+    """The mark, with how far Postgres has written by now."""
+    row = await conn.fetchrow(_SQL["read_ledger"])
+    assert row is not None, "it is a select of constants"
+    return replace(mark, ledger=Ledger(row["history"], row["position"], mark.seq))
+
+
 def _mark(row: asyncpg.Record | None, shard: int) -> Mark:
     if row is None:
         raise LookupError(f"Postgres has no shard {shard}: its watermark is missing")
-    return Mark(row["shard"], row["epoch"], row["seq"], row["run_id"], row["shards"])
+    ledger = Ledger(row["history"], row["position"], row["seq"])
+    return Mark(row["shard"], row["epoch"], row["seq"], row["run_id"], row["shards"], ledger)

@@ -21,7 +21,8 @@ from taximeter.settler.stream import Numbered, Run
 Account = tuple[str, str]
 
 CHARGED_COLUMNS: Final = (
-    "org_id", "request_id", "phase", "user_id", "amount", "seq", "shard", "epoch", "created_at",
+    "org_id", "request_id", "phase", "user_id", "amount", "seq", "by_expiry", "shard", "epoch",
+    "created_at",
 )  # fmt: skip
 ATTRIBUTION_COLUMNS: Final = (
     "org_id", "user_id", "request_id", "credits_used", "seq", "reserved", "late", "service_type",
@@ -30,6 +31,10 @@ ATTRIBUTION_COLUMNS: Final = (
 
 _KINDS_AFTER: Final = frozenset("\n" + kind for kind in KINDS)
 _PHASES: Final = {flag: PHASE_REST if flag == "rest" else PHASE_CHARGE for flag in FLAGS}
+# All kinds but the first of an entry still have their newline.
+_BY_EXPIRY: Final = {
+    mark + kind: "t" if kind == "expire" else "f" for kind in KINDS for mark in ("", "\n")
+}
 _LATE: Final = {flag: "f" if flag == "-" else "t" for flag in FLAGS}
 _REQUEST_CHARACTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-"
 _REQUEST_MAX: Final = 128
@@ -137,14 +142,17 @@ def _add_entry(usual: Usual, shard: int, epoch: int, entry: Numbered, now: datet
     end = f"\t{shard}\t{epoch}\t{time.isoformat()}\n"
     purposes = _purposes(cells[6::7])
     sums, add_charged, attribution = usual.amounts, usual.claims.append, usual.usage
-    for seq, one, request, amount, held, flag, purpose in zip(
+    for seq, kind, one, request, amount, held, flag, purpose in zip(
         range(entry.first_seq, entry.last_seq + 1),
-        known, requests, amounts, reserved, flags, purposes,
+        kinds, known, requests, amounts, reserved, flags, purposes,
         strict=True,
     ):  # fmt: skip
         account, _, org_id, user_id = one
         sums[account] += amount
-        add_charged(f"{org_id}\t{request}\t{_PHASES[flag]}\t{user_id}\t{amount}\t{seq}{end}")
+        add_charged(
+            f"{org_id}\t{request}\t{_PHASES[flag]}\t{user_id}\t{amount}\t{seq}"
+            f"\t{_BY_EXPIRY[kind]}{end}"
+        )
         attribution[account].append(
             f"{org_id}\t{user_id}\t{request}\t{amount}\t{seq}\t{held}\t{_LATE[flag]}"
             f"\t{purpose}{end}"

@@ -31,6 +31,39 @@ class Action(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Ledger:
+    """Which Postgres this is, and how far: `position` (bytes of its log that are on the disk) only
+    grows within one `history` (system identifier and timeline), and so does `settled` (the shard's
+    watermark) within an epoch.
+    """
+
+    history: str
+    position: int
+    settled: int
+
+    def __str__(self) -> str:
+        return f"{self.history} {self.position} {self.settled}"
+
+    @classmethod
+    def parse(cls, text: str) -> Ledger | None:
+        """What a shard's meta says, None when it says nothing that can be read."""
+        history, *figures = text.split(" ")
+        if len(figures) != 2 or not all(figure.isdigit() for figure in figures):
+            return None
+        return cls(history, int(figures[0]), int(figures[1]))
+
+    def continues(self, before: Ledger) -> bool:
+        """Whether everything that was on the disk at `before` is still there, as far as these
+        figures can tell.
+        """
+        return (
+            self.history == before.history
+            and self.position >= before.position
+            and self.settled >= before.settled
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     """The shard in Postgres, and how many there are. run_id is None until a server was approved."""
 
@@ -39,6 +72,7 @@ class Mark:
     seq: int
     run_id: str | None
     shards: int = 1
+    ledger: Ledger | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +93,11 @@ class Seen:
             if self.meta.get(name, "").isdigit():
                 return int(self.meta[name])
         return None
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The Postgres that this shard has last been seen with."""
+        return Ledger.parse(self.meta.get("ledger", ""))
 
     @property
     def seq(self) -> int | None:
@@ -108,6 +147,8 @@ def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
         return f"Redis is at epoch {epoch}, Postgres at {mark.epoch}"
     if seen.meta.get("shards") != str(shards):
         return f"Redis was opened for {seen.meta.get('shards')} shards, Postgres has {shards}"
+    if mark.ledger and seen.ledger and not mark.ledger.continues(seen.ledger):
+        return f"Postgres went back or is another one: {mark.ledger}, it was {seen.ledger}"
     if seq < mark.seq:
         return f"Redis went back in time: it is at event {seq}, Postgres has settled {mark.seq}"
     last = seen.last_id

@@ -16,17 +16,21 @@ SELECT pg_try_advisory_lock(74097, $1)
 SELECT pg_advisory_xact_lock(74098, 0)
 
 -- name: read_watermark
--- $1 shard
-SELECT shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards
-  FROM taximeter.watermarks
+-- With the ledger that it stands in. $1 shard
+SELECT shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position
+  FROM taximeter.watermarks, taximeter.ledger_position() AS ledger
  WHERE shard = $1
 
 -- name: lock_watermark
 -- As settle locks it, but waiting: a settle that has read from a server before its restart must be through. $1 shard
-SELECT shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards
-  FROM taximeter.watermarks
+SELECT shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position
+  FROM taximeter.watermarks AS mark, taximeter.ledger_position() AS ledger
  WHERE shard = $1
-   FOR UPDATE
+   FOR UPDATE OF mark
+
+-- name: read_ledger
+-- Which Postgres this is and how far it has written.
+SELECT history, position FROM taximeter.ledger_position()
 
 -- name: lock_watermarks
 -- All of them, waiting for whoever settles.

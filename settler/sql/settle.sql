@@ -20,7 +20,7 @@ SELECT id FROM organizations WHERE id = ANY ($1::text[])
 -- name: charged_already
 -- Which of these charges are in the ledger. Only asked when the unique key has just refused one of them.
 -- $1 org ids, $2 request ids, $3 phases, position by position
-SELECT c.org_id, c.request_id, c.phase
+SELECT c.org_id, c.request_id, c.phase, c.by_expiry, c.user_id, c.amount
   FROM taximeter.charged_requests AS c
   JOIN unnest($1::text[], $2::text[], $3::smallint[]) AS wanted (org_id, request_id, phase)
     ON c.org_id = wanted.org_id AND c.request_id = wanted.request_id AND c.phase = wanted.phase

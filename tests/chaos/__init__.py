@@ -1,1 +1,1 @@
-"""Chaos: real processes, real servers, a network that lies, and a history that is judged afterwards."""
+"""Chaos: real processes, real servers, a network that lies, and a history that is judged."""

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
+
 from chaos.cluster import ORGS, USERS, Cluster
 from chaos.history import Recorder, read_lines
 from chaos.scene import Loss
-
 from taximeter.api.tokens import load_dev_key
 
 BILLING: Final = "/api/v1/org-billing"
@@ -76,6 +76,10 @@ class Admin:
                 await self._allocate(org, user, self._random.randint(1, 3_000))
             await asyncio.sleep(self._random.uniform(0.1, 0.4))
 
+    async def close(self) -> None:
+        await self._client.aclose()
+        self._recorder.close()
+
     async def _buy(self, org: str, amount: int) -> str:
         """Until there is an answer, under the same key."""
         key = f"purchase-{next(self._numbers)}"
@@ -83,9 +87,7 @@ class Admin:
         deadline = time.monotonic() + 30.0
         while True:
             headers = {"Idempotency-Key": key}
-            outcome = await self._post(
-                "buy", org, key, amount, f"credits/{org}/add", body, headers
-            )
+            outcome = await self._post("buy", org, key, amount, f"credits/{org}/add", body, headers)
             over = self.stopping or time.monotonic() > deadline
             if outcome in ("ok", "refused") or over:
                 return outcome

@@ -1,4 +1,4 @@
-"""Waits until a healed system has come to rest, and proves its books: I1 to I7, I9, I11, I13, I15."""
+"""Waits until a healed system has come to rest, and proves its books (I1 to I7, I9, I11 to I15)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Final
 from chaos.admin import bounds
 from chaos.cluster import Cluster
 from chaos.scene import Key, Loss
-
 from taximeter.settler.check import CheckLimits, check
 from taximeter.settler.reconcile import CouldNotLook
 from taximeter.settler.stores import Stores
@@ -100,6 +99,7 @@ async def _count(stores: Stores, books: Books) -> None:
         ("settled", "SELECT sum(settled_events) FROM taximeter.watermarks"),
         ("duplicate", "SELECT count(*) FROM taximeter.dead_letters WHERE reason = 'duplicate'"),
         ("set aside", "SELECT count(*) FROM taximeter.dead_letters WHERE reason <> 'duplicate'"),
+        ("expired", "SELECT count(*) FROM taximeter.charged_requests WHERE by_expiry"),
         ("holes", "SELECT sum(seq_last - seq_first + 1) FROM taximeter.lost_events"),
         ("epoch", "SELECT max(epoch) FROM taximeter.watermarks"),
     ):
@@ -127,9 +127,7 @@ async def _figures(cluster: Cluster, stores: Stores, books: Books) -> None:
         books.violations.append(f"I9 {bad} amounts of usage are out of range")
 
 
-async def _administered(
-    cluster: Cluster, stores: Stores, books: Books, losses: list[Loss]
-) -> None:
+async def _administered(cluster: Cluster, stores: Stores, books: Books, losses: list[Loss]) -> None:
     """What was bought and allocated is there once, as it was told."""
     totals = {
         row[0]: row[1]

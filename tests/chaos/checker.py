@@ -24,9 +24,7 @@ class Judgement:
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
-def judge(
-    attempts: list[Attempt], ledger: Mapping[Key, int], losses: list[Loss]
-) -> Judgement:
+def judge(attempts: list[Attempt], ledger: Mapping[Key, int], losses: list[Loss]) -> Judgement:
     """`ledger`: what each request was charged in all, millicredits."""
     found = Judgement()
     by_request: dict[Key, list[Attempt]] = defaultdict(list)

@@ -1,5 +1,5 @@
-"""Everything that runs: two gateways, two sidecars, two settlers, the API, Valkey and Postgres, and a
-proxy on every way between two of them.
+"""Everything that runs: two gateways, two sidecars, two settlers, the API, Valkey and Postgres, and
+a proxy on every way between two of them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+from redis.asyncio import Redis
+from support.proxy import Proxy
+from support.waiting import eventually
+
 from chaos.process import Worker
 from chaos.settings import Run
 from chaos.valkey import ChaosValkey
-from redis.asyncio import Redis
-from support.proxy import Proxy
-
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
@@ -139,9 +140,11 @@ async def add_replica(cluster: Cluster, stack: AsyncExitStack | None = None) -> 
     await asyncio.to_thread(cluster.replica.start)
     async with Redis.from_url(cluster.replica.url) as client:
         await client.execute_command("REPLICAOF", LOOPBACK, port)
-        async with asyncio.timeout(READY_S):
-            while (await client.info("replication"))["master_link_status"] != "up":
-                await asyncio.sleep(0.05)
+
+        async def is_up() -> bool:
+            return bool((await client.info("replication"))["master_link_status"] == "up")
+
+        await eventually(is_up, within_s=READY_S, what="the replica following its primary")
 
 
 async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:

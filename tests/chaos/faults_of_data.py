@@ -109,7 +109,7 @@ async def older_postgres(scene: Scene) -> Struck:
 
     # Without anything to settle again, nothing would be shown.
     await scene.until(is_ahead, "something to be settled after the copy")
-    await asyncio.sleep(scene.random.uniform(0.5, 1.5))
+    await asyncio.sleep(scene.random.uniform(2.0, 3.0))
     epochs = await scene.epochs()
     settled = await scene.settled()
     began = time.time()

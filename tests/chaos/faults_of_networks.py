@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from support.proxy import Proxy
+
 from chaos.scene import Scene, Struck
 from chaos.settings import LINKS
-from support.proxy import Proxy
 
 
 def befall(

@@ -97,9 +97,7 @@ async def _settles_on(scene: Scene, before: int) -> bool:
 async def _settled_to(scene: Scene) -> int:
     conn = await scene.cluster.database()
     try:
-        return int(
-            await conn.fetchval("SELECT coalesce(sum(seq), 0) FROM taximeter.watermarks")
-        )
+        return int(await conn.fetchval("SELECT coalesce(sum(seq), 0) FROM taximeter.watermarks"))
     finally:
         await conn.close()
 

@@ -107,9 +107,7 @@ async def memory_full(scene: Scene) -> Struck:
     return Struck("memory_full", began, time.time(), bit)
 
 
-def move_clock(
-    name: str, by_s: Callable[[Scene], float]
-) -> Callable[[Scene], Awaitable[Struck]]:
+def move_clock(name: str, by_s: Callable[[Scene], float]) -> Callable[[Scene], Awaitable[Struck]]:
     """The clock of the Valkey server jumps, and stays where it is until the next jump."""
 
     async def strike(scene: Scene) -> Struck:

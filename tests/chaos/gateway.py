@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+
 from chaos.history import Line, Recorder
 
 CALLERS: Final = 12
@@ -58,9 +59,7 @@ class Gateway:
         # No connection is kept: a request never meets one that a fault has left behind, and each
         # finds its own way through the proxy.
         limits = httpx.Limits(max_keepalive_connections=CALLERS)
-        self._client = httpx.AsyncClient(
-            timeout=ANSWER_TIMEOUT_S, trust_env=False, limits=limits
-        )
+        self._client = httpx.AsyncClient(timeout=ANSWER_TIMEOUT_S, trust_env=False, limits=limits)
 
     async def run(self) -> None:
         callers = [asyncio.create_task(self._caller()) for _ in range(CALLERS)]

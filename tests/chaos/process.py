@@ -1,4 +1,4 @@
-"""One process of a run, which may be killed, paused, restarted, and is started again when it ends."""
+"""One process of a run, which may be killed and paused, and is started again when it ends."""
 
 from __future__ import annotations
 

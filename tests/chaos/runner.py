@@ -1,4 +1,4 @@
-"""One run: start, spend, break, heal, wait, prove. The seed draws the faults and what gateways do."""
+"""One run: start, spend, break, heal, wait, prove. The seed draws faults and what gateways do."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from chaos import faults_of_data, faults_of_networks, faults_of_postgres, faults_of_processes
-from chaos import faults_of_redis
+from chaos import (
+    faults_of_data,
+    faults_of_networks,
+    faults_of_postgres,
+    faults_of_processes,
+    faults_of_redis,
+)
 from chaos.admin import Admin
 from chaos.books import prove
 from chaos.checker import Judgement, judge
@@ -74,12 +79,11 @@ async def run_chaos(
             await asyncio.sleep(WARM_UP_S)
             await _heal(cluster)
             admin.stopping = True
-            await tasks[0]
             await _let_callers_finish(cluster)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            admin.stopping = watcher.stopping = True
+            await asyncio.gather(*tasks)
+            await admin.close()
         losses = [struck.loss for struck in outcome.faults if struck.loss is not None]
         books = await prove(cluster, losses)
         attempts = read_attempts(cluster.histories)
@@ -126,7 +130,9 @@ async def _strike(
             struck = await FAULTS[name](scene)
         outcome.faults.append(struck)
         took = struck.ended - struck.began
-        say(f"  {name:22} {took:5.1f} s  {'bit' if struck.bit else 'DID NOT BITE'}  {struck.detail}")
+        say(
+            f"  {name:22} {took:5.1f} s  {'bit' if struck.bit else 'DID NOT BITE'}  {struck.detail}"
+        )
         await asyncio.sleep(scene.random.uniform(*run.rest_s))
 
 
@@ -141,9 +147,7 @@ async def _let_callers_finish(cluster: Cluster) -> None:
     """Gateways finish what they are at; a commit that they still owe gets its chance."""
     gateways = [worker for name, worker in cluster.workers.items() if name.startswith("gateway")]
     cluster.down |= {worker.name for worker in gateways}
-    await asyncio.gather(
-        *(asyncio.to_thread(worker.stop, LAST_CALLERS_S) for worker in gateways)
-    )
+    await asyncio.gather(*(asyncio.to_thread(worker.stop, LAST_CALLERS_S) for worker in gateways))
 
 
 def _counts(cluster: Cluster, judgement: Judgement, watcher: Watcher) -> dict[str, int]:

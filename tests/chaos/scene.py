@@ -11,6 +11,7 @@ from typing import Any
 
 from chaos.cluster import Cluster
 from chaos.history import Attempt, read_attempts
+from taximeter.meter.keys import ShardKeys
 
 Key = tuple[str, str]
 BOUND_S = 40.0
@@ -94,8 +95,8 @@ class Scene:
             async with self.cluster.redis() as redis:
                 run_id = (await redis.info("server"))["run_id"]
                 for row in rows:
-                    key = "{tm:%d}:meta" % row["shard"]
-                    epoch, approved = await redis.hmget(key, ["epoch", "run_id"])
+                    meta = ShardKeys("tm", row["shard"]).meta
+                    epoch, approved = await redis.hmget(meta, ["epoch", "run_id"])
                     if epoch != str(row["epoch"]).encode() or approved != run_id.encode():
                         return False
                     if row["run_id"] != run_id:
@@ -118,7 +119,7 @@ class Scene:
             try:
                 if await condition():
                     return True
-            except (OSError, asyncio.TimeoutError, Exception):  # noqa: B014 - a store may be away
+            except (TimeoutError, OSError, Exception):
                 pass
             await asyncio.sleep(0.1)
         return False

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import asyncpg
-from chaos.cluster import Cluster
 from redis.exceptions import RedisError
+
+from chaos.cluster import Cluster
 
 PAUSE_S: Final = 0.25
 STREAM_MAX: Final = 600_000
@@ -27,6 +28,7 @@ class Watcher:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self.violations: list[str] = []
+        self.stopping = False
         self.looks = 0
         self.stream_max = 0
         self.memory_max = 0
@@ -36,8 +38,7 @@ class Watcher:
         self._free = asyncio.Lock()
 
     async def run(self) -> None:
-        """Until cancelled."""
-        while True:
+        while not self.stopping:
             async with self._free:
                 # Redis first: it is never behind Postgres then.
                 with contextlib.suppress(RedisError, OSError, TimeoutError):

@@ -37,7 +37,7 @@ def header_and_body(name: str) -> tuple[str, str]:
 def test_there_is_one_script_a_job() -> None:
     assert SCRIPTS == [
         "admit", "apply", "approve", "barrier", "drain", "fence", "limit", "load", "open",
-        "operate", "permissions", "resolve", "rotate", "snapshot", "sweep",
+        "operate", "permissions", "resolve", "rotate", "snapshot", "sweep", "witness",
     ]  # fmt: skip
 
 

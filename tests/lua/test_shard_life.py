@@ -30,6 +30,9 @@ async def every_call(shard: ScriptedShard) -> None:
         lambda: shard.rotate(),
         lambda: shard.snapshot("org/u"),
         lambda: load_script("approve").call(shard.redis, [shard.keys.meta], [shard.epoch, "run"]),
+        lambda: load_script("witness").call(
+            shard.redis, [shard.keys.meta], [shard.epoch, "a/1 2 3"]
+        ),
     ):
         before = await shard.state()
         with pytest.raises(ResponseError, match=r"^(FENCED|STALE_EPOCH)"):

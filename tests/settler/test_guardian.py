@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -23,7 +24,7 @@ from taximeter.settler.guardian import (
     look,
 )
 from taximeter.settler.stores import Stores
-from taximeter.settler.verdict import Action, Mark, Seen, judge
+from taximeter.settler.verdict import Action, Ledger, Mark, Seen, judge
 
 WHOLE = {"epoch": "3", "seq": "10", "shards": "2", "format": "1", "run_id": "r"}
 MARK = Mark(0, 3, 8, "r")
@@ -216,6 +217,79 @@ async def test_a_database_that_went_back_an_epoch_settles_what_the_stream_still_
     assert (guarded.action, guarded.epoch, guarded.lost) == ("rebuilt", 3, 0)
     assert await world.used("ann") == 107
     await world.assert_books()
+
+
+@pytest.mark.parametrize("history", ["the same", "other/00000001"])
+async def test_a_postgres_that_went_back_is_found_out(world: World, history: str) -> None:
+    """Its numbers of entries come again: what the live account has applied by that number would
+    hide the new ones.
+    """
+    await world.organization("acme", ann=10_000)
+    await world.charge("ann", 100)
+    assert (await guard(world.stores, 0, 1)).action == "nothing"
+    seen = (await look(world.stores, 0)).ledger
+    assert seen is not None
+    for credits in (11_000, 12_000):
+        await world.pool.execute(
+            "UPDATE user_credit_allocations SET allocated_credits = $1", credits
+        )
+    await world.relay()
+    # As restored from a copy that lacks the last two entries.
+    await world.pool.execute(
+        "BEGIN; SET LOCAL session_replication_role = replica;"
+        "DELETE FROM taximeter.account_entries WHERE entry_seq > 1;"
+        "UPDATE taximeter.accounts SET entry_seq = 1, applied_seq = 1;"
+        "UPDATE user_credit_allocations SET allocated_credits = 10000;"
+        "UPDATE organization_credit_pools SET allocated_credits = 10000;"
+        "COMMIT"
+    )
+    ahead = Ledger(seen.history, seen.position + 10**12, 1) if history == "the same" else None
+    await world.stores.redis.hset(
+        world.keys().meta, "ledger", str(ahead or Ledger(history, seen.position, 1))
+    )
+    await world.charge("ann", 50)
+    guarded = await guard(world.stores, 0, 1)
+    assert guarded.action == "rebuilt"
+    assert "Postgres went back" in guarded.reason
+    await world.pool.execute("UPDATE user_credit_allocations SET allocated_credits = 10700")
+    await world.relay()
+    assert (await world.live("ann") or ())[:2] == (10_700 - 150, 0)
+    await world.assert_books()
+    assert (await guard(world.stores, 0, 1)).action == "nothing"
+
+
+def test_what_tells_that_postgres_went_back() -> None:
+    meta = WHOLE | {"ledger": "1/1 500 8"}
+    for ledger, whole in (
+        (Ledger("1/1", 500, 8), True),
+        (Ledger("1/1", 600, 9), True),
+        (Ledger("1/1", 499, 8), False),
+        (Ledger("1/1", 600, 7), False),
+        (Ledger("1/2", 600, 9), False),
+        (Ledger("2/1", 600, 9), False),
+    ):
+        mark = replace(MARK, seq=ledger.settled, ledger=ledger)
+        verdict = judge(mark, Seen("r", meta, (3, 10)), 2)
+        assert (verdict.action is Action.NOTHING) is whole, ledger
+    for unreadable in ("", "1/1", "1/1 5", "1/1 x 8"):
+        seen = Seen("r", WHOLE | {"ledger": unreadable}, (3, 10))
+        assert judge(replace(MARK, ledger=Ledger("1/1", 1, 8)), seen, 2).action is Action.NOTHING
+
+
+async def test_guardians_at_once_do_not_take_each_others_notes_for_a_loss(world: World) -> None:
+    """Each notes how far Postgres is; one that has read it before another has noted more looks
+    again.
+    """
+    await world.organization("acme", ann=10**6)
+    for round_ in range(30):
+        await world.charge("ann", 1)
+
+        async def settle_and_guard() -> str:
+            await world.settle()
+            return (await guard(world.stores, 0, 1)).action
+
+        actions = await asyncio.gather(*(settle_and_guard() for _ in range(4)))
+        assert set(actions) <= {"nothing", "waiting"}, (round_, actions)
 
 
 async def test_a_restarted_server_is_approved_and_lost_entries_are_sent_again(

@@ -677,6 +677,14 @@ BEGIN
 END;
 $_$;
 
+CREATE FUNCTION taximeter.ledger_position(OUT history text, OUT "position" bigint) RETURNS record
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT (pg_control_system()).system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
+           pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint
+$$;
+
 CREATE FUNCTION taximeter.make_attribution_month(month date) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1239,12 +1247,15 @@ CREATE TABLE taximeter.charged_requests (
     seq bigint,
     amount bigint NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    by_expiry boolean DEFAULT false NOT NULL,
     CONSTRAINT amount_is_in_range CHECK (((amount >= 0) AND (amount <= '1000000000000'::bigint))),
     CONSTRAINT phase_is_known CHECK ((phase = ANY (ARRAY[0, 1]))),
     CONSTRAINT request_id_is_short CHECK (((length(request_id) >= 1) AND (length(request_id) <= 128)))
 );
 
 COMMENT ON COLUMN taximeter.charged_requests.phase IS '0: the charge. 1: the rest, after a hold that expired with progress.';
+
+COMMENT ON COLUMN taximeter.charged_requests.by_expiry IS 'The hold ended by its deadline: what was reported until then.';
 
 CREATE TABLE taximeter.dead_letters (
     id bigint NOT NULL,

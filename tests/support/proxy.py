@@ -1,7 +1,7 @@
 """A TCP proxy between a client and a server that does to a connection what networks do.
 
-What it can do: lose replies, delay, slice into small pieces, reset, leave half open, hold everything
-back (black hole). Bytes that pass are never changed and never out of order.
+What it can do: lose replies, delay, slice into small pieces, reset, leave half open, hold
+everything back (black hole). Bytes that pass are never changed and never out of order.
 """
 
 from __future__ import annotations

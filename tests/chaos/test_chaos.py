@@ -1,0 +1,110 @@
+"""The runs of the table: everything held, every fault bit, and what is to happen sometimes did."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from chaos.checker import judge
+from chaos.history import Attempt
+from chaos.runner import FAULTS, run_chaos, schedule
+from chaos.scene import Loss
+from chaos.settings import CI_RUNS, CLOCK, EVERYTHING, Ci, Run
+from chaos.valkey import FAKETIME
+
+
+# A socket that a fault cut in the middle of a connect is closed by whoever collects it.
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("ci", CI_RUNS, ids=lambda ci: ci.name.replace(" ", "_"))
+async def test_run(ci: Ci, tmp_path: Path) -> None:
+    if FAKETIME is None and set(ci.run.faults) <= set(CLOCK):
+        pytest.skip("Debian's package libfaketime is missing: no clock can be moved")
+    outcome = await run_chaos(ci.run, tmp_path)
+    print(json.dumps(asdict(outcome), indent=1, default=sorted))
+    assert outcome.violations == []
+    assert not outcome.void, outcome.toothless
+    missed = [what for what in ci.sometimes if not outcome.counts.get(what)]
+    assert not missed, f"this never happened, so the run shows nothing about it: {missed}"
+
+
+def test_every_fault_is_in_a_run_and_every_name_is_a_fault() -> None:
+    in_runs = {name for ci in CI_RUNS for name in ci.run.faults}
+    assert set(EVERYTHING) <= set(FAULTS)
+    assert in_runs <= set(FAULTS)
+    assert set(EVERYTHING) - in_runs <= {
+        # Their likes are in a run; a longer one draws them too.
+        "kill_scheduler_redis", "pause_gateway", "restart_api",
+    }  # fmt: skip
+
+
+def test_the_same_seed_gives_the_same_faults() -> None:
+    run = Run(7, 60.0, EVERYTHING)
+    assert schedule(run) == schedule(run)
+    assert schedule(run) != schedule(Run(8, 60.0, EVERYTHING))
+
+
+def attempt(op: str, outcome: str, amount: int = 10, charged: int | None = None) -> Attempt:
+    receipt = None
+    if charged is not None:
+        receipt = {"state": "committed", "charged_millicredits": charged, "replayed": False,
+                   "late": False, "available_millicredits": 1}  # fmt: skip
+    return Attempt("acme", "r1", op, amount, 100.0, outcome, 101.0, "", receipt)
+
+
+LOSS = Loss("redis", since=100.5, until=100.5)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "charged", "losses", "wrong"),
+    [
+        ([attempt("charge", "ok", charged=10)], 10, [], None),
+        ([attempt("charge", "ok", charged=10)], None, [], "was told 10"),
+        ([attempt("charge", "ok", charged=10)], 20, [], "only [10] was ever sent"),
+        ([attempt("charge", "ok", charged=10)], None, [LOSS], None),
+        ([attempt("charge", "ok", charged=10)], 20, [LOSS], "only [10] was ever sent"),
+        ([attempt("charge", "unknown")], None, [], None),
+        ([attempt("charge", "unknown")], 10, [], None),
+        ([attempt("charge", "refused")], 10, [], "only [] was ever sent"),
+        ([attempt("charge", "failed")], 10, [], "only [] was ever sent"),
+        ([], 10, [], "nobody asked for it"),
+        ([attempt("touch", "ok", 4), attempt("commit", "ok", charged=10)], 4, [], "was told 10"),
+        ([attempt("touch", "ok", 4), attempt("commit", "ok", charged=10)], 4, [LOSS], None),
+        ([attempt("touch", "ok", 4)], 4, [], None),
+        (
+            [attempt("charge", "ok", charged=10)],
+            None,
+            [Loss("redis", since=101.5, until=102.0)],
+            "was told 10",
+        ),
+        (
+            [attempt("charge", "ok", charged=10)],
+            None,
+            [Loss("redis", since=0.0, until=99.0)],
+            "was told 10",
+        ),
+        (
+            [attempt("charge", "ok", charged=10)],
+            None,
+            [Loss("redis", 0.0, 200.0, frozenset({("acme", "r1")}))],
+            "was told 10",
+        ),
+    ],
+)
+def test_the_judge(
+    attempts: list[Attempt], charged: int | None, losses: list[Loss], wrong: str | None
+) -> None:
+    """What it must object to, and what it must not."""
+    ledger = {} if charged is None else {("acme", "r1"): charged}
+    violations = judge(attempts, ledger, losses).violations
+    if wrong is None:
+        assert violations == []
+    else:
+        assert len(violations) == 1
+        assert wrong in violations[0]
