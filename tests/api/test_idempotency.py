@@ -62,6 +62,20 @@ ENDPOINTS = [
         {"user_id": "boss", "credits": 0.004},
         "SELECT allocated_credits / 3 FROM user_credit_allocations",
     ),
+    Endpoint(
+        "PUT",
+        "/subscriptions/acme/upgrade",
+        {"new_plan_code": "enterprise"},
+        {"new_plan_code": "enterprise", "effective_immediately": False},
+        "SELECT count(*) FROM org_billing_history WHERE event_type = 'subscription_upgraded'",
+    ),
+    Endpoint(
+        "POST",
+        "/users/ann/credits",
+        {"credits": 2.5},
+        {"credits": 2.5, "purchase_amount": 1.0},
+        "SELECT allocated_credits / 2500 FROM user_credit_allocations",
+    ),
 ]
 
 
@@ -134,6 +148,17 @@ async def test_there_is_no_effect_without_its_answer(
     assert await happened(world, endpoint) in (0, None)
     assert (await send()).status_code == 200
     assert await happened(world, endpoint) == 1
+
+
+async def test_a_cancellation_is_answered_to_the_letter_after_it_has_ended(world: World) -> None:
+    assert (await world.subscribe()).status_code == 200
+    send = sender(world, Endpoint("DELETE", "/subscriptions/acme", {}, {}, ""))
+    first = await send()
+    assert first.status_code == 200, first.text
+    await world.stores.pool.execute("UPDATE organization_subscriptions SET status = 'canceled'")
+    again = await send()
+    assert (again.status_code, again.text) == (200, first.text)
+    assert (await send(key="k2")).status_code == 409
 
 
 async def test_numbers_that_mean_the_same_are_the_same_body(world: World) -> None:
