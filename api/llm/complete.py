@@ -34,6 +34,7 @@ from taximeter.meter import Receipt
 _ANSWER_HEADERS = {
     "x-request-id": "X-Upstream-Request-Id",
     "openai-processing-ms": "OpenAI-Processing-Ms",
+    "content-type": "Content-Type",
 }
 
 
@@ -166,7 +167,6 @@ class _Call:
         headers["X-Cost-Incurred"] = text_of_credits(charge.cost or 0)
         if receipt is None:
             headers["X-Charge-Pending"] = "true"
-        headers["Content-Type"] = response.headers.get("Content-Type", "application/json")
         return Answer(content, headers)
 
     async def _open(self) -> tuple[EventStream, dict[str, str]]:
@@ -204,7 +204,7 @@ class _Call:
         }
         for name, shown in _ANSWER_HEADERS.items():
             if (value := response.headers.get(name)) is not None:
-                headers[shown] = value
+                headers[shown] = charge.target.upstream.hidden(value)
         return headers
 
 

@@ -132,8 +132,7 @@ class MeteredStream:
         left: asyncio.Task[None],
     ) -> None:
         self._headers = [
-            *raw_headers(headers),
-            (b"content-type", b"text/event-stream; charset=utf-8"),
+            *raw_headers({**headers, "Content-Type": "text/event-stream; charset=utf-8"}),
             (b"cache-control", b"no-store"),
             (b"x-accel-buffering", b"no"),  # Proxies must pass each token on as it comes.
         ]

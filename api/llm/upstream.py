@@ -139,6 +139,12 @@ class Upstream:
             return content
         return content.replace(self._secret, _HIDDEN.encode())
 
+    def hidden(self, text: str) -> str:
+        """The same for text."""
+        return self.without_key(text.encode("utf-8", "surrogateescape")).decode(
+            "utf-8", "surrogateescape"
+        )
+
     async def models(self) -> list[str]:
         """The names of its models. Raises UpstreamFailure."""
         try:
@@ -173,8 +179,7 @@ class Upstream:
         said = error.get("message") if isinstance(error, dict) else error
         if not isinstance(said, str):
             return f"status {response.status}"
-        said = self.without_key(said.encode("utf-8", "replace")).decode()
-        return said[:_ERROR_CHARACTERS_MAX]
+        return self.hidden(said.encode("utf-8", "replace").decode())[:_ERROR_CHARACTERS_MAX]
 
 
 def _object(content: bytes) -> dict[str, Any]:
