@@ -25,8 +25,8 @@ _NOT_WORKING = frozenset({502, 503})
 
 class UpstreamFailure(ApiError):
     """A failure before the answer began. `elsewhere`: another upstream may be asked, since this one
-    has done nothing. `again`: this one too. `is_down`: there was no answer at
-    all, which counts towards a rest.
+    has done nothing. `again`: this one too. `is_down`: it takes no connection, which counts towards
+    a rest. (Silence does not: a few callers with slow prompts would stop it for everybody.)
     """
 
     elsewhere = False
@@ -42,12 +42,11 @@ def unreachable(error: Exception, name: str) -> UpstreamFailure:
     logger.warning("upstream %s failed: %s %s", name, type(error).__name__, reason)
     if isinstance(error, NOTHING_SENT):
         failure = UpstreamFailure(502, "The provider could not be reached", code=UPSTREAM_ERROR)
-        failure.elsewhere = failure.again = True
+        failure.elsewhere = failure.again = failure.is_down = True
     elif isinstance(error, TimeoutError):
         failure = UpstreamFailure(504, "The provider did not answer in time", code=UPSTREAM_ERROR)
     else:
         failure = UpstreamFailure(502, "The provider broke off", code=UPSTREAM_ERROR)
-    failure.is_down = True
     return failure
 
 

@@ -1,4 +1,4 @@
-"""A pause for an upstream that keeps failing, so that not every request waits for it again."""
+"""A pause for an upstream that is not there, so that not every request waits for it again."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Rest:
         return False
 
     def failed(self) -> None:
-        """It could not be reached, or was silent."""
+        """It could not be reached."""
         self._failures += 1
         if self._failures >= self._failures_max:
             self._until = self._clock() + self._rest_s
 
     def answered(self) -> None:
-        """It works, whatever it answered."""
+        """It is there, whatever it answered."""
         self._failures = 0

@@ -97,7 +97,7 @@ class Provider:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
+            with suppress(asyncio.CancelledError, asyncio.IncompleteReadError, ConnectionError):
                 early = b""
                 while True:
                     asked = await self._read(reader, writer, early)
