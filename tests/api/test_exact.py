@@ -9,8 +9,8 @@ import pytest
 from support.world import BILLING, World
 
 SUBSCRIPTION = (
-    '"org_id": "fresh-NUMBER", "plan_code": "trial", "org_name": "Fresh", "billing_email": "a@b.cd",'
-    ' "user_id": "boss"'
+    '"org_id": "fresh-NUMBER", "plan_code": "trial", "org_name": "Fresh",'
+    ' "billing_email": "a@b.cd", "user_id": "boss"'
 )
 # Endpoint -> path, name of the field, the rest of the body, where its millicredits end up.
 ENDPOINTS = {
@@ -58,7 +58,7 @@ def endpoint(request: pytest.FixtureRequest) -> Any:
 
 async def send(world: World, endpoint: Any, number: str) -> httpx.Response:
     path, field, rest, _ = endpoint
-    rest = rest.replace("NUMBER", number)
+    rest = rest.replace("NUMBER", number.strip('"'))
     return await world.client.post(
         f"{BILLING}{path}",
         content=f'{{"{field}": {number}, {rest}}}',
