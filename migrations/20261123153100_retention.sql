@@ -102,16 +102,18 @@ $$;
 CREATE FUNCTION taximeter.drop_attribution_month(month date) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
 DECLARE
-    starts         CONSTANT timestamp := date_trunc('month', month::timestamp);
-    since          CONSTANT timestamptz := starts AT TIME ZONE 'UTC';
-    until          CONSTANT timestamptz := (starts + interval '1 month') AT TIME ZONE 'UTC';
-    partition_name CONSTANT text := 'attribution_' || to_char(starts, 'YYYY_MM');
-    has_partition  CONSTANT boolean := to_regclass('taximeter.' || partition_name) IS NOT NULL;
-    older          date;
-    found_rows     bigint;
-    found_credits  bigint;
-    known_rows     bigint;
-    known_credits  bigint;
+    starts          CONSTANT timestamp := date_trunc('month', month::timestamp);
+    since           CONSTANT timestamptz := starts AT TIME ZONE 'UTC';
+    until           CONSTANT timestamptz := (starts + interval '1 month') AT TIME ZONE 'UTC';
+    partition_name  CONSTANT text := 'attribution_' || to_char(starts, 'YYYY_MM');
+    has_partition   CONSTANT boolean := to_regclass('taximeter.' || partition_name) IS NOT NULL;
+    older           date;
+    found_rows      bigint;
+    found_credits   bigint;
+    known_rows      bigint;
+    known_credits   bigint;
+    dropped_rows    bigint;
+    dropped_credits bigint;
 BEGIN
     IF month IS NULL OR starts >= date_trunc('month', now() AT TIME ZONE 'UTC') - interval '1 month' THEN
         RAISE EXCEPTION 'only months before the last one can be dropped, not %',
@@ -133,9 +135,11 @@ BEGIN
       FROM public.credit_usage_attribution AS usage WHERE usage.created_at >= since AND usage.created_at < until;
     SELECT coalesce(sum(rollup.requests), 0), coalesce(sum(rollup.credits_used), 0) INTO known_rows, known_credits
       FROM taximeter.usage_monthly_by_org AS rollup WHERE rollup.month = starts::date;
-    IF has_partition AND (found_rows, found_credits) <> (known_rows, known_credits) THEN
+    SELECT coalesce(sum(gone.requests), 0), coalesce(sum(gone.credits_used), 0) INTO dropped_rows, dropped_credits
+      FROM taximeter.dropped_months AS gone WHERE gone.month = starts::date;
+    IF has_partition AND (found_rows + dropped_rows, found_credits + dropped_credits) <> (known_rows, known_credits) THEN
         RAISE EXCEPTION 'the rollup of % has % requests and % millicredits, its rows are % and %: see `taximeter check`',
-            to_char(starts, 'YYYY-MM'), known_rows, known_credits, found_rows, found_credits
+            to_char(starts, 'YYYY-MM'), known_rows - dropped_rows, known_credits - dropped_credits, found_rows, found_credits
             USING ERRCODE = 'data_corrupted';
     END IF;
     INSERT INTO taximeter.dropped_months AS gone (month, requests, credits_used)

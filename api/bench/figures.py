@@ -186,7 +186,12 @@ async def measure(stores: Stores, history: History, samples: int) -> list[Figure
 async def run(servers: Servers) -> list[Figure]:
     """Make the history, prove it, ask."""
     scale = servers.scale
-    history = History(scale.history_rows, scale.history_organisations, scale.history_members)
+    history = History(
+        scale.history_rows,
+        scale.history_organisations,
+        scale.history_members,
+        scale.history_batches,
+    )
     async with servers.redis() as (redis_url, _), servers.database() as database_url:
         settings = StoreSettings(
             database_url=database_url,

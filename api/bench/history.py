@@ -28,6 +28,8 @@ class History:
     rows: int = 10_000_000
     organisations: int = 10_000
     members_of_largest: int = 1_500
+    batches: int = 365
+    """Transactions that the usage goes in by, each a stretch of time."""
 
     @property
     def largest(self) -> str:
@@ -46,8 +48,9 @@ async def make_history(
     """Fill a fresh, migrated database; its one shard is left to be opened by the guardian. Returns
     the seconds it took.
 
-    Usage goes in day by day, as settle books it: the triggers keep the rollups. Allocations, pools,
-    charged requests and entries belong to it, so that `taximeter check` can prove everything.
+    Usage goes in by stretches of time, as settle books it: the triggers keep the rollups.
+    Allocations, pools, charged requests and entries belong to it, so that `taximeter check` can
+    prove everything.
     """
     started = time.monotonic()
     pool: Any = stores.pool
@@ -65,16 +68,17 @@ async def make_history(
             )
             await conn.execute(_SQL["make_allocations"], timeout=_TIMEOUT_S)
         made = 0
-        for day in range(_DAYS):
-            # Three times as much on the last day as on the first.
-            share = (1 + 2 * day / (_DAYS - 1)) / 2 / _DAYS
-            count = history.rows - made if day == _DAYS - 1 else round(history.rows * share)
+        last, stretch = history.batches - 1, timedelta(days=_DAYS) / history.batches
+        for batch in range(history.batches):
+            # Three times as much at the end as at the beginning.
+            share = (1 + 2 * batch / max(1, last)) / 2 / history.batches
+            count = history.rows - made if batch == last else round(history.rows * share)
             async with conn.transaction():
                 await conn.execute(_SQL["mark_settling"])
                 await conn.execute(
                     _SQL["make_usage"],
-                    begin + timedelta(days=day),
-                    begin + timedelta(days=day + 1),
+                    begin + stretch * batch,
+                    begin + stretch * (batch + 1),
                     count,
                     history.organisations,
                     history.members_of_largest,
