@@ -55,6 +55,7 @@ TAGS = [
     {"name": "user", "description": "What a user has, over all organisations"},
     {"name": "history", "description": "Purchases, subscriptions and invoices"},
     {"name": "members", "description": "Who belongs to an organisation"},
+    {"name": "keys", "description": "API keys of gateways, made and taken back by org admins"},
     {"name": "llm", "description": "OpenAI's API, charged to the caller's credits"},
 ]
 
@@ -81,6 +82,8 @@ PARAMETERS = {
     "model": "The model, by the name that requests use",
     "limit": "How many to answer with at most",
     "offset": "How many to leave out from the start",
+    "key_id": "The key, by what stands in front of its secret",
+    "include_ended": "Also those that were revoked or have expired",
     "is_active": "Only those that can be spent, or only those that are closed",
     "start_date": "First day, in UTC; 30 days before the last by default",
     "end_date": "Last day, in UTC; today by default",
