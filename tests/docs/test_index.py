@@ -1,0 +1,34 @@
+"""The index lists every page, and every surface has one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+INDEX = (DOCS / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_index_lists_every_page() -> None:
+    pages = {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+    listed = re.findall(r"^\| \[[^]]+\]\(([\w-]+\.md)\) \|", INDEX, re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == pages, "list the page in docs/README.md"
+
+
+def test_the_readme_leads_to_the_index_and_to_every_surface() -> None:
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    surfaces = INDEX.partition("## In front of your models")[2].partition("\n## ")[0]
+    for page in ["README.md", "quickstart.md", *re.findall(r"\(([\w-]+\.md)\)", surfaces)]:
+        assert f"](docs/{page})" in readme, page
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
+def test_anchors_resolve(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([\w/.-]*)#([\w-]+)\)", page.read_text("utf-8")):
+        text = (page.parent / target if target else page).read_text("utf-8")
+        titles = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+        anchors = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+        assert anchor in anchors, f"{page.name} links to {target}#{anchor}"
