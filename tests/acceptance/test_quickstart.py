@@ -22,7 +22,7 @@ BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", PAGE, re.DOTALL)
 TERMINAL = """
 set -euo pipefail
 trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
-{simulator} simulator --port {port} &
+taximeter simulator --port {port} &
 export ANN OPENAI_API_KEY=unused TAXIMETER_SIDECAR_DRAIN_S=0
 """
 
@@ -32,7 +32,7 @@ export ANN OPENAI_API_KEY=unused TAXIMETER_SIDECAR_DRAIN_S=0
 def test_the_page_can_be_typed_in(redis_url: str, empty_database_url: str, tmp_path: Path) -> None:
     assert BLOCKS[0] == ("sh", "pip install 'taximeter[server]'\n")
     provider, api, sidecar = (free_port() for _ in range(3))
-    script = TERMINAL.format(simulator="taximeter", port=provider)
+    script = TERMINAL.format(port=provider)
     for language, text in BLOCKS[1:]:
         script += text if language == "sh" else f"python - <<'END'\n{text}END\n"
     places = {
