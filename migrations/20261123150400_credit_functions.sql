@@ -219,7 +219,8 @@ $$;
 
 -- Gives a user credits of the pool: adds to the active allocation, or opens one. Returns its id. Raises `pool_can_pay` when the
 -- pool's available does not cover it; two at once cannot over-allocate, since the pool's row decides.
--- An allocation that was being closed stays open then, with what its open requests leave.
+-- An allocation that is being closed stays open then, without an end, and with what its open requests leave: their credits
+-- cannot be told from the new ones, and giving them back would promise them twice.
 CREATE FUNCTION allocate_credits_to_user(org_id text, user_id text, millicredits bigint, allocated_by text) RETURNS uuid
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -234,7 +235,7 @@ BEGIN
     END IF;
     SELECT allocation.id INTO allocation_id FROM public.user_credit_allocations AS allocation
      WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
-       AND allocation.expires_at <= now()
+       AND allocation.expires_at <= now() AND allocation.closing IS NULL
        FOR NO KEY UPDATE;
     IF FOUND THEN
         PERFORM taximeter.expire_allocation(allocation_id);
@@ -243,7 +244,8 @@ BEGIN
     VALUES ($1, $2, millicredits, $4)
     ON CONFLICT (org_id, user_id) WHERE is_active DO UPDATE
        SET allocated_credits = allocation.allocated_credits + EXCLUDED.allocated_credits,
-           allocated_by = EXCLUDED.allocated_by, closing = NULL, updated_at = now()
+           allocated_by = EXCLUDED.allocated_by, updated_at = now(), closing = NULL,
+           expires_at = CASE WHEN allocation.closing IS NULL THEN allocation.expires_at END
     RETURNING allocation.id INTO allocation_id;
     RETURN allocation_id;
 END;

@@ -61,7 +61,7 @@ $$;
 -- Carries out a move whose amount is held on the live account: lowers one allocation and raises the other (or the pool), appends
 -- the entry that ends the hold, writes the audit row. Returns the move as it has ended: done, or refused when the books
 -- do not have what the live side promised (the caller then releases the hold). A closing takes at most what is left, and closes
--- the allocation with the last of it.
+-- the allocation with the last of it. A receiver whose allocation is being closed keeps it, as with allocate_credits_to_user.
 -- Lock order: the move, allocations sorted, accounts, pool.
 CREATE FUNCTION taximeter.carry_out_move(move_id uuid) RETURNS taximeter.moves
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -105,8 +105,9 @@ BEGIN
     IF move.kind = 'transfer' THEN
         SELECT * INTO target FROM public.user_credit_allocations AS allocation
          WHERE allocation.org_id = move.org_id AND allocation.user_id = move.to_user AND allocation.is_active;
-        IF target.closing IS NOT NULL OR target.expires_at <= now() THEN
-            PERFORM taximeter.expire_allocation(target.id);
+        IF target.closing IS NULL AND target.expires_at <= now() THEN
+            -- The settler begins to close it within a second; what is free in it is not to be revived.
+            RETURN taximeter.end_move(move_id, 'refused', 'expiring');
         END IF;
         -- Here and not below, so that a new row is locked before the pool, like one that exists.
         INSERT INTO public.user_credit_allocations (org_id, user_id, allocated_by)
@@ -122,7 +123,8 @@ BEGIN
      WHERE allocation.id = source.id;
     PERFORM set_config('taximeter.entry_hold', '', true);
     UPDATE public.user_credit_allocations AS allocation
-       SET allocated_credits = allocation.allocated_credits + moved, updated_at = now()
+       SET allocated_credits = allocation.allocated_credits + moved, updated_at = now(), closing = NULL,
+           expires_at = CASE WHEN allocation.closing IS NULL THEN allocation.expires_at END
      WHERE allocation.org_id = move.org_id AND allocation.user_id = move.to_user AND allocation.is_active;
     PERFORM set_config('taximeter.entry_kind', '', true), set_config('taximeter.entry_reference', '', true);
 

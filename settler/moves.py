@@ -53,7 +53,8 @@ class LiveSideAway(Exception):
 class Move:
     """A row of taximeter.moves. Millicredits; `to_user` None is the pool.
 
-    reason, have and held are those of a refusal (`insufficient`, `not_a_member`); pool_allocated
+    reason, have and held are those of a refusal (`insufficient`, `not_a_member`, `expiring`: the
+    receiver's allocation has just expired and is not being closed yet); pool_allocated
     and pool_available are the pool's figures right after a move that is done.
     """
 

@@ -7,6 +7,7 @@ from settler_world import World
 
 from taximeter.settler.closing import Closed, begin_removal, close_all, take_back
 from taximeter.settler.moves import Move, Request, move
+from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Stores
 
 
@@ -86,26 +87,7 @@ async def audited(world: World, action: str) -> int:
 
 
 async def assert_history_adds_up(world: World) -> None:
-    """Each account's entries of a kind of move are what its moves that are done say, no more and
-    no less.
-    """
-    rows = await world.pool.fetch(
-        """
-        SELECT org_id, user_id, kind, sum(delta) AS entries, sum(moved) AS moves
-          FROM (SELECT org_id, user_id, kind, delta, 0 AS moved FROM taximeter.account_entries
-                 WHERE kind IN ('transfer', 'deallocation', 'removal', 'expiry')
-                   AND reference IS NOT NULL
-                UNION ALL
-                SELECT org_id, from_user, kind, 0, -amount FROM taximeter.moves WHERE state = 'done'
-                UNION ALL
-                SELECT org_id, to_user, kind, 0, amount FROM taximeter.moves
-                 WHERE state = 'done' AND to_user IS NOT NULL) AS terms
-         GROUP BY org_id, user_id, kind
-        HAVING sum(delta) <> sum(moved)
-        """
-    )
-    assert [tuple(row) for row in rows] == []
-    assert (
-        await world.pool.fetchval("SELECT count(*) FROM taximeter.moves WHERE state = 'pending'")
-        == 0
-    )
+    """The entries of each move are what the move says, and none is left half done."""
+    assert await world.pool.fetch(load_queries("invariants")["moves_are_their_entries"]) == []
+    pending = "SELECT count(*) FROM taximeter.moves WHERE state = 'pending'"
+    assert await world.pool.fetchval(pending) == 0

@@ -207,6 +207,8 @@ async def _move(services: Services, request: Request) -> Move:
     if ended.state == "refused":
         if ended.reason == "not_a_member":
             raise _not_members()
+        if ended.reason == "expiring":
+            raise _unavailable("The receiver's allocation has just expired; nothing has moved")
         raise _insufficient(ended)
     return ended
 

@@ -195,3 +195,21 @@ SELECT format('%s: its events came through %s shards', org_id, count(DISTINCT sh
 HAVING count(DISTINCT shard) > 1
  ORDER BY org_id
  LIMIT 21
+
+-- name: moves_are_their_entries
+-- invariant: I7
+-- fires: a move that is done has no entry, or an entry names a move that says something else: a row was written past the functions.
+SELECT format('%s/%s: move %s and its entries differ by %s', org_id, user_id, reference, sum(amount)) AS violation
+  FROM (SELECT org_id, from_user AS user_id, id::text AS reference, amount
+          FROM taximeter.moves WHERE state = 'done'
+        UNION ALL
+        SELECT org_id, to_user, id::text, -amount
+          FROM taximeter.moves WHERE state = 'done' AND to_user IS NOT NULL
+        UNION ALL
+        SELECT org_id, user_id, reference, delta
+          FROM taximeter.account_entries
+         WHERE reference IS NOT NULL AND kind IN ('transfer', 'deallocation', 'removal', 'expiry')) AS terms
+ GROUP BY org_id, user_id, reference
+HAVING sum(amount) <> 0
+ ORDER BY org_id, user_id, reference
+ LIMIT 21

@@ -39,7 +39,9 @@ from taximeter.meter import (
 )
 from taximeter.settler.accounts import account_loader
 from taximeter.settler.check import CheckLimits, check
+from taximeter.settler.closing import Closed, close_all
 from taximeter.settler.guardian import ensure_shards, guard
+from taximeter.settler.moves import KeyUsed, LiveSideAway, Request, move, undo_left
 from taximeter.settler.relay import relay
 from taximeter.settler.settle import settle_shard
 from taximeter.settler.stores import Stores
@@ -91,6 +93,11 @@ class SystemMachine(RuleBasedStateMachine):
             )
             await self.pool.execute("SELECT add_credits_to_pool($1, 2000, 20.00)", org)
             await self.pool.execute("SELECT allocate_credits_to_user($1, 'ann', 300, 'x')", org)
+            await self.pool.execute(
+                "INSERT INTO organization_members (org_id, user_id)"
+                " VALUES ($1, 'ann'), ($1, 'bob')",
+                org,
+            )
 
     async def _connect(self) -> Meter:
         return await Meter.connect(
@@ -187,6 +194,62 @@ class SystemMachine(RuleBasedStateMachine):
             user,
         )
         self._sql("SELECT deactivate_expired_allocations()")
+
+    @rule(
+        org=st.sampled_from([0, 1]),
+        users=st.sampled_from([("ann", "bob"), ("bob", "ann"), ("ann", None)]),
+        amount=st.sampled_from([1, 50, 200]),
+        key=st.sampled_from([None, "k1", "k2"]),
+        steps=st.one_of(st.none(), st.integers(0, 60)),
+    )
+    def move(
+        self,
+        org: int,
+        users: tuple[str, str | None],
+        amount: int,
+        key: str | None,
+        steps: int | None,
+    ) -> None:
+        """A transfer or a deallocation, whole or cut off, twice at once."""
+        source, target = users
+        request = Request(
+            self.orgs[org],
+            "transfer" if target else "deallocation",
+            source,
+            amount,
+            "x",
+            to_user=target,
+            key=key,
+        )
+
+        async def work() -> None:
+            try:
+                ended = await move(self.stores, request)
+                note(f"moved: {ended.state} {ended.reason}")
+            except (KeyUsed, LiveSideAway) as refusal:
+                note(f"refused: {refusal!r}")
+
+        self.run(self._cut_off([work(), work()], steps))
+
+    @rule(
+        org=st.sampled_from([0, 1]),
+        user=users,
+        why=st.sampled_from(["removal", "expiry"]),
+        steps=st.one_of(st.none(), st.integers(0, 60)),
+    )
+    def close(self, org: int, user: str, why: str, steps: int | None) -> None:
+        self._sql(
+            "SELECT taximeter.begin_closing(id, $3) FROM user_credit_allocations"
+            " WHERE org_id = $1 AND user_id = $2 AND is_active",
+            self.orgs[org],
+            user,
+            why,
+        )
+        self.run(self._cut_off([close_all(self.stores, Closed())], steps))
+
+    @rule()
+    def moves_that_were_left_are_undone(self) -> None:
+        self.run(undo_left(self.stores, grace_s=0.0))
 
     def _sql(self, statement: str, *arguments: object) -> None:
         async def work() -> None:
@@ -302,6 +365,7 @@ class SystemMachine(RuleBasedStateMachine):
         try:
             for shard in range(SHARDS):
                 await settle_shard(self.stores, shard)
+            await undo_left(self.stores, grace_s=0.0)
             await relay(self.stores)
             await self._prove()
             await self._compare_with_what_was_told()

@@ -200,7 +200,8 @@ async def test_plain_sql_still_closes_what_has_expired(world: World) -> None:
 
 
 @pytest.mark.parametrize("why", ["allocate", "transfer"])
-async def test_credits_for_an_expired_allocation_open_a_new_one(world: World, why: str) -> None:
+async def test_new_credits_end_the_closing_of_an_expired_allocation(world: World, why: str) -> None:
+    """What was free has gone back; what open requests leave stays with the new credits."""
     await team(world, total=1_000, ann=600, bob=400)
     await world.operate("acme", ("reserve", "ann", "a", 250))
     await world.pool.execute(
@@ -214,10 +215,24 @@ async def test_credits_for_an_expired_allocation_open_a_new_one(world: World, wh
     await world.relay()
     for _ in range(2):
         await settler_at(world, NOON).moves()
-    assert await world.live("ann") == (50, 250, 4)
+    assert await world.live("ann") == (300, 250, 3)
     await world.operate("acme", ("release", "ann", "a", 0))
     await settler_at(world, NOON).moves()
-    assert await world.live("ann") == (300, 0, 4), "they are not taken back with the old ones"
+    assert await world.live("ann") == (550, 0, 3)
+    assert (await pool_of(world))[2] == (50 if why == "allocate" else 350)
+    await world.assert_books()
+
+
+async def test_credits_are_not_transferred_into_what_has_just_expired(world: World) -> None:
+    await team(world, total=1_000, ann=600, bob=400)
+    await world.pool.execute(
+        "UPDATE user_credit_allocations SET expires_at = now() WHERE user_id = 'ann'"
+    )
+    assert (await transferred(world, "bob", "ann", 300)).reason == "expiring"
+    assert await world.live("bob") == (400, 0, 1)
+    await settler_at(world, NOON).moves()
+    assert (await transferred(world, "bob", "ann", 300)).state == "done"
+    assert await world.live("ann") == (300, 0, 3)
     await world.assert_books()
 
 

@@ -251,6 +251,18 @@ async def test_redis_that_lost_everything_gets_moves_from_the_books(world: World
     await world.assert_books()
 
 
+async def test_check_finds_a_move_that_its_entries_do_not_know(world: World) -> None:
+    await team(world, ann=1_000, bob=0)
+    await transferred(world, "ann", "bob", 400)
+    await world.pool.execute(
+        "INSERT INTO taximeter.moves (org_id, kind, from_user, amount, actor, state, ended_at)"
+        " VALUES ('acme', 'deallocation', 'ann', 7, 'x', 'done', now())"
+    )
+    report = await world.check()
+    found = [one.violations for one in report.invariants if one.name == "I7"]
+    assert "differ by 7" in found[0][0]
+
+
 async def test_moves_stay_as_they_ended(world: World) -> None:
     await team(world, ann=1_000, bob=0)
     await transferred(world, "ann", "bob", 400)

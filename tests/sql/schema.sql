@@ -34,7 +34,7 @@ BEGIN
     END IF;
     SELECT allocation.id INTO allocation_id FROM public.user_credit_allocations AS allocation
      WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
-       AND allocation.expires_at <= now()
+       AND allocation.expires_at <= now() AND allocation.closing IS NULL
        FOR NO KEY UPDATE;
     IF FOUND THEN
         PERFORM taximeter.expire_allocation(allocation_id);
@@ -43,7 +43,8 @@ BEGIN
     VALUES ($1, $2, millicredits, $4)
     ON CONFLICT (org_id, user_id) WHERE is_active DO UPDATE
        SET allocated_credits = allocation.allocated_credits + EXCLUDED.allocated_credits,
-           allocated_by = EXCLUDED.allocated_by, closing = NULL, updated_at = now()
+           allocated_by = EXCLUDED.allocated_by, updated_at = now(), closing = NULL,
+           expires_at = CASE WHEN allocation.closing IS NULL THEN allocation.expires_at END
     RETURNING allocation.id INTO allocation_id;
     RETURN allocation_id;
 END;
@@ -396,8 +397,9 @@ BEGIN
     IF move.kind = 'transfer' THEN
         SELECT * INTO target FROM public.user_credit_allocations AS allocation
          WHERE allocation.org_id = move.org_id AND allocation.user_id = move.to_user AND allocation.is_active;
-        IF target.closing IS NOT NULL OR target.expires_at <= now() THEN
-            PERFORM taximeter.expire_allocation(target.id);
+        IF target.closing IS NULL AND target.expires_at <= now() THEN
+            -- The settler begins to close it within a second; what is free in it is not to be revived.
+            RETURN taximeter.end_move(move_id, 'refused', 'expiring');
         END IF;
         -- Here and not below, so that a new row is locked before the pool, like one that exists.
         INSERT INTO public.user_credit_allocations (org_id, user_id, allocated_by)
@@ -413,7 +415,8 @@ BEGIN
      WHERE allocation.id = source.id;
     PERFORM set_config('taximeter.entry_hold', '', true);
     UPDATE public.user_credit_allocations AS allocation
-       SET allocated_credits = allocation.allocated_credits + moved, updated_at = now()
+       SET allocated_credits = allocation.allocated_credits + moved, updated_at = now(), closing = NULL,
+           expires_at = CASE WHEN allocation.closing IS NULL THEN allocation.expires_at END
      WHERE allocation.org_id = move.org_id AND allocation.user_id = move.to_user AND allocation.is_active;
     PERFORM set_config('taximeter.entry_kind', '', true), set_config('taximeter.entry_reference', '', true);
 

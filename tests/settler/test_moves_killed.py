@@ -1,0 +1,167 @@
+"""A move or a closing that dies at any await is finished or undone, and every credit is where it
+was or where it should go.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import pytest
+import redis.asyncio as redis_asyncio
+from settler_kill import CutOff, run_cut_off
+from settler_moves import assert_history_adds_up, close, deallocation, pool_of, remove, transfer
+from settler_world import World
+
+from taximeter.settler.closing import Closed, close_all, expire
+from taximeter.settler.moves import move, undo_left
+from taximeter.settler.stores import Stores
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+SUSPENSIONS_MAX = 300
+NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)
+Work = Callable[[Stores], Coroutine[Any, Any, Any]]
+
+
+@asynccontextmanager
+async def own_stores(
+    database_url: str, redis_url: str, prefix: str
+) -> AsyncIterator[tuple[Stores, asyncpg.Pool]]:
+    """Stores with connections of their own, as another process has them."""
+    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=3)
+    redis = redis_asyncio.Redis.from_url(redis_url)
+    try:
+        yield Stores(pool, redis, prefix), pool
+    finally:
+        pool.terminate()
+        await redis.aclose()
+
+
+async def user(world: World, user_id: str, allocated: int) -> None:
+    """A member with this much, of whose account 100 are held by an open request."""
+    await world.pool.execute(
+        "INSERT INTO organization_members (org_id, user_id) VALUES ('acme', $1)", user_id
+    )
+    await world.pool.execute(
+        "SELECT allocate_credits_to_user('acme', $1, $2, 'boss')", user_id, allocated
+    )
+    await world.relay()
+    await world.operate("acme", ("reserve", user_id, f"open-{user_id}", 100))
+
+
+async def killed_at_every_await(
+    world: World, urls: tuple[str, str, str], abrupt: bool, work: Callable[[str], Work]
+) -> AsyncIterator[tuple[str, bool]]:
+    """For each await of `work`, a new user whose work dies there; yields (user, died)."""
+    for at in itertools.count(1):
+        assert at < SUSPENSIONS_MAX, "the work never came to its end"
+        user_id = f"u{at}"
+        await user(world, user_id, 1_000)
+        async with own_stores(*urls) as (stores, pool):
+            cut = CutOff(work(user_id)(stores), at, pool.terminate if abrupt else None)
+            died = await run_cut_off(cut)
+        # Whatever it died in, nothing is free twice: the live side says so before anybody recovers.
+        assert (await world.check()).holds, f"cut off at await {at}"
+        await undo_left(world.stores, grace_s=0)
+        await world.relay()
+        yield user_id, died
+        if not died:
+            assert at > 10, "it suspends more often than that"
+            return
+
+
+@pytest.fixture
+def urls(database_url: str, redis_url: str, key_prefix: str) -> tuple[str, str, str]:
+    return database_url, redis_url, key_prefix
+
+
+@pytest.mark.parametrize(
+    ("kind", "abrupt"), [("transfer", True), ("transfer", False), ("deallocation", True)]
+)
+async def test_a_move_is_made_or_not(
+    world: World, urls: tuple[str, str, str], kind: str, abrupt: bool
+) -> None:
+    await world.organization("acme", bob=1)
+    await world.pool.execute(
+        "INSERT INTO organization_members (org_id, user_id) VALUES ('acme', 'bob')"
+    )
+
+    def work(user_id: str) -> Work:
+        request = (
+            transfer(user_id, "bob", 300, user_id)
+            if kind == "transfer"
+            else deallocation(user_id, 300, user_id)
+        )
+        return lambda stores: move(stores, request)
+
+    moved = 0
+    outcomes = set()
+    async for user_id, died in killed_at_every_await(world, urls, abrupt, work):
+        live = await world.live(user_id)
+        assert live is not None
+        assert (live[0], live[1]) in ((900, 100), (600, 100))
+        made = live[0] == 600
+        outcomes.add(made)
+        assert made or died
+        # The caller who heard nothing asks again with the same key: it is made once, in the end.
+        assert (await work(user_id)(world.stores)).state == "done"
+        moved += 300
+        live = await world.live(user_id)
+        assert live is not None
+        assert (live[0], live[1]) == (600, 100)
+        if kind == "transfer":
+            bob = await world.live("bob")
+            assert bob is not None
+            assert bob[0] == 1 + moved
+    assert outcomes == {True, False}, "some died before the booking, and some after it"
+    await assert_history_adds_up(world)
+    await world.assert_books()
+
+
+@pytest.mark.parametrize(("why", "abrupt"), [("removal", True), ("expiry", False)])
+async def test_a_closing_goes_on_and_returns_each_credit_once(
+    world: World, urls: tuple[str, str, str], why: str, abrupt: bool
+) -> None:
+    await world.organization("acme", total=10**6)
+
+    def work(user_id: str) -> Work:
+        async def removed(stores: Stores) -> None:
+            await remove(stores, user_id)
+
+        async def expired(stores: Stores) -> None:
+            await world.pool.execute(
+                "UPDATE user_credit_allocations SET expires_at = $2 WHERE user_id = $1",
+                user_id,
+                NOON,
+            )
+            done = Closed()
+            await expire(stores, NOON, 10, done)
+            await close_all(stores, done)
+
+        return removed if why == "removal" else expired
+
+    used = 0
+    async for user_id, _ in killed_at_every_await(world, urls, abrupt, work):
+        # The removal is one transaction: it was made or not. Then the job goes on, or it is asked
+        # for again.
+        if why == "removal":
+            await remove(world.stores, user_id)
+        await work(user_id)(world.stores)
+        await close(world)
+        live = await world.live(user_id)
+        assert live is not None
+        assert (live[0], live[1]) == (0, 100)
+        (reply,) = await world.operate("acme", ("commit", user_id, f"open-{user_id}", 30))
+        assert reply == "1 70 0"
+        await close(world)
+        await world.settle()
+        await close(world)
+        used += 30
+        assert await pool_of(world) == (used, used, 10**6 - used)
+    await assert_history_adds_up(world)
+    await world.assert_books()
