@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
 
 from taximeter.meter import MeterSettings
+from taximeter.meter.credit_line import CreditLines
 from taximeter.meter.waits import Wait
 from taximeter.settler.settings import StoreSettings
 
@@ -35,6 +40,37 @@ class MeteringSettings(StoreSettings):
         "id until time is over, and then its outcome is unknown (503 OUTCOME_UNKNOWN).",
     )
 
+    credit_lines: str | None = Field(
+        default=None,
+        description="Organisations that may go on while Redis is away, and how many credits may be "
+        "outstanding in each process: `acme=500,globex=20.5`. Charged when it is back; a balance "
+        "may go below zero by it. Nobody when unset: requests are refused (503).",
+    )
+    credit_journal: Path | None = Field(
+        default=None,
+        description="File of this process alone that keeps what was admitted on credit; needed "
+        "with TAXIMETER_CREDIT_LINES.",
+    )
+
+    @field_validator("credit_lines")
+    @classmethod
+    def _lines_are_credits(cls, text: str | None) -> str | None:
+        _lines(text)
+        return text
+
+    @model_validator(mode="after")
+    def _lines_need_a_journal(self) -> Self:
+        if self.credit_lines and self.credit_journal is None:
+            raise ValueError("TAXIMETER_CREDIT_LINES needs TAXIMETER_CREDIT_JOURNAL")
+        return self
+
+    @property
+    def credit(self) -> CreditLines | None:
+        """The credit lines of this process, if there are any."""
+        if not self.credit_lines or self.credit_journal is None:
+            return None
+        return CreditLines(_lines(self.credit_lines), self.credit_journal)
+
     def meter_settings(self) -> MeterSettings:
         """How the meter of this process behaves."""
         return MeterSettings(
@@ -44,3 +80,19 @@ class MeteringSettings(StoreSettings):
             wait_replicas=self.wait_replicas,
             wait_timeout_s=self.wait_timeout_s,
         )
+
+
+def _lines(text: str | None) -> dict[str, int]:
+    """Millicredits by organisation. Raises ValueError naming the organisation and the limit."""
+    lines: dict[str, int] = {}
+    for part in (text or "").split(",") if text else ():
+        org_id, _, credits = part.strip().rpartition("=")
+        try:
+            millicredits = Decimal(credits) * 1000
+        except InvalidOperation:
+            raise ValueError(f"{part!r} is not organisation=credits") from None
+        if not millicredits.is_finite() or millicredits != int(millicredits):
+            raise ValueError(f"the line of {org_id} must be credits with at most 3 decimals")
+        lines[org_id] = int(millicredits)
+    CreditLines(lines, Path())
+    return lines

@@ -68,6 +68,7 @@ class MeterGate:
                     self._settings.redis_url,
                     loader=self._loader,
                     settings=self._settings.meter_settings(),
+                    credit=self._settings.credit,
                 )
                 logger.info("connected to Redis; %s", await self._meter.promise())
             except MeterError as error:

@@ -7,27 +7,24 @@ from types import TracebackType
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import RedisError
 
 from taximeter.meter.accounts import AccountReader
+from taximeter.meter.connect import check_server, connect_pool
+from taximeter.meter.credit_entries import Entry, receipt_of
+from taximeter.meter.credit_line import CreditDesk, CreditLines
 from taximeter.meter.dispatch import Dispatcher
-from taximeter.meter.errors import StoreError, StoreUnavailable, UnsafeServer
-from taximeter.meter.handshake import greet
+from taximeter.meter.errors import StoreUnavailable
+from taximeter.meter.fail_open import FailOpenDispatcher
 from taximeter.meter.hold import Hold
-from taximeter.meter.ids import new_owner, new_request_id
-from taximeter.meter.keys import ShardKeys, request_field
+from taximeter.meter.ids import new_request_id
+from taximeter.meter.keys import account_field, request_field
 from taximeter.meter.limits import (
-    check_amount,
-    check_request_id,
     check_ttl,
     checked_account,
 )
 from taximeter.meter.models import Balance, Loader, Receipt, Usage
-from taximeter.meter.operations import Op, Operation
-from taximeter.meter.permissions import METER, check_permissions, missing_permission
+from taximeter.meter.operations import operation_of
 from taximeter.meter.promise import ServerFacts, read_facts
 from taximeter.meter.requests import RequestReader
 from taximeter.meter.settings import MeterSettings
@@ -44,14 +41,23 @@ class Meter:
     """
 
     def __init__(
-        self, pool: Any, shards: int, settings: MeterSettings, loader: Loader | None
+        self,
+        pool: Any,
+        shards: int,
+        settings: MeterSettings,
+        loader: Loader | None,
+        credit: CreditLines | None = None,
     ) -> None:
         self._pool = pool
         self._settings = settings
         self._redis = Redis(connection_pool=pool)
         of_all = Shards(pool, shards, settings)
         self._accounts = AccountReader(self._redis, of_all, loader, settings)
-        self._dispatcher = Dispatcher(of_all, self._accounts, settings.close_timeout_s)
+        dispatcher = Dispatcher(of_all, self._accounts, settings.close_timeout_s)
+        self._desk = None if credit is None else CreditDesk(credit, loader)
+        self._dispatcher = (
+            dispatcher if self._desk is None else FailOpenDispatcher(dispatcher, self._desk)
+        )
         self._requests = RequestReader(self._redis, pool, of_all, settings.call_timeout_s)
 
     @classmethod
@@ -62,38 +68,20 @@ class Meter:
         loader: Loader | None = None,
         settings: MeterSettings | None = None,
         key_prefix: str = "tm",
+        credit: CreditLines | None = None,
     ) -> Meter:
         """Connect to Redis (`redis://`, `rediss://` or `unix://`) and learn how many shards it has.
 
         `loader` reads an account from Postgres when Redis has none (after a loss of Redis, or
-        before the first relay). Raises StoreError or ShardFenced when Redis is away, not opened yet
-        or not approved, UnsafeServer when it would evict balances.
+        before the first relay). `credit` lets some organisations go on, bounded, while Redis is
+        away. Raises StoreError or ShardFenced when Redis is away, not opened yet or not approved,
+        UnsafeServer when it would evict balances, MissingPermission.
         """
         settings = settings or MeterSettings(key_prefix=key_prefix)
-        pool: Any = ConnectionPool.from_url(
-            url,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_timeout=False,
-            socket_connect_timeout=settings.call_timeout_s,
-        )
-        connection = pool.make_connection()
+        pool, shards = await connect_pool(url, settings)
+        meter = cls(pool, shards, settings, loader, credit)
         try:
-            async with asyncio.timeout(settings.take_timeout_s):
-                await connection.connect()
-                identity = await greet(connection, ShardKeys(settings.key_prefix, 0))
-        except StoreError:
-            raise
-        except NoPermissionError as error:
-            raise missing_permission(Redis(connection_pool=pool), error) from error
-        except Exception as error:
-            raise StoreError(
-                f"cannot reach Redis: {type(error).__name__} {error}".rstrip()
-            ) from error
-        finally:
-            await connection.disconnect(nowait=True)
-        meter = cls(pool, identity.shards, settings, loader)
-        try:
-            await meter._check_server()
+            await check_server(meter._redis, settings)
         except BaseException:
             await meter.aclose()
             raise
@@ -117,7 +105,7 @@ class Meter:
         InvalidRequest, Overloaded, StoreError.
         """
         request_id = new_request_id() if request_id is None else request_id
-        operation = self._operation(
+        operation = operation_of(
             "reserve", org_id, user_id, request_id, amount, check_ttl(ttl_s), usage
         )
         available, held = await self._dispatcher.reserve(operation)
@@ -133,7 +121,7 @@ class Meter:
         committed with another amount), AccountNotFound, InvalidRequest, Overloaded, StoreError.
         """
         return await self._dispatcher.finish(
-            self._operation("commit", org_id, user_id, request_id, amount, 0, usage)
+            operation_of("commit", org_id, user_id, request_id, amount, 0, usage)
         )
 
     async def release(self, org_id: str, user_id: str, request_id: str) -> Receipt:
@@ -141,7 +129,7 @@ class Meter:
         UnknownHold, StoreError.
         """
         return await self._dispatcher.finish(
-            self._operation("release", org_id, user_id, request_id, 0, 0, None)
+            operation_of("release", org_id, user_id, request_id, 0, 0, None)
         )
 
     async def charge(
@@ -157,7 +145,7 @@ class Meter:
         Raises as reserve.
         """
         request_id = new_request_id() if request_id is None else request_id
-        operation = self._operation("charge", org_id, user_id, request_id, amount, 0, usage)
+        operation = operation_of("charge", org_id, user_id, request_id, amount, 0, usage)
         return await self._dispatcher.finish(operation)
 
     async def touch(
@@ -176,7 +164,7 @@ class Meter:
         An expiry charges the largest progress. Raises RequestConflict (it has ended), UnknownHold,
         StoreError.
         """
-        operation = self._operation(
+        operation = operation_of(
             "touch", org_id, user_id, request_id, progress, check_ttl(ttl_s), usage
         )
         return await self._dispatcher.ask(operation)
@@ -192,28 +180,27 @@ class Meter:
         """What became of a request id, or None when it is neither open nor remembered, or not of
         `user_id` where that is given. Raises InvalidRequest, StoreError.
         """
+        entry = self._on_credit(org_id, request_id)
+        if entry is not None:
+            mine = user_id is None or entry.operation.account == account_field(org_id, user_id)
+            return receipt_of(entry) if mine else None
         return await self._requests.find(org_id, request_id, user_id)
 
     async def usage_of(self, org_id: str, request_id: str) -> Usage | None:
         """What an open hold was reserved for, or None when it does not say or is not open. Raises
         InvalidRequest, StoreError.
         """
+        entry = self._on_credit(org_id, request_id)
+        if entry is not None:
+            return Usage.of_payload(entry.operation.payload)
         return Usage.of_payload(await self._requests.payload(org_id, request_id))
+
+    def _on_credit(self, org_id: str, request_id: str) -> Entry | None:
+        return self._desk.entry(request_field(org_id, request_id)) if self._desk else None
 
     async def ready(self) -> None:
         """Return when Redis answers and every shard is open. Raises ShardFenced, StoreError."""
         await self._requests.check_open()
-
-    async def _check_server(self) -> None:
-        objections = (await self.server_facts()).objections()
-        if objections:
-            raise UnsafeServer(objections)
-        try:
-            async with asyncio.timeout(self._settings.call_timeout_s):
-                key = ShardKeys(self._settings.key_prefix, 0).meta
-                await check_permissions(self._redis, METER, key)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
 
     async def server_facts(self) -> ServerFacts:
         """What the server does with what it answers. Raises StoreUnavailable."""
@@ -245,23 +232,3 @@ class Meter:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-    def _operation(
-        self,
-        op: Op,
-        org_id: str,
-        user_id: str,
-        request_id: str,
-        amount: int,
-        ttl_ms: int,
-        usage: Usage | None,
-    ) -> Operation:
-        return Operation(
-            op,
-            checked_account(org_id, user_id),
-            request_field(org_id, check_request_id(request_id)),
-            check_amount(amount),
-            ttl_ms,
-            new_owner() if op == "reserve" else "",
-            usage.payload() if usage else "",
-        )

@@ -12,7 +12,10 @@ from taximeter.meter.errors import (
     RequestConflict,
     UnknownHold,
 )
-from taximeter.meter.models import Receipt, State
+from taximeter.meter.ids import new_owner
+from taximeter.meter.keys import request_field
+from taximeter.meter.limits import check_amount, check_request_id, checked_account
+from taximeter.meter.models import Receipt, State, Usage
 
 Op = Literal["reserve", "commit", "release", "charge", "touch"]
 
@@ -132,3 +135,24 @@ def raise_refusal(operation: Operation, reply: Reply) -> None:
         raise AdmissionPaused(reply.field)
     if reply.code is Code.INVALID:
         raise InvalidRequest(reply.field, "what the script accepts (see lua/operate.lua)")
+
+
+def operation_of(
+    op: Op,
+    org_id: str,
+    user_id: str,
+    request_id: str,
+    amount: int,
+    ttl_ms: int,
+    usage: Usage | None,
+) -> Operation:
+    """The operation, checked; a reserve gets an owner of its own. Raises InvalidRequest."""
+    return Operation(
+        op,
+        checked_account(org_id, user_id),
+        request_field(org_id, check_request_id(request_id)),
+        check_amount(amount),
+        ttl_ms,
+        new_owner() if op == "reserve" else "",
+        usage.payload() if usage else "",
+    )

@@ -91,7 +91,10 @@ async def _connect(sidecar: Sidecar, settings: SidecarSettings, loader: Loader |
     while True:
         try:
             meter = await Meter.connect(
-                settings.redis_url, loader=loader, settings=settings.meter_settings()
+                settings.redis_url,
+                loader=loader,
+                settings=settings.meter_settings(),
+                credit=settings.credit,
             )
             logger.info("connected to Redis; %s", await meter.promise())
         except (MeterError, OSError) as error:

@@ -1,0 +1,72 @@
+"""One request that was admitted on credit, and how it is written in the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from taximeter.meter.journal import Line
+from taximeter.meter.limits import PAYLOAD_BYTES_MAX
+from taximeter.meter.models import Receipt, State
+from taximeter.meter.operations import Operation
+
+
+@dataclass(slots=True)
+class Entry:
+    """A request that was admitted on credit: open until `due` says what to charge, or until
+    `deadline` (by the event loop's clock).
+    """
+
+    operation: Operation
+    deadline: float
+    progress: int = 0
+    due: Operation | None = None
+
+    @property
+    def outstanding(self) -> int:
+        return self.due.amount if self.due else self.operation.amount
+
+
+def receipt_of(entry: Entry) -> Receipt:
+    """What became of it. The live balance is not known, so its figures are 0."""
+    operation, due = entry.operation, entry.due
+    state: State = "open" if due is None else "committed"
+    charged = due.amount if due else 0
+    return Receipt(operation.request_id, state, operation.amount, charged, 0, 0)
+
+
+def org_of(operation: Operation) -> str:
+    return operation.key.partition("/")[0]
+
+
+def deadline_of(operation: Operation) -> float:
+    return asyncio.get_running_loop().time() + operation.ttl_ms / 1000
+
+
+def opened_line(entry: Entry) -> Line:
+    return {"do": "open", "operation": list(entry.operation)}
+
+
+def due_line(operation: Operation) -> Line:
+    return {"do": "due", "operation": list(operation)}
+
+
+def ended_line(entry: Entry) -> Line:
+    return {"do": "end", "key": entry.operation.key}
+
+
+def marked(payload: str) -> str:
+    """The payload with `on_credit` in its metadata, so that reports can tell; as it was when that
+    is not possible.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(payload or "{}")
+        fields.setdefault("type", "llm_inference")
+        fields.setdefault("name", "")
+        fields["meta"] = {**fields.get("meta", {}), "on_credit": True}
+        text = json.dumps(fields, separators=(",", ":"))
+    except (ValueError, TypeError):
+        return payload
+    return text if len(text) <= PAYLOAD_BYTES_MAX else payload

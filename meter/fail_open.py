@@ -1,0 +1,137 @@
+"""The way of an operation when some organisations have a credit line: to Redis while that answers,
+to the desk while it does not, and from the desk to Redis when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from taximeter.meter.credit_entries import Entry
+from taximeter.meter.credit_line import CreditDesk
+from taximeter.meter.dispatch import Dispatcher
+from taximeter.meter.errors import (
+    AdmissionPaused,
+    MeterError,
+    StoreError,
+    StoreOutOfMemory,
+)
+from taximeter.meter.models import Receipt
+from taximeter.meter.operations import Operation
+
+log: Final = logging.getLogger("taximeter.meter")
+
+# For so long after a failure nobody waits for Redis again before going to the desk.
+_AWAY_S: Final = 1.0
+_DRAIN_PAUSE_S: Final = 0.25
+_AT_ONCE: Final = 100
+
+
+class FailOpenDispatcher:
+    """A Dispatcher that admits on credit when the inner one cannot reach Redis."""
+
+    def __init__(self, inner: Dispatcher, desk: CreditDesk) -> None:
+        self._inner = inner
+        self._desk = desk
+        self._trouble: StoreError | None = None
+        self._away_until = 0.0
+        self._draining = asyncio.create_task(self._drain(), name="meter-credit-line")
+
+    async def reserve(self, operation: Operation) -> tuple[int, int]:
+        """As Dispatcher.reserve; (0, 0) when it was admitted on credit."""
+        trouble = self._known_trouble(operation)
+        if trouble is None:
+            try:
+                return await self._inner.reserve(operation)
+            except StoreError as error:
+                trouble = self._admissible(operation, error)
+        await self._desk.admit(operation, trouble)
+        return 0, 0
+
+    async def finish(self, operation: Operation) -> Receipt:
+        """As Dispatcher.finish."""
+        entry = self._desk.entry(operation.key)
+        if entry is not None and operation.op != "charge":
+            return await asyncio.shield(self._desk.finish(entry, operation))
+        if operation.op != "charge":
+            return await self._inner.finish(operation)
+        trouble = self._known_trouble(operation)
+        if trouble is None:
+            try:
+                return await self._inner.finish(operation)
+            except StoreError as error:
+                trouble = self._admissible(operation, error)
+        return await self._desk.admit(operation, trouble)
+
+    async def ask(self, operation: Operation) -> Receipt:
+        """As Dispatcher.ask."""
+        entry = self._desk.entry(operation.key)
+        if entry is not None and operation.op == "touch":
+            return await self._desk.touch(entry, operation)
+        return await self._inner.ask(operation)
+
+    async def aclose(self) -> None:
+        """Charge what can be charged now; the rest is in the journal for the next process."""
+        self._draining.cancel()
+        await asyncio.gather(self._draining, return_exceptions=True)
+        await self._charge_all()
+        await self._inner.aclose()
+        await self._desk.aclose()
+
+    def _known_trouble(self, operation: Operation) -> StoreError | None:
+        """Why Redis was away a moment ago, for an organisation with a line."""
+        if asyncio.get_running_loop().time() >= self._away_until:
+            return None
+        return self._trouble if self._desk.has_line(operation.account.partition("/")[0]) else None
+
+    def _admissible(self, operation: Operation, error: StoreError) -> StoreError:
+        """Return the error when it means that Redis is away and the organisation has a line; raise
+        it otherwise. A Redis that says no (full, drained) is not away.
+        """
+        if isinstance(error, (StoreOutOfMemory, AdmissionPaused)):
+            raise error
+        if not self._desk.has_line(operation.account.partition("/")[0]):
+            raise error
+        self._trouble = error
+        self._away_until = asyncio.get_running_loop().time() + _AWAY_S
+        return error
+
+    async def _drain(self) -> None:
+        while True:
+            try:
+                await self._desk.expire()
+            except StoreError as error:
+                log.error("taximeter: %s", error)
+            await self._charge_all()
+            await asyncio.sleep(_DRAIN_PAUSE_S)
+
+    async def _charge_all(self) -> None:
+        due = self._desk.due
+        for start in range(0, len(due), _AT_ONCE):
+            group = due[start : start + _AT_ONCE]
+            done = await asyncio.gather(*(self._charge(entry) for entry in group))
+            if not any(done):
+                return  # Redis is still away.
+
+    async def _charge(self, entry: Entry) -> bool:
+        """Make the commit under its id: if it went through before, Redis or the ledger knows."""
+        assert entry.due is not None
+        try:
+            await self._inner.ask(entry.due)
+        except StoreError:
+            return False
+        except MeterError as error:
+            # Redis answered, and will answer the same next time: an account that nobody knows, or a
+            # request that ended another way. A person has to look.
+            log.error("taximeter: could not charge %s on credit: %s", entry.due.key, error)
+            ending = self._desk.refused(entry, error)
+        else:
+            ending = self._desk.forget(entry)
+        self._away_until = 0.0
+        try:
+            await ending
+        except StoreError as error:
+            log.error("taximeter: %s", error)
+            return False
+        return True

@@ -1,0 +1,280 @@
+"""Fail-open, bounded: what was admitted while Redis was away is charged afterwards, once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from support.servers import ValkeyFactory
+from support.shard import ScriptedShard
+from support.waiting import eventually
+
+from taximeter.api.embedded.valkey import EmbeddedValkey
+from taximeter.meter import (
+    AccountNotFound,
+    InsufficientCredits,
+    LoadedAccount,
+    Meter,
+    MeterSettings,
+    RequestConflict,
+    RequestReplayed,
+    StoreError,
+    Usage,
+)
+from taximeter.meter.credit_line import CreditLines
+from taximeter.meter.journal import Journal, JournalInUse
+from taximeter.meter.keys import ShardKeys
+
+pytestmark = pytest.mark.slow
+
+LINE = 100
+QUICK = {"take_timeout_s": 0.2, "resolve_timeout_s": 0.5, "call_timeout_s": 0.2}
+
+
+class Books:
+    """A server that can be away, and meters on it that share nothing but a journal."""
+
+    def __init__(self, server: EmbeddedValkey, journal: Path) -> None:
+        self.server = server
+        self.journal = journal
+        self.redis = Redis.from_url(server.url)
+        self.shard = ScriptedShard(self.redis, ShardKeys("tm", 0))
+
+    async def meter(self, loader: Any = None, **lines: int) -> Meter:
+        return await Meter.connect(
+            self.server.url,
+            loader=loader,
+            settings=MeterSettings(**QUICK),  # type: ignore[arg-type]
+            credit=CreditLines(lines or {"org": LINE}, self.journal),
+        )
+
+    async def back(self) -> None:
+        """Start the server again, and let clients in as the guardian would."""
+        self.server.start()
+        run_id = (await self.redis.info("server"))["run_id"]
+        await self.redis.hset(self.shard.keys.meta, "run_id", run_id)
+
+    async def charged(self) -> dict[str, int]:
+        """Amounts by request id, each once or the test fails."""
+        events = await self.shard.events()
+        ids = [event[3].partition("/")[2] for event in events]
+        assert len(set(ids)) == len(ids), ids
+        return {name: int(event[4]) for name, event in zip(ids, events, strict=True)}
+
+    async def all_charged(self, *ids: str) -> None:
+        async def there() -> bool:
+            return set(await self.charged()) == set(ids)
+
+        await eventually(there)
+
+
+@pytest.fixture
+async def books(valkey_server: ValkeyFactory, tmp_path: Path) -> AsyncIterator[Books]:
+    made = Books(valkey_server("--appendfsync", "always"), tmp_path / "credit" / "journal")
+    await made.shard.open()
+    await made.shard.load("org/u", 1000)
+    await made.shard.load("poor/u", 1000)
+    yield made
+    await made.redis.aclose()
+
+
+async def test_requests_go_on_and_are_charged_when_redis_is_back(books: Books) -> None:
+    async with await books.meter() as meter:
+        books.server.kill()
+        usage = Usage("llm_inference", "gpt", {"tokens_used": 3})
+        hold = await meter.reserve("org", "u", 60, request_id="a", usage=usage)
+        receipt = await hold.commit(45)
+        assert (receipt.state, receipt.charged) == ("committed", 45)
+        assert (await hold.commit(45)).replayed
+        with pytest.raises(RequestConflict):
+            await hold.commit(46)
+        assert (await meter.charge("org", "u", 5, request_id="b")).charged == 5
+        released = await meter.reserve("org", "u", 50, request_id="c")
+        assert (await released.release()).state == "released"
+        found = await meter.request("org", "a")
+        assert found is not None
+        assert (found.state, found.charged) == ("committed", 45)
+        await books.back()
+        await books.all_charged("a", "b")
+        assert await books.charged() == {"a": 45, "b": 5}
+        assert await books.shard.account() == (950, 0, 1)
+        # What it was for survived, and reports can tell how it was admitted.
+        (first, *_) = await books.shard.events()
+        assert json.loads(first[7])["meta"] == {"tokens_used": 3, "on_credit": True}
+        # The line is free again, and Redis is used as before.
+        assert (await meter.reserve("org", "u", LINE)).available == 850
+
+
+async def test_nobody_without_a_line_goes_on_and_nobody_beyond_it(books: Books) -> None:
+    async with await books.meter() as meter:
+        books.server.kill()
+        with pytest.raises(StoreError):
+            await meter.reserve("poor", "u", 1)
+        first = await meter.reserve("org", "u", 70)
+        for amount in (LINE - 70 + 1, LINE):
+            with pytest.raises(StoreError):
+                await meter.reserve("org", "u", amount)
+        second = await meter.reserve("org", "u", LINE - 70)
+        await second.commit(10)
+        # What is committed stays outstanding until it is charged; what is given back does not.
+        with pytest.raises(StoreError):
+            await meter.charge("org", "u", 21)
+        await first.release()
+        await meter.charge("org", "u", LINE - 10)
+        with pytest.raises(StoreError):
+            await meter.charge("org", "u", 1)
+
+
+async def test_the_same_id_is_admitted_once(books: Books) -> None:
+    async with await books.meter() as meter:
+        books.server.kill()
+        await meter.reserve("org", "u", 10, request_id="a")
+        assert not (await meter.charge("org", "u", 1, request_id="b")).replayed
+        assert (await meter.charge("org", "u", 1, request_id="b")).replayed
+        with pytest.raises(RequestReplayed):
+            await meter.reserve("org", "u", 10, request_id="a")
+        with pytest.raises(RequestConflict):
+            await meter.reserve("org", "u", 11, request_id="a")
+
+
+async def test_a_hold_that_redis_has_is_committed_there(books: Books) -> None:
+    """The reserve went through but its reply did not: on credit it counts once all the same."""
+    async with await books.meter() as meter:
+        await books.shard.one("reserve", "a", 30, owner="x")
+        books.server.kill()
+        hold = await meter.reserve("org", "u", 30, request_id="a")
+        await hold.commit(20)
+        await books.back()
+        await books.all_charged("a")
+        assert await books.shard.account() == (980, 0, 1)
+
+
+async def test_another_process_charges_what_a_dead_one_left(books: Books) -> None:
+    meter = await books.meter()
+    books.server.kill()
+    await (await meter.reserve("org", "u", 30, request_id="committed")).commit(20)
+    streaming = await meter.reserve("org", "u", 30, request_id="streaming")
+    await streaming.touch(12)
+    await meter.reserve("org", "u", 30, request_id="silent")
+    with pytest.raises(JournalInUse):
+        Journal.open(books.journal)
+    await die(meter)
+    with books.journal.open("ab") as file:
+        file.write(b'{"do":"open","opera')  # its last write was torn
+    await books.back()
+    async with await books.meter() as second:
+        await books.all_charged("committed", "streaming")
+        assert await books.charged() == {"committed": 20, "streaming": 12}
+        assert (await second.balance("org", "u")).available == 968
+    assert books.journal.read_bytes().count(b'"end"') == 2
+    async with await books.meter():
+        assert books.journal.read_bytes() == b""
+    assert await books.charged() == {"committed": 20, "streaming": 12}
+
+
+async def test_a_charge_that_went_through_before_the_crash_is_not_made_twice(
+    books: Books,
+) -> None:
+    meter = await books.meter()
+    books.server.kill()
+    await (await meter.reserve("org", "u", 30, request_id="a")).commit(20)
+    before = books.journal.read_bytes()
+    await books.back()
+    await books.all_charged("a")
+    await meter.aclose()
+    books.journal.write_bytes(before)  # it died before it could note that
+    async with await books.meter() as second:
+
+        async def noted() -> bool:
+            return b'"end"' in books.journal.read_bytes()
+
+        await eventually(noted)
+        assert (await second.balance("org", "u")).available == 980
+    assert await books.charged() == {"a": 20}
+
+
+async def test_an_open_hold_ends_at_its_deadline(books: Books) -> None:
+    async with await books.meter() as meter:
+        books.server.kill()
+        hold = await meter.reserve("org", "u", LINE, request_id="a", ttl_s=60)
+        await hold.touch(7, ttl_s=0.001)
+
+        async def ended() -> bool:
+            found = await meter.request("org", "a")
+            return found is not None and found.charged == 7
+
+        await eventually(ended)
+        await books.back()
+        await books.all_charged("a")
+        assert await books.charged() == {"a": 7}
+
+
+async def test_postgres_is_asked_who_may_go_on(books: Books) -> None:
+    known = {"u": LoadedAccount(40, 1)}
+
+    async def loader(org_id: str, user_id: str) -> LoadedAccount | None:
+        return known.get(user_id)
+
+    async with await books.meter(loader) as meter:
+        books.server.kill()
+        await meter.reserve("org", "u", 30)
+        with pytest.raises(InsufficientCredits) as refused:
+            await meter.reserve("org", "u", 11)
+        assert (refused.value.need, refused.value.have) == (11, 10)
+        with pytest.raises(AccountNotFound):
+            await meter.reserve("org", "stranger", 1)
+
+
+async def test_what_can_never_be_charged_is_set_aside(books: Books) -> None:
+    async with await books.meter() as meter:
+        books.server.kill()
+        await meter.charge("org", "stranger", 5, request_id="a")
+        await books.back()
+        refused = books.journal.with_suffix(".refused")
+
+        async def set_aside() -> bool:
+            return refused.exists()
+
+        await eventually(set_aside)
+        line = json.loads(refused.read_text())
+        assert line["operation"][1:4] == ["org/stranger", "org/a", 5]
+        assert "stranger" in line["why"]
+
+
+async def test_many_at_once_stay_within_the_line(books: Books) -> None:
+    async with await books.meter() as meter:
+        books.server.kill()
+        results = await asyncio.gather(
+            *(meter.charge("org", "u", 3, request_id=f"r{n}") for n in range(100)),
+            return_exceptions=True,
+        )
+        admitted = [result for result in results if not isinstance(result, BaseException)]
+        assert len(admitted) == LINE // 3
+        await books.back()
+        await books.all_charged(*(receipt.request_id for receipt in admitted))
+        assert (await books.shard.account())[0] == 1000 - 3 * len(admitted)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10**12 + 1])
+def test_a_line_has_bounds(limit: int, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the line of org must be 1 to 1000000000000"):
+        CreditLines({"org": limit}, tmp_path / "journal")
+
+
+async def die(meter: Meter) -> None:
+    """What SIGKILL leaves: tasks and connections gone, the lock free, nothing finished."""
+    tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith("meter-")]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await meter._pool.disconnect()
+    assert meter._desk is not None
+    journal = meter._desk._journal
+    journal._file.close()
+    os.close(journal._lock)
