@@ -135,6 +135,38 @@ async def _allocations(world: World) -> None:
     await call(world, "GET", f"{path}?limit=101", status=422)
 
 
+@row("POST /credits/{org}/transfer")
+async def _transfer(world: World) -> None:
+    await world.funded("ann", 20.0)
+    await world.add_member("bob")
+    path, body = "/credits/acme/transfer", {"from_user_id": "ann", "to_user_id": "bob"}
+    done = await call(world, "POST", path, {**body, "credits": 5.0})
+    has(done, "", success=True, transferred_credits=5.0, from_user_id="ann", to_user_id="bob")
+    refused = await call(world, "POST", path, {**body, "credits": 15.001}, status=400)
+    assert refused["detail"].startswith("Insufficient credits to transfer")
+    stranger = {"from_user_id": "ann", "to_user_id": "nobody", "credits": 1.0}
+    await call(world, "POST", path, stranger, status=400)
+    allocations = await call(world, "GET", "/credits/acme/allocations")
+    found = {one["user_id"]: one["allocated_credits"] for one in allocations["allocations"]}
+    assert found == {"ann": 15.0, "bob": 5.0}
+    assert (await call(world, "GET", "/credits/acme/usage"))["total_requests"] == 0
+    await world.prove()
+
+
+@row("POST /credits/{org}/deallocate")
+async def _deallocate(world: World) -> None:
+    await world.funded("ann", 20.0)
+    assert (await world.chat()).status_code == 200
+    used = 20.0 - (await world.balance()).available / 1000
+    path = "/credits/acme/deallocate"
+    refused = await call(world, "POST", path, {"user_id": "ann", "credits": 20.0}, status=400)
+    assert refused["error"]["code"] == "INSUFFICIENT_CREDITS", "never below what is used"
+    done = await call(world, "POST", path, {"user_id": "ann", "credits": 15.0})
+    assert done["pool_updated"]["available_credits"] == 95.0
+    assert (await world.balance()).available / 1000 == round(5.0 - used, 3)
+    await world.prove()
+
+
 @pytest.mark.parametrize("name", ROWS)
 async def test_row(world: World, name: str) -> None:
     await ROWS[name](world)

@@ -151,6 +151,9 @@ async def _audit(world: World) -> None:
     body: Any = {"new_plan_code": "enterprise"}
     await call(world, "PUT", "/subscriptions/acme/upgrade", body)
     await call(world, "POST", "/credits/acme/add", {"credits": 5.0, "purchase_amount": 4.0})
+    await world.add_member("bob")
+    moved = {"from_user_id": "ann", "to_user_id": "bob", "credits": 1.0}
+    await call(world, "POST", "/credits/acme/transfer", moved)
     await call(world, "DELETE", "/subscriptions/acme")
     await world.add_member("poor")
     assert (await world.chat("poor")).status_code == 402
@@ -185,6 +188,7 @@ async def _audit(world: World) -> None:
             {"allocated_credits": 0, "pool_available_credits": 100_000},
             {"allocated_credits": 20_000, "pool_available_credits": 80_000},
         ),
+        "org.credits.transferred": ("boss", {}, {}),
         "user.allocation.created": (
             "boss",
             {"allocated_credits": 0},
