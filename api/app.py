@@ -115,7 +115,6 @@ def create_app(settings: ApiSettings | None = None) -> Application:
         me,
     ):
         app.include_router(module.router, dependencies=[*schemes, Depends(within_limits)])
-    for router in (lookup.router, models.router):
-        app.include_router(router, dependencies=[*schemes, Depends(within_limits)])
-    app.include_router(llm_router, dependencies=schemes)
+    for router in (llm_router, lookup.router, models.router):
+        app.include_router(router, dependencies=schemes)
     return app

@@ -87,6 +87,16 @@ class LlmEndpoint:
         )
 
 
+async def get_caller(request: Request) -> tuple[str, str | None]:
+    """The same caller for the reads beside the endpoint, counted as a read. Raises ApiError."""
+    services: Services = request.app.state.services
+    headers: dict[bytes, bytes] = dict(reversed(request.scope["headers"]))
+    org_header = _text(headers, b"x-org-id", "X-Org-Id")
+    user_id, org_id = await _caller(services, request.scope, headers, org_header)
+    await services.limiter.admit("reads", user_id)
+    return user_id, org_id
+
+
 async def _caller(
     services: Services, scope: Scope, headers: dict[bytes, bytes], org_header: str | None
 ) -> tuple[str, str | None]:

@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from asyncpg import Record
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, Field
 
-from taximeter.api.deps import PrincipalDep, ServicesDep
+from taximeter.api.deps import ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import credits_of
-from taximeter.api.llm.endpoint import API_ROOT, CLIENTS_ROOT
+from taximeter.api.llm.endpoint import API_ROOT, CLIENTS_ROOT, get_caller
 from taximeter.api.queries import CREDITS
 from taximeter.api.services import Services
 from taximeter.meter import MeterError, Receipt
@@ -24,6 +24,8 @@ router = APIRouter(tags=["llm"])
 
 State = Literal["open", "committed", "charged", "released", "expired"]
 Settlement = Literal["open", "pending", "settled", "none"]
+# The user, and the organisation if it is chosen or the API key's.
+CallerDep = Annotated[tuple[str, str | None], Depends(get_caller)]
 RequestId = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9._:-]{1,128}$", description="X-Request-Id of the answer")
 ]
@@ -55,13 +57,15 @@ class RequestView(BaseModel):
     summary="Cost and settlement of a request, beside the routes of OpenAI's clients",
 )
 async def get_request(
-    request_id: RequestId, principal: PrincipalDep, services: ServicesDep
+    request_id: RequestId, caller: CallerDep, services: ServicesDep
 ) -> RequestView:
     """The caller's own request; another's answers 404. A request that ended without a charge is
     known for some minutes, one that was charged for ever.
     """
-    user_id = principal.user_id
+    user_id, only_org = caller
     org_ids = [one.org_id for one in await services.memberships.of(user_id)]
+    if only_org is not None:
+        org_ids = [org_id for org_id in org_ids if org_id == only_org]
     booked = await services.pool.fetchrow(CREDITS["booked_request"], org_ids, user_id, request_id)
     try:
         org_id, live = await _live(services, org_ids, user_id, request_id)

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
-from taximeter.api.deps import PrincipalDep, ServicesDep
+from taximeter.api.deps import ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.llm.endpoint import API_ROOT, CLIENTS_ROOT
+from taximeter.api.llm.lookup import CallerDep
 from taximeter.api.services import Services
 from taximeter.meter.pricing import UnpricedModel
 
@@ -34,7 +35,7 @@ class ModelList(BaseModel):
 
 @router.get(f"{API_ROOT}/models", summary="Models that can be asked for")
 @router.get(f"{CLIENTS_ROOT}/models", summary="Models, for OpenAI's clients")
-async def list_models(principal: PrincipalDep, services: ServicesDep) -> ModelList:
+async def list_models(caller: CallerDep, services: ServicesDep) -> ModelList:
     """Those that a route serves and that have a price."""
     if services.catalogue is None:
         return ModelList(data=[])
@@ -46,7 +47,7 @@ async def list_models(principal: PrincipalDep, services: ServicesDep) -> ModelLi
 @router.get(f"{API_ROOT}/models/{{model:path}}", summary="One model")
 @router.get(f"{CLIENTS_ROOT}/models/{{model:path}}", summary="One model, for OpenAI's clients")
 async def get_model(
-    model: Annotated[str, Path(max_length=200)], principal: PrincipalDep, services: ServicesDep
+    model: Annotated[str, Path(max_length=200)], caller: CallerDep, services: ServicesDep
 ) -> ModelView:
     """404 for a model that is not served, or has no price."""
     view = _view(services, model)

@@ -11,7 +11,7 @@ import pytest
 from support.callers import open_stream, read_until
 from support.provider import USAGE, Asked, Provider, chat_answer
 from support.waiting import eventually
-from support.world import World
+from support.world import BILLING, World
 
 PLACES = ("/api/v1/llm/requests", "/v1/requests")
 
@@ -138,3 +138,29 @@ async def test_the_ledger_answers_while_redis_is_closed(world: World) -> None:
         await world.stores.redis.hset(meta, "epoch", epoch)
     assert settled.json()["settlement"] == "settled"
     assert unsure.status_code == 503
+
+
+async def test_an_api_key_sees_the_requests_of_its_users(world: World) -> None:
+    await world.funded()
+    await world.funded("ann", org="other")
+    await world.add_member("bob")
+    made = await world.client.post(
+        f"{BILLING}/orgs/acme/keys",
+        json={"name": "gateway", "operations": ["llm"]},
+        headers=world.auth("boss"),
+    )
+    key = {"Authorization": f"Bearer {made.json()['key']}"}
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "x"}]}
+    ann, bob = {**key, "X-User-Id": "ann"}, {**key, "X-User-Id": "bob"}
+    asked = await world.client.post("/v1/chat/completions", json=body, headers=ann)
+    assert asked.status_code == 200, asked.text
+    request_id = asked.headers["X-Request-Id"]
+    elsewhere = (await world.chat(headers={"X-Org-Id": "other"})).headers["X-Request-Id"]
+    for place in PLACES:
+        found = await world.client.get(f"{place}/{request_id}", headers=ann)
+        assert (found.status_code, found.json()["org_id"]) == (200, "acme")
+        assert (await world.client.get(f"{place}/{request_id}", headers=bob)).status_code == 404
+        other = await world.client.get(f"{place}/{elsewhere}", headers=ann)
+        assert other.status_code == 404, "the key is of another organisation"
+        assert (await world.client.get(f"{place}/{request_id}", headers=key)).status_code == 422
+    assert (await world.client.get("/v1/models", headers=ann)).status_code == 200
