@@ -67,6 +67,7 @@ async def make_history(
                 timeout=_TIMEOUT_S,
             )
             await conn.execute(_SQL["make_allocations"], timeout=_TIMEOUT_S)
+            await conn.execute(_SQL["drop_request_key"])
         made = 0
         last, stretch = history.batches - 1, timedelta(days=_DAYS) / history.batches
         for batch in range(history.batches):
@@ -87,6 +88,7 @@ async def make_history(
                 )
             made += count
             progress(f"{made:,} of {history.rows:,} rows")
+        await conn.execute(_SQL["add_request_key"], timeout=_TIMEOUT_S)
         async with conn.transaction():
             await conn.execute(_SQL["mark_settling"])
             await conn.execute(_SQL["add_used"], timeout=_TIMEOUT_S)

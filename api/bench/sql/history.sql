@@ -38,6 +38,17 @@ SELECT org_id, user_id, false, 'generator', created_at - interval '1 day'
 SELECT taximeter.make_attribution_month(month::date)
   FROM generate_series(date_trunc('month', $1::date::timestamp), $2::date::timestamp, interval '1 month') AS month
 
+-- name: drop_request_key
+-- Ids are random, so their index is made once at the end instead of being searched ten million times.
+ALTER TABLE taximeter.charged_requests DROP CONSTRAINT charged_requests_pkey
+
+-- name: add_request_key
+-- As it was.
+SET maintenance_work_mem = '512MB';
+ALTER TABLE taximeter.charged_requests
+    ADD CONSTRAINT charged_requests_pkey PRIMARY KEY (org_id, request_id, phase);
+RESET maintenance_work_mem
+
 -- name: mark_settling
 -- This transaction books usage as settle does. What a crash would take with it is made again.
 SELECT set_config('taximeter.settling', 'on', true), set_config('work_mem', '64MB', true),
