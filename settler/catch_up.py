@@ -151,6 +151,8 @@ class CatchUp:
             try:
                 async with self._room:
                     done = await settle_once(self._stores, shard, batch_events=self._batch_events)
+                if done.dead or done.lost:
+                    log.warning("set events aside, or found them lost: %s", done)
                 if done.state != "busy":
                     return _Reach(done.epoch, done.seq)
             except asyncpg.InsufficientPrivilegeError as error:

@@ -154,7 +154,7 @@ def figure(
         target=Target(question.promised_ms / spare, "at most", "value"),
         note=f"promised {question.promised_ms:g} ms, p50 {middle:.2f} ms,"
         f" p99 {question.promised_ms / slow:.0f} times faster",
-        number=10,
+        number=11,
     )
 
 
