@@ -155,3 +155,24 @@ async def test_nothing_is_missing_from_a_system_that_was_never_used(world: World
         used, found = await ask(world, name)
         assert (used, found["complete"]) == (0.0, True)
         assert found["as_of"] is not None
+
+
+@pytest.mark.parametrize("api_options", [{"membership_cache_s": 60.0}])
+async def test_a_change_of_membership_is_seen_at_once_though_lookups_are_remembered(
+    world: World,
+) -> None:
+    async def organizations() -> list[str]:
+        response = await world.client.get("/api/v1/auth/user", headers=world.auth("ann"))
+        return [one["org_id"] for one in response.json()["organizations"]]
+
+    for org in ("acme", "beta"):
+        assert (await world.subscribe(org)).status_code == 200
+    await world.add_member("ann")
+    assert await organizations() == ["acme"]
+    await world.add_member("ann", "beta")
+    assert await organizations() == ["acme", "beta"]
+    removed = await world.client.delete(
+        f"{BILLING}/orgs/acme/members/ann", headers=world.auth("boss")
+    )
+    assert removed.status_code == 200
+    assert await organizations() == ["beta"]
