@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.types import Receive, Scope, Send
 
-from taximeter.api.deps import bearer_scheme, cookie_scheme, within_limits
+from taximeter.api.deps import bearer_scheme, cookie_scheme, known_parameters, within_limits
 from taximeter.api.errors import install_error_handlers
 from taximeter.api.llm import lookup, models
 from taximeter.api.llm.config import load_routing
@@ -19,7 +19,9 @@ from taximeter.api.llm.route import router as llm_router
 from taximeter.api.middleware import BodyLimit
 from taximeter.api.openapi import DESCRIPTION, TAGS, complete, serve_docs
 from taximeter.api.prices import make_pricer
+from taximeter.api.request_id import RequestId
 from taximeter.api.routes import (
+    audit,
     credits,
     dashboards,
     history,
@@ -45,6 +47,11 @@ class Application(FastAPI):
 
     llm: LlmEndpoint
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # Around everything that the framework adds, its last resort for errors included.
+        self._with_request_id = RequestId(super().__call__)
+
     def openapi(self) -> dict[str, Any]:
         """The document with refusals and examples, made once."""
         if self.openapi_schema is None:
@@ -56,7 +63,7 @@ class Application(FastAPI):
         if scope["type"] == "http" and scope["path"] in SURFACE_OF and scope["method"] == "POST":
             await self.llm(scope, receive, send)
         else:
-            await super().__call__(scope, receive, send)
+            await self._with_request_id(scope, receive, send)
 
 
 def create_app(settings: ApiSettings | None = None) -> Application:
@@ -98,6 +105,7 @@ def create_app(settings: ApiSettings | None = None) -> Application:
     )
     app.include_router(system.router)
     schemes = [Depends(bearer_scheme), Depends(cookie_scheme)]  # For the OpenAPI document alone.
+    guards = [*schemes, Depends(known_parameters)]
     for module in (
         subscriptions,
         plan_changes,
@@ -112,9 +120,10 @@ def create_app(settings: ApiSettings | None = None) -> Application:
         personal,
         members,
         keys,
+        audit,
         me,
     ):
-        app.include_router(module.router, dependencies=[*schemes, Depends(within_limits)])
+        app.include_router(module.router, dependencies=[*guards, Depends(within_limits)])
     for router in (llm_router, lookup.router, models.router):
-        app.include_router(router, dependencies=schemes)
+        app.include_router(router, dependencies=guards)
     return app

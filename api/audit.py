@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from taximeter.api.queries import IDENTITY
+from taximeter.api.request_id import current_request_id
 from taximeter.settler.stores import Connection
 
 
@@ -25,8 +26,8 @@ async def write_audit(
     after: Mapping[str, object] | None = None,
     request_id: str | None = None,
 ) -> None:
-    """Add one row. Amounts in `before` and `after` are millicredits. Durable when the transaction
-    is.
+    """Add one row, with the id of the request that is being answered unless another one is given.
+    Amounts in `before` and `after` are millicredits. Durable when the transaction is.
     """
     await conn.execute(
         IDENTITY["write_audit"],
@@ -36,5 +37,5 @@ async def write_audit(
         target,
         to_json(before),
         to_json(after),
-        request_id,
+        request_id or current_request_id(),
     )

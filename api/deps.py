@@ -7,10 +7,12 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyCookie, HTTPBearer
 
 from taximeter.api.auth import Principal
-from taximeter.api.errors import ApiError
+from taximeter.api.errors import ApiError, validation_refusal
 from taximeter.api.exact import OrgId
 from taximeter.api.limits import kind_of
 from taximeter.api.queries import IDENTITY
@@ -94,6 +96,29 @@ async def within_limits(request: Request, principal: PrincipalDep, services: Ser
     """What every route with a login depends on. Raises ApiError 429."""
     template = request.scope["route"].path
     await services.limiter.admit(kind_of(request.method, template), principal.user_id)
+
+
+async def known_parameters(request: Request) -> None:
+    """What every route depends on: a misspelt parameter is refused and not ignored.
+    Raises ApiError 422.
+    """
+    route: APIRoute = request.scope["route"]
+    known = _parameters(route)
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        raise validation_refusal(
+            [{"loc": ("query", name[:64]), "type": "extra_forbidden"} for name in unknown[:10]]
+        )
+
+
+def _parameters(route: APIRoute) -> frozenset[str]:
+    found: set[str] = set()
+    waiting: list[Dependant] = [route.dependant]
+    while waiting:
+        one = waiting.pop()
+        found |= {field.alias for field in one.query_params}
+        waiting += one.dependencies
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ TAGS = [
     {"name": "history", "description": "Purchases, subscriptions and invoices"},
     {"name": "members", "description": "Who belongs to an organisation"},
     {"name": "keys", "description": "API keys of gateways, made and taken back by org admins"},
+    {"name": "audit", "description": "Who changed what"},
     {"name": "llm", "description": "OpenAI's API, charged to the caller's credits"},
 ]
 
@@ -88,6 +89,9 @@ PARAMETERS = {
     "start_date": "First day, in UTC; 30 days before the last by default",
     "end_date": "Last day, in UTC; today by default",
     "service_type": "Only this kind of service",
+    "key_id": "The key, by the id in it",
+    "include_ended": "Also those that were revoked or have expired",
+    "actor": "Only what this user did",
     "group_by": "One more breakdown, in `groups`",
 }
 

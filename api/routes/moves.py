@@ -15,6 +15,7 @@ from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
 from taximeter.api.exact import Body, Credits, ExactRoute, UserId, credits_of
 from taximeter.api.idempotency import IdempotencyKey
 from taximeter.api.queries import MOVES
+from taximeter.api.request_id import current_request_id
 from taximeter.api.routes.credits import LimitParam, OffsetParam, PoolUpdated, own_user
 from taximeter.api.services import Services
 from taximeter.settler.moves import KeyUsed, LiveSideAway, Move, Request, find, move
@@ -108,7 +109,7 @@ async def transfer(
         access.user_id,
         to_user=body.to_user_id,
         key=idempotency_key,
-        request_id=idempotency_key,
+        request_id=current_request_id(),
     )
     users = [body.from_user_id, body.to_user_id]
     if await _is_new(services, request):
@@ -144,7 +145,7 @@ async def deallocate(
         body.credits,
         access.user_id,
         key=idempotency_key,
-        request_id=idempotency_key,
+        request_id=current_request_id(),
     )
     if await _is_new(services, request) and not await services.pool.fetchval(
         MOVES["is_known_user"], access.org_id, body.user_id

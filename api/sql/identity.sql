@@ -77,3 +77,17 @@ UPDATE organization_members SET status = 'removed' WHERE org_id = $1 AND user_id
 -- $1 actor, $2 action, $3 org_id, $4 target, $5 before, $6 after, $7 request_id
 INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
 VALUES ($1, $2, $3, $4, $5::text::jsonb, $6::text::jsonb, $7);
+
+-- name: list_audit
+-- Why: the audit log of one organisation, newest first.
+-- $1 org_id, $2 action or null, $3 actor or null, $4 limit, $5 offset
+SELECT id, at, actor, action, target, before::text AS before, after::text AS after, request_id
+FROM taximeter.audit_log
+WHERE org_id = $1 AND ($2::text IS NULL OR action = $2) AND ($3::text IS NULL OR actor = $3)
+ORDER BY at DESC, id DESC
+LIMIT $4 OFFSET $5;
+
+-- name: count_audit
+-- $1 org_id, $2 action or null, $3 actor or null
+SELECT count(*) FROM taximeter.audit_log
+WHERE org_id = $1 AND ($2::text IS NULL OR action = $2) AND ($3::text IS NULL OR actor = $3);

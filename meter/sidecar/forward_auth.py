@@ -83,7 +83,7 @@ class ForwardAuth:
     async def answer(
         self, path: str, query: bytes, headers: Mapping[str, str], grant: Grant | None = None
     ) -> GateAnswer:
-        """Decide, within what the gateway's grant allows. Refusals are answers too, as 403 where the
+        """Decide, within what the grant allows. Refusals are answers too, as 403 where the
         gateway passes nothing else on.
         """
         try:
