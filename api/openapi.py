@@ -89,8 +89,6 @@ PARAMETERS = {
     "start_date": "First day, in UTC; 30 days before the last by default",
     "end_date": "Last day, in UTC; today by default",
     "service_type": "Only this kind of service",
-    "key_id": "The key, by the id in it",
-    "include_ended": "Also those that were revoked or have expired",
     "actor": "Only what this user did",
     "group_by": "One more breakdown, in `groups`",
 }

@@ -183,7 +183,7 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
         for name, body, admin in (  # The simulated provider serves chat alone.
             ("completions", {"model": "gpt-3.5-turbo-instruct", "prompt": "Hi"}, 402),
             ("embeddings", {"model": "text-embedding-3-small", "input": "Hi"}, 404),
-            ("images/generations", {"model": "dall-e-2", "prompt": "A taxi"}, 402),
+            ("images/generations", {"model": "gpt-image-1", "prompt": "A taxi"}, 402),
             ("responses", {"model": "gpt-4o-mini", "input": "Hi"}, 402),
         )
     },
@@ -206,7 +206,7 @@ def routes_of(app: Any) -> set[tuple[str, str]]:
 
 async def test_every_route_for_every_role(world: World) -> None:
     assert routes_of(world.app) == set(TABLE)
-    await world.funded("ann", 20.0)
+    await world.funded("ann", 90.0)
     await world.add_member("leaver")
     callers: list[dict[str, str]] = [
         {},
