@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Self
 
 from taximeter.meter.errors import InvalidRequest
@@ -27,7 +27,7 @@ class LiteLLMSettings:
 
     sidecar_url: str = "http://127.0.0.1:8086"
     """The sidecar: `http://host:port`, or `unix:///path/of/its.sock`."""
-    sidecar_key: str = ""
+    sidecar_key: str = field(default="", repr=False)
     """Its API key, when it wants one."""
     org: str = "key.metadata.org_id, team.metadata.org_id, key.org_id, key.team_id"
     """Where the organisation that pays is read; the first that is there counts."""

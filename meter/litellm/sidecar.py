@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from taximeter.meter.litellm.settings import LiteLLMSettings
+
+KEEPALIVE_S: Final = 3.0
+"""Below the sidecar's own 5 s: an idle connection is never used while the other side closes it."""
 
 
 class Answer(NamedTuple):
@@ -26,8 +29,10 @@ class Answer(NamedTuple):
 
     @property
     def is_final(self) -> bool:
-        """Whether trying again cannot change the answer."""
-        return self.status == 200 or (400 <= self.status < 500 and self.status not in (408, 429))
+        """Whether trying again cannot change the answer. A wrong key or an account that is not
+        loaded can be put right while a charge waits.
+        """
+        return self.status in (200, 400, 409, 413) or self.code == "UNKNOWN_HOLD"
 
 
 class SidecarClient:
@@ -58,7 +63,9 @@ class SidecarClient:
             path = self._url.removeprefix("unix://")
             self._session = aiohttp.ClientSession(
                 "http://sidecar" if is_unix else self._url,
-                connector=aiohttp.UnixConnector(path) if is_unix else None,
+                connector=aiohttp.UnixConnector(path, keepalive_timeout=KEEPALIVE_S)
+                if is_unix
+                else aiohttp.TCPConnector(keepalive_timeout=KEEPALIVE_S),
                 timeout=aiohttp.ClientTimeout(total=self._timeout_s),
                 headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
                 trust_env=False,

@@ -120,6 +120,8 @@ def litellm(
             model("mocked", model="openai/gpt-4o-mini", mock_response="Four words of answer."),
             model("simulated", model="openai/gpt-4o-mini", **upstream),
             model("dear", model="openai/gpt-4o", **upstream),
+            # Has no Responses API of its own: LiteLLM asks it for chat completions.
+            model("bridged", model="deepseek/gpt-4o-mini", **upstream),
             model("broken", model="openai/gpt-4o-mini", api_base="http://127.0.0.1:9/v1"),
             model("vectors", model="openai/text-embedding-3-small", mock_response=[0.1, 0.2]),
             model("unpriced", model="openai/nobody-knows-it", mock_response="x"),
@@ -138,6 +140,7 @@ def litellm(
     settings = {
         "TAXIMETER_SIDECAR_URL": f"unix://{sidecar_socket}",
         "TAXIMETER_LITELLM_HOLD_S": "30",
+        "TAXIMETER_LITELLM_TIMEOUT_S": "20",
     }
     with running(litellm_python, folder, config, settings) as proxy:
         yield proxy

@@ -353,3 +353,35 @@ async def test_a_charge_waits_for_the_sidecar(
     async with served_at(create_sidecar(meter, pricer=pricer), sidecar_socket):
         [event] = await events(shard)
     assert event["amount"] == pricer.cost("gpt-4o-mini", response.json()["usage"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "Say something about meters.", "max_tokens": 50}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 50}),
+        ("/v1/responses", {"input": "Say something about meters.", "max_output_tokens": 50}),
+    ],
+)
+async def test_other_ways_to_ask_are_charged_as_well(
+    client: httpx.AsyncClient,
+    sidecar: None,
+    shard: ScriptedShard,
+    pricer: Pricer,
+    path: str,
+    body: dict[str, Any],
+    stream: bool,
+) -> None:
+    # LiteLLM's own mock cannot stream a response of that API.
+    model = "bridged" if stream and path == "/v1/responses" else "mocked"
+    asked = {"model": model, "stream": stream, **body}
+    response = await client.post(path, json=asked, headers=key())
+    assert response.status_code == 200, response.text
+    assert "x-credits-remaining" in response.headers
+    [event] = await events(shard)
+    assert event["kind"] == "commit"
+    assert event["amount"] > 0
+    assert event["meta"]["completion_tokens"] > 0
+    assert event["meta"]["prompt_tokens"] > 0
+    assert await shard.account("acme/ann") == (FUNDS - event["amount"], 0, 1)

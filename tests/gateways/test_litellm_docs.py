@@ -54,6 +54,7 @@ async def test_the_page_is_true(
         settings |= {
             "TAXIMETER_SIDECAR_URL": url,
             "TAXIMETER_LITELLM_HOLD_S": "3",
+            "TAXIMETER_LITELLM_TIMEOUT_S": "20",
             "OPENAI_API_KEY": "unused",
             "OPENAI_BASE_URL": f"{provider}/v1",
         }
