@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import jwt
 
+from taximeter.api.claims import KEYCLOAK, ClaimPaths, claim_at
 from taximeter.api.errors import ApiError
 from taximeter.api.jwks import KeySet, KeysUnavailable
 from taximeter.api.tokens import DEV_ALGORITHM, DEV_AUDIENCE, DEV_ISSUER, DevKey
@@ -26,6 +27,8 @@ ASYMMETRIC_ALGORITHMS = frozenset(
 )
 TOKENS_REMEMBERED_MAX = 10_000
 REMEMBERED_S = 60.0
+_ACCESS_TOKEN_TYPES = frozenset({"at+jwt", "application/at+jwt"})
+_ID_TOKEN_CLAIMS = frozenset({"at_hash", "c_hash", "s_hash"})
 _REQUIRED_CLAIMS = ["exp", "iat", "iss", "aud", "sub"]
 
 
@@ -114,6 +117,8 @@ class OidcVerifier:
         audience: str,
         algorithms: tuple[str, ...],
         admin_role: str,
+        paths: ClaimPaths = KEYCLOAK,
+        only_access_tokens: bool = False,
     ) -> None:
         if not algorithms or not set(algorithms) <= ASYMMETRIC_ALGORITHMS:
             raise ValueError(
@@ -124,9 +129,13 @@ class OidcVerifier:
         self._audience = audience
         self._algorithms = algorithms
         self._admin_role = admin_role
+        self._paths = paths
+        self._only_access_tokens = only_access_tokens
 
     async def verify(self, token: str) -> Principal:
         header = _read_header(token)
+        if self._only_access_tokens and str(header.get("typ")).lower() not in _ACCESS_TOKEN_TYPES:
+            raise ApiError(401, "The session token is not an access token")
         key_id = header.get("kid")
         if header.get("alg") not in self._algorithms or not isinstance(key_id, str):
             raise ApiError(401, "The session token is not signed in a way that is accepted")
@@ -150,11 +159,11 @@ class OidcVerifier:
             )
         except jwt.PyJWTError as error:
             raise _unauthorized(error) from error
-        # Keycloak says in this claim what a token is for: an ID token tells a front end who is
-        # there, and opens nothing.
-        if claims.get("typ", "Bearer") != "Bearer":
+        # An ID token tells a front end who is there, and opens nothing. Keycloak says in `typ` what
+        # a token is for; the other claims bind an ID token to what came with it.
+        if claims.get("typ", "Bearer") != "Bearer" or _ID_TOKEN_CLAIMS & claims.keys():
             raise ApiError(401, "The session token is not an access token")
-        return _principal(claims, self._admin_role)
+        return _principal(claims, self._admin_role, self._paths)
 
 
 def _read_header(token: str) -> dict[str, Any]:
@@ -165,7 +174,8 @@ def _read_header(token: str) -> dict[str, Any]:
         header = jwt.get_unverified_header(token)
     except jwt.PyJWTError as error:
         raise _unauthorized(error) from error
-    if "crit" in header or str(header.get("typ", "JWT")).lower() not in {"jwt", "at+jwt"}:
+    kind = str(header.get("typ", "JWT")).lower()
+    if "crit" in header or kind not in {"jwt", *_ACCESS_TOKEN_TYPES}:
         raise ApiError(401, "The session token is of a kind that is not accepted")
     return header
 
@@ -176,18 +186,16 @@ def _unauthorized(error: jwt.PyJWTError) -> ApiError:
     return ApiError(401, "The session token is not valid")
 
 
-def _principal(claims: dict[str, Any], admin_role: str) -> Principal:
+def _principal(claims: dict[str, Any], admin_role: str, paths: ClaimPaths = KEYCLOAK) -> Principal:
     try:
-        user_id = check_user_id(claims["sub"])
+        user_id = check_user_id(claim_at(claims, paths.user))
     except InvalidRequest as error:
         raise ApiError(401, "The session token names no usable user") from error
-    access = claims.get("realm_access")
-    roles = access.get("roles") if isinstance(access, dict) else None
     return Principal(
         user_id=user_id,
-        email=_text(claims.get("email")),
-        name=_text(claims.get("name")) or _text(claims.get("preferred_username")),
-        is_system_admin=isinstance(roles, list) and admin_role in roles,
+        email=_text(claim_at(claims, paths.email)),
+        name=_text(claim_at(claims, paths.name)) or _text(claims.get("preferred_username")),
+        is_system_admin=admin_role in paths.roles_of(claims),
         expires_at=float(claims["exp"]),
         email_verified=claims.get("email_verified") is True,
     )

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
 import httpx
 import jwt
@@ -17,30 +18,40 @@ logger = logging.getLogger("taximeter.api.auth")
 
 KEYS_MAX = 64
 BODY_BYTES_MAX = 256 * 1024
+DISCOVERY_PATH = "/.well-known/openid-configuration"
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class KeysUnavailable(Exception):
     """The issuer's keys could not be fetched, and none are kept."""
 
 
-class KeySet:
-    """Keys by id. A token that names an unknown id causes one fetch at most each `min_interval_s`.
+def is_safe_url(url: str) -> bool:
+    """Whether keys may be fetched from here: over TLS, or from this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
 
-    A fetch that fails leaves the keys as they are: an issuer that is down for a while logs nobody
-    out.
+
+class KeySet:
+    """Keys by id, from `url` or, without one, from where the issuer's discovery document says.
+
+    A token that names an unknown id causes one look at most each `min_interval_s`. One that fails
+    leaves the keys as they are: an issuer that is down for a while logs nobody out.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | None,
         client: httpx.AsyncClient,
         *,
+        issuer: str = "",
         algorithms: Sequence[str],
         ttl_s: float = 300.0,
         min_interval_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = url
+        self._issuer = issuer
         self._client = client
         self._algorithms = tuple(algorithms)
         self._ttl_s = ttl_s
@@ -69,17 +80,31 @@ class KeySet:
     async def _fetch(self) -> None:
         self._tried_at = self._clock()
         try:
-            response = await self._client.get(self._url, follow_redirects=False, timeout=5.0)
-            if response.status_code != 200:
-                raise ValueError(f"status {response.status_code}")
-            if len(response.content) > BODY_BYTES_MAX:
-                raise ValueError(f"more than {BODY_BYTES_MAX} bytes")
-            keys = self._read(response.content)
+            keys = self._read(await self._get(self._url or await self._discover()))
         except (httpx.HTTPError, ValueError) as error:
             logger.warning("the keys of the identity provider could not be fetched: %r", error)
             return
         self._keys = keys
         self._fetched_at = self._clock()
+
+    async def _discover(self) -> str:
+        """Where the issuer's keys are, as its own document says; asked for whenever they are."""
+        url = self._issuer.rstrip("/") + DISCOVERY_PATH
+        document = json.loads(await self._get(url))
+        if not isinstance(document, dict) or document.get("issuer") != self._issuer:
+            raise ValueError(f"{url} is the document of another issuer")
+        found = document.get("jwks_uri")
+        if not isinstance(found, str) or not is_safe_url(found):
+            raise ValueError(f"{url} names no place of keys that starts with https://")
+        return found
+
+    async def _get(self, url: str) -> bytes:
+        response = await self._client.get(url, follow_redirects=False, timeout=5.0)
+        if response.status_code != 200:
+            raise ValueError(f"status {response.status_code} of {url}")
+        if len(response.content) > BODY_BYTES_MAX:
+            raise ValueError(f"more than {BODY_BYTES_MAX} bytes from {url}")
+        return response.content
 
     def _read(self, content: bytes) -> dict[str, jwt.PyJWK]:
         document = json.loads(content)

@@ -112,13 +112,22 @@ def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
     if settings.dev_mode:
         logger.warning("dev mode: sessions are tokens of a local key; not for production")
         return DevVerifier(load_dev_key(settings.data_dir), admin_role=settings.admin_role)
-    keys = KeySet(settings.jwks_url, client, algorithms=settings.oidc_algorithms)
+    keys = KeySet(
+        settings.oidc_jwks_url,
+        client,
+        issuer=settings.oidc_issuer or "",
+        algorithms=settings.oidc_algorithms,
+        ttl_s=settings.oidc_keys_ttl_s,
+        min_interval_s=settings.oidc_keys_interval_s,
+    )
     return OidcVerifier(
         keys,
         issuer=settings.oidc_issuer or "",
         audience=settings.oidc_audience or "",
         algorithms=settings.oidc_algorithms,
         admin_role=settings.admin_role,
+        paths=settings.claim_paths,
+        only_access_tokens=settings.oidc_only_access_tokens,
     )
 
 

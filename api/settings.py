@@ -8,6 +8,8 @@ from typing import Self
 from pydantic import Field, SecretStr, model_validator
 
 from taximeter.api.auth import ASYMMETRIC_ALGORITHMS
+from taximeter.api.claims import ClaimPaths
+from taximeter.api.jwks import is_safe_url
 from taximeter.api.metering import MeteringSettings
 from taximeter.api.price_settings import PriceSettings
 
@@ -48,15 +50,41 @@ class ApiSettings(PriceSettings, MeteringSettings):
     )
     oidc_jwks_url: str | None = Field(
         default=None,
-        description="Where the issuer's keys are; by default Keycloak's place for them.",
+        description="Where the issuer's keys are; by default its discovery document says.",
     )
     oidc_algorithms: tuple[str, ...] = Field(
         default=("RS256",), description="Signatures that are accepted; asymmetric ones only."
     )
+    oidc_keys_ttl_s: float = Field(
+        default=300.0, ge=1.0, le=86_400.0, description="How long the issuer's keys are kept."
+    )
+    oidc_keys_interval_s: float = Field(
+        default=10.0,
+        ge=0.1,
+        le=3600.0,
+        description="Shortest time between two looks for keys, whatever tokens name.",
+    )
+    oidc_user_claim: str = Field(
+        default="sub", min_length=1, description="Claim with the user's id. Dots step into objects."
+    )
+    oidc_email_claim: str = Field(default="email", min_length=1, description="Claim of the email.")
+    oidc_name_claim: str = Field(
+        default="name", min_length=1, description="Claim with the name to show."
+    )
+    oidc_roles_claim: str = Field(
+        default="realm_access.roles",
+        min_length=1,
+        description="Claim with the roles: a list, or text with spaces between.",
+    )
+    oidc_only_access_tokens: bool = Field(
+        default=False,
+        description="Accept only tokens whose header has the type `at+jwt` (RFC 9068), which "
+        "Keycloak does not write. ID tokens that can be told apart are refused anyway.",
+    )
     admin_role: str = Field(
         default="system_admin",
         min_length=1,
-        description="Realm role (`realm_access.roles`) that makes a caller a system admin.",
+        description="Role that makes a caller a system admin.",
     )
     membership_cache_s: float = Field(
         default=2.0,
@@ -142,15 +170,21 @@ class ApiSettings(PriceSettings, MeteringSettings):
             raise ValueError(
                 f"oidc_algorithms must be some of {', '.join(sorted(ASYMMETRIC_ALGORITHMS))}"
             )
-        if not self.jwks_url.startswith("https://"):
-            raise ValueError("oidc_jwks_url must start with https://")
+        for name in ("oidc_issuer", "oidc_jwks_url"):
+            url = getattr(self, name)
+            if url is not None and not is_safe_url(url):
+                raise ValueError(f"{name} must start with https://")
         return self
 
     @property
-    def jwks_url(self) -> str:
-        """Where the issuer's keys are."""
-        default = f"{(self.oidc_issuer or '').rstrip('/')}/protocol/openid-connect/certs"
-        return self.oidc_jwks_url or default
+    def claim_paths(self) -> ClaimPaths:
+        """Where tokens say who somebody is."""
+        return ClaimPaths(
+            user=self.oidc_user_claim,
+            email=self.oidc_email_claim,
+            name=self.oidc_name_claim,
+            roles=self.oidc_roles_claim,
+        )
 
     @property
     def upstream_url(self) -> str | None:

@@ -28,7 +28,7 @@ from taximeter.api.auth import (
     RememberingVerifier,
 )
 from taximeter.api.errors import ApiError
-from taximeter.api.jwks import KeySet
+from taximeter.api.jwks import KeySet, KeysUnavailable
 from taximeter.api.settings import ApiSettings
 from taximeter.api.tokens import DevKeyError, load_dev_key
 
@@ -276,6 +276,39 @@ def test_without_dev_mode_an_issuer_is_required() -> None:
         ApiSettings(oidc_issuer=ISSUER, oidc_audience="a", oidc_algorithms=("HS256",))
     with pytest.raises(ValidationError, match="https"):
         ApiSettings(oidc_issuer="http://id.example", oidc_audience="a")
+    with pytest.raises(ValidationError, match="https"):
+        ApiSettings(oidc_issuer=ISSUER, oidc_audience="a", oidc_jwks_url="http://id.example/keys")
     settings = ApiSettings(oidc_issuer=ISSUER, oidc_audience="a")
-    assert settings.jwks_url == f"{ISSUER}/protocol/openid-connect/certs"
     assert settings.upstream_url is None
+
+
+@pytest.mark.parametrize(
+    ("document", "good"),
+    [
+        ({"issuer": ISSUER, "jwks_uri": "https://id.example/keys"}, True),
+        ({"issuer": ISSUER + "/", "jwks_uri": "https://id.example/keys"}, False),
+        ({"issuer": "https://evil.example", "jwks_uri": "https://id.example/keys"}, False),
+        ({"issuer": ISSUER, "jwks_uri": "http://id.example/keys"}, False),
+        ({"issuer": ISSUER, "jwks_uri": ["https://id.example/keys"]}, False),
+        ({"issuer": ISSUER}, False),
+        ([], False),
+    ],
+)
+async def test_discovery_is_bound_to_the_issuer(document: Any, good: bool) -> None:
+    issuer, asked = Issuer(), []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        if request.url.path.endswith("/openid-configuration"):
+            return httpx.Response(200, json=document)
+        return issuer.answer(request)
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    keys = KeySet(None, client, issuer=ISSUER, algorithms=["RS256"])
+    if good:
+        assert await keys.key("k1") is not None
+        assert asked == [f"{ISSUER}/.well-known/openid-configuration", "https://id.example/keys"]
+    else:
+        with pytest.raises(KeysUnavailable):
+            await keys.key("k1")
+        assert len(asked) == 1
