@@ -2,7 +2,7 @@
 # PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev bench test chaos lint check constraints types
+.PHONY: audit help install demo dev bench test chaos lint check constraints types
 
 PYTHON ?=
 ARGS ?=
@@ -39,6 +39,9 @@ lint: $(STAMP) types ## Check style, types and who may import whom
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(STAMP) ## Look for known faults: bandit on our code, pip-audit on what is pinned
+	@.ci/audit
 
 check: lint test ## Everything that must be green before a commit
 
