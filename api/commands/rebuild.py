@@ -35,6 +35,8 @@ async def _run(
 ) -> None:
     async with open_stores(settings) as stores:
         shards = range(await count_shards(stores.pool)) if shard is None else [shard]
+        if not shards:
+            raise LookupError("there are no shards yet: the settler has never run")
         for one in shards:
             done = await rebuild_on_demand(stores, one, reason=reason, wait_s=wait_s, force=force)
             click.echo(_line(done))
