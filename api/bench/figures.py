@@ -18,6 +18,8 @@ from taximeter.api.bench.harness import BenchFailed, Figure, Target, percentile,
 from taximeter.api.bench.history import History, history_size, make_history
 from taximeter.api.bench.servers import Servers
 from taximeter.api.queries import CREDITS, DASHBOARDS, IDENTITY, USAGE
+from taximeter.api.routes.overview import CANDIDATES_FIRST, TOP_MAX
+from taximeter.api.routes.usage import ROWS_MAX
 from taximeter.api.usage import last_days
 from taximeter.settler.check import check
 from taximeter.settler.guardian import guard
@@ -28,9 +30,6 @@ from taximeter.settler.stores import Stores, open_stores
 _SQL: Final = load_queries("figures", "taximeter.api.bench")
 SPARE: Final = 5.0
 """How many times faster than promised a figure has to be."""
-ROWS_MAX: Final = 1_000
-TOP: Final = 10
-CANDIDATES: Final = 50
 
 Step = tuple[str, tuple[Any, ...]]
 """A query and its arguments."""
@@ -44,7 +43,6 @@ class Question:
     title: str
     promised_ms: float
     steps: Callable[[str, str], list[Step]]
-    changes: bool = False
 
 
 def usage_steps(org_id: str, _: str) -> list[Step]:
@@ -62,7 +60,7 @@ def overview_steps(_: str, __: str) -> list[Step]:
     return [
         (DASHBOARDS["system_metrics"], ()),
         (DASHBOARDS["subscription_distribution"], ()),
-        (DASHBOARDS["top_organizations"], (*last_days(), TOP, CANDIDATES)),
+        (DASHBOARDS["top_organizations"], (*last_days(), TOP_MAX, CANDIDATES_FIRST)),
         (DASHBOARDS["usage_trend"], last_days(7)),
     ]
 
@@ -87,7 +85,6 @@ QUESTIONS: Final = (
         lambda org_id, user_id: [
             (_SQL["deduct"], (org_id, user_id, 50, f"figure-{random.getrandbits(64):x}"))
         ],
-        changes=True,
     ),
     Question("pool", "pool", 5.0, lambda org_id, _: [(CREDITS["pool"], (org_id,))]),
     Question(
