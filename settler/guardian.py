@@ -14,12 +14,12 @@ from taximeter.settler.queries import load_queries
 from taximeter.settler.rebuild import rebuild
 from taximeter.settler.stores import Connection, Stores
 from taximeter.settler.verdict import Action, Mark, Seen, Verdict, judge
+from taximeter.settler.witness import bear_witness
 
 _SQL: Final = load_queries("guardian")
 _ACCOUNTS: Final = load_queries("accounts")
 _OPEN: Final = load_script("open")
 _APPROVE: Final = load_script("approve")
-_WITNESS: Final = load_script("witness")
 _SCAN_COUNT: Final = 1_000
 
 
@@ -86,7 +86,8 @@ async def guard(stores: Stores, shard: int, shards: int) -> Guarded:
     seen = await look(stores, shard)
     verdict = judge(mark, seen, shards)
     if verdict.action is Action.NOTHING:
-        await _bear_witness(stores, mark, seen)
+        if mark.ledger is not None and mark.ledger != seen.ledger:
+            await bear_witness(stores, shard, mark.epoch, mark.ledger)
         return Guarded(shard, True, mark.epoch, "nothing", verdict.reason)
     async with stores.pool.acquire() as conn:
         if not await conn.fetchval(_SQL["guard_alone"], shard):
@@ -128,17 +129,6 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
         return Guarded(shard, True, mark.epoch, "opened", verdict.reason)
     epoch, lost = await rebuild(conn, stores, shard, shards, verdict.reason)
     return Guarded(shard, True, epoch, "rebuilt", verdict.reason, lost)
-
-
-async def _bear_witness(stores: Stores, mark: Mark, seen: Seen) -> None:
-    """Let the shard remember how far Postgres is, for the day on which it is less far.
-
-    The numbers of entries that an older Postgres gives again would be taken for applied already.
-    """
-    if mark.ledger is not None and mark.ledger != seen.ledger:
-        await _WITNESS.call(
-            stores.redis, [stores.keys(mark.shard).meta], [mark.epoch, str(mark.ledger)]
-        )
 
 
 async def _approve(

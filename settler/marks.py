@@ -31,8 +31,8 @@ async def lock_mark(conn: Connection, shard: int) -> Mark:
 
 async def with_position_now(conn: Connection, mark: Mark) -> Mark:
     """The mark, with how far Postgres has written by now."""
-    row = await conn.fetchrow(_SQL["read_ledger"])
-    assert row is not None, "it is a select of constants"
+    row = await conn.fetchrow(_SQL["read_ledger"], mark.shard)
+    assert row is not None, "its row is locked"
     return replace(mark, ledger=Ledger(row["history"], row["position"], mark.seq))
 
 

@@ -15,6 +15,7 @@ from taximeter.meter.scripts import load_script
 from taximeter.settler.accounts import load_accounts
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Stores
+from taximeter.settler.witness import bear_witness_of_now
 
 _SQL: Final = load_queries("accounts")
 _APPLY: Final = load_script("apply")
@@ -125,6 +126,9 @@ async def _relay_accounts(
             [said.get(account, hints[account]) for account in wanted],
             _ENTRIES_PER_CALL,
         )
+        if entries:
+            # Before they are applied: a Postgres that lacks them can then be told from this one.
+            await bear_witness_of_now(stores, mark.shard, mark.epoch)
         answered, missing = await _apply(stores, mark, entries, done)
         answered |= await _load(stores, mark, missing, done)
         # An account without a further entry in a page that was not full has all of them.

@@ -15,8 +15,8 @@ SELECT wanted.org_id,
  WHERE account.org_id IS NOT NULL OR balance.remaining IS NOT NULL
 
 -- name: shard_marks
--- Epoch and approved server of every shard. A hint is only moved while both are still these.
-SELECT shard, epoch, run_id FROM taximeter.watermarks ORDER BY shard
+-- Epoch, watermark and approved server of every shard. A hint is only moved while epoch and server are still these.
+SELECT shard, epoch, seq, run_id FROM taximeter.watermarks ORDER BY shard
 
 -- name: accounts_behind
 -- Accounts with entries that are not known to be applied, page by page. $1, $2 the last account seen, $3 page

@@ -29,8 +29,10 @@ SELECT shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS
    FOR UPDATE OF mark
 
 -- name: read_ledger
--- Which Postgres this is and how far it has written.
-SELECT history, position FROM taximeter.ledger_position()
+-- Which Postgres this is, how far it has written, and how far the shard is settled. $1 shard
+SELECT ledger.history, ledger.position, mark.seq
+  FROM taximeter.watermarks AS mark, taximeter.ledger_position() AS ledger
+ WHERE mark.shard = $1
 
 -- name: lock_watermarks
 -- All of them, waiting for whoever settles.

@@ -276,6 +276,19 @@ def test_what_tells_that_postgres_went_back() -> None:
         assert judge(replace(MARK, ledger=Ledger("1/1", 1, 8)), seen, 2).action is Action.NOTHING
 
 
+async def test_an_entry_is_applied_only_where_its_postgres_is_remembered(world: World) -> None:
+    """Else a Postgres that lost it before the next look of a guardian would not be found out."""
+    await world.organization("acme", ann=10_000)
+    before = (await look(world.stores, 0)).ledger
+    await world.pool.execute("UPDATE user_credit_allocations SET allocated_credits = 11000")
+    committed = await world.pool.fetchval("SELECT position FROM taximeter.ledger_position()")
+    await world.relay()
+    after = (await look(world.stores, 0)).ledger
+    assert before is not None
+    assert after is not None
+    assert before.position < committed <= after.position
+
+
 async def test_guardians_at_once_do_not_take_each_others_notes_for_a_loss(world: World) -> None:
     """Each notes how far Postgres is; one that has read it before another has noted more looks
     again.
