@@ -59,16 +59,26 @@ class Stores:
         return facts
 
 
-async def open_pool(settings: StoreSettings) -> Pool:
+async def open_pool(settings: StoreSettings, *, frozen_s: float = 30.0) -> Pool:
     """A Postgres pool in UTC. Raises OSError or asyncpg errors when the database cannot be
     reached.
+
+    A process that freezes in the middle of a transaction, or whose machine vanishes, keeps the
+    locks of its shard for about `frozen_s` seconds: Postgres then ends its session.
     """
     return await asyncpg.create_pool(
         settings.database_url,
         min_size=1,
         max_size=settings.database_pool_max,
         command_timeout=settings.database_timeout_s,
-        server_settings={"timezone": "UTC", "application_name": "taximeter-settler"},
+        server_settings={
+            "timezone": "UTC",
+            "application_name": "taximeter-settler",
+            "idle_in_transaction_session_timeout": f"{frozen_s * 1000:.0f}",
+            "tcp_keepalives_idle": "15",
+            "tcp_keepalives_interval": "5",
+            "tcp_keepalives_count": "3",
+        },
     )
 
 
