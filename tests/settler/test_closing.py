@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 from settler_moves import (
     allocation,
@@ -18,6 +19,7 @@ from settler_moves import (
 from settler_world import World
 
 from taximeter.settler.settings import SettlerSettings
+from taximeter.settler.stores import Stores
 from taximeter.settler.ticks import Settler
 
 NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)
@@ -252,4 +254,31 @@ async def test_a_shard_that_is_away_does_not_stop_the_job(world: World) -> None:
     await world.stores.redis.hset(world.keys().meta, "epoch", "1")
     await settler_at(world, NOON).moves()
     assert not (await allocation(world, "ann"))["is_active"]
+    await world.assert_books()
+
+
+async def test_the_rights_of_the_settler_are_enough(
+    world: World, settler_database_url: str
+) -> None:
+    """Its role owns nothing: closing, a renewal, one that fails, a refresh, and an undone move."""
+    await team(world, total=1_000, ann=300, bob=200, cid=500)
+    await expiring(world, "ann")
+    await expiring(world, "bob", renew=True)
+    await world.pool.execute(
+        "UPDATE organization_credit_pools SET monthly_refresh_amount = 50, last_refresh_date = $1",
+        NOON - timedelta(days=40),
+    )
+    await world.pool.execute(
+        "INSERT INTO taximeter.moves (org_id, kind, from_user, to_user, amount, actor)"
+        " VALUES ('acme', 'transfer', 'cid', 'ann', 400, 'boss')"
+    )
+    async with asyncpg.create_pool(settler_database_url, min_size=1, max_size=4) as pool:
+        stores = Stores(pool, world.stores.redis, world.stores.prefix)
+        settler = Settler(stores, SettlerSettings(move_grace_s=0.001), clock=lambda: NOON)
+        await settler.moves()
+        await settler.refresh()
+    assert not (await allocation(world, "ann"))["is_active"]
+    assert (await allocation(world, "bob"))["is_active"]
+    assert await audited(world, "org.credits.refreshed") == 2
+    assert await world.pool.fetchval("SELECT state FROM taximeter.moves LIMIT 1") == "undone"
     await world.assert_books()
