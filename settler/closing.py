@@ -66,8 +66,11 @@ async def begin_removal(conn: Connection, org_id: str, user_id: str) -> Closing 
     return Closing(UUID(int=row["id"].int), org_id, user_id, "removal")
 
 
-async def take_back(stores: Stores, closing: Closing, actor: str) -> int:
+async def take_back(
+    stores: Stores, closing: Closing, actor: str, request_id: str | None = None
+) -> int:
     """Return to the pool what is free in an allocation that is being closed; millicredits.
+    `request_id` goes to the audit log.
 
     What was returned is durable. Raises LiveSideAway, asyncpg errors; `close_all` goes on later.
     """
@@ -88,6 +91,7 @@ async def take_back(stores: Stores, closing: Closing, actor: str) -> int:
                     amount,
                     actor,
                     allocation_id=closing.allocation_id,
+                    request_id=request_id,
                 ),
             )
             if ended.state == "done":

@@ -146,9 +146,9 @@ async def move(stores: Stores, request: Request) -> Move:
 
     On return it is durable; the live balances have it too, or will with the next relay. The same
     key again moves nothing more and gets the same answer, also while the first is under way; what
-    was refused is decided anew. A crash leaves nothing, or a
-    move that `undo_left` ends. Raises KeyUsed, LiveSideAway (nothing was moved), asyncpg errors
-    (then the outcome is known once Postgres is back).
+    was refused is decided anew. A crash leaves nothing, or a move that `undo_left` ends. Raises
+    KeyUsed, LiveSideAway (nothing was moved), asyncpg errors (then the outcome is known once
+    Postgres is back).
     """
     begun = await find(stores, request)
     for _ in range(_ATTEMPTS):

@@ -15,6 +15,7 @@ from taximeter.api.deps import OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, ExactRoute, UserId, credits_of
 from taximeter.api.queries import IDENTITY, MOVES, USERS
+from taximeter.api.request_id import current_request_id
 from taximeter.api.routes.credits import LimitParam, OffsetParam
 from taximeter.api.services import Services
 from taximeter.settler.closing import Closing, begin_removal, take_back
@@ -153,7 +154,7 @@ async def _take_back(services: Services, closing: Closing, actor: str) -> tuple[
     possible now.
     """
     try:
-        returned = await take_back(services.stores, closing, actor)
+        returned = await take_back(services.stores, closing, actor, current_request_id())
     except LiveSideAway:
         return 0, False
     is_open = await services.pool.fetchval(MOVES["is_active_allocation"], closing.allocation_id)

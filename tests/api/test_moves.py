@@ -171,6 +171,11 @@ async def test_a_removed_member_finishes_what_runs(world: World) -> None:
         f"{BILLING}/orgs/acme/members/ann", headers=world.auth("boss")
     )
     assert removed.json() == {"user_id": "ann", "returned_credits": 8.0, "closing": True}
+    audited = await world.stores.pool.fetch(
+        "SELECT DISTINCT actor, request_id FROM taximeter.audit_log"
+        " WHERE action IN ('org.member.removed', 'org.credits.returned')"
+    )
+    assert [tuple(row) for row in audited] == [("boss", removed.headers["x-request-id"])]
     assert (await pool(world))["available_credits"] == 88.0
     assert (await world.chat()).status_code == 403
     await meter.commit("acme", "ann", "stream", 7_000)

@@ -48,6 +48,8 @@ async def test_every_tick_does_its_work_without_owning_anything(
                 " auto_renew = true WHERE user_id = 'bob'"
             )
             await settler.daily()
+            await settler.refresh()
+            await settler.moves()
             for _ in range(3):
                 await settler.settle()
                 await settler.relay()
