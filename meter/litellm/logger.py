@@ -37,6 +37,8 @@ _FREE: Final = re.compile(
 )
 """Calls that no provider asks money for: reading, deleting and uploading."""
 
+CALL_ID: Final = "x-litellm-call-id"
+
 
 class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no types here.
     """Holds, charges and releases through a sidecar, one logical request once.
@@ -85,8 +87,9 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
             },
         )
         if answer.status != 200 or answer.body.get("replayed"):
-            if not answer.status:
-                # The answer was lost: a hold may stand, and this request will not use it.
+            if not answer.status and CALL_ID not in _headers_of(data):
+                # The answer was lost: a hold may stand, and this request will not use it. With an
+                # id that the caller chose it may be another request's, and is left to its deadline.
                 self._settlement.in_background(self._client.call("release", ids))
             raise refusal_of(answer)
         call = Call(
@@ -189,11 +192,17 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
             await self._settlement.charge(call, model=model, tokens=tokens, about=about)
 
     def _payer(self, key: Any, data: Mapping[str, Any]) -> tuple[str, str]:
-        request = data.get("proxy_server_request")
-        headers = request.get("headers") if isinstance(request, Mapping) else None
-        org_id = find(self._settings.org, key, headers or {})
-        user_id = find(self._settings.user, key, headers or {})
+        headers = _headers_of(data)
+        org_id = find(self._settings.org, key, headers)
+        user_id = find(self._settings.user, key, headers)
         if org_id is None or user_id is None:
             what = "organisation" if org_id is None else "user"
             raise refusal(403, "PAYER_UNKNOWN", f"This key belongs to no {what} that could pay")
         return org_id, user_id
+
+
+def _headers_of(data: Mapping[str, Any]) -> Mapping[str, str]:
+    """The headers of the caller's request, with names in lower case."""
+    request = data.get("proxy_server_request")
+    headers = request.get("headers") if isinstance(request, Mapping) else None
+    return headers if isinstance(headers, Mapping) else {}

@@ -42,6 +42,7 @@ def installed(wheel: Path) -> Path:
         made = _run(sys.executable, "-m", "venv", "--clear", ENVIRONMENT)
         assert made.returncode == 0, made.stderr
         done = pip(python, "--no-deps", "--require-hashes", "--requirement", PINS)
+        assert "DO NOT MATCH THE HASHES" not in done.stderr, done.stderr
         if done.returncode != 0:
             pytest.skip(
                 "NOT TESTED: the LiteLLM proxy could not be installed from the package index: "

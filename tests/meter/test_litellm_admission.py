@@ -1,0 +1,132 @@
+"""Answers of a sidecar that are lost or strange, where a real one would rarely give them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from support.waiting import eventually
+
+from taximeter.meter.litellm import logger as module
+from taximeter.meter.litellm.deployments import Model
+from taximeter.meter.litellm.logger import TaximeterLogger
+from taximeter.meter.litellm.settings import LiteLLMSettings
+from taximeter.meter.litellm.sidecar import Answer, SidecarClient
+
+SETTINGS = LiteLLMSettings(org="always:acme", user="always:ann", settle_s=5)
+OPEN = {"reserved_millicredits": 50, "available_millicredits": 950, "replayed": False}
+DONE = {"charged_millicredits": 7, "available_millicredits": 993}
+LOST = Answer(0, {})
+
+
+class Scripted(SidecarClient):
+    """Gives these answers in turn, and remembers what was asked."""
+
+    def __init__(self, *answers: Answer) -> None:
+        super().__init__(SETTINGS)
+        self.answers = list(answers)
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    async def call(self, op: str, fields: Mapping[str, Any]) -> Answer:
+        self.asked.append((op, json.loads(json.dumps(fields))))
+        return self.answers.pop(0)
+
+    def ops(self) -> list[str]:
+        return [op for op, _ in self.asked]
+
+
+@pytest.fixture(autouse=True)
+def no_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "dearest_behind", lambda group, _: Model(group, None))
+    monkeypatch.setattr(module, "name_of_deployment", lambda _: None)
+
+
+def request(**headers: str) -> dict[str, Any]:
+    return {
+        **{"model": "gpt-4o-mini", "messages": [], "litellm_call_id": "r-1", "metadata": {}},
+        "proxy_server_request": {"headers": headers},
+    }
+
+
+async def admit(client: Scripted, data: dict[str, Any]) -> TaximeterLogger:
+    made = TaximeterLogger(SETTINGS, client)
+    await made.async_pre_call_hook(object(), None, data, "acompletion")
+    return made
+
+
+async def until(client: Scripted, count: int) -> None:
+    async def were_asked() -> bool:
+        return len(client.asked) >= count
+
+    await eventually(were_asked, what=f"{count} calls")
+
+
+async def test_a_lost_reserve_is_released_only_under_an_id_of_our_own() -> None:
+    """Under the caller's own id the hold may be that of another request of theirs."""
+    client = Scripted(LOST, LOST)
+    with pytest.raises(Exception, match="cannot be checked") as refused:
+        await admit(client, request())
+    assert refused.value.status_code == 503  # type: ignore[attr-defined]  # An HTTPException.
+    await until(client, 2)
+    assert client.ops() == ["reserve", "release"]
+    client = Scripted(LOST)
+    with pytest.raises(Exception, match="cannot be checked"):
+        await admit(client, request(**{"x-litellm-call-id": "r-1"}))
+    await asyncio.sleep(0)
+    assert client.ops() == ["reserve"]
+
+
+async def test_a_charge_is_tried_until_the_answer_is_final(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wrong_key, unknown = Answer(401, {}), Answer(404, {"error": {"code": "ACCOUNT_NOT_FOUND"}})
+    client = Scripted(Answer(200, OPEN), LOST, wrong_key, unknown, Answer(200, DONE))
+    data = request()
+    made = await admit(client, data)
+    answer = {"usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+    await made.async_post_call_success_hook(data, None, answer)
+    await made.async_log_success_event(data, answer, None, None)
+    await made.async_post_call_failure_hook(data, ValueError(), None)
+    await until(client, 5)
+    assert client.ops() == ["reserve", *["commit"] * 4]
+    assert all(fields == client.asked[1][1] for op, fields in client.asked if op == "commit")
+    headers = await made.async_post_call_response_headers_hook(data, None, None)
+    assert headers == {"x-credits-remaining": "0.993", "x-cost-incurred": "0.007"}
+    assert caplog.text == ""
+
+
+async def test_a_charge_that_cannot_be_made_is_logged_whole(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    conflict = Answer(409, {"error": {"code": "CONFLICT"}})
+    client = Scripted(Answer(200, OPEN), conflict)
+    data = request()
+    made = await admit(client, data)
+    answer = {"usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+    await made.async_post_call_success_hook(data, None, answer)
+    for figure in ("not charged", "409 CONFLICT", "'acme'", "'r-1'", "'completion_tokens': 4"):
+        assert figure in caplog.text
+
+
+async def test_a_model_without_a_price_is_charged_as_the_one_that_was_admitted() -> None:
+    unpriced = Answer(400, {"error": {"code": "UNPRICED_MODEL"}})
+    client = Scripted(Answer(200, OPEN), unpriced, unpriced, Answer(200, DONE))
+    data = request()
+    made = await admit(client, data)
+    await made.async_post_call_success_hook(data, None, {"usage": {"prompt_tokens": 3}})
+    last = client.asked[-1][1]
+    assert last["amount_millicredits"] == 50
+    assert "model" not in last
+
+
+async def test_an_answer_from_the_cache_costs_nothing() -> None:
+    client = Scripted(Answer(200, OPEN), Answer(200, {**DONE, "charged_millicredits": 0}))
+    data = request()
+    made = await admit(client, data)
+    answer = {"usage": {"prompt_tokens": 3}, "_hidden_params": {"cache_hit": True}}
+    await made.async_post_call_success_hook(data, None, answer)
+    assert client.asked[1][1]["amount_millicredits"] == 0
+    assert client.asked[1][1]["usage"]["metadata"]["cache_hit"] is True
