@@ -19,7 +19,7 @@ from taximeter.meter.pricing.sheet import Rate, Rates, Sheet, TierRule
 
 FILE_BYTES_MAX: Final = 32_000_000
 DOLLARS_MAX: Final = 1_000_000
-DECIMALS_MAX: Final = 18
+DECIMALS_MAX: Final = 24
 NAME_LENGTH_MAX: Final = 256
 PROBLEMS_SHOWN: Final = 20
 CONTEXT_MAX: Final = 10**9

@@ -22,6 +22,7 @@ _TOKENS: Final[Mapping[str, str]] = {
     "input_cost_per_token": "input",
     "output_cost_per_token": "output",
     "cache_read_input_token_cost": "cache_read",
+    "input_cost_per_token_cache_hit": "cache_read",
     "cache_creation_input_token_cost": "cache_write",
     "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
     "output_cost_per_reasoning_token": "reasoning",
@@ -182,7 +183,10 @@ class _Model:
                     self._notes.append(f"tiered_pricing.{name}")
 
     def _put(self, mode: str, start: int, kind: str, dollars: Decimal) -> None:
-        dollars_of(dollars)  # Raises for what a price file would not take.
+        try:
+            dollars_of(dollars)
+        except ValueError as error:
+            raise ValueError(f"{kind} must be {error}") from None
         self._rates.setdefault((mode, start), {})[kind] = dollars
 
     def _table(self) -> Table:

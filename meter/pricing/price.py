@@ -141,9 +141,7 @@ class Price:
         are never assumed, since they only make it cheaper. `audio_tokens` are those of the prompt
         besides; `images` are made. Raises UnpricedModel when these are not what it is sold by.
         """
-        if not self.is_free and not any(
-            self._all_rates[""][kind][0] for kind in ("input", "output", "image", "request")
-        ):
+        if not self._has_estimate:
             raise UnpricedModel(self.model)
         if self.context_window is not None:
             prompt_tokens = min(prompt_tokens, self.context_window)
@@ -152,6 +150,13 @@ class Price:
         output = output_tokens * n
         others = {"image": images, "input_audio": audio_tokens}
         others = {kind: count for kind, count in others.items() if count}
+        sold_by = self._sold_by(service_tier)
+        prompts = ["input" if prompt_kind is None else prompt_kind]
+        outputs = ["output" if output_kind is None else output_kind]
+        if prompt_kind is None and "cache_write" in sold_by:
+            prompts.append("cache_write")
+        if output_kind is None and "reasoning" in sold_by:
+            outputs.append("reasoning")
         return max(
             self.cost_of(
                 Counts(
@@ -161,11 +166,11 @@ class Price:
                 ),
                 service_tier=service_tier,
             )
-            for prompt in (("input", "cache_write") if prompt_kind is None else (prompt_kind,))
-            for made in (("output", "reasoning") if output_kind is None else (output_kind,))
+            for prompt in prompts
+            for made in outputs
         )
 
-    @property
+    @cached_property
     def is_free(self) -> bool:
         """Whether nothing costs anything: such a charge is recorded, with an amount of 0."""
         return not any(price or tiers for price, tiers in self.rates.values())
@@ -197,6 +202,12 @@ class Price:
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a packed price: {error!r}") from error
+
+    @cached_property
+    def _has_estimate(self) -> bool:
+        """Whether tokens, images or requests are what it is sold by."""
+        kinds = ("input", "output", "image", "request")
+        return self.is_free or any(self._all_rates[""][kind][0] for kind in kinds)
 
     @cached_property
     def _all_rates(self) -> Mapping[str, Mapping[str, _Rate]]:

@@ -233,6 +233,8 @@ def books(pool: object) -> Books:
         ([], {"sidecar_socket": "/" + "x" * 120}, "TAXIMETER_SIDECAR_SOCKET"),
         ([], {"sidecar_socket": "/no/such/folder/s"}, "cannot start"),
         ([], {"credits_per_dollar": "-1"}, "TAXIMETER_CREDITS_PER_DOLLAR"),
+        ([], {"markup_by_plan": '{"golden": 2}'}, "TAXIMETER_MARKUP_BY_PLAN: must name plans"),
+        ([], {"price_file": "/no/such/prices.toml"}, "prices.toml cannot be read"),
     ],
 )
 async def test_it_refuses_to_start(

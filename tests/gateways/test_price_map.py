@@ -1,0 +1,48 @@
+"""LiteLLM's own price map as an import: every price in it is charged, or said not to be."""
+
+from __future__ import annotations
+
+import json
+from decimal import ROUND_CEILING, Decimal
+from pathlib import Path
+
+import pytest
+
+from taximeter.meter.pricing import Pricer
+from taximeter.meter.pricing.litellm_map import price_file_text, read_map
+
+MILLICREDITS_PER_DOLLAR = 100_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_map_that_litellm_ships(litellm_python: Path, tmp_path: Path) -> None:
+    name = "model_prices_and_context_window_backup.json"
+    [file] = litellm_python.parents[1].glob(f"lib/*/site-packages/litellm/{name}")
+    charged = compare(file, tmp_path)
+    assert charged > 2_000
+
+
+def compare(file: Path, tmp_path: Path) -> int:
+    """Import the map and charge by it; how many models were compared with the map itself."""
+    found = read_map(file.read_bytes())
+    shipped = json.loads(file.read_bytes(), parse_float=Decimal)
+    assert {*found.models, *found.left_out} == shipped.keys() - {"sample_spec"}
+    assert all(found.left_out.values())
+    path = tmp_path / "prices.toml"
+    path.write_text(price_file_text(found, "Imported"))
+    pricer = Pricer(price_file=path)
+    compared = 0
+    for model in found.models:
+        fields = shipped[model]
+        prices = [fields.get(f"{side}_cost_per_token") for side in ("input", "output")]
+        if None in prices or fields.get("tiered_pricing") or "input_cost_per_request" in fields:
+            continue
+        usage = {"prompt_tokens": 7_001, "completion_tokens": 3_001}
+        price = pricer.price(model)
+        assert price.source == "override"
+        exact = sum(Decimal(one) * count for one, count in zip(prices, usage.values(), strict=True))
+        rounded = (exact * MILLICREDITS_PER_DOLLAR).to_integral_value(ROUND_CEILING)
+        assert price.cost(usage) == rounded, model
+        compared += 1
+    return compared
