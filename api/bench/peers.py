@@ -115,15 +115,20 @@ async def open_deduction_pool(url: str) -> Any:
     return await asyncpg.create_pool(url, min_size=DEDUCT_CONNECTIONS, max_size=DEDUCT_CONNECTIONS)
 
 
+_FUNDED_AT_ONCE = 20_000
+
+
 async def fund(conn: Any, accounts: Sequence[Account]) -> None:
     """Make the organisations and allocate AVAILABLE to every user, through the functions that
     operators call.
     """
     org_ids = sorted({org_id for org_id, _ in accounts})
     await conn.execute(_SQL["make_organizations"], org_ids, 10**12)
-    await conn.execute(
-        _SQL["make_allocations"],
-        [org_id for org_id, _ in accounts],
-        [user_id for _, user_id in accounts],
-        AVAILABLE,
-    )
+    for start in range(0, len(accounts), _FUNDED_AT_ONCE):
+        some = accounts[start : start + _FUNDED_AT_ONCE]
+        await conn.execute(
+            _SQL["make_allocations"],
+            [org_id for org_id, _ in some],
+            [user_id for _, user_id in some],
+            AVAILABLE,
+        )

@@ -33,6 +33,7 @@ ON_REQUEST: Final[Mapping[str, str]] = {
     "shards": "1, 2, 4 and 8 shards",
     "figures": "the promised figures on a year of usage (10,000,000 rows; minutes)",
     "durability": "what each promise costs, and what was lost after kill -9",
+    "reopen": "how long a million accounts cannot spend after Redis lost them",
 }
 """The same, but only run when asked for by name."""
 
