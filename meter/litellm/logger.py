@@ -38,6 +38,7 @@ _FREE: Final = re.compile(
 """Calls that no provider asks money for: reading, deleting and uploading."""
 
 CALL_ID: Final = "x-litellm-call-id"
+NAME_LENGTH_MAX: Final = 256
 
 
 class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no types here.
@@ -71,7 +72,8 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
             raise refusal(400, "INVALID_REQUEST", "model must be given, and be one model")
         model = dearest_behind(group, getattr(user_api_key_dict, "team_id", None))
         bound = estimate(data, self._settings, model.ceiling, writes=call_type not in _EMBEDDING)
-        about = {"gateway": "litellm", "model_group": group, "call_type": call_type}
+        shown = group[:NAME_LENGTH_MAX]
+        about = {"gateway": "litellm", "model_group": shown, "call_type": call_type}
         request_id = str(data.get("litellm_call_id") or "")
         ids = {"org_id": org_id, "user_id": user_id, "request_id": request_id}
         answer = await self._client.call(

@@ -39,8 +39,9 @@ class Settlement:
         tokens: Mapping[str, Any] | None,
         about: Mapping[str, object],
     ) -> None:
-        """Commit what was used; without `tokens` nothing was. Returns after the first try, and goes
-        on in the background if that had no answer.
+        """Commit what was used; without `tokens` nothing was. What cannot be priced, or not be
+        written down, costs what was held: never nothing. Returns after the first try, and goes on
+        in the background if that had no answer.
         """
         if not self._calls.end(call):
             return
@@ -52,10 +53,11 @@ class Settlement:
             fields |= {"model": model, "tokens": dict(tokens)}
         answer = await self._client.call("commit", fields)
         if answer.code == "UNPRICED_MODEL":
-            # Admitted by the price of another deployment of the group: never unmetered.
+            # Admitted by the price of another deployment of the group.
             fields["model"] = call.model
             answer = await self._client.call("commit", fields)
-        if answer.code == "UNPRICED_MODEL":
+        if answer.status == 400:
+            name = {"service_name": call.model, "metadata": {"gateway": "litellm"}}
             fields = {**call.account, "amount_millicredits": call.reserved, "usage": name}
             answer = await self._client.call("commit", fields)
         await self._finish("commit", call, fields, answer)

@@ -111,9 +111,12 @@ async def test_a_charge_that_cannot_be_made_is_logged_whole(
         assert figure in caplog.text
 
 
-async def test_a_model_without_a_price_is_charged_as_the_one_that_was_admitted() -> None:
-    unpriced = Answer(400, {"error": {"code": "UNPRICED_MODEL"}})
-    client = Scripted(Answer(200, OPEN), unpriced, unpriced, Answer(200, DONE))
+@pytest.mark.parametrize(
+    "refusals", [["UNPRICED_MODEL", "UNPRICED_MODEL"], ["INVALID_REQUEST"]], ids=str
+)
+async def test_what_cannot_be_priced_costs_what_was_held(refusals: list[str]) -> None:
+    said = [Answer(400, {"error": {"code": code}}) for code in refusals]
+    client = Scripted(Answer(200, OPEN), *said, Answer(200, DONE))
     data = request()
     made = await admit(client, data)
     await made.async_post_call_success_hook(data, None, {"usage": {"prompt_tokens": 3}})
