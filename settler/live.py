@@ -21,8 +21,8 @@ _RESOLVE: Final = load_script("resolve")
 _TTL_MS: Final = 3_600_000
 
 
-class NoShards(Exception):
-    """No settler has ever run for this database, so there is no live side to decide on."""
+class NotTaking(Exception):
+    """No credit can be taken out of live accounts now; the message says why."""
 
 
 def hold_key(org_id: str, move_id: UUID) -> str:
@@ -31,11 +31,24 @@ def hold_key(org_id: str, move_id: UUID) -> str:
 
 
 async def mark_of(stores: Stores, org_id: str) -> ShardMark:
-    """The shard that has the accounts of an organisation. Raises NoShards, asyncpg errors."""
+    """The shard that has the accounts of an organisation. Raises NotTaking, asyncpg errors."""
     marks = await shard_marks(stores)
     if not marks:
-        raise NoShards
+        raise NotTaking("no settler has ever run for this database")
     return marks[shard_of(org_id, len(marks))]
+
+
+async def check_taking(stores: Stores, mark: ShardMark) -> None:
+    """Return when the shard would take credit now, so that nothing is begun that cannot go on; the
+    scripts decide again. Raises NotTaking, redis errors.
+    """
+    meta = stores.keys(mark.shard).meta
+    epoch, seq, until = await stores.redis.hmget(meta, "epoch", "seq", "admit_until")
+    if epoch != str(mark.epoch).encode() or seq is None:
+        found = (epoch or b"not open").decode()
+        raise NotTaking(f"shard {mark.shard} is {found}, not at epoch {mark.epoch}")
+    if until is not None and int(seq) >= int(until):
+        raise NotTaking(f"shard {mark.shard} takes no credit: drained, or too much is unsettled")
 
 
 async def is_there(stores: Stores, mark: ShardMark, account: Account) -> bool:

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from taximeter.meter.codes import Code
 from taximeter.meter.keys import shard_of
-from taximeter.settler.live import NoShards, give_back, is_there, mark_of, take
+from taximeter.settler.live import NotTaking, check_taking, give_back, is_there, mark_of, take
 from taximeter.settler.queries import load_queries
 from taximeter.settler.relay import Account, ShardMark, bring_up_to_date, shard_marks
 from taximeter.settler.settle import TRANSIENT
@@ -154,6 +154,8 @@ async def move(stores: Stores, request: Request) -> Move:
     for _ in range(_ATTEMPTS):
         if begun is not None:
             return await _carry_out(stores, begun)
+        mark = await of_live_side(mark_of(stores, request.org_id))
+        await of_live_side(check_taking(stores, mark))
         row = await stores.pool.fetchrow(
             _SQL["begin"],
             request.org_id,
@@ -235,7 +237,7 @@ async def of_live_side(work: Awaitable[T]) -> T:
     """What `work` returns. Raises LiveSideAway instead of what Redis raises."""
     try:
         return await work
-    except (RedisError, OSError, NoShards) as error:
+    except (RedisError, OSError, NotTaking) as error:
         raise LiveSideAway(f"{type(error).__name__} {error}".rstrip()) from error
 
 
