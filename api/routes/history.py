@@ -76,7 +76,9 @@ async def get_history(
 
 
 def _line(row: Record) -> HistoryLine:
-    metadata: dict[str, Any] = json.loads(row["metadata"])
+    metadata = json.loads(row["metadata"])
+    if not isinstance(metadata, dict):  # An operator may have written any JSON by hand.
+        metadata = {"value": metadata}
     bought = metadata.pop("millicredits", None)
     return HistoryLine(
         id=str(row["id"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from datetime import date
 from decimal import Decimal
@@ -74,7 +73,7 @@ async def get_subscription(access: MemberDep, services: ServicesDep) -> Subscrip
     goes_on = row["status"] != "canceled" and not row["cancel_at_period_end"]
     return SubscriptionDetails(
         subscription=subscription_view(row),
-        lago_status=json.loads(row["metadata"]).get("lago_status") or row["status"],
+        lago_status=row["lago_status"] or row["status"],
         next_billing_date=row["billing_cycle_end"] if goes_on else None,
         outstanding_balance=float(row["outstanding_balance"]),
     )

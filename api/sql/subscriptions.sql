@@ -16,6 +16,7 @@ SELECT * FROM organization_subscriptions WHERE org_id = $1 FOR UPDATE;
 -- $1 org_id
 SELECT
     subscription.*,
+    subscription.metadata ->> 'lago_status' AS lago_status,
     (
         SELECT coalesce(sum(latest.amount), 0) FROM (
             SELECT DISTINCT ON (coalesce(lago_invoice_id, id::text)) amount, event_type

@@ -226,6 +226,15 @@ async def test_what_failed_invoices_leave_open(world: World) -> None:
     assert found["lago_status"] == "pending"
 
 
+async def test_metadata_that_an_operator_wrote_by_hand(world: World) -> None:
+    assert (await world.subscribe()).status_code == 200
+    for table in ("organization_subscriptions", "org_billing_history"):
+        await world.stores.pool.execute(f"UPDATE {table} SET metadata = '[1]'")
+    assert (await read(world))["lago_status"] == "active"
+    history = await world.client.get(f"{BILLING}/acme/history", headers=world.auth("boss"))
+    assert {str(one["metadata"]) for one in history.json()["history"]} == {"{'value': [1]}"}
+
+
 async def test_an_organization_without_a_subscription(world: World) -> None:
     pool = world.stores.pool
     await pool.execute("INSERT INTO organizations VALUES ('acme', 'Acme', 'acme', 'boss')")
