@@ -18,7 +18,13 @@ def befall(
     """A fault of all links of one kind, for a while; then they are plain wires again."""
 
     async def strike(scene: Scene) -> Struck:
-        part = scene.random.choice(LINKS)
+        # Where nobody is connected there is nothing to break.
+        parts = [
+            part
+            for part in LINKS
+            if any(proxy.connections for proxy in scene.cluster.links_named(part))
+        ]
+        part = scene.random.choice(parts or LINKS)
         proxies = scene.cluster.links_named(part)
         touched = sum(proxy.touched for proxy in proxies)
         began = time.time()

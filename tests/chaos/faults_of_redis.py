@@ -91,7 +91,7 @@ async def memory_full(scene: Scene) -> Struck:
     """maxmemory below what is used: no credits are taken, holds end, events are settled."""
     began = time.time()
     async with scene.cluster.redis() as redis:
-        await redis.config_set("maxmemory", "1mb")
+        await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"] // 2)
         try:
             bit = await scene.felt(began, "OUT_OF_MEMORY", within_s=10.0)
 
@@ -117,9 +117,16 @@ def move_clock(name: str, by_s: Callable[[Scene], float]) -> Callable[[Scene], A
             before = (await redis.time())[0] - time.time()
             wanted = round(before) + by_s(scene)
             server.set_clock(wanted)
-            ahead = (await redis.time())[0] - time.time()
+            ahead = before
+
+            async def is_moved() -> bool:
+                nonlocal ahead
+                ahead = (await redis.time())[0] - time.time()
+                return abs(ahead - wanted) < 1.5
+
+            moved = await scene.comes(is_moved, 10.0)
         await asyncio.sleep(scene.random.uniform(2.0, 3.5))
-        bit = abs(ahead - wanted) < 1.5 and await scene.served(began)
+        bit = moved and await scene.served(began)
         return Struck(name, began, time.time(), bit, {"ahead_s": round(ahead, 1)})
 
     return strike

@@ -38,6 +38,7 @@ FAULTS: Final[dict[str, Callable[[Scene], Awaitable[Struck]]]] = {
 }
 WARM_UP_S: Final = 1.5
 LAST_CALLERS_S: Final = 60.0
+LOOKS_MIN: Final = 10
 TAKES_BACK: Final = frozenset({"kill_redis", *faults_of_data.FAULTS})
 _ACTION: Final = re.compile(r'"action": ?"(approved|rebuilt)"|action=(approved|rebuilt)')
 
@@ -92,6 +93,8 @@ async def run_chaos(
         outcome.counts = _counts(cluster, judgement, watcher) | books.counts
         outcome.counts["rested ms"] = round(books.rested_s * 1000)
     outcome.toothless += [f"{one.fault} did not bite" for one in outcome.faults if not one.bit]
+    if watcher.looks < LOOKS_MIN:
+        outcome.toothless.append(f"the stores were looked at {watcher.looks} times only")
     outcome.seconds = time.monotonic() - started
     (folder / "outcome.json").write_text(json.dumps(asdict(outcome), indent=1, default=sorted))
     return outcome

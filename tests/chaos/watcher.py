@@ -10,9 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-import asyncpg
-from redis.exceptions import RedisError
-
 from chaos.cluster import Cluster
 
 PAUSE_S: Final = 0.25
@@ -41,11 +38,11 @@ class Watcher:
         while not self.stopping:
             async with self._free:
                 # Redis first: it is never behind Postgres then.
-                with contextlib.suppress(RedisError, OSError, TimeoutError):
-                    await self._look_at_redis()
-                with contextlib.suppress(asyncpg.PostgresError, OSError, TimeoutError):
-                    await self._look_at_postgres()
-                self.looks += 1
+                for look in (self._look_at_redis, self._look_at_postgres):
+                    # A store that is away says so in many ways, and is looked at again.
+                    with contextlib.suppress(Exception):
+                        await look()
+                        self.looks += 1
             await asyncio.sleep(PAUSE_S)
 
     @asynccontextmanager

@@ -66,6 +66,11 @@ class Proxy:
         user, at, _ = self._parts.netloc.rpartition("@")
         return self._parts._replace(netloc=f"{user}{at}127.0.0.1:{self.port}").geturl()
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
+
     def lose_replies(self, count: int, *, to: bytes = b"EVALSHA") -> None:
         """Close the connection instead of passing on the next `count` replies to such a command."""
         self.replies_to_lose, self._marker = count, to
