@@ -8,8 +8,8 @@ import os
 
 from taximeter.api.errors import ALREADY_EXISTS, ApiError, from_meter, text_of_credits
 from taximeter.api.exact import credits_of
-from taximeter.api.llm.chat import ChatRequest
 from taximeter.api.llm.estimates import output_bound, prompt_size
+from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.routing import Target
 from taximeter.api.memberships import Membership
 from taximeter.api.queries import CREDITS
@@ -63,7 +63,7 @@ async def refuse_settled_replay(services: Services, org_id: str, request_id: str
 
 
 def dearest(
-    services: Services, chat: ChatRequest, targets: tuple[Target, ...], plan: str | None
+    services: Services, chat: LlmRequest, targets: tuple[Target, ...], plan: str | None
 ) -> tuple[int, dict[Target, Price]]:
     """Millicredits that cover an answer of any of these targets, and the price of each from now to
     its charge. Targets without a price are left out: nothing is sent where its cost would be
@@ -103,7 +103,7 @@ def dearest(
 async def reserve(
     services: Services,
     meter: Meter,
-    chat: ChatRequest,
+    chat: LlmRequest,
     estimate: int,
     org_id: str,
     user_id: str,

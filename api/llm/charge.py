@@ -10,8 +10,8 @@ from typing import Any
 
 from taximeter.api.background import TaskTracker
 from taximeter.api.errors import text_of_credits
-from taximeter.api.llm.chat import ChatRequest
 from taximeter.api.llm.estimates import prompt_guess
+from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.routing import Target
 from taximeter.meter import (
     Hold,
@@ -44,7 +44,7 @@ class OpenCharge:
     def __init__(
         self,
         hold: Hold,
-        chat: ChatRequest,
+        chat: LlmRequest,
         prices: Mapping[Target, Price],
         tracker: TaskTracker,
         *,

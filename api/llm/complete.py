@@ -22,8 +22,8 @@ from taximeter.api.llm.admission import (
 )
 from taximeter.api.llm.answer import Answer
 from taximeter.api.llm.charge import OpenCharge
-from taximeter.api.llm.chat import ChatRequest
 from taximeter.api.llm.parse import parse_request
+from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.routing import Target, ask
 from taximeter.api.llm.streaming import EventStream, MeteredStream, until_disconnect
 from taximeter.api.llm.surfaces import Surface
@@ -111,7 +111,7 @@ class _Call:
     def __init__(
         self,
         services: Services,
-        chat: ChatRequest,
+        chat: LlmRequest,
         charge: OpenCharge,
         targets: tuple[Target, ...],
         headers: Mapping[str, str],

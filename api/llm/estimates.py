@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taximeter.api.llm.chat import ChatRequest
+from taximeter.api.llm.request import LlmRequest
 
 MESSAGE_OVERHEAD_TOKENS = 8
 REPLY_OVERHEAD_TOKENS = 16
@@ -57,7 +57,7 @@ class PromptSize:
         )
 
 
-def output_bound(chat: ChatRequest, assumed: int) -> int:
+def output_bound(chat: LlmRequest, assumed: int) -> int:
     """Output tokens of one answer to hold for: what the caller allows, or what we assume. The price
     cuts it at what the model can put out.
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from taximeter.api.llm.chat import ChatRequest
 from taximeter.api.llm.checks import LABEL_CHARACTERS_MAX, count, invalid, label
 from taximeter.api.llm.members import NotAnObject, parse_object
+from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.responses import Responses
 from taximeter.api.llm.surfaces import Completions, Embeddings, Images, Surface
 
@@ -24,7 +24,7 @@ _ROUTING_FIELDS = ("api_base", "base_url", "api_key", "api_version", "organizati
 _OWN_FIELDS = ("power_level", "task_type")
 
 
-def parse_request(content: bytes, surface: Surface) -> ChatRequest:
+def parse_request(content: bytes, surface: Surface) -> LlmRequest:
     """Check a body of OpenAI's shape. Raises ApiError 422 that names the field and its limit."""
     encoding = json.detect_encoding(content)
     try:
@@ -59,7 +59,7 @@ def parse_request(content: bytes, surface: Surface) -> ChatRequest:
         for name in surface.limits
         if (limit := count(body, name, OUTPUT_TOKENS_MAX)) is not None
     ]
-    return ChatRequest(
+    return LlmRequest(
         surface=surface,
         model=model,
         body=body,

@@ -13,9 +13,9 @@ from fnmatch import translate
 import aiohttp
 
 from taximeter.api.errors import ApiError
-from taximeter.api.llm.chat import ChatRequest
 from taximeter.api.llm.config import RouteConfig, RoutingConfig
 from taximeter.api.llm.failures import UpstreamFailure
+from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.upstream import Upstream
 
 MODELS_REMEMBERED_MAX = 4096
@@ -97,7 +97,7 @@ class Router:
 
 
 async def ask(
-    targets: tuple[Target, ...], chat: ChatRequest, headers: Mapping[str, str]
+    targets: tuple[Target, ...], chat: LlmRequest, headers: Mapping[str, str]
 ) -> tuple[Target, aiohttp.ClientResponse]:
     """The first target that answers, and its answer. Raises ApiError: the last failure, or 503 when
     all of them rest.

@@ -15,8 +15,8 @@ from taximeter.api.errors import ApiError, error_content
 from taximeter.api.exact import credits_of
 from taximeter.api.llm.answer import raw_headers
 from taximeter.api.llm.charge import OpenCharge
-from taximeter.api.llm.chat import ChatRequest
 from taximeter.api.llm.failures import FAILURES, broken, unreachable
+from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.sse import (
     DONE,
     Event,
@@ -126,7 +126,7 @@ class MeteredStream:
         self,
         stream: EventStream,
         charge: OpenCharge,
-        chat: ChatRequest,
+        chat: LlmRequest,
         tracker: TaskTracker,
         headers: Mapping[str, str],
         left: asyncio.Task[None],

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
+class LlmRequest:
     """A checked request. `body` is what the caller sent, `prompt` what is paid for in it as input;
     `wants_usage` is whether the caller asked for the usage of a stream.
     """
