@@ -96,6 +96,7 @@ async def make_history(
             await conn.execute(_SQL["note_entries_applied"], timeout=_TIMEOUT_S)
         await ensure_shards(stores, 1)
         await conn.execute(_SQL["begin_second_epoch"])
+        await conn.execute(_SQL["tidy_pools"], timeout=_TIMEOUT_S)
         await conn.execute(_SQL["tidy"], timeout=_TIMEOUT_S)
     return time.monotonic() - started
 

@@ -2,6 +2,10 @@
 -- Runs what follows it and says how long the server took, without a clock at every node.
 EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON)
 
+-- name: alone
+-- One process answers, so that its processor time is all there is.
+SET max_parallel_workers_per_gather = 0
+
 -- name: sufficient
 -- $1 org id, $2 user id, $3 millicredits
 SELECT has_sufficient_credits($1, $2, $3)

@@ -112,6 +112,10 @@ UPDATE taximeter.watermarks SET epoch = 2 WHERE shard = 0 AND run_id IS NULL AND
 -- What autovacuum would come to by itself.
 VACUUM (ANALYZE)
 
+-- name: tidy_pools
+-- One transaction has rewritten each pool once for each of its members, which no living system does.
+VACUUM (FULL, ANALYZE) organization_credit_pools
+
 -- name: size
 -- How much there is, for the report.
 SELECT (SELECT sum(requests) FROM taximeter.usage_monthly_by_org)::bigint AS rows,
