@@ -16,11 +16,18 @@ from typing import Any
 
 from taximeter.meter.limits import AMOUNT_MAX
 from taximeter.meter.pricing.kinds import KINDS
-from taximeter.meter.pricing.sheet import Rates, Sheet
+from taximeter.meter.pricing.rates import (
+    WholeRate,
+    exact_rates,
+    packed_rates,
+    rate_of,
+    sum_in_parts,
+    unpacked_rates,
+    whole_rates,
+)
+from taximeter.meter.pricing.sheet import Sheet
 from taximeter.meter.pricing.usage import Counts, counts_of
 
-_Rate = tuple[int, tuple[tuple[int, int], ...]]
-_NOTHING: _Rate = (0, ())
 IMAGE_TOKENS_MAX = 6_240
 """Most output tokens of an image where tokens are what it is sold by."""
 
@@ -50,8 +57,8 @@ class Price:
     source: str
     version: str
     parts: int
-    rates: Mapping[str, _Rate]
-    modes: Mapping[str, Mapping[str, _Rate]]
+    rates: Mapping[str, WholeRate]
+    modes: Mapping[str, Mapping[str, WholeRate]]
     is_part: bool = False
     context_window: int | None = None
     max_output: int | None = None
@@ -70,8 +77,8 @@ class Price:
     ) -> Price:
         """The price that a sheet makes at this worth of a dollar."""
         factor = Fraction(millicredits_per_dollar)
-        exact = {mode: _exact(rates, factor) for mode, rates in sheet.modes.items()}
-        exact[""] = _exact(sheet.rates, factor)
+        exact = {mode: exact_rates(rates, factor) for mode, rates in sheet.modes.items()}
+        exact[""] = exact_rates(sheet.rates, factor)
         parts = lcm(
             *(
                 value.denominator
@@ -80,7 +87,7 @@ class Price:
                 for value in (base, *(price for _, price in tiers))
             )
         )
-        whole = {mode: _whole(rates, parts) for mode, rates in exact.items()}
+        whole = {mode: whole_rates(rates, parts) for mode, rates in exact.items()}
         return cls(
             model=model,
             provider=provider,
@@ -110,7 +117,7 @@ class Price:
             kinds = {**kinds, "output_image": kinds["image"] * IMAGE_TOKENS_MAX}
         total = rates["request"][0]
         if self.is_part:
-            total += _in_parts(rates, kinds)
+            total += sum_in_parts(rates, kinds)
         else:
             prompt = counts.prompt
             for kind, count in kinds.items():
@@ -184,17 +191,17 @@ class Price:
 
     def packed(self) -> dict[str, Any]:
         """All of it as JSON, to travel with a hold: some hundred bytes. See `unpacked`."""
-        modes = {mode: _listed(rates) for mode, rates in self.modes.items()}
+        modes = {mode: packed_rates(rates) for mode, rates in self.modes.items()}
         found = [self.provider, self.source, self.version, self.parts, self.is_part]
-        return {"m": self.model, "p": found, "r": _listed(self.rates), "s": modes}
+        return {"m": self.model, "p": found, "r": packed_rates(self.rates), "s": modes}
 
     @classmethod
     def unpacked(cls, packed: Mapping[str, Any]) -> Price:
         """The price that `packed` wrote. Raises ValueError when it is none."""
         try:
             provider, source, version, parts, is_part = packed["p"]
-            rates = _delisted(packed["r"])
-            modes = {str(mode): _delisted(listed) for mode, listed in packed["s"].items()}
+            rates = unpacked_rates(packed["r"])
+            modes = {str(mode): unpacked_rates(listed) for mode, listed in packed["s"].items()}
             if type(parts) is not int or parts < 1:
                 raise ValueError("parts")
             return cls(
@@ -210,12 +217,14 @@ class Price:
         return self.is_free or any(self._all_rates[""][kind][0] for kind in kinds)
 
     @cached_property
-    def _all_rates(self) -> Mapping[str, Mapping[str, _Rate]]:
+    def _all_rates(self) -> Mapping[str, Mapping[str, WholeRate]]:
         """By service tier, for every kind: those without a price of their own have a parent's."""
         every = {"": self.rates, **self.modes}
-        return {mode: {kind: _rate(kind, rates) for kind in KINDS} for mode, rates in every.items()}
+        return {
+            mode: {kind: rate_of(kind, rates) for kind in KINDS} for mode, rates in every.items()
+        }
 
-    def _sold_by(self, service_tier: str | None) -> Mapping[str, _Rate]:
+    def _sold_by(self, service_tier: str | None) -> Mapping[str, WholeRate]:
         return self.modes.get(service_tier or "", self.rates)
 
 
@@ -225,66 +234,3 @@ def _mode(usage: Mapping[str, object]) -> str | None:
         return "fast"
     tier = usage.get("service_tier")
     return tier if isinstance(tier, str) else None
-
-
-_Exact = tuple[Fraction, tuple[tuple[int, Fraction], ...]]
-
-
-def _exact(rates: Rates, factor: Fraction) -> dict[str, _Exact]:
-    """Millicredits for one of each kind."""
-    found = {}
-    for kind, rate in rates.items():
-        one = factor / KINDS[kind].per
-        tiers = tuple((start, Fraction(price) * one) for start, price in rate.tiers)
-        found[kind] = (Fraction(rate.base) * one, tiers)
-    return found
-
-
-def _whole(rates: Mapping[str, _Exact], parts: int) -> dict[str, _Rate]:
-    return {
-        kind: (int(base * parts), tuple((start, int(price * parts)) for start, price in tiers))
-        for kind, (base, tiers) in rates.items()
-    }
-
-
-def _rate(kind: str, rates: Mapping[str, _Rate]) -> _Rate:
-    for name in (kind, *KINDS[kind].parents):
-        if name in rates:
-            return rates[name]
-    return _NOTHING
-
-
-def _in_parts(rates: Mapping[str, _Rate], kinds: Mapping[str, int]) -> int:
-    """The sum where only what lies beyond the start of a tier costs its price: the prompt in the
-    order in which it is read, then the output.
-    """
-    total = position = 0
-    for kind, what in KINDS.items():
-        count = kinds.get(kind, 0)
-        price, tiers = rates[kind]
-        if what.side == "other":
-            total += 0 if kind == "request" else price * count
-            continue
-        end = position + count
-        steps = [(0, price), *tiers]
-        for place, (start, at) in enumerate(steps):
-            stop = steps[place + 1][0] if place + 1 < len(steps) else end
-            total += at * max(0, min(end, stop) - max(position, start))
-        position = end
-    return total
-
-
-def _listed(rates: Mapping[str, _Rate]) -> dict[str, Any]:
-    return {kind: [price, *tiers] if tiers else price for kind, (price, tiers) in rates.items()}
-
-
-def _delisted(listed: Mapping[str, Any]) -> dict[str, _Rate]:
-    found: dict[str, _Rate] = {}
-    for kind, value in listed.items():
-        price, *tiers = value if isinstance(value, list) else [value]
-        if kind not in KINDS or not all(
-            type(one) is int and one >= 0 for one in (price, *(x for tier in tiers for x in tier))
-        ):
-            raise ValueError(kind)
-        found[kind] = (price, tuple((start, dearer) for start, dearer in tiers))
-    return found

@@ -9,10 +9,19 @@ Where they differ is what has made other meters charge cached tokens twice or no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from taximeter.meter.pricing.kinds import TOKENS_MAX
+from taximeter.meter.pricing.parts import (
+    count_of,
+    modalities,
+    part_of,
+    plain,
+    split_output,
+    split_prompt,
+    written_of,
+)
 
 
 class Counts(NamedTuple):
@@ -91,26 +100,6 @@ def checked_counts(usage: Mapping[str, object]) -> Counts:
     return counts_of(usage)
 
 
-def count_of(usage: Mapping[str, object], *names: str) -> int:
-    """The first of these that is there: anything that is not a sane count reads as none."""
-    for name in names:
-        value = usage.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            return 0
-        return min(value, TOKENS_MAX)
-    return 0
-
-
-def _part(usage: Mapping[str, object], *names: str) -> Mapping[str, object]:
-    for name in names:
-        value = usage.get(name)
-        if isinstance(value, Mapping):
-            return value
-    return {}
-
-
 _USUAL = frozenset(
     (
         *("prompt_tokens", "completion_tokens", "total_tokens"),
@@ -166,12 +155,12 @@ def _chat(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
     """OpenAI's chat and embeddings, and what others send under the same names."""
     prompt, output = count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens")
     total = count_of(usage, "total_tokens")
-    details = _part(usage, "prompt_tokens_details")
-    made = _part(usage, "completion_tokens_details")
+    details = part_of(usage, "prompt_tokens_details")
+    made = part_of(usage, "completion_tokens_details")
     cached = count_of(
         {**usage, **details}, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"
     )
-    written, written_1h = _written(usage, details)
+    written, written_1h = written_of(usage, details)
     surplus = total - prompt - output
     # Gateways in front of Anthropic use these names; some of them leave its parts out of the total.
     outside = count_of(usage, "cache_read_input_tokens") + count_of(
@@ -182,21 +171,21 @@ def _chat(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
     elif surplus > 0:
         output += surplus  # Reasoning that is billed and stands in no other figure.
     return (
-        _split_prompt(prompt, details, cached=cached, written=written, written_1h=written_1h),
-        _split_output(output, made),
+        split_prompt(prompt, details, cached=cached, written=written, written_1h=written_1h),
+        split_output(output, made),
     )
 
 
 def _responses(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
     """OpenAI's responses, images, transcriptions and realtime."""
-    details = _part(usage, "input_tokens_details", "input_token_details")
-    made = _part(usage, "output_tokens_details", "output_token_details")
+    details = part_of(usage, "input_tokens_details", "input_token_details")
+    made = part_of(usage, "output_tokens_details", "output_token_details")
     cached = count_of(details, "cached_tokens")
-    written, written_1h = _written({}, details)
+    written, written_1h = written_of({}, details)
     prompt = count_of(usage, "input_tokens")
     return (
-        _split_prompt(prompt, details, cached=cached, written=written, written_1h=written_1h),
-        _split_output(count_of(usage, "output_tokens"), made),
+        split_prompt(prompt, details, cached=cached, written=written, written_1h=written_1h),
+        split_output(count_of(usage, "output_tokens"), made),
     )
 
 
@@ -208,11 +197,11 @@ def _is_anthropic(usage: Mapping[str, object]) -> bool:
 def _messages(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
     """Anthropic's messages: three figures of the prompt, beside each other."""
     cached = count_of(usage, "cache_read_input_tokens")
-    written, written_1h = _written(usage, {})
+    written, written_1h = written_of(usage, {})
     prompt = count_of(usage, "input_tokens") + cached + written
     return (
-        _split_prompt(prompt, {}, cached=cached, written=written, written_1h=written_1h),
-        _plain(0, count_of(usage, "output_tokens"))[1],
+        split_prompt(prompt, {}, cached=cached, written=written, written_1h=written_1h),
+        plain(0, count_of(usage, "output_tokens"))[1],
     )
 
 
@@ -221,8 +210,8 @@ def _bedrock(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int
     written = count_of(usage, "cacheWriteInputTokens", "cacheWriteInputTokenCount")
     prompt = count_of(usage, "inputTokens") + cached + written
     return (
-        _split_prompt(prompt, {}, cached=cached, written=written, written_1h=0),
-        _plain(0, count_of(usage, "outputTokens"))[1],
+        split_prompt(prompt, {}, cached=cached, written=written, written_1h=0),
+        plain(0, count_of(usage, "outputTokens"))[1],
     )
 
 
@@ -234,103 +223,19 @@ def _gemini(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]
     surplus = count_of(usage, "totalTokenCount") - prompt - output
     output += max(surplus, 0)
     details = {
-        **_modalities(usage, "promptTokensDetails"),
-        "cached_tokens_details": _modalities(usage, "cacheTokensDetails"),
+        **modalities(usage, "promptTokensDetails"),
+        "cached_tokens_details": modalities(usage, "cacheTokensDetails"),
     }
-    made = {**_modalities(usage, "candidatesTokensDetails"), "reasoning_tokens": thoughts}
+    made = {**modalities(usage, "candidatesTokensDetails"), "reasoning_tokens": thoughts}
     cached = count_of(usage, "cachedContentTokenCount")
     return (
-        _split_prompt(prompt, details, cached=cached, written=0, written_1h=0),
-        _split_output(output, made),
+        split_prompt(prompt, details, cached=cached, written=0, written_1h=0),
+        split_output(output, made),
     )
-
-
-def _modalities(usage: Mapping[str, object], name: str) -> dict[str, object]:
-    listed = usage.get(name)
-    found: dict[str, object] = {}
-    for one in listed if isinstance(listed, list) else ():
-        if isinstance(one, Mapping) and isinstance(one.get("modality"), str):
-            count = count_of(one, "tokenCount", "token_count")
-            found[f"{one['modality'].lower()}_tokens"] = count
-    return found
-
-
-def _written(usage: Mapping[str, object], details: Mapping[str, object]) -> tuple[int, int]:
-    """(tokens written to a cache, how many of them for an hour)."""
-    split = _part(usage, "cache_creation") or _part(details, "cache_creation_token_details")
-    for_an_hour = count_of(split, "ephemeral_1h_input_tokens")
-    written = count_of(
-        {**details, **usage},
-        "cache_creation_input_tokens",
-        "cache_write_tokens",
-        "cache_creation_tokens",
-    )
-    written = max(written, for_an_hour + count_of(split, "ephemeral_5m_input_tokens"))
-    return written, for_an_hour
-
-
-def _plain(prompt: int, output: int) -> tuple[dict[str, int], dict[str, int]]:
-    return ({"input": prompt} if prompt else {}), ({"output": output} if output else {})
-
-
-def _split_prompt(
-    total: int, details: Mapping[str, object], *, cached: int, written: int, written_1h: int
-) -> dict[str, int]:
-    """The kinds of a prompt. A part that is larger than the whole is no part; of parts that overlap
-    the cheapest gives way, so that no contradiction makes a request cheaper.
-    """
-    media = {
-        name: _within(count_of(details, f"{name}_tokens"), total)
-        for name in ("audio", "image", "video")
-    }
-    cached, written = _within(cached, total), _within(written, total)
-    cached_details = _part(details, "cached_tokens_details")
-    cached_audio = min(count_of(cached_details, "audio_tokens"), cached, media["audio"])
-    cached_image = min(
-        count_of(cached_details, "image_tokens"), cached - cached_audio, media["image"]
-    )
-    kinds = {
-        "cache_read": cached - cached_audio - cached_image,
-        "cache_read_audio": cached_audio,
-        "cache_read_image": cached_image,
-        "cache_write": written - min(written_1h, written),
-        "cache_write_1h": min(written_1h, written),
-        "input_audio": media["audio"] - cached_audio,
-        "input_image": media["image"] - cached_image,
-        "input_video": media["video"],
-    }
-    return _with_rest(kinds, "input", total, kinds)
-
-
-def _split_output(total: int, details: Mapping[str, object]) -> dict[str, int]:
-    kinds = {
-        "output_audio": _within(count_of(details, "audio_tokens"), total),
-        "output_image": _within(count_of(details, "image_tokens"), total),
-        "reasoning": _within(count_of(details, "reasoning_tokens"), total),
-    }
-    return _with_rest(kinds, "output", total, reversed(kinds))
-
-
-def _within(part: int, total: int) -> int:
-    return part if part <= total else 0
-
-
-def _with_rest(
-    kinds: dict[str, int], rest: str, total: int, gives_way: Iterable[str]
-) -> dict[str, int]:
-    surplus = sum(kinds.values()) - total
-    for name in gives_way:
-        if surplus <= 0:
-            break
-        cut = min(surplus, kinds[name])
-        surplus -= cut
-        kinds = {**kinds, name: kinds[name] - cut}
-    kinds = {**kinds, rest: total - sum(kinds.values())}
-    return {name: count for name, count in kinds.items() if count}
 
 
 def _other(usage: Mapping[str, object], kinds: dict[str, int]) -> None:
-    searches = count_of(_part(usage, "server_tool_use"), "web_search_requests") or count_of(
+    searches = count_of(part_of(usage, "server_tool_use"), "web_search_requests") or count_of(
         usage, "web_searches", "num_search_queries"
     )
     found = {

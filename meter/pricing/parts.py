@@ -1,0 +1,115 @@
+"""The kinds inside the totals of a usage object: what was cached, audio, reasoning and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from taximeter.meter.pricing.kinds import TOKENS_MAX
+
+
+def count_of(usage: Mapping[str, object], *names: str) -> int:
+    """The first of these that is there: anything that is not a sane count reads as none."""
+    for name in names:
+        value = usage.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            return 0
+        return min(value, TOKENS_MAX)
+    return 0
+
+
+def part_of(usage: Mapping[str, object], *names: str) -> Mapping[str, object]:
+    """The first object under one of these names; an empty one where there is none."""
+    for name in names:
+        value = usage.get(name)
+        if isinstance(value, Mapping):
+            return value
+    return {}
+
+
+def plain(prompt: int, output: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Totals without parts."""
+    return ({"input": prompt} if prompt else {}), ({"output": output} if output else {})
+
+
+def split_prompt(
+    total: int, details: Mapping[str, object], *, cached: int, written: int, written_1h: int
+) -> dict[str, int]:
+    """The kinds of a prompt. A part that is larger than the whole is no part; of parts that overlap
+    the cheapest gives way, so that no contradiction makes a request cheaper.
+    """
+    media = {
+        name: _within(count_of(details, f"{name}_tokens"), total)
+        for name in ("audio", "image", "video")
+    }
+    cached, written = _within(cached, total), _within(written, total)
+    cached_details = part_of(details, "cached_tokens_details")
+    cached_audio = min(count_of(cached_details, "audio_tokens"), cached, media["audio"])
+    cached_image = min(
+        count_of(cached_details, "image_tokens"), cached - cached_audio, media["image"]
+    )
+    kinds = {
+        "cache_read": cached - cached_audio - cached_image,
+        "cache_read_audio": cached_audio,
+        "cache_read_image": cached_image,
+        "cache_write": written - min(written_1h, written),
+        "cache_write_1h": min(written_1h, written),
+        "input_audio": media["audio"] - cached_audio,
+        "input_image": media["image"] - cached_image,
+        "input_video": media["video"],
+    }
+    return _with_rest(kinds, "input", total, kinds)
+
+
+def split_output(total: int, details: Mapping[str, object]) -> dict[str, int]:
+    """The kinds of an output, in the same way."""
+    kinds = {
+        "output_audio": _within(count_of(details, "audio_tokens"), total),
+        "output_image": _within(count_of(details, "image_tokens"), total),
+        "reasoning": _within(count_of(details, "reasoning_tokens"), total),
+    }
+    return _with_rest(kinds, "output", total, reversed(kinds))
+
+
+def _within(part: int, total: int) -> int:
+    return part if part <= total else 0
+
+
+def _with_rest(
+    kinds: dict[str, int], rest: str, total: int, gives_way: Iterable[str]
+) -> dict[str, int]:
+    surplus = sum(kinds.values()) - total
+    for name in gives_way:
+        if surplus <= 0:
+            break
+        cut = min(surplus, kinds[name])
+        surplus -= cut
+        kinds = {**kinds, name: kinds[name] - cut}
+    kinds = {**kinds, rest: total - sum(kinds.values())}
+    return {name: count for name, count in kinds.items() if count}
+
+
+def modalities(usage: Mapping[str, object], name: str) -> dict[str, object]:
+    """Gemini\'s list of tokens by modality, as a mapping."""
+    listed = usage.get(name)
+    found: dict[str, object] = {}
+    for one in listed if isinstance(listed, list) else ():
+        if isinstance(one, Mapping) and isinstance(one.get("modality"), str):
+            count = count_of(one, "tokenCount", "token_count")
+            found[f"{one['modality'].lower()}_tokens"] = count
+    return found
+
+
+def written_of(usage: Mapping[str, object], details: Mapping[str, object]) -> tuple[int, int]:
+    """(tokens written to a cache, how many of them for an hour)."""
+    split = part_of(usage, "cache_creation") or part_of(details, "cache_creation_token_details")
+    for_an_hour = count_of(split, "ephemeral_1h_input_tokens")
+    written = count_of(
+        {**details, **usage},
+        "cache_creation_input_tokens",
+        "cache_write_tokens",
+        "cache_creation_tokens",
+    )
+    written = max(written, for_an_hour + count_of(split, "ephemeral_5m_input_tokens"))
+    return written, for_an_hour
