@@ -145,7 +145,12 @@ async def open_services(
             max_size=settings.database_pool_max,
             command_timeout=settings.database_timeout_s,
             timeout=5.0,
-            server_settings={"timezone": "UTC", "application_name": "taximeter-api"},
+            server_settings={
+                "timezone": "UTC",
+                "application_name": "taximeter-api",
+                # Compiling a report costs more than running it, where Postgres is built for that.
+                "jit": "off",
+            },
         )
         stack.push_async_callback(pool.close)
         redis = open_redis(settings)
