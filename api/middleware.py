@@ -4,6 +4,7 @@ stream.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 
@@ -12,6 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taximeter.api.errors import error_content
 
+BODY_TIMEOUT_S = 10.0
+"""How long a body of the admin API may take to arrive."""
+LLM_BODY_TIMEOUT_S = 60.0
+"""The same on the LLM route, where bodies are a hundred times as large."""
+BODY_TIMEOUT_WORDS = "The body did not arrive in time"
 _HEADERS = [
     (b"content-type", b"application/json"),
     (b"connection", b"close"),  # The rest of the body is still on its way, and is not read.
@@ -19,7 +25,9 @@ _HEADERS = [
 
 
 class BodyLimit:
-    """Refuses bodies over the limit with 413, by their announced length or while they come."""
+    """Refuses bodies over the limit with 413, by their announced length or while they come, and
+    slow ones with 408.
+    """
 
     def __init__(
         self, app: ASGIApp, *, bytes_max: int, llm_bytes_max: int, llm_suffixes: tuple[str, ...]
@@ -38,12 +46,21 @@ class BodyLimit:
         if announced_bytes(dict(scope["headers"])) > limit:
             await refuse_body(send, limit)
             return
-        received = 0
+        received, is_whole = 0, False
+        timeout_s = LLM_BODY_TIMEOUT_S if is_llm else BODY_TIMEOUT_S
+        deadline = asyncio.get_running_loop().time() + timeout_s
 
         async def limited_receive() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, is_whole
+            if is_whole:
+                return await receive()  # Waits for the client to leave, which has no bound.
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, BODY_TIMEOUT_WORDS, {"Connection": "close"}) from None
             if message["type"] == "http.request":
+                is_whole = not message.get("more_body", False)
                 received += len(message.get("body", b""))
                 if received > limit:
                     # Of this kind, since FastAPI makes a 400 of any other that a body raises.

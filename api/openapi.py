@@ -131,9 +131,9 @@ def _add_refusals(operation: dict[str, Any], method: str, path: str) -> None:
     if "{" in path:
         statuses |= {404}
     if has_body or operation.get("parameters"):
-        statuses |= {422}
+        statuses |= {400, 422}
     if has_body:
-        statuses |= {400, 409, 413}
+        statuses |= {400, 404, 409, 413}
     for status in sorted(statuses):
         meaning, code, message = REFUSALS[status]
         given = responses.get(str(status), {})

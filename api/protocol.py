@@ -9,6 +9,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 HEAD_BYTES_MAX = 32_768
 _CONTINUE = b"HTTP/1.1 100 "
+HEAD_TIMEOUT_S = 10.0
+_LATE = "The request's head did not arrive in time."
 _REFUSAL = "The request's head is too long."
 
 
@@ -62,7 +64,7 @@ class JoiningProtocol(HttpToolsProtocol):
 
 class BoundedProtocol(JoiningProtocol):
     """The API's protocol, which answers 400 when a head, a trailer or the frame of a chunk grows
-    without an end.
+    without an end, or a head does not end in time.
 
     Two sums see to that: what the parser has reported of one request's head and trailers, and what
     it has taken in since it last reported anything, which is what it keeps. Both are bytes.
@@ -73,10 +75,15 @@ class BoundedProtocol(JoiningProtocol):
         self._reported = 0
         self._unreported = 0
         self._has_reported = False
+        self._is_in_head = False
+        self._head_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         self._has_reported = False
         super().data_received(data)
+        if self._is_in_head and self._head_timer is None:
+            # Only a head that comes in parts is timed: most come whole, and cost nothing here.
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
         if self._has_reported:
             self._unreported = 0
             return
@@ -87,7 +94,32 @@ class BoundedProtocol(JoiningProtocol):
 
     def on_message_begin(self) -> None:
         self._reported = 0
+        self._is_in_head = True
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self._stop_head_timer()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if not self._is_in_head or self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            # The answer before it is still being written: nothing may be written into it.
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
+            return
+        self.send_400_response(_LATE)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def on_url(self, url: bytes) -> None:
         self._count(len(url))

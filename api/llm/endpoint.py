@@ -6,11 +6,14 @@ to a function and back costs more than everything that happens in that function 
 
 from __future__ import annotations
 
+import asyncio
+
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import State
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from taximeter.api import middleware
 from taximeter.api.deps import bearer_needed, bearer_token, cookie_token
 from taximeter.api.errors import ApiError, error_response, refusal_of, validation_refusal
 from taximeter.api.exact import ShortText
@@ -67,7 +70,12 @@ class LlmEndpoint:
         org_header = _text(headers, b"x-org-id", "X-Org-Id")
         user_id, org_header = await _caller(services, scope, headers, org_header)
         key = _text(headers, b"idempotency-key", "Idempotency-Key")
-        content = await _body(receive, self._bytes_max)
+        try:
+            async with asyncio.timeout(middleware.LLM_BODY_TIMEOUT_S):
+                content = await _body(receive, self._bytes_max)
+        except TimeoutError:
+            words = middleware.BODY_TIMEOUT_WORDS
+            raise ApiError(408, words, headers={"Connection": "close"}) from None
         forwarded = {
             name: headers[raw].decode("latin-1")
             for raw, name in _FORWARDED.items()
