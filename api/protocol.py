@@ -110,7 +110,8 @@ class BoundedProtocol(JoiningProtocol):
         self._head_timer = None
         if not self._is_in_head or self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
+        before = cast(RequestResponseCycle | None, self.cycle)
+        if before is not None and not before.response_complete:
             # The answer before it is still being written: nothing may be written into it.
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
             return
