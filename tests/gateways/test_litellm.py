@@ -256,7 +256,8 @@ async def test_a_stream_that_breaks_pays_what_was_delivered(
 ) -> None:
     body = {
         **{"model": "simulated", "messages": MESSAGES, "stream": True},
-        "simulate": {"break_after": 6},
+        # Slowly: what arrives together with the break is never delivered.
+        "simulate": {"break_after": 6, "chunk_delay_s": 0.2},
     }
     response = await client.post("/v1/chat/completions", json=body, headers=key())
     assert '"error"' in response.text
