@@ -7,13 +7,14 @@ from __future__ import annotations
 import logging
 
 import aiohttp
+import aiohttp.http_exceptions
 
 from taximeter.api.errors import UPSTREAM_ERROR, ApiError
 
 logger = logging.getLogger("taximeter.api")
 
 # Everything that the client raises when the upstream cannot be reached, is silent or breaks off.
-FAILURES = (aiohttp.ClientError, OSError)
+FAILURES = (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError)
 # Of those, the ones after which nothing was sent.
 NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
