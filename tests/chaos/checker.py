@@ -67,22 +67,25 @@ def _judge_request(
     wrong = [attempt for attempt in told if attempt.charged != actual]
     if not wrong:
         return
-    if all(_may_be_lost(attempt, losses) for attempt in wrong):
+    if all(_may_be_lost(attempt, actual, losses) for attempt in wrong):
         found.lost += 1
         found.lost_millicredits += max(attempt.charged or 0 for attempt in wrong) - actual
         return
-    worst = next(attempt for attempt in wrong if not _may_be_lost(attempt, losses))
+    worst = next(attempt for attempt in wrong if not _may_be_lost(attempt, actual, losses))
     found.violations.append(
         f"{_name(key)}: {worst.op} was told {worst.charged} charged, the ledger has {charged}"
     )
 
 
-def _may_be_lost(attempt: Attempt, losses: list[Loss]) -> bool:
+def _may_be_lost(attempt: Attempt, actual: int, losses: list[Loss]) -> bool:
+    """Whether a fault explains it: the answer was in its window, and of what had been settled
+    before nothing is missing. (Of a commit after an expiry a part may have been settled.)
+    """
     return any(
         loss.of == "redis"
         and attempt.answered_at >= loss.since
         and attempt.at <= loss.until
-        and attempt.key not in loss.settled
+        and loss.settled.get(attempt.key, 0) <= actual
         for loss in losses
     )
 

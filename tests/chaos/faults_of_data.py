@@ -117,7 +117,7 @@ async def older_postgres(scene: Scene) -> Struck:
     killed = time.time()
     await asyncio.to_thread(_copy, copy, server.cluster)
     await asyncio.to_thread(server.start)
-    lacking = len(settled - await scene.settled())
+    lacking = len(settled.keys() - (await scene.settled()).keys())
     bit = await _rebuilt(scene, epochs) and lacking > 0
     loss = Loss("postgres", copied, killed)
     return Struck("older_postgres", began, time.time(), bit, {"settled_again": lacking}, loss)

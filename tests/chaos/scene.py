@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ BOUND_S = 40.0
 @dataclass(frozen=True, slots=True)
 class Loss:
     """A fault that is allowed to lose: what was acknowledged at or after `since` to a call that
-    began before `until`, and was not in the ledger when it struck.
+    began before `until`, beyond what was in the ledger when it struck (`settled`, millicredits).
 
     `of`: "redis" for charges, "postgres" for what was administered.
     """
@@ -28,7 +28,7 @@ class Loss:
     of: str
     since: float
     until: float
-    settled: frozenset[Key] = frozenset()
+    settled: Mapping[Key, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -66,14 +66,17 @@ class Scene:
             for attempt in self.attempts()
         )
 
-    async def settled(self) -> frozenset[Key]:
-        """What is in the ledger now."""
+    async def settled(self) -> dict[Key, int]:
+        """What is in the ledger now, millicredits by request."""
         conn = await self.cluster.database()
         try:
-            rows = await conn.fetch("SELECT org_id, request_id FROM taximeter.charged_requests")
+            rows = await conn.fetch(
+                "SELECT org_id, request_id, sum(amount)::bigint FROM taximeter.charged_requests"
+                " GROUP BY 1, 2"
+            )
         finally:
             await conn.close()
-        return frozenset((row[0], row[1]) for row in rows)
+        return {(row[0], row[1]): row[2] for row in rows}
 
     async def epochs(self) -> int:
         """Sum of the epochs of all shards."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -27,7 +25,7 @@ async def test_run(ci: Ci, tmp_path: Path) -> None:
     if FAKETIME is None and set(ci.run.faults) <= set(CLOCK):
         pytest.skip("Debian's package libfaketime is missing: no clock can be moved")
     outcome = await run_chaos(ci.run, tmp_path)
-    print(json.dumps(asdict(outcome), indent=1, default=sorted))
+    print(outcome.as_json())
     assert outcome.violations == []
     assert not outcome.void, outcome.toothless
     missed = [what for what in ci.sometimes if not outcome.counts.get(what)]
@@ -92,8 +90,14 @@ LOSS = Loss("redis", since=100.5, until=100.5)
         (
             [attempt("charge", "ok", charged=10)],
             None,
-            [Loss("redis", 0.0, 200.0, frozenset({("acme", "r1")}))],
+            [Loss("redis", 0.0, 200.0, {("acme", "r1"): 10})],
             "was told 10",
+        ),
+        (
+            [attempt("touch", "ok", 4), attempt("commit", "ok", charged=10)],
+            4,
+            [Loss("redis", 0.0, 200.0, {("acme", "r1"): 4})],
+            None,
         ),
     ],
 )
