@@ -17,9 +17,7 @@ from taximeter.settler.stores import Stores
 
 _FIGURE: Final = re.compile(rb"-?[0-9]{1,15}")
 _CAP: Final = 9 * 10**14
-_REST_SQL: Final = """
-SELECT (SELECT count(*) FROM taximeter.accounts WHERE entry_seq > applied_seq) AS entries
-"""
+_BEHIND_SQL: Final = "SELECT count(*) FROM taximeter.accounts WHERE entry_seq > applied_seq"
 
 
 @dataclass(slots=True)
@@ -79,7 +77,7 @@ async def _unrest(cluster: Cluster, stores: Stores) -> str:
         holds = await stores.redis.hlen(keys.holds)
         if holds:
             return f"shard {row['shard']}: {holds} holds are open"
-    entries = await stores.pool.fetchval(_REST_SQL)
+    entries = await stores.pool.fetchval(_BEHIND_SQL)
     return f"{entries} accounts have entries that are not applied" if entries else ""
 
 

@@ -56,8 +56,6 @@ class Gateway:
         self._numbers = itertools.count()
         self._done: list[tuple[str, str, int]] = []
         self.stopping = asyncio.Event()
-        # No connection is kept: a request never meets one that a fault has left behind, and each
-        # finds its own way through the proxy.
         limits = httpx.Limits(max_keepalive_connections=CALLERS)
         self._client = httpx.AsyncClient(timeout=ANSWER_TIMEOUT_S, trust_env=False, limits=limits)
 

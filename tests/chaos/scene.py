@@ -122,7 +122,8 @@ class Scene:
             try:
                 if await condition():
                     return True
-            except (TimeoutError, OSError, Exception):
+            except Exception:
+                # A store may be away in many ways; then it has not come true.
                 pass
             await asyncio.sleep(0.1)
         return False

@@ -243,6 +243,8 @@ async def test_bad_amounts_are_refused_before_they_are_sent(
         ("org", "\ud800", "r", "user_id"),
         ("org", "u", "a b", "request_id"),
         ("org", "u", "x" * 129, "request_id"),
+        ("org", "u", "r\u0661", "request_id"),  # A digit, but no ASCII digit.
+        ("org\u0661", "u", "r", "org_id"),
     ],
 )
 async def test_bad_names_are_refused_by_field(
