@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 
 from chaos.scene import Scene, Struck
 
+KILLS_MAX = 5
+
 
 def _one_of(scene: Scene, kind: str) -> str:
     names = sorted(name for name in scene.cluster.workers if name.startswith(kind))
@@ -22,9 +24,15 @@ def kill(kind: str) -> Callable[[Scene], Awaitable[Struck]]:
         worker = scene.cluster.workers[name]
         before = await _settled_to(scene)
         began = time.time()
-        await asyncio.to_thread(worker.kill)
-        await asyncio.sleep(scene.random.uniform(0.2, 0.8))
-        bit = await _missed(scene, kind, began, before)
+        for _ in range(KILLS_MAX):
+            await asyncio.to_thread(worker.kill)
+            killed = time.time()
+            await asyncio.sleep(scene.random.uniform(0.2, 0.8))
+            bit = await _missed(scene, kind, killed, before)
+            # A gateway that had nothing on its way is killed once more, when it is at work again.
+            if bit or kind != "gateway":
+                break
+            await scene.served(killed)
         return Struck(f"kill_{kind}", began, time.time(), bit, {"process": name})
 
     return strike

@@ -97,7 +97,7 @@ def first_failure(tree: Path, tests: str) -> str:
         timeout=TIMEOUT_S,
         check=False,
     )
-    found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", finished.stdout, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) tests/(.+?)(?: - .*)?$", finished.stdout, re.MULTILINE)
     if finished.returncode not in (0, 1):
         raise SystemExit(finished.stdout[-3000:] + finished.stderr[-1000:])
     return found[1] if found else ""

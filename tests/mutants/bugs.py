@@ -115,11 +115,11 @@ BUGS: Final = (
         "meter/test_faults.py settler/test_guardian.py",
     ),
     Bug(
-        "a commit ends with its caller",
-        "meter/dispatch.py",
-        "            self._spawn(self.ask(operation))\n",
-        "            pass\n",
-        "meter/test_client.py sidecar/test_process.py api/test_streaming.py",
+        "leaving the block gives back what was spent",
+        "meter/hold.py",
+        "            await self.commit(self._spent)\n",
+        "            await self.release()\n",
+        "meter/test_client.py",
     ),
     Bug(
         "a cancelled reserve leaves its hold",
@@ -129,7 +129,7 @@ BUGS: Final = (
         "meter/test_client.py",
     ),
     Bug(
-        "a repeat of a duplicate is booked without its rest",
+        "what an expiry has charged already is not given back",
         "settler/claims.py",
         "            self.paid_before[event.seq] = amount\n",
         "",
@@ -165,9 +165,9 @@ BUGS: Final = (
     ),
     Bug(
         "trimming passes the watermark",
-        "settler/sql/upkeep.sql",
-        "   AND (boundary.epoch, boundary.seq) <= (mark.epoch, mark.seq)\n",
-        "",
+        "settler/trim.py",
+        "    minimum = f\"{boundary['epoch']}-{boundary['seq'] + 1}\"\n",
+        "    minimum = f\"{boundary['epoch'] + 1}-0\"\n",
         "settler/test_upkeep.py",
     ),
     Bug(
