@@ -15,6 +15,15 @@ async def test_reserve_moves_available_to_held(shard: ScriptedShard) -> None:
     assert await shard.redis.zcard(shard.keys.deadlines) == 1
 
 
+@pytest.mark.parametrize("kind", ["reserve", "charge"])
+async def test_the_last_millicredit_can_be_spent_and_not_one_more(
+    shard: ScriptedShard, kind: str
+) -> None:
+    assert await shard.one(kind, "r1", 1001) == "-1 1000 0"
+    assert (await shard.one(kind, "r2", 1000)).startswith("1 0 ")
+    assert (await shard.one(kind, "r3", 1)).startswith("-1 0 ")
+
+
 async def test_commit_below_the_hold_gives_the_rest_back(shard: ScriptedShard) -> None:
     await shard.one("reserve", "r", 300)
     assert await shard.one("commit", "r", 120, payload=PAYLOAD) == "1 880 0"
