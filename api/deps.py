@@ -169,3 +169,14 @@ def get_system_admin(principal: PrincipalDep) -> Principal:
 
 
 SystemAdminDep = Annotated[Principal, Depends(get_system_admin)]
+
+
+def own_user(access: Access, user_id: str | None) -> str | None:
+    """Whose figures are asked for: a member who is no admin has only their own. Raises ApiError
+    403.
+    """
+    if access.is_admin:
+        return user_id
+    if user_id not in (None, access.user_id):
+        raise ApiError(403, "Members can see their own figures only")
+    return access.user_id

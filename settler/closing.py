@@ -17,7 +17,8 @@ import asyncpg
 import structlog
 
 from taximeter.settler.live import free, is_there, mark_of
-from taximeter.settler.moves import Kind, LiveSideAway, Request, move, of_live_side
+from taximeter.settler.move_records import Kind, Request
+from taximeter.settler.moves import LiveSideAway, move, of_live_side
 from taximeter.settler.queries import load_queries
 from taximeter.settler.relay import Account, bring_up_to_date
 from taximeter.settler.stores import Connection, Stores

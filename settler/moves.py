@@ -12,9 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Final, Literal, TypeVar, cast
+from typing import Final, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -24,8 +22,9 @@ from redis.exceptions import RedisError
 from taximeter.meter.codes import Code
 from taximeter.meter.keys import shard_of
 from taximeter.settler.live import NotTaking, check_taking, give_back, is_there, mark_of, take
+from taximeter.settler.move_records import Move, Request
 from taximeter.settler.queries import load_queries
-from taximeter.settler.relay import Account, ShardMark, bring_up_to_date, shard_marks
+from taximeter.settler.relay import ShardMark, bring_up_to_date, shard_marks
 from taximeter.settler.settle import TRANSIENT
 from taximeter.settler.stores import Connection, Stores
 
@@ -35,8 +34,6 @@ _BACKOFF_S: Final = 0.05
 _UNDONE_AT_ONCE: Final = 100
 
 T = TypeVar("T")
-Kind = Literal["transfer", "deallocation", "removal", "expiry"]
-State = Literal["pending", "done", "refused", "undone"]
 
 log = structlog.get_logger("taximeter.settler")
 
@@ -47,80 +44,6 @@ class KeyUsed(Exception):
 
 class LiveSideAway(Exception):
     """The live balance could not be asked, so nothing was moved. Try again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A row of taximeter.moves. Millicredits; `to_user` None is the pool.
-
-    reason, have and held are those of a refusal (`insufficient`, `not_a_member`, `expiring`: the
-    receiver's allocation has just expired and is not being closed yet); pool_allocated
-    and pool_available are the pool's figures right after a move that is done.
-    """
-
-    id: UUID
-    org_id: str
-    kind: Kind
-    from_user: str
-    to_user: str | None
-    amount: int
-    state: State
-    reason: str | None
-    have: int
-    held: int
-    pool_allocated: int
-    pool_available: int
-    actor: str
-    created_at: datetime
-    ended_at: datetime | None
-
-    @property
-    def source(self) -> Account:
-        """The account that the credits leave."""
-        return self.org_id, self.from_user
-
-    @property
-    def accounts(self) -> list[Account]:
-        """Every account that it changes."""
-        return [self.source] + ([(self.org_id, self.to_user)] if self.to_user is not None else [])
-
-    @classmethod
-    def of(cls, row: asyncpg.Record) -> Move:
-        """The row as a record."""
-        return cls(
-            id=UUID(int=row["id"].int),
-            org_id=row["org_id"],
-            kind=cast(Kind, row["kind"]),
-            from_user=row["from_user"],
-            to_user=row["to_user"],
-            amount=row["amount"],
-            state=cast(State, row["state"]),
-            reason=row["reason"],
-            have=row["have"] or 0,
-            held=row["held"] or 0,
-            pool_allocated=row["pool_allocated"] or 0,
-            pool_available=row["pool_available"] or 0,
-            actor=row["actor"],
-            created_at=row["created_at"],
-            ended_at=row["ended_at"],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What somebody wants moved. `key`, one of its organisation and kind, makes it happen once;
-    `request_id` goes to the audit log.
-    """
-
-    org_id: str
-    kind: Kind
-    from_user: str
-    amount: int
-    actor: str
-    to_user: str | None = None
-    allocation_id: UUID | None = None
-    key: str | None = None
-    request_id: str | None = None
 
 
 async def find(stores: Stores, request: Request) -> Move | None:

@@ -4,9 +4,8 @@ when.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -29,6 +28,7 @@ from taximeter.settler.settle import settle_shard
 from taximeter.settler.stores import Stores
 from taximeter.settler.sweep import rotate, sweep
 from taximeter.settler.trim import trim
+from taximeter.settler.turns import Turns
 
 _SQL: Final = load_queries("upkeep")
 _MOVES: Final = load_queries("moves")
@@ -59,11 +59,13 @@ class Settler:
         self._settings = settings
         self._clock = clock
         self._shards = 0
-        self._running: set[str] = set()
         self._suspects: frozenset[Suspect] = frozenset()
         # A rebuild needs two connections a shard, and relay, reconcile and sweep must always get
         # one.
-        self._room = asyncio.Semaphore(max(1, (settings.database_pool_max - 2) // 2))
+        self._turns = Turns(
+            at_once=max(1, (settings.database_pool_max - 2) // 2),
+            turn_s=settings.tick_timeout_s / 2,
+        )
 
     async def start(self) -> int:
         """Make sure the shards exist; returns how many. Raises ShardCountMismatch, UnsafeServer."""
@@ -79,68 +81,38 @@ class Settler:
     async def settle(self) -> None:
         """Guard every shard, then settle and trim those that are whole."""
         # Read each time: the number changes under `taximeter reshard`.
-        await self._once("count", self._count)
-        await self._each_shard("settle", self._settle)
+        await self._turns.once("count", self._count)
+        await self._turns.each_shard("settle", self._shards, self._settle)
 
     async def sweep(self) -> None:
         """End the holds that are due, and forget old outcomes, in the shards that the guardian has
         found whole.
         """
-        await self._each_shard("sweep", self._sweep)
+        await self._turns.each_shard("sweep", self._shards, self._sweep)
 
     async def relay(self) -> None:
         """Bring every account that is behind up to date."""
-        await self._once("relay", self._relay)
+        await self._turns.once("relay", self._relay)
 
     async def moves(self) -> None:
         """Undo moves that were left half done, renew or close what has expired, and take back what
         has become free of allocations that are being closed.
         """
-        await self._once("moves", self._moves)
+        await self._turns.once("moves", self._moves)
 
     async def refresh(self) -> None:
         """Give pools with a monthly refresh the months that they have not had."""
-        await self._once("refresh", self._refresh)
+        await self._turns.once("refresh", self._refresh)
 
     async def reconcile(self) -> None:
         """Compare all live accounts with the books; a difference that two looks in a row agree on
         is drift.
         """
-        await self._once("reconcile", self._reconcile)
+        await self._turns.once("reconcile", self._reconcile)
 
     async def daily(self) -> None:
         """End billing periods, make the coming months, forget what is too old."""
-        await self._once("daily", self._daily)
-
-    async def _once(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        if name in self._running:
-            return
-        self._running.add(name)
-        try:
-            await work()
-        except Exception as error:
-            log.error(name, failed=type(error).__name__, reason=str(error)[:500])
-        finally:
-            self._running.discard(name)
-
-    async def _each_shard(self, name: str, work: Callable[[int], Awaitable[bool]]) -> None:
-        """Work on every shard; one that says that there is more gets another turn, for half the
-        time that a tick has. The others come in between.
-        """
-
-        async def in_turn(shard: int) -> None:
-            deadline = time.monotonic() + self._settings.tick_timeout_s / 2
-            more = True
-            while more and time.monotonic() < deadline:
-                async with self._room:
-                    more = await work(shard)
-
-        await asyncio.gather(
-            *(
-                self._once(f"{name}:{shard}", lambda shard=shard: in_turn(shard))  # type: ignore[misc]
-                for shard in range(self._shards)
-            )
-        )
+        await self._turns.once("daily", self._daily)
 
     async def _count(self) -> None:
         self._shards = await count_shards(self._stores.pool)

@@ -6,7 +6,8 @@ import asyncpg
 from settler_world import World
 
 from taximeter.settler.closing import Closed, begin_removal, close_all, take_back
-from taximeter.settler.moves import Move, Request, move
+from taximeter.settler.move_records import Move, Request
+from taximeter.settler.moves import move
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Stores
 

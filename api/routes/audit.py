@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 
 from taximeter.api.deps import OrgAdminDep, ServicesDep
 from taximeter.api.exact import UserId
+from taximeter.api.paging import LimitParam, OffsetParam
 from taximeter.api.queries import IDENTITY
-from taximeter.api.routes.credits import LimitParam, OffsetParam
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["audit"])
 

@@ -12,11 +12,12 @@ from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, StrictBool
 
 from taximeter.api.audit import write_audit
-from taximeter.api.deps import Access, MemberDep, OrgAdminDep, ServicesDep
+from taximeter.api.deps import Access, MemberDep, OrgAdminDep, ServicesDep, own_user
 from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
 from taximeter.api.exact import Body, Credits, ExactRoute, UserId, credits_of
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.live import Account, live_balances
+from taximeter.api.paging import LimitParam, OffsetParam
 from taximeter.api.queries import CREDITS
 from taximeter.api.views import (
     AllocationView,
@@ -30,9 +31,6 @@ from taximeter.meter.limits import BALANCE_MAX
 from taximeter.settler.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
-
-LimitParam = Annotated[int, Query(ge=1, le=100)]
-OffsetParam = Annotated[int, Query(ge=0, le=10_000_000)]
 
 
 def _future(value: datetime) -> datetime:
@@ -232,17 +230,6 @@ async def list_allocations(
         limit=limit,
         offset=offset,
     )
-
-
-def own_user(access: Access, user_id: str | None) -> str | None:
-    """Whose figures are asked for: a member who is no admin has only their own. Raises ApiError
-    403.
-    """
-    if access.is_admin:
-        return user_id
-    if user_id not in (None, access.user_id):
-        raise ApiError(403, "Members can see their own figures only")
-    return access.user_id
 
 
 def with_balance(row: Record, org_id: str, balances: Mapping[Account, Balance]) -> AllocationView:

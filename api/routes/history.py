@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from taximeter.api.deps import MemberDep, ServicesDep
 from taximeter.api.exact import credits_of
+from taximeter.api.paging import LimitParam, OffsetParam
 from taximeter.api.queries import SUBSCRIPTIONS
-from taximeter.api.routes.credits import LimitParam, OffsetParam
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["history"])
 

@@ -14,8 +14,8 @@ from taximeter.api.deps import OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, ExactRoute, ShortText, UserId
 from taximeter.api.keys import make_key
+from taximeter.api.paging import LimitParam, OffsetParam
 from taximeter.api.queries import IDENTITY, KEYS
-from taximeter.api.routes.credits import LimitParam, OffsetParam
 from taximeter.settler.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["keys"], route_class=ExactRoute)

@@ -14,9 +14,9 @@ from taximeter.api.audit import write_audit
 from taximeter.api.deps import OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, ExactRoute, UserId, credits_of
+from taximeter.api.paging import LimitParam, OffsetParam
 from taximeter.api.queries import IDENTITY, MOVES, USERS
 from taximeter.api.request_id import current_request_id
-from taximeter.api.routes.credits import LimitParam, OffsetParam
 from taximeter.api.services import Services
 from taximeter.settler.closing import Closing, begin_removal, take_back
 from taximeter.settler.moves import LiveSideAway

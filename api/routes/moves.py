@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime
 from typing import Annotated
 
@@ -10,15 +9,16 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, model_validator
 
-from taximeter.api.deps import MemberDep, OrgAdminDep, ServicesDep
-from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
+from taximeter.api.deps import MemberDep, OrgAdminDep, ServicesDep, own_user
+from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, Credits, ExactRoute, UserId, credits_of
 from taximeter.api.idempotency import IdempotencyKey
+from taximeter.api.moving import carry_out, is_new, not_members
+from taximeter.api.paging import LimitParam, OffsetParam
 from taximeter.api.queries import MOVES
 from taximeter.api.request_id import current_request_id
-from taximeter.api.routes.credits import LimitParam, OffsetParam, PoolUpdated, own_user
-from taximeter.api.services import Services
-from taximeter.settler.moves import KeyUsed, LiveSideAway, Move, Request, find, move
+from taximeter.api.routes.credits import PoolUpdated
+from taximeter.settler.move_records import Request
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
 
@@ -112,11 +112,11 @@ async def transfer(
         request_id=current_request_id(),
     )
     users = [body.from_user_id, body.to_user_id]
-    if await _is_new(services, request):
+    if await is_new(services, request):
         members = await services.pool.fetchval(MOVES["count_active_members"], access.org_id, users)
         if members != len(users):
-            raise _not_members()
-    done = await _move(services, request)
+            raise not_members()
+    done = await carry_out(services, request)
     return Transferred(
         transferred_credits=credits_of(done.amount),
         from_user_id=body.from_user_id,
@@ -147,7 +147,7 @@ async def deallocate(
         key=idempotency_key,
         request_id=current_request_id(),
     )
-    if await _is_new(services, request) and not await services.pool.fetchval(
+    if await is_new(services, request) and not await services.pool.fetchval(
         MOVES["is_known_user"], access.org_id, body.user_id
     ):
         raise ApiError(
@@ -155,7 +155,7 @@ async def deallocate(
             "The user is not an active member of this organization",
             details={"field": "user_id"},
         )
-    done = await _move(services, request)
+    done = await carry_out(services, request)
     return Deallocated(
         deallocated_credits=credits_of(done.amount),
         user_id=body.user_id,
@@ -183,73 +183,6 @@ async def list_moves(
         rows = await conn.fetch(MOVES["list_moves"], access.org_id, user_id, limit, offset)
         total = await conn.fetchval(MOVES["count_moves"], access.org_id, user_id)
     return MoveList(moves=[_view(row) for row in rows], total=total, limit=limit, offset=offset)
-
-
-async def _is_new(services: Services, request: Request) -> bool:
-    """False when its key stands for this very move already: what is refused now must not refuse
-    the repetition of what was done.
-    """
-    try:
-        return await find(services.stores, request) is None
-    except KeyUsed as error:
-        raise _key_used(error) from error
-
-
-async def _move(services: Services, request: Request) -> Move:
-    """The move, done. It goes on when the caller hangs up. Raises ApiError."""
-    try:
-        ended = await asyncio.shield(services.tracker.spawn(move(services.stores, request)))
-    except KeyUsed as error:
-        raise _key_used(error) from error
-    except LiveSideAway as error:
-        raise _unavailable("The live balance cannot be asked now; nothing has moved") from error
-    if ended.state == "undone":
-        raise _unavailable("The move took too long and was undone; nothing has moved")
-    if ended.state == "refused":
-        if ended.reason == "not_a_member":
-            raise _not_members()
-        if ended.reason == "expiring":
-            raise _unavailable("The receiver's allocation has just expired; nothing has moved")
-        raise _insufficient(ended)
-    return ended
-
-
-def _insufficient(refused: Move) -> ApiError:
-    need, have, held = refused.amount, refused.have, refused.held
-    message = "Insufficient credits to transfer"  # Existing front ends know these words.
-    if refused.kind == "deallocation":
-        message = (
-            f"Insufficient credits to deallocate. Need {text_of_credits(need)}, "
-            f"have {text_of_credits(have)}, held by running requests {text_of_credits(held)}"
-        )
-    return ApiError(
-        400,
-        message,
-        code=INSUFFICIENT_CREDITS,
-        details={"need": credits_of(need), "have": credits_of(have), "held": credits_of(held)},
-    )
-
-
-def _not_members() -> ApiError:
-    return ApiError(
-        400,
-        "Both users must be active members of this organization",
-        details={"fields": ["from_user_id", "to_user_id"]},
-    )
-
-
-def _key_used(error: KeyUsed) -> ApiError:
-    return ApiError(
-        409,
-        "This Idempotency-Key has already moved something else",
-        details={"move_id": str(error)},
-    )
-
-
-def _unavailable(message: str) -> ApiError:
-    return ApiError(
-        503, message, details={"reason": "live_balance_unavailable"}, headers={"Retry-After": "1"}
-    )
 
 
 def _view(row: Record) -> MoveView:

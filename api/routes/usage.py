@@ -10,10 +10,9 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from taximeter.api.deps import MemberDep, ServicesDep
+from taximeter.api.deps import MemberDep, ServicesDep, own_user
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import ExactRoute, ShortText, UserId, credits_of
-from taximeter.api.routes.credits import own_user
 from taximeter.api.usage import DAYS_DEFAULT, Scope
 from taximeter.api.users import emails_of
 from taximeter.api.views import FromBooks, percentage

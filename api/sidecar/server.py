@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from taximeter.api.protocol import HEAD_BYTES_MAX, JoiningProtocol
 from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter.sidecar import Sidecar
-from taximeter.meter.sidecar.app import BODY_BYTES_MAX
+from taximeter.meter.sidecar.body import BODY_BYTES_MAX
 
 HEAD_TIMEOUT_S = 10.0
 CONNECTIONS_MAX = 10_000

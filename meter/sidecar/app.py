@@ -6,9 +6,8 @@ does not need. `docs/decisions/0010-the-sidecar-is-plain-asgi.md` has the measur
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -19,6 +18,14 @@ from taximeter.meter.estimates import EstimatedHolds
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import queries
 from taximeter.meter.sidecar.batch import run_batch
+from taximeter.meter.sidecar.body import (
+    BODY_BYTES_MAX,
+    Headers,
+    Message,
+    Receive,
+    check_content_type,
+    read_body,
+)
 from taximeter.meter.sidecar.exact import parse_object
 from taximeter.meter.sidecar.forward_auth import (
     KEY,
@@ -35,14 +42,7 @@ from taximeter.meter.sidecar.refusals import DRAINING, INTERNAL, Refusal, refusa
 
 logger = logging.getLogger("taximeter.sidecar")
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Headers = Iterable[tuple[bytes, bytes]]
-
-BODY_BYTES_MAX: Final = 1_048_576
-BODY_TIMEOUT_S: Final = 10.0
-"""How long a body may take to arrive: a slow sender must not keep a task for ever."""
 
 OPERATION_ROUTES: Final = {
     f"/v1/{op}": op for op in ("reserve", "commit", "release", "charge", "touch")
@@ -151,8 +151,8 @@ class Sidecar:
             return await self._open_answer(path)
         grant = None if self._keys is None else await _grant(self._keys, scope["headers"])
         if method == "POST":
-            _check_content_type(scope["headers"])
-            fields = parse_object(await self._body(receive))
+            check_content_type(scope["headers"])
+            fields = parse_object(await read_body(receive, self.body_bytes_max))
             if path != BATCH:
                 return await operations.run(OPERATION_ROUTES[path], fields, grant)
             operations.connected()
@@ -169,39 +169,6 @@ class Sidecar:
         if self._keys is not None:
             grant = await _grant(self._keys, [(b"authorization", key)])
         return await self._forward_auth.answer(scope["path"], scope["query_string"], headers, grant)
-
-    async def _body(self, receive: Receive) -> bytes:
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            try:
-                async with asyncio.timeout(BODY_TIMEOUT_S):
-                    body = await self._long_body(body, receive)
-            except TimeoutError:
-                raise Refusal(
-                    408, "BODY_TIMEOUT", f"The body must arrive within {BODY_TIMEOUT_S:g} s."
-                ) from None
-        if len(body) > self.body_bytes_max:
-            raise self._too_large()
-        return body
-
-    async def _long_body(self, start: bytes, receive: Receive) -> bytes:
-        parts, size = [start], len(start)
-        more = True
-        while more and size <= self.body_bytes_max:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Refusal(400, "INVALID_REQUEST", "The connection was closed in the body.")
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            more = message.get("more_body", False)
-        return b"".join(parts)
-
-    def _too_large(self) -> Refusal:
-        limit = f"at most {self.body_bytes_max} bytes"
-        return Refusal(
-            413, "BODY_TOO_LARGE", f"body must be {limit}", {"field": "body", "limit": limit}
-        )
 
     async def _open_answer(self, path: str) -> bytes:
         if path == "/openapi.json":
@@ -253,16 +220,6 @@ async def _grant(keys: KeyRing, headers: Headers) -> Grant | None:
         if grant is not None:
             return None if grant is UNLIMITED else grant
     raise Refusal(401, "UNAUTHORIZED", "A valid API key is needed: Authorization: Bearer.")
-
-
-def _check_content_type(headers: Headers) -> None:
-    """A page in a browser cannot send JSON without asking first, so no web site can spend through a
-    sidecar on its visitor's machine.
-    """
-    for name, value in headers:
-        if name == b"content-type" and value[:16].lower() == b"application/json":
-            return
-    raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "The Content-Type must be application/json.")
 
 
 def _refused(refusal: Refusal) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:

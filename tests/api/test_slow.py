@@ -17,7 +17,7 @@ from support.world import BILLING, CHAT, World
 from taximeter.api import middleware, protocol
 from taximeter.api.protocol import BoundedProtocol
 from taximeter.api.sidecar import server as sidecar_server
-from taximeter.meter.sidecar import app as sidecar_app
+from taximeter.meter.sidecar import body as sidecar_body
 from taximeter.meter.sidecar import create_sidecar
 
 SOON_S = 0.3
@@ -92,7 +92,7 @@ async def test_the_api_does_not_wait_for_a_head_for_ever(world: World, api_port:
 
 
 async def test_a_sidecar_waits_for_neither(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sidecar_app, "BODY_TIMEOUT_S", SOON_S)
+    monkeypatch.setattr(sidecar_body, "BODY_TIMEOUT_S", SOON_S)
     monkeypatch.setattr(sidecar_server, "HEAD_TIMEOUT_S", SOON_S)
     meter = await world.app.state.services.meters.get()
     async with served(create_sidecar(meter)) as url:

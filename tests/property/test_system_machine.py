@@ -41,7 +41,8 @@ from taximeter.settler.accounts import account_loader
 from taximeter.settler.check import CheckLimits, check
 from taximeter.settler.closing import Closed, close_all
 from taximeter.settler.guardian import ensure_shards, guard
-from taximeter.settler.moves import KeyUsed, LiveSideAway, Request, move, undo_left
+from taximeter.settler.move_records import Request
+from taximeter.settler.moves import KeyUsed, LiveSideAway, move, undo_left
 from taximeter.settler.relay import relay
 from taximeter.settler.settle import settle_shard
 from taximeter.settler.stores import Stores

@@ -25,7 +25,8 @@ from taximeter.meter import (
     Meter,
 )
 from taximeter.settler.accounts import account_loader
-from taximeter.settler.moves import Request, move
+from taximeter.settler.move_records import Request
+from taximeter.settler.moves import move
 from taximeter.settler.settings import SettlerSettings
 from taximeter.settler.stores import Stores
 from taximeter.settler.ticks import Settler

@@ -17,7 +17,8 @@ from taximeter.meter.limits import AMOUNT_MAX
 from taximeter.meter.operations import Op
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import create_sidecar
-from taximeter.meter.sidecar.app import BODY_BYTES_MAX, ROUTES
+from taximeter.meter.sidecar.app import ROUTES
+from taximeter.meter.sidecar.body import BODY_BYTES_MAX
 from taximeter.meter.sidecar.exact import millicredits_of, parse_object
 from taximeter.meter.sidecar.fields import FIELDS, amount_of, usage_of
 from taximeter.meter.sidecar.prices import Prices

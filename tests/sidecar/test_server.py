@@ -167,7 +167,7 @@ async def test_a_slow_head_is_cut_off(
 async def test_a_slow_body_is_refused(
     wire: tuple[asyncio.StreamReader, asyncio.StreamWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taximeter.meter.sidecar.app.BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("taximeter.meter.sidecar.body.BODY_TIMEOUT_S", 0.05)
     reader, writer = wire
     writer.write(REQUEST[:-1])
     status, body = await answer(reader)

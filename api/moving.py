@@ -1,0 +1,79 @@
+"""A move that a caller asks for: carried out, or refused in the words of the API."""
+
+from __future__ import annotations
+
+import asyncio
+
+from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
+from taximeter.api.exact import credits_of
+from taximeter.api.services import Services
+from taximeter.settler.move_records import Move, Request
+from taximeter.settler.moves import KeyUsed, LiveSideAway, find, move
+
+
+async def is_new(services: Services, request: Request) -> bool:
+    """False when its key stands for this very move already: what is refused now must not refuse
+    the repetition of what was done.
+    """
+    try:
+        return await find(services.stores, request) is None
+    except KeyUsed as error:
+        raise _key_used(error) from error
+
+
+async def carry_out(services: Services, request: Request) -> Move:
+    """The move, done. It goes on when the caller hangs up. Raises ApiError."""
+    try:
+        ended = await asyncio.shield(services.tracker.spawn(move(services.stores, request)))
+    except KeyUsed as error:
+        raise _key_used(error) from error
+    except LiveSideAway as error:
+        raise _unavailable("The live balance cannot be asked now; nothing has moved") from error
+    if ended.state == "undone":
+        raise _unavailable("The move took too long and was undone; nothing has moved")
+    if ended.state == "refused":
+        if ended.reason == "not_a_member":
+            raise not_members()
+        if ended.reason == "expiring":
+            raise _unavailable("The receiver's allocation has just expired; nothing has moved")
+        raise _insufficient(ended)
+    return ended
+
+
+def _insufficient(refused: Move) -> ApiError:
+    need, have, held = refused.amount, refused.have, refused.held
+    message = "Insufficient credits to transfer"  # Existing front ends know these words.
+    if refused.kind == "deallocation":
+        message = (
+            f"Insufficient credits to deallocate. Need {text_of_credits(need)}, "
+            f"have {text_of_credits(have)}, held by running requests {text_of_credits(held)}"
+        )
+    return ApiError(
+        400,
+        message,
+        code=INSUFFICIENT_CREDITS,
+        details={"need": credits_of(need), "have": credits_of(have), "held": credits_of(held)},
+    )
+
+
+def not_members() -> ApiError:
+    """Not both users of a transfer are members."""
+    return ApiError(
+        400,
+        "Both users must be active members of this organization",
+        details={"fields": ["from_user_id", "to_user_id"]},
+    )
+
+
+def _key_used(error: KeyUsed) -> ApiError:
+    return ApiError(
+        409,
+        "This Idempotency-Key has already moved something else",
+        details={"move_id": str(error)},
+    )
+
+
+def _unavailable(message: str) -> ApiError:
+    return ApiError(
+        503, message, details={"reason": "live_balance_unavailable"}, headers={"Retry-After": "1"}
+    )

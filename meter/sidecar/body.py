@@ -1,0 +1,64 @@
+"""The body of a request to the sidecar: of the right type, not too large, and there in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Final
+
+from taximeter.meter.sidecar.refusals import Refusal
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+BODY_BYTES_MAX: Final = 1_048_576
+BODY_TIMEOUT_S: Final = 10.0
+"""How long a body may take to arrive: a slow sender must not keep a task for ever."""
+
+
+def check_content_type(headers: Headers) -> None:
+    """A page in a browser cannot send JSON without asking first, so no web site can spend through a
+    sidecar on its visitor's machine.
+    """
+    for name, value in headers:
+        if name == b"content-type" and value[:16].lower() == b"application/json":
+            return
+    raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "The Content-Type must be application/json.")
+
+
+async def read_body(receive: Receive, bytes_max: int) -> bytes:
+    """The whole body. Raises Refusal when it is too large, or does not arrive in time or at all."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await _long_body(body, receive, bytes_max)
+        except TimeoutError:
+            raise Refusal(
+                408, "BODY_TIMEOUT", f"The body must arrive within {BODY_TIMEOUT_S:g} s."
+            ) from None
+    if len(body) > bytes_max:
+        raise _too_large(bytes_max)
+    return body
+
+
+async def _long_body(start: bytes, receive: Receive, bytes_max: int) -> bytes:
+    parts, size = [start], len(start)
+    more = True
+    while more and size <= bytes_max:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refusal(400, "INVALID_REQUEST", "The connection was closed in the body.")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _too_large(bytes_max: int) -> Refusal:
+    limit = f"at most {bytes_max} bytes"
+    return Refusal(
+        413, "BODY_TOO_LARGE", f"body must be {limit}", {"field": "body", "limit": limit}
+    )
