@@ -12,8 +12,9 @@ from taximeter.api.commands.common import explain
 from taximeter.api.price_settings import PriceSettings
 from taximeter.api.prices import make_pricer
 from taximeter.meter.pricing import KINDS, PriceFileError, Pricer, UnpricedModel, read_price_file
+from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.files import parse_price_file
-from taximeter.meter.pricing.litellm_map import Imported, price_file_text, read_map
+from taximeter.meter.pricing.litellm_map import Imported, read_map
 from taximeter.meter.pricing.sheet import Rates
 
 NOTES_SHOWN = 10
@@ -117,7 +118,9 @@ def import_map(file: Path, output: Path, provider: tuple[str, ...], with_free: b
     """Write the price file whole, or not at all."""
     try:
         found = read_map(file.read_bytes(), providers=provider, with_free=with_free)
-        text = price_file_text(found, f"Imported from {file.name}; dollars, see docs/prices.md.")
+        text = price_file_text(
+            found.models, f"Imported from {file.name}; dollars, see docs/prices.md."
+        )
         if not found.models:
             raise PriceFileError([f"{file.name} has no model that could be priced"])
         parse_price_file(text.encode(), "prices.toml")

@@ -5,29 +5,18 @@ named by its line, model and field. `docs/prices.md` describes the format.
 from __future__ import annotations
 
 import json
-import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from taximeter.meter.pricing.kinds import CAN_STAND_ALONE, KINDS
-from taximeter.meter.pricing.sheet import Rate, Rates, Sheet, TierRule
+from taximeter.meter.pricing.file_reader import Entry, FileReader
 
 FILE_BYTES_MAX: Final = 32_000_000
-DOLLARS_MAX: Final = 1_000_000
-DECIMALS_MAX: Final = 24
-NAME_LENGTH_MAX: Final = 256
 PROBLEMS_SHOWN: Final = 20
-CONTEXT_MAX: Final = 10**9
-
-_TOP = frozenset(("version", "models"))
-_NUMBERS = ("context_window", "max_output")
-_REST = (*_NUMBERS, "provider", "tier_rule", "tiers", "service_tiers", "not_metered")
-_MODEL = frozenset((*KINDS, *_REST))
 
 
 class PriceFileError(ValueError):
@@ -39,14 +28,6 @@ class PriceFileError(ValueError):
             shown.append(f"and {len(problems) - len(shown)} more")
         super().__init__("\n".join(shown))
         self.problems = problems
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One model of a file. A provider that is not empty restricts it to that provider."""
-
-    provider: str
-    sheet: Sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +83,7 @@ def parse_price_file(content: bytes, name: str) -> PriceFile:
         raise PriceFileError([f"{name} is nested too deeply"]) from None
     except (ValueError, ArithmeticError) as error:  # Both parsers name the line themselves.
         raise PriceFileError([f"{name}: {error}"]) from None
-    reader = _Reader(name, text)
+    reader = FileReader(name, text)
     found = reader.read(document)
     if reader.problems:
         raise PriceFileError(reader.problems)
@@ -126,171 +107,3 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{twice!r} stands there twice")
     return found
-
-
-class _Reader:
-    """Checks a document, and gathers what is wrong with it."""
-
-    def __init__(self, name: str, text: str) -> None:
-        self.problems: list[str] = []
-        self._name = name
-        self._lines = text.splitlines()
-
-    def read(self, document: object) -> dict[str, Entry]:
-        if not isinstance(document, dict):
-            self._say("", "", "must be an object with the field models")
-            return {}
-        for key in document:
-            if key not in _TOP:
-                self._say("", key, f"is not a field here; the fields are {_words(_TOP)}")
-        version = document.get("version", "")
-        if not isinstance(version, str) or len(version) > 64 or not version.isprintable():
-            self._say("", "version", "must be text of at most 64 characters")
-        models = document.get("models")
-        if not isinstance(models, dict):
-            self._say("", "models", "must be given, as a table of models")
-            return {}
-        found: dict[str, Entry] = {}
-        for model, fields in models.items():
-            if not 1 <= len(model) <= NAME_LENGTH_MAX or "*" in model[:-1]:
-                limit = f"of 1 to {NAME_LENGTH_MAX} characters, with * at its end only"
-                self._say(model, "", f"must be a name {limit}")
-            elif model.lower() in found:
-                self._say(model, "", "stands there twice, as capitals do not count")
-            elif not isinstance(fields, dict):
-                self._say(model, "", "must be a table of prices")
-            else:
-                found[model.lower()] = self._entry(model, fields)
-        return found
-
-    def _entry(self, model: str, fields: Mapping[str, object]) -> Entry:
-        self._known(model, "", fields, _MODEL)
-        rates = self._rates(model, "", fields)
-        if CAN_STAND_ALONE.isdisjoint(fields):
-            self._say(model, "", f"must have a price for one of {_words(CAN_STAND_ALONE)}")
-        rates = self._with_tiers(model, "tiers", fields, rates)
-        modes: dict[str, Rates] = {}
-        listed = fields.get("service_tiers", {})
-        if not isinstance(listed, dict):
-            self._say(model, "service_tiers", "must be a table of service tiers")
-            listed = {}
-        for mode, own in listed.items():
-            place = f"service_tiers.{mode}"
-            if not isinstance(own, dict):
-                self._say(model, place, "must be a table of prices")
-                continue
-            self._known(model, f"{place}.", own, frozenset((*KINDS, "tiers")))
-            changed = self._with_tiers(
-                model, f"{place}.tiers", own, self._rates(model, f"{place}.", own)
-            )
-            modes[mode] = {**rates, **changed}
-        rule: Any = fields.get("tier_rule", "whole")
-        if rule not in ("whole", "part"):
-            self._say(model, "tier_rule", "must be whole or part")
-        provider = fields.get("provider", "")
-        if not isinstance(provider, str) or len(provider) > 64:
-            self._say(model, "provider", "must be text of at most 64 characters")
-        rest = fields.get("not_metered", [])
-        if not isinstance(rest, list) or not all(isinstance(one, str) for one in rest):
-            self._say(model, "not_metered", "must be a list of texts")
-            rest = []
-        context, output = (self._count(model, name, fields) for name in _NUMBERS)
-        kept: TierRule = rule
-        return Entry(str(provider), Sheet(rates, kept, modes, context, output, tuple(rest)))
-
-    def _with_tiers(
-        self, model: str, place: str, fields: Mapping[str, object], rates: dict[str, Rate]
-    ) -> dict[str, Rate]:
-        listed = fields.get("tiers", [])
-        if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-            self._say(model, place, "must be a list of tables")
-            return rates
-        found = dict(rates)
-        before = 0
-        for number, tier in enumerate(listed, 1):
-            here = f"{place}[{number}]."
-            self._known(model, here, tier, frozenset((*KINDS, "above")))
-            start = tier.get("above")
-            if type(start) is not int or not before < start <= CONTEXT_MAX:
-                limit = f"a whole number of prompt tokens above {before}"
-                self._say(model, f"{here}above", f"must be {limit}")
-                continue
-            before = start
-            for kind, rate in self._rates(model, here, tier).items():
-                if kind not in found:
-                    self._say(model, f"{here}{kind}", "must also have a price below the tier")
-                elif KINDS[kind].side == "other":
-                    self._say(model, f"{here}{kind}", "must be left out: tiers are for tokens")
-                else:
-                    base = found[kind]
-                    found[kind] = Rate(base.base, (*base.tiers, (start, rate.base)))
-        return found
-
-    def _rates(self, model: str, place: str, fields: Mapping[str, object]) -> dict[str, Rate]:
-        found: dict[str, Rate] = {}
-        for kind in KINDS:
-            if kind in fields:
-                try:
-                    found[kind] = Rate(dollars_of(fields[kind]))
-                except ValueError as error:
-                    self._say(model, f"{place}{kind}", f"must be {error}")
-        return found
-
-    def _count(self, model: str, name: str, fields: Mapping[str, object]) -> int | None:
-        value = fields.get(name)
-        if value is None:
-            return None
-        if type(value) is not int or not 1 <= value <= CONTEXT_MAX:
-            self._say(model, name, f"must be a whole number of tokens from 1 to {CONTEXT_MAX}")
-            return None
-        return value
-
-    def _known(
-        self, model: str, place: str, fields: Mapping[str, object], known: frozenset[str]
-    ) -> None:
-        for name in fields:
-            if name not in known:
-                self._say(model, f"{place}{name}", f"is no field; the fields are {_words(known)}")
-
-    def _say(self, model: str, name: str, problem: str) -> None:
-        line = self._line(model, name)
-        where = f"{self._name}, line {line}" if line else self._name
-        what = " ".join(filter(None, (f'model "{model}"' if model else "", name)))
-        self.problems.append(f"{where}: {what or 'the file'} {problem}")
-
-    def _line(self, model: str, name: str) -> int:
-        """The line of a field, found by its words: the parsers keep no places."""
-        start = 0
-        if model:
-            key = re.compile(rf"""(?<![\w-]){re.escape(model)}(?=["']?\s*[\]=:])""").search
-            start = self._first(0, lambda line: bool(key(line)))
-        last = re.sub(r"\[\d+\]", "", name).rpartition(".")[2]
-        if last:
-            is_it = re.compile(rf"(?<![\w]){re.escape(last)}(?![\w])").search
-            return self._first(max(start - 1, 0), lambda line: bool(is_it(line))) or start
-        return start
-
-    def _first(self, start: int, test: Callable[[str], bool]) -> int:
-        places = range(start, len(self._lines))
-        return next((place + 1 for place in places if test(self._lines[place])), 0)
-
-
-def dollars_of(value: object) -> Decimal:
-    """A price as written: a number, or text that is one. Raises ValueError that says the limit."""
-    limit = f"a number of dollars from 0 to {DOLLARS_MAX} with at most {DECIMALS_MAX} decimals"
-    if isinstance(value, bool) or not isinstance(value, (int, str, Decimal)):
-        raise ValueError(limit)
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        raise ValueError(limit) from None
-    if not number.is_finite() or not 0 <= number <= DOLLARS_MAX:
-        raise ValueError(limit)
-    exponent = number.normalize().as_tuple().exponent
-    if not isinstance(exponent, int) or -exponent > DECIMALS_MAX:
-        raise ValueError(limit)
-    return number
-
-
-def _words(names: frozenset[str]) -> str:
-    return ", ".join(sorted(names))

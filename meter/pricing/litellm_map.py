@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
-from taximeter.meter.pricing.files import PriceFileError, dollars_of
+from taximeter.meter.pricing.file_reader import dollars_of
+from taximeter.meter.pricing.files import PriceFileError
 from taximeter.meter.pricing.kinds import CAN_STAND_ALONE, KINDS
 
 # Their name -> ours, and what one of theirs has to be multiplied with to be one of ours.
@@ -87,13 +88,6 @@ def read_map(content: bytes, *, providers: Iterable[str] = (), with_free: bool =
             continue
         _Model(name, fields, provider).into(found, with_free)
     return found
-
-
-def price_file_text(imported: Imported, title: str) -> str:
-    """The price file, in TOML: a line a model."""
-    lines = [f"# {title}", "", "[models]"]
-    lines += [f"{_quoted(name)} = {_inline(table)}" for name, table in imported.models.items()]
-    return "\n".join(lines) + "\n"
 
 
 class _Model:
@@ -245,23 +239,3 @@ def _dollars(name: str, value: object) -> Decimal:
 
 def _is_zero(value: object) -> bool:
     return isinstance(value, (int, Decimal)) and not isinstance(value, bool) and value == 0
-
-
-def _inline(value: object) -> str:
-    if isinstance(value, dict):
-        pairs = (f"{_key(name)} = {_inline(one)}" for name, one in value.items())
-        return "{ " + ", ".join(pairs) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    if isinstance(value, Decimal):
-        # Text where it has an exponent otherwise; TOML would take that for a float, exactly too.
-        return f"{value.normalize():f}"
-    return _quoted(value) if isinstance(value, str) else str(value)
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _quoted(name)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)

@@ -1,24 +1,21 @@
-"""Finds what a model costs: the operator's file first, then corrections, then the published list,
-then the policy for models that nobody has a price for.
+"""Prices requests: what the lists say of a model, or the policy for models that none of them has,
+times what the settings say.
 """
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
 from taximeter.meter.pricing.ceilings import output_ceiling
-from taximeter.meter.pricing.files import Entry, PriceFile, parse_price_file, read_price_file
+from taximeter.meter.pricing.lists import PriceLists
 from taximeter.meter.pricing.price import Price, UnpricedModel
-from taximeter.meter.pricing.published import Listed, PublishedPrices
+from taximeter.meter.pricing.published import Listed
 from taximeter.meter.pricing.sheet import Rate, Sheet
 
 UnknownModelPolicy = Literal["reject", "default", "free"]
@@ -85,11 +82,7 @@ class Pricer:
         self._unknown_model = unknown_model
         self._default_price = default_price or TokenPrice()
         self._provider_id = provider_id
-        self._path = price_file
-        self._seen = None if price_file is None else _stamp(price_file)
-        self._file = None if price_file is None else read_price_file(price_file)
-        self._corrections = corrections()
-        self._published = _published_prices()
+        self._lists = PriceLists(price_file)
         self._prices: OrderedDict[tuple[str | None, ...], tuple[Listed, list[Price | None]]]
         self._prices = OrderedDict()
         self._day = _today()
@@ -168,13 +161,12 @@ class Pricer:
     @property
     def price_version(self) -> str:
         """The version that a charge by the published list has, without plan or power level."""
-        version = "none" if self._published is None else self._published.version
-        return self._version(f"genai-prices {version}", None, None)
+        return self._version(f"genai-prices {self._lists.published_version}", None, None)
 
     @property
     def file_version(self) -> str:
         """Which operator's file is in use; empty without one."""
-        return "" if self._file is None else self._file.version
+        return self._lists.file_version
 
     def reload(self) -> bool:
         """Read the operator's file again if it has changed; returns whether it was read.
@@ -185,25 +177,15 @@ class Pricer:
         if self._day != _today():
             self._day = _today()  # Some published prices begin on a day.
             self._prices = OrderedDict()
-        if self._path is None:
+        if not self._lists.reload():
             return False
-        stamp = _stamp(self._path)
-        if stamp == self._seen:
-            return False
-        self._seen = stamp
-        self._file = read_price_file(self._path)
         self._prices = OrderedDict()
         return True
 
     def _look_up(self, model: str, provider: str | None) -> Listed:
-        for source, one in (("override", self._file), ("corrections", self._corrections)):
-            entry = None if one is None else one.find(model, provider)
-            if entry is not None and one is not None:
-                return _listed(entry, source, one, provider)
-        if self._published is not None:
-            found = self._published.find(model, provider)
-            if found is not None:
-                return found
+        found = self._lists.find(model, provider)
+        if found is not None:
+            return found
         if self._unknown_model == "reject":
             raise UnpricedModel(model)
         if self._unknown_model == "free":
@@ -239,36 +221,6 @@ class Pricer:
         if power_level:
             words.append(f"{power_level} {self._level(power_level)}")
         return ", ".join(words)
-
-
-@cache
-def corrections() -> PriceFile:
-    """Where the published list of the package is known to be wrong: a file of the same format."""
-    name = "corrections.toml"
-    return parse_price_file(files("taximeter.meter.pricing").joinpath(name).read_bytes(), name)
-
-
-@cache
-def _published_prices() -> PublishedPrices | None:
-    try:
-        return PublishedPrices()
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "genai_prices":
-            raise
-        return None
-
-
-def _listed(entry: Entry, source: str, file: PriceFile, provider: str | None) -> Listed:
-    return Listed(entry.provider or provider or "", source, file.version, ((None, entry.sheet),))
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes when a file does; all zeros when there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return (0, 0, 0)
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 def _today() -> date:

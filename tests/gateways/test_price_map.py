@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from taximeter.meter.pricing import Pricer
-from taximeter.meter.pricing.litellm_map import price_file_text, read_map
+from taximeter.meter.pricing.file_text import price_file_text
+from taximeter.meter.pricing.litellm_map import read_map
 
 MILLICREDITS_PER_DOLLAR = 100_000
 
@@ -30,7 +31,7 @@ def compare(file: Path, tmp_path: Path) -> int:
     assert {*found.models, *found.left_out} == shipped.keys() - {"sample_spec"}
     assert all(found.left_out.values())
     path = tmp_path / "prices.toml"
-    path.write_text(price_file_text(found, "Imported"))
+    path.write_text(price_file_text(found.models, "Imported"))
     pricer = Pricer(price_file=path)
     compared = 0
     for model in found.models:

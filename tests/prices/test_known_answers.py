@@ -12,7 +12,7 @@ import pytest
 from support.known_answers import MILLICREDITS_PER_DOLLAR, table
 
 from taximeter.meter.pricing import Pricer
-from taximeter.meter.pricing.pricer import corrections
+from taximeter.meter.pricing.lists import corrections
 
 FILE = Path(__file__).parent / "known_answers.json"
 PRICER = Pricer()

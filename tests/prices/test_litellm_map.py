@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from taximeter.meter.pricing import PriceFileError, Pricer
+from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.files import parse_price_file
-from taximeter.meter.pricing.litellm_map import price_file_text, read_map
+from taximeter.meter.pricing.litellm_map import read_map
 from taximeter.meter.pricing.sheet import Rate, Sheet
 
 MAP = """{
@@ -66,7 +67,7 @@ FOUND = read_map(MAP.encode())
 
 
 def sheet(model: str) -> Sheet:
-    text = price_file_text(FOUND, "title")
+    text = price_file_text(FOUND.models, "title")
     return parse_price_file(text.encode(), "prices.toml").models[model].sheet
 
 
@@ -76,7 +77,7 @@ def prices(model: str) -> dict[str, str]:
 
 def test_scientific_notation_is_exact() -> None:
     assert prices("exact") == {"input": "0.15", "output": "0.6000000000000001"}
-    assert "1.5e" not in price_file_text(FOUND, "title")
+    assert "1.5e" not in price_file_text(FOUND.models, "title")
 
 
 def test_caches_limits_and_service_tiers() -> None:
@@ -162,7 +163,7 @@ def test_a_provider_at_a_time() -> None:
 
 def test_every_number_of_the_map_is_what_the_file_charges(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
-    path.write_text(price_file_text(FOUND, "title"))
+    path.write_text(price_file_text(FOUND.models, "title"))
     pricer = Pricer(price_file=path)
     for model, fields in json.loads(MAP, parse_float=Decimal).items():
         if model not in FOUND.models or "input_cost_per_token" not in fields:
