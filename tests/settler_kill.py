@@ -5,8 +5,14 @@ be cancelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager
 from typing import Any
+
+import asyncpg
+import redis.asyncio as redis_asyncio
+
+from taximeter.settler.stores import Stores
 
 
 class CutOff:
@@ -62,3 +68,17 @@ async def run_cut_off(cut: CutOff) -> bool:
     if not task.cancelled() and (error := task.exception()) is not None and not cut.reached:
         raise error
     return cut.reached
+
+
+@asynccontextmanager
+async def own_stores(
+    database_url: str, redis_url: str, prefix: str
+) -> AsyncIterator[tuple[Stores, asyncpg.Pool]]:
+    """Stores with connections of their own, as another process has them."""
+    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=3)
+    redis = redis_asyncio.Redis.from_url(redis_url)
+    try:
+        yield Stores(pool, redis, prefix), pool
+    finally:
+        pool.terminate()
+        await redis.aclose()

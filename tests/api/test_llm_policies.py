@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.callers import abort, nothing_open, open_stream, read_until, something_held
-from support.provider import STREAM_HEAD, USAGE, Asked, Provider, chat_answer
+from support.provider import STREAM_HEAD, USAGE, Asked, Provider, answer_after, chat_answer
 from support.waiting import eventually
 from support.world import CHAT, World
 
@@ -101,12 +101,7 @@ async def test_the_client_leaves_before_a_whole_answer(world: World, provider: P
     """The provider does the work to its end, so it is charged."""
     await world.funded()
     go_on = asyncio.Event()
-
-    async def script(asked: Asked) -> None:
-        await go_on.wait()
-        await asked.answer(chat_answer())
-
-    provider.script = script
+    provider.script = answer_after(go_on)
     raw = await open_stream(world, stream=False)
     asked = await asked_once(provider)
     abort(raw)

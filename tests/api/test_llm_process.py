@@ -12,7 +12,7 @@ import httpx
 import pytest
 from support.callers import nothing_open, open_request, read_until
 from support.processes import running, same_books
-from support.provider import USAGE, Asked, Provider, chat_answer
+from support.provider import USAGE, Asked, Provider, answer_after
 from support.waiting import eventually
 from support.world import CHAT, SHARDS, World
 
@@ -145,12 +145,7 @@ async def test_a_signal_while_an_answer_is_waited_for(world: World, provider: Pr
     """It is waited for, answered and charged."""
     await world.funded()
     go_on = asyncio.Event()
-
-    async def script(asked: Asked) -> None:
-        await go_on.wait()
-        await asked.answer(chat_answer())
-
-    provider.script = script
+    provider.script = answer_after(go_on)
     options = settings(world, provider, shutdown_grace_s=30)
     async with running("api", "--port", "0", **options) as api:
         raw = await open_request(api.url, world.token("ann"), BODY)
@@ -173,12 +168,7 @@ async def test_one_key_in_two_processes_calls_upstream_once(
     """Twenty at once: one is answered, and the others are told what became of it."""
     await world.funded()
     go_on = asyncio.Event()
-
-    async def script(asked: Asked) -> None:
-        await go_on.wait()
-        await asked.answer(chat_answer())
-
-    provider.script = script
+    provider.script = answer_after(go_on)
     options = settings(world, provider)
     headers = {**world.auth("ann"), "Idempotency-Key": "the same"}
     async with (

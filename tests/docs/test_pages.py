@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic_core import PydanticUndefined
 from redis.asyncio import Redis
+from support.programs import output_of
 from support.shard import ScriptedShard
 
 from taximeter.api.metering import MeteringSettings
@@ -82,16 +81,7 @@ async def test_the_readme_embeds_a_meter_that_works(redis: Redis, redis_url: str
     await shard.open()
     await shard.load("acme/ann", 1000)
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    finished = subprocess.run(  # noqa: ASYNC221 - the test has nothing else to do
-        [sys.executable, "-c", code],
-        env={**os.environ, "TAXIMETER_REDIS_URL": redis_url},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert "Balance(available=880, held=0)" in finished.stdout
+    assert "Balance(available=880, held=0)" in output_of(code, redis_url)
     assert await shard.account("acme/ann") == (880, 0, 1)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from redis.asyncio import Redis
+from support.programs import output_of
 from support.shard import ScriptedShard
 
 import taximeter.meter
@@ -25,16 +23,7 @@ async def test_the_program_prints_what_the_page_says(redis: Redis, redis_url: st
     await shard.load("acme/poor", 100)
     program = "\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
     [promised] = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
-    finished = subprocess.run(  # noqa: ASYNC221 - the test has nothing else to do
-        [sys.executable, "-c", program],
-        env={**os.environ, "TAXIMETER_REDIS_URL": redis_url},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout == promised
+    assert output_of(program, redis_url) == promised
 
 
 def test_every_error_is_in_the_table() -> None:

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-import asyncpg
 import pytest
-import redis.asyncio as redis_asyncio
-from settler_kill import CutOff, run_cut_off
+from settler_kill import CutOff, own_stores, run_cut_off
 from settler_world import World, eventually
 
 from taximeter.settler.guardian import guard
 from taximeter.settler.relay import relay
 from taximeter.settler.settle import settle_once, settle_shard
-from taximeter.settler.stores import Stores
 from taximeter.settler.trim import trim
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 SUSPENSIONS_MAX = 400
-
-
-@asynccontextmanager
-async def own_stores(
-    database_url: str, redis_url: str, prefix: str
-) -> AsyncIterator[tuple[Stores, asyncpg.Pool]]:
-    """Stores with connections of their own, as another process has them."""
-    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=3)
-    redis = redis_asyncio.Redis.from_url(redis_url)
-    try:
-        yield Stores(pool, redis, prefix), pool
-    finally:
-        pool.terminate()
-        await redis.aclose()
 
 
 @pytest.mark.parametrize("abrupt", [True, False], ids=["killed", "cancelled"])

@@ -6,14 +6,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-import asyncpg
 import pytest
-import redis.asyncio as redis_asyncio
-from settler_kill import CutOff, run_cut_off
+from settler_kill import CutOff, own_stores, run_cut_off
 from settler_moves import assert_history_adds_up, close, deallocation, pool_of, remove, transfer
 from settler_world import World
 
@@ -26,20 +23,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 SUSPENSIONS_MAX = 300
 NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)
 Work = Callable[[Stores], Coroutine[Any, Any, Any]]
-
-
-@asynccontextmanager
-async def own_stores(
-    database_url: str, redis_url: str, prefix: str
-) -> AsyncIterator[tuple[Stores, asyncpg.Pool]]:
-    """Stores with connections of their own, as another process has them."""
-    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=3)
-    redis = redis_asyncio.Redis.from_url(redis_url)
-    try:
-        yield Stores(pool, redis, prefix), pool
-    finally:
-        pool.terminate()
-        await redis.aclose()
 
 
 async def user(world: World, user_id: str, allocated: int) -> None:

@@ -171,3 +171,13 @@ def chat_answer(text: str = "Hello", usage: Any = USAGE, **fields: Any) -> dict[
         **fields,
     }
     return answer if usage is None else {**answer, "usage": usage}
+
+
+def answer_after(go_on: asyncio.Event) -> Script:
+    """Answers a chat whole, but not before this is set."""
+
+    async def script(asked: Asked) -> None:
+        await go_on.wait()
+        await asked.answer(chat_answer())
+
+    return script
