@@ -206,8 +206,8 @@ def create_sidecar(
     """Make the application.
 
     Without `pricer`, amounts must be given and not a model. `holds` says how much of an estimate is
-    held, which is all of it without. Without `keys`, anybody who can connect
-    may spend: serve it on loopback or on a Unix socket then.
+    held, which is all of it without. Without `keys`, anybody who can connect may spend: serve it on
+    loopback or on a Unix socket then.
     """
     return Sidecar(meter, pricer, keys, body_bytes_max, holds, forward_auth)
 
