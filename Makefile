@@ -29,7 +29,7 @@ bench: $(STAMP) ## Measure speed against its baselines on this machine; ARGS=--q
 	@$(BIN)/taximeter bench $(ARGS)
 
 test: $(STAMP) ## Run the tests on embedded servers, or on TAXIMETER_REDIS_URL and TAXIMETER_DATABASE_URL
-	$(BIN)/python -m pytest $(ARGS)
+	@.ci/test $(ARGS)
 
 chaos: $(STAMP) ## Break everything while credits are spent, then judge; SEED=1 MINUTES=5 and FAULTS=a,b choose
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)

@@ -2,7 +2,8 @@
 
 With TAXIMETER_REDIS_URL or TAXIMETER_DATABASE_URL set, that server is used and nothing is embedded
 for its part. Of a Redis only the database named in the URL is emptied; in a Postgres only databases
-that the tests made are dropped.
+that the tests made are dropped. TAXIMETER_REDIS_BINARY names another program to embed, such as
+Debian's redis-server.
 """
 
 from __future__ import annotations
@@ -25,13 +26,22 @@ from taximeter.api.migrate import migrate
 REDIS_URL_VARIABLE = "TAXIMETER_REDIS_URL"
 DATABASE_URL_VARIABLE = "TAXIMETER_DATABASE_URL"
 DEBIAN_REDIS = Path("/usr/bin/redis-server")
+TIMED = Path(__file__).parent / "bench"
 
 # The settings of whoever runs the tests must not decide whether they pass. The two URLs are taken
 # out as well, since a test that starts a process of ours says itself which servers it means.
 EXTERNAL_REDIS_URL = os.environ.get(REDIS_URL_VARIABLE)
+REDIS_BINARY = os.environ.get("TAXIMETER_REDIS_BINARY")
 EXTERNAL_DATABASE_URL = os.environ.get(DATABASE_URL_VARIABLE)
 for variable in [name for name in os.environ if name.startswith("TAXIMETER_")]:
     del os.environ[variable]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What compares timings must not share the machine with other tests."""
+    for item in items:
+        if item.path.is_relative_to(TIMED):
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +50,8 @@ def session_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     if EXTERNAL_REDIS_URL is not None:
         yield EXTERNAL_REDIS_URL
         return
-    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as server:
+    binary = None if REDIS_BINARY is None else Path(REDIS_BINARY)
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey"), binary=binary) as server:
         yield server.url
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import secrets
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,9 +34,16 @@ READY_S_MAX = 120.0
 def installed(wheel: Path) -> Path:
     """The interpreter of an environment with the pinned proxy and this wheel beside it.
 
-    The pinned packages stay for the next run; the wheel is put there anew. Skips, and says why,
-    when the package index cannot be reached.
+    The pinned packages stay for the next run; the wheel is put there anew when it is another one.
+    One process at a time does this. Skips, and says why, when the package index cannot be reached.
     """
+    ENVIRONMENT.parent.mkdir(parents=True, exist_ok=True)
+    with ENVIRONMENT.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _installed(wheel)
+
+
+def _installed(wheel: Path) -> Path:
     python = ENVIRONMENT / "bin" / "python"
     stamp = ENVIRONMENT / "installed"
     wanted = hashlib.sha256(PINS.read_bytes() + sys.version.encode()).hexdigest()
@@ -49,9 +58,20 @@ def installed(wheel: Path) -> Path:
                 + done.stderr.strip()[-500:]
             )
         stamp.write_text(wanted)
-    again = pip(python, "--no-deps", "--force-reinstall", wheel)
-    assert again.returncode == 0, again.stderr
+    content = _content(wheel)
+    beside = ENVIRONMENT / "wheel"
+    if not beside.exists() or beside.read_text() != content:
+        again = pip(python, "--no-deps", "--force-reinstall", wheel)
+        assert again.returncode == 0, again.stderr
+        beside.write_text(content)
     return python
+
+
+def _content(wheel: Path) -> str:
+    """What is in it, without the times at which it was put there."""
+    with zipfile.ZipFile(wheel) as archive:
+        (record,) = [name for name in archive.namelist() if name.endswith(".dist-info/RECORD")]
+        return archive.read(record).decode()
 
 
 def pip(python: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
