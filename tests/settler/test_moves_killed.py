@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from settler_kill import CutOff, own_stores, run_cut_off
 from settler_moves import assert_history_adds_up, close, deallocation, pool_of, remove, transfer
-from settler_world import World
+from settler_world import World, eventually
 
 from taximeter.settler.closing import Closed, close_all, expire
 from taximeter.settler.moves import move, undo_left
@@ -50,7 +50,15 @@ async def killed_at_every_await(
             died = await run_cut_off(cut)
         # Whatever it died in, nothing is free twice: the live side says so before anybody recovers.
         assert (await world.check()).holds, f"cut off at await {at}"
-        await undo_left(world.stores, grace_s=0)
+
+        async def nothing_left() -> bool:
+            # Postgres may take a moment to see that a session is gone, and to give up its locks.
+            await undo_left(world.stores, grace_s=0)
+            return not await world.pool.fetchval(
+                "SELECT count(*) FROM taximeter.moves WHERE state = 'pending'"
+            )
+
+        await eventually(nothing_left)
         await world.relay()
         yield user_id, died
         if not died:
