@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ def _note(mode: Mode, found: list[Outcome]) -> str:
 
 
 async def _round(folder: Path, mode: Mode, seconds: float) -> Outcome:
+    shutil.rmtree(folder, ignore_errors=True)  # A run that was killed leaves its data.
     with ExitStack() as stack:
 
         def started(name: str, *arguments: str) -> EmbeddedValkey:

@@ -4,6 +4,7 @@ accounts.
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import Final
 
@@ -36,7 +37,9 @@ async def run(servers: Servers) -> list[Figure]:
         pool = await open_deduction_pool(database_url)
         async with pool:
             await fund(pool, accounts)
-            with EmbeddedValkey(servers.data_dir / "reopen") as server:
+            folder = servers.data_dir / "reopen"
+            shutil.rmtree(folder, ignore_errors=True)  # A run that was killed leaves its data.
+            with EmbeddedValkey(folder) as server:
                 redis = Redis.from_url(server.url, socket_timeout=120.0)
                 stores = Stores(pool, redis, servers.prefix)
                 await ensure_shards(stores, 1)
