@@ -26,7 +26,7 @@ CALLERS: Final = 100
 AMOUNT: Final = 1
 _REPLICA_S_MAX: Final = 20.0
 
-Disaster = Literal["restarted", "replica promoted", "both killed, replica restarted"]
+Disaster = Literal["restarted", "primary lost, replica left", "both killed, replica restarted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ MODES: Final = (
     Mode(BASELINE, "restarted"),
     Mode("M2", "restarted", appendfsync="always"),
     Mode("M2 by fsync wait", "restarted", commit_wait="fsync"),
-    Mode("M3", "replica promoted"),
-    Mode("M4", "replica promoted", commit_wait="replica"),
+    Mode("M3", "primary lost, replica left"),
+    Mode("M4", "primary lost, replica left", commit_wait="replica"),
     Mode(
         "M5",
         "both killed, replica restarted",
