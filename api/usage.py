@@ -52,7 +52,10 @@ class Scope:
 
     async def by_user(self, conn: Connection, limit: int) -> list[Record]:
         """By user, at most `limit`. Not for a scope of one user."""
-        return await conn.fetch(USAGE["usage_by_user"], *self._organization, limit)
+        scope = (self.org_id, self.first, self.last, limit)
+        if self.service_type is None:
+            return await conn.fetch(USAGE["usage_by_user"], *scope)
+        return await conn.fetch(USAGE["usage_by_user_of_service"], *scope, self.service_type)
 
     @property
     def _organization(self) -> tuple[str, date, date, str | None]:

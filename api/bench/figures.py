@@ -19,7 +19,7 @@ from taximeter.api.bench.harness import BenchFailed, Figure, Target, percentile,
 from taximeter.api.bench.history import History, history_size, make_history
 from taximeter.api.bench.servers import Servers
 from taximeter.api.queries import CREDITS, DASHBOARDS, IDENTITY, USAGE
-from taximeter.api.routes.overview import CANDIDATES_FIRST, TOP_MAX
+from taximeter.api.routes.overview import TOP_MAX, TREND_DAYS
 from taximeter.api.routes.usage import ROWS_MAX
 from taximeter.api.usage import last_days
 from taximeter.settler.check import check
@@ -48,11 +48,11 @@ class Question:
 
 def usage_steps(org_id: str, _: str) -> list[Step]:
     """A report of 30 days, as the API asks for it."""
-    scope = (org_id, *last_days(), None)
+    scope = (org_id, *last_days())
     return [
-        (USAGE["usage_by_service"], scope),
+        (USAGE["usage_by_service"], (*scope, None)),
         (USAGE["usage_by_user"], (*scope, ROWS_MAX)),
-        (USAGE["usage_by_period"], (*scope, "day")),
+        (USAGE["usage_by_period"], (*scope, None, "day")),
     ]
 
 
@@ -61,8 +61,8 @@ def overview_steps(_: str, __: str) -> list[Step]:
     return [
         (DASHBOARDS["system_metrics"], ()),
         (DASHBOARDS["subscription_distribution"], ()),
-        (DASHBOARDS["top_organizations"], (*last_days(), TOP_MAX, CANDIDATES_FIRST)),
-        (DASHBOARDS["usage_trend"], last_days(7)),
+        (DASHBOARDS["top_organizations"], (*last_days(), TOP_MAX)),
+        (DASHBOARDS["usage_trend"], last_days(TREND_DAYS)),
     ]
 
 

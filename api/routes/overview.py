@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
 
 from asyncpg import Record
 from fastapi import APIRouter
@@ -14,12 +13,10 @@ from taximeter.api.exact import ExactRoute, credits_of
 from taximeter.api.queries import DASHBOARDS
 from taximeter.api.usage import last_days
 from taximeter.api.views import FromBooks
-from taximeter.settler.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=ExactRoute)
 
 TOP_MAX = 10
-CANDIDATES_FIRST = 50
 TREND_DAYS = 7
 
 
@@ -95,7 +92,7 @@ async def get_system_overview(admin: SystemAdminDep, services: ServicesDep) -> S
     ):
         metrics = (await conn.fetch(DASHBOARDS["system_metrics"]))[0]
         plans = await conn.fetch(DASHBOARDS["subscription_distribution"])
-        top = await top_organizations(conn, *last_days())
+        top = await conn.fetch(DASHBOARDS["top_organizations"], *last_days(), TOP_MAX)
         trend = await conn.fetch(DASHBOARDS["usage_trend"], *last_days(TREND_DAYS))
     return SystemOverview(
         as_of=books.as_of,
@@ -124,23 +121,6 @@ async def get_system_overview(admin: SystemAdminDep, services: ServicesDep) -> S
             ]
         ),
     )
-
-
-async def top_organizations(conn: Connection, first: dt.date, last: dt.date) -> list[Record]:
-    """The organisations that used most from `first` to `last` day, exactly.
-
-    Those with the highest bounds are added up; more of them, as long as one that was left out could
-    belong to the answer.
-    """
-    candidates = CANDIDATES_FIRST
-    while True:
-        arguments: tuple[Any, ...] = (first, last, TOP_MAX, candidates)
-        found = await conn.fetch(DASHBOARDS["top_organizations"], *arguments)
-        left_out = found[0]["others_at_most"]
-        rows = [row for row in found if row["org_id"] is not None]
-        if left_out == 0 or (len(rows) == TOP_MAX and rows[-1]["credits_used"] >= left_out):
-            return rows
-        candidates *= 8
 
 
 def _top(row: Record) -> TopOrganization:

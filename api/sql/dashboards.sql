@@ -38,60 +38,35 @@ GROUP BY plan_code
 ORDER BY mrr DESC, plan_code;
 
 -- name: usage_trend
--- Why: what the whole system used, day by day in UTC; a day without usage is there with zeros.
+-- Why: what the whole system used, day by day in UTC; a day without usage is there with zeros. A day is read from the running
+-- totals of its month: a row an organisation.
 -- $1 first day, $2 last day
 SELECT
     day::date AS day,
-    coalesce(usage.requests, 0)::bigint AS requests,
-    coalesce(usage.credits_used, 0)::bigint AS credits_used
+    coalesce(sum(taximeter.used_between(monthly.requests_to_day, monthly.month, day::date, day::date)), 0)::bigint AS requests,
+    coalesce(sum(taximeter.used_between(monthly.credits_to_day, monthly.month, day::date, day::date)), 0)::bigint AS credits_used
 FROM generate_series($1::date::timestamp, $2::date::timestamp, interval '1 day') AS day
-LEFT JOIN (
-    SELECT by_org.day AS used_on, sum(by_org.requests) AS requests, sum(by_org.credits_used) AS credits_used
-    FROM taximeter.usage_daily_by_org AS by_org
-    WHERE by_org.day BETWEEN $1 AND $2
-    GROUP BY by_org.day
-) AS usage ON usage.used_on = day::date
+LEFT JOIN taximeter.usage_monthly_by_org AS monthly ON monthly.month = date_trunc('month', day)::date
+GROUP BY day
 ORDER BY day;
 
 -- name: top_organizations
--- Why: the organisations that used most over a range of days, without adding up every organisation day by day: the months that
---      the range touches bound what an organisation can have used in it, and only those with the highest bounds are
---      added up. others_at_most is the bound of the best one left out: the answer is right when the last row has as much.
---      Without any usage the one row has no organisation.
--- $1 first day, $2 last day, $3 how many, $4 how many to add up
-WITH bounded AS (
-    SELECT org_id, sum(credits_used)::bigint AS at_most
+-- Why: the organisations that used most over a range of days, from the running totals of the months.
+-- $1 first day, $2 last day, $3 how many
+WITH usage AS (
+    SELECT
+        org_id,
+        sum(taximeter.used_between(requests_to_day, month, $1, $2))::bigint AS requests,
+        sum(taximeter.used_between(credits_to_day, month, $1, $2))::bigint AS credits_used
     FROM taximeter.usage_monthly_by_org
-    WHERE month BETWEEN date_trunc('month', $1::date::timestamp)::date AND $2
+    WHERE month BETWEEN date_trunc('month', $1::date::timestamp)::date AND $2::date
     GROUP BY org_id
-),
-
-candidates AS (
-    SELECT org_id, at_most, row_number() OVER (ORDER BY at_most DESC, org_id) AS place
-    FROM bounded
-    ORDER BY at_most DESC, org_id
-    LIMIT $4 + 1
-),
-
-added_up AS (
-    SELECT candidates.org_id, usage.requests, usage.credits_used
-    FROM candidates
-    CROSS JOIN LATERAL (
-        SELECT sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
-        FROM taximeter.usage_daily_by_org AS daily
-        WHERE daily.org_id = candidates.org_id AND daily.day BETWEEN $1 AND $2
-    ) AS usage
-    WHERE candidates.place <= $4 AND usage.requests > 0
-    ORDER BY usage.credits_used DESC, candidates.org_id
-    LIMIT $3
 )
 
 SELECT
-    added_up.org_id, added_up.requests, added_up.credits_used,
-    organizations.org_name, subscriptions.plan_code, subscriptions.monthly_price, subscriptions.status,
-    rest.others_at_most
-FROM (SELECT coalesce(max(at_most), 0) AS others_at_most FROM candidates WHERE place > $4) AS rest
-LEFT JOIN added_up ON true
-LEFT JOIN organizations ON organizations.id = added_up.org_id
-LEFT JOIN organization_subscriptions AS subscriptions ON subscriptions.org_id = added_up.org_id
-ORDER BY added_up.credits_used DESC, added_up.org_id;
+    usage.org_id, usage.requests, usage.credits_used,
+    organizations.org_name, subscriptions.plan_code, subscriptions.monthly_price, subscriptions.status
+FROM (SELECT * FROM usage WHERE requests > 0 ORDER BY credits_used DESC, org_id LIMIT $3) AS usage
+LEFT JOIN organizations ON organizations.id = usage.org_id
+LEFT JOIN organization_subscriptions AS subscriptions ON subscriptions.org_id = usage.org_id
+ORDER BY usage.credits_used DESC, usage.org_id;

@@ -33,14 +33,28 @@ HAVING sum(requests) <> 0
 ORDER BY period;
 
 -- name: usage_by_user
--- Why: as above, by user. At most $5 rows, those who used most.
--- $1 org_id, $2 first day, $3 last day, $4 service_type or null, $5 limit
+-- Why: as above, by user, from the running totals of the months: a row a user and month. At most $4 rows, those who used most.
+-- $1 org_id, $2 first day, $3 last day, $4 limit
+SELECT
+    user_id AS name,
+    sum(taximeter.used_between(requests_to_day, month, $2, $3))::bigint AS requests,
+    sum(taximeter.used_between(credits_to_day, month, $2, $3))::bigint AS credits_used
+FROM taximeter.usage_monthly_by_user
+WHERE org_id = $1 AND month BETWEEN date_trunc('month', $2::date::timestamp)::date AND $3::date
+GROUP BY user_id
+HAVING sum(taximeter.used_between(requests_to_day, month, $2, $3)) <> 0
+ORDER BY credits_used DESC, name
+LIMIT $4;
+
+-- name: usage_by_user_of_service
+-- Why: the same of one kind of service, which the months do not tell apart.
+-- $1 org_id, $2 first day, $3 last day, $4 limit, $5 service_type
 SELECT user_id AS name, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
 FROM taximeter.usage_daily
-WHERE org_id = $1 AND day BETWEEN $2 AND $3 AND ($4::text IS NULL OR service_type = $4)
+WHERE org_id = $1 AND day BETWEEN $2 AND $3 AND service_type = $5
 GROUP BY user_id
 ORDER BY credits_used DESC, name
-LIMIT $5;
+LIMIT $4;
 
 -- name: own_usage_by_service
 -- Why: settled usage of one user in an organisation, by kind of service.

@@ -80,16 +80,38 @@ HAVING sum(requests) <> 0 OR sum(credits) <> 0
 
 -- name: rollup_by_month_is_that_by_day
 -- invariant: I2
--- fires: one of the rollups of organisations was edited.
-SELECT format('%s in %s: the months have %s more requests and %s more millicredits than their days',
-              org_id, to_char(month, 'YYYY-MM'), sum(requests), sum(credits)) AS violation
-  FROM (SELECT org_id, month, requests, credits_used AS credits FROM taximeter.usage_monthly_by_org
+-- fires: one of the rollups of organisations was edited. Running totals are compared by day: each less the one before it.
+SELECT format('%s on %s: the months have %s more requests and %s more millicredits than their days',
+              org_id, day, sum(requests), sum(credits)) AS violation
+  FROM (SELECT org_id, month + nth::integer - 1 AS day, requests_to - requests_before AS requests,
+               credits_to - credits_before AS credits
+          FROM taximeter.usage_monthly_by_org,
+               unnest(requests_to_day, 0::bigint || requests_to_day[:30], credits_to_day, 0::bigint || credits_to_day[:30])
+               WITH ORDINALITY AS totals (requests_to, requests_before, credits_to, credits_before, nth)
+         WHERE (requests_to, credits_to) <> (requests_before, credits_before)
         UNION ALL
-        SELECT org_id, date_trunc('month', day::timestamp)::date, -requests, -credits_used
-          FROM taximeter.usage_daily_by_org) AS terms
- GROUP BY org_id, month
+        SELECT org_id, day, -requests, -credits_used FROM taximeter.usage_daily_by_org) AS terms
+ GROUP BY org_id, day
 HAVING sum(requests) <> 0 OR sum(credits) <> 0
- ORDER BY org_id, month
+ ORDER BY org_id, day
+ LIMIT 21
+
+-- name: rollup_by_user_and_month_is_that_by_day
+-- invariant: I2
+-- fires: one of the rollups of users was edited.
+SELECT format('%s/%s on %s: the months have %s more requests and %s more millicredits than their days',
+              org_id, user_id, day, sum(requests), sum(credits)) AS violation
+  FROM (SELECT org_id, user_id, month + nth::integer - 1 AS day, requests_to - requests_before AS requests,
+               credits_to - credits_before AS credits
+          FROM taximeter.usage_monthly_by_user,
+               unnest(requests_to_day, 0::bigint || requests_to_day[:30], credits_to_day, 0::bigint || credits_to_day[:30])
+               WITH ORDINALITY AS totals (requests_to, requests_before, credits_to, credits_before, nth)
+         WHERE (requests_to, credits_to) <> (requests_before, credits_before)
+        UNION ALL
+        SELECT org_id, user_id, day, -requests, -credits_used FROM taximeter.usage_daily) AS terms
+ GROUP BY org_id, user_id, day
+HAVING sum(requests) <> 0 OR sum(credits) <> 0
+ ORDER BY org_id, user_id, day
  LIMIT 21
 
 -- name: pool_allocated_is_its_allocations

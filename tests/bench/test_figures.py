@@ -25,7 +25,7 @@ from taximeter.settler.stores import Stores
 HISTORY = History(rows=120_000, organisations=300, members_of_largest=200, batches=24)
 
 LARGE = re.compile(
-    r"attribution_\w+|charged_requests|usage_daily\w*|accounts|account_entries"
+    r"attribution_\w+|charged_requests|usage_daily\w*|usage_monthly_by_user|accounts|account_entries"
     r"|user_credit_allocations|organization_members"
 )
 """Tables that grow with usage and with users."""

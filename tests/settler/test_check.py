@@ -103,6 +103,19 @@ PLANTED = {
         by_sql("UPDATE organization_credit_pools SET used_credits = used_credits + 1"),
     ),
     "I2 rollup": ("I2", by_sql("UPDATE taximeter.usage_daily SET requests = requests + 1")),
+    "I2 month of a user": (
+        "I2",
+        by_sql(
+            "UPDATE taximeter.usage_monthly_by_user SET credits_to_day[1] = credits_to_day[1] + 1"
+            " WHERE user_id = 'ann'"
+        ),
+    ),
+    "I2 month of an organisation": (
+        "I2",
+        by_sql(
+            "UPDATE taximeter.usage_monthly_by_org SET requests_to_day[30] = requests_to_day[31]+1"
+        ),
+    ),
     "I2 attribution": (
         "I2",
         by_sql("DELETE FROM credit_usage_attribution WHERE request_id = 'r1' AND org_id = 'acme'"),

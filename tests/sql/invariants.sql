@@ -58,6 +58,32 @@ SELECT *
                FROM taximeter.usage_daily_by_org GROUP BY 1, 2) AS days USING (org_id, month)
  WHERE (requests, credits) IS DISTINCT FROM (counted, summed);
 
+-- name: running totals of organisations are sums of days, each from its first
+SELECT months.org_id, months.month, nth
+  FROM (SELECT org_id, month FROM taximeter.usage_monthly_by_org GROUP BY 1, 2) AS months, generate_series(1, 31) AS nth,
+       LATERAL (SELECT sum(m.requests_to_day[nth]) AS requests, sum(m.credits_to_day[nth]) AS credits
+                  FROM taximeter.usage_monthly_by_org AS m WHERE (m.org_id, m.month) = (months.org_id, months.month)) AS kept,
+       LATERAL (SELECT coalesce(sum(d.requests), 0) AS requests, coalesce(sum(d.credits_used), 0) AS credits
+                  FROM taximeter.usage_daily_by_org AS d
+                 WHERE d.org_id = months.org_id AND d.day >= months.month
+                   AND d.day < least(months.month + nth, months.month + interval '1 month')) AS counted
+ WHERE (kept.requests, kept.credits) IS DISTINCT FROM (counted.requests, counted.credits);
+
+-- name: running totals of users are sums of days, each from its first
+SELECT org_id, month, user_id, nth
+  FROM taximeter.usage_monthly_by_user AS m, generate_series(1, 31) AS nth,
+       LATERAL (SELECT coalesce(sum(d.requests), 0) AS requests, coalesce(sum(d.credits_used), 0) AS credits
+                  FROM taximeter.usage_daily AS d
+                 WHERE d.org_id = m.org_id AND d.user_id = m.user_id AND d.day >= m.month
+                   AND d.day < least(m.month + nth, m.month + interval '1 month')) AS counted
+ WHERE (m.requests_to_day[nth], m.credits_to_day[nth]) IS DISTINCT FROM (counted.requests, counted.credits);
+
+-- name: every month of a user has its running totals
+SELECT DISTINCT org_id, user_id, date_trunc('month', day::timestamp)::date
+  FROM taximeter.usage_daily
+EXCEPT
+SELECT org_id, user_id, month FROM taximeter.usage_monthly_by_user;
+
 -- name: every attributed request is a charged request of the same user
 SELECT u.org_id, u.request_id
   FROM credit_usage_attribution AS u

@@ -145,6 +145,10 @@ BEGIN
 END;
 $_$;
 
+CREATE FUNCTION taximeter.add_totals(totals bigint[], others bigint[]) RETURNS bigint[]
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN ARRAY(SELECT (pair.one + pair.other) FROM UNNEST(add_totals.totals, add_totals.others) pair(one, other));
+
 CREATE TABLE taximeter.usage_daily_by_org (
     org_id text NOT NULL,
     day date NOT NULL,
@@ -166,14 +170,17 @@ CREATE FUNCTION taximeter.add_usage_by_org(changes taximeter.usage_daily_by_org[
     WITH change AS MATERIALIZED (
         SELECT * FROM unnest(changes)
     ), months AS (
-        INSERT INTO taximeter.usage_monthly_by_org AS monthly (org_id, month, writer, requests, credits_used)
-        SELECT org_id, date_trunc('month', day::timestamp)::date, writer, sum(requests)::bigint, sum(credits_used)::bigint
-          FROM change
+        INSERT INTO taximeter.usage_monthly_by_org AS monthly (org_id, month, writer, requests_to_day, credits_to_day)
+        SELECT org_id, date_trunc('month', day::timestamp)::date, writer,
+               taximeter.sum_totals(taximeter.totals_from(day, requests)),
+               taximeter.sum_totals(taximeter.totals_from(day, credits_used))
+          FROM (SELECT org_id, day, writer, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+                  FROM change GROUP BY 1, 2, 3) AS by_day
          GROUP BY 1, 2, 3
          ORDER BY 2, 1, 3
         ON CONFLICT (month, org_id, writer) DO UPDATE
-           SET requests = monthly.requests + EXCLUDED.requests,
-               credits_used = monthly.credits_used + EXCLUDED.credits_used
+           SET requests_to_day = taximeter.add_totals(monthly.requests_to_day, EXCLUDED.requests_to_day),
+               credits_to_day = taximeter.add_totals(monthly.credits_to_day, EXCLUDED.credits_to_day)
     )
     INSERT INTO taximeter.usage_daily_by_org AS daily
            (org_id, day, service_type, service_name, writer, requests, credits_used)
@@ -901,6 +908,10 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.totals_from(day date, amount bigint) RETURNS bigint[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (array_fill((0)::bigint, ARRAY[((EXTRACT(day FROM day))::integer - 1)]) || array_fill(amount, ARRAY[(32 - (EXTRACT(day FROM day))::integer)]));
+
 CREATE FUNCTION taximeter.usage_deleted() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -914,15 +925,27 @@ BEGIN
                count(*) AS requests, sum(credits_used)::bigint AS credits_used
           FROM deleted
          GROUP BY 1, 2, 3, 4, 5
+    ), days AS (
+        UPDATE taximeter.usage_daily AS daily
+           SET requests = daily.requests - gone.requests, credits_used = daily.credits_used - gone.credits_used
+          FROM gone
+         WHERE (daily.org_id, daily.user_id, daily.service_type, daily.service_name, daily.day)
+             = (gone.org_id, gone.user_id, gone.service_type, gone.service_name, gone.day)
     )
-    UPDATE taximeter.usage_daily AS daily
-       SET requests = daily.requests - gone.requests, credits_used = daily.credits_used - gone.credits_used
-      FROM gone
-     WHERE (daily.org_id, daily.user_id, daily.service_type, daily.service_name, daily.day)
-         = (gone.org_id, gone.user_id, gone.service_type, gone.service_name, gone.day);
+    UPDATE taximeter.usage_monthly_by_user AS monthly
+       SET requests_to_day = taximeter.add_totals(monthly.requests_to_day, less.requests_to_day),
+           credits_to_day = taximeter.add_totals(monthly.credits_to_day, less.credits_to_day)
+      FROM (SELECT org_id, date_trunc('month', day::timestamp)::date AS month, user_id,
+                   taximeter.sum_totals(taximeter.totals_from(day, -requests)) AS requests_to_day,
+                   taximeter.sum_totals(taximeter.totals_from(day, -credits_used)) AS credits_to_day
+              FROM gone GROUP BY 1, 2, 3) AS less
+     WHERE (monthly.org_id, monthly.month, monthly.user_id) = (less.org_id, less.month, less.user_id);
     DELETE FROM taximeter.usage_daily AS daily
      USING (SELECT DISTINCT org_id, user_id FROM deleted) AS gone
      WHERE daily.org_id = gone.org_id AND daily.user_id = gone.user_id AND daily.requests = 0;
+    DELETE FROM taximeter.usage_monthly_by_user AS monthly
+     USING (SELECT DISTINCT org_id, user_id FROM deleted) AS gone
+     WHERE monthly.org_id = gone.org_id AND monthly.user_id = gone.user_id AND monthly.requests_to_day[31] = 0;
     PERFORM taximeter.add_usage_by_org(array_agg(
                ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
                ::taximeter.usage_daily_by_org))
@@ -954,19 +977,38 @@ DECLARE
         ELSE 2 END;
     changes   taximeter.usage_daily_by_org[];
 BEGIN
-    -- Sorted, so that two statements at once meet on the rows of the rollup in the same order.
+    IF by_writer = 2 THEN
+        -- Usage without a charge was written by hand: the books say so instead of not adding up. The accounts come first, as
+        -- everywhere: whoever has an account's row has the rows of its rollups to himself.
+        PERFORM taximeter.note_used_by_hand(org_id, user_id, -credits_used)
+           FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
+                   FROM inserted GROUP BY 1, 2 ORDER BY 1, 2) AS by_account;
+    END IF;
+    -- Sorted, so that two statements at once meet on the rows of the rollups in the same order.
     WITH by_account AS MATERIALIZED (
         SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day,
                count(*) AS requests, sum(credits_used)::bigint AS credits_used
           FROM inserted
          GROUP BY 1, 2, 3, 4, 5
-    ), added AS (
+    ), days AS (
         INSERT INTO taximeter.usage_daily AS daily
                (org_id, user_id, service_type, service_name, day, requests, credits_used)
         SELECT * FROM by_account ORDER BY 1, 2, 3, 4, 5
         ON CONFLICT (org_id, user_id, service_type, service_name, day) DO UPDATE
            SET requests = daily.requests + EXCLUDED.requests,
                credits_used = daily.credits_used + EXCLUDED.credits_used
+    ), months AS (
+        INSERT INTO taximeter.usage_monthly_by_user AS monthly (org_id, month, user_id, requests_to_day, credits_to_day)
+        SELECT org_id, date_trunc('month', day::timestamp)::date, user_id,
+               taximeter.sum_totals(taximeter.totals_from(day, requests)),
+               taximeter.sum_totals(taximeter.totals_from(day, credits_used))
+          FROM (SELECT org_id, user_id, day, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+                  FROM by_account GROUP BY 1, 2, 3) AS by_day
+         GROUP BY 1, 2, 3
+         ORDER BY 1, 2, 3
+        ON CONFLICT (org_id, month, user_id) DO UPDATE
+           SET requests_to_day = taximeter.add_totals(monthly.requests_to_day, EXCLUDED.requests_to_day),
+               credits_to_day = taximeter.add_totals(monthly.credits_to_day, EXCLUDED.credits_to_day)
     )
     SELECT array_agg(ROW(org_id, day, service_type, service_name, by_writer, requests, credits_used)
                      ::taximeter.usage_daily_by_org)
@@ -976,12 +1018,6 @@ BEGIN
               FROM by_account
              GROUP BY 1, 2, 3, 4) AS by_org;
     PERFORM taximeter.add_usage_by_org(changes);
-    IF by_writer = 2 THEN
-        -- Usage without a charge was written by hand: the books say so instead of not adding up.
-        PERFORM taximeter.note_used_by_hand(org_id, user_id, -credits_used)
-           FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
-                   FROM inserted GROUP BY 1, 2 ORDER BY 1, 2) AS by_account;
-    END IF;
     RETURN NULL;
 END;
 $$;
@@ -1003,6 +1039,10 @@ CREATE FUNCTION taximeter.usage_months() RETURNS TABLE(month date, partition tex
       FROM partitions FULL JOIN totals USING (month) LEFT JOIN taximeter.dropped_months AS gone USING (month)
      ORDER BY month;
 $_$;
+
+CREATE FUNCTION taximeter.used_between(totals bigint[], month date, first date, last date) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((totals)[LEAST(((last - month) + 1), 31)] - COALESCE((totals)[(first - month)], (0)::bigint));
 
 CREATE FUNCTION taximeter.was_charged(org text, usr text, request text, millicredits bigint) RETURNS boolean
     LANGUAGE plpgsql STABLE
@@ -1027,6 +1067,12 @@ BEGIN
     RETURN true;
 END;
 $$;
+
+CREATE AGGREGATE taximeter.sum_totals(bigint[]) (
+    SFUNC = taximeter.add_totals,
+    STYPE = bigint[],
+    PARALLEL = safe
+);
 
 CREATE TABLE public.credit_usage_attribution (
     id bigint NOT NULL,
@@ -1379,12 +1425,32 @@ CREATE TABLE taximeter.usage_monthly_by_org (
     org_id text NOT NULL,
     month date NOT NULL,
     writer smallint NOT NULL,
-    requests bigint NOT NULL,
-    credits_used bigint NOT NULL,
+    requests_to_day bigint[] NOT NULL,
+    credits_to_day bigint[] NOT NULL,
+    requests bigint GENERATED ALWAYS AS (requests_to_day[31]) STORED,
+    credits_used bigint GENERATED ALWAYS AS (credits_to_day[31]) STORED,
+    CONSTRAINT credits_have_31_days CHECK ((cardinality(credits_to_day) = 31)),
     CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric)),
+    CONSTRAINT requests_have_31_days CHECK ((cardinality(requests_to_day) = 31)),
     CONSTRAINT writer_is_known CHECK ((writer = ANY (ARRAY[0, 1, 2])))
 )
 WITH (fillfactor='70');
+
+COMMENT ON COLUMN taximeter.usage_monthly_by_org.credits_to_day IS 'As that of usage_monthly_by_user.';
+
+CREATE TABLE taximeter.usage_monthly_by_user (
+    org_id text NOT NULL,
+    month date NOT NULL,
+    user_id text NOT NULL,
+    requests_to_day bigint[] NOT NULL,
+    credits_to_day bigint[] NOT NULL,
+    CONSTRAINT credits_have_31_days CHECK ((cardinality(credits_to_day) = 31)),
+    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric)),
+    CONSTRAINT requests_have_31_days CHECK ((cardinality(requests_to_day) = 31))
+)
+WITH (fillfactor='70');
+
+COMMENT ON COLUMN taximeter.usage_monthly_by_user.credits_to_day IS 'Element d: from the first of the month to its d-th day, UTC.';
 
 CREATE TABLE taximeter.users (
     user_id text NOT NULL,
@@ -1504,6 +1570,9 @@ ALTER TABLE ONLY taximeter.usage_daily
 ALTER TABLE ONLY taximeter.usage_monthly_by_org
     ADD CONSTRAINT usage_monthly_by_org_pkey PRIMARY KEY (month, org_id, writer);
 
+ALTER TABLE ONLY taximeter.usage_monthly_by_user
+    ADD CONSTRAINT usage_monthly_by_user_pkey PRIMARY KEY (org_id, month, user_id);
+
 ALTER TABLE ONLY taximeter.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (user_id);
 
@@ -1551,8 +1620,6 @@ CREATE INDEX moves_pending ON taximeter.moves USING btree (created_at) WHERE (st
 CREATE UNIQUE INDEX one_move_per_key ON taximeter.moves USING btree (org_id, kind, idempotency_key) WHERE ((idempotency_key IS NOT NULL) AND (state = ANY (ARRAY['pending'::text, 'done'::text])));
 
 CREATE INDEX settled_batches_by_time ON taximeter.settled_batches USING btree (settled_at);
-
-CREATE INDEX usage_daily_by_org_by_day ON taximeter.usage_daily_by_org USING btree (day);
 
 CREATE INDEX usage_daily_by_org_day ON taximeter.usage_daily USING btree (org_id, day);
 
@@ -1611,6 +1678,8 @@ CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_user FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
 ALTER TABLE ONLY public.user_credit_allocations
     ADD CONSTRAINT allocation_has_a_pool FOREIGN KEY (org_id) REFERENCES public.organization_credit_pools(org_id) ON DELETE RESTRICT;

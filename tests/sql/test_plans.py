@@ -19,11 +19,22 @@ EXPECTED = {
     " WHERE org_id = 'org7' AND request_id = 'r33'",
     "usage_daily_by_org_day": "SELECT sum(credits_used) FROM taximeter.usage_daily"
     " WHERE org_id = 'org7' AND day >= current_date - 30",
-    "usage_daily_by_org_by_day": "SELECT sum(credits_used) FROM taximeter.usage_daily_by_org"
-    " WHERE day >= current_date - 7",
+    "usage_monthly_by_user_pkey": "SELECT user_id, credits_to_day[31]"
+    " FROM taximeter.usage_monthly_by_user"
+    " WHERE org_id = 'org7' AND month >= current_date - 60",
     "idx_members_user": "SELECT org_id FROM organization_members"
     " WHERE user_id = 'u33' ORDER BY created_at LIMIT 1",
 }
+
+REWRITTEN = (
+    "user_credit_allocations",
+    "organization_credit_pools",
+    "usage_daily",
+    "usage_daily_by_org",
+    "usage_monthly_by_org",
+    "usage_monthly_by_user",
+)
+"""Tables whose rows of today every settle changes."""
 
 
 async def test_each_hot_query_uses_its_index(books: Books) -> None:
@@ -62,7 +73,7 @@ async def test_used_credits_move_without_touching_an_index(books: Books) -> None
                 await conn.execute("SELECT deduct_credits('org', 'ann', 1, 's', 'm', NULL, '{}')")
         await conn.execute("SELECT pg_stat_force_next_flush()")
         await conn.execute("SELECT 1")
-    for table in ("user_credit_allocations", "organization_credit_pools", "usage_daily"):
+    for table in REWRITTEN:
         updated, heap_only = await books.row(
             "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = $1", table
         ) or (0, 0)
