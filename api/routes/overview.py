@@ -93,15 +93,16 @@ async def get_system_overview(admin: SystemAdminDep, services: ServicesDep) -> S
         metrics = (await conn.fetch(DASHBOARDS["system_metrics"]))[0]
         plans = await conn.fetch(DASHBOARDS["subscription_distribution"])
         top = await conn.fetch(DASHBOARDS["top_organizations"], *last_days(), TOP_MAX)
-        trend = await conn.fetch(DASHBOARDS["usage_trend"], *last_days(TREND_DAYS))
+        trend = await conn.fetch(DASHBOARDS["usage_trend"], last_days(TREND_DAYS)[0])
+    mrr = sum(row["mrr"] for row in plans)
     return SystemOverview(
         as_of=books.as_of,
         complete=books.complete,
         metrics=Metrics(
             total_organizations=metrics["organizations"],
-            active_subscriptions=metrics["active_subscriptions"],
-            total_mrr=float(metrics["mrr"]),
-            total_arr=float(12 * metrics["mrr"]),
+            active_subscriptions=sum(row["subscriptions"] for row in plans),
+            total_mrr=float(mrr),
+            total_arr=float(12 * mrr),
             total_credits_allocated=credits_of(metrics["allocated_credits"]),
             total_credits_used=credits_of(metrics["used_credits"]),
         ),
