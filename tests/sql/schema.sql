@@ -978,8 +978,8 @@ DECLARE
     changes   taximeter.usage_daily_by_org[];
 BEGIN
     IF by_writer = 2 THEN
-        -- Usage without a charge was written by hand: the books say so instead of not adding up. The accounts come first, as
-        -- everywhere: whoever has an account's row has the rows of its rollups to himself.
+        -- Usage without a charge was written by hand: the books say so instead of not adding up. Accounts come before rollups, as
+        -- everywhere.
         PERFORM taximeter.note_used_by_hand(org_id, user_id, -credits_used)
            FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
                    FROM inserted GROUP BY 1, 2 ORDER BY 1, 2) AS by_account;
