@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from taximeter.meter import (
     AccountNotFound,
+    AdmissionPaused,
     InsufficientCredits,
     InvalidRequest,
     MeterError,
@@ -124,6 +125,8 @@ def from_meter(error: MeterError) -> ApiError:
             return ApiError(404, str(error))
         case ShardFenced():
             reason = "fenced"
+        case AdmissionPaused():
+            reason = {"drain": "maintenance"}.get(error.reason, error.reason)
         case StoreOutOfMemory():
             reason = "store_out_of_memory"
         case Overloaded():

@@ -11,11 +11,29 @@ from pydantic import Field, field_validator, model_validator
 from taximeter.meter import MeterSettings
 from taximeter.meter.credit_line import CreditLines
 from taximeter.meter.waits import Wait
-from taximeter.settler.settings import StoreSettings
+from taximeter.settler.settings import Seconds, StoreSettings
 
 
 class MeteringSettings(StoreSettings):
-    """How far a write must be before its caller is answered."""
+    """How long Postgres is waited for, and how far a write must be before it is answered."""
+
+    database_timeout_s: Seconds = Field(
+        default=15.0, description="Longest wait of a request for one Postgres command."
+    )
+    database_wait_s: Seconds = Field(
+        default=5.0,
+        description="Longest wait of a request for a Postgres connection, while all of "
+        "DATABASE_POOL_MAX are in use or none can be made; after that it is refused (503).",
+    )
+
+    outage_belief_s: float = Field(
+        default=3600.0,
+        ge=0.0,
+        le=86_400.0,
+        description="How long API keys, and on the LLM route memberships, that this process has "
+        "read are believed while Postgres does not answer. A key that is revoked then stops "
+        "within seconds where Postgres is reached, and elsewhere after this.",
+    )
 
     commit_wait: Wait = Field(
         default="none",
