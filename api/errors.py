@@ -29,6 +29,7 @@ from taximeter.meter import (
     ShardFenced,
     StoreOutOfMemory,
     StoreUnavailable,
+    TooManyForAccount,
     UnknownHold,
 )
 
@@ -129,6 +130,13 @@ def from_meter(error: MeterError) -> ApiError:
             reason = {"drain": "maintenance"}.get(error.reason, error.reason)
         case StoreOutOfMemory():
             reason = "store_out_of_memory"
+        case TooManyForAccount():
+            return ApiError(
+                429,
+                f"Too many requests of this {error.limit} wait already",
+                details={"reason": "too_many_waiting", "limit": error.limit},
+                headers={"Retry-After": "1"},
+            )
         case Overloaded():
             reason = "overloaded"
         case OutcomeUnknown():

@@ -58,6 +58,14 @@ class MeteringSettings(StoreSettings):
         "id until time is over, and then its outcome is unknown (503 OUTCOME_UNKNOWN).",
     )
 
+    account_queue_max: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Most operations of one account that wait in this process beyond the next "
+        "calls; more are refused (429, TOO_MANY_WAITING).",
+    )
+
     credit_lines: str | None = Field(
         default=None,
         description="Organisations that may go on while Redis is away, and how many credits may be "
@@ -93,6 +101,7 @@ class MeteringSettings(StoreSettings):
         """How the meter of this process behaves."""
         return MeterSettings(
             key_prefix=self.key_prefix,
+            account_queue_max=self.account_queue_max,
             reserve_wait=self.reserve_wait,
             commit_wait=self.commit_wait,
             wait_replicas=self.wait_replicas,

@@ -17,17 +17,20 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from taximeter.meter.calls import run_batch
+from taximeter.meter.crowd import Crowd
 from taximeter.meter.errors import (
     Overloaded,
     ShardFenced,
     StoreError,
     StoreUnavailable,
+    TooManyForAccount,
 )
 from taximeter.meter.faults import is_final
 from taximeter.meter.handshake import greet
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.operations import TAKES_CREDIT, Operation
 from taximeter.meter.pending import Pending
+from taximeter.meter.pressure import Pressure
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.waits import NotConfirmed
 
@@ -54,7 +57,12 @@ class ShardClient:
         self._waits = settings.waits
         # Kept, because asking for the running loop costs a system call on some Pythons.
         self._loop = asyncio.get_running_loop()
+        # What the next calls take, as it came; what is beyond them waits in the crowd, for its
+        # turn. While nobody floods, nothing is ever there.
         self._queue: deque[Pending] = deque()
+        self._front_max = min(settings.batch_max * settings.lanes_per_shard, settings.queue_max)
+        self._crowd = Crowd()
+        self.pressure = Pressure()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -67,27 +75,58 @@ class ShardClient:
     def submit(self, operation: Operation) -> asyncio.Future[bytes]:
         """Queue an operation; the future gives its reply as the script wrote it.
 
-        Raises Overloaded when the queue is full: nothing was sent then.
+        Raises Overloaded when the queue is full, TooManyForAccount when this account is the reason:
+        nothing was sent then.
         """
-        settings, waiting = self._settings, len(self._queue)
+        settings = self._settings
         can_wait = operation.op in TAKES_CREDIT or operation.op == "touch"
-        if waiting >= (settings.queue_max if can_wait else 2 * settings.queue_max):
-            raise Overloaded(f"{waiting} operations wait for shard {self.keys.shard} already")
+        if self._crowd.waiting or len(self._queue) >= self._front_max:
+            self._admit(operation, settings.queue_max if can_wait else 2 * settings.queue_max)
         loop = self._loop
         patience = settings.take_timeout_s if can_wait else settings.resolve_timeout_s
         future: asyncio.Future[bytes] = loop.create_future()
-        self.adopt(Pending(operation, loop.time() + patience, future))
+        now = loop.time()
+        self.adopt(Pending(operation, now, now + patience, future))
         return future
 
     def adopt(self, pending: Pending) -> None:
         """Queue what was submitted already, here or to another shard."""
-        self._queue.append(pending)
+        if self._crowd.waiting or len(self._queue) >= self._front_max:
+            self._crowd.add(pending)
+        else:
+            self._queue.append(pending)
         self._drained.clear()
         while self._idle:
             idle = self._idle.popleft()
             if not idle.done():
                 idle.set_result(None)
                 break
+
+    @property
+    def waiting(self) -> int:
+        """How many operations wait."""
+        return len(self._queue) + self._crowd.waiting
+
+    def _admit(self, operation: Operation, queue_max: int) -> None:
+        """Return when there is room for it. Raises Overloaded.
+
+        A full queue has as much room again for those who did not fill it: an account with less
+        than a hundredth of it, of an organisation with less than a tenth.
+        """
+        waiting = self.waiting
+        of_account, of_organization = self._crowd.waiting_of(operation.account)
+        is_full, refused = waiting >= queue_max, self.pressure.refused
+        if of_account >= (
+            max(1, queue_max // 100) if is_full else self._settings.account_queue_max
+        ):
+            refused["account"] += 1
+            raise TooManyForAccount("account", of_account)
+        if is_full and of_organization >= max(1, queue_max // 10):
+            refused["organization"] += 1
+            raise TooManyForAccount("organization", of_organization)
+        if waiting >= 2 * queue_max:
+            refused["queue"] += 1
+            raise Overloaded(f"{waiting} operations wait for shard {self.keys.shard} already")
 
     async def aclose(self) -> None:
         """Finish what is queued (bounded by close_timeout_s), then stop; what is left fails."""
@@ -104,6 +143,7 @@ class ShardClient:
         await asyncio.gather(*self._lanes, return_exceptions=True)
         left = list(self._queue)
         self._queue.clear()
+        left += [self._crowd.take() for _ in range(self._crowd.waiting)]
         return left
 
     async def _lane(self) -> None:
@@ -157,7 +197,7 @@ class ShardClient:
             await _drop(connection)
 
     def _note_drained(self) -> None:
-        if not self._queue and not self._in_flight:
+        if not self._queue and not self._crowd.waiting and not self._in_flight:
             self._drained.set()
 
     async def _wait_for_work(self) -> list[Pending]:
@@ -169,19 +209,22 @@ class ShardClient:
 
     def _take(self) -> list[Pending]:
         """This lane's share of what waits, less what is past its deadline or pointless."""
-        queue = self._queue
-        share = -(-(len(queue) + self._in_flight) // self._settings.lanes_per_shard)
+        queue, crowd = self._queue, self._crowd
+        waiting = len(queue) + crowd.waiting + self._in_flight
+        share = -(-waiting // self._settings.lanes_per_shard)
         batch_max = min(self._settings.batch_max, max(share, BATCH_SPLIT_MIN))
         batch: list[Pending] = []
         now = self._loop.time()
-        while queue and len(batch) < batch_max:
-            pending = queue.popleft()
+        while len(batch) < batch_max and (queue or crowd.waiting):
+            pending = queue.popleft() if queue else crowd.take()
             if pending.future.cancelled() and pending.pointless:
                 continue
             if pending.deadline < now:
                 pending.give_up()
                 continue
             batch.append(pending)
+        if batch:
+            self.pressure.note_waits(now - batch[0].queued_at, len(batch))
         return batch
 
     def _put_back(self, batch: list[Pending], trouble: StoreError, *, uncertain: bool) -> None:

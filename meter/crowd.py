@@ -1,0 +1,74 @@
+"""What waits for a shard beyond its next calls: served by turns, so that nobody's flood is
+everybody's queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from taximeter.meter.pending import Pending
+
+
+class _Organization:
+    """Users with operations that wait, and whose turn is next."""
+
+    __slots__ = ("turns", "users", "waiting")
+
+    def __init__(self) -> None:
+        self.users: dict[str, deque[Pending]] = {}
+        self.turns: deque[str] = deque()
+        self.waiting = 0
+
+
+class Crowd:
+    """Operations in the order in which they are served: organisations take turns, and within each
+    its accounts do. Those of one account keep their order.
+    """
+
+    __slots__ = ("_organizations", "_turns", "waiting")
+
+    def __init__(self) -> None:
+        self._organizations: dict[str, _Organization] = {}
+        self._turns: deque[str] = deque()
+        self.waiting = 0
+
+    def waiting_of(self, account: str) -> tuple[int, int]:
+        """How many operations of the account wait here, and how many of its organisation."""
+        organization = self._organizations.get(account.partition("/")[0])
+        if organization is None:
+            return 0, 0
+        return len(organization.users.get(account, ())), organization.waiting
+
+    def add(self, pending: Pending) -> None:
+        account = pending.operation.account
+        org_id = account.partition("/")[0]
+        organization = self._organizations.get(org_id)
+        if organization is None:
+            organization = self._organizations[org_id] = _Organization()
+            self._turns.append(org_id)
+        mine = organization.users.get(account)
+        if mine is None:
+            mine = organization.users[account] = deque()
+            organization.turns.append(account)
+        mine.append(pending)
+        organization.waiting += 1
+        self.waiting += 1
+
+    def take(self) -> Pending:
+        """The operation whose turn it is. Raises IndexError when nothing waits."""
+        org_id = self._turns.popleft()
+        organization = self._organizations[org_id]
+        account = organization.turns.popleft()
+        mine = organization.users[account]
+        pending = mine.popleft()
+        if mine:
+            organization.turns.append(account)
+        else:
+            del organization.users[account]
+        organization.waiting -= 1
+        if organization.waiting:
+            self._turns.append(org_id)
+        else:
+            del self._organizations[org_id]
+        self.waiting -= 1
+        return pending
