@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections import deque
 
+from taximeter.meter.errors import Overloaded, TooManyForAccount
 from taximeter.meter.pending import Pending
+from taximeter.meter.pressure import Limit
 
 
 class _Organization:
@@ -38,6 +40,33 @@ class Crowd:
         if organization is None:
             return 0, 0
         return len(organization.users.get(account, ())), organization.waiting
+
+    def admit(
+        self,
+        account: str,
+        in_front: int,
+        queue_max: int,
+        account_max: int,
+        refused: dict[Limit, int],
+    ) -> None:
+        """Return when there is room for an operation of the account. Raises Overloaded, and counts
+        it in `refused`.
+
+        A full queue has as much room again for those who did not fill it: an account with less
+        than a hundredth of it, of an organisation with less than a tenth.
+        """
+        waiting = in_front + self.waiting
+        of_account, of_organization = self.waiting_of(account)
+        is_full = waiting >= queue_max
+        if of_account >= (max(1, queue_max // 100) if is_full else account_max):
+            refused["account"] += 1
+            raise TooManyForAccount("account", of_account)
+        if is_full and of_organization >= max(1, queue_max // 10):
+            refused["organization"] += 1
+            raise TooManyForAccount("organization", of_organization)
+        if waiting >= 2 * queue_max:
+            refused["queue"] += 1
+            raise Overloaded(f"{waiting} operations wait for this shard already")
 
     def add(self, pending: Pending) -> None:
         account = pending.operation.account

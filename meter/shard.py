@@ -19,11 +19,9 @@ from redis.exceptions import RedisError, ResponseError
 from taximeter.meter.calls import run_batch
 from taximeter.meter.crowd import Crowd
 from taximeter.meter.errors import (
-    Overloaded,
     ShardFenced,
     StoreError,
     StoreUnavailable,
-    TooManyForAccount,
 )
 from taximeter.meter.faults import is_final
 from taximeter.meter.handshake import greet
@@ -38,6 +36,8 @@ from taximeter.meter.waits import NotConfirmed
 # is in flight, so that the server works on one part while this process packs the other: all in one
 # call halves the rate.
 BATCH_SPLIT_MIN = 16
+# Calls of every lane that are filled first come first served: turns cost more than an append.
+FRONT_ROUNDS = 2
 
 
 class ShardClient:
@@ -60,7 +60,8 @@ class ShardClient:
         # What the next calls take, as it came; what is beyond them waits in the crowd, for its
         # turn. While nobody floods, nothing is ever there.
         self._queue: deque[Pending] = deque()
-        self._front_max = min(settings.batch_max * settings.lanes_per_shard, settings.queue_max)
+        a_round = settings.batch_max * settings.lanes_per_shard
+        self._front_max = min(FRONT_ROUNDS * a_round, settings.queue_max)
         self._crowd = Crowd()
         self.pressure = Pressure()
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -81,7 +82,14 @@ class ShardClient:
         settings = self._settings
         can_wait = operation.op in TAKES_CREDIT or operation.op == "touch"
         if self._crowd.waiting or len(self._queue) >= self._front_max:
-            self._admit(operation, settings.queue_max if can_wait else 2 * settings.queue_max)
+            queue_max = settings.queue_max if can_wait else 2 * settings.queue_max
+            self._crowd.admit(
+                operation.account,
+                len(self._queue),
+                queue_max,
+                settings.account_queue_max,
+                self.pressure.refused,
+            )
         loop = self._loop
         patience = settings.take_timeout_s if can_wait else settings.resolve_timeout_s
         future: asyncio.Future[bytes] = loop.create_future()
@@ -106,27 +114,6 @@ class ShardClient:
     def waiting(self) -> int:
         """How many operations wait."""
         return len(self._queue) + self._crowd.waiting
-
-    def _admit(self, operation: Operation, queue_max: int) -> None:
-        """Return when there is room for it. Raises Overloaded.
-
-        A full queue has as much room again for those who did not fill it: an account with less
-        than a hundredth of it, of an organisation with less than a tenth.
-        """
-        waiting = self.waiting
-        of_account, of_organization = self._crowd.waiting_of(operation.account)
-        is_full, refused = waiting >= queue_max, self.pressure.refused
-        if of_account >= (
-            max(1, queue_max // 100) if is_full else self._settings.account_queue_max
-        ):
-            refused["account"] += 1
-            raise TooManyForAccount("account", of_account)
-        if is_full and of_organization >= max(1, queue_max // 10):
-            refused["organization"] += 1
-            raise TooManyForAccount("organization", of_organization)
-        if waiting >= 2 * queue_max:
-            refused["queue"] += 1
-            raise Overloaded(f"{waiting} operations wait for shard {self.keys.shard} already")
 
     async def aclose(self) -> None:
         """Finish what is queued (bounded by close_timeout_s), then stop; what is left fails."""
@@ -215,8 +202,12 @@ class ShardClient:
         batch_max = min(self._settings.batch_max, max(share, BATCH_SPLIT_MIN))
         batch: list[Pending] = []
         now = self._loop.time()
-        while len(batch) < batch_max and (queue or crowd.waiting):
-            pending = queue.popleft() if queue else crowd.take()
+        while len(batch) < batch_max:
+            if not queue:
+                if not crowd.waiting:
+                    break
+                queue.extend(crowd.take() for _ in range(min(crowd.waiting, batch_max)))
+            pending = queue.popleft()
             if pending.future.cancelled() and pending.pointless:
                 continue
             if pending.deadline < now:
