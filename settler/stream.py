@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -13,7 +14,20 @@ _PAGE_FIRST: Final = 16
 _PAGE_MAX: Final = 4_096
 _RUN_BYTES_MAX: Final = 16 * 2**20
 
+_VERSION: Final = re.compile(rb"v[1-9][0-9]{0,3}")
+
 Fields = dict[bytes, bytes]
+
+
+class NewerEvents(Exception):
+    """The next events of a shard are written as only a newer release reads them. They stay where
+    they are until its settler comes to them.
+    """
+
+
+def is_newer(fields: Fields) -> bool:
+    """Whether an entry holds its lines under the name of another version than ours, `v1`."""
+    return b"v1" not in fields and any(map(_VERSION.fullmatch, fields))
 
 
 class Numbered(NamedTuple):
@@ -89,7 +103,8 @@ async def read_run(
     more), 16 MiB, or `up_to`.
 
     Pages grow from small, since an entry carries 1 to 1,000 events: memory stays near `events_max`
-    events either way.
+    events either way. An entry of a newer release ends the run. Raises NewerEvents when it is the
+    first.
     """
     run = Run(epoch, after_seq, after_seq)
     page = _PAGE_FIRST
@@ -108,6 +123,10 @@ async def read_run(
             events_key, f"({epoch}-{run.last_seq}", f"{epoch}-{up_to}", count=page
         )
         for entry_id, fields in raw:
+            if is_newer(fields):
+                if run.empty:
+                    raise NewerEvents(f"{entry_id.decode()} is of a newer release; update this one")
+                return run
             run.add(entry_id, fields)
             if run.last_seq - after_seq >= events_max or run.size >= _RUN_BYTES_MAX:
                 run.full = True
