@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+from taximeter.meter.keys import ShardKeys
 from taximeter.settler.events import BadLine, Event, parse_entry, parse_id, parse_time
+from taximeter.settler.verdict import DATA_FORMAT
 
 _SEQ_LAST: Final = 2**64 - 1
 _PAGE_FIRST: Final = 16
@@ -23,6 +25,12 @@ class NewerEvents(Exception):
     """The next events of a shard are written as only a newer release reads them. They stay where
     they are until its settler comes to them.
     """
+
+
+async def _is_upgraded(redis: Any, keys: ShardKeys) -> bool:
+    """Whether a newer release has put its data format down, as it does before it writes any."""
+    found = await redis.hget(keys.meta, "format")
+    return found is not None and found.decode() != DATA_FORMAT
 
 
 def is_newer(fields: Fields) -> bool:
@@ -97,14 +105,14 @@ class Run:
 
 
 async def read_run(
-    redis: Any, events_key: str, epoch: int, after_seq: int, events_max: int, up_to: int = _SEQ_LAST
+    redis: Any, keys: ShardKeys, epoch: int, after_seq: int, events_max: int, up_to: int = _SEQ_LAST
 ) -> Run:
     """Read entries of `epoch` after `after_seq` until about `events_max` events (at most one entry
     more), 16 MiB, or `up_to`.
 
     Pages grow from small, since an entry carries 1 to 1,000 events: memory stays near `events_max`
-    events either way. An entry of a newer release ends the run. Raises NewerEvents when it is the
-    first.
+    events either way. An entry of a newer release ends the run; none is taken for one unless the
+    shard's data format is another than ours. Raises NewerEvents when it is the first.
     """
     run = Run(epoch, after_seq, after_seq)
     page = _PAGE_FIRST
@@ -120,10 +128,10 @@ async def read_run(
             )
         page = min(page, events_max)
         raw: list[tuple[bytes, Fields]] = await redis.xrange(
-            events_key, f"({epoch}-{run.last_seq}", f"{epoch}-{up_to}", count=page
+            keys.events, f"({epoch}-{run.last_seq}", f"{epoch}-{up_to}", count=page
         )
         for entry_id, fields in raw:
-            if is_newer(fields):
+            if is_newer(fields) and await _is_upgraded(redis, keys):
                 if run.empty:
                     raise NewerEvents(f"{entry_id.decode()} is of a newer release; update this one")
                 return run
