@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from taximeter.meter import (
     AccountNotFound,
+    AdmissionPaused,
     InsufficientCredits,
     InvalidRequest,
     MeterError,
@@ -28,6 +29,7 @@ from taximeter.meter import (
     ShardFenced,
     StoreOutOfMemory,
     StoreUnavailable,
+    TooManyForAccount,
     UnknownHold,
 )
 
@@ -124,8 +126,17 @@ def from_meter(error: MeterError) -> ApiError:
             return ApiError(404, str(error))
         case ShardFenced():
             reason = "fenced"
+        case AdmissionPaused():
+            reason = {"drain": "maintenance"}.get(error.reason, error.reason)
         case StoreOutOfMemory():
             reason = "store_out_of_memory"
+        case TooManyForAccount():
+            return ApiError(
+                429,
+                f"Too many requests of this {error.limit} wait already",
+                details={"reason": "too_many_waiting", "limit": error.limit},
+                headers={"Retry-After": "1"},
+            )
         case Overloaded():
             reason = "overloaded"
         case OutcomeUnknown():

@@ -35,8 +35,7 @@ ASK_AGAIN_S: Final = 1.0
 BELIEVED_S: Final = 3.0
 """Longest life of what was read: a key that is revoked anywhere stops everywhere within it."""
 BELIEVED_IN_OUTAGE_S: Final = 3600.0
-"""The same while Postgres does not answer: nothing can be revoked there meanwhile, and a gateway
-must not stop with it."""
+"""The same by default while Postgres does not answer: a gateway must not stop with it."""
 KEYS_REMEMBERED_MAX: Final = 10_000
 LOOKUPS_MAX: Final = 4
 LOOKUP_TIMEOUT_S: Final = 1.0
@@ -110,10 +109,12 @@ class KeyStore:
         self,
         pool: Pool,
         *,
+        outage_s: float = BELIEVED_IN_OUTAGE_S,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._pool = pool
+        self._outage_s = outage_s
         self._clock = clock
         self._wall_clock = wall_clock
         self._good: OrderedDict[bytes, _Read] = OrderedDict()
@@ -130,7 +131,7 @@ class KeyStore:
         if read is None or self._wall_clock() >= read.expires_at:
             return None
         age_s = self._clock() - read.read_at
-        if age_s >= (BELIEVED_IN_OUTAGE_S if read.failing else BELIEVED_S):
+        if age_s >= (max(self._outage_s, BELIEVED_S) if read.failing else BELIEVED_S):
             return None
         if age_s >= ASK_AGAIN_S:
             self._ask(key, digest)

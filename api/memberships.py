@@ -4,16 +4,28 @@ request.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
 
 from taximeter.api.queries import IDENTITY
 from taximeter.settler.stores import Pool
 
+logger = logging.getLogger("taximeter.api")
+
 USERS_REMEMBERED_MAX = 10_000
 MEMBERSHIPS_MAX = 500
+LOOKUP_TIMEOUT_S: Final = 1.0
+"""How long Postgres may take to confirm what is known already."""
+ASK_AGAIN_S: Final = 1.0
+"""How often a Postgres that does not answer is asked."""
+TROUBLE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +47,49 @@ class Memberships:
     then by age, then the personal one. A removal elsewhere is seen after at most the given
     time.
 
-    Only what a user may do is remembered here, never a balance.
+    Only what a user may do is remembered here, never a balance. While Postgres does not answer,
+    what it said last is believed for `outage_s`: nobody can be removed there meanwhile, and users
+    with credits go on.
     """
 
     def __init__(
-        self, pool: Pool, ttl_s: float, *, clock: Callable[[], float] = time.monotonic
+        self,
+        pool: Pool,
+        ttl_s: float,
+        *,
+        outage_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
         self._ttl_s = ttl_s
+        self._outage_s = outage_s
         self._clock = clock
+        self._ask_again_at = float("-inf")
         self._known: OrderedDict[str, tuple[float, tuple[Membership, ...]]] = OrderedDict()
 
     async def of(self, user_id: str) -> tuple[Membership, ...]:
         """The user's active memberships, at most MEMBERSHIPS_MAX. Raises asyncpg errors."""
         known = self._known.get(user_id)
-        if known is not None and self._clock() - known[0] < self._ttl_s:
-            return known[1]
+        if known is None:
+            return await self._read(user_id)
+        read_at, memberships = known
+        age_s = self._clock() - read_at
+        if age_s < self._ttl_s:
+            return memberships
+        if age_s >= self._outage_s:
+            return await self._read(user_id)
+        if self._clock() < self._ask_again_at:
+            return memberships
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                return await self._read(user_id)
+        except TROUBLE as error:
+            if self._clock() >= self._ask_again_at:
+                logger.warning("memberships are believed while Postgres is away: %r", error)
+            self._ask_again_at = self._clock() + ASK_AGAIN_S
+            return memberships
+
+    async def _read(self, user_id: str) -> tuple[Membership, ...]:
         read_at = self._clock()
         rows = await self._pool.fetch(IDENTITY["memberships"], user_id, MEMBERSHIPS_MAX)
         found = tuple(
@@ -65,7 +104,9 @@ class Memberships:
             for row in rows
         )
         # "None" is not remembered: a user who was just added should not be told to wait.
-        if found and self._ttl_s > 0:
+        if not found:
+            self._known.pop(user_id, None)
+        elif self._ttl_s > 0 or self._outage_s > 0:
             self._known[user_id] = (read_at, found)
             self._known.move_to_end(user_id)
             if len(self._known) > USERS_REMEMBERED_MAX:

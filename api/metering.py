@@ -11,11 +11,29 @@ from pydantic import Field, field_validator, model_validator
 from taximeter.meter import MeterSettings
 from taximeter.meter.credit_line import CreditLines
 from taximeter.meter.waits import Wait
-from taximeter.settler.settings import StoreSettings
+from taximeter.settler.settings import Seconds, StoreSettings
 
 
 class MeteringSettings(StoreSettings):
-    """How far a write must be before its caller is answered."""
+    """How long Postgres is waited for, and how far a write must be before it is answered."""
+
+    database_timeout_s: Seconds = Field(
+        default=15.0, description="Longest wait of a request for one Postgres command."
+    )
+    database_wait_s: Seconds = Field(
+        default=5.0,
+        description="Longest wait of a request for a Postgres connection, while all of "
+        "DATABASE_POOL_MAX are in use or none can be made; after that it is refused (503).",
+    )
+
+    outage_belief_s: float = Field(
+        default=3600.0,
+        ge=0.0,
+        le=86_400.0,
+        description="How long API keys, and on the LLM route memberships, that this process has "
+        "read are believed while Postgres does not answer. A key that is revoked then stops "
+        "within seconds where Postgres is reached, and elsewhere after this.",
+    )
 
     commit_wait: Wait = Field(
         default="none",
@@ -38,6 +56,14 @@ class MeteringSettings(StoreSettings):
         description="How long one wait may take (with `appendfsync everysec`, `fsync` takes up to "
         "a second). After that the operation is repeated under its "
         "id until time is over, and then its outcome is unknown (503 OUTCOME_UNKNOWN).",
+    )
+
+    account_queue_max: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Most operations of one account that wait in this process beyond the next "
+        "calls; more are refused (429, TOO_MANY_WAITING).",
     )
 
     credit_lines: str | None = Field(
@@ -75,6 +101,7 @@ class MeteringSettings(StoreSettings):
         """How the meter of this process behaves."""
         return MeterSettings(
             key_prefix=self.key_prefix,
+            account_queue_max=self.account_queue_max,
             reserve_wait=self.reserve_wait,
             commit_wait=self.commit_wait,
             wait_replicas=self.wait_replicas,

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+import time
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -17,6 +18,12 @@ TIMEOUT_S = 600.0
 # dbmate's driver insists on TLS unless told otherwise; every other client here tries TLS and then
 # goes without.
 NO_TLS_MESSAGE = "SSL is not enabled on the server"
+# Everybody who wants the table queues behind a migration that waits for a lock, for instance until
+# a long report ends: it gives way before they notice, and tries again.
+LOCK_TIMEOUT_MS = 500
+LOCK_TIMEOUT_MESSAGE = "due to lock timeout"
+LOCK_ATTEMPTS = 60
+LOCK_PAUSE_S = 1.0
 
 
 class MigrationFailed(RuntimeError):
@@ -28,11 +35,18 @@ def migrate(database_url: str, action: Action = "up") -> str:
 
     `up` makes the database if it is missing and applies what is pending, each file in a transaction
     of its own: a crash leaves the files before it applied. `down` rolls back the newest file.
-    `status` lists them all.
+    `status` lists them all. A file that gets no lock in time is tried again for about a minute and
+    a half.
     """
     finished = _run(database_url, action)
     if finished.returncode != 0 and NO_TLS_MESSAGE in finished.stdout:
-        finished = _run(_without_tls(database_url), action)
+        database_url = _without_tls(database_url)
+        finished = _run(database_url, action)
+    for _ in range(LOCK_ATTEMPTS):
+        if finished.returncode == 0 or LOCK_TIMEOUT_MESSAGE not in finished.stdout:
+            break
+        time.sleep(LOCK_PAUSE_S)
+        finished = _run(database_url, action)
     if finished.returncode != 0:
         raise MigrationFailed(f"dbmate {action} failed: {finished.stdout.strip()}")
     return finished.stdout
@@ -66,7 +80,9 @@ def _dbmate() -> str:
 
 
 def _postgres_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("PG")}
+    found = {name: value for name, value in os.environ.items() if name.startswith("PG")}
+    options = f"{found.get('PGOPTIONS', '')} -c lock_timeout={LOCK_TIMEOUT_MS}"
+    return {**found, "PGOPTIONS": options.strip()}
 
 
 def _without_tls(database_url: str) -> str:

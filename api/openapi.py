@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 from taximeter.api.errors import error_content
+from taximeter.api.links import add_links
 
 JSON = "application/json"
 ERROR_SCHEMA = {
@@ -119,6 +120,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
                     parameter.setdefault("description", PARAMETERS[parameter["name"]])
             _add_refusals(operation, method, path)
             _add_examples(operation, example_of(method, path))
+            add_links(document, operation, f"{method.upper()} {path}")
     return document
 
 

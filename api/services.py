@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-import asyncpg
 import httpx
 
 from taximeter.api.auth import DevVerifier, OidcVerifier, RememberingVerifier, Verifier
@@ -32,6 +31,7 @@ from taximeter.meter.estimates import EstimatedHolds
 from taximeter.meter.pricing import Pricer
 from taximeter.settler.accounts import account_loader
 from taximeter.settler.catch_up import CatchUp
+from taximeter.settler.pools import make_pool
 from taximeter.settler.stores import Pool, Stores, open_redis
 
 logger = logging.getLogger("taximeter.api")
@@ -139,20 +139,20 @@ async def open_services(
     connections after them.
     """
     async with AsyncExitStack() as stack:
-        pool = await asyncpg.create_pool(
-            settings.database_url,
-            min_size=0,  # The API starts also while Postgres is away; its status says so.
-            max_size=settings.database_pool_max,
-            command_timeout=settings.database_timeout_s,
-            timeout=5.0,
-            server_settings={
-                "timezone": "UTC",
-                "application_name": "taximeter-api",
-                # Compiling a report costs more than running it, where Postgres is built for that.
-                "jit": "off",
-            },
+        # The API starts also while Postgres is away; its status says so.
+        pool = await stack.enter_async_context(
+            make_pool(
+                settings.database_url,
+                size_max=settings.database_pool_max,
+                command_timeout_s=settings.database_timeout_s,
+                wait_s=settings.database_wait_s,
+                server_settings={
+                    "application_name": "taximeter-api",
+                    # Compiling a report costs more than running it, where Postgres is built for it.
+                    "jit": "off",
+                },
+            )
         )
-        stack.push_async_callback(pool.close)
         redis = open_redis(settings)
         stack.push_async_callback(redis.aclose)
         meters = MeterGate(settings, account_loader(pool))
@@ -162,7 +162,7 @@ async def open_services(
         if routing is not None:
             router = await stack.enter_async_context(Router.open(routing))
         await stack.enter_async_context(following(pricer, settings.price_file_check_s))
-        keys = KeyStore(pool)
+        keys = KeyStore(pool, outage_s=settings.outage_belief_s)
         stack.push_async_callback(keys.aclose)
         tracker = TaskTracker()
 
@@ -186,7 +186,9 @@ async def open_services(
             pricer=pricer,
             holds=make_holds(settings),
             tracker=tracker,
-            memberships=Memberships(pool, settings.membership_cache_s),
+            memberships=Memberships(
+                pool, settings.membership_cache_s, outage_s=settings.outage_belief_s
+            ),
             keys=keys,
             health=HealthCheck(stores, tracker, has_upstream=router is not None),
             catch_up=catch_up,

@@ -17,6 +17,7 @@ from taximeter.meter.errors import (
     StoreError,
     StoreOutOfMemory,
     StoreUnavailable,
+    TooManyForAccount,
     UnknownHold,
     UnsafeServer,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "StoreError",
     "StoreOutOfMemory",
     "StoreUnavailable",
+    "TooManyForAccount",
     "UnknownHold",
     "UnsafeServer",
     "Usage",

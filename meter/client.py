@@ -25,6 +25,7 @@ from taximeter.meter.limits import (
 )
 from taximeter.meter.models import Balance, Loader, Receipt, Usage
 from taximeter.meter.operations import operation_of
+from taximeter.meter.pressure import Pressure
 from taximeter.meter.promise import ServerFacts, read_facts
 from taximeter.meter.requests import RequestReader
 from taximeter.meter.settings import MeterSettings
@@ -51,7 +52,7 @@ class Meter:
         self._pool = pool
         self._settings = settings
         self._redis = Redis(connection_pool=pool)
-        of_all = Shards(pool, shards, settings)
+        of_all = self._shards = Shards(pool, shards, settings)
         self._accounts = AccountReader(self._redis, of_all, loader, settings)
         dispatcher = Dispatcher(of_all, self._accounts, settings.close_timeout_s)
         self._desk = None if credit is None else CreditDesk(credit, loader)
@@ -201,6 +202,13 @@ class Meter:
     async def ready(self) -> None:
         """Return when Redis answers and every shard is open. Raises ShardFenced, StoreError."""
         await self._requests.check_open()
+
+    def pressure(self) -> list[tuple[int, int, Pressure]]:
+        """For each shard: its number, how many operations wait in this process, and how it went
+        since this process began (or the number of shards changed).
+        """
+        clients = self._shards.clients
+        return [(shard, one.waiting, one.pressure) for shard, one in enumerate(clients)]
 
     async def server_facts(self) -> ServerFacts:
         """What the server does with what it answers. Raises StoreUnavailable."""

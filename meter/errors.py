@@ -5,7 +5,7 @@ caller needs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from taximeter.meter.models import Receipt
@@ -87,6 +87,17 @@ class UnknownHold(MeterError):
 
 class Overloaded(MeterError):
     """The queue of this process is full. Nothing was sent; try again later or elsewhere."""
+
+
+class TooManyForAccount(Overloaded):
+    """The queue is full, or more than `account_queue_max` of this account wait, and too many of
+    those that wait are of this account or its organisation (`limit`). Nothing was sent.
+    """
+
+    def __init__(self, limit: Literal["account", "organization"], waiting: int) -> None:
+        super().__init__(f"{waiting} operations of this {limit} wait already")
+        self.limit = limit
+        self.waiting = waiting
 
 
 class StoreError(MeterError):

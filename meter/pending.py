@@ -15,12 +15,17 @@ class Pending:
     reply was lost, so that it took effect once or not at all.
     """
 
-    __slots__ = ("deadline", "future", "operation", "sent", "trouble", "uncertain")
+    __slots__ = ("deadline", "future", "operation", "queued_at", "sent", "trouble", "uncertain")
 
     def __init__(
-        self, operation: Operation, deadline: float, future: asyncio.Future[bytes]
+        self,
+        operation: Operation,
+        queued_at: float,
+        deadline: float,
+        future: asyncio.Future[bytes],
     ) -> None:
         self.operation = operation
+        self.queued_at = queued_at
         self.deadline = deadline
         self.future = future
         self.sent = False

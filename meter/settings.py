@@ -24,7 +24,11 @@ class MeterSettings:
     lanes_per_shard: int = 2
     """Most script calls in flight per shard: one connection each."""
     queue_max: int = 10_000
-    """Most waiting operations per shard; commits and releases are let in up to twice as many."""
+    """Most waiting operations per shard; commits and releases are let in up to twice as many. When
+    it is full, accounts and organisations with few of their own among them are still let in.
+    """
+    account_queue_max: int = 10_000
+    """Most operations of one account that wait beyond the next calls; more are refused."""
     take_timeout_s: float = 2.0
     """How long reserve, charge and touch are tried before an error."""
     resolve_timeout_s: float = 10.0
@@ -51,6 +55,7 @@ class MeterSettings:
             ("batch_max", 1, OPERATIONS_PER_CALL_MAX),
             ("lanes_per_shard", 1, 64),
             ("queue_max", 1, 1_000_000),
+            ("account_queue_max", 1, 1_000_000),
             ("take_timeout_s", 0.01, 3600),
             ("resolve_timeout_s", 0.01, 3600),
             ("call_timeout_s", 0.01, 600),

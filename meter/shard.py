@@ -17,8 +17,8 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from taximeter.meter.calls import run_batch
+from taximeter.meter.crowd import Crowd
 from taximeter.meter.errors import (
-    Overloaded,
     ShardFenced,
     StoreError,
     StoreUnavailable,
@@ -28,6 +28,7 @@ from taximeter.meter.handshake import greet
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.operations import TAKES_CREDIT, Operation
 from taximeter.meter.pending import Pending
+from taximeter.meter.pressure import Pressure
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.waits import NotConfirmed
 
@@ -35,6 +36,8 @@ from taximeter.meter.waits import NotConfirmed
 # is in flight, so that the server works on one part while this process packs the other: all in one
 # call halves the rate.
 BATCH_SPLIT_MIN = 16
+# Calls of every lane that are filled first come first served: turns cost more than an append.
+FRONT_ROUNDS = 2
 
 
 class ShardClient:
@@ -54,7 +57,13 @@ class ShardClient:
         self._waits = settings.waits
         # Kept, because asking for the running loop costs a system call on some Pythons.
         self._loop = asyncio.get_running_loop()
+        # What the next calls take, as it came; what is beyond them waits in the crowd, for its
+        # turn. While nobody floods, nothing is ever there.
         self._queue: deque[Pending] = deque()
+        a_round = settings.batch_max * settings.lanes_per_shard
+        self._front_max = min(FRONT_ROUNDS * a_round, settings.queue_max)
+        self._crowd = Crowd()
+        self.pressure = Pressure()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -67,27 +76,44 @@ class ShardClient:
     def submit(self, operation: Operation) -> asyncio.Future[bytes]:
         """Queue an operation; the future gives its reply as the script wrote it.
 
-        Raises Overloaded when the queue is full: nothing was sent then.
+        Raises Overloaded when the queue is full, TooManyForAccount when this account is the reason:
+        nothing was sent then.
         """
-        settings, waiting = self._settings, len(self._queue)
+        settings = self._settings
         can_wait = operation.op in TAKES_CREDIT or operation.op == "touch"
-        if waiting >= (settings.queue_max if can_wait else 2 * settings.queue_max):
-            raise Overloaded(f"{waiting} operations wait for shard {self.keys.shard} already")
+        if self._crowd.waiting or len(self._queue) >= self._front_max:
+            queue_max = settings.queue_max if can_wait else 2 * settings.queue_max
+            self._crowd.admit(
+                operation.account,
+                len(self._queue),
+                queue_max,
+                settings.account_queue_max,
+                self.pressure.refused,
+            )
         loop = self._loop
         patience = settings.take_timeout_s if can_wait else settings.resolve_timeout_s
         future: asyncio.Future[bytes] = loop.create_future()
-        self.adopt(Pending(operation, loop.time() + patience, future))
+        now = loop.time()
+        self.adopt(Pending(operation, now, now + patience, future))
         return future
 
     def adopt(self, pending: Pending) -> None:
         """Queue what was submitted already, here or to another shard."""
-        self._queue.append(pending)
+        if self._crowd.waiting or len(self._queue) >= self._front_max:
+            self._crowd.add(pending)
+        else:
+            self._queue.append(pending)
         self._drained.clear()
         while self._idle:
             idle = self._idle.popleft()
             if not idle.done():
                 idle.set_result(None)
                 break
+
+    @property
+    def waiting(self) -> int:
+        """How many operations wait."""
+        return len(self._queue) + self._crowd.waiting
 
     async def aclose(self) -> None:
         """Finish what is queued (bounded by close_timeout_s), then stop; what is left fails."""
@@ -104,6 +130,7 @@ class ShardClient:
         await asyncio.gather(*self._lanes, return_exceptions=True)
         left = list(self._queue)
         self._queue.clear()
+        left += [self._crowd.take() for _ in range(self._crowd.waiting)]
         return left
 
     async def _lane(self) -> None:
@@ -157,7 +184,7 @@ class ShardClient:
             await _drop(connection)
 
     def _note_drained(self) -> None:
-        if not self._queue and not self._in_flight:
+        if not self._queue and not self._crowd.waiting and not self._in_flight:
             self._drained.set()
 
     async def _wait_for_work(self) -> list[Pending]:
@@ -169,12 +196,17 @@ class ShardClient:
 
     def _take(self) -> list[Pending]:
         """This lane's share of what waits, less what is past its deadline or pointless."""
-        queue = self._queue
-        share = -(-(len(queue) + self._in_flight) // self._settings.lanes_per_shard)
+        queue, crowd = self._queue, self._crowd
+        waiting = len(queue) + crowd.waiting + self._in_flight
+        share = -(-waiting // self._settings.lanes_per_shard)
         batch_max = min(self._settings.batch_max, max(share, BATCH_SPLIT_MIN))
         batch: list[Pending] = []
         now = self._loop.time()
-        while queue and len(batch) < batch_max:
+        while len(batch) < batch_max:
+            if not queue:
+                if not crowd.waiting:
+                    break
+                queue.extend(crowd.take() for _ in range(min(crowd.waiting, batch_max)))
             pending = queue.popleft()
             if pending.future.cancelled() and pending.pointless:
                 continue
@@ -182,6 +214,8 @@ class ShardClient:
                 pending.give_up()
                 continue
             batch.append(pending)
+        if batch:
+            self.pressure.note_waits(now - batch[0].queued_at, len(batch))
         return batch
 
     def _put_back(self, batch: list[Pending], trouble: StoreError, *, uncertain: bool) -> None:

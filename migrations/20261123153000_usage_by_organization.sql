@@ -8,6 +8,10 @@
 -- Older code beside it: yes; the functions that it calls keep the new tables.
 
 -- migrate:up
+-- Nobody may write usage meanwhile. Before everything else: who writes usage goes on to its days, so the other way round would be
+-- a deadlock.
+LOCK TABLE credit_usage_attribution IN SHARE ROW EXCLUSIVE MODE;
+
 CREATE TABLE taximeter.usage_daily_by_org (
     org_id       text NOT NULL,
     day          date NOT NULL,
@@ -131,8 +135,7 @@ BEGIN
     RETURN NULL;
 END;
 $$;
--- The days that are there already. Nobody may write usage meanwhile.
-LOCK TABLE credit_usage_attribution IN SHARE ROW EXCLUSIVE MODE;
+-- The days that are there already.
 SELECT taximeter.add_usage_by_org(array_agg(
            ROW(org_id, day, service_type, service_name, 0::smallint, requests, credits_used)::taximeter.usage_daily_by_org))
   FROM (SELECT org_id, day, service_type, service_name,

@@ -62,6 +62,6 @@ class Reader:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _read(self, mark: Mark) -> Prepared:
-        key = self._stores.keys(self._shard).events
-        run = await read_run(self._stores.redis, key, mark.epoch, mark.seq, self._events_max)
+        keys = self._stores.keys(self._shard)
+        run = await read_run(self._stores.redis, keys, mark.epoch, mark.seq, self._events_max)
         return Prepared(run, await read_usual(self._shard, run))

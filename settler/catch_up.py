@@ -24,11 +24,18 @@ from taximeter.settler.marks import count_shards
 from taximeter.settler.queries import load_queries
 from taximeter.settler.settle import settle_once
 from taximeter.settler.stores import Stores
+from taximeter.settler.stream import NewerEvents
 
 _SQL: Final = load_queries("status")
 _PAUSE_S: Final = 0.02
 _SHARDS_AT_ONCE: Final = 2
-_TROUBLES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, RedisError, OSError)
+_TROUBLES: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    RedisError,
+    OSError,
+    NewerEvents,
+)
 
 log = logging.getLogger("taximeter.settler")
 

@@ -164,7 +164,7 @@ async def _read_events(stores: Stores, cut: ShardCut, up_to: int) -> None:
     while cut.read_to < up_to:
         run = await read_run(
             stores.redis,
-            stores.keys(cut.shard).events,
+            stores.keys(cut.shard),
             cut.epoch,
             cut.read_to,
             _EVENTS_PER_READ,

@@ -69,7 +69,7 @@ async def _finish_epoch(conn: Connection, stores: Stores, shard: int) -> tuple[i
         await conn.execute(_SETTLE["mark_settling"])
         mark = await lock_mark(conn, shard)
         epoch, seq = mark.epoch, mark.seq
-        if not (await read_run(stores.redis, keys.events, epoch, seq, 1)).empty:
+        if not (await read_run(stores.redis, keys, epoch, seq, 1)).empty:
             return None, 0
         known_epoch, known_seq = await last_known(stores, shard)
         lost = 0

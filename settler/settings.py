@@ -53,7 +53,9 @@ class StoreSettings(BaseSettings):
         default=8, ge=4, le=100, description="Most Postgres connections."
     )
     database_timeout_s: Seconds = Field(
-        default=60.0, description="Longest wait for one Postgres command."
+        default=60.0,
+        description="Longest wait for one Postgres command; 15.0 by default in API and sidecar, "
+        "where somebody waits for the answer.",
     )
     redis_timeout_s: Seconds = Field(
         default=5.0, description="Longest wait for a Redis connection or one reply."

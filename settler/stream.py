@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+from taximeter.meter.keys import ShardKeys
 from taximeter.settler.events import BadLine, Event, parse_entry, parse_id, parse_time
+from taximeter.settler.verdict import DATA_FORMAT
 
 _SEQ_LAST: Final = 2**64 - 1
 _PAGE_FIRST: Final = 16
 _PAGE_MAX: Final = 4_096
 _RUN_BYTES_MAX: Final = 16 * 2**20
 
+_VERSION: Final = re.compile(rb"v[1-9][0-9]{0,3}")
+
 Fields = dict[bytes, bytes]
+
+
+class NewerEvents(Exception):
+    """The next events of a shard are written as only a newer release reads them. They stay where
+    they are until its settler comes to them.
+    """
+
+
+async def _is_upgraded(redis: Any, keys: ShardKeys) -> bool:
+    """Whether a newer release has put its data format down, as it does before it writes any."""
+    found = await redis.hget(keys.meta, "format")
+    return found is not None and found.decode() != DATA_FORMAT
+
+
+def is_newer(fields: Fields) -> bool:
+    """Whether an entry holds its lines under the name of another version than ours, `v1`."""
+    return b"v1" not in fields and any(map(_VERSION.fullmatch, fields))
 
 
 class Numbered(NamedTuple):
@@ -83,13 +105,14 @@ class Run:
 
 
 async def read_run(
-    redis: Any, events_key: str, epoch: int, after_seq: int, events_max: int, up_to: int = _SEQ_LAST
+    redis: Any, keys: ShardKeys, epoch: int, after_seq: int, events_max: int, up_to: int = _SEQ_LAST
 ) -> Run:
     """Read entries of `epoch` after `after_seq` until about `events_max` events (at most one entry
     more), 16 MiB, or `up_to`.
 
     Pages grow from small, since an entry carries 1 to 1,000 events: memory stays near `events_max`
-    events either way.
+    events either way. An entry of a newer release ends the run; none is taken for one unless the
+    shard's data format is another than ours. Raises NewerEvents when it is the first.
     """
     run = Run(epoch, after_seq, after_seq)
     page = _PAGE_FIRST
@@ -105,9 +128,13 @@ async def read_run(
             )
         page = min(page, events_max)
         raw: list[tuple[bytes, Fields]] = await redis.xrange(
-            events_key, f"({epoch}-{run.last_seq}", f"{epoch}-{up_to}", count=page
+            keys.events, f"({epoch}-{run.last_seq}", f"{epoch}-{up_to}", count=page
         )
         for entry_id, fields in raw:
+            if is_newer(fields) and await _is_upgraded(redis, keys):
+                if run.empty:
+                    raise NewerEvents(f"{entry_id.decode()} is of a newer release; update this one")
+                return run
             run.add(entry_id, fields)
             if run.last_seq - after_seq >= events_max or run.size >= _RUN_BYTES_MAX:
                 run.full = True

@@ -8,8 +8,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import asyncpg
-
 from taximeter.api.keys import KeyStore
 from taximeter.api.prices import following, make_holds
 from taximeter.api.sidecar.keys import Keys
@@ -19,6 +17,7 @@ from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import Sidecar, create_sidecar
 from taximeter.settler.accounts import account_loader
+from taximeter.settler.pools import make_pool
 from taximeter.settler.stores import Pool
 
 logger = logging.getLogger("taximeter.sidecar")
@@ -35,18 +34,19 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
     async with AsyncExitStack() as stack:
         pool: Pool | None = None
         if settings.has_database:
-            pool = await asyncpg.create_pool(
-                settings.database_url,
-                min_size=0,  # It starts also while Postgres is away: few requests need it.
-                max_size=settings.database_pool_max,
-                command_timeout=settings.database_timeout_s,
-                timeout=5.0,
-                server_settings={"timezone": "UTC", "application_name": "taximeter-sidecar"},
+            # It starts also while Postgres is away: few requests need it.
+            pool = await stack.enter_async_context(
+                make_pool(
+                    settings.database_url,
+                    size_max=settings.database_pool_max,
+                    command_timeout_s=settings.database_timeout_s,
+                    wait_s=settings.database_wait_s,
+                    server_settings={"application_name": "taximeter-sidecar"},
+                )
             )
-            stack.push_async_callback(pool.close)
         keys: Keys | None = None
         if settings.needs_keys:
-            store = None if pool is None else KeyStore(pool)
+            store = None if pool is None else KeyStore(pool, outage_s=settings.outage_belief_s)
             if store is not None:
                 stack.push_async_callback(store.aclose)
             keys = Keys(settings.keys, store)

@@ -47,6 +47,8 @@ def refusal_of(answer: Answer) -> Exception:
     if code == "HOLDS_IN_THE_WAY":
         message = "Open requests hold the credits that this one needs; try again when they end."
         return refusal(429, code, message, **details)
+    if code == "TOO_MANY_WAITING":
+        return refusal(429, code, "Too many requests wait already; try again.", **details)
     if code == "UNPRICED_MODEL":
         return refusal(400, code, "This model has no known price.")
     if code == "CONFLICT" or answer.status == 200:

@@ -36,6 +36,7 @@ from taximeter.meter.sidecar.forward_auth import (
     read_headers,
 )
 from taximeter.meter.sidecar.grants import UNLIMITED, Grant, KeyRing
+from taximeter.meter.sidecar.metrics import metrics_text
 from taximeter.meter.sidecar.operations import Operations
 from taximeter.meter.sidecar.prices import Prices
 from taximeter.meter.sidecar.refusals import DRAINING, INTERNAL, Refusal, refusal_of
@@ -48,7 +49,8 @@ OPERATION_ROUTES: Final = {
     f"/v1/{op}": op for op in ("reserve", "commit", "release", "charge", "touch")
 }
 BATCH: Final = "/v1/batch"
-OPEN_ROUTES: Final = ("/healthz", "/readyz", "/openapi.json")
+METRICS: Final = "/metrics"
+OPEN_ROUTES: Final = ("/healthz", "/readyz", METRICS, "/openapi.json")
 """Routes that need no key: they say nothing about any account."""
 
 ROUTES: Final[dict[str, str]] = {
@@ -61,6 +63,7 @@ ROUTES: Final[dict[str, str]] = {
 """Path -> the one method that it takes."""
 
 _JSON: Final = (b"content-type", b"application/json")
+_TEXT: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 _CLOSE: Final = (b"connection", b"close")
 
 
@@ -129,7 +132,8 @@ class Sidecar:
             # A defect of ours; the log has it, the caller learns nothing of the inside.
             logger.exception("a request failed")
             status, body, extra = _refused(INTERNAL)
-        headers = [_JSON, (b"content-length", b"%d" % len(body))]
+        kind = _TEXT if status == 200 and scope["path"] == METRICS else _JSON
+        headers = [kind, (b"content-length", b"%d" % len(body))]
         if extra:
             headers += extra
         if self._operations.draining and _CLOSE not in headers:
@@ -173,6 +177,8 @@ class Sidecar:
     async def _open_answer(self, path: str) -> bytes:
         if path == "/openapi.json":
             return openapi_document()
+        if path == METRICS:
+            return metrics_text(self._operations.connected().pressure())
         if path == "/readyz":
             if self._operations.draining:
                 raise DRAINING

@@ -21,6 +21,7 @@ from taximeter.meter.errors import (
     RequestConflict,
     ShardFenced,
     StoreOutOfMemory,
+    TooManyForAccount,
     UnknownHold,
 )
 from taximeter.meter.limits import BALANCE_MAX
@@ -103,6 +104,16 @@ _OUTCOME_UNKNOWN: Final = unavailable(
 _OVERLOADED: Final = unavailable(
     "OVERLOADED", "Too many operations wait in this sidecar already. Nothing was done."
 )
+_TOO_MANY: Final = {
+    limit: Refusal(
+        429,
+        "TOO_MANY_WAITING",
+        f"Too many operations of this {limit} wait in this sidecar already. Nothing was done.",
+        {"limit": limit},
+        retry=True,
+    )
+    for limit in ("account", "organization")
+}
 INTERNAL: Final = Refusal(500, "INTERNAL", "The sidecar failed; its log says why.")
 
 _LIMITS_OF_SCRIPTS: Final = {
@@ -145,6 +156,8 @@ def refusal_of(error: MeterError) -> Refusal:
             return _PAUSED[error.reason]
         case OutcomeUnknown():
             return _OUTCOME_UNKNOWN
+        case TooManyForAccount():
+            return _TOO_MANY[error.limit]
         case Overloaded():
             return _OVERLOADED
         case _:

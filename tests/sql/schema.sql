@@ -102,7 +102,12 @@ BEGIN
 
     IF remaining < millicredits THEN
         -- It may still be a repetition of what took the credits.
-        RETURN QUERY SELECT request IS NOT NULL AND taximeter.was_charged($1, $2, request, millicredits), remaining;
+        success := coalesce(taximeter.was_charged($1, $2, request, millicredits), false);
+        remaining_credits := remaining;
+        IF NOT success THEN
+            PERFORM taximeter.note_refused_deduction($1, $2, millicredits, remaining, request);
+        END IF;
+        RETURN NEXT;
         RETURN;
     END IF;
     IF request IS NOT NULL THEN
@@ -815,6 +820,22 @@ CREATE FUNCTION taximeter.note_failed_renewal(expired public.user_credit_allocat
             jsonb_build_object('allocated_credits', expired.allocated_credits, 'used_credits', expired.used_credits),
             jsonb_build_object('pool_available_credits', have));
 $$;
+
+CREATE FUNCTION taximeter.note_refused_deduction(org_id text, user_id text, millicredits bigint, remaining bigint, request_id text) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
+    SELECT session_user, 'credit.deduction.failed', $1, $2,
+           jsonb_build_object('available_credits', remaining),
+           jsonb_build_object('available_credits', remaining, 'needed_credits', millicredits),
+           $5
+     WHERE $1 IS NOT NULL AND $2 IS NOT NULL
+       AND NOT EXISTS (
+               SELECT FROM taximeter.audit_log AS seen
+                WHERE seen.org_id = $1 AND seen.at > now() - interval '1 minute'
+                  AND seen.action = 'credit.deduction.failed' AND seen.target = $2);
+$_$;
 
 CREATE FUNCTION taximeter.note_used_by_hand(org text, usr text, millicredits bigint) RETURNS void
     LANGUAGE sql

@@ -1,0 +1,33 @@
+"""How long operations wait and who is refused, in the text format that Prometheus reads."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Final
+
+from taximeter.meter.pressure import WAIT_BUCKETS_S, Pressure
+
+_WAITING: Final = "taximeter_waiting_operations"
+_WAITS: Final = "taximeter_wait_seconds"
+_REFUSED: Final = "taximeter_busy_refusals_total"
+_BOUNDS: Final = (*(f"{bound:g}" for bound in WAIT_BUCKETS_S), "+Inf")
+
+
+def metrics_text(shards: list[tuple[int, int, Pressure]]) -> bytes:
+    """The figures of every shard. Labels name shards and limits, and nobody."""
+    waiting = [f"# HELP {_WAITING} Operations in this process that wait for the shard."]
+    waits = [f"# HELP {_WAITS} How long operations waited, each as long as the first of its call."]
+    refused = [f"# HELP {_REFUSED} Refused because too many wait, by whose they are."]
+    waiting.append(f"# TYPE {_WAITING} gauge")
+    waits.append(f"# TYPE {_WAITS} histogram")
+    refused.append(f"# TYPE {_REFUSED} counter")
+    for shard, count, pressure in shards:
+        of = f'shard="{shard}"'
+        waiting.append(f"{_WAITING}{{{of}}} {count}")
+        for bound, total in zip(_BOUNDS, accumulate(pressure.waits), strict=True):
+            waits.append(f'{_WAITS}_bucket{{{of},le="{bound}"}} {total}')
+        waits.append(f"{_WAITS}_sum{{{of}}} {pressure.waits_sum_s:.6f}")
+        waits.append(f"{_WAITS}_count{{{of}}} {sum(pressure.waits)}")
+        for limit, number in pressure.refused.items():
+            refused.append(f'{_REFUSED}{{{of},limit="{limit}"}} {number}')
+    return "\n".join([*waiting, *waits, *refused, ""]).encode()

@@ -1,0 +1,93 @@
+"""Two releases at work on one shard: scripts of another text, and events that only the newer one
+can read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+import pytest
+from settler_world import OPERATE, PAYLOAD, World
+
+from taximeter.meter.keys import account_field
+from taximeter.meter.scripts import Script
+from taximeter.settler.catch_up import CatchUp
+from taximeter.settler.settle import settle_once
+from taximeter.settler.stream import NewerEvents
+
+TEXT = OPERATE.text + "\n-- Another release.\n"
+OTHER = Script("operate", TEXT, hashlib.sha1(TEXT.encode(), usedforsecurity=False).hexdigest())
+TIME = b"1790000000000"
+
+
+async def test_scripts_of_two_releases_share_a_shard(world: World) -> None:
+    """Both are known to the server under their own digests, and each ends what the other began."""
+    await world.organization("acme", ann=1_000_000)
+    keys, account = world.keys(), account_field("acme", "ann")
+    epoch = (await world.stores.redis.hget(keys.meta, "epoch")).decode()
+
+    async def call(script: Script, op: str, request: str, amount: int) -> None:
+        owner = "owner" if op == "reserve" else ""
+        args = [epoch, op, account, f"acme/{request}", amount, 60_000, owner, PAYLOAD]
+        (reply,) = await script.call(world.stores.redis, keys.batch(), args)
+        assert reply.startswith(b"1 "), reply
+
+    async def caller(number: int) -> None:
+        first, second = (OTHER, OPERATE) if number % 2 else (OPERATE, OTHER)
+        await call(first, "reserve", f"r{number}", 100)
+        await call(second, "commit", f"r{number}", 60)
+        await call(first, "charge", f"c{number}", 5)
+
+    await asyncio.gather(*(caller(number) for number in range(50)))
+    assert OTHER.sha != OPERATE.sha
+    assert await world.stores.redis.script_exists(OTHER.sha, OPERATE.sha) == [True, True]
+    await world.assert_books()
+    assert await world.used("ann") == 50 * 65
+
+
+@pytest.mark.parametrize("before", [0, 3])
+async def test_events_of_a_newer_release_wait_for_its_settler(world: World, before: int) -> None:
+    """They are neither taken for damaged nor passed by; what came before them is settled."""
+    await world.organization("acme", ann=10_000)
+    for number in range(before):
+        await world.charge("ann", 100, f"old{number}")
+    newer = await world.line("ann", 50, "new")
+    await world.stores.redis.hset(world.keys().meta, "format", "2")
+    await world.inject(newer, fields={b"t": TIME, b"v2": newer})
+    await world.charge("ann", 100, "after")
+
+    if before:
+        assert (await settle_once(world.stores, 0)).settled == before
+    for _ in range(2):
+        with pytest.raises(NewerEvents):
+            await settle_once(world.stores, 0)
+    assert (await world.mark())["seq"] == before
+    assert await world.used("ann") == 100 * before
+    assert await world.dead_letters() == []
+    answer = await CatchUp(world.stores, 0.3).of_org("acme")
+    assert not answer.complete
+
+    # The newer release has come, which reads both: what this one reads stands in for that.
+    keys, redis = world.keys(), world.stores.redis
+    await redis.hset(keys.meta, "format", "1")
+    entries = await redis.xrange(keys.events)
+    await redis.delete(keys.events)
+    for entry_id, fields in entries:
+        line = fields.get(b"v1") or fields[b"v2"]
+        await redis.xadd(keys.events, {b"t": TIME, b"v1": line}, id=entry_id)
+    await world.assert_books()
+    assert await world.used("ann") == 100 * before + 50 + 100
+
+
+@pytest.mark.parametrize("name", [b"version", b"v2"])
+async def test_an_entry_that_no_release_has_announced_is_damaged(world: World, name: bytes) -> None:
+    """A newer release writes down its data format first; what is strange without that is set
+    aside.
+    """
+    await world.organization("acme", ann=10_000)
+    await world.inject(b"x", fields={b"t": TIME, name: b"2"})
+    await world.charge("ann", 100)
+    await world.settle()
+    assert [row["reason"] for row in await world.dead_letters()] == ["unreadable_line"]
+    assert await world.used("ann") == 100
