@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from chaos import (
     faults_of_data,
+    faults_of_failover,
     faults_of_networks,
     faults_of_postgres,
     faults_of_processes,
@@ -34,12 +35,13 @@ FAULTS: Final[dict[str, Callable[[Scene], Awaitable[Struck]]]] = {
     **faults_of_networks.FAULTS,
     **faults_of_redis.FAULTS,
     **faults_of_data.FAULTS,
+    **faults_of_failover.FAULTS,
     **faults_of_postgres.FAULTS,
 }
 WARM_UP_S: Final = 1.5
 LAST_CALLERS_S: Final = 60.0
 LOOKS_MIN: Final = 10
-TAKES_BACK: Final = frozenset({"kill_redis", *faults_of_data.FAULTS})
+TAKES_BACK: Final = frozenset({"kill_redis", *faults_of_data.FAULTS, *faults_of_failover.FAULTS})
 _ACTION: Final = re.compile(r'"action": ?"(approved|rebuilt)"|action=(approved|rebuilt)')
 
 

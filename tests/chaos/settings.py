@@ -36,7 +36,7 @@ class Run:
 
     @property
     def replica(self) -> bool:
-        return "promotion" in self.faults
+        return bool({"promotion", "stale_promotion"} & set(self.faults))
 
     @property
     def valkey_args(self) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ NETWORK: Final = ("delay", "lose_replies", "reset", "half_open", "slice", "black
 REDIS: Final = (
     "kill_redis", "restart_redis", "pause_redis", "script_flush", "client_kill", "memory_full",
 )  # fmt: skip
-REDIS_LOSS: Final = ("flushall", "cut_log", "older_redis", "promotion")
+REDIS_LOSS: Final = ("flushall", "cut_log", "older_redis", "promotion", "stale_promotion")
 POSTGRES: Final = ("kill_postgres", "pause_postgres", "terminate_backends", "older_postgres")
 CLOCK: Final = ("clock_ahead", "clock_back")
 EVERYTHING: Final = (*PROCESSES, *NETWORK, *REDIS, *REDIS_LOSS, *POSTGRES, *CLOCK)
