@@ -96,7 +96,8 @@ async def run_chaos(
             await asyncio.gather(*tasks)
             await admin.close()
         losses = [struck.loss for struck in outcome.faults if struck.loss is not None]
-        books = await prove(cluster, losses)
+        forked = any(struck.fault == "stale_promotion" for struck in outcome.faults)
+        books = await prove(cluster, losses, forked)
         attempts = read_attempts(cluster.histories)
         judgement = judge(attempts, books.ledger, losses)
         outcome.violations += watcher.violations + books.violations + judgement.violations
