@@ -86,6 +86,9 @@ def judge_admin(
             else:
                 found.violations.append(f"I14 {effect} was acknowledged and did not take effect")
     for account, attempts in memberships.items():
+        found.counts["member removed"] += sum(
+            one.op == "remove" and bool(one.acknowledged) for one in attempts
+        )
         possible = _possible(attempts, losses)
         status = members.get(account, "")
         if status not in possible:

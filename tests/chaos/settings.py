@@ -88,7 +88,15 @@ CI_RUNS: Final = (
             shards=2,
             outcome_window_s=2.0,
         ),
-        ("healed", "late", "expired", "duplicate"),
+        (
+            "healed",
+            "late",
+            "expired",
+            "duplicate",
+            "transfer ok",
+            "deallocate ok",
+            "member removed",
+        ),
     ),
     Ci(
         "network",
@@ -103,12 +111,12 @@ CI_RUNS: Final = (
     Ci(
         "redis that loses data",
         Run(seed=104, seconds=24, faults=REDIS_LOSS, in_order=True),
-        ("rebuilt", "late", "lost"),
+        ("rebuilt", "late", "lost", "transfer ok", "deallocate ok", "member removed"),
     ),
     Ci(
         "postgres",
         Run(seed=105, seconds=22, faults=POSTGRES, in_order=True),
-        ("rebuilt", "late"),
+        ("rebuilt", "late", "transfer ok", "deallocate ok", "member removed"),
     ),
     Ci(
         "clock",
