@@ -84,9 +84,10 @@ async def run_chaos(
             cluster.down.discard(name)
         tasks = [asyncio.create_task(admin.run()), asyncio.create_task(watcher.run())]
         try:
+            scene = Scene(cluster, random.Random(f"{run.seed}/faults"))
             await asyncio.sleep(WARM_UP_S)
-            await _strike(Scene(cluster, random.Random(f"{run.seed}/faults")), names, watcher,
-                          outcome, say)  # fmt: skip
+            await scene.served(0.0)
+            await _strike(scene, names, watcher, outcome, say)
             await asyncio.sleep(WARM_UP_S)
             await _heal(cluster)
             admin.stopping = True

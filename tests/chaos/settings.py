@@ -56,8 +56,8 @@ class Ci:
 
 PROCESSES: Final = (
     "kill_gateway", "kill_sidecar", "kill_settler", "kill_api", "kill_scheduler_redis",
-    "pause_gateway", "pause_sidecar", "pause_settler", "restart_sidecar", "restart_settler",
-    "restart_api",
+    "pause_gateway", "pause_sidecar", "pause_settler", "pause_api",
+    "restart_sidecar", "restart_settler", "restart_api",
 )  # fmt: skip
 NETWORK: Final = ("delay", "lose_replies", "reset", "half_open", "slice", "black_hole")
 REDIS: Final = (
