@@ -46,4 +46,4 @@ async def bear_witness_of_now(stores: Stores, shard: int, epoch: int) -> None:
         # time, unless Postgres went back.
         if await bear_witness(stores, shard, epoch, ledger):
             return
-    raise PostgresWentBack(f"shard {shard} has seen a Postgres that was further than {ledger}")
+    raise PostgresWentBack(f"shard {shard} has seen a Postgres that was further than this one")
