@@ -87,6 +87,7 @@ async def guard(stores: Stores, shard: int, shards: int) -> Guarded:
     verdict = judge(mark, seen, shards)
     if verdict.action is Action.NOTHING:
         if mark.ledger is not None and mark.ledger != seen.ledger:
+            # Where another one has noted more since, that stands.
             await bear_witness(stores, shard, mark.epoch, mark.ledger)
         return Guarded(shard, True, mark.epoch, "nothing", verdict.reason)
     async with stores.pool.acquire() as conn:

@@ -158,4 +158,9 @@ def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
     elif last != (mark.epoch, seq):
         at = "missing" if last is None else f"at {last[0]}-{last[1]}"
         return f"the stream is {at}, meta says {mark.epoch}-{seq}"
+    # Numbers alone do not tell a stale replica, or an old primary that comes back: since the one
+    # that was approved last began its life, theirs may stand for other events.
+    data = seen.meta.get("run_id")
+    if mark.run_id not in (seen.run_id, data):
+        return f"the data goes back to a server ({data}) before the approved one ({mark.run_id})"
     return None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from redis.exceptions import ResponseError
+
 from taximeter.meter.scripts import load_script
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Stores
@@ -15,20 +17,33 @@ from taximeter.settler.verdict import Ledger
 
 _SQL: Final = load_queries("guardian")
 _WITNESS: Final = load_script("witness")
+_TRIES: Final = 5
 
 
-async def bear_witness(stores: Stores, shard: int, epoch: int, ledger: Ledger) -> None:
-    """Write it into the shard's meta. Raises redis errors, ResponseError when the shard is not at
-    `epoch` any more.
+class PostgresWentBack(ResponseError):
+    """The shard is closed to entries of this Postgres until a guardian has looked at it."""
+
+
+async def bear_witness(stores: Stores, shard: int, epoch: int, ledger: Ledger) -> bool:
+    """Write it into the shard's meta; False when a Postgres that was further, or another one, has
+    been seen there, and nothing was written. Raises redis errors, ResponseError when the shard is
+    not at `epoch` any more.
     """
-    await _WITNESS.call(stores.redis, [stores.keys(shard).meta], [epoch, str(ledger)])
+    reply = await _WITNESS.call(stores.redis, [stores.keys(shard).meta], [epoch, str(ledger)])
+    return bool(reply == b"OK")
 
 
 async def bear_witness_of_now(stores: Stores, shard: int, epoch: int) -> None:
     """The same with how far Postgres is now: all that anybody has read from it so far is covered.
-    Raises asyncpg errors as well.
+    Raises asyncpg errors as well, and PostgresWentBack.
     """
-    row = await stores.pool.fetchrow(_SQL["read_ledger"], shard)
-    if row is not None:
+    for _ in range(_TRIES):
+        row = await stores.pool.fetchrow(_SQL["read_ledger"], shard)
+        if row is None:
+            return
         ledger = Ledger(row["history"], row["position"], row["seq"])
-        await bear_witness(stores, shard, epoch, ledger)
+        # Somebody may have read and written a later one in between: then ours is later the next
+        # time, unless Postgres went back.
+        if await bear_witness(stores, shard, epoch, ledger):
+            return
+    raise PostgresWentBack(f"shard {shard} has seen a Postgres that was further than this one")

@@ -1,4 +1,9 @@
-"""What people do through the admin API while everything breaks: buy credits and allocate them."""
+"""What people do through the admin API while everything breaks: buy credits, allocate them, move
+them between members and back to the pool, remove members and take them in again.
+
+Everything with an Idempotency-Key is asked under the same key until there is a definite answer,
+sometimes twice at once, and sometimes once more much later.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +17,40 @@ from typing import Any, Final
 import httpx
 
 from chaos.cluster import ORGS, USERS, Cluster
-from chaos.history import Recorder, read_lines
-from chaos.scene import Loss
+from chaos.history import Recorder
 from taximeter.api.tokens import load_dev_key
 
 BILLING: Final = "/api/v1/org-billing"
-BOUGHT: Final = 20_000_000
-ALLOCATED: Final = (5_000_000, 400_000, 300)
+BOUGHT: Final = 30_000_000
+ALLOCATED: Final = (5_000_000, 400_000, 0)
 """Millicredits that the users of an organisation begin with: rich, well off, soon empty."""
+MEMBERS_PER_ORG: Final = 3
+PATIENCE_S: Final = 30.0
+PAUSE_S: Final = 0.3
+ROVER: Final = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One thing that is wanted. `effect` names what it leaves in the books, and nothing else does:
+    each purchase has a price of its own, each allocation an amount of its own.
+    """
+
+    op: str
+    on: str
+    amount: int
+    path: str
+    body: dict[str, Any] | None = None
+    key: str | None = None
+    effect: str = ""
 
 
 class Admin:
-    """Talks to the API. Everything is recorded; what was bought is bought once, by its key."""
+    """Several people, one at each organisation and one who goes from one to the other."""
 
     def __init__(self, cluster: Cluster, seed: int) -> None:
-        key = load_dev_key(cluster.folder)
-        self._random = random.Random(f"{seed}/admin")
-        token = key.mint("boss", ttl_s=36_000, roles=("system_admin",))
+        self._seed = seed
+        token = load_dev_key(cluster.folder).mint("boss", ttl_s=36_000, roles=("system_admin",))
         self._client = httpx.AsyncClient(
             base_url=cluster.api_url,
             timeout=5.0,
@@ -36,7 +58,9 @@ class Admin:
             headers={"Authorization": f"Bearer {token}"},
         )
         self._recorder = Recorder(cluster.folder / "admin.jsonl")
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(300)
+        self._attempts = itertools.count()
+        self._done: list[Ask] = []
         self.stopping = False
 
     async def found(self) -> None:
@@ -59,110 +83,108 @@ class Admin:
             }
             answer = await self._client.post(f"{BILLING}/subscriptions", json=body)
             assert answer.status_code == 200, answer.text
-            assert await self._buy(org, BOUGHT) == "ok"
+            assert await self._until_known(self._purchase(org, BOUGHT)) == "ok"
         for account in USERS:
-            org, user = account.split("/")
-            body = {"user_id": user, "role": "member"}
-            answer = await self._client.post(f"{BILLING}/orgs/{org}/members", json=body)
-            assert answer.status_code == 200, answer.text
-            assert await self._allocate(org, user, ALLOCATED[int(user[-1])]) == "ok"
+            assert await self._until_known(_membership(account, "add")) == "ok"
+            amount = ALLOCATED[int(account[-1])]
+            assert await self._until_known(self._allocation(account, amount)) == "ok"
 
     async def run(self) -> None:
-        while not self.stopping:
-            org, user = self._random.choice(USERS).split("/")
-            if self._random.random() < 0.3:
-                await self._buy(org, self._random.randint(1, 5_000))
-            else:
-                await self._allocate(org, user, self._random.randint(1, 3_000))
-            await asyncio.sleep(self._random.uniform(0.1, 0.4))
+        """Until `stopping`; what is asked for by then is brought to its end."""
+        await asyncio.gather(*(self._person(org) for org in (*ORGS, ROVER)))
 
     async def close(self) -> None:
         await self._client.aclose()
         self._recorder.close()
 
-    async def _buy(self, org: str, amount: int) -> str:
-        """Until there is an answer, under the same key."""
-        key = f"purchase-{next(self._numbers)}"
-        body = {"credits": amount / 1000, "purchase_amount": 1.0}
-        deadline = time.monotonic() + 30.0
-        while True:
-            headers = {"Idempotency-Key": key}
-            outcome = await self._post("buy", org, key, amount, f"credits/{org}/add", body, headers)
-            over = self.stopping or time.monotonic() > deadline
-            if outcome in ("ok", "refused") or over:
-                return outcome
-            await asyncio.sleep(0.3)
+    async def _person(self, home: str) -> None:
+        dice = random.Random(f"{self._seed}/admin/{home}")
+        while not self.stopping:
+            org = home or dice.choice(ORGS)
+            roll = dice.random()
+            if home and roll < 0.08:
+                await self._replace(f"{org}/user-{dice.randrange(MEMBERS_PER_ORG)}", dice)
+            elif roll < 0.16 and self._done:
+                # A client that repeats an old request: never a second effect.
+                await self._post(dice.choice(self._done[-50:]))
+            else:
+                ask = self._wish(org, dice)
+                await asyncio.gather(
+                    *(self._until_known(ask) for _ in range(1 + (dice.random() < 0.15)))
+                )
+            await asyncio.sleep(dice.uniform(0.1, 0.6))
 
-    async def _allocate(self, org: str, user: str, amount: int) -> str:
-        """Once: without a key, an unknown outcome stays unknown."""
+    def _wish(self, org: str, dice: random.Random) -> Ask:
+        users = [f"{org}/user-{number}" for number in range(MEMBERS_PER_ORG)]
+        kind = dice.choices(("buy", "allocate", "transfer", "deallocate"), (2, 3, 5, 3))[0]
+        if kind == "buy":
+            return self._purchase(org, dice.randint(1, 5_000))
+        if kind == "allocate":
+            return self._allocation(dice.choice(users), 0)
+        amount, key = dice.randint(1, 40_000), f"{kind}-{next(self._numbers)}"
+        source, target = (user.partition("/")[2] for user in dice.sample(users, 2))
+        body: dict[str, Any] = {"credits": amount / 1000}
+        if kind == "transfer":
+            body |= {"from_user_id": source, "to_user_id": target}
+            effect = f"transfer {org} {key} {source}>{target} {amount}"
+        else:
+            body["user_id"] = source
+            effect = f"deallocation {org} {key} {source}> {amount}"
+        return Ask(kind, f"{org}/{source}", amount, f"credits/{org}/{kind}", body, key, effect)
+
+    def _purchase(self, org: str, amount: int) -> Ask:
+        cents = next(self._numbers)
+        body = {"credits": amount / 1000, "purchase_amount": cents / 100}
+        path, key = f"credits/{org}/add", f"buy-{cents}"
+        return Ask("buy", org, amount, path, body, key, f"buy {org} {cents}")
+
+    def _allocation(self, account: str, least: int) -> Ask:
+        number = next(self._numbers)
+        amount, (org, user) = least + number, account.split("/")
         body = {"user_id": user, "credits": amount / 1000}
-        name = f"{org}/{user}/{next(self._numbers)}"
-        return await self._post(
-            "allocate", f"{org}/{user}", name, amount, f"credits/{org}/allocate", body
-        )
+        path, key = f"credits/{org}/allocate", f"allocate-{number}"
+        return Ask("allocate", account, amount, path, body, key, f"allocate {account} {amount}")
 
-    async def _post(
-        self,
-        op: str,
-        what: str,
-        key: str,
-        amount: int,
-        path: str,
-        body: dict[str, Any],
-        headers: dict[str, str] | None = None,
-    ) -> str:
-        self._recorder.write("invoke", op=op, on=what, key=key, amount=amount)
+    async def _replace(self, account: str, dice: random.Random) -> None:
+        """A member goes while their requests run, and comes back to a new allocation."""
+        await self._until_known(_membership(account, "remove"))
+        await asyncio.sleep(dice.uniform(0.0, 0.5))
+        await self._until_known(_membership(account, "add"))
+        await self._until_known(self._allocation(account, ALLOCATED[int(account[-1])] // 2))
+
+    async def _until_known(self, ask: Ask) -> str:
+        """Until there is a definite answer, under the same key, or patience is over."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            outcome = await self._post(ask)
+            if outcome == "ok" and ask.key is not None:
+                self._done.append(ask)
+            if outcome in ("ok", "refused") or time.monotonic() > deadline:
+                return outcome
+            await asyncio.sleep(PAUSE_S)
+
+    async def _post(self, ask: Ask) -> str:
+        attempt = str(next(self._attempts))
+        self._recorder.write("invoke", attempt=attempt, op=ask.op, on=ask.on, amount=ask.amount,
+                             effect=ask.effect)  # fmt: skip
+        method = "DELETE" if ask.op == "remove" else "POST"
+        headers = {} if ask.key is None else {"Idempotency-Key": ask.key}
         try:
-            answer = await self._client.post(f"{BILLING}/{path}", json=body, headers=headers)
+            answer = await self._client.request(
+                method, f"{BILLING}/{ask.path}", json=ask.body, headers=headers
+            )
             status = answer.status_code
-        except httpx.ConnectError:
-            status = 0
+            outcome = "ok" if status == 200 else "unknown" if status >= 500 else "refused"
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            status, outcome = 0, "failed"
         except httpx.TransportError:
-            status = 599
-        outcome = "ok" if status == 200 else "unknown" if status >= 500 else "refused"
-        if status == 0:
-            outcome = "failed"
-        self._recorder.write(
-            "answer", op=op, on=what, key=key, amount=amount, outcome=outcome, status=status
-        )
+            status, outcome = 599, "unknown"
+        self._recorder.write("answer", attempt=attempt, outcome=outcome, status=status)
         return outcome
 
 
-@dataclass(slots=True)
-class Bounds:
-    """What a figure may be, given what was told: at least `low`, at most `high`."""
-
-    low: int = 0
-    high: int = 0
-
-
-def bounds(cluster: Cluster, op: str, losses: list[Loss]) -> dict[str, Bounds]:
-    """By organisation (buy) or account (allocate). An acknowledgement since a copy of Postgres that
-    was put back later may be gone; an attempt whose outcome is unknown may have counted.
-    """
-    found: dict[str, Bounds] = {}
-    told: dict[str, tuple[str, int, set[str], list[float], list[float]]] = {}
-    for line in read_lines(cluster.folder / "admin.jsonl"):
-        if line["op"] != op:
-            continue
-        _, _, outcomes, asked, answered = told.setdefault(
-            line["key"], (line["on"], line["amount"], set(), [], [])
-        )
-        if line["what"] == "invoke":
-            asked.append(line["at"])
-            outcomes.add("unknown" if len(asked) > len(answered) + 1 else "asked")
-        else:
-            answered.append(line["at"])
-            outcomes.add(line["outcome"])
-    for on, amount, outcomes, asked, answered in told.values():
-        one = found.setdefault(on, Bounds())
-        unknown = "unknown" in outcomes or len(asked) > len(answered)
-        acknowledged = "ok" in outcomes
-        if acknowledged and not any(
-            loss.of == "postgres" and loss.since <= max(answered) and min(asked) <= loss.until
-            for loss in losses
-        ):
-            one.low += amount
-        if acknowledged or unknown:
-            one.high += amount
-    return found
+def _membership(account: str, op: str) -> Ask:
+    org, user = account.split("/")
+    if op == "remove":
+        return Ask(op, account, 0, f"orgs/{org}/members/{user}")
+    return Ask(op, account, 0, f"orgs/{org}/members", {"user_id": user, "role": "member"})

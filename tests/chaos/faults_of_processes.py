@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from chaos.scene import Scene, Struck
+from chaos.scene import BOUND_S, FELT_S, Scene, Struck
 
-KILLS_MAX = 5
+TRIES = 8
+"""A gateway has something on its way most of the time, not always."""
 
 
 def _one_of(scene: Scene, kind: str) -> str:
@@ -22,34 +23,44 @@ def kill(kind: str) -> Callable[[Scene], Awaitable[Struck]]:
     async def strike(scene: Scene) -> Struck:
         name = _one_of(scene, kind)
         worker = scene.cluster.workers[name]
-        before = await _settled_to(scene)
         began = time.time()
-        for _ in range(KILLS_MAX):
+        for _ in range(TRIES):
+            caller = f"{name}-{worker.pid}"
             await asyncio.to_thread(worker.kill)
             killed = time.time()
+            bit = await _missed(scene, kind, killed, caller)
             await asyncio.sleep(scene.random.uniform(0.2, 0.8))
-            bit = await _missed(scene, kind, killed, before)
             # A gateway that had nothing on its way is killed once more, when it is at work again.
             if bit or kind != "gateway":
                 break
-            await scene.served(killed)
+            await _calls(scene, f"{name}-{worker.pid}")
         return Struck(f"kill_{kind}", began, time.time(), bit, {"process": name})
 
     return strike
 
 
 def pause(kind: str) -> Callable[[Scene], Awaitable[Struck]]:
-    """SIGSTOP for a while, then SIGCONT: all its time-outs are over when it wakes."""
+    """SIGSTOP for a while, and until it is missed, then SIGCONT: all its time-outs are over when it
+    wakes.
+    """
 
     async def strike(scene: Scene) -> Struck:
         name = _one_of(scene, kind)
         worker = scene.cluster.workers[name]
-        before = await _settled_to(scene)
         began = time.time()
-        worker.pause()
-        await asyncio.sleep(scene.random.uniform(2.0, 3.5))
-        worker.resume()
-        bit = await _missed(scene, kind, began, before)
+        for _ in range(TRIES):
+            caller = f"{name}-{worker.pid}"
+            if kind == "gateway":
+                await _calls(scene, caller)
+            paused = time.time()
+            worker.pause()
+            try:
+                bit = await _missed(scene, kind, paused, caller)
+                await asyncio.sleep(scene.random.uniform(2.0, 3.5))
+            finally:
+                worker.resume()
+            if bit or kind != "gateway":
+                break
         return Struck(f"pause_{kind}", began, time.time(), bit, {"process": name})
 
     return strike
@@ -75,34 +86,58 @@ def restart(kind: str) -> Callable[[Scene], Awaitable[Struck]]:
 
 async def kill_scheduler_redis(scene: Scene) -> Struck:
     """The Redis of the schedule dies and comes back empty: nothing of value was there."""
-    before = await _settled_to(scene)
     began = time.time()
     await asyncio.to_thread(scene.cluster.arq.kill)
     await asyncio.sleep(scene.random.uniform(0.3, 1.0))
     await asyncio.to_thread(scene.cluster.arq.start)
-    bit = await _settles_on(scene, before)
+    bit = await _settles(scene)
     return Struck("kill_scheduler_redis", began, time.time(), bit)
 
 
-async def _missed(scene: Scene, kind: str, began: float, before: int) -> bool:
-    """Whether it was felt: by callers, or in the work of the others that went on without it."""
+async def _missed(scene: Scene, kind: str, since: float, caller: str) -> bool:
+    """Wait until it is felt: by its callers, by the one who called when it was struck, or in the
+    work of the others that goes on without it.
+    """
     if kind == "sidecar":
-        return await scene.felt(began)
+        return await scene.felt(since)
     if kind == "gateway":
-        return any(one.outcome == "unknown" for one in scene.attempts() if one.at <= began)
-    if kind == "settler":
-        return await _settles_on(scene, before)
-    return True
+        # What it had on its way, and nobody else's.
+        return any(
+            one.caller == caller and one.at <= since and not one.answered
+            for one in scene.attempts()
+        )
+    if kind == "api":
+
+        async def is_felt() -> bool:
+            return scene.administered(since) > 0
+
+        return await scene.comes(is_felt, FELT_S)
+    return await _settles(scene)
 
 
-async def _settles_on(scene: Scene, before: int) -> bool:
+async def _calls(scene: Scene, caller: str) -> bool:
+    """Wait until that gateway has a call on its way."""
+
+    async def is_calling() -> bool:
+        return any(one.caller == caller and not one.answered for one in scene.attempts())
+
+    return await scene.comes(is_calling, FELT_S)
+
+
+async def _settles(scene: Scene) -> bool:
+    """Wait until more is settled than at this moment."""
+    before = await _settled_to(scene)
+
     async def is_further() -> bool:
         return await _settled_to(scene) > before
 
-    return await scene.comes(is_further, 20.0)
+    return await scene.comes(is_further, BOUND_S)
 
 
 async def _settled_to(scene: Scene) -> int:
+    """How many events are settled in the epochs that the shards are at. No rebuild comes between
+    two of these, since a fault that makes one waits for its end.
+    """
     conn = await scene.cluster.database()
     try:
         return int(await conn.fetchval("SELECT coalesce(sum(seq), 0) FROM taximeter.watermarks"))

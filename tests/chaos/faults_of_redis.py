@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from chaos.scene import Loss, Scene, Struck
+from chaos.scene import FELT_S, Loss, Scene, Struck
 
 POSTPONED_S = 2.0
 """With everysec, a write may wait this long behind an fsync that is under way: the promise."""
@@ -21,14 +21,15 @@ async def kill_redis(scene: Scene) -> Struck:
     began = time.time()
     await asyncio.to_thread(server.kill)
     killed = time.time()
+    bit = await scene.felt(killed)
     await asyncio.sleep(scene.random.uniform(0.0, 1.0))
     await asyncio.to_thread(server.start)
+    # Usable means that the guardian has looked at it: nobody is let in before.
     await scene.usable()
     loss = None
     if scene.cluster.run.fsync != "always":
         loss = Loss("redis", began - POSTPONED_S, killed, settled)
-    # Usable means that the guardian has looked at it: nobody was let in before.
-    return Struck("kill_redis", began, time.time(), True, loss=loss)
+    return Struck("kill_redis", began, time.time(), bit, loss=loss)
 
 
 async def restart_redis(scene: Scene) -> Struck:
@@ -44,13 +45,16 @@ async def restart_redis(scene: Scene) -> Struck:
 
 
 async def pause_redis(scene: Scene) -> Struck:
-    """SIGSTOP: connections stay open and nobody answers."""
+    """SIGSTOP, until it is felt and a while more: connections stay open and nobody answers."""
     server = scene.cluster.valkey
     began = time.time()
     server.pause()
-    await asyncio.sleep(scene.random.uniform(2.0, 3.0))
-    server.resume()
-    return Struck("pause_redis", began, time.time(), await scene.felt(began))
+    try:
+        bit = await scene.felt(time.time())
+        await asyncio.sleep(scene.random.uniform(2.0, 3.0))
+    finally:
+        server.resume()
+    return Struck("pause_redis", began, time.time(), bit)
 
 
 async def script_flush(scene: Scene) -> Struck:
@@ -70,7 +74,7 @@ async def script_flush(scene: Scene) -> Struck:
         async def is_sent() -> bool:
             return await texts() > before
 
-        bit = await scene.comes(is_sent, 10.0)
+        bit = await scene.comes(is_sent, FELT_S)
         detail = {"texts_sent": await texts() - before}
     return Struck("script_flush", began, time.time(), bit, detail)
 
@@ -79,11 +83,19 @@ async def client_kill(scene: Scene) -> Struck:
     """CLIENT KILL of every connection, some times over."""
     began, killed = time.time(), 0
     async with scene.cluster.redis() as redis:
-        for _ in range(4):
-            killed += int(
-                await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-            )
-            await asyncio.sleep(scene.random.uniform(0.1, 0.4))
+        for pause_s in [scene.random.uniform(0.1, 0.4) for _ in range(4)]:
+
+            async def some_are_killed() -> bool:
+                nonlocal killed
+                count = int(
+                    await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                )
+                killed += count
+                return count > 0
+
+            # Between two of them nobody may be connected yet.
+            await scene.comes(some_are_killed, FELT_S / 4)
+            await asyncio.sleep(pause_s)
     return Struck("client_kill", began, time.time(), killed > 0, {"killed": killed})
 
 
@@ -93,7 +105,7 @@ async def memory_full(scene: Scene) -> Struck:
     async with scene.cluster.redis() as redis:
         await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"] // 2)
         try:
-            bit = await scene.felt(began, "OUT_OF_MEMORY", within_s=10.0)
+            bit = await scene.felt(began, "OUT_OF_MEMORY")
 
             async def a_commit_works() -> bool:
                 return any(
@@ -101,7 +113,7 @@ async def memory_full(scene: Scene) -> Struck:
                     for one in scene.attempts()
                 )
 
-            bit = bit and await scene.comes(a_commit_works, 10.0)
+            bit = bit and await scene.comes(a_commit_works, FELT_S)
         finally:
             await redis.config_set("maxmemory", "0")
     return Struck("memory_full", began, time.time(), bit)
@@ -124,9 +136,10 @@ def move_clock(name: str, by_s: Callable[[Scene], float]) -> Callable[[Scene], A
                 ahead = (await redis.time())[0] - time.time()
                 return abs(ahead - wanted) < 1.5
 
-            moved = await scene.comes(is_moved, 10.0)
+            moved = await scene.comes(is_moved, FELT_S)
+        moved_at = time.time()
         await asyncio.sleep(scene.random.uniform(2.0, 3.5))
-        bit = moved and await scene.served(began)
+        bit = moved and await scene.served(moved_at)
         return Struck(name, began, time.time(), bit, {"ahead_s": round(ahead, 1)})
 
     return strike

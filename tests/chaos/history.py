@@ -62,6 +62,11 @@ class Attempt:
     answered_at: float = float("inf")
     code: str = ""
     receipt: Line | None = None
+    caller: str = ""
+
+    @property
+    def answered(self) -> bool:
+        return self.answered_at < float("inf")
 
     @property
     def key(self) -> tuple[str, str]:
@@ -75,17 +80,43 @@ class Attempt:
         return int(self.receipt["charged_millicredits"])
 
 
+class Follower:
+    """The attempts of histories that are being written: each look reads what is new."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._read = dict.fromkeys(paths, 0)
+        self._attempts: dict[tuple[Path, str], Attempt] = {}
+
+    def look(self) -> list[Attempt]:
+        """All attempts so far, in the order in which they were read."""
+        for path in self._read:
+            self._look(path)
+        return list(self._attempts.values())
+
+    def _look(self, path: Path) -> None:
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(self._read[path])
+            for raw in file:
+                # The last line may be torn by a kill, or not be whole yet.
+                if not raw.endswith(b"\n"):
+                    break
+                self._read[path] += len(raw)
+                self._note(path, json.loads(raw))
+
+    def _note(self, path: Path, line: Line) -> None:
+        if line["what"] == "invoke":
+            self._attempts[path, line["attempt"]] = Attempt(
+                line["org"], line["request"], line["op"], line["amount"], line["at"],
+                caller=line["attempt"].rpartition(":")[0],
+            )  # fmt: skip
+        elif line["what"] == "answer":
+            attempt = self._attempts[path, line["attempt"]]
+            attempt.outcome, attempt.answered_at = line["outcome"], line["at"]
+            attempt.code, attempt.receipt = line["code"], line.get("receipt")
+
+
 def read_attempts(paths: list[Path]) -> list[Attempt]:
     """All attempts of these histories, in the order of their beginnings."""
-    attempts: dict[tuple[Path, str], Attempt] = {}
-    for path in paths:
-        for line in read_lines(path):
-            if line["what"] == "invoke":
-                attempts[path, line["attempt"]] = Attempt(
-                    line["org"], line["request"], line["op"], line["amount"], line["at"]
-                )
-            elif line["what"] == "answer":
-                attempt = attempts[path, line["attempt"]]
-                attempt.outcome, attempt.answered_at = line["outcome"], line["at"]
-                attempt.code, attempt.receipt = line["code"], line.get("receipt")
-    return sorted(attempts.values(), key=lambda attempt: attempt.at)
+    return sorted(Follower(paths).look(), key=lambda attempt: attempt.at)

@@ -34,6 +34,11 @@ class Worker:
     def running(self) -> bool:
         return self._child is not None and self._child.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs, or ran last; 0 when none was started yet."""
+        return self._child.pid if self._child is not None else 0
+
     def start(self) -> None:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.starts += 1

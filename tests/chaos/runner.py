@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from chaos import (
     faults_of_data,
+    faults_of_failover,
     faults_of_networks,
     faults_of_postgres,
     faults_of_processes,
@@ -34,12 +35,13 @@ FAULTS: Final[dict[str, Callable[[Scene], Awaitable[Struck]]]] = {
     **faults_of_networks.FAULTS,
     **faults_of_redis.FAULTS,
     **faults_of_data.FAULTS,
+    **faults_of_failover.FAULTS,
     **faults_of_postgres.FAULTS,
 }
 WARM_UP_S: Final = 1.5
 LAST_CALLERS_S: Final = 60.0
 LOOKS_MIN: Final = 10
-TAKES_BACK: Final = frozenset({"kill_redis", *faults_of_data.FAULTS})
+TAKES_BACK: Final = frozenset({"kill_redis", *faults_of_data.FAULTS, *faults_of_failover.FAULTS})
 _ACTION: Final = re.compile(r'"action": ?"(approved|rebuilt)"|action=(approved|rebuilt)')
 
 
@@ -82,9 +84,10 @@ async def run_chaos(
             cluster.down.discard(name)
         tasks = [asyncio.create_task(admin.run()), asyncio.create_task(watcher.run())]
         try:
+            scene = Scene(cluster, random.Random(f"{run.seed}/faults"))
             await asyncio.sleep(WARM_UP_S)
-            await _strike(Scene(cluster, random.Random(f"{run.seed}/faults")), names, watcher,
-                          outcome, say)  # fmt: skip
+            await scene.served(0.0)
+            await _strike(scene, names, watcher, outcome, say)
             await asyncio.sleep(WARM_UP_S)
             await _heal(cluster)
             admin.stopping = True
@@ -94,7 +97,8 @@ async def run_chaos(
             await asyncio.gather(*tasks)
             await admin.close()
         losses = [struck.loss for struck in outcome.faults if struck.loss is not None]
-        books = await prove(cluster, losses)
+        forked = any(struck.fault == "stale_promotion" for struck in outcome.faults)
+        books = await prove(cluster, losses, forked)
         attempts = read_attempts(cluster.histories)
         judgement = judge(attempts, books.ledger, losses)
         outcome.violations += watcher.violations + books.violations + judgement.violations

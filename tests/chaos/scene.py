@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chaos.cluster import Cluster
-from chaos.history import Attempt, read_attempts
+from chaos.history import Attempt, Follower, read_lines
+from chaos.valkey import ChaosValkey
 from taximeter.meter.keys import ShardKeys
 
 Key = tuple[str, str]
 BOUND_S = 40.0
+HANGS_S = 0.5
+"""A call that has no answer for so long is felt by its caller."""
+FELT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +54,39 @@ class Scene:
     cluster: Cluster
     random: random.Random
 
+    def __post_init__(self) -> None:
+        self._follower = Follower(self.cluster.histories)
+
     def attempts(self) -> list[Attempt]:
-        return read_attempts(self.cluster.histories)
+        return self._follower.look()
 
     def troubled(self, since: float, *codes: str) -> int:
-        """Attempts since then that were neither ok nor refused; only those with `codes`, if given.
-        An attempt without an answer counts as soon as it is half a second old.
+        """Attempts that began since then and were neither ok nor refused; only those with `codes`,
+        if given. One without an answer counts as soon as it is half a second old. One from before
+        does not count: another fault may have troubled it.
         """
-        now = time.time()
+        late = time.time() - HANGS_S
         return sum(
             attempt.outcome in ("failed", "unknown")
-            and attempt.at >= since - 3.0
+            and attempt.at >= since
+            and (attempt.answered or attempt.at < late)
             and (attempt.code in codes if codes else True)
-            and (since <= attempt.answered_at < float("inf") or since <= now - 0.5 > attempt.at)
             for attempt in self.attempts()
         )
+
+    def administered(self, since: float) -> int:
+        """The same of calls of the admin API."""
+        late = time.time() - HANGS_S
+        began: dict[str, float] = {}
+        troubled = 0
+        for line in read_lines(self.cluster.folder / "admin.jsonl"):
+            if line["at"] < since:
+                continue
+            if line["what"] == "invoke":
+                began[line["attempt"]] = line["at"]
+            elif began.pop(line["attempt"], None) is not None:
+                troubled += line["outcome"] in ("failed", "unknown")
+        return troubled + sum(at < late for at in began.values())
 
     async def settled(self) -> dict[Key, int]:
         """What is in the ledger now, millicredits by request."""
@@ -85,6 +107,33 @@ class Scene:
             return int(await conn.fetchval("SELECT sum(epoch) FROM taximeter.watermarks"))
         finally:
             await conn.close()
+
+    async def settled_numbers(self) -> dict[int, int]:
+        """The number of each shard's last event that is settled."""
+        conn = await self.cluster.database()
+        try:
+            rows = await conn.fetch("SELECT shard, seq FROM taximeter.watermarks")
+        finally:
+            await conn.close()
+        return {row["shard"]: row["seq"] for row in rows}
+
+    async def numbers(self, server: ChaosValkey | None = None) -> dict[int, int]:
+        """The last number that each shard has given, on the server that runs or another one."""
+        async with self.cluster.redis(server) as redis:
+            return {
+                shard: int(await redis.hget(ShardKeys("tm", shard).meta, "seq") or 0)
+                for shard in range(self.cluster.run.shards)
+            }
+
+    async def rebuilt(self, epochs: int) -> bool:
+        """Wait until a shard is at an epoch beyond these, and all are open; whether one is."""
+
+        async def is_rebuilt() -> bool:
+            return await self.epochs() > epochs
+
+        rebuilt = await self.comes(is_rebuilt, BOUND_S)
+        await self.usable()
+        return rebuilt
 
     async def usable(self) -> None:
         """Return when every shard is open on the server that runs, at the epoch of Postgres."""
@@ -128,8 +177,10 @@ class Scene:
             await asyncio.sleep(0.1)
         return False
 
-    async def felt(self, since: float, *codes: str, within_s: float = 6.0) -> bool:
-        """Wait until some caller had trouble; whether one had."""
+    async def felt(self, since: float, *codes: str, within_s: float = FELT_S) -> bool:
+        """Wait until some caller had trouble; whether one had. To be asked while the fault lasts,
+        so that it lasts until it is felt.
+        """
 
         async def is_felt() -> bool:
             return self.troubled(since, *codes) > 0
@@ -137,7 +188,7 @@ class Scene:
         return await self.comes(is_felt, within_s)
 
     async def served(self, since: float, within_s: float = BOUND_S) -> bool:
-        """Wait until a charge that began after `since` was acknowledged."""
+        """Wait until a call of a gateway that began after `since` was acknowledged."""
 
         async def is_served() -> bool:
             return any(one.outcome == "ok" and one.at >= since for one in self.attempts())

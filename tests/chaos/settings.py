@@ -36,7 +36,7 @@ class Run:
 
     @property
     def replica(self) -> bool:
-        return "promotion" in self.faults
+        return bool({"promotion", "stale_promotion"} & set(self.faults))
 
     @property
     def valkey_args(self) -> tuple[str, ...]:
@@ -56,14 +56,14 @@ class Ci:
 
 PROCESSES: Final = (
     "kill_gateway", "kill_sidecar", "kill_settler", "kill_api", "kill_scheduler_redis",
-    "pause_gateway", "pause_sidecar", "pause_settler", "restart_sidecar", "restart_settler",
-    "restart_api",
+    "pause_gateway", "pause_sidecar", "pause_settler", "pause_api",
+    "restart_sidecar", "restart_settler", "restart_api",
 )  # fmt: skip
 NETWORK: Final = ("delay", "lose_replies", "reset", "half_open", "slice", "black_hole")
 REDIS: Final = (
     "kill_redis", "restart_redis", "pause_redis", "script_flush", "client_kill", "memory_full",
 )  # fmt: skip
-REDIS_LOSS: Final = ("flushall", "cut_log", "older_redis", "promotion")
+REDIS_LOSS: Final = ("flushall", "cut_log", "older_redis", "promotion", "stale_promotion")
 POSTGRES: Final = ("kill_postgres", "pause_postgres", "terminate_backends", "older_postgres")
 CLOCK: Final = ("clock_ahead", "clock_back")
 EVERYTHING: Final = (*PROCESSES, *NETWORK, *REDIS, *REDIS_LOSS, *POSTGRES, *CLOCK)
@@ -88,7 +88,15 @@ CI_RUNS: Final = (
             shards=2,
             outcome_window_s=2.0,
         ),
-        ("healed", "late", "expired", "duplicate"),
+        (
+            "healed",
+            "late",
+            "expired",
+            "duplicate",
+            "transfer ok",
+            "deallocate ok",
+            "member removed",
+        ),
     ),
     Ci(
         "network",
@@ -103,12 +111,12 @@ CI_RUNS: Final = (
     Ci(
         "redis that loses data",
         Run(seed=104, seconds=24, faults=REDIS_LOSS, in_order=True),
-        ("rebuilt", "late", "lost"),
+        ("rebuilt", "late", "lost", "transfer ok", "deallocate ok", "member removed"),
     ),
     Ci(
         "postgres",
         Run(seed=105, seconds=22, faults=POSTGRES, in_order=True),
-        ("rebuilt", "late"),
+        ("rebuilt", "late", "transfer ok", "deallocate ok", "member removed"),
     ),
     Ci(
         "clock",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 
+from chaos.again import VoidRun, run_until_it_shows
 from chaos.checker import judge
 from chaos.history import Attempt
-from chaos.runner import FAULTS, run_chaos, schedule
+from chaos.runner import FAULTS, Outcome, schedule
 from chaos.scene import Loss
 from chaos.settings import CI_RUNS, CLOCK, EVERYTHING, Ci, Run
 from chaos.valkey import FAKETIME
@@ -16,7 +18,9 @@ from chaos.valkey import FAKETIME
 
 # A socket that a fault cut in the middle of a connect is closed by whoever collects it.
 @pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::ResourceWarning",
+    "default::chaos.again.VoidRun",
 )
 @pytest.mark.slow
 @pytest.mark.timeout(240)
@@ -24,21 +28,56 @@ from chaos.valkey import FAKETIME
 async def test_run(ci: Ci, tmp_path: Path) -> None:
     if FAKETIME is None and set(ci.run.faults) <= set(CLOCK):
         pytest.skip("Debian's package libfaketime is missing: no clock can be moved")
-    outcome = await run_chaos(ci.run, tmp_path)
-    print(outcome.as_json())
+    outcome, shows_nothing = await run_until_it_shows(ci, tmp_path)
     assert outcome.violations == []
-    assert not outcome.void, outcome.toothless
-    missed = [what for what in ci.sometimes if not outcome.counts.get(what)]
-    assert not missed, f"this never happened, so the run shows nothing about it: {missed}"
+    assert shows_nothing == [], "void twice"
+
+
+def outcome_of(toothless: list[str], violations: list[str], **counts: int) -> Outcome:
+    return Outcome(1, toothless=toothless, violations=violations, counts=counts)
+
+
+NO_BITE, GOOD = outcome_of(["reset did not bite"], [], late=1), outcome_of([], [], late=1)
+NEVER, WRONG = outcome_of([], []), outcome_of(["reset did not bite"], ["I5 twice"])
+
+
+@pytest.mark.parametrize(
+    ("runs", "made", "violations", "reasons"),
+    [
+        ([GOOD], 1, [], []),
+        ([NO_BITE, GOOD], 2, [], []),
+        ([NEVER, GOOD], 2, [], []),
+        ([NO_BITE, NEVER], 2, [], ["run 1: reset did not bite", "run 2: 'late' never happened"]),
+        ([WRONG], 1, ["I5 twice"], []),
+        ([NO_BITE, WRONG], 2, ["I5 twice"], []),
+    ],
+)
+async def test_a_void_run_is_made_once_more_and_a_violation_is_not(
+    runs: list[Outcome], made: int, violations: list[str], reasons: list[str], tmp_path: Path
+) -> None:
+    folders: list[Path] = []
+
+    async def run(_: Run, folder: Path) -> Outcome:
+        folders.append(folder)
+        return runs[len(folders) - 1]
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        outcome, shows_nothing = await run_until_it_shows(
+            Ci("any", Run(1, 1.0, ()), ("late",)), tmp_path, run
+        )
+    assert (outcome.violations, shows_nothing) == (violations, reasons)
+    assert len(folders) == made
+    assert [one.category for one in warned] == [VoidRun] * (made - 1)
 
 
 def test_every_fault_is_in_a_run_and_every_name_is_a_fault() -> None:
     in_runs = {name for ci in CI_RUNS for name in ci.run.faults}
-    assert set(EVERYTHING) <= set(FAULTS)
+    assert set(EVERYTHING) == set(FAULTS)
     assert in_runs <= set(FAULTS)
     assert set(EVERYTHING) - in_runs <= {
         # Their likes are in a run; a longer one draws them too.
-        "kill_scheduler_redis", "pause_gateway", "restart_api",
+        "kill_scheduler_redis", "pause_api", "pause_gateway", "restart_api",
     }  # fmt: skip
 
 

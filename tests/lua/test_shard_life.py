@@ -116,6 +116,34 @@ async def test_outcomes_are_remembered_over_one_rotation_and_forgotten_after_two
     )
 
 
+@pytest.mark.parametrize(
+    ("ledger", "kept"),
+    [
+        ("a/1 99 9", True),
+        ("a/1 99 8", False),
+        ("a/1 98 9", False),
+        ("a/2 100 10", False),
+        ("b/1 100 10", False),
+        ("a/1 100 10", True),
+        # As text the first is the greater one, and both are beyond what a double holds.
+        ("a/1 9007199254740993000 10", True),
+    ],
+)
+async def test_what_a_shard_knows_of_postgres_never_goes_back(
+    shard: ScriptedShard, ledger: str, kept: bool
+) -> None:
+    async def witness(text: str) -> bytes:
+        reply: bytes = await load_script("witness").call(
+            shard.redis, [shard.keys.meta], [shard.epoch, text]
+        )
+        return reply
+
+    assert await witness("a/1 99 9") == b"OK"
+    assert await witness(ledger) == (b"OK" if kept else b"BEHIND")
+    known = await shard.redis.hget(shard.keys.meta, "ledger")
+    assert known == (ledger if kept else "a/1 99 9").encode()
+
+
 async def test_snapshot_reads_one_cut(shard: ScriptedShard) -> None:
     await shard.load("org/v", 500)
     await shard.batch(

@@ -289,6 +289,48 @@ async def test_an_entry_is_applied_only_where_its_postgres_is_remembered(world: 
     assert before.position < committed <= after.position
 
 
+@pytest.mark.parametrize("history", ["the same", "other/00000001"])
+async def test_entries_of_a_postgres_that_went_back_wait_for_the_guardian(
+    world: World, history: str
+) -> None:
+    """Whoever relays first, a settler or a move, must not note how far the older Postgres is: the
+    guardian would find nothing wrong, and live accounts would pass over its entries.
+    """
+    await world.organization("acme", ann=10_000)
+    await world.charge("ann", 100)
+    await world.settle()
+    assert (await guard(world.stores, 0, 1)).action == "nothing"
+    seen = (await look(world.stores, 0)).ledger
+    assert seen is not None
+    further = Ledger(history, seen.position, 1)
+    if history == "the same":
+        further = Ledger(seen.history, seen.position + 10**12, 1)
+    await world.stores.redis.hset(world.keys().meta, "ledger", str(further))
+    await world.pool.execute("UPDATE user_credit_allocations SET allocated_credits = 11000")
+    done = await world.relay()
+    assert (done.applied, list(done.closed_shards)) == (0, [0])
+    assert "was further" in done.closed_shards[0]
+    assert (await look(world.stores, 0)).ledger == further
+    guarded = await guard(world.stores, 0, 1)
+    assert guarded.action == "rebuilt"
+    assert "Postgres went back" in guarded.reason
+    await world.pool.execute("UPDATE user_credit_allocations SET allocated_credits = 12000")
+    await world.relay()
+    assert (await world.live("ann") or ())[:2] == (12_000 - 100, 0)
+    await world.assert_books()
+
+
+async def test_relays_at_once_do_not_take_each_others_notes_for_a_loss(world: World) -> None:
+    await world.organization("acme", **{f"u{number}": 1_000 for number in range(8)})
+    for _ in range(20):
+        await world.pool.execute(
+            "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 1"
+        )
+        for done in await asyncio.gather(*(world.relay() for _ in range(4))):
+            assert done.closed_shards == {}
+    await world.assert_books()
+
+
 async def test_guardians_at_once_do_not_take_each_others_notes_for_a_loss(world: World) -> None:
     """Each notes how far Postgres is; one that has read it before another has noted more looks
     again.
