@@ -91,6 +91,18 @@ async def test_a_silent_server_does_not_hang_a_balance(
         await meter.balance("org", "u")
 
 
+async def test_the_library_repeats_nothing_of_its_own_accord(
+    connect: Any, shard: ScriptedShard, proxy: Proxy
+) -> None:
+    """Who knows what a call does decides whether it is sent again: here nobody asked for it."""
+    meter: Meter = await connect(url=proxy.url)
+    proxy.lose_replies(1)
+    with pytest.raises(StoreUnavailable):
+        await meter.balance("org", "u")
+    assert proxy.lost == 1
+    assert await meter.balance("org", "u") == Balance(1000, 0)
+
+
 async def test_a_server_that_is_away_was_sent_nothing(
     connect: Any, shard: ScriptedShard, proxy: Proxy
 ) -> None:
