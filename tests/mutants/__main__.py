@@ -45,7 +45,9 @@ def main() -> int:
         trees: SimpleQueue[Tree] = SimpleQueue()
         for _ in range(options.jobs):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="taximeter-mutants-"))
-            trees.put(Tree(Path(folder)))
+            tree = Tree(Path(folder))
+            stack.enter_context(tree.postgres)
+            trees.put(tree)
         pool = stack.enter_context(ThreadPoolExecutor(options.jobs))
 
         def look(number: int) -> Found:

@@ -95,7 +95,7 @@ BUGS: Final = (
         "    await conn.execute(_SQL['mark_settling'])\n"
         "    await book(conn, shard, run.epoch, run.parse()[0])\n"
         "    return settled\n",
-        "settler/test_kill_at_every_await.py",
+        "settler/test_kill_at_every_await.py::test_settle",
         item="XACK before COMMIT",
     ),
     Bug(
@@ -105,7 +105,7 @@ BUGS: Final = (
         "    await conn.execute('COMMIT')\n"
         "    await conn.execute('BEGIN')\n"
         "    moved = await conn.execute(\n",
-        "settler/test_kill_at_every_await.py",
+        "settler/test_kill_at_every_await.py::test_settle",
     ),
     Bug(
         "the stream is trimmed before the rows are committed",
@@ -115,7 +115,7 @@ BUGS: Final = (
         "    last = f'{run.epoch}-{run.last_seq + 1}'\n"
         "    await stores.redis.xtrim(stores.keys(shard).events, minid=last, approximate=False)\n"
         "    return await write_run(conn, shard, run, usual)\n",
-        "settler/test_kill_at_every_await.py",
+        "settler/test_kill_at_every_await.py::test_settle",
         item="XTRIM before commit",
     ),
     Bug(
@@ -164,7 +164,7 @@ BUGS: Final = (
         "            answered[account] = int(rest)\n",
         "            sent = [e['entry_seq'] for e in entries if e['user_id'] == account[1]]\n"
         "            answered[account] = max(sent)\n",
-        "settler/test_relay.py settler/test_guardian.py",
+        "settler/test_relay.py",
         item="outbox id > last",
     ),
     Bug(
@@ -172,7 +172,7 @@ BUGS: Final = (
         "settler/sql/accounts.sql",
         "mark.shard = $4 AND mark.epoch = $5 AND mark.run_id IS NOT DISTINCT FROM $6)",
         "mark.shard = $4 AND coalesce($5::bigint, 0) >= 0 AND coalesce($6, '') >= '')",
-        "settler/test_relay.py settler/test_guardian.py",
+        "settler/test_relay.py",
     ),
     Bug(
         "a move is credited before it is held",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mutants.bug import Bug
+from taximeter.api.embedded.postgres import EmbeddedPostgres
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = ("api", "lua", "meter", "migrations", "settler")
@@ -31,10 +32,15 @@ class Found(NamedTuple):
 
 
 class Tree:
-    """The copy. A test that is run in it imports our packages from it and from nowhere else."""
+    """The copy. A test that is run in it imports our packages from it and from nowhere else.
+
+    Its Postgres serves all the runs, each of which migrates databases of its own. Nothing that is
+    on the disk matters when it ends, so it waits for none.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.postgres = EmbeddedPostgres(folder / "postgres", ("-c", "fsync=off"))
         # Postgres may run as another user, who has to walk through here.
         folder.chmod(0o755)
         for name in (*PACKAGES, "tests", "docs"):
@@ -90,6 +96,7 @@ class Tree:
                 cwd=self.folder,
                 env={
                     **os.environ,
+                    "TAXIMETER_DATABASE_URL": self.postgres.url,
                     "PYTHONPATH": str(self.folder / "path"),
                     # A file that is changed twice within a second would keep its old bytecode.
                     "PYTHONDONTWRITEBYTECODE": "1",

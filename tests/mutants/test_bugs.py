@@ -20,7 +20,9 @@ def test_its_place_is_there_once(bug: Bug) -> None:
     assert bug.old != bug.new
     assert bug.tests
     for name in bug.tests.split():
-        assert (ROOT / "tests" / name).exists(), name
+        file, _, test = name.partition("::")
+        tests = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"def {test}(" in tests or not test, name
 
 
 def test_each_has_a_name_of_its_own() -> None:
@@ -41,7 +43,16 @@ def test_the_page_says_who_notices_each() -> None:
         (bug.name, bug.file, bug.item) for bug in BUGS
     ]
     for bug, (_, _, noticed, _) in zip(BUGS, rows, strict=True):
-        assert any(noticed.startswith(f"{name}::") for name in bug.tests.split()), noticed
+        assert any(
+            noticed.startswith(f"{name}{end}") for name in bug.tests.split() for end in ("::", "[")
+        ), noticed
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/README.md"])
+def test_who_counts_them_counts_all(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if "mutants.md" in line)
+    assert f" {len(BUGS)} bugs" in line
 
 
 FAILED = "FAILED tests/lua/test_input.py::test_it - AssertionError: 1 != 2\n1 failed in 3s\n"
