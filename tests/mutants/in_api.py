@@ -32,7 +32,7 @@ BUGS: Final = (
         "api/idempotency.py",
         '        if first["body_hash"] != body_hash:\n',
         "        if False:\n",
-        "api/test_idempotency.py",
+        "api/test_idempotency.py::test_the_same_key_with_another_body_is_refused",
     ),
     Bug(
         "an answer is kept in a transaction of its own",
@@ -41,28 +41,28 @@ BUGS: Final = (
         "    answer = await work()\n"
         "    await conn.execute('COMMIT')\n"
         "    await conn.execute('BEGIN')\n",
-        "api/test_idempotency.py",
+        "api/test_idempotency.py::test_there_is_no_effect_without_its_answer",
     ),
     Bug(
         "an API key calls models that it was not made for",
         "api/llm/by_key.py",
         '    if "llm" not in grant.operations:\n',
         "    if False:\n",
-        "api/test_keys.py",
+        "api/test_keys.py::test_a_key_is_no_wider_than_it_was_made",
     ),
     Bug(
         "an API key pays from any organisation",
         "api/llm/by_key.py",
         "    if org_header not in (None, grant.org_id):\n",
         "    if False:\n",
-        "api/test_keys.py",
+        "api/test_keys.py::test_a_key_is_no_wider_than_it_was_made",
     ),
     Bug(
         "the id of an API key is enough",
         "api/keys.py",
         '        if row is None or not hmac.compare_digest(row["digest"], digest):\n',
         "        if row is None:\n",
-        "api/test_keys.py",
+        "api/test_keys.py::test_a_key_is_no_wider_than_it_was_made",
     ),
     Bug(
         "a token for another audience is a session",

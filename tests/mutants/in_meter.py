@@ -28,7 +28,7 @@ BUGS: Final = (
         "meter/handshake.py",
         "    if approved != run_id:\n",
         "    if not approved:\n",
-        "meter/test_faults.py settler/test_guardian.py",
+        "meter/test_faults.py::test_a_restarted_server_admits_nobody_until_it_is_approved",
     ),
     Bug(
         "leaving the block gives back what was spent",
@@ -50,7 +50,7 @@ BUGS: Final = (
         "        retry=Retry(NoBackoff(), 0),\n",
         "        retry=Retry(NoBackoff(), 3),\n"
         "        retry_on_error=[__import__('redis').ConnectionError],\n",
-        "meter/test_faults.py",
+        "meter/test_faults.py::test_the_library_repeats_nothing_of_its_own_accord",
         item="library retries on",
     ),
     Bug(
@@ -86,7 +86,7 @@ BUGS: Final = (
         "meter/sidecar/grants.py",
         "        if operation not in self.operations:\n",
         "        if False:\n",
-        "api/test_keys.py",
+        "api/test_keys.py::test_a_sidecar_checks_what_a_key_is_for",
     ),
     Bug(
         "a credit line bounds one request, not their sum",

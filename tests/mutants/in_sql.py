@@ -20,7 +20,7 @@ BUGS: Final = (
         "migrations/20261123150000_contract_tables.sql",
         "member_has_an_organization REFERENCES organizations (id) ON DELETE RESTRICT",
         "member_has_an_organization REFERENCES organizations (id) ON DELETE CASCADE",
-        "sql/test_direct_sql.py",
+        "sql/test_direct_sql.py::test_nothing_goes_with_its_organisation",
         item="cascade delete",
     ),
     Bug(
@@ -28,7 +28,7 @@ BUGS: Final = (
         "migrations/20261123150000_contract_tables.sql",
         "pool_has_an_organization REFERENCES organizations (id) ON DELETE RESTRICT",
         "pool_has_an_organization REFERENCES organizations (id) ON DELETE CASCADE",
-        "sql/test_direct_sql.py",
+        "sql/test_direct_sql.py::test_nothing_goes_with_its_organisation",
         item="cascade delete",
     ),
     Bug(
