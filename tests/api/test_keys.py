@@ -16,7 +16,7 @@ from support.sidecar import JSON, calling, problem, served
 from support.waiting import eventually
 from support.world import BILLING, CHAT, World
 
-from taximeter.api.keys import BELIEVED_S, KeyStore, key_id_of, make_key
+from taximeter.api.keys import BELIEVED_S, KeyStore, _checksum, key_id_of, make_key
 from taximeter.api.sidecar.keys import Keys
 from taximeter.meter.sidecar import create_sidecar
 
@@ -75,6 +75,12 @@ async def test_the_key_is_shown_once_and_kept_as_a_digest(world: World) -> None:
     assert stored == sha256(key.encode()).digest()
 
 
+def another_secret(key: str) -> str:
+    """A key with the same id that was never made, as one could who has seen the id in a list."""
+    text = key[:16] + make_key().text[16:59]
+    return text + _checksum(text.encode())
+
+
 async def test_a_key_pays_for_its_user_on_the_llm_route(world: World) -> None:
     await world.funded("ann", 50.0)
     for_all, _ = await make(world)
@@ -108,6 +114,7 @@ async def test_a_key_is_no_wider_than_it_was_made(world: World) -> None:
         (for_sidecar, "ann", {}, 403),
         (make_key().text, "ann", {}, 401),
         (for_all[:-1] + "x", "ann", {}, 401),
+        (another_secret(for_all), "ann", {}, 401),
     ):
         assert (await chat(world, key, user, **extra)).status_code == status, (user, extra)
     # Keys make and take back no keys, and are nobody's session.

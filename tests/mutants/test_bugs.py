@@ -6,8 +6,10 @@ import re
 
 import pytest
 
-from mutants.__main__ import PAGE, ROOT
-from mutants.bugs import BUGS, Bug
+from mutants.__main__ import HEAD, PAGE, numbers
+from mutants.bug import LISTED, Bug
+from mutants.bugs import BUGS
+from mutants.planting import ROOT, judge
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "_"))
@@ -16,16 +18,57 @@ def test_its_place_is_there_once(bug: Bug) -> None:
     text = (ROOT / bug.file).read_text(encoding="utf-8")
     assert text.count(bug.old) == 1
     assert bug.old != bug.new
+    assert bug.tests
     for name in bug.tests.split():
-        assert (ROOT / "tests" / name).exists(), name
+        file, _, test = name.partition("::")
+        tests = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"def {test}(" in tests or not test, name
+
+
+def test_each_has_a_name_of_its_own() -> None:
+    assert len({bug.name for bug in BUGS}) == len(BUGS)
+
+
+def test_every_listed_bug_of_others_is_planted() -> None:
+    assert {bug.item for bug in BUGS if bug.item} == set(LISTED)
 
 
 def test_the_page_says_who_notices_each() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert text.startswith(HEAD)
     rows = re.findall(
-        r"^\| \d+ \| ([^|]+) \| `([^`]+)` \| `([^`]+)` \|$",
-        PAGE.read_text(encoding="utf-8"),
-        re.MULTILINE,
+        r"^\| \d+ \| ([^|]+) \| `([^`]+)` \| `([^`]+)` \| (.*) \|$", text, re.MULTILINE
     )
-    assert [(name, file) for name, file, _ in rows] == [(bug.name, bug.file) for bug in BUGS]
-    for bug, (_, _, noticed) in zip(BUGS, rows, strict=True):
-        assert any(noticed.startswith(f"{name}::") for name in bug.tests.split()), noticed
+    assert [(name, file, item) for name, file, _, item in rows] == [
+        (bug.name, bug.file, bug.item) for bug in BUGS
+    ]
+    for bug, (_, _, noticed, _) in zip(BUGS, rows, strict=True):
+        among = [
+            name for name in bug.tests.split() if re.match(re.escape(name) + r"(::|\[|$)", noticed)
+        ]
+        assert among, noticed
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/README.md"])
+def test_who_counts_them_counts_all(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if "mutants.md" in line)
+    assert f" {len(BUGS)} bugs" in line
+
+
+FAILED = "FAILED tests/lua/test_input.py::test_it - AssertionError: 1 != 2\n1 failed in 3s\n"
+
+
+def test_only_a_test_that_failed_is_a_find() -> None:
+    assert judge(1, FAILED, "").by == "lua/test_input.py::test_it"
+    assert judge(0, "3 passed", "") == ("", "NOT NOTICED")
+    # A file that cannot be imported, a name that is not there, no test at all, a crash of pytest.
+    for returncode in (2, 3, 4, 5):
+        found = judge(returncode, "ERROR tests/lua/test_input.py - SyntaxError\n", "and why")
+        assert not found.by
+        assert "and why" in found.trouble
+    assert not judge(1, "ERROR tests/lua/test_input.py - SyntaxError\n", "").by
+
+
+def test_some_of_them_can_be_chosen() -> None:
+    assert numbers("3,5-7") == [3, 5, 6, 7]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 from settler_world import World
@@ -13,7 +14,7 @@ from settler_world import World
 from taximeter.meter.keys import account_field
 from taximeter.meter.scripts import load_script
 from taximeter.settler.accounts import account_loader, load_accounts
-from taximeter.settler.relay import relay
+from taximeter.settler.relay import bring_up_to_date, relay, shard_marks
 
 LOAD = load_script("load")
 
@@ -112,6 +113,19 @@ async def test_a_hint_is_never_trusted(world: World) -> None:
     assert await available(world) == 1_040
     hint = await world.pool.fetchval("SELECT applied_seq FROM taximeter.accounts")
     assert hint == 5
+
+
+async def test_an_answer_of_the_server_before_moves_no_hint(world: World) -> None:
+    """It may have lost since what it said: the entry is sent again, to be sure."""
+    await world.organization("acme", ann=1_000)
+    await world.pool.execute(
+        "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 10"
+    )
+    mark = (await shard_marks(world.stores))[0]
+    for asked, hint in ((replace(mark, run_id="the one before"), 1), (mark, 2)):
+        await bring_up_to_date(world.stores, asked, [("acme", "ann")])
+        assert await available(world) == 1_010
+        assert await world.pool.fetchval("SELECT applied_seq FROM taximeter.accounts") == hint
 
 
 async def test_a_client_that_loads_an_older_snapshot_loses_no_entry(world: World) -> None:

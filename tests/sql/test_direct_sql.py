@@ -222,6 +222,29 @@ async def test_an_organisation_with_money_or_members_is_not_deleted(books: Books
     await books.run("DELETE FROM organizations")
 
 
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("organization_members", "(org_id, user_id) VALUES ('org', 'ann')"),
+        (
+            "organization_subscriptions",
+            "(org_id, plan_code, plan_name, monthly_price) VALUES ('org', 'pro', 'Pro', 49.00)",
+        ),
+        ("organization_credit_pools", "(org_id, total_credits) VALUES ('org', 5)"),
+    ],
+)
+async def test_nothing_goes_with_its_organisation(books: Books, table: str, row: str) -> None:
+    """Each alone stands in the way: no other one is there to refuse for it."""
+    await books.run(
+        "INSERT INTO organizations (id, org_name, slug, created_by)"
+        " VALUES ('org', 'Org', 'org', 'test')"
+    )
+    await books.run(f"INSERT INTO {table} {row}")
+    with pytest.raises(IntegrityConstraintViolationError, match="has_an_organization"):
+        await books.run("DELETE FROM organizations")
+    assert await books.value(f"SELECT count(*) FROM {table}") == 1
+
+
 async def test_numbers_go_on_when_an_organisation_is_made_again(books: Books) -> None:
     """The live side has applied entry 3: a second entry 1 would be taken for a repetition."""
     for life in range(3):

@@ -1,0 +1,86 @@
+"""Bugs in the HTTP API."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mutants.bug import Bug
+
+BUGS: Final = (
+    Bug(
+        "a stream is charged in a plain finally",
+        "api/llm/streaming.py",
+        "            self._tracker.spawn(self._end(relay))\n",
+        "            if relay is not None:\n"
+        "                relay.cancel()\n"
+        "                await asyncio.gather(relay, return_exceptions=True)\n"
+        "            self._stream.close()\n"
+        "            await self._charge.break_off()\n",
+        "api/test_llm_policies.py::test_the_servers_task_is_cancelled",
+        item="plain finally",
+    ),
+    Bug(
+        "an answer is given before its charge is made",
+        "api/llm/charge.py",
+        "        return await self._apply()\n\n",
+        "        self._tracker.spawn(self._apply())\n        return None\n\n",
+        "api/test_llm.py",
+        item="BackgroundTask commit",
+    ),
+    Bug(
+        "a used key with another body is answered as the first",
+        "api/idempotency.py",
+        '        if first["body_hash"] != body_hash:\n',
+        "        if False:\n",
+        "api/test_idempotency.py::test_the_same_key_with_another_body_is_refused",
+    ),
+    Bug(
+        "an answer is kept in a transaction of its own",
+        "api/idempotency.py",
+        "    answer = await work()\n",
+        "    answer = await work()\n"
+        "    await conn.execute('COMMIT')\n"
+        "    await conn.execute('BEGIN')\n",
+        "api/test_idempotency.py::test_there_is_no_effect_without_its_answer",
+    ),
+    Bug(
+        "an API key calls models that it was not made for",
+        "api/llm/by_key.py",
+        '    if "llm" not in grant.operations:\n',
+        "    if False:\n",
+        "api/test_keys.py::test_a_key_is_no_wider_than_it_was_made",
+    ),
+    Bug(
+        "an API key pays from any organisation",
+        "api/llm/by_key.py",
+        "    if org_header not in (None, grant.org_id):\n",
+        "    if False:\n",
+        "api/test_keys.py::test_a_key_is_no_wider_than_it_was_made",
+    ),
+    Bug(
+        "the id of an API key is enough",
+        "api/keys.py",
+        '        if row is None or not hmac.compare_digest(row["digest"], digest):\n',
+        "        if row is None:\n",
+        "api/test_keys.py::test_a_key_is_no_wider_than_it_was_made",
+    ),
+    Bug(
+        "a token for another audience is a session",
+        "api/auth.py",
+        "                audience=self._audience,\n"
+        "                issuer=self._issuer,\n"
+        "                leeway=LEEWAY_S,\n"
+        '                options={"require": _REQUIRED_CLAIMS},\n',
+        "                issuer=self._issuer,\n"
+        "                leeway=LEEWAY_S,\n"
+        '                options={"require": _REQUIRED_CLAIMS, "verify_aud": False},\n',
+        "api/test_auth.py",
+    ),
+    Bug(
+        "an ID token is a session",
+        "api/auth.py",
+        '        if claims.get("typ", "Bearer") != "Bearer" or _ID_TOKEN_CLAIMS & claims.keys():\n',
+        "        if False:\n",
+        "api/test_auth.py",
+    ),
+)

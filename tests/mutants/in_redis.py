@@ -1,0 +1,107 @@
+"""Bugs in the scripts of Redis."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mutants.bug import Bug
+
+BUGS: Final = (
+    Bug(
+        "balances are written before the event",
+        "lua/lib/batch.lua",
+        "if #events > 0 then append_events(KEYS[7]",
+        "for place in pairs(changed) do call('HSET', KEYS[1], names[place],"
+        " account_record(available[place], held[place], applied[place])) end\n"
+        "if #events > 0 then append_events(KEYS[7]",
+        "lua/test_input.py lua/test_shard_life.py",
+        item="HINCRBY before XADD",
+    ),
+    Bug(
+        "the stream keeps its newest entries only",
+        "lua/lib/events.lua",
+        "call('XADD', events_key, epoch",
+        "call('XADD', events_key, 'MAXLEN', 3, epoch",
+        "settler/test_settle.py",
+        item="MAXLEN on XADD",
+    ),
+    Bug(
+        "holds vanish with a time to live",
+        "lua/lib/batch.lua",
+        "  call('ZADD', KEYS[3], unpack(deadline_fields))\n",
+        "  call('ZADD', KEYS[3], unpack(deadline_fields))\n  call('PEXPIRE', KEYS[2], 1)\n",
+        "lua/test_operate.py",
+        item="TTL on holds",
+    ),
+    Bug(
+        "an epoch is not looked at",
+        "lua/lib/shard.lua",
+        "  if found == expected and seq",
+        "  if found and seq",
+        "lua/test_shard_life.py",
+        item="missing epoch check",
+    ),
+    Bug(
+        "tonumber without a pattern",
+        "lua/lib/shard.lua",
+        "  if #text > 15 or not find(text, '^%d+$') then return nil end\n",
+        "  if not tonumber(text) then return nil end\n",
+        "lua/test_input.py",
+        item="tonumber without regex",
+    ),
+    Bug(
+        "an account may be overdrawn by one reserve",
+        "lua/lib/batch.lua",
+        "    elseif free < amount then reply = format('-1 %d %d', free, kept)\n"
+        "    else\n"
+        "      free_now, kept_now = free - amount, kept + amount\n",
+        "    elseif free < 0 then reply = format('-1 %d %d', free, kept)\n"
+        "    else\n"
+        "      free_now, kept_now = free - amount, kept + amount\n",
+        "lua/test_operate.py meter/test_client.py meter/test_batching.py",
+    ),
+    Bug(
+        "a late commit forgets what the expiry has charged",
+        "lua/lib/batch.lua",
+        "        free_now, kept_now = free - (amount - charged), kept\n",
+        "        free_now, kept_now = free - amount, kept\n",
+        "lua/test_sweep.py settler/test_settle.py",
+    ),
+    Bug(
+        "an expiry charges what was held, not what was reported",
+        "lua/sweep.lua",
+        "    available[place] = available[place] + reserved - progress\n",
+        "    available[place] = available[place]\n",
+        "lua/test_sweep.py",
+    ),
+    Bug(
+        "an entry that was applied is applied again",
+        "lua/apply.lua",
+        "    elseif applied >= number then replies[i] = format('2 %d', applied)\n",
+        "    elseif applied > number then replies[i] = format('2 %d', applied)\n",
+        "lua/test_entries.py",
+    ),
+    Bug(
+        "an entry may come before the one before it",
+        "lua/apply.lua",
+        "    elseif applied < number - 1 then replies[i] = format('-6 %d', applied)\n",
+        "    elseif false then replies[i] = format('-6 %d', applied)\n",
+        "lua/test_entries.py",
+    ),
+    Bug(
+        "an entry sets the balance instead of moving it",
+        "lua/apply.lua",
+        "account_record(available + freed + delta, held - freed, number)",
+        "account_record(delta, held - freed, number)",
+        "lua/test_entries.py",
+        item="SET instead of delta in repair",
+    ),
+    Bug(
+        "loading writes over an account that is there",
+        "lua/load.lua",
+        "  elseif record then replies[i] = '2 ' .. record\n",
+        "",
+        "lua/test_entries.py meter/test_client.py settler/test_relay.py",
+        item="SET instead of delta in repair",
+    ),
+)

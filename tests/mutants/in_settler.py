@@ -1,0 +1,193 @@
+"""Bugs in the settler."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mutants.bug import Bug
+
+BUGS: Final = (
+    Bug(
+        "what an expiry has charged already is not given back",
+        "settler/claims.py",
+        "            self.paid_before[event.seq] = amount\n",
+        "",
+        "settler/test_claims.py",
+    ),
+    Bug(
+        "the rest after a forgotten expiry is refused",
+        "settler/claims.py",
+        '        if by_expiry and event.flags == "late"',
+        '        if False and event.flags == "late"',
+        "settler/test_claims.py",
+    ),
+    Bug(
+        "what is set aside is not given back",
+        "settler/ledger.py",
+        "            if bad.org_id and bad.user_id and bad.amount\n",
+        "            if bad.org_id and bad.user_id and bad.amount and bad.amount < 0\n",
+        "settler/test_settle.py",
+    ),
+    Bug(
+        "settling begins one event too late",
+        "settler/stream.py",
+        'f"({epoch}-{run.last_seq}"',
+        'f"({epoch}-{run.last_seq + 1}"',
+        "settler/test_settle.py",
+    ),
+    Bug(
+        "a run that was read ahead is booked on any server",
+        "settler/ahead.py",
+        "        if self._next is not None and self._next[0] == mark:\n",
+        "        if self._next is not None:\n",
+        "settler/test_ahead.py",
+    ),
+    Bug(
+        "trimming passes the watermark",
+        "settler/trim.py",
+        "    minimum = f\"{boundary['epoch']}-{boundary['seq'] + 1}\"\n",
+        "    minimum = f\"{boundary['epoch'] + 1}-0\"\n",
+        "settler/test_upkeep.py",
+    ),
+    Bug(
+        "a Redis that went back in time is trusted",
+        "settler/verdict.py",
+        "    if seq < mark.seq:\n",
+        "    if seq < 0:\n",
+        "settler/test_guardian.py",
+    ),
+    Bug(
+        "a Postgres that went back is trusted",
+        "settler/verdict.py",
+        "    if mark.ledger and seen.ledger and not mark.ledger.continues(seen.ledger):\n",
+        "    if False:\n",
+        "settler/test_guardian.py",
+    ),
+    Bug(
+        "entries are applied before their Postgres is remembered",
+        "settler/relay.py",
+        "            await bear_witness_of_now(stores, mark.shard, mark.epoch)\n",
+        "            pass\n",
+        "settler/test_guardian.py",
+    ),
+    Bug(
+        "a restarted server's lost entries are not sent again",
+        "settler/guardian.py",
+        '            await conn.execute(_ACCOUNTS["lower_hints"]',
+        '            _ = (_ACCOUNTS["lower_hints"]',
+        "settler/test_guardian.py",
+    ),
+    Bug(
+        "the reconciler forgets events that are not settled yet",
+        "settler/cut.py",
+        "        return self.remaining + self.entries - self.unsettled\n",
+        "        return self.remaining + self.entries\n",
+        "settler/test_check.py",
+        item="reconciler without cut",
+    ),
+    Bug(
+        "the watermark is committed before the rows",
+        "settler/settle.py",
+        "    return await write_run(conn, shard, run, usual)\n",
+        "    settled = await write_run(conn, shard, Run(run.epoch, run.after_seq, run.last_seq))\n"
+        "    await conn.execute('COMMIT')\n"
+        "    await conn.execute('BEGIN')\n"
+        "    await conn.execute(_SQL['mark_settling'])\n"
+        "    await book(conn, shard, run.epoch, run.parse()[0])\n"
+        "    return settled\n",
+        "settler/test_kill_at_every_await.py::test_settle",
+        item="XACK before COMMIT",
+    ),
+    Bug(
+        "the rows are committed before the watermark",
+        "settler/settle.py",
+        "    moved = await conn.execute(\n",
+        "    await conn.execute('COMMIT')\n"
+        "    await conn.execute('BEGIN')\n"
+        "    moved = await conn.execute(\n",
+        "settler/test_kill_at_every_await.py::test_settle",
+    ),
+    Bug(
+        "the stream is trimmed before the rows are committed",
+        "settler/settle.py",
+        "    return await write_run(conn, shard, run, usual)\n",
+        "    stores = reader._stores\n"
+        "    last = f'{run.epoch}-{run.last_seq + 1}'\n"
+        "    await stores.redis.xtrim(stores.keys(shard).events, minid=last, approximate=False)\n"
+        "    return await write_run(conn, shard, run, usual)\n",
+        "settler/test_kill_at_every_await.py::test_settle",
+        item="XTRIM before commit",
+    ),
+    Bug(
+        "totals grow by what was set aside as a repeat",
+        "settler/ledger.py",
+        "    for event in booked:\n",
+        "    for event in events:\n",
+        "settler/test_settle.py",
+        item="DO NOTHING without RETURNING",
+    ),
+    Bug(
+        "the first run of a shard begins at the end of its stream",
+        "settler/stream.py",
+        "        for entry_id, fields in raw:\n",
+        "        if run.last_seq == 0:\n"
+        "            raw = raw[-1:]\n"
+        "        for entry_id, fields in raw:\n",
+        "settler/test_settle.py",
+        item="group at $",
+    ),
+    Bug(
+        "allocations are locked in the order they come",
+        "settler/sql/settle.sql",
+        " WHERE a.is_active\n ORDER BY a.org_id, a.user_id\n",
+        " WHERE a.is_active\n ORDER BY a.org_id DESC, a.user_id DESC\n",
+        "settler/test_lock_order.py",
+        item="unsorted updates",
+    ),
+    Bug(
+        "closed allocations are locked in the order they come",
+        "settler/sql/settle.sql",
+        "                LIMIT 1)\n ORDER BY a.org_id, a.user_id\n",
+        "                LIMIT 1)\n ORDER BY a.org_id DESC, a.user_id DESC\n",
+        "settler/test_lock_order.py",
+    ),
+    Bug(
+        "pools are locked in the order they come",
+        "settler/sql/settle.sql",
+        " WHERE org_id = ANY ($1::text[])\n ORDER BY org_id\n",
+        " WHERE org_id = ANY ($1::text[])\n ORDER BY org_id DESC\n",
+        "settler/test_lock_order.py",
+    ),
+    Bug(
+        "an entry that was sent counts as applied",
+        "settler/relay.py",
+        "            answered[account] = int(rest)\n",
+        "            sent = [e['entry_seq'] for e in entries if e['user_id'] == account[1]]\n"
+        "            answered[account] = max(sent)\n",
+        "settler/test_relay.py",
+        item="outbox id > last",
+    ),
+    Bug(
+        "a hint from before a restart is kept",
+        "settler/sql/accounts.sql",
+        "mark.shard = $4 AND mark.epoch = $5 AND mark.run_id IS NOT DISTINCT FROM $6)",
+        "mark.shard = $4 AND coalesce($5::bigint, 0) >= 0 AND coalesce($6, '') >= '')",
+        "settler/test_relay.py::test_an_answer_of_the_server_before_moves_no_hint",
+    ),
+    Bug(
+        "a move is credited before it is held",
+        "settler/moves.py",
+        "    reply = await of_live_side(take(",
+        "    return await _row(conn, 'carry_out', move_id)\n    reply = await of_live_side(take(",
+        "settler/test_moves.py",
+    ),
+    Bug(
+        "the settler's client repeats what it has sent",
+        "settler/stores.py",
+        "        retry=Retry(NoBackoff(), 0),\n",
+        "        retry=Retry(NoBackoff(), 3),\n"
+        "        retry_on_error=[__import__('redis').ConnectionError],\n",
+        "settler/test_stores.py",
+        item="library retries on",
+    ),
+)
