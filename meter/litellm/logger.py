@@ -88,8 +88,9 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
                 "usage": {"metadata": about},
             },
         )
-        if answer.status != 200 or answer.body.get("replayed"):
-            if not answer.status and CALL_ID not in _headers_of(data):
+        if answer.status != 200:
+            is_unknown = not answer.status or answer.code == "OUTCOME_UNKNOWN"
+            if is_unknown and CALL_ID not in _headers_of(data):
                 # The answer was lost: a hold may stand, and this request will not use it. With an
                 # id that the caller chose it may be another request's, and is left to its deadline.
                 self._settlement.in_background(self._client.call("release", ids))
