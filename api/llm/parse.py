@@ -19,7 +19,12 @@ SURFACES: tuple[Surface, ...] = (Surface(), Completions(), Embeddings(), Images(
 
 # The upstream and its key are the operator's: a caller who could name another one would be sent our
 # key.
-_ROUTING_FIELDS = ("api_base", "base_url", "api_key", "api_version", "organization", "user_config")
+_ROUTING_FIELDS = (
+    *("api_base", "base_url", "api_key", "api_version", "organization", "user_config"),
+    # Gateways behind us take these for other models than the one that is priced.
+    *("models", "fallbacks", "context_window_fallbacks", "content_policy_fallbacks"),
+    *("model_list", "custom_llm_provider"),
+)
 # These two describe the request to us; an upstream would refuse them as unknown.
 _OWN_FIELDS = ("power_level", "task_type")
 
