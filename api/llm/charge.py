@@ -107,13 +107,13 @@ class OpenCharge:
             return
         if self._decided is not None:
             await self._apply()
-        elif self.delivered_tokens:
-            await self._commit(self._so_far(), self._chat.service_tier, estimated=True)
-        else:
+        elif not self.delivered_tokens:
             await self.release()
+        else:
+            await self._commit(self._so_far(), self._chat.service_tier, estimated=True)
 
     async def release(self) -> None:
-        """Give the hold back: nothing was delivered. A failure is left to the hold's deadline."""
+        """Give the hold back: nothing was delivered. A failure is left to its deadline."""
         if self._ended:
             return
         self._ended = True

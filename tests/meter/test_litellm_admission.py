@@ -87,6 +87,12 @@ async def test_a_reserve_of_unknown_outcome_is_released_too() -> None:
     assert client.ops() == ["reserve", "release"]
 
 
+async def test_the_service_tier_is_held_for() -> None:
+    client = Scripted(Answer(200, OPEN))
+    await admit(client, {**request(), "service_tier": "priority"})
+    assert client.asked[0][1]["service_tier"] == "priority"
+
+
 @pytest.mark.parametrize("code", ["REPLAYED", "CONFLICT"])
 async def test_a_used_call_id_is_refused_and_its_hold_left_alone(code: str) -> None:
     """It is the hold of the request that used the id first."""
