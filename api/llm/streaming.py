@@ -28,6 +28,10 @@ logger = logging.getLogger("taximeter.api")
 
 USAGE_WAIT_S = 5.0
 """How long the usage of an answer that is complete is waited for after its caller has left."""
+STALLED_S = 60.0
+"""A caller who takes nothing for so long has left: the upstream's connection and the hold are not
+kept for who is connected and does not read.
+"""
 
 
 class _Ending(NamedTuple):
@@ -72,6 +76,7 @@ class MeteredStream:
         self._left = left
         self._finishes = finishes
         self._is_complete = False
+        self._writing_since = float("inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         relay: asyncio.Task[None] | None = None
@@ -80,11 +85,25 @@ class MeteredStream:
             await asyncio.sleep(0)
             if not self._left.done():
                 relay = asyncio.create_task(self._relay(send))
-                await asyncio.wait({self._left, relay}, return_when=asyncio.FIRST_COMPLETED)
+                await self._until_over(relay)
         finally:
             self._left.cancel()
             # Only spawned, not awaited: this very task may be in the middle of being cancelled.
             self._tracker.spawn(self._end(relay))
+
+    async def _until_over(self, relay: asyncio.Task[None]) -> None:
+        """Return when the relay has ended, or its caller has left or does not read."""
+        loop, both = asyncio.get_running_loop(), {self._left, relay}
+        while True:
+            over, _ = await asyncio.wait(
+                both, timeout=STALLED_S / 2, return_when=asyncio.FIRST_COMPLETED
+            )
+            if over:
+                return
+            if loop.time() - self._writing_since > STALLED_S:
+                logger.warning("the caller of stream %s does not read", self._charge.request_id)
+                relay.cancel()
+                return
 
     async def _end(self, relay: asyncio.Task[None] | None) -> None:
         """Stop what still runs, then charge what was delivered. After a complete stream there is
@@ -171,8 +190,11 @@ class MeteredStream:
         return _Ending(usage_event, usage, tier, marked)
 
     async def _write(self, send: Send, body: bytes, *, last: bool = False) -> None:
-        if not self._left.done():
-            await send({"type": "http.response.body", "body": body, "more_body": not last})
+        if self._left.done():
+            return
+        self._writing_since = asyncio.get_running_loop().time()
+        await send({"type": "http.response.body", "body": body, "more_body": not last})
+        self._writing_since = float("inf")
 
     def _with_cost(self, event: Event, remaining: int) -> bytes:
         assert event.document is not None, "usage was read from it"

@@ -22,7 +22,8 @@ class Surface:
     can_stream = True
     # Whether usage in a stream must be asked for with `stream_options`.
     asks_for_usage = True
-    # Fields that limit the output tokens of one answer; the first that is there counts.
+    # Fields that limit the output tokens of one answer. Which of them a provider obeys is its own
+    # affair, so the largest counts.
     limits: tuple[str, ...] = ("max_completion_tokens", "max_tokens")
     # Output tokens of one answer, where they do not depend on what the caller allows.
     fixed_output: int | None = None

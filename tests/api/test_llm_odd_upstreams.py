@@ -19,6 +19,8 @@ from support.provider import USAGE, Asked, Provider, Script, chat_answer, chat_c
 from support.waiting import eventually
 from support.world import World
 
+from taximeter.api.llm import streaming
+
 REASONED = {
     "prompt_tokens": 10,
     "completion_tokens": 5_003,
@@ -207,6 +209,30 @@ async def test_who_leaves_before_the_usage_of_a_complete_answer_pays_it(
     await nothing_open(world)
     charge = await only_charge(world)
     assert (charge["completion_tokens"], charge.get("estimated")) == (5_003, None)
+
+
+async def test_a_caller_who_does_not_read_keeps_nothing(
+    world: World, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connected and silent, a few of them would take every connection to the upstream for ever."""
+    monkeypatch.setattr(streaming, "STALLED_S", 0.3)
+    await world.funded()
+
+    async def script(asked: Asked) -> None:
+        await asked.begin()
+        while True:
+            await asked.text("word " * 10_000)
+
+    provider.script = script
+    raw = await open_stream(world)
+
+    async def is_let_go() -> bool:
+        return bool(provider.asked) and provider.asked[0].writer.is_closing()
+
+    await eventually(is_let_go, within_s=20, what="the end of the upstream's connection")
+    await nothing_open(world)
+    raw.close()
+    assert (await only_charge(world))["completion_tokens"] > 0
 
 
 @pytest.mark.parametrize("api_options", [{"left_streams": "finish"}], indirect=True)

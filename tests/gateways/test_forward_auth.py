@@ -286,10 +286,17 @@ async def test_only_holds_in_the_way_is_429(
     tmp_path: Path,
 ) -> None:
     await meter.reserve("acme", "ann", FUNDS)
-    async with gateway(upstream, sidecar_url, tmp_path) as (client, _):
+    async with gateway(upstream, sidecar_url, tmp_path) as (client, second_url):
         response = await get(client)
-    assert response.status_code == 429
-    assert response.json()["error"]["code"] == "HOLDS_IN_THE_WAY"
+        assert response.status_code == 429
+        assert response.json()["error"]["code"] == "HOLDS_IN_THE_WAY"
+        assert response.headers["retry-after"] == "1"
+        if second_url:
+            async with httpx.AsyncClient(base_url=second_url, trust_env=False) as second:
+                response = await get(second)
+            assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+        empty = await get(client, Authorization="Bearer key-of-poor")
+        assert (empty.status_code, "retry-after" in empty.headers) == (402, False)
 
 
 @GATEWAYS

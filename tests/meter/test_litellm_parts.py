@@ -51,7 +51,7 @@ def test_who_pays(sources: str, fields: dict[str, Any], found: str | None) -> No
         ({}, 50, 50),
         ({"max_tokens": 20}, 50, 20),
         ({"max_tokens": 10**6}, None, 1000),
-        ({"max_tokens": 900, "max_completion_tokens": 300}, None, 300),
+        ({"max_tokens": 900, "max_completion_tokens": 300}, None, 900),
         ({"max_tokens": -1}, None, 100),
         ({"max_tokens": True}, None, 100),
         ({"max_tokens": "many"}, None, 100),
