@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -147,6 +147,13 @@ class ApiSettings(PriceSettings, MeteringSettings):
     )
     upstream_connections_max: int = Field(
         default=200, ge=1, le=10_000, description="Most connections to the upstream."
+    )
+
+    left_streams: Literal["stop", "finish"] = Field(
+        default="stop",
+        description="What becomes of a stream whose caller has left: `stop` lets the upstream go "
+        "and charges what was delivered; `finish` reads to the end and charges its usage, with "
+        "what a model reasons and does not show.",
     )
 
     # Holds

@@ -62,6 +62,7 @@ class OpenCharge:
         self.target = next(iter(prices))  # Who answers; until that is known, who is asked first.
         self.hold_ms = hold_ms
         self.delivered_tokens = 0
+        self.reported: Mapping[str, Any] | None = None  # Usage that came before the end.
         self.images = 0
         self._loop = asyncio.get_running_loop()
         self._touching: asyncio.Task[None] | None = None
@@ -106,13 +107,13 @@ class OpenCharge:
             return
         if self._decided is not None:
             await self._apply()
-        elif self.delivered_tokens:
-            await self._commit(self._counted(), self._chat.service_tier, estimated=True)
-        else:
+        elif not self.delivered_tokens:
             await self.release()
+        else:
+            await self._commit(self._so_far(), self._chat.service_tier, estimated=True)
 
     async def release(self) -> None:
-        """Give the hold back: nothing was delivered. A failure is left to the hold's deadline."""
+        """Give the hold back: nothing was delivered. A failure is left to its deadline."""
         if self._ended:
             return
         self._ended = True
@@ -134,13 +135,20 @@ class OpenCharge:
         """The price of who answers, as it was when the hold was taken."""
         return self._prices[self.target]
 
-    def _counted(self) -> dict[str, int]:
+    def _counted(self) -> Mapping[str, Any]:
         if self._prompt_tokens is None:
             self._prompt_tokens = prompt_guess(self._chat.prompt)
         return {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self.delivered_tokens,
         }
+
+    def _so_far(self) -> Mapping[str, Any]:
+        """What an answer without its end has used: as counted, or as the upstream said on the way
+        if that is more, since it knows also what a model did unseen.
+        """
+        counted = self._counted()
+        return max(counted, self.reported or counted, key=self._price.cost)
 
     async def _commit(
         self, usage: Mapping[str, Any], service_tier: str | None, *, estimated: bool
@@ -214,9 +222,9 @@ class OpenCharge:
         """Move the deadline, and report what is owed so far for the case that this process dies."""
         progress, usage = 0, None
         if self.delivered_tokens:
-            counted = self._counted()
-            progress = self._price.cost(counted)
-            usage = self._usage(counted, estimated=True)
+            so_far = self._so_far()
+            progress = self._price.cost(so_far)
+            usage = self._usage(so_far, estimated=True)
         # One missed heartbeat is what the margin in the deadline is for.
         with contextlib.suppress(MeterError):
             await self._hold.touch(progress, ttl_s=self._ttl_s, usage=usage)

@@ -22,10 +22,12 @@ from taximeter.api.llm.admission import (
 )
 from taximeter.api.llm.answer import Answer
 from taximeter.api.llm.charge import OpenCharge
+from taximeter.api.llm.event_stream import EventStream
+from taximeter.api.llm.failures import broken
 from taximeter.api.llm.parse import parse_request
 from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.routing import Target, ask
-from taximeter.api.llm.streaming import EventStream, MeteredStream, until_disconnect
+from taximeter.api.llm.streaming import MeteredStream, until_disconnect
 from taximeter.api.llm.surfaces import Surface
 from taximeter.api.services import Services
 from taximeter.meter import Receipt
@@ -117,6 +119,7 @@ class _Call:
         headers: Mapping[str, str],
     ) -> None:
         self._tracker = services.tracker
+        self._finishes = services.settings.left_streams == "finish"
         self._chat = chat
         self._charge = charge
         self._targets = targets
@@ -144,20 +147,29 @@ class _Call:
             # Only spawned, not awaited: this very task may be in the middle of being cancelled.
             self._tracker.spawn(self._drop(opening))
             raise
-        return MeteredStream(stream, self._charge, self._chat, self._tracker, headers, left)
+        return MeteredStream(
+            stream,
+            self._charge,
+            self._chat,
+            self._tracker,
+            headers,
+            left,
+            finishes=self._finishes,
+        )
 
     async def _answer(self) -> ASGIApp:
-        charge = self._charge
+        charge, surface = self._charge, self._chat.surface
         try:
             target, response = await ask(self._targets, self._chat, self._headers)
             charge.target = target
             content = await target.upstream.read(response)
+            document = _object(content)
+            usage = surface.usage(document)
+            if usage is None and not surface.is_answer(document):
+                raise broken("it held nothing of what was asked for", target.upstream.name)
         except BaseException:
             await charge.release()
             raise
-        document = _object(content)
-        usage = self._chat.surface.usage(document)
-        surface = self._chat.surface
         charge.images = surface.images(document)
         if usage is None:
             charge.delivered_tokens = surface.output(document)

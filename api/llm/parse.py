@@ -19,7 +19,12 @@ SURFACES: tuple[Surface, ...] = (Surface(), Completions(), Embeddings(), Images(
 
 # The upstream and its key are the operator's: a caller who could name another one would be sent our
 # key.
-_ROUTING_FIELDS = ("api_base", "base_url", "api_key", "api_version", "organization", "user_config")
+_ROUTING_FIELDS = (
+    *("api_base", "base_url", "api_key", "api_version", "organization", "user_config"),
+    # Gateways behind us take these for other models than the one that is priced.
+    *("models", "fallbacks", "context_window_fallbacks", "content_policy_fallbacks"),
+    *("model_list", "custom_llm_provider"),
+)
 # These two describe the request to us; an upstream would refuse them as unknown.
 _OWN_FIELDS = ("power_level", "task_type")
 
@@ -67,7 +72,7 @@ def parse_request(content: bytes, surface: Surface) -> LlmRequest:
         stream=stream,
         wants_usage=not surface.asks_for_usage or options.get("include_usage") is True,
         n=surface.answers(body),
-        output_tokens_limit=limits[0] if limits else None,
+        output_tokens_limit=max(limits, default=None),
         service_tier=tier,
         power_level=power_level,
         task_type=task_type,

@@ -74,11 +74,14 @@ class Responses(Surface):
                         waiting.append(part)
         return tokens
 
-    def step(self, document: Mapping[str, Any]) -> tuple[int, bool]:
+    def is_answer(self, document: Mapping[str, Any]) -> bool:
+        return bool(document.get("output"))
+
+    def step(self, document: Mapping[str, Any]) -> tuple[int, list[str]]:
         kind, delta = document.get("type"), document.get("delta")
         if isinstance(kind, str) and kind.endswith(".delta") and isinstance(delta, str):
-            return output_guess(delta), False
-        return 0, kind in _LAST_EVENTS
+            return output_guess(delta), []
+        return 0, ["0"] if kind in _LAST_EVENTS else []
 
     def is_usage_event(self, document: Mapping[str, Any]) -> bool:
         return document.get("type") in _LAST_EVENTS

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 EVENT_BYTES_MAX = 8 * 1024 * 1024
 _END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_FIELDS = (b"data", b":", b"event", b"id", b"retry")
 _NO_USAGE = b',"usage":null}\n\n'
 DONE = b"data: [DONE]\n\n"
 
@@ -73,6 +74,14 @@ def parse_event(raw: bytes) -> Event:
     except (ValueError, RecursionError):
         document = None
     return Event(raw, document if isinstance(document, dict) else None, False)
+
+
+def is_event(event: Event) -> bool:
+    """Whether it is one at all: an answer that is no stream reads as one event without any of the
+    fields that events have.
+    """
+    lines = [line for line in event.raw.splitlines() if line]
+    return not lines or any(line.startswith(_FIELDS) for line in lines)
 
 
 def without_usage(event: Event) -> bytes:

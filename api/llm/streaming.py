@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import aiohttp
 from starlette.types import Receive, Scope, Send
 
 from taximeter.api.background import TaskTracker
@@ -15,92 +14,24 @@ from taximeter.api.errors import ApiError, error_content
 from taximeter.api.exact import credits_of
 from taximeter.api.llm.answer import raw_headers
 from taximeter.api.llm.charge import OpenCharge
-from taximeter.api.llm.failures import FAILURES, broken, unreachable
+from taximeter.api.llm.event_stream import EventStream
 from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.sse import (
     DONE,
     Event,
-    EventReader,
-    StreamBroken,
     encode_event,
     with_data,
     without_usage,
 )
-from taximeter.api.llm.surfaces import Surface
-from taximeter.api.llm.upstream import Upstream
 
 logger = logging.getLogger("taximeter.api")
 
-
-class EventStream:
-    """The upstream's side of a stream: its events, those together that came together."""
-
-    def __init__(
-        self, upstream: Upstream, response: aiohttp.ClientResponse, surface: Surface
-    ) -> None:
-        self._upstream = upstream
-        self._response = response
-        self._surface = surface
-        self._deadline = upstream.deadline()
-        self._reader = EventReader()
-        self._first: list[Event] = []
-        self._failed: ApiError | None = None
-        self._ended = False
-
-    async def first(self) -> None:
-        """Wait for the first event, so that a failure before it can still be answered with a status
-        of its own.
-
-        Raises ApiError when there is none or it is an error.
-        """
-        self._first = await self.more()
-        if not self._first:
-            raise self.broken("it was empty")
-
-    async def more(self) -> list[Event]:
-        """The next events, or none at the end. Raises ApiError when the upstream breaks off, after
-        all events before that were returned.
-        """
-        if self._first:
-            events, self._first = self._first, []
-            return events
-        if self._failed is not None:
-            raise self._failed
-        try:
-            while not self._ended:
-                part = await self._upstream.part(self._response, self._deadline)
-                self._ended = not part
-                events = self._reader.feed(part) if part else self._reader.rest()
-                if events:
-                    return self._before_error(events)
-        except StreamBroken as error:
-            raise self.broken(str(error)) from error
-        except FAILURES as error:
-            raise unreachable(error, self._upstream.name) from None
-        return []
-
-    def _before_error(self, events: list[Event]) -> list[Event]:
-        for place, event in enumerate(events):
-            if event.document is not None and self._surface.is_failure(event.document):
-                self._failed = self.broken("an event was an error")
-                if place == 0:
-                    raise self._failed
-                return events[:place]
-        return events
-
-    def broken(self, what: str) -> ApiError:
-        """The refusal for a stream that is not what it should be."""
-        return broken(what, self._upstream.name)
-
-    def without_key(self, content: bytes) -> bytes:
-        """What is relayed, without the key of the upstream, should it repeat it."""
-        return self._upstream.without_key(content)
-
-    def close(self) -> None:
-        """Stop the upstream: it notices that nobody reads any more. A stream that was read to its
-        end keeps its connection.
-        """
-        self._response.close()
+USAGE_WAIT_S = 5.0
+"""How long the usage of an answer that is complete is waited for after its caller has left."""
+STALLED_S = 60.0
+"""A caller who takes nothing for so long has left: the upstream's connection and the hold are not
+kept for who is connected and does not read.
+"""
 
 
 class _Ending(NamedTuple):
@@ -130,6 +61,8 @@ class MeteredStream:
         tracker: TaskTracker,
         headers: Mapping[str, str],
         left: asyncio.Task[None],
+        *,
+        finishes: bool,
     ) -> None:
         self._headers = [
             *raw_headers({**headers, "Content-Type": "text/event-stream; charset=utf-8"}),
@@ -141,6 +74,9 @@ class MeteredStream:
         self._chat = chat
         self._tracker = tracker
         self._left = left
+        self._finishes = finishes
+        self._is_complete = False
+        self._writing_since = float("inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         relay: asyncio.Task[None] | None = None
@@ -149,19 +85,38 @@ class MeteredStream:
             await asyncio.sleep(0)
             if not self._left.done():
                 relay = asyncio.create_task(self._relay(send))
-                await asyncio.wait({self._left, relay}, return_when=asyncio.FIRST_COMPLETED)
+                await self._until_over(relay)
         finally:
             self._left.cancel()
             # Only spawned, not awaited: this very task may be in the middle of being cancelled.
             self._tracker.spawn(self._end(relay))
 
+    async def _until_over(self, relay: asyncio.Task[None]) -> None:
+        """Return when the relay has ended, or its caller has left or does not read."""
+        loop, both = asyncio.get_running_loop(), {self._left, relay}
+        while True:
+            over, _ = await asyncio.wait(
+                both, timeout=STALLED_S / 2, return_when=asyncio.FIRST_COMPLETED
+            )
+            if over:
+                return
+            if loop.time() - self._writing_since > STALLED_S:
+                logger.warning("the caller of stream %s does not read", self._charge.request_id)
+                relay.cancel()
+                return
+
     async def _end(self, relay: asyncio.Task[None] | None) -> None:
         """Stop what still runs, then charge what was delivered. After a complete stream there is
-        nothing left to do.
+        nothing left to do. An answer that is complete but for its usage is read on, and so is any
+        where the operator wants it: the hidden reasoning of a model is in its usage alone.
         """
         try:
             if relay is not None:
-                relay.cancel()
+                try:
+                    patience_s = USAGE_WAIT_S if self._is_complete else 0.0
+                    await asyncio.wait({relay}, timeout=None if self._finishes else patience_s)
+                finally:
+                    relay.cancel()
                 await asyncio.gather(relay, return_exceptions=True)
                 if not relay.cancelled() and (error := relay.exception()) is not None:
                     logger.warning(
@@ -180,7 +135,7 @@ class MeteredStream:
         except ApiError as error:
             await self._charge.break_off()
             content = error_content(error.code, error.message, error.details)
-            await _write(send, encode_event(content), last=True)
+            await self._write(send, encode_event(content), last=True)
             return
         receipt = await self._charge.finish(ending.usage, ending.tier)
         end = DONE if ending.was_marked or self._chat.surface.asks_for_usage else b""
@@ -189,7 +144,7 @@ class MeteredStream:
             if receipt is not None:
                 remaining = receipt.available + receipt.held
             end = self._with_cost(ending.usage_event, remaining) + end
-        await _write(send, self._stream.without_key(end), last=True)
+        await self._write(send, self._stream.without_key(end), last=True)
 
     async def _relay_events(self, send: Send) -> _Ending:
         """Pass on everything but the event with the usage and the mark of the end. Raises ApiError
@@ -201,35 +156,45 @@ class MeteredStream:
         usage_event: Event | None = None
         usage: Mapping[str, Any] | None = None
         tier: str | None = None
-        finished = marked = False
+        ended: set[str] = set()
+        marked = False
         while not marked and (events := await self._stream.more()):
             parts: list[bytes] = []
             tokens = 0
             for event in events:
                 document = event.document
                 if event.is_done:
-                    finished = marked = True
+                    marked = True
                     break
                 if document is None:
                     parts.append(event.raw)
                     continue
                 if isinstance(document.get("service_tier"), str):
                     tier = document["service_tier"]
-                brought, ended = surface.step(document)
+                brought, complete = surface.step(document)
                 tokens += brought
-                finished = finished or ended
+                ended.update(complete)
                 reported = surface.usage(document)
                 if reported is not None:
                     usage, usage_event = reported, event
+                    self._charge.reported = reported
                     if surface.is_usage_event(document):
                         continue
                 parts.append(event.raw if wants_usage else without_usage(event))
             if parts:
-                await _write(send, self._stream.without_key(b"".join(parts)))
+                await self._write(send, self._stream.without_key(b"".join(parts)))
                 self._charge.delivered_tokens += tokens
-        if not finished:
+            self._is_complete = marked or len(ended) >= self._chat.n
+        if not self._is_complete:
             raise self._stream.broken("it ended without an end")
         return _Ending(usage_event, usage, tier, marked)
+
+    async def _write(self, send: Send, body: bytes, *, last: bool = False) -> None:
+        if self._left.done():
+            return
+        self._writing_since = asyncio.get_running_loop().time()
+        await send({"type": "http.response.body", "body": body, "more_body": not last})
+        self._writing_since = float("inf")
 
     def _with_cost(self, event: Event, remaining: int) -> bytes:
         assert event.document is not None, "usage was read from it"
@@ -238,10 +203,6 @@ class MeteredStream:
             "credits_remaining": credits_of(remaining),
         }
         return with_data(event, self._chat.surface.with_cost(event.document, cost))
-
-
-async def _write(send: Send, body: bytes, *, last: bool = False) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": not last})
 
 
 async def until_disconnect(receive: Receive) -> None:

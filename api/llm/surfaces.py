@@ -22,7 +22,8 @@ class Surface:
     can_stream = True
     # Whether usage in a stream must be asked for with `stream_options`.
     asks_for_usage = True
-    # Fields that limit the output tokens of one answer; the first that is there counts.
+    # Fields that limit the output tokens of one answer. Which of them a provider obeys is its own
+    # affair, so the largest counts.
     limits: tuple[str, ...] = ("max_completion_tokens", "max_tokens")
     # Output tokens of one answer, where they do not depend on what the caller allows.
     fixed_output: int | None = None
@@ -57,13 +58,21 @@ class Surface:
         """How many images an answer brings, for models that are sold by the image."""
         return 0
 
-    def step(self, document: Mapping[str, Any]) -> tuple[int, bool]:
-        """(output tokens that an event brings, whether the answer is complete with it)."""
-        tokens, finished = 0, False
+    def is_answer(self, document: Mapping[str, Any]) -> bool:
+        """Whether there is anything of what was asked for in a whole answer: some gateways say with
+        status 200 that they have failed.
+        """
+        return bool(_choices(document))
+
+    def step(self, document: Mapping[str, Any]) -> tuple[int, list[str]]:
+        """(output tokens that an event brings, which of the answers are complete with it)."""
+        tokens: int = 0
+        ended: list[str] = []
         for choice in _choices(document):
             tokens += output_guess(delta_text(choice.get("delta")))
-            finished = finished or choice.get("finish_reason") is not None
-        return tokens, finished
+            if choice.get("finish_reason"):  # Some send an empty one all the time.
+                ended.append(str(choice.get("index")))
+        return tokens, ended
 
     def is_usage_event(self, document: Mapping[str, Any]) -> bool:
         """Whether an event with usage brings nothing else, and waits for the charge."""
@@ -102,12 +111,14 @@ class Completions(Surface):
     def output(self, document: Mapping[str, Any]) -> int:
         return sum(output_guess(_text(one)) for one in _choices(document))
 
-    def step(self, document: Mapping[str, Any]) -> tuple[int, bool]:
-        tokens, finished = 0, False
+    def step(self, document: Mapping[str, Any]) -> tuple[int, list[str]]:
+        tokens: int = 0
+        ended: list[str] = []
         for choice in _choices(document):
             tokens += output_guess(_text(choice))
-            finished = finished or choice.get("finish_reason") is not None
-        return tokens, finished
+            if choice.get("finish_reason"):
+                ended.append(str(choice.get("index")))
+        return tokens, ended
 
 
 class Embeddings(Surface):
@@ -125,6 +136,9 @@ class Embeddings(Surface):
 
     def answers(self, body: Mapping[str, Any]) -> int:
         return 1
+
+    def is_answer(self, document: Mapping[str, Any]) -> bool:
+        return bool(document.get("data"))
 
     def output(self, document: Mapping[str, Any]) -> int:
         return 0
@@ -156,6 +170,9 @@ class Images(Surface):
             images = {"image_tokens": usage.get("output_tokens")}
             usage = {**usage, "output_tokens_details": images}
         return in_chat_words(usage)
+
+    def is_answer(self, document: Mapping[str, Any]) -> bool:
+        return bool(document.get("data"))
 
     def output(self, document: Mapping[str, Any]) -> int:
         return 0

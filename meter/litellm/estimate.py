@@ -40,7 +40,8 @@ def estimate(
     if not writes:
         return Estimate(prompt, 0, 1, guess)
     given = [data[name] for name in _LIMITS if type(data.get(name)) is int and data[name] > 0]
-    output = min(given) if given else settings.output_tokens
+    # Which of them a provider obeys is its own affair, so the largest counts.
+    output = max(given, default=settings.output_tokens)
     output = min(output, settings.output_tokens_max, ceiling or output)
     answers = data.get("n")
     answers = answers if type(answers) is int and 1 <= answers <= ANSWERS_MAX else 1

@@ -76,20 +76,21 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
         about = {"gateway": "litellm", "model_group": shown, "call_type": call_type}
         request_id = str(data.get("litellm_call_id") or "")
         ids = {"org_id": org_id, "user_id": user_id, "request_id": request_id}
-        answer = await self._client.call(
-            "reserve",
-            {
-                **ids,
-                "model": model.name,
-                "prompt_tokens": bound.prompt_tokens,
-                "max_output_tokens": bound.output_tokens,
-                "n": bound.answers,
-                "ttl_s": self._settings.hold_s,
-                "usage": {"metadata": about},
-            },
-        )
-        if answer.status != 200 or answer.body.get("replayed"):
-            if not answer.status and CALL_ID not in _headers_of(data):
+        fields: dict[str, object] = {
+            **ids,
+            "model": model.name,
+            "prompt_tokens": bound.prompt_tokens,
+            "max_output_tokens": bound.output_tokens,
+            "n": bound.answers,
+            "ttl_s": self._settings.hold_s,
+            "usage": {"metadata": about},
+        }
+        if isinstance(tier := data.get("service_tier"), str) and tier:
+            fields["service_tier"] = tier[:NAME_LENGTH_MAX]
+        answer = await self._client.call("reserve", fields)
+        if answer.status != 200:
+            is_unknown = not answer.status or answer.code == "OUTCOME_UNKNOWN"
+            if is_unknown and CALL_ID not in _headers_of(data):
                 # The answer was lost: a hold may stand, and this request will not use it. With an
                 # id that the caller chose it may be another request's, and is left to its deadline.
                 self._settlement.in_background(self._client.call("release", ids))

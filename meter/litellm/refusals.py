@@ -51,7 +51,7 @@ def refusal_of(answer: Answer) -> Exception:
         return refusal(429, code, "Too many requests wait already; try again.", **details)
     if code == "UNPRICED_MODEL":
         return refusal(400, code, "This model has no known price.")
-    if code == "CONFLICT" or answer.status == 200:
+    if code in ("REPLAYED", "CONFLICT"):
         message = "This x-litellm-call-id was used before; leave it out, or send another one."
         return refusal(409, "CALL_ID_USED", message)
     if code == "INVALID_REQUEST":

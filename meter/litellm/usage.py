@@ -7,12 +7,21 @@ from typing import Any
 
 _INPUT = ("prompt_tokens", "input_tokens")
 _OUTPUT = ("completion_tokens", "output_tokens")
+# What has a price of its own.
+_PROMPT_KINDS = ("cached_tokens", "audio_tokens", "image_tokens", "video_tokens")
+_OUTPUT_KINDS = ("reasoning_tokens", "audio_tokens", "image_tokens")
+_CACHE_LIVES = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+_SEARCHES = "web_search_requests"
+_MODES = ("service_tier", "speed")
 
 
 def tokens_of_answer(response: object) -> dict[str, Any] | None:
     """The usage object of a whole answer, in OpenAI's chat shape; None when it has none."""
     usage = _field(response, "usage")
-    return None if usage is None else _chat_shape(usage)
+    shaped = None if usage is None else _chat_shape(usage)
+    if shaped is not None and isinstance(tier := _field(response, "service_tier"), str):
+        shaped["service_tier"] = tier  # OpenAI says it beside the usage, Anthropic in it.
+    return shaped
 
 
 def tokens_of_log(kwargs: Mapping[str, Any], response: object) -> dict[str, Any] | None:
@@ -56,12 +65,10 @@ def _chat_shape(usage: object) -> dict[str, Any] | None:
     shaped: dict[str, Any] = {"prompt_tokens": prompt or 0, "completion_tokens": output or 0}
     read = _field(usage, "prompt_tokens_details") or _field(usage, "input_tokens_details")
     written = _field(usage, "completion_tokens_details") or _field(usage, "output_tokens_details")
-    details = {
-        "cached_tokens": _count(read, "cached_tokens"),
-        "cache_write_tokens": _count(read, "cache_write_tokens")
-        or _count(read, "cache_creation_tokens"),
-        "audio_tokens": _count(read, "audio_tokens"),
-    }
+    details = _counts(read, _PROMPT_KINDS)
+    details["cache_write_tokens"] = _count(read, "cache_write_tokens") or _count(
+        read, "cache_creation_tokens"
+    )
     # Anthropic's own shape counts what the cache gave and took apart from its input.
     if _field(usage, "prompt_tokens") is None and read is None:
         given = _count(usage, "cache_read_input_tokens")
@@ -69,12 +76,21 @@ def _chat_shape(usage: object) -> dict[str, Any] | None:
         shaped["prompt_tokens"] += given + taken
         details["cached_tokens"], details["cache_write_tokens"] = given, taken
     shaped["prompt_tokens_details"] = {name: count for name, count in details.items() if count}
-    shaped["completion_tokens_details"] = {
-        name: count
-        for name in ("reasoning_tokens", "audio_tokens")
-        if (count := _count(written, name))
-    }
+    shaped["completion_tokens_details"] = _counts(written, _OUTPUT_KINDS)
+    by_life = _field(read, "cache_creation_token_details") or _field(usage, "cache_creation")
+    if lives := _counts(by_life, _CACHE_LIVES):
+        shaped["prompt_tokens_details"]["cache_creation_token_details"] = lives
+    searches = _count(_field(usage, "server_tool_use"), _SEARCHES) or _count(read, _SEARCHES)
+    if searches:
+        shaped["server_tool_use"] = {_SEARCHES: searches}
+    for name in _MODES:
+        if isinstance(mode := _field(usage, name), str):
+            shaped[name] = mode
     return shaped
+
+
+def _counts(usage: object, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: count for name in names if (count := _count(usage, name))}
 
 
 def _first(usage: object, names: tuple[str, ...]) -> int | None:

@@ -17,7 +17,13 @@ from taximeter.meter.models import Receipt, Usage
 from taximeter.meter.sidecar.exact import millicredits_of
 from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.sidecar.operations import Operations, full_answer, short_answer
-from taximeter.meter.sidecar.refusals import DRAINING, RETRY_AFTER_S, Refusal, refusal_of
+from taximeter.meter.sidecar.refusals import (
+    DRAINING,
+    RETRY_AFTER_S,
+    Refusal,
+    refusal_of,
+    replayed,
+)
 
 PREFIX: Final = "/auth/"
 ROUTES: Final = ("/auth/charge/{price}", "/auth/reserve/{price}", "/auth/settle")
@@ -136,12 +142,7 @@ class ForwardAuth:
         """A request id that came before: its answer, if that is the policy and it was paid."""
         if self._policy.repeats_pass and outcome.state in ("open", "charged", "committed"):
             return outcome
-        raise Refusal(
-            409,
-            "CONFLICT",
-            "This request id was let through before.",
-            {"request_id": outcome.request_id, "state": outcome.state},
-        )
+        raise replayed(outcome)
 
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from taximeter.meter.client import Meter
-from taximeter.meter.errors import InvalidRequest, RequestReplayed
+from taximeter.meter.errors import InvalidRequest
 from taximeter.meter.hold import Hold
 from taximeter.meter.models import Receipt
 from taximeter.meter.operations import TAKES_CREDIT, Op
@@ -40,7 +40,7 @@ _BOOLEANS: Final = ("false", "true")
 
 
 def full_answer(receipt: Receipt) -> bytes:
-    """A receipt that says what was reserved: of a reserve, a replay or a look-up."""
+    """A receipt that says what was reserved: of a hold, a replay or a look-up."""
     return (_FULL % (*receipt[:6], _BOOLEANS[receipt.replayed], _BOOLEANS[receipt.late])).encode()
 
 
@@ -88,10 +88,7 @@ class Operations:
         if grant is not None:
             grant.check(op, org_id, user_id)
         if op == "reserve":
-            try:
-                hold = await self._reserve(meter, org_id, user_id, fields)
-            except RequestReplayed as replay:
-                return full_answer(replay.outcome)
+            hold = await self._reserve(meter, org_id, user_id, fields)
             return (_RESERVED % (hold.request_id, hold.amount, hold.available, hold.held)).encode()
         if op == "charge":
             amount, usage = amount_of(op, fields) or self._priced().charge(fields, usage_of(fields))

@@ -19,12 +19,14 @@ from taximeter.meter.errors import (
     OutcomeUnknown,
     Overloaded,
     RequestConflict,
+    RequestReplayed,
     ShardFenced,
     StoreOutOfMemory,
     TooManyForAccount,
     UnknownHold,
 )
 from taximeter.meter.limits import BALANCE_MAX
+from taximeter.meter.models import Receipt
 
 RETRY_AFTER_S: Final = 1
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -129,18 +131,10 @@ def refusal_of(error: MeterError) -> Refusal:
         case InvalidRequest():
             return _invalid(error)
         case RequestConflict():
-            outcome = error.outcome
-            return Refusal(
-                409,
-                "CONFLICT",
-                f"This request_id is {outcome.state} already, with other parameters.",
-                {
-                    "request_id": outcome.request_id,
-                    "state": outcome.state,
-                    "reserved_millicredits": outcome.reserved,
-                    "charged_millicredits": outcome.charged,
-                },
-            )
+            message = f"This request_id is {error.outcome.state} already, with other parameters."
+            return Refusal(409, "CONFLICT", message, _recorded(error.outcome))
+        case RequestReplayed():
+            return replayed(error.outcome)
         case AccountNotFound():
             details = {"org_id": error.org_id, "user_id": error.user_id}
             return Refusal(
@@ -164,6 +158,14 @@ def refusal_of(error: MeterError) -> Refusal:
             return UNAVAILABLE
 
 
+def replayed(outcome: Receipt) -> Refusal:
+    """409: the same was asked for before. Nothing may be sent upstream for it again, and a gateway
+    that looks at the status alone must not; `details` has what became of the first.
+    """
+    message = f"This request_id was let through before and is {outcome.state}."
+    return Refusal(409, "REPLAYED", message, _recorded(outcome))
+
+
 def unknown_hold(request_id: str) -> Refusal:
     """404: nothing is open or remembered under this id."""
     return Refusal(
@@ -172,6 +174,17 @@ def unknown_hold(request_id: str) -> Refusal:
         "This request_id is neither open nor remembered.",
         {"request_id": request_id},
     )
+
+
+def _recorded(outcome: Receipt) -> dict[str, object]:
+    return {
+        "request_id": outcome.request_id,
+        "state": outcome.state,
+        "reserved_millicredits": outcome.reserved,
+        "charged_millicredits": outcome.charged,
+        "available_millicredits": outcome.available,
+        "held_millicredits": outcome.held,
+    }
 
 
 def _insufficient(error: InsufficientCredits) -> Refusal:

@@ -77,6 +77,7 @@ def test_output_is_held_for_as_the_caller_limits_it() -> None:
     assert asked("") == 4096
     assert asked(', "max_tokens": 10') == 10
     assert asked(', "max_completion_tokens": 20, "max_tokens": 10') == 20
+    assert asked(', "max_completion_tokens": 1, "max_tokens": 900') == 900, "who obeys which?"
 
 
 def test_an_answer_is_no_longer_than_the_model_can_make_it() -> None:

@@ -94,6 +94,7 @@ def _note(found: Judgement, attempt: Attempt) -> None:
     """Count what happened, and judge the answer by itself."""
     counts, receipt = found.counts, attempt.receipt or {}
     counts[f"{attempt.op} {attempt.outcome}"] += 1
+    counts["replayed"] += attempt.code == "REPLAYED"
     if attempt.outcome == "ok":
         counts["replayed"] += bool(receipt.get("replayed"))
         counts["late"] += bool(receipt.get("late"))
@@ -115,7 +116,7 @@ def _note_healed(found: Judgement, attempts: list[Attempt]) -> None:
     for attempt in attempts:
         if attempt.outcome == "unknown":
             unknown.add(attempt.op)
-        elif attempt.outcome == "ok" and attempt.op in unknown:
+        elif attempt.op in unknown and (attempt.outcome == "ok" or attempt.code == "REPLAYED"):
             found.counts["healed"] += 1
             unknown.discard(attempt.op)
 

@@ -96,11 +96,11 @@ class Gateway:
         ttl_s = pick.choice((0.8, 1.5, 3.0))
         actual = pick.randint(0, 120)
         answer = await self._call("reserve", who, estimate, RESERVE_PATIENCE_S, ttl_s=ttl_s)
-        if answer.outcome != "ok":
-            return
-        if answer.receipt.get("replayed"):
-            # The first attempt's answer was lost: this id must not go upstream, so it is given up.
+        if answer.code == "REPLAYED":
+            # An earlier attempt's answer was lost. The hold may be used on, if it is still open; as
+            # here, it may be given up.
             await self._call("release", who, 0, RESERVE_PATIENCE_S)
+        if answer.outcome != "ok":
             return
         progress = 0
         for _ in range(pick.choice((0, 0, 1, 2))):

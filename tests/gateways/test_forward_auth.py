@@ -1,8 +1,11 @@
-"""The configurations of docs/forward-auth.md as they stand, on Debian's nginx and Caddy."""
+"""The configurations of docs/forward-auth.md as they stand, on Debian's nginx and Caddy, and on
+Envoy.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import re
@@ -15,8 +18,10 @@ from signal import SIGKILL
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 import uvicorn
+from support import envoy as envoy_server
 from support.shard import ScriptedShard
 from support.sidecar import FUNDS, served
 from support.waiting import eventually
@@ -185,7 +190,44 @@ async def caddy(
         yield client, ""
 
 
-GATEWAYS = pytest.mark.parametrize("gateway", [nginx, caddy], ids=["nginx", "caddy"])
+SECRET = b"what only the login of this test knows"
+
+
+async def with_token(request: httpx.Request) -> None:
+    """Callers of Envoy have a token of the login, where those of the others have a key."""
+    user = request.headers["authorization"].removeprefix("Bearer key-of-")
+    claims = {"iss": "login", "org": "acme", "sub": user}
+    if " " not in user:
+        request.headers["authorization"] = f"Bearer {jwt.encode(claims, SECRET, 'HS256')}"
+
+
+@asynccontextmanager
+async def envoy(
+    upstream: Upstream, sidecar_url: str, folder: Path, key: str = KEY
+) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+    program = envoy_server.program()
+    port = free_port()
+    [text] = blocks("yaml")
+    secret = base64.urlsafe_b64encode(SECRET).decode().rstrip("=")
+    jwks = {"keys": [{"kty": "oct", "alg": "HS256", "k": secret}]}
+    (folder / "jwks.json").write_text(json.dumps(jwks))
+    ports = {
+        "port_value: 8080": f"port_value: {port}",
+        "port_value: 8085": f"port_value: {upstream.url.rpartition(':')[2]}",
+        "port_value: 8086": f"port_value: {sidecar_url.rpartition(':')[2]}",
+        "/etc/envoy/jwks.json": str(folder / "jwks.json"),
+    }
+    (folder / "envoy.yaml").write_text(rewired(text.replace(KEY, key), ports))
+    # Without hot restart, which would share memory with another Envoy of this machine.
+    command = (program, "-c", str(folder / "envoy.yaml"), "--disable-hot-restart")
+    async with running(*command, "--concurrency", "1", folder=folder, port=port) as client:
+        client.event_hooks = {"request": [with_token]}
+        yield client, ""
+
+
+GATEWAYS = pytest.mark.parametrize(
+    "gateway", [nginx, caddy, envoy], ids=["nginx", "caddy", "envoy"]
+)
 
 
 async def get(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
@@ -208,7 +250,9 @@ async def test_requests_are_charged_let_through_and_refused(
         charges = await shard.events()
         assert len({event[3] for event in charges}) == 2
         payload = json.loads(charges[0][7])["meta"]
-        assert (payload["uri"], payload["method"]) == ("/v1/things", "POST")
+        assert payload["uri"] == "/v1/things"
+        # Envoy tells the method as its own and in no header.
+        assert payload.get("method") == (None if gateway is envoy else "POST")
 
         response = await get(client, Authorization="Bearer key-of-poor")
         assert response.status_code == 402
@@ -242,10 +286,17 @@ async def test_only_holds_in_the_way_is_429(
     tmp_path: Path,
 ) -> None:
     await meter.reserve("acme", "ann", FUNDS)
-    async with gateway(upstream, sidecar_url, tmp_path) as (client, _):
+    async with gateway(upstream, sidecar_url, tmp_path) as (client, second_url):
         response = await get(client)
-    assert response.status_code == 429
-    assert response.json()["error"]["code"] == "HOLDS_IN_THE_WAY"
+        assert response.status_code == 429
+        assert response.json()["error"]["code"] == "HOLDS_IN_THE_WAY"
+        assert response.headers["retry-after"] == "1"
+        if second_url:
+            async with httpx.AsyncClient(base_url=second_url, trust_env=False) as second:
+                response = await get(second)
+            assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+        empty = await get(client, Authorization="Bearer key-of-poor")
+        assert (empty.status_code, "retry-after" in empty.headers) == (402, False)
 
 
 @GATEWAYS
@@ -264,7 +315,7 @@ async def test_a_wrong_key_and_a_dead_sidecar_let_nobody_through(
             assert (await get(client)).status_code == 503
     async with gateway(upstream, where, dead) as (client, _):
         response = await get(client)
-        assert response.status_code == (503 if gateway is nginx else 502)
+        assert response.status_code == (502 if gateway is caddy else 503)
     assert upstream.seen == []
     assert await shard.account("acme/ann") == (FUNDS, 0, 1)
 

@@ -79,6 +79,31 @@ async def test_a_lost_reserve_is_released_only_under_an_id_of_our_own() -> None:
     assert client.ops() == ["reserve"]
 
 
+async def test_a_reserve_of_unknown_outcome_is_released_too() -> None:
+    client = Scripted(Answer(503, {"error": {"code": "OUTCOME_UNKNOWN"}}), LOST)
+    with pytest.raises(Exception, match="cannot be checked"):
+        await admit(client, request())
+    await until(client, 2)
+    assert client.ops() == ["reserve", "release"]
+
+
+async def test_the_service_tier_is_held_for() -> None:
+    client = Scripted(Answer(200, OPEN))
+    await admit(client, {**request(), "service_tier": "priority"})
+    assert client.asked[0][1]["service_tier"] == "priority"
+
+
+@pytest.mark.parametrize("code", ["REPLAYED", "CONFLICT"])
+async def test_a_used_call_id_is_refused_and_its_hold_left_alone(code: str) -> None:
+    """It is the hold of the request that used the id first."""
+    client = Scripted(Answer(409, {"error": {"code": code, "details": {"state": "open"}}}))
+    with pytest.raises(Exception, match="was used before") as refused:
+        await admit(client, request())
+    assert refused.value.status_code == 409  # type: ignore[attr-defined]  # An HTTPException.
+    await asyncio.sleep(0)
+    assert client.ops() == ["reserve"]
+
+
 async def test_a_charge_is_tried_until_the_answer_is_final(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from fractions import Fraction
+from math import ceil
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +16,7 @@ from taximeter.meter.litellm.payer import find
 from taximeter.meter.litellm.settings import LiteLLMSettings
 from taximeter.meter.litellm.stream import tokens_of_piece
 from taximeter.meter.litellm.usage import tokens_of_answer, tokens_of_log
+from taximeter.meter.pricing import Pricer
 
 SETTINGS = LiteLLMSettings(output_tokens=100, output_tokens_max=1000)
 
@@ -47,7 +51,7 @@ def test_who_pays(sources: str, fields: dict[str, Any], found: str | None) -> No
         ({}, 50, 50),
         ({"max_tokens": 20}, 50, 20),
         ({"max_tokens": 10**6}, None, 1000),
-        ({"max_tokens": 900, "max_completion_tokens": 300}, None, 300),
+        ({"max_tokens": 900, "max_completion_tokens": 300}, None, 900),
         ({"max_tokens": -1}, None, 100),
         ({"max_tokens": True}, None, 100),
         ({"max_tokens": "many"}, None, 100),
@@ -102,6 +106,86 @@ def test_usage_in_every_shape_becomes_that_of_chat() -> None:
     assert tokens_of_answer({"usage": responses}) == shaped
     assert tokens_of_answer({"usage": {"total_tokens": 3}}) is None
     assert tokens_of_log({}, None) is None
+
+
+PRICER = Pricer()
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "dollars"),
+    [
+        (  # 10 at 3, 10,000 at 6 (the price of a cache for an hour), 5 at 15 dollars a million.
+            "claude-sonnet-4-5",
+            {
+                **{"prompt_tokens": 10_010, "completion_tokens": 5},
+                "prompt_tokens_details": {
+                    "cache_creation_tokens": 10_000,
+                    "cache_creation_token_details": {
+                        **{"ephemeral_1h_input_tokens": 10_000, "ephemeral_5m_input_tokens": 0}
+                    },
+                },
+            },
+            "0.060105",
+        ),
+        (  # The same in Anthropic's own words.
+            "claude-sonnet-4-5",
+            {
+                **{"input_tokens": 10, "output_tokens": 5},
+                **{"cache_read_input_tokens": 0, "cache_creation_input_tokens": 10_000},
+                "cache_creation": {"ephemeral_1h_input_tokens": 10_000},
+            },
+            "0.060105",
+        ),
+        (  # 20 at 0.3; 10 at 2.5 and 1,290 of an image at 30.
+            "gemini-2.5-flash-image",
+            {
+                **{"prompt_tokens": 20, "completion_tokens": 1_300},
+                "completion_tokens_details": {"image_tokens": 1_290, "text_tokens": 10},
+            },
+            "0.038731",
+        ),
+        (  # Two searches at 10 dollars for 1,000.
+            "claude-sonnet-4-5",
+            {
+                **{"prompt_tokens": 100, "completion_tokens": 0},
+                "server_tool_use": {"web_search_requests": 2},
+            },
+            "0.0203",
+        ),
+        (
+            "claude-sonnet-4-5",
+            {
+                **{"prompt_tokens": 100, "completion_tokens": 0},
+                "prompt_tokens_details": {"web_search_requests": 2},
+            },
+            "0.0203",
+        ),
+        (  # Half price: 1,000 at 3 and 1,000 at 15.
+            "claude-sonnet-4-5",
+            {"input_tokens": 1_000, "output_tokens": 1_000, "service_tier": "batch"},
+            "0.009",
+        ),
+    ],
+    ids=["1 h cache", "1 h cache, Anthropic", "image", "searches", "searches in details", "batch"],
+)
+@pytest.mark.parametrize("as_object", [False, True], ids=["mapping", "object"])
+def test_every_kind_that_has_a_price_reaches_the_pricer(
+    model: str, usage: dict[str, Any], dollars: str, as_object: bool
+) -> None:
+    """A part that is dropped on the way is charged as the plain kind: 6 dollars became 3.75."""
+    given: object = usage
+    if as_object:
+        given = json.loads(json.dumps(usage), object_hook=lambda one: SimpleNamespace(**one))
+    tokens = tokens_of_answer({"usage": given})
+    assert tokens is not None
+    assert PRICER.cost(model, tokens) == ceil(Fraction(dollars) * 100_000)
+
+
+def test_the_service_tier_of_the_answer_decides() -> None:
+    usage = {"prompt_tokens": 1_000, "completion_tokens": 1_000}
+    tokens = tokens_of_answer({"usage": usage, "service_tier": "priority"})
+    assert tokens is not None
+    assert PRICER.cost("gpt-5", tokens) == 2 * PRICER.cost("gpt-5", usage)
 
 
 def test_pieces_of_streams_are_counted() -> None:

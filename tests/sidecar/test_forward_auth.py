@@ -67,9 +67,9 @@ async def test_the_query_of_the_original_uri_is_not_kept(
 async def test_a_request_id_is_let_through_once(caller: Caller, shard: ScriptedShard) -> None:
     assert (await ask(caller, "charge/0.5", "r1")).status_code == 200
     response = await ask(caller, "charge/0.5", "r1")
-    assert problem(response)[:2] == (409, "CONFLICT")
+    assert problem(response)[:2] == (409, "REPLAYED")
     response = await ask(caller, "charge/0.5?refuse_with=403", "r1")
-    assert problem(response)[:2] == (403, "CONFLICT")
+    assert problem(response)[:2] == (403, "REPLAYED")
     assert response.headers["x-taximeter-status"] == "409"
     assert (await ask(caller, "reserve/0.5", "r2")).status_code == 200
     assert (await ask(caller, "reserve/0.5", "r2")).status_code == 409

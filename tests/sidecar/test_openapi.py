@@ -103,6 +103,8 @@ def test_codes_are_those_of_the_application() -> None:
     raised = {code for path in SOURCES for code in re.findall(r'"([A-Z_]{5,})"', path.read_text())}
     methods = {"DELETE", "PATCH"}
     assert raised - methods == known
+    _, refused = SCHEMAS["BatchResults"]["properties"]["results"]["items"]["oneOf"]
+    assert refused["properties"]["error"] == SCHEMAS["Error"]["properties"]["error"]
 
 
 def test_limits_are_those_of_the_application() -> None:

@@ -78,6 +78,8 @@ async def test_conflict_has_the_recorded_outcome(caller: Caller) -> None:
         "state": "committed",
         "reserved_millicredits": 50,
         "charged_millicredits": 20,
+        "available_millicredits": FUNDS - 20,
+        "held_millicredits": 0,
     }
     for op, fields in (
         ("commit", {"amount_millicredits": 21}),

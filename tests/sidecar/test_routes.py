@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.shard import ScriptedShard
 from support.sidecar import FUNDS, Caller
+from support.waiting import eventually
 
 from taximeter.meter.pricing import Pricer
 
@@ -75,25 +76,72 @@ async def test_a_late_commit_says_so(caller: Caller, shard: ScriptedShard) -> No
 
 async def test_a_repeat_is_marked_and_charges_nothing(caller: Caller) -> None:
     await caller.ok("reserve", request_id="r1", amount_millicredits=500)
-    again = await caller.ok("reserve", request_id="r1", amount_millicredits=500)
-    assert (again["replayed"], again["state"], again["reserved_millicredits"]) == (
-        True,
-        "open",
-        500,
-    )
-    assert again["held_millicredits"] == 500
     for _ in range(2):
         commit = await caller.ok("commit", request_id="r1", amount_millicredits=20)
     assert (commit["replayed"], commit["charged_millicredits"]) == (True, 20)
-    after = await caller.ok("reserve", request_id="r1", amount_millicredits=500)
-    assert (after["replayed"], after["state"], after["charged_millicredits"]) == (
-        True,
-        "committed",
-        20,
-    )
     for _ in range(3):
         await caller.ok("charge", request_id="c1", amount_millicredits=5)
     assert await caller.balance() == (FUNDS - 25, 0)
+
+
+async def test_a_repeated_reserve_is_refused_with_what_became_of_the_first(caller: Caller) -> None:
+    """A gateway that looks at the status alone must not call upstream twice under one id."""
+    body = {"request_id": "r1", "amount_millicredits": 500}
+    await caller.ok("reserve", **body)
+    recorded = {
+        "request_id": "r1",
+        "state": "open",
+        "reserved_millicredits": 500,
+        "charged_millicredits": 0,
+        "available_millicredits": FUNDS - 500,
+        "held_millicredits": 500,
+    }
+    assert await caller.refused("reserve", **body) == (409, "REPLAYED", recorded)
+    [batched] = await caller.batch({"op": "reserve", **body})
+    assert (batched["status"], batched["error"]["code"]) == (409, "REPLAYED")
+    assert batched["error"]["details"] == recorded
+    await caller.ok("commit", request_id="r1", amount_millicredits=20)
+    ended = {
+        **recorded,
+        "state": "committed",
+        "charged_millicredits": 20,
+        "available_millicredits": FUNDS - 20,
+        "held_millicredits": 0,
+    }
+    assert await caller.refused("reserve", **body) == (409, "REPLAYED", ended)
+
+
+async def test_of_many_reserves_with_one_id_one_is_let_through(caller: Caller) -> None:
+    body = {"request_id": "r1", "amount_millicredits": 500}
+    answers = await asyncio.gather(*(caller.post("reserve", **body) for _ in range(30)))
+    assert sorted(answer.status_code for answer in answers) == [200, *[409] * 29]
+    assert await caller.balance() == (FUNDS - 500, 500)
+
+
+async def test_a_caller_whose_answer_was_lost_finds_its_hold(caller: Caller) -> None:
+    """The connection breaks after the reserve was sent: the repeat says that the hold stands, and
+    whoever made that id for this one request goes on with it.
+    """
+    body = {"org_id": "acme", "user_id": "ann", "request_id": "r1", "amount_millicredits": 500}
+    content = json.dumps(body).encode()
+    _, writer = await asyncio.open_connection("127.0.0.1", int(caller.url.rpartition(":")[2]))
+    head = (
+        b"POST /v1/reserve HTTP/1.1\r\nHost: sidecar\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(content)
+    )
+    writer.write(head + content)
+    await writer.drain()
+    writer.transport.abort()
+
+    async def is_held() -> bool:
+        return (await caller.lookup("r1")).status_code == 200
+
+    await eventually(is_held, what="the hold")
+    status, code, recorded = await caller.refused("reserve", **body)
+    assert (status, code, recorded["state"]) == (409, "REPLAYED", "open")
+    await caller.ok("touch", request_id="r1", amount_millicredits=10)
+    assert (await caller.ok("commit", request_id="r1", amount_millicredits=20))["replayed"] is False
+    assert await caller.balance() == (FUNDS - 20, 0)
 
 
 async def test_look_up_of_every_state(caller: Caller, shard: ScriptedShard) -> None:
