@@ -1,6 +1,6 @@
 -- name: explain
--- Runs what follows it and says how long the server took, without a clock at every node.
-EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON)
+-- Runs what follows it and says how long the server took, with nothing measured at every node.
+EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF, FORMAT JSON)
 
 -- name: alone
 -- One process answers, so that its processor time is all there is.
