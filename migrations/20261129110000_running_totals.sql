@@ -1,6 +1,6 @@
 -- Why: a report of 30 days lists the users of an organisation, and the dashboard of the whole system its organisations. Added up from
--- days they cost as many rows as there are users, models and days. Kept as running totals of a month they cost a row a user and month:
--- what was used from one day to another is one element less another.
+-- days they cost as many rows as there are users, models and days. Kept as running totals of a month they cost a row a user (or an
+-- organisation) and month: what was used from one day to another is one element less another.
 -- `..._to_day[d]` is what was used from the first of the month to its d-th day in UTC. Every month has 31 elements; those after its
 -- last day repeat it, so that element 31 is the month.
 -- Locks: SHARE ROW EXCLUSIVE on the attribution while the months that are there are added up once, about 20 seconds a
@@ -40,6 +40,19 @@ COMMENT ON COLUMN taximeter.usage_monthly_by_user.credits_to_day IS 'Element d: 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_user
     FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
+-- The same of everybody. A row is shared by all who write into its lane, until they commit: each shard's settler has a lane of its own,
+-- and deduct_credits and what is done by hand have 256 each, by organisation.
+CREATE TABLE taximeter.usage_monthly (
+    month           date NOT NULL CONSTRAINT month_begins_on_its_first CHECK (extract(day FROM month) = 1),
+    lane            smallint NOT NULL,
+    requests_to_day bigint[] NOT NULL CONSTRAINT requests_have_31_days CHECK (cardinality(requests_to_day) = 31),
+    credits_to_day  bigint[] NOT NULL CONSTRAINT credits_have_31_days CHECK (cardinality(credits_to_day) = 31),
+    PRIMARY KEY (month, lane)
+) WITH (fillfactor = 50); -- As above.
+COMMENT ON COLUMN taximeter.usage_monthly.lane IS 'From 0: settle. From -1 down: deduct_credits. From -257 down: by hand.';
+CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly
+    FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
 -- The months that are there already. Nobody may write usage meanwhile. Each day is added to the elements from it on, by one
 -- sorted read of each rollup: the aggregate above would take ten times as long for millions of rows. OFFSET 0 keeps the
 -- day's number from being worked out anew for each of its 62 uses.
@@ -64,6 +77,9 @@ BEGIN
         'CREATE TEMP TABLE months_by_org ON COMMIT DROP AS'
         ' SELECT org_id, month, writer, %s FROM %s GROUP BY month, org_id, writer',
         to_day, format(days, 'taximeter.usage_daily_by_org'));
+    EXECUTE format(
+        'INSERT INTO taximeter.usage_monthly (month, lane, requests_to_day, credits_to_day)'
+        ' SELECT month, 0, %s FROM %s GROUP BY month', to_day, format(days, 'taximeter.usage_daily_by_org'));
 END;
 $$;
 -- From here on dashboards wait: a second or two a hundred thousand months of organisations.
@@ -85,6 +101,25 @@ ALTER TABLE taximeter.usage_monthly_by_org
 COMMENT ON COLUMN taximeter.usage_monthly_by_org.credits_to_day IS 'As that of usage_monthly_by_user.';
 -- It served the last days of the whole system, which are read from the months now.
 DROP INDEX taximeter.usage_daily_by_org_by_day;
+
+-- Adds to the months of everybody, after all other rollups. `shard`: of a settler, else null.
+CREATE FUNCTION taximeter.add_usage_of_all(changes taximeter.usage_daily_by_org[], shard integer) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO taximeter.usage_monthly AS monthly (month, lane, requests_to_day, credits_to_day)
+    SELECT date_trunc('month', day::timestamp)::date, lane,
+           taximeter.sum_totals(taximeter.totals_from(day, requests)),
+           taximeter.sum_totals(taximeter.totals_from(day, credits_used))
+      FROM (SELECT day,
+                   CASE WHEN shard IS NOT NULL THEN shard % 1000
+                        ELSE -1 - abs(hashtext(org_id) % 256) - CASE writer WHEN 2 THEN 256 ELSE 0 END END AS lane,
+                   sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+              FROM unnest(changes) GROUP BY 1, 2) AS by_day
+     GROUP BY 1, 2
+     ORDER BY 1, 2
+    ON CONFLICT (month, lane) DO UPDATE
+       SET requests_to_day = taximeter.add_totals(monthly.requests_to_day, EXCLUDED.requests_to_day),
+           credits_to_day = taximeter.add_totals(monthly.credits_to_day, EXCLUDED.credits_to_day);
+$$;
 
 CREATE OR REPLACE FUNCTION taximeter.add_usage_by_org(changes taximeter.usage_daily_by_org[]) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -163,12 +198,16 @@ BEGIN
               FROM by_account
              GROUP BY 1, 2, 3, 4) AS by_org;
     PERFORM taximeter.add_usage_by_org(changes);
+    -- A settler books one shard at a time.
+    PERFORM taximeter.add_usage_of_all(changes, CASE WHEN by_writer = 0 THEN (SELECT shard FROM inserted LIMIT 1) END);
     RETURN NULL;
 END;
 $$;
 
 CREATE OR REPLACE FUNCTION taximeter.usage_deleted() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    changes taximeter.usage_daily_by_org[];
 BEGIN
     PERFORM taximeter.note_used_by_hand(org_id, user_id, credits_used)
        FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
@@ -199,12 +238,14 @@ BEGIN
     DELETE FROM taximeter.usage_monthly_by_user AS monthly
      USING (SELECT DISTINCT org_id, user_id FROM deleted) AS gone
      WHERE monthly.org_id = gone.org_id AND monthly.user_id = gone.user_id AND monthly.requests_to_day[31] = 0;
-    PERFORM taximeter.add_usage_by_org(array_agg(
-               ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
-               ::taximeter.usage_daily_by_org))
-       FROM (SELECT org_id, (created_at AT TIME ZONE 'UTC')::date AS day, service_type, service_name,
-                    count(*) AS requests, sum(credits_used)::bigint AS credits_used
-               FROM deleted GROUP BY 1, 2, 3, 4) AS by_org;
+    SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
+                     ::taximeter.usage_daily_by_org)
+      INTO changes
+      FROM (SELECT org_id, (created_at AT TIME ZONE 'UTC')::date AS day, service_type, service_name,
+                   count(*) AS requests, sum(credits_used)::bigint AS credits_used
+              FROM deleted GROUP BY 1, 2, 3, 4) AS by_org;
+    PERFORM taximeter.add_usage_by_org(changes);
+    PERFORM taximeter.add_usage_of_all(changes, NULL);
     DELETE FROM taximeter.charged_requests AS charged
      USING deleted
      WHERE charged.org_id = deleted.org_id AND charged.request_id = deleted.request_id;
@@ -317,6 +358,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
        SET requests = daily.requests + EXCLUDED.requests,
            credits_used = daily.credits_used + EXCLUDED.credits_used;
 $$;
+DROP FUNCTION taximeter.add_usage_of_all(taximeter.usage_daily_by_org[], integer);
+DROP TABLE taximeter.usage_monthly;
 DROP TABLE taximeter.usage_monthly_by_user;
 DROP FUNCTION taximeter.used_between(bigint[], date, date, date);
 DROP AGGREGATE taximeter.sum_totals(bigint[]);

@@ -62,7 +62,7 @@ def overview_steps(_: str, __: str) -> list[Step]:
         (DASHBOARDS["system_metrics"], ()),
         (DASHBOARDS["subscription_distribution"], ()),
         (DASHBOARDS["top_organizations"], (*last_days(), TOP_MAX)),
-        (DASHBOARDS["usage_trend"], last_days(TREND_DAYS)[:1]),
+        (DASHBOARDS["usage_trend"], last_days(TREND_DAYS)),
     ]
 
 

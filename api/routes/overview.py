@@ -93,7 +93,7 @@ async def get_system_overview(admin: SystemAdminDep, services: ServicesDep) -> S
         metrics = (await conn.fetch(DASHBOARDS["system_metrics"]))[0]
         plans = await conn.fetch(DASHBOARDS["subscription_distribution"])
         top = await conn.fetch(DASHBOARDS["top_organizations"], *last_days(), TOP_MAX)
-        trend = await conn.fetch(DASHBOARDS["usage_trend"], last_days(TREND_DAYS)[0])
+        trend = await conn.fetch(DASHBOARDS["usage_trend"], *last_days(TREND_DAYS))
     mrr = sum(row["mrr"] for row in plans)
     return SystemOverview(
         as_of=books.as_of,

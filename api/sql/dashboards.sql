@@ -36,32 +36,15 @@ GROUP BY plan_code
 ORDER BY mrr DESC, plan_code;
 
 -- name: usage_trend
--- Why: what the whole system used on each of seven days in UTC; a day without usage is there with zeros. Read in one pass, since it is of
---      all organisations: the sums of the eight running totals at whose ends the days lie. A month has nothing before its
---      first element (null), and its last element holds for ever.
--- $1 first day
+-- Why: what the whole system used, day by day in UTC; a day without usage is there with zeros.
+-- $1 first day, $2 last day
 SELECT
-    $1::date + nth - 1 AS day,
-    (coalesce(requests[nth + 1], 0) - coalesce(requests[nth], 0))::bigint AS requests,
-    (coalesce(credits[nth + 1], 0) - coalesce(credits[nth], 0))::bigint AS credits_used
-FROM (
-    SELECT
-        ARRAY[
-            sum(requests_to_day[least($1::date - month, 31)]), sum(requests_to_day[least($1::date - month + 1, 31)]),
-            sum(requests_to_day[least($1::date - month + 2, 31)]), sum(requests_to_day[least($1::date - month + 3, 31)]),
-            sum(requests_to_day[least($1::date - month + 4, 31)]), sum(requests_to_day[least($1::date - month + 5, 31)]),
-            sum(requests_to_day[least($1::date - month + 6, 31)]), sum(requests_to_day[least($1::date - month + 7, 31)])
-        ] AS requests,
-        ARRAY[
-            sum(credits_to_day[least($1::date - month, 31)]), sum(credits_to_day[least($1::date - month + 1, 31)]),
-            sum(credits_to_day[least($1::date - month + 2, 31)]), sum(credits_to_day[least($1::date - month + 3, 31)]),
-            sum(credits_to_day[least($1::date - month + 4, 31)]), sum(credits_to_day[least($1::date - month + 5, 31)]),
-            sum(credits_to_day[least($1::date - month + 6, 31)]), sum(credits_to_day[least($1::date - month + 7, 31)])
-        ] AS credits
-    FROM taximeter.usage_monthly_by_org
-    WHERE month BETWEEN date_trunc('month', $1::date::timestamp)::date AND $1::date + 6
-) AS to_day
-CROSS JOIN generate_series(1, 7) AS nth
+    day::date AS day,
+    coalesce(sum(taximeter.used_between(monthly.requests_to_day, monthly.month, day::date, day::date)), 0)::bigint AS requests,
+    coalesce(sum(taximeter.used_between(monthly.credits_to_day, monthly.month, day::date, day::date)), 0)::bigint AS credits_used
+FROM generate_series($1::date::timestamp, $2::date::timestamp, interval '1 day') AS day
+LEFT JOIN taximeter.usage_monthly AS monthly ON monthly.month = date_trunc('month', day)::date
+GROUP BY day
 ORDER BY day;
 
 -- name: top_organizations

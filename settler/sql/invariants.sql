@@ -114,6 +114,23 @@ HAVING sum(requests) <> 0 OR sum(credits) <> 0
  ORDER BY org_id, user_id, day
  LIMIT 21
 
+-- name: rollup_of_all_is_that_of_organizations
+-- invariant: I2
+-- fires: the rollup of the whole system was edited.
+SELECT format('%s, to day %s: everybody has %s more requests and %s more millicredits than the organisations',
+              to_char(month, 'YYYY-MM'), nth, sum(requests), sum(credits)) AS violation
+  FROM (SELECT month, nth, requests_to AS requests, credits_to AS credits
+          FROM taximeter.usage_monthly,
+               unnest(requests_to_day, credits_to_day) WITH ORDINALITY AS totals (requests_to, credits_to, nth)
+        UNION ALL
+        SELECT month, nth, -requests_to, -credits_to
+          FROM taximeter.usage_monthly_by_org,
+               unnest(requests_to_day, credits_to_day) WITH ORDINALITY AS totals (requests_to, credits_to, nth)) AS terms
+ GROUP BY month, nth
+HAVING sum(requests) <> 0 OR sum(credits) <> 0
+ ORDER BY month, nth
+ LIMIT 21
+
 -- name: pool_allocated_is_its_allocations
 -- invariant: I3
 -- fires: a pool's allocated was changed past the triggers.

@@ -76,15 +76,11 @@ async def test_any_range_by_day_and_by_organization(world: World) -> None:
         inside = [row for row in rows if first <= row[4] <= last]
         top = await world.stores.pool.fetch(DASHBOARDS["top_organizations"], first, last, 10)
         assert [tuple(row)[:3] for row in top] == added_up([(row[0], row[3]) for row in inside])
-        trend = await world.stores.pool.fetch(DASHBOARDS["usage_trend"], first)
-        week = [first + timedelta(days=number) for number in range(7)]
+        trend = await world.stores.pool.fetch(DASHBOARDS["usage_trend"], first, last)
+        days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
         assert [tuple(row) for row in trend] == [
-            (
-                day,
-                sum(row[4] == day for row in rows),
-                sum(row[3] for row in rows if row[4] == day),
-            )
-            for day in week
+            (day, sum(row[4] == day for row in inside), sum(r[3] for r in inside if r[4] == day))
+            for day in days
         ]
 
 

@@ -116,6 +116,10 @@ PLANTED = {
             "UPDATE taximeter.usage_monthly_by_org SET requests_to_day[30] = requests_to_day[31]+1"
         ),
     ),
+    "I2 month of everybody": (
+        "I2",
+        by_sql("UPDATE taximeter.usage_monthly SET credits_to_day[31] = credits_to_day[31] + 1"),
+    ),
     "I2 attribution": (
         "I2",
         by_sql("DELETE FROM credit_usage_attribution WHERE request_id = 'r1' AND org_id = 'acme'"),

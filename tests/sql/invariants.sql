@@ -84,6 +84,17 @@ SELECT DISTINCT org_id, user_id, date_trunc('month', day::timestamp)::date
 EXCEPT
 SELECT org_id, user_id, month FROM taximeter.usage_monthly_by_user;
 
+-- name: running totals of everybody are those of the organisations
+SELECT month, nth
+  FROM generate_series(1, 31) AS nth,
+       (SELECT DISTINCT month FROM taximeter.usage_monthly_by_org
+        UNION SELECT DISTINCT month FROM taximeter.usage_monthly) AS months,
+       LATERAL (SELECT coalesce(sum(m.requests_to_day[nth]), 0) AS requests, coalesce(sum(m.credits_to_day[nth]), 0) AS credits
+                  FROM taximeter.usage_monthly AS m WHERE m.month = months.month) AS of_all,
+       LATERAL (SELECT coalesce(sum(m.requests_to_day[nth]), 0) AS requests, coalesce(sum(m.credits_to_day[nth]), 0) AS credits
+                  FROM taximeter.usage_monthly_by_org AS m WHERE m.month = months.month) AS of_orgs
+ WHERE (of_all.requests, of_all.credits) <> (of_orgs.requests, of_orgs.credits);
+
 -- name: every attributed request is a charged request of the same user
 SELECT u.org_id, u.request_id
   FROM credit_usage_attribution AS u

@@ -197,6 +197,26 @@ CREATE FUNCTION taximeter.add_usage_by_org(changes taximeter.usage_daily_by_org[
            credits_used = daily.credits_used + EXCLUDED.credits_used;
 $$;
 
+CREATE FUNCTION taximeter.add_usage_of_all(changes taximeter.usage_daily_by_org[], shard integer) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO taximeter.usage_monthly AS monthly (month, lane, requests_to_day, credits_to_day)
+    SELECT date_trunc('month', day::timestamp)::date, lane,
+           taximeter.sum_totals(taximeter.totals_from(day, requests)),
+           taximeter.sum_totals(taximeter.totals_from(day, credits_used))
+      FROM (SELECT day,
+                   CASE WHEN shard IS NOT NULL THEN shard % 1000
+                        ELSE -1 - abs(hashtext(org_id) % 256) - CASE writer WHEN 2 THEN 256 ELSE 0 END END AS lane,
+                   sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+              FROM unnest(changes) GROUP BY 1, 2) AS by_day
+     GROUP BY 1, 2
+     ORDER BY 1, 2
+    ON CONFLICT (month, lane) DO UPDATE
+       SET requests_to_day = taximeter.add_totals(monthly.requests_to_day, EXCLUDED.requests_to_day),
+           credits_to_day = taximeter.add_totals(monthly.credits_to_day, EXCLUDED.credits_to_day);
+$$;
+
 CREATE FUNCTION taximeter.allocation_changed() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -937,6 +957,8 @@ CREATE FUNCTION taximeter.usage_deleted() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+DECLARE
+    changes taximeter.usage_daily_by_org[];
 BEGIN
     PERFORM taximeter.note_used_by_hand(org_id, user_id, credits_used)
        FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
@@ -967,12 +989,14 @@ BEGIN
     DELETE FROM taximeter.usage_monthly_by_user AS monthly
      USING (SELECT DISTINCT org_id, user_id FROM deleted) AS gone
      WHERE monthly.org_id = gone.org_id AND monthly.user_id = gone.user_id AND monthly.requests_to_day[31] = 0;
-    PERFORM taximeter.add_usage_by_org(array_agg(
-               ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
-               ::taximeter.usage_daily_by_org))
-       FROM (SELECT org_id, (created_at AT TIME ZONE 'UTC')::date AS day, service_type, service_name,
-                    count(*) AS requests, sum(credits_used)::bigint AS credits_used
-               FROM deleted GROUP BY 1, 2, 3, 4) AS by_org;
+    SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
+                     ::taximeter.usage_daily_by_org)
+      INTO changes
+      FROM (SELECT org_id, (created_at AT TIME ZONE 'UTC')::date AS day, service_type, service_name,
+                   count(*) AS requests, sum(credits_used)::bigint AS credits_used
+              FROM deleted GROUP BY 1, 2, 3, 4) AS by_org;
+    PERFORM taximeter.add_usage_by_org(changes);
+    PERFORM taximeter.add_usage_of_all(changes, NULL);
     DELETE FROM taximeter.charged_requests AS charged
      USING deleted
      WHERE charged.org_id = deleted.org_id AND charged.request_id = deleted.request_id;
@@ -1039,6 +1063,8 @@ BEGIN
               FROM by_account
              GROUP BY 1, 2, 3, 4) AS by_org;
     PERFORM taximeter.add_usage_by_org(changes);
+    -- A settler books one shard at a time.
+    PERFORM taximeter.add_usage_of_all(changes, CASE WHEN by_writer = 0 THEN (SELECT shard FROM inserted LIMIT 1) END);
     RETURN NULL;
 END;
 $$;
@@ -1442,6 +1468,19 @@ WITH (fillfactor='70');
 
 COMMENT ON COLUMN taximeter.usage_daily.day IS 'The day in UTC.';
 
+CREATE TABLE taximeter.usage_monthly (
+    month date NOT NULL,
+    lane smallint NOT NULL,
+    requests_to_day bigint[] NOT NULL,
+    credits_to_day bigint[] NOT NULL,
+    CONSTRAINT credits_have_31_days CHECK ((cardinality(credits_to_day) = 31)),
+    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric)),
+    CONSTRAINT requests_have_31_days CHECK ((cardinality(requests_to_day) = 31))
+)
+WITH (fillfactor='50');
+
+COMMENT ON COLUMN taximeter.usage_monthly.lane IS 'From 0: settle. From -1 down: deduct_credits. From -257 down: by hand.';
+
 CREATE TABLE taximeter.usage_monthly_by_org (
     org_id text NOT NULL,
     month date NOT NULL,
@@ -1594,6 +1633,9 @@ ALTER TABLE ONLY taximeter.usage_monthly_by_org
 ALTER TABLE ONLY taximeter.usage_monthly_by_user
     ADD CONSTRAINT usage_monthly_by_user_pkey PRIMARY KEY (org_id, month, user_id);
 
+ALTER TABLE ONLY taximeter.usage_monthly
+    ADD CONSTRAINT usage_monthly_pkey PRIMARY KEY (month, lane);
+
 ALTER TABLE ONLY taximeter.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (user_id);
 
@@ -1697,6 +1739,8 @@ CREATE TRIGGER refreshes_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximet
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 

@@ -13,6 +13,10 @@ ROLLUPS = {
     " credits_to_day FROM taximeter.usage_monthly_by_user ORDER BY 1, 2, 3",
     "taximeter.usage_monthly_by_org": "SELECT org_id, month, writer, requests_to_day,"
     " credits_to_day, requests, credits_used FROM taximeter.usage_monthly_by_org ORDER BY 1, 2, 3",
+    "taximeter.usage_monthly": "SELECT month, array_agg(total ORDER BY nth) FROM ("
+    "  SELECT month, nth, sum(total)::bigint AS total FROM taximeter.usage_monthly,"
+    "    unnest(requests_to_day || credits_to_day) WITH ORDINALITY AS totals (total, nth)"
+    "   GROUP BY 1, 2) AS of_all GROUP BY 1 ORDER BY 1",
 }
 
 

@@ -43,6 +43,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.usage_daily_by_org": ("SIU", "SIU", ""),
     "taximeter.usage_monthly_by_org": ("SIU", "SIU", ""),
     "taximeter.usage_monthly_by_user": ("SIU", "SIU", ""),
+    "taximeter.usage_monthly": ("SIU", "SIU", ""),
     "taximeter.dropped_months": ("S", "S", ""),
     "taximeter.shard_layouts": ("S", "SI", ""),
     "taximeter.moves": ("SIU", "SIU", ""),

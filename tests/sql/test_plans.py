@@ -33,6 +33,7 @@ REWRITTEN = (
     "usage_daily_by_org",
     "usage_monthly_by_org",
     "usage_monthly_by_user",
+    "usage_monthly",
 )
 """Tables whose rows of today every settle changes."""
 
