@@ -92,15 +92,11 @@ class Servers:
                 await client.aclose()
 
     @asynccontextmanager
-    async def database(self) -> AsyncIterator[str]:
-        """A fresh database with the migrations applied, dropped at the end."""
-        server_url = os.environ.get(DATABASE_URL)
-        if server_url is None:
-            if self._postgres is None:
-                shutil.rmtree(self.data_dir / "postgres", ignore_errors=True)
-                self._postgres = EmbeddedPostgres(self.data_dir / "postgres")
-                self._postgres.start()
-            server_url = self._postgres.url
+    async def database(self, *settings: str) -> AsyncIterator[str]:
+        """A fresh database with the migrations applied, dropped at the end. `settings` are of an
+        embedded server, such as `shared_buffers=2GB`; one that is named has its own.
+        """
+        server_url = os.environ.get(DATABASE_URL) or self._embedded_postgres(settings)
         name = f"taximeter_bench_{uuid.uuid4().hex[:12]}"
         url = urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
         migrate(url)
@@ -118,6 +114,16 @@ class Servers:
             self._postgres.stop()
             self._postgres = None
             shutil.rmtree(self.data_dir / "postgres", ignore_errors=True)
+
+    def _embedded_postgres(self, settings: tuple[str, ...]) -> str:
+        arguments = [part for setting in settings for part in ("-c", setting)]
+        if self._postgres is not None and list(self._postgres.extra_args) != arguments:
+            self.stop()
+        if self._postgres is None:
+            shutil.rmtree(self.data_dir / "postgres", ignore_errors=True)
+            self._postgres = EmbeddedPostgres(self.data_dir / "postgres", arguments)
+            self._postgres.start()
+        return self._postgres.url
 
     def _describe_redis(self, url: str) -> None:
         client = redis_py.Redis.from_url(url)

@@ -6,6 +6,8 @@ from typing import Final
 
 from mutants.bug import Bug
 
+RUNNING_TOTALS: Final = "migrations/20261129110000_running_totals.sql"
+
 BUGS: Final = (
     Bug(
         "a charge is known by its place in the stream",
@@ -48,10 +50,26 @@ BUGS: Final = (
     ),
     Bug(
         "deleted usage stays in the figures of its organisation",
-        "migrations/20261123153000_usage_by_organization.sql",
-        "2::smallint, -requests, -credits_used)",
-        "2::smallint, 0::bigint, 0::bigint)",
+        RUNNING_TOTALS,
+        "    SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, -requests,"
+        " -credits_used)",
+        "    SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, 0::bigint,"
+        " 0::bigint)",
         "sql/test_rollup.py",
+    ),
+    Bug(
+        "usage of a day is missing from the rest of its month",
+        RUNNING_TOTALS,
+        "array_fill(amount, ARRAY[32 - extract(day FROM day)::integer])",
+        "ARRAY[amount] || array_fill(0::bigint, ARRAY[31 - extract(day FROM day)::integer])",
+        "sql/test_rollup.py",
+    ),
+    Bug(
+        "a report begins a day too late",
+        RUNNING_TOTALS,
+        "- coalesce(totals[first - month], 0);",
+        "- coalesce(totals[first - month + 1], 0);",
+        "api/test_running_totals.py",
     ),
     Bug(
         "a move lowers nothing where it comes from",
