@@ -24,9 +24,11 @@ from taximeter.api.embedded.stack import embedded_stack
 from taximeter.api.embedded.valkey import EmbeddedValkey
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from taximeter.api.embedded.stack import embedded_stack
+# The tests may run under nohup, whose children do not hear of it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with embedded_stack(Path(sys.argv[1])) as stack:
     print(stack.valkey.pid, stack.arq_valkey.pid, stack.postgres.pid, flush=True)
     print(stack.redis_url, stack.database_url, flush=True)

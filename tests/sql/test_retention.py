@@ -121,7 +121,7 @@ async def test_a_month_whose_rollup_is_wrong_is_not_dropped(books: Books) -> Non
         transaction = conn.transaction()
         await transaction.start()
         await conn.execute(
-            "UPDATE taximeter.usage_monthly_by_org SET requests = requests + 1"
+            "UPDATE taximeter.usage_monthly_by_org SET requests_to_day[31] = requests + 1"
             " WHERE month = '2025-01-01' AND org_id = 'org'"
         )
         with pytest.raises(DataCorruptedError, match=r"has 3 requests .* its rows are 2"):
