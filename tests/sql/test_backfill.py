@@ -25,7 +25,8 @@ async def test_running_totals_of_usage_that_was_there_before(empty_database_url:
     conn = await asyncpg.connect(empty_database_url)
     try:
         await conn.execute(
-            "INSERT INTO organizations (id, org_name, slug, created_by) VALUES ('o', 'o', 'o', 'a');"
+            "INSERT INTO organizations (id, org_name, slug, created_by)"
+            " VALUES ('o', 'o', 'o', 'a');"
             "SELECT add_credits_to_pool('o', 100000, 1);"
             "SELECT allocate_credits_to_user('o', 'u1', 90000, 'b');"
             "SELECT deduct_credits('o', 'u1', n, 's', 'm', 'r' || n, '{}')"
