@@ -94,7 +94,7 @@ class _Read:
     grant: Grant
     expires_at: float
     read_at: float
-    failing: bool = False
+    failed_at: float = float("-inf")  # When Postgres was asked for it last, in vain.
 
 
 class KeyStore:
@@ -130,8 +130,12 @@ class KeyStore:
         read = self._good.get(digest)
         if read is None or self._wall_clock() >= read.expires_at:
             return None
-        age_s = self._clock() - read.read_at
-        if age_s >= (max(self._outage_s, BELIEVED_S) if read.failing else BELIEVED_S):
+        now = self._clock()
+        age_s = now - read.read_at
+        # An outage is one as long as Postgres is asked in vain: a key that nobody has used since is
+        # asked for first, since it may be over.
+        is_outage = now - read.failed_at < BELIEVED_S
+        if age_s >= (max(self._outage_s, BELIEVED_S) if is_outage else BELIEVED_S):
             return None
         if age_s >= ASK_AGAIN_S:
             self._ask(key, digest)
@@ -183,7 +187,7 @@ class KeyStore:
                 row = await self._pool.fetchrow(KEYS["find_key"], key_id)
         except TROUBLE:
             if (read := self._good.get(digest)) is not None:
-                read.failing = True
+                read.failed_at = self._clock()
             raise
         if row is None or not hmac.compare_digest(row["digest"], digest):
             self._good.pop(digest, None)

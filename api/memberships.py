@@ -47,9 +47,9 @@ class Memberships:
     then by age, then the personal one. A removal elsewhere is seen after at most the given
     time.
 
-    Only what a user may do is remembered here, never a balance. While Postgres does not answer,
-    what it said last is believed for `outage_s`: nobody can be removed there meanwhile, and users
-    with credits go on.
+    Only what a user may do is remembered here, never a balance. While Postgres does not answer
+    this process, what it said last is believed for `outage_s`, so that users with credits go on:
+    also somebody whom others remove meanwhile, whose credits are gone by then.
     """
 
     def __init__(

@@ -63,7 +63,8 @@ class MeteringSettings(StoreSettings):
         ge=1,
         le=1_000_000,
         description="Most operations of one account that wait in this process beyond the next "
-        "calls; more are refused (429, TOO_MANY_WAITING).",
+        "calls; more are refused (429, TOO_MANY_WAITING), commits and releases beyond twice as "
+        "many.",
     )
 
     credit_lines: str | None = Field(

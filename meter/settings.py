@@ -28,7 +28,9 @@ class MeterSettings:
     it is full, accounts and organisations with few of their own among them are still let in.
     """
     account_queue_max: int = 10_000
-    """Most operations of one account that wait beyond the next calls; more are refused."""
+    """Most operations of one account that wait beyond the next calls; more are refused, commits and
+    releases beyond twice as many.
+    """
     take_timeout_s: float = 2.0
     """How long reserve, charge and touch are tried before an error."""
     resolve_timeout_s: float = 10.0

@@ -82,12 +82,12 @@ class ShardClient:
         settings = self._settings
         can_wait = operation.op in TAKES_CREDIT or operation.op == "touch"
         if self._crowd.waiting or len(self._queue) >= self._front_max:
-            queue_max = settings.queue_max if can_wait else 2 * settings.queue_max
+            room = 1 if can_wait else 2
             self._crowd.admit(
                 operation.account,
                 len(self._queue),
-                queue_max,
-                settings.account_queue_max,
+                room * settings.queue_max,
+                room * settings.account_queue_max,
                 self.pressure.refused,
             )
         loop = self._loop

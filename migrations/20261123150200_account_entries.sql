@@ -9,7 +9,8 @@
 --   taximeter.entry_reference        what the entries that follow refer to, such as a request id
 --   taximeter.entry_hold             the live hold that the entries that follow end
 -- Lock order: allocations sorted by (org_id, user_id); then their accounts; then pools sorted by org_id. The triggers run after the
--- whole statement, so one UPDATE of many allocations keeps it. Charged requests and the daily rollup of an account are only
+-- whole statement, so one UPDATE of many allocations keeps it if it finds them sorted; else it may be the one that Postgres undoes, whole, to
+-- end a deadlock. Charged requests and the daily rollup of an account are only
 -- touched by those who hold its allocation.
 --
 -- Locks: ACCESS EXCLUSIVE on the allocations and the pools for a moment, to create the triggers.

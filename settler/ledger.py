@@ -16,7 +16,7 @@ from taximeter.settler.events import BadLine, Event
 from taximeter.settler.payloads import read_payload
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Connection
-from taximeter.settler.totals import add_to_totals, lock_allocations
+from taximeter.settler.totals import add_to_totals, lock_accounts, lock_allocations
 from taximeter.settler.usual import ATTRIBUTION_COLUMNS, CHARGED_COLUMNS, Usual
 
 _SQL: Final = load_queries("settle")
@@ -52,6 +52,7 @@ async def book_usual(conn: Connection, usual: Usual) -> bool:
             # The common lock order: allocations first, then what belongs to their accounts, then
             # pools.
             targets = await lock_allocations(conn, usual.amounts)
+            await lock_accounts(conn, usual.amounts, targets, ())
             await conn.copy_to_table(
                 "charged_requests",
                 schema_name="taximeter",
@@ -109,12 +110,21 @@ async def _book_at_once(
     targets = await lock_allocations(conn, {(event.org_id, event.user_id) for event in events})
     claims = await claim(conn, shard, epoch, events, times)
     booked = list(claims.events.values())
+    paid_before = [e for e in booked if e.seq in claims.paid_before]
+    await lock_accounts(
+        conn,
+        {(event.org_id, event.user_id) for event in booked},
+        targets,
+        {
+            *((event.org_id, event.user_id) for event in paid_before),
+            *((one.org_id, one.user_id) for one in claims.bad if one.org_id and one.user_id),
+        },
+    )
     await _write_attribution(conn, shard, epoch, booked, times)
     amounts: defaultdict[tuple[str, str], int] = defaultdict(int)
     for event in booked:
         amounts[event.org_id, event.user_id] += event.amount
     await add_to_totals(conn, amounts, targets)
-    paid_before = [e for e in booked if e.seq in claims.paid_before]
     await _give_back(
         conn,
         [

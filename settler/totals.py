@@ -39,6 +39,21 @@ async def lock_allocations(conn: Connection, accounts: Iterable[Account]) -> Tar
     return Targets(active, closed)
 
 
+async def lock_accounts(
+    conn: Connection, charged: Iterable[Account], targets: Targets, given_back: Iterable[Account]
+) -> None:
+    """Lock the accounts that will get an entry: those charged without an active allocation, and
+    those that get something back. Usually there are none.
+    """
+    wanted = sorted({*given_back, *(set(charged) - targets.active.keys())})
+    if wanted:
+        await conn.execute(
+            _SQL["lock_accounts"],
+            [org_id for org_id, _ in wanted],
+            [user_id for _, user_id in wanted],
+        )
+
+
 async def add_to_totals(conn: Connection, amounts: Mapping[Account, int], targets: Targets) -> None:
     """Add what each account was charged to its allocation and pool, once a row."""
     by_account = {account: amount for account, amount in amounts.items() if amount}

@@ -38,12 +38,27 @@ async def bear_witness_of_now(stores: Stores, shard: int, epoch: int) -> None:
     Raises asyncpg errors as well, and PostgresWentBack.
     """
     for _ in range(_TRIES):
-        row = await stores.pool.fetchrow(_SQL["read_ledger"], shard)
-        if row is None:
+        ledger = await _read_ledger(stores, shard)
+        if ledger is None or await bear_witness(stores, shard, epoch, ledger):
             return
-        ledger = Ledger(row["history"], row["position"], row["seq"])
-        # Somebody may have read and written a later one in between: then ours is later the next
-        # time, unless Postgres went back.
-        if await bear_witness(stores, shard, epoch, ledger):
+        if await _is_covered(stores, shard, ledger):
             return
     raise PostgresWentBack(f"shard {shard} has seen a Postgres that was further than this one")
+
+
+async def _is_covered(stores: Stores, shard: int, ledger: Ledger) -> bool:
+    """Whether somebody has noted a later moment of this same Postgres in between, which it has not
+    gone back behind: that stands for ours.
+    """
+    text = await stores.redis.hget(stores.keys(shard).meta, "ledger")
+    noted = None if text is None else Ledger.parse(text.decode())
+    now = await _read_ledger(stores, shard)
+    if noted is None or now is None:
+        return False
+    is_later = noted.history == ledger.history and noted.position >= ledger.position
+    return is_later and now.continues(noted)
+
+
+async def _read_ledger(stores: Stores, shard: int) -> Ledger | None:
+    row = await stores.pool.fetchrow(_SQL["read_ledger"], shard)
+    return None if row is None else Ledger(row["history"], row["position"], row["seq"])

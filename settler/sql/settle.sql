@@ -52,13 +52,25 @@ SELECT a.id, a.org_id, a.user_id
  ORDER BY a.org_id, a.user_id
    FOR UPDATE OF a
 
+-- name: lock_accounts
+-- Accounts that get an entry, by (org_id, user_id), after allocations and before rollups and pools: triggers and give_back would
+-- only come to them when the pools are locked, and whoever changes a new allocation has its account and waits for the pool.
+-- $1 org ids, $2 user ids
+SELECT a.org_id
+  FROM taximeter.accounts AS a
+  JOIN unnest($1::text[], $2::text[]) AS wanted (org_id, user_id)
+    ON a.org_id = wanted.org_id AND a.user_id = wanted.user_id
+ ORDER BY a.org_id, a.user_id
+   FOR NO KEY UPDATE OF a
+
 -- name: lock_pools
--- Pools after allocations, by org_id: the other half of the lock order. $1 org ids
+-- Pools last, by org_id. Not FOR UPDATE: the foreign key of a new allocation shares its pool's key before it takes its account.
+-- $1 org ids
 SELECT org_id
   FROM organization_credit_pools
  WHERE org_id = ANY ($1::text[])
  ORDER BY org_id
-   FOR UPDATE
+   FOR NO KEY UPDATE
 
 -- name: add_used
 -- Charges of active allocations, once a row. The rows are locked. $1 allocation ids, $2 millicredits

@@ -337,14 +337,34 @@ async def test_while_postgres_is_away_a_key_that_was_good_stays_so() -> None:
     assert await store.find(mortal) is not None
     with pytest.raises(asyncpg.CannotConnectNowError):
         await store.find(unseen)
-    clock.now += 100
+    clock.now += 2
     assert store.known(key) is not None, "without a wait"
+    await asyncio.gather(*store._asking.values(), return_exceptions=True)
+    clock.now += 98
+    assert await store.find(key) is not None
     assert store.known(mortal) is None, "its end needs nobody to tell"
     clock.now += 3600
     with pytest.raises(asyncpg.CannotConnectNowError):
         await store.find(key)
     pool.up = True
     assert await store.find(key) is not None
+    await store.aclose()
+
+
+async def test_a_key_that_was_revoked_after_an_outage_is_not_believed_once_more() -> None:
+    """Nobody has used it since, so nobody has learnt that Postgres is back."""
+    pool, clock = FakePool(), Clock()
+    store = KeyStore(pool, clock=clock, wall_clock=clock)  # type: ignore[arg-type]  # As above.
+    key = pool.add()
+    assert await store.find(key) is not None
+    pool.up = False
+    clock.now += 10
+    assert await store.find(key) is not None
+    pool.up = True
+    pool.rows.clear()
+    clock.now += 600
+    assert store.known(key) is None
+    assert await store.find(key) is None
     await store.aclose()
 
 

@@ -159,6 +159,39 @@ async def test_an_account_has_no_more_waiting_than_it_may(
         await asyncio.gather(*calls, return_exceptions=True)
 
 
+async def test_commits_and_releases_are_let_in_when_their_own_account_floods(
+    connect: object, redis: Redis, redis_url: str
+) -> None:
+    """They give credits back or settle what was used: with them refused, holds would stay."""
+    shard = await shard_of(redis, acme_ann=1000)
+    async with Proxy(redis_url) as proxy:
+        meter: Meter = await connect(  # type: ignore[operator]
+            url=proxy.url,
+            queue_max=30,
+            account_queue_max=10,
+            batch_max=10,
+            lanes_per_shard=1,
+            take_timeout_s=60.0,
+            resolve_timeout_s=60.0,
+        )
+        holds = [await meter.reserve("acme", "ann", 2) for _ in range(10)]
+        proxy.black_hole(True)
+        flood = [asyncio.create_task(meter.charge("acme", "ann", 1)) for _ in range(100)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        refused = [task for task in flood if task.done()]
+        assert {type(task.exception()) for task in refused} == {TooManyForAccount}
+        ends = [asyncio.create_task(hold.commit(1)) for hold in holds[:5]]
+        ends += [asyncio.create_task(hold.release()) for hold in holds[5:]]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [task.exception() for task in ends if task.done()] == []
+        proxy.heal()
+        await asyncio.gather(*ends)
+        taken = await asyncio.gather(*(task for task in flood if task not in refused))
+    assert await shard.account("acme/ann") == (1_000_000 - 5 - len(taken), 0, 1)
+
+
 async def test_turns_go_round_organisations_and_then_users() -> None:
     loop, crowd = asyncio.get_running_loop(), Crowd()
     for name in ("a/x", "a/x", "a/x", "a/y", "b/z", "b/z"):

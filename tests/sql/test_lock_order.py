@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import asyncpg
 from support.books import Books, Conn
 
 
@@ -50,6 +51,34 @@ async def test_the_rollup_is_written_in_order(books: Books, sessions: tuple[Conn
             await settling.rollback()
     await other
     assert await books.value("SELECT max(requests) FROM taximeter.usage_daily") == 2
+
+
+async def test_a_statement_by_hand_in_another_order_is_undone_whole_and_can_be_repeated(
+    books: Books, sessions: tuple[Conn, Conn]
+) -> None:
+    """Postgres locks the rows of one statement as it finds them; nobody can sort them there."""
+    first, second = sessions
+    by_hand = "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 7"
+    lock = "SELECT FROM user_credit_allocations WHERE org_id = $1 FOR UPDATE"
+    for org in ("other", "org"):
+        await books.open(1000, 100, org=org)
+    # Nothing has moved them since, so `other` is found first. Who sorts begins with `org`.
+    ordered = first.transaction()
+    await ordered.start()
+    await first.execute(lock, "org")
+    hand = asyncio.create_task(second.execute(by_hand))
+    await books.waits(second)
+    meeting = await asyncio.gather(first.execute(lock, "other"), hand, return_exceptions=True)
+    await ordered.rollback()
+    undone = [isinstance(one, asyncpg.DeadlockDetectedError) for one in meeting]
+    assert sorted(undone) == [False, True], meeting
+    if undone[1]:
+        assert (
+            await books.value("SELECT sum(allocated_credits) FROM user_credit_allocations") == 200
+        )
+        await second.execute(by_hand)
+    assert await books.value("SELECT sum(allocated_credits) FROM user_credit_allocations") == 214
+    assert await books.value("SELECT sum(allocated_credits) FROM organization_credit_pools") == 214
 
 
 async def test_everything_at_once_meets_no_deadlock(books: Books) -> None:
