@@ -82,7 +82,9 @@ BEGIN
         ' SELECT month, 0, %s FROM %s GROUP BY month', to_day, format(days, 'taximeter.usage_daily_by_org'));
 END;
 $$;
--- From here on dashboards wait: a second or two a hundred thousand months of organisations.
+-- From here on dashboards wait: a second or two a hundred thousand months of organisations. Whoever reads them now is waited for, or
+-- all of the above would be for nothing.
+SET LOCAL lock_timeout = '10s';
 ALTER TABLE taximeter.usage_monthly_by_org
     ADD COLUMN requests_to_day bigint[], ADD COLUMN credits_to_day bigint[];
 UPDATE taximeter.usage_monthly_by_org AS monthly
