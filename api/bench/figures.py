@@ -1,8 +1,8 @@
 """The figures that are promised to existing users, by the clock of the server, on a year of usage.
 
 Each question is asked of many organisations drawn at random, in the application's own SQL, twice;
-the second time counts, since the first reads from the disk what nobody has read since the start. Its
-time is what Postgres says that planning and executing took.
+the second time counts, since the first reads from the disk what nobody has read since the start.
+Its time is what Postgres says that planning and executing took.
 """
 
 from __future__ import annotations

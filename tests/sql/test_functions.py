@@ -74,7 +74,7 @@ async def test_there_is_one_function_a_name_with_a_fixed_search_path(books: Book
         ("deduct_credits", "TABLE(success boolean, remaining_credits bigint)", path, False),
         ("has_sufficient_credits", "boolean", path, False),
     ]
-    # A body that is an expression was resolved when the function was made, and an aggregate has none.
+    # A body that is an expression was resolved when it was made, and an aggregate has none.
     assert (
         await books.rows(
             "SELECT proname::text FROM pg_proc WHERE pronamespace = 'taximeter'::regnamespace"
