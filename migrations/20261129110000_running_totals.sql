@@ -5,7 +5,8 @@
 -- last day repeat it, so that element 31 is the month.
 -- Locks: SHARE ROW EXCLUSIVE on the attribution while the months that are there are added up once, about 20 seconds a
 -- million rows of the daily rollup: settling and deduct_credits wait as long, requests do not. An index is dropped.
--- Older code beside it: yes; what it reads of the monthly rollup is there under the same names.
+-- Older code beside it: yes; what it reads of the monthly rollup is there under the same names, and its week of the whole system is
+-- slower without the index.
 
 -- migrate:up
 -- Running totals of a month in which nothing was used but this, on this day.
