@@ -103,7 +103,8 @@ class Meter:
         without a heartbeat.
 
         `usage` names what an expiry would charge for; `opener` is kept with the hold as who opened
-        it (up to 32 letters and digits; empty: anyone). Raises InsufficientCredits, AccountNotFound,
+        it (up to 32 letters and digits; empty: anyone). Raises InsufficientCredits,
+        AccountNotFound,
         RequestReplayed (the id was reserved before: do not call upstream again), RequestConflict,
         InvalidRequest, Overloaded, StoreError.
         """
