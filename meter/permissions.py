@@ -46,6 +46,7 @@ _EXAMPLES: Final = {
     "ZRANGE": "ZRANGE * 0 1",
     "ZRANGEBYSCORE": "ZRANGEBYSCORE * 0 1",
     "ZREM": "ZREM * m",
+    "ZSCORE": "ZSCORE * m",
     "XINFO|STREAM": "XINFO STREAM *",
     "CONFIG|GET": "CONFIG GET appendfsync",
     "INFO": "INFO server",
@@ -121,7 +122,7 @@ SETTLER: Final = Role(
     ),
     (
         *("EXISTS", "HGET", "HGETALL", "HLEN", "HMGET", "HSCAN", "HSET", "INFO", "TIME"),
-        *("UNLINK", "XINFO|STREAM", "XRANGE", "XTRIM"),
+        *("UNLINK", "XINFO|STREAM", "XRANGE", "XTRIM", "ZADD", "ZSCORE"),
     ),
     ("CONFIG|GET",),
 )

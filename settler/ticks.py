@@ -165,7 +165,9 @@ class Settler:
             limit=settings.sweep_limit,
             calls_max=settings.sweep_calls_per_tick,
         )
-        if swept.ended or swept.still_due:
+        if swept.uncharged_holds:
+            log.warning("swept", shard=shard, **asdict(swept))
+        elif swept.ended or swept.still_due:
             log.info("swept", shard=shard, **asdict(swept))
         await rotate(self._stores, shard, epoch, window_s=settings.outcome_window_s)
         return False
