@@ -44,7 +44,7 @@ BUGS: Final = (
     Bug(
         "tonumber without a pattern",
         "lua/lib/shard.lua",
-        "  if #text > 15 or not find(text, '^%d+$') then return nil end\n",
+        "  if not text or #text > 15 or not find(text, '^%d+$') then return nil end\n",
         "  if not tonumber(text) then return nil end\n",
         "lua/test_input.py",
         item="tonumber without regex",
