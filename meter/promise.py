@@ -88,8 +88,8 @@ class ServerFacts:
 
 
 async def read_facts(redis: Any) -> ServerFacts:
-    """Ask a `redis.asyncio.Redis`. Only CONFIG knows how often the AOF is synced, and whoever may run
-    it is as good as the server's administrator: None for all others. Raises redis-py's errors.
+    """Ask a `redis.asyncio.Redis`. Only CONFIG knows how often the AOF is synced, and whoever may
+    run it is as good as the server's administrator: None for all others. Raises redis-py's errors.
     """
     info = await redis.info("everything")
     config = await _config(redis, "appendfsync")
