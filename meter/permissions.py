@@ -134,7 +134,7 @@ API: Final = Role(
 SETTLER: Final = Role(
     "settler",
     (
-        *("admit", "apply", "approve", "drain", "fence", "load"),
+        *("admit", "apply", "approve", "complete", "drain", "fence", "load"),
         *("open", "operate", "resolve", "rotate", "snapshot", "sweep"),
     ),
     (

@@ -36,8 +36,8 @@ def header_and_body(name: str) -> tuple[str, str]:
 
 def test_there_is_one_script_a_job() -> None:
     assert SCRIPTS == [
-        "admit", "apply", "approve", "barrier", "drain", "fence", "limit", "load", "open",
-        "operate", "permissions", "resolve", "rotate", "snapshot", "sweep", "witness",
+        "admit", "apply", "approve", "barrier", "complete", "drain", "fence", "limit", "load",
+        "open", "operate", "permissions", "resolve", "rotate", "snapshot", "sweep", "witness",
     ]  # fmt: skip
 
 

@@ -75,6 +75,13 @@ BUGS: Final = (
         "lua/test_sweep.py",
     ),
     Bug(
+        "a restart leaves the word of the settler standing",
+        "lua/approve.lua",
+        "call('HDEL', KEYS[1], 'complete_ms')\n",
+        "",
+        "settler/test_fill.py",
+    ),
+    Bug(
         "a report from before a start is charged",
         "lua/sweep.lua",
         "local progress = counts and math.max",

@@ -8,6 +8,13 @@ from mutants.bug import Bug
 
 BUGS: Final = (
     Bug(
+        "the relay vouches for a moment after it looked",
+        "settler/ticks.py",
+        "            await note_complete(self._stores, whole, began_ms)\n",
+        "            await note_complete(self._stores, whole, began_ms + 60_000)\n",
+        "settler/test_fill.py",
+    ),
+    Bug(
         "what holds reported before a loss counts after a rebuild",
         "settler/carry.py",
         "    start = seen.start if whole else seen.start + 1\n",
