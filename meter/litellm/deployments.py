@@ -56,7 +56,10 @@ def model_of(deployment: Mapping[str, Any]) -> Model | None:
     called = _split(model, provider) if isinstance(model, str) and model else None
     for place in (deployment.get("model_info") or {}, parameters):
         if isinstance(base := place.get("base_model"), str) and base:
-            return _split(base, provider if called is None else called.provider)
+            found = _split(base, None)
+            if found.provider is None:
+                found = found._replace(provider=provider if called is None else called.provider)
+            return found
     return called
 
 
