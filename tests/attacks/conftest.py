@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from support.api_world import api_options, stores, world
+from support.api_world import api_options, payments, stores, world
 
-__all__ = ["api_options", "stores", "world"]
+__all__ = ["api_options", "payments", "stores", "world"]
