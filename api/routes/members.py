@@ -10,6 +10,7 @@ from asyncpg import Record
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.audit import write_audit
 from taximeter.api.deps import OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
@@ -20,6 +21,7 @@ from taximeter.api.request_id import current_request_id
 from taximeter.api.services import Services
 from taximeter.settler.closing import Closing, begin_removal, take_back
 from taximeter.settler.moves import LiveSideAway
+from taximeter.settler.settle import TRANSIENT
 from taximeter.settler.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["members"], route_class=ExactRoute)
@@ -81,6 +83,7 @@ async def list_members(
 
 
 @router.post("/orgs/{org_id}/members", summary="Add a member or change their role")
+@again_when_undone
 async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep) -> MemberPut:
     """Repeating it changes nothing. 409 if it would take the role from the last admin, and
     for a personal organisation.
@@ -111,6 +114,7 @@ async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep
 
 
 @router.delete("/orgs/{org_id}/members/{user_id}", summary="Remove a member")
+@again_when_undone
 async def remove_member(
     user_id: Annotated[UserId, Path()], access: OrgAdminDep, services: ServicesDep
 ) -> MemberRemoved:
@@ -155,7 +159,7 @@ async def _take_back(services: Services, closing: Closing, actor: str) -> tuple[
     """
     try:
         returned = await take_back(services.stores, closing, actor, current_request_id())
-    except LiveSideAway:
+    except (LiveSideAway, *TRANSIENT):
         return 0, False
     is_open = await services.pool.fetchval(MOVES["is_active_allocation"], closing.allocation_id)
     return returned, not is_open
