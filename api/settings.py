@@ -86,11 +86,26 @@ class ApiSettings(PriceSettings, MeteringSettings):
         min_length=1,
         description="Role that makes a caller a system admin.",
     )
+    members_role: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Role of the identity provider whose holders add users to organisations that "
+        "they administer without asking them. By default only system admins do, and everybody "
+        "else is invited.",
+    )
     membership_cache_s: float = Field(
         default=2.0,
         ge=0.0,
         le=60.0,
         description="How long the LLM route trusts what it has read about a user's memberships.",
+    )
+
+    # Purchases
+    purchases_by_org_admins: bool = Field(
+        default=False,
+        description="Whether an organisation's own admin may add credits to its pool without a "
+        "payment that is verified. For installations in which nobody pays: who may, can add any "
+        "number.",
     )
 
     # Usage

@@ -72,7 +72,8 @@ class Settler:
         self._shards = await ensure_shards(self._stores, self._settings.shards)
         promise = "Redis could not be asked yet"
         try:
-            promise = (await self._stores.check_server()).promise()
+            facts = await self._stores.check_server()
+            promise = facts.promise(durability=self._stores.durability)
         except (RedisError, OSError) as error:
             log.warning("started", redis=type(error).__name__)
         log.info("started", shards=self._shards, promise=promise)

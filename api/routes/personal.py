@@ -20,6 +20,7 @@ from taximeter.api.queries import CREDITS, USERS
 from taximeter.api.routes.credits import PoolUpdated, allocate_credits, allocation_refusal
 from taximeter.api.routes.purchases import TransactionView, book_purchase, transaction_view
 from taximeter.api.views import AllocationView
+from taximeter.api.vouching import BY_SYSTEM_ADMIN
 from taximeter.settler.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
@@ -82,6 +83,7 @@ async def _grant(
         admin.user_id,
         millicredits=body.credits,
         dollars=body.purchase_amount,
+        vouched_by=BY_SYSTEM_ADMIN,
         idempotency_key=key,
     )
     access = Access(admin, org_id, is_admin=True)

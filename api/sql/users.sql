@@ -6,9 +6,11 @@ ON CONFLICT (user_id) DO UPDATE SET email = excluded.email, updated_at = now()
 WHERE known.email IS DISTINCT FROM excluded.email;
 
 -- name: emails
--- Why: the addresses of the users of a report.
--- $1 user_ids
-SELECT user_id, email FROM taximeter.users WHERE user_id = ANY($1::text[]) AND email IS NOT NULL;
+-- Why: the addresses of the users of an organisation's report: of its members alone, who have accepted to be that.
+-- $1 org_id, $2 user_ids
+SELECT user_id, email
+FROM organization_members JOIN taximeter.users USING (user_id)
+WHERE org_id = $1 AND user_id = ANY($2::text[]) AND status = 'active' AND email IS NOT NULL;
 
 -- name: choose_default
 -- Why: which organisation pays when a request does not say; null takes the choice back.

@@ -15,6 +15,7 @@ import pytest
 from support.world import SHARDS, World, serving
 
 from taximeter.api.app import create_app
+from taximeter.api.payments import PaymentVerifier
 from taximeter.api.settings import ApiSettings
 from taximeter.api.simulator import create_simulator
 from taximeter.settler.guardian import ensure_shards, guard
@@ -44,6 +45,12 @@ def api_options() -> dict[str, Any]:
 
 
 @pytest.fixture
+def payments() -> PaymentVerifier | None:
+    """What verifies payments of organisations' own admins; nothing, as long as nobody pays."""
+    return None
+
+
+@pytest.fixture
 async def world(
     stores: Stores,
     app_database_url: str,
@@ -52,6 +59,7 @@ async def world(
     key_prefix: str,
     tmp_path: Path,
     api_options: dict[str, Any],
+    payments: PaymentVerifier | None,
 ) -> AsyncIterator[World]:
     simulator = create_simulator()
     async with serving(simulator) as upstream:
@@ -69,7 +77,7 @@ async def world(
             **api_options,
         }
         settings = ApiSettings(**options)
-        app = create_app(settings)
+        app = create_app(settings, payments=payments)
         async with (
             serving(app) as url,
             httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client,

@@ -97,4 +97,32 @@ BUGS: Final = (
         "        if False:\n",
         "api/test_auth.py",
     ),
+    Bug(
+        "an organisation's admin is believed without a payment",
+        "api/vouching.py",
+        "    if services.settings.purchases_by_org_admins:\n",
+        "    if True:\n",
+        "api/test_vouching.py::test_an_organizations_admin_cannot_mint",
+    ),
+    Bug(
+        "the payment of another organisation buys",
+        "api/vouching.py",
+        "        if payment is not None and payment.org_id == access.org_id:\n",
+        "        if payment is not None:\n",
+        "api/test_vouching.py::test_an_organizations_admin_cannot_mint",
+    ),
+    Bug(
+        "a payment pays for any number of credits",
+        "api/vouching.py",
+        "    if payment.millicredits != millicredits:\n",
+        "    if False:\n",
+        "api/test_vouching.py::test_a_verified_payment_buys_what_it_has_paid_for_and_once",
+    ),
+    Bug(
+        "who is invited is a member",
+        "api/routes/members.py",
+        '            "active" if directly else "invited",\n',
+        '            "active",\n',
+        "api/test_invitations.py::test_an_invitation_takes_nothing_from_its_user",
+    ),
 )
