@@ -30,17 +30,17 @@ from taximeter.meter.pricing import Price, UnpricedModel
 
 async def paying_org(services: Services, user_id: str, org_header: str | None) -> Membership:
     """The organisation that the header names, else the caller's default, else the oldest active
-    membership; individual credits pay for who has no other.
+    membership with an allocation for them; individual credits pay for who has no other.
     """
-    memberships = await services.memberships.of(user_id)
     if org_header is not None:
-        for one in memberships:
+        for one in await services.memberships.of(user_id):
             if one.org_id == org_header:
                 return one
         raise ApiError(404, "Organization not found")
-    if not memberships:
+    payer = await services.memberships.payer(user_id)
+    if payer is None:
         raise ApiError(403, "You are not a member of any organization that could pay")
-    return memberships[0]
+    return payer
 
 
 def request_id_of(user_id: str, key: str | None) -> str:

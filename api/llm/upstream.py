@@ -131,7 +131,7 @@ class Upstream:
         """The next bytes, or none at the end. Raises one of FAILURES, also after a silence."""
         silent_at = asyncio.get_running_loop().time() + self._config.silence_timeout_s
         async with asyncio.timeout_at(min(silent_at, deadline)):
-            return await response.content.readany()
+            return await _readany(response)
 
     def without_key(self, content: bytes) -> bytes:
         """What the upstream sent, without the key, should it repeat it."""
@@ -180,6 +180,31 @@ class Upstream:
         if not isinstance(said, str):
             return f"status {response.status}"
         return self.hidden(said.encode("utf-8", "replace").decode())[:_ERROR_CHARACTERS_MAX]
+
+
+async def _readany(response: aiohttp.ClientResponse) -> bytes:
+    """The next bytes of the body, or none at its end. Raises one of FAILURES.
+
+    aiohttp gives up a connection over which something came that is no HTTP, and does not tell who
+    reads the body: they would wait to the end of their patience, or hear a RuntimeError.
+    """
+    content, connection = response.content, response.connection
+    protocol = None if connection is None else connection.protocol
+    closed = None if protocol is None else protocol.closed
+
+    def tell(_: asyncio.Future[None]) -> None:
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection was given up"))
+
+    if closed is not None:
+        closed.add_done_callback(tell)
+    try:
+        return await content.readany()
+    except RuntimeError:
+        raise aiohttp.ClientPayloadError("the connection was given up") from None
+    finally:
+        if closed is not None:
+            closed.remove_done_callback(tell)
 
 
 def _object(content: bytes) -> dict[str, Any]:

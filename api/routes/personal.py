@@ -15,6 +15,7 @@ from taximeter.api.deps import Access, ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, Credits, Dollars, ExactRoute, UserId
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
+from taximeter.api.live import made_live
 from taximeter.api.personal import personal_org_id
 from taximeter.api.queries import CREDITS, USERS
 from taximeter.api.routes.credits import PoolUpdated, allocate_credits, allocation_refusal
@@ -52,7 +53,8 @@ async def grant_credits(
     idempotency_key: IdempotencyKey = None,
 ) -> Granted:
     """Makes the user's personal organisation if there is none, adds the credits to its pool and
-    allocates them. It pays where the user has no other organisation, or where they choose it.
+    allocates them; they can be spent when the answer comes (`live`). It pays where the user has no
+    other organisation with an allocation, or where they choose it.
 
     Repetitions, limits and refusals are those of add and allocate.
     """
@@ -69,7 +71,8 @@ async def grant_credits(
             pool = await conn.fetchrow(CREDITS["pool"], personal_org_id(user_id))
             raise allocation_refusal(pool, body.credits, error) from error
     services.memberships.forget(user_id)
-    return answer
+    allocation = await made_live(services, answer.org_id, answer.allocation)
+    return answer.model_copy(update={"allocation": allocation})
 
 
 async def _grant(
