@@ -6,9 +6,10 @@ local count = arguments / 7
 if arguments < 7 or count > 1000 or arguments % 7 ~= 0 then
   return redis.error_reply('MALFORMED a call carries 1 to 1000 operations of 7 arguments')
 end
-local meta = call('HMGET', KEYS[6], 'epoch', 'seq', 'admit_until')
+local meta = call('HMGET', KEYS[6], 'epoch', 'seq', 'admit_until', 'start')
 local refused = refusal(meta[1], epoch, meta[2])
 if refused then return refused end
+local start = (meta[4] or '0') .. 'S'
 local paused
 if meta[3] and tonumber(meta[2]) >= tonumber(meta[3]) then paused = meta[3] == '0' and '-7 drain' or '-7 backlog' end
 
@@ -103,10 +104,11 @@ for i = 1, count do
 
   elseif op == 'reserve' and SPENDING then
     if ttl_ms == 0 then reply = '-3 ttl_ms'
-    elseif #owner > 32 or find(owner, '%W') then reply = '-3 owner'
+    elseif #owner > 65 or not (find(owner, '^[%l%d]*$') or find(owner, '^[%l%d]*O%w+$')) then reply = '-3 owner'
     elseif hold then
+      local mark = match(hold, '^%d+\t[^\t]+\t%d+\t(%w*)\t') or ''
       if tonumber(reserved_text) ~= amount then known = '-4'
-      elseif match(hold, '^%d+\t[^\t]+\t%d+\t(%w*)\t') ~= owner then known = '2'
+      elseif mark ~= owner and match(mark, '^%d+S(%w*)$') ~= owner then known = '2'
       else reply = format('1 %d %d', free, kept)
       end
     elseif state then known = state ~= 'charged' and tonumber(reserved_text) == amount and '2' or '-4'
@@ -114,7 +116,7 @@ for i = 1, count do
     elseif free < amount then reply = format('-1 %d %d', free, kept)
     else
       free_now, kept_now = free - amount, kept + amount
-      hold = amount_text .. '\t' .. account .. '\t0\t' .. owner .. '\t' .. payload
+      hold = amount_text .. '\t' .. account .. '\t0\t' .. start .. owner .. '\t' .. payload
     end
 
   elseif op == 'charge' and SPENDING then
@@ -137,11 +139,13 @@ for i = 1, count do
   elseif op == 'touch' then
     if ttl_ms == 0 then reply = '-3 ttl_ms'
     elseif hold then
-      local progress, holder, about = match(hold, '^%d+\t[^\t]+\t(%d+)\t(%w*)\t(.*)$')
+      local progress, mark, about = match(hold, '^%d+\t[^\t]+\t(%d+)\t(%w*)\t(.*)$')
       if amount > tonumber(progress) then progress = amount_text end
       if payload ~= '' then about = payload end
       free_now, kept_now = free, kept
-      hold = reserved_text .. '\t' .. account .. '\t' .. progress .. '\t' .. holder .. '\t' .. about
+      -- Who touches has not ended it: what it reported before this start of the server is true as well.
+      hold = reserved_text .. '\t' .. account .. '\t' .. progress .. '\t' .. start .. (match(mark, '^%d+S(%w*)$') or mark)
+        .. '\t' .. about
     elseif state then known = '-4'
     else reply = format('-5 %d %d', free, kept)
     end
