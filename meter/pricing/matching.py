@@ -58,7 +58,8 @@ class Shelf:
 
 
 def _exact_names(model: ModelInfo) -> list[str]:
-    clauses = model.match.or_ if type(model.match).__name__ == "ClauseOr" else [model.match]
+    match: Any = model.match
+    clauses = match.or_ if type(match).__name__ == "ClauseOr" else [match]
     return [one.equals.lower() for one in clauses if type(one).__name__ == "ClauseEquals"]
 
 
