@@ -100,7 +100,7 @@ class Role:
 
 METER: Final = Role(
     "meter",
-    ("operate", "resolve", "load", "snapshot", "barrier"),
+    ("operate", "resolve", "load", "snapshot", "barrier", "report"),
     ("HGET", "HMGET", "INFO"),
     ("CONFIG|GET", "WAIT", "WAITAOF"),
 )
