@@ -7,7 +7,7 @@ was never free in between; without the hold (it expired, or Redis lost it) the e
 
 KEYS[1] accounts   hash  org/user -> available held applied
 KEYS[2] meta       hash  epoch, seq
-KEYS[3] holds      hash  org/request -> amount, account, progress, owner, payload (TAB between)
+KEYS[3] holds      hash  org/request -> amount, account, progress, mark, payload (TAB between)
 KEYS[4] deadlines  zset  org/request by Redis time in ms
 KEYS[5] outcomes   hash  org/request -> state reserved charged account
 ARGV[1] epoch

@@ -6,7 +6,7 @@ charged at most once; whatever is refused changes nothing. Refused as a whole by
 allow-oom flag); the client then sends what resolves holds through `resolve`.
 
 KEYS[1] accounts      hash    org/user -> available held applied
-KEYS[2] holds         hash    org/request -> amount, account, progress, owner, payload (TAB between)
+KEYS[2] holds         hash    org/request -> amount, account, progress, mark, payload (TAB between)
 KEYS[3] deadlines     zset    org/request by Redis time in ms
 KEYS[4] outcomes      hash    org/request -> state reserved charged account (younger generation); voided: TAB and its owners
 KEYS[5] outcomes_old  hash    the older generation, read only

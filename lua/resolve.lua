@@ -5,7 +5,7 @@ Invariant: as `operate`; besides, it takes no credit: a reserve or a charge in i
 PAUSED. Without it a Redis that is full of holds and events could never be drained.
 
 KEYS[1] accounts      hash    org/user -> available held applied
-KEYS[2] holds         hash    org/request -> amount, account, progress, owner, payload (TAB between)
+KEYS[2] holds         hash    org/request -> amount, account, progress, mark, payload (TAB between)
 KEYS[3] deadlines     zset    org/request by Redis time in ms
 KEYS[4] outcomes      hash    org/request -> state reserved charged account (younger generation); voided: TAB and its owners
 KEYS[5] outcomes_old  hash    the older generation, read only

@@ -4,7 +4,7 @@
 Invariant: changes nothing. Everything it returns was true at the same moment, after event seq and before event seq + 1.
 
 KEYS[1] accounts   hash  org/user -> available held applied
-KEYS[2] holds      hash  org/request -> amount, account, progress, owner, payload (TAB between)
+KEYS[2] holds      hash  org/request -> amount, account, progress, mark, payload (TAB between)
 KEYS[3] deadlines  zset  org/request by Redis time in ms
 KEYS[4] meta       hash  epoch, seq
 ARGV[1] epoch

@@ -5,7 +5,7 @@ Invariant: a hold ends exactly once. What was reported by touch is charged (kind
 a commit that comes later finds the outcome and charges only what is missing.
 
 KEYS[1] accounts   hash    org/user -> available held applied
-KEYS[2] holds      hash    org/request -> amount, account, progress, owner, payload (TAB between)
+KEYS[2] holds      hash    org/request -> amount, account, progress, mark, payload (TAB between)
 KEYS[3] deadlines  zset    org/request by Redis time in ms
 KEYS[4] outcomes   hash    org/request -> state reserved charged account
 KEYS[5] meta       hash    epoch, seq

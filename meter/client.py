@@ -97,17 +97,20 @@ class Meter:
         request_id: str | None = None,
         ttl_s: float = 60.0,
         usage: Usage | None = None,
+        opener: str = "",
     ) -> Hold:
         """Take `amount` out of available before the upstream call, for at most `ttl_s` seconds
         without a heartbeat.
 
-        `usage` names what an expiry would charge for. Raises InsufficientCredits, AccountNotFound,
+        `usage` names what an expiry would charge for; `opener` is kept with the hold as who opened
+        it (up to 32 letters and digits; empty: anyone). Raises InsufficientCredits,
+        AccountNotFound,
         RequestReplayed (the id was reserved before: do not call upstream again), RequestConflict,
         InvalidRequest, Overloaded, StoreError.
         """
         request_id = new_request_id() if request_id is None else request_id
         operation = operation_of(
-            "reserve", org_id, user_id, request_id, amount, check_ttl(ttl_s), usage
+            "reserve", org_id, user_id, request_id, amount, check_ttl(ttl_s), usage, opener
         )
         available, held = await self._dispatcher.reserve(operation)
         return Hold(self, org_id, user_id, request_id, amount, available, held)

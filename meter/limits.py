@@ -22,6 +22,7 @@ OPERATIONS_PER_CALL_MAX: Final = 1000
 
 _ORG_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_OPENER = re.compile(r"[A-Za-z0-9]{0,32}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -56,6 +57,13 @@ def check_request_id(request_id: object) -> str:
     if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
         raise InvalidRequest("request_id", "1 to 128 of A-Z a-z 0-9 . _ : -")
     return request_id
+
+
+def check_opener(opener: object) -> str:
+    """Return `opener` (empty: nobody is named), or raise InvalidRequest."""
+    if not isinstance(opener, str) or not _OPENER.fullmatch(opener):
+        raise InvalidRequest("opener", "0 to 32 of A-Z a-z 0-9")
+    return opener
 
 
 def check_amount(amount: int, field: str = "amount") -> int:

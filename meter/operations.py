@@ -14,8 +14,9 @@ from taximeter.meter.errors import (
 )
 from taximeter.meter.ids import new_owner
 from taximeter.meter.keys import request_field
-from taximeter.meter.limits import check_amount, check_request_id, checked_account
+from taximeter.meter.limits import check_amount, check_opener, check_request_id, checked_account
 from taximeter.meter.models import Receipt, State, Usage
+from taximeter.meter.records import owner_of
 
 Op = Literal["reserve", "commit", "release", "charge", "touch"]
 
@@ -27,7 +28,7 @@ class Operation(NamedTuple):
     """What a caller wants done to one request of one account: the seven ARGV, in their order.
 
     `key` is `org/request`, amounts are millicredits. `owner` marks one call of reserve: its own
-    retry after a lost reply is told OK, anybody else REPLAYED.
+    retry after a lost reply is told OK, anybody else REPLAYED. After an `O` it says who asks.
     """
 
     op: Op
@@ -145,14 +146,17 @@ def operation_of(
     amount: int,
     ttl_ms: int,
     usage: Usage | None,
+    opener: str = "",
 ) -> Operation:
-    """The operation, checked; a reserve gets an owner of its own. Raises InvalidRequest."""
+    """The operation, checked; a reserve gets an owner of its own. `opener` says who asks, if
+    anybody does. Raises InvalidRequest.
+    """
     return Operation(
         op,
         checked_account(org_id, user_id),
         request_field(org_id, check_request_id(request_id)),
         check_amount(amount),
         ttl_ms,
-        new_owner() if op == "reserve" else "",
+        owner_of(new_owner() if op == "reserve" else "", check_opener(opener)),
         usage.payload() if usage else "",
     )

@@ -13,6 +13,7 @@ from taximeter.meter.handshake import greet
 from taximeter.meter.keys import ShardKeys, account_field, request_field, shard_of
 from taximeter.meter.limits import check_org_id, check_request_id
 from taximeter.meter.models import Receipt, State
+from taximeter.meter.records import HoldRecord
 from taximeter.meter.shards import Shards
 
 
@@ -52,8 +53,9 @@ class RequestReader:
         self._check_open(keys, count, replies[0])
         hold, outcome, outcome_old = map(_text, replies[1:])
         if hold:
-            amount, account = hold.split("\t", 2)[:2]
-            state, reserved, charged = "open", amount, "0"
+            record = _parse(hold)
+            state, reserved, charged = "open", str(record.amount), "0"
+            account = record.account
         elif outcome or outcome_old:
             state, reserved, charged, account = (outcome or outcome_old).split(" ", 3)
         else:
@@ -64,10 +66,10 @@ class RequestReader:
             ("HMGET", keys.meta, "epoch", "shards"), ("HGET", keys.accounts, account)
         )
         self._check_open(keys, count, meta)
-        record = _text(found)
-        if not record:
+        balance = _text(found)
+        if not balance:
             raise StoreError(f"account {account} of a known request is not in Redis")
-        available, held, _ = record.split(" ")
+        available, held, _ = balance.split(" ")
         return Receipt(
             request_id,
             cast(State, state),
@@ -88,7 +90,7 @@ class RequestReader:
             ("HMGET", keys.meta, "epoch", "shards"), ("HGET", keys.holds, key)
         )
         self._check_open(keys, count, meta)
-        return _text(hold).split("\t", 4)[4] if hold else ""
+        return _parse(_text(hold)).payload if hold else ""
 
     async def check_open(self) -> None:
         """Return when a new connection is admitted on every shard. Raises ShardFenced,
@@ -124,6 +126,13 @@ class RequestReader:
                 return replies
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
+
+
+def _parse(hold: str) -> HoldRecord:
+    try:
+        return HoldRecord.parse(hold)
+    except ValueError as error:
+        raise StoreError(f"Redis has a damaged hold: {error}") from error
 
 
 def _text(value: object) -> str:

@@ -20,6 +20,7 @@ from typing import Final
 import asyncpg
 
 from taximeter.meter.keys import account_field
+from taximeter.meter.records import HoldRecord
 from taximeter.meter.scripts import load_script
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Stores
@@ -208,10 +209,11 @@ def parse_hold(record: bytes) -> tuple[str, int]:
     """(account, amount in millicredits) of an open hold; ("", 0) for a record that cannot be
     read.
     """
-    parts = record.split(b"\t", 2)
-    if len(parts) != 3 or not parts[0].isdigit():
+    try:
+        hold = HoldRecord.parse(record)
+    except ValueError:
         return "", 0
-    return parts[1].decode("utf-8", "replace"), int(parts[0])
+    return hold.account, hold.amount
 
 
 async def _entry_sums(

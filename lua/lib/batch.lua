@@ -1,16 +1,17 @@
 -- The body of `operate` and `resolve`: read everything, decide every operation in memory, then write everything.
 -- A Lua error does not roll back, so nothing that can fail comes after the first write. It is the hot path: amounts go from
 -- ARGV into records as the text they came in (validated), and the loop makes no closures, since those cost more than the sums.
-local VOIDED_BYTES_MAX = 265
+local VOIDED_BYTES_MAX = 331
 local epoch, arguments = ARGV[1], #ARGV - 1
 local count = arguments / 7
 if arguments < 7 or count > 1000 or arguments % 7 ~= 0 then
   return redis.error_reply('MALFORMED a call carries 1 to 1000 operations of 7 arguments')
 end
-local meta = call('HMGET', KEYS[6], 'epoch', 'seq', 'admit_until', 'writes')
+local meta = call('HMGET', KEYS[6], 'epoch', 'seq', 'admit_until', 'start', 'writes')
 local refused = refusal(meta[1], epoch, meta[2])
 if refused then return refused end
-local writes = tonumber(match(meta[4] or '', '^%d+$') or '0')
+local start = (meta[4] or '0') .. 'S'
+local writes = tonumber(match(meta[5] or '', '^%d+$') or '0')
 -- Why no credit is taken now. What an id stands for already is said all the same: a repeat asks for nothing new.
 local paused
 if not SPENDING then paused = '-7 memory'
@@ -116,10 +117,11 @@ for i = 1, count do
 
   elseif op == 'reserve' then
     if ttl_ms == 0 then reply = '-3 ttl_ms'
-    elseif #owner > 32 or find(owner, '%W') then reply = '-3 owner'
+    elseif #owner > 65 or not (find(owner, '^[%l%d]*$') or find(owner, '^[%l%d]*O%w+$')) then reply = '-3 owner'
     elseif hold then
+      local mark = match(hold, '^%d+\t[^\t]+\t%d+\t(%w*)\t') or ''
       if tonumber(reserved_text) ~= amount then known = '-4'
-      elseif match(hold, '^%d+\t[^\t]+\t%d+\t(%w*)\t') ~= owner then known = '2'
+      elseif mark ~= owner and match(mark, '^%d+S(%w*)$') ~= owner then known = '2'
       else reply = format('1 %d %d', free, kept)
       end
     elseif state then known = state ~= 'charged' and tonumber(reserved_text) == amount and '2' or '-4'
@@ -127,7 +129,7 @@ for i = 1, count do
     elseif free < amount then reply = format('-1 %d %d', free, kept)
     else
       free_now, kept_now = free - amount, kept + amount
-      hold = amount_text .. '\t' .. account .. '\t0\t' .. owner .. '\t' .. payload
+      hold = amount_text .. '\t' .. account .. '\t0\t' .. start .. owner .. '\t' .. payload
     end
 
   elseif op == 'charge' then
@@ -150,19 +152,22 @@ for i = 1, count do
   elseif op == 'touch' then
     if ttl_ms == 0 then reply = '-3 ttl_ms'
     elseif hold then
-      local progress, holder, about = match(hold, '^%d+\t[^\t]+\t(%d+)\t(%w*)\t(.*)$')
+      local progress, mark, about = match(hold, '^%d+\t[^\t]+\t(%d+)\t(%w*)\t(.*)$')
       if amount > tonumber(progress) then progress = amount_text end
       if payload ~= '' then about = payload end
       free_now, kept_now = free, kept
-      hold = reserved_text .. '\t' .. account .. '\t' .. progress .. '\t' .. holder .. '\t' .. about
+      -- Who touches has not ended it: what it reported before this start of the server is true as well.
+      hold = reserved_text .. '\t' .. account .. '\t' .. progress .. '\t' .. start .. (match(mark, '^%d+S(%w*)$') or mark)
+        .. '\t' .. about
     elseif state then known = '-4'
     else reply = format('-5 %d %d', free, kept)
     end
 
   elseif op == 'void' then
     -- Gives back what a reserve of this owner took, and closes the id to copies of it that are still under way.
-    if owner == '' or #owner > 32 or find(owner, '%W') then reply = '-3 owner'
-    elseif hold and match(hold, '^%d+\t[^\t]+\t%d+\t(%w*)\t') ~= owner then known = '-4'
+    local mark = hold and match(hold, '^%d+\t[^\t]+\t%d+\t(%w*)\t') or owner
+    if owner == '' or #owner > 65 or find(owner, '%W') then reply = '-3 owner'
+    elseif mark ~= owner and match(mark, '^%d+S(%w*)$') ~= owner then known = '-4'
     elseif state and not hold then known = '2'
     else
       local reserved = hold and tonumber(reserved_text) or 0

@@ -8,6 +8,8 @@ from support.shard import ScriptedShard, op, text
 
 from taximeter.meter.scripts import load_script
 
+from taximeter.meter.records import HoldRecord
+
 PAYLOAD = '{"type":"llm_inference","name":"m","meta":{}}'
 
 
@@ -90,6 +92,36 @@ async def test_the_owner_of_a_reserve_may_repeat_it_after_a_lost_reply(
     assert await shard.state() == before
 
 
+@pytest.mark.parametrize("owner", ["mine", "mineOKey7", "OKey7"])
+async def test_who_opened_a_hold_is_kept_with_it(shard: ScriptedShard, owner: str) -> None:
+    await shard.redis.hset(shard.keys.meta, "start", 12)
+    await shard.one("reserve", "r", 300, owner=owner, payload=PAYLOAD)
+    await shard.one("touch", "r", 70, owner="OOther")
+    assert await shard.one("reserve", "r", 300, owner=owner) == "1 700 300"
+    assert await shard.one("reserve", "r", 300, owner="xO9") == "2 700 300 open 300 0"
+    hold = HoldRecord.parse(await shard.redis.hget(shard.keys.holds, "org/r"))
+    call, _, opener = owner.partition("O")
+    assert hold == HoldRecord(300, "org/u", 70, 12, call, opener, PAYLOAD)
+
+
+async def test_a_hold_of_an_earlier_release_is_read_and_gets_a_start(shard: ScriptedShard) -> None:
+    """A release is replaced process by process: what the old one opened, the new one ends."""
+    await shard.redis.hset(shard.keys.meta, "start", 3)
+    for request in ("a", "b", "c"):
+        await shard.one("reserve", request, 100, owner="0ab12")
+        old = f"100\torg/u\t7\t0ab12\t{PAYLOAD}"
+        await shard.redis.hset(shard.keys.holds, f"org/{request}", old)
+    assert await shard.one("reserve", "a", 100, owner="0ab12") == "1 700 300"
+    assert await shard.one("reserve", "a", 100, owner="0") == "2 700 300 open 100 0"
+    await shard.one("touch", "a", 5)
+    touched = HoldRecord.parse(await shard.redis.hget(shard.keys.holds, "org/a"))
+    assert touched == HoldRecord(100, "org/u", 7, 3, "0ab12", "", PAYLOAD)
+    assert await shard.one("commit", "a", 20) == "1 780 200"
+    assert await shard.one("release", "b") == "1 880 100"
+    assert await shard.one("commit", "c", 30) == "1 950 0"
+    assert [event[7] for event in await shard.events()] == [PAYLOAD, PAYLOAD]
+
+
 async def test_a_reserve_after_the_end_never_opens_again(shard: ScriptedShard) -> None:
     await shard.one("reserve", "r", 300, owner="mine")
     await shard.one("commit", "r", 10)
@@ -161,7 +193,7 @@ async def test_touch_moves_the_deadline_and_keeps_the_largest_progress(
     later = await shard.redis.zscore(shard.keys.deadlines, "org/r")
     assert later > first + 80_000
     hold = (await shard.redis.hget(shard.keys.holds, "org/r")).decode()
-    assert hold == f"300\torg/u\t70\t\t{PAYLOAD}"
+    assert hold == f"300\torg/u\t70\t0S\t{PAYLOAD}"
     assert await shard.one("touch", "nobody") == "-5 700 300"
     assert await shard.one("release", "nobody") == "-5 700 300"
 

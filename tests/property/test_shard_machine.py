@@ -147,7 +147,8 @@ class ShardMachine(RuleBasedStateMachine):
         }
         holds = {key: r for key, r in model.requests.items() if r.state == "open"}
         assert {text(key): text(record) for key, record in state["holds"].items()} == {
-            key: f"{r.reserved}\t{r.account}\t{r.progress}\t{r.owner}\t" for key, r in holds.items()
+            key: f"{r.reserved}\t{r.account}\t{r.progress}\t0S{r.owner}\t"
+            for key, r in holds.items()
         }
         assert {text(key) for key, _ in state["deadlines"]} == set(holds)
         outcomes = {**state["outcomes_old"], **state["outcomes"]}
