@@ -79,8 +79,8 @@ class Asking:
 
     def __init__(self, connection: Any, goal: Goal) -> None:
         self._connection = connection
-        counts = [str(count) for count in goal.needed]
-        self._packed = pack_command((goal.command, *counts, _SERVER_TIMEOUT_MS))
+        question: tuple[Any, ...] = (goal.command, *map(str, goal.needed), _SERVER_TIMEOUT_MS)
+        self._packed = pack_command(question)
         self._asked = 0
         self._unanswered = 0
         self._stopped = False
