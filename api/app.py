@@ -18,6 +18,7 @@ from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
 from taximeter.api.llm.route import router as llm_router
 from taximeter.api.middleware import BodyLimit
 from taximeter.api.openapi import DESCRIPTION, TAGS, complete, serve_docs
+from taximeter.api.payments import PaymentVerifier
 from taximeter.api.prices import make_pricer
 from taximeter.api.request_id import RequestId
 from taximeter.api.routes import (
@@ -25,6 +26,7 @@ from taximeter.api.routes import (
     credits,
     dashboards,
     history,
+    invitations,
     keys,
     me,
     members,
@@ -66,12 +68,15 @@ class Application(FastAPI):
             await self._with_request_id(scope, receive, send)
 
 
-def create_app(settings: ApiSettings | None = None) -> Application:
+def create_app(
+    settings: ApiSettings | None = None, *, payments: PaymentVerifier | None = None
+) -> Application:
     """The application. It opens its connections when it starts, and also starts while a store is
     away.
 
-    When it stops, running charges are finished before connections are closed. Raises ConfigError
-    for upstreams that cannot be used, PriceFileError for a price file.
+    When it stops, running charges are finished before connections are closed. `payments` is what
+    verifies payments of organisations' own admins; without it only system admins add credits.
+    Raises ConfigError for upstreams that cannot be used, PriceFileError for a price file.
     """
     settings = settings or ApiSettings()
     routing = load_routing(settings)
@@ -79,7 +84,7 @@ def create_app(settings: ApiSettings | None = None) -> Application:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(settings, routing, pricer) as services:
+        async with open_services(settings, routing, pricer, payments) as services:
             app.state.services = services
             yield
 
@@ -119,6 +124,7 @@ def create_app(settings: ApiSettings | None = None) -> Application:
         history,
         personal,
         members,
+        invitations,
         keys,
         audit,
         me,

@@ -44,6 +44,8 @@ class Principal:
     is_system_admin: bool
     expires_at: float
     email_verified: bool = False
+    adds_members: bool = False
+    """The issuer vouches that this caller may make users members without asking them."""
 
 
 class Verifier(Protocol):
@@ -81,9 +83,10 @@ class RememberingVerifier:
 class DevVerifier:
     """Accepts what `taximeter token` mints with this data folder's key, and nothing else."""
 
-    def __init__(self, key: DevKey, *, admin_role: str) -> None:
+    def __init__(self, key: DevKey, *, admin_role: str, members_role: str | None = None) -> None:
         self._public = key.private.public_key()
         self._admin_role = admin_role
+        self._members_role = members_role
 
     async def verify(self, token: str) -> Principal:
         _read_header(token)
@@ -99,7 +102,7 @@ class DevVerifier:
             )
         except jwt.PyJWTError as error:
             raise _unauthorized(error) from error
-        return _principal(claims, self._admin_role)
+        return _principal(claims, self._admin_role, members_role=self._members_role)
 
 
 class OidcVerifier:
@@ -117,6 +120,7 @@ class OidcVerifier:
         audience: str,
         algorithms: tuple[str, ...],
         admin_role: str,
+        members_role: str | None = None,
         paths: ClaimPaths = KEYCLOAK,
         only_access_tokens: bool = False,
     ) -> None:
@@ -129,6 +133,7 @@ class OidcVerifier:
         self._audience = audience
         self._algorithms = algorithms
         self._admin_role = admin_role
+        self._members_role = members_role
         self._paths = paths
         self._only_access_tokens = only_access_tokens
 
@@ -163,7 +168,7 @@ class OidcVerifier:
         # a token is for; the other claims bind an ID token to what came with it.
         if claims.get("typ", "Bearer") != "Bearer" or _ID_TOKEN_CLAIMS & claims.keys():
             raise ApiError(401, "The session token is not an access token")
-        return _principal(claims, self._admin_role, self._paths)
+        return _principal(claims, self._admin_role, self._paths, members_role=self._members_role)
 
 
 def _read_header(token: str) -> dict[str, Any]:
@@ -186,18 +191,26 @@ def _unauthorized(error: jwt.PyJWTError) -> ApiError:
     return ApiError(401, "The session token is not valid")
 
 
-def _principal(claims: dict[str, Any], admin_role: str, paths: ClaimPaths = KEYCLOAK) -> Principal:
+def _principal(
+    claims: dict[str, Any],
+    admin_role: str,
+    paths: ClaimPaths = KEYCLOAK,
+    *,
+    members_role: str | None = None,
+) -> Principal:
     try:
         user_id = check_user_id(claim_at(claims, paths.user))
     except InvalidRequest as error:
         raise ApiError(401, "The session token names no usable user") from error
+    roles = paths.roles_of(claims)
     return Principal(
         user_id=user_id,
         email=_text(claim_at(claims, paths.email)),
         name=_text(claim_at(claims, paths.name)) or _text(claims.get("preferred_username")),
-        is_system_admin=admin_role in paths.roles_of(claims),
+        is_system_admin=admin_role in roles,
         expires_at=float(claims["exp"]),
         email_verified=claims.get("email_verified") is True,
+        adds_members=members_role is not None and members_role in roles,
     )
 
 

@@ -107,6 +107,7 @@ class MeteringSettings(StoreSettings):
             commit_wait=self.commit_wait,
             wait_replicas=self.wait_replicas,
             wait_timeout_s=self.wait_timeout_s,
+            durability=self.durability,
         )
 
 

@@ -19,8 +19,10 @@ from taximeter.api.keys import KeyStore
 from taximeter.api.limits import RateLimiter, limits_of
 from taximeter.api.llm.catalogue import Catalogue
 from taximeter.api.llm.config import RoutingConfig
+from taximeter.api.llm.room import Room
 from taximeter.api.llm.routing import Router
 from taximeter.api.memberships import Memberships
+from taximeter.api.payments import PaymentVerifier
 from taximeter.api.prices import following, make_holds
 from taximeter.api.refusals import RefusalAudit
 from taximeter.api.settings import ApiSettings
@@ -104,14 +106,21 @@ class Services:
     health: HealthCheck
     limiter: RateLimiter
     refusals: RefusalAudit
+    payments: PaymentVerifier | None
     catch_up: CatchUp
+    requests: Room
+    bodies: Room
 
 
 def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
     """What checks sessions: the local key in dev mode, else the configured issuer's keys."""
     if settings.dev_mode:
         logger.warning("dev mode: sessions are tokens of a local key; not for production")
-        return DevVerifier(load_dev_key(settings.data_dir), admin_role=settings.admin_role)
+        return DevVerifier(
+            load_dev_key(settings.data_dir),
+            admin_role=settings.admin_role,
+            members_role=settings.members_role,
+        )
     keys = KeySet(
         settings.oidc_jwks_url,
         client,
@@ -126,6 +135,7 @@ def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
         audience=settings.oidc_audience or "",
         algorithms=settings.oidc_algorithms,
         admin_role=settings.admin_role,
+        members_role=settings.members_role,
         paths=settings.claim_paths,
         only_access_tokens=settings.oidc_only_access_tokens,
     )
@@ -133,7 +143,10 @@ def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
 
 @asynccontextmanager
 async def open_services(
-    settings: ApiSettings, routing: RoutingConfig | None, pricer: Pricer
+    settings: ApiSettings,
+    routing: RoutingConfig | None,
+    pricer: Pricer,
+    payments: PaymentVerifier | None = None,
 ) -> AsyncIterator[Services]:
     """Open everything and close it again in the order that loses nothing: charges first,
     connections after them.
@@ -193,5 +206,12 @@ async def open_services(
             health=HealthCheck(stores, tracker, has_upstream=router is not None),
             catch_up=catch_up,
             refusals=RefusalAudit(pool, tracker),
+            requests=Room(settings.llm_requests_max, "requests"),
+            bodies=Room(
+                max(settings.llm_bodies_bytes_max, 2 * settings.llm_body_bytes_max),
+                "bytes of requests",
+                always=settings.llm_body_bytes_max,
+            ),
+            payments=payments,
             limiter=RateLimiter(redis, settings.key_prefix, limits_of(settings)),
         )

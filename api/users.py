@@ -18,9 +18,11 @@ logger = logging.getLogger("taximeter.api")
 USERS_REMEMBERED_MAX = 10_000
 
 
-async def emails_of(conn: Connection, user_ids: Iterable[str]) -> dict[str, str]:
-    """The addresses that are known of these users. Raises asyncpg errors."""
-    rows = await conn.fetch(USERS["emails"], list(user_ids))
+async def emails_of(conn: Connection, org_id: str, user_ids: Iterable[str]) -> dict[str, str]:
+    """The addresses that are known of these users, as far as they are members of the organisation:
+    nobody's address is shown to whoever knows their id. Raises asyncpg errors.
+    """
+    rows = await conn.fetch(USERS["emails"], org_id, list(user_ids))
     return {row["user_id"]: row["email"] for row in rows}
 
 

@@ -230,7 +230,7 @@ class Meter:
 
     async def promise(self) -> str:
         """What holds for what this meter has answered, in one sentence. Raises StoreUnavailable."""
-        return (await self.server_facts()).promise(self._settings.waits)
+        return (await self.server_facts()).promise(self._settings.waits, self._settings.durability)
 
     async def aclose(self) -> None:
         """Finish what is queued or goes on in the background (bounded by close_timeout_s), then

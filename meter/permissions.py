@@ -8,6 +8,7 @@ all of it.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,12 +48,21 @@ _EXAMPLES: Final = {
     "ZRANGEBYSCORE": "ZRANGEBYSCORE * 0 1",
     "ZREM": "ZREM * m",
     "XINFO|STREAM": "XINFO STREAM *",
-    "CONFIG|GET": "CONFIG GET appendfsync",
     "INFO": "INFO server",
     "WAIT": "WAIT 0 1",
     "WAITAOF": "WAITAOF 0 0 1",
 }
 _CONNECTION: Final = ("ping", "hello", "client|setinfo", "client|setname", "select", "auth")
+
+OLDEST_SERVER: Final = (7, 0)
+NEWEST_RULES: Final = (7, 2)
+_SINCE_7_2: Final = frozenset(("client|setinfo", "waitaof"))
+"""Redis before 7.2 does not know them, and would refuse the whole line. Every Valkey does."""
+
+_TOO_MUCH: Final = "CONFIG GET requirepass"
+"""Whoever may ask this reads the password of the administrator."""
+
+logger = logging.getLogger("taximeter.meter")
 
 
 class MissingPermission(StoreError):
@@ -89,10 +99,17 @@ class Role:
         )
         return sorted({*inside, *self.commands})
 
-    def rules(self, prefix: str) -> str:
-        """What ACL SETUSER takes for such a user, but for its password."""
+    def commands_for(self, server: tuple[int, ...] = NEWEST_RULES) -> list[str]:
+        """Every command that such a user may send to a server of this version, in lower case."""
         sent = ("eval", "evalsha", "multi", "exec", *_CONNECTION, *self.needed, *self.optional)
-        allowed = " ".join(f"+{command.lower()}" for command in dict.fromkeys(sent))
+        allowed = dict.fromkeys(command.lower() for command in sent)
+        return [one for one in allowed if server >= (7, 2) or one not in _SINCE_7_2]
+
+    def rules(self, prefix: str, server: tuple[int, ...] = NEWEST_RULES) -> str:
+        """What ACL SETUSER of a server of this version takes for such a user, but for its
+        password.
+        """
+        allowed = " ".join(f"+{command}" for command in self.commands_for(server))
         patterns = (f"{{{prefix}:*}}:*", *(f"{prefix}{keys}" for keys in self.other_keys))
         keys = " ".join(f"~{pattern}" for pattern in patterns)
         return f"resetkeys {keys} resetchannels -@all {allowed}"
@@ -102,7 +119,7 @@ METER: Final = Role(
     "meter",
     ("operate", "resolve", "load", "snapshot", "barrier", "report"),
     ("HGET", "HMGET", "INFO"),
-    ("CONFIG|GET", "WAIT", "WAITAOF"),
+    ("WAIT", "WAITAOF"),
 )
 """A gateway or a sidecar."""
 API: Final = Role(
@@ -123,26 +140,33 @@ SETTLER: Final = Role(
         *("EXISTS", "HGET", "HGETALL", "HLEN", "HMGET", "HSCAN", "HSET", "INFO", "TIME"),
         *("UNLINK", "XINFO|STREAM", "XRANGE", "XTRIM"),
     ),
-    ("CONFIG|GET",),
 )
 """The settler, and the commands of operators: check, rebuild, reshard."""
 ROLES: Final = {role.name: role for role in (METER, API, SETTLER)}
 
 
 async def check_permissions(redis: Any, role: Role, key: str) -> None:
-    """Ask the server what the connected user may not do; `key` is any key of ours.
+    """Ask the server what the connected user may not do; `key` is any key of ours. A user of its
+    own that may do far too much is named in the log.
 
     Raises MissingPermission, redis errors.
     """
     script = load_script("permissions")
-    asked = [_EXAMPLES[command] for command in role.needed]
+    asked = [*(_EXAMPLES[command] for command in role.needed), _TOO_MUCH]
     try:
         refused = await script.call(redis, [key], asked)
     except NoPermissionError as error:
         raise missing_permission(redis, error) from error
-    if refused:
-        commands = [_text(command).split(" ")[0] for command in refused]
-        raise MissingPermission(_user(redis), commands)
+    missing = {_text(command) for command in refused}
+    if _TOO_MUCH not in missing and _user(redis) != "default":
+        logger.warning(
+            "the Redis user %r may run CONFIG, hence read the administrator's password: give it "
+            "the rules that `taximeter acl` prints",
+            _user(redis),
+        )
+    missing.discard(_TOO_MUCH)
+    if missing:
+        raise MissingPermission(_user(redis), sorted(each.split(" ")[0] for each in missing))
 
 
 def missing_permission(redis: Any, error: NoPermissionError) -> MissingPermission:

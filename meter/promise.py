@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, cast
 
 from redis.exceptions import ResponseError
 
+from taximeter.meter.scripts import load_script
 from taximeter.meter.waits import Waits
 
 Durability = Literal["none", "everysec", "always"]
@@ -22,8 +23,10 @@ _MODES: Final = {
     "M4": "A charge is in the memory of a replica before it is answered. It is lost when another "
     "replica is promoted, or when both lose power at once.",
     "M5": "A charge is on the disks of this server and of a replica before it is answered.",
-    "?": "How often the AOF is synced could not be read: take the promise from your provider.",
+    "?": "How often the AOF is synced is not for this user to read, and TAXIMETER_DURABILITY does "
+    "not say it.",
 }
+_BY_WORD: Final = " (That appendfsync is {}, TAXIMETER_DURABILITY says: this user may not read it.)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +57,22 @@ class ServerFacts:
                 f"appendonly is off, and TAXIMETER_DURABILITY is {durability}: a restart would "
                 "lose what is not settled; switch the AOF on, or set TAXIMETER_DURABILITY=none"
             )
-        elif durability == "always" and self.appendfsync != "always":
-            found.append(
-                f"appendfsync is {self.appendfsync or 'unreadable'}, and TAXIMETER_DURABILITY is "
-                "always"
-            )
+        elif durability == "always" and self.appendfsync not in (None, "always"):
+            found.append(f"appendfsync is {self.appendfsync}, and TAXIMETER_DURABILITY is always")
         return found
 
-    def promise(self, waits: Waits | None = None) -> str:
-        """The mode that holds (as docs/promises.md names it) and what it means."""
-        mode = self._mode(waits)
-        return f"{mode}: {_MODES[mode]}"
+    def promise(self, waits: Waits | None = None, durability: Durability = "none") -> str:
+        """The mode that holds (as docs/promises.md names it) and what it means.
 
-    def _mode(self, waits: Waits | None) -> str:
+        Where this user may not read how often the AOF is synced, as none of `taximeter acl` may,
+        the operator's word in `durability` is taken for it, and the sentence says so.
+        """
+        word = None if durability == "none" else durability
+        mode = self._mode(waits, self.appendfsync or word)
+        believed = mode != self._mode(waits, self.appendfsync)
+        return f"{mode}: {_MODES[mode]}{_BY_WORD.format(word) if believed else ''}"
+
+    def _mode(self, waits: Waits | None, appendfsync: str | None) -> str:
         commit = waits.commit if waits else "none"
         if commit == "replica-fsync":
             return "M5"
@@ -74,16 +80,16 @@ class ServerFacts:
             return "M4"
         if not self.append_only:
             return "M0"
-        if self.appendfsync == "always" or commit == "fsync":
+        if appendfsync == "always" or commit == "fsync":
             return "M2"
-        if self.appendfsync is None:
+        if appendfsync is None:
             return "?"
         return "M3" if self.replicas else "M1"
 
 
 async def read_facts(redis: Any) -> ServerFacts:
-    """Ask a `redis.asyncio.Redis`. Managed services often refuse CONFIG: what only that knows is
-    None then. Raises redis-py's errors.
+    """Ask a `redis.asyncio.Redis`. Only CONFIG knows how often the AOF is synced, and whoever may
+    run it is as good as the server's administrator: None for all others. Raises redis-py's errors.
     """
     info = await redis.info("everything")
     config = await _config(redis, "appendfsync")
@@ -101,8 +107,11 @@ async def read_facts(redis: Any) -> ServerFacts:
 
 async def _config(redis: Any, name: str) -> dict[str, str]:
     try:
+        # A refusal would stand in the server's ACL LOG each time: look before asking.
+        if await load_script("permissions").call(redis, [], [f"CONFIG GET {name}"]):
+            return {}
         answer = await redis.config_get(name)
-    except ResponseError:  # It is switched off, or this user has no permission.
+    except ResponseError:  # It is switched off, or renamed, as managed services do.
         return {}
     return {_text(key): _text(value) for key, value in cast("dict[Any, Any]", answer).items()}
 

@@ -7,6 +7,7 @@ from typing import get_args
 
 from taximeter.meter.errors import InvalidRequest
 from taximeter.meter.limits import OPERATIONS_PER_CALL_MAX
+from taximeter.meter.promise import Durability
 from taximeter.meter.waits import Wait, Waits
 
 
@@ -47,6 +48,10 @@ class MeterSettings:
     """The same for everything else: losing a commit costs what it charged."""
     wait_replicas: int = 1
     """How many replicas the waits that name replicas want."""
+    durability: Durability = "none"
+    """What the operator says of the server (TAXIMETER_DURABILITY): believed by `Meter.promise`
+    where the Redis user may not read it.
+    """
     wait_timeout_s: float = 1.5
     """How long what was done waits to be confirmed, before it ends as NotConfirmed. With
     `appendfsync everysec` a disk is waited for up to a second.
@@ -71,6 +76,8 @@ class MeterSettings:
                 raise InvalidRequest(name, f"{low} to {high}")
         if not self.key_prefix or any(mark in self.key_prefix for mark in "{}: \t\n"):
             raise InvalidRequest("key_prefix", "text without braces, colons or spaces")
+        if self.durability not in get_args(Durability):
+            raise InvalidRequest("durability", f"one of {', '.join(get_args(Durability))}")
         for name in ("reserve_wait", "commit_wait"):
             if getattr(self, name) not in get_args(Wait):
                 raise InvalidRequest(name, f"one of {', '.join(get_args(Wait))}")

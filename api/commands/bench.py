@@ -14,6 +14,7 @@ from taximeter.api.bench.scale import FULL, QUICK
 from taximeter.api.bench.servers import Servers
 from taximeter.api.bench.suite import BENCHMARKS, ON_REQUEST, run_suite
 from taximeter.api.embedded.machine import ServerFailed
+from taximeter.api.local.folder import FolderRefused, own_folder
 from taximeter.api.local.process import ProcessFailed
 from taximeter.api.migrate import MigrationFailed
 from taximeter.meter import MeterError
@@ -65,16 +66,20 @@ def command(
     servers = Servers(data_dir.resolve(), QUICK if quick else FULL, redis_binary, litellm)
     told = Console(stderr=True)
     try:
-        with told.status("starting") as status:
-            report = run_suite(
-                servers,
-                names or BENCHMARKS,
-                lambda message: status.update(f"measuring: {message} ..."),
-            )
-    except (BenchFailed, MeterError, ProcessFailed, ServerFailed, MigrationFailed) as error:
+        with own_folder(data_dir, "bench"), told.status("starting") as status:
+            try:
+                report = run_suite(
+                    servers,
+                    names or BENCHMARKS,
+                    lambda message: status.update(f"measuring: {message} ..."),
+                )
+            finally:
+                servers.stop()
+    except (
+        *(BenchFailed, FolderRefused, MeterError, ProcessFailed),
+        *(ServerFailed, MigrationFailed),
+    ) as error:
         raise click.ClickException(str(error)) from error
-    finally:
-        servers.stop()
     where = machine(servers.described)
     if as_json:
         click.echo(json.dumps(as_dict(report, where), indent=2))

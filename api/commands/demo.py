@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 import uuid
 from pathlib import Path
@@ -21,6 +20,7 @@ from taximeter.api.demo.scenario import Scenario, make_scenario
 from taximeter.api.demo.settled import settlement_lag, wait_until_settled
 from taximeter.api.demo.traffic import Traffic, run_traffic, users_by_organisation
 from taximeter.api.embedded.machine import ServerFailed
+from taximeter.api.local.folder import FolderRefused, own_folder
 from taximeter.api.local.process import ProcessFailed
 from taximeter.api.local.system import LocalSystem, local_system
 from taximeter.api.migrate import MigrationFailed
@@ -48,17 +48,17 @@ TOKEN_TTL_S = 3600
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".data/demo"),
     show_default=True,
-    help="Folder of the servers; emptied first.",
+    help="Folder of the servers, new or of an earlier demo, which is emptied first.",
 )
 def command(requests: int, data_dir: Path) -> None:
     """Start, tell, prove, stop."""
     console = Console()
-    shutil.rmtree(data_dir, ignore_errors=True)
     try:
         with (
+            own_folder(data_dir, "demo", empty=True) as folder,
             console.status("starting") as status,
             local_system(
-                data_dir,
+                folder,
                 # One admin founds many organisations here, and may do it again in an hour.
                 settings={"TAXIMETER_RATE_LIMITS": "0"},
                 progress=lambda message: status.update(f"{message} ..."),
@@ -66,7 +66,7 @@ def command(requests: int, data_dir: Path) -> None:
         ):
             status.stop()
             off = asyncio.run(_tell(console, system, requests))
-    except (DemoFailed, ProcessFailed, ServerFailed, MigrationFailed) as error:
+    except (DemoFailed, FolderRefused, ProcessFailed, ServerFailed, MigrationFailed) as error:
         raise click.ClickException(str(error)) from error
     for mistake in off:
         console.print(f"[red]✗[/] {mistake}", highlight=False)

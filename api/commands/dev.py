@@ -14,6 +14,7 @@ from rich.console import Console
 
 from taximeter.api.demo.admin import Admin, DemoFailed
 from taximeter.api.embedded.machine import ServerFailed
+from taximeter.api.local.folder import FolderRefused, own_folder
 from taximeter.api.local.process import ProcessFailed
 from taximeter.api.local.system import LocalSystem, is_free, local_system
 from taximeter.api.migrate import MigrationFailed
@@ -50,9 +51,10 @@ def command(port: int | None, data_dir: Path) -> None:
         signal.signal(number, lambda *_: stop.set())
     try:
         with (
+            own_folder(data_dir, "dev") as folder,
             console.status("starting") as status,
             local_system(
-                data_dir,
+                folder,
                 api_port=port or (PORT if is_free(PORT) else None),
                 progress=lambda message: status.update(f"{message} ..."),
             ) as system,
@@ -63,7 +65,7 @@ def command(port: int | None, data_dir: Path) -> None:
             while not stop.wait(1.0):
                 system.check_alive()
             console.print("stopping ...")
-    except (DemoFailed, ProcessFailed, ServerFailed, MigrationFailed) as error:
+    except (DemoFailed, FolderRefused, ProcessFailed, ServerFailed, MigrationFailed) as error:
         raise click.ClickException(str(error)) from error
 
 

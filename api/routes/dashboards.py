@@ -123,7 +123,7 @@ async def get_organization_dashboard(
         rows = await conn.fetch(CREDITS["list_allocations"], *active, ALLOCATIONS_MAX, 0)
         by_service = await scope.by_service(conn)
         by_user = await scope.by_user(conn, USERS_MAX)
-        emails = await emails_of(conn, (row["name"] for row in by_user))
+        emails = await emails_of(conn, org_id, (row["name"] for row in by_user))
         history = await conn.fetch(DASHBOARDS["recent_activity"], org_id, ACTIVITY_MAX)
     if organization is None:
         raise ApiError(404, "Organization not found")

@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from asyncpg import Record
-from fastapi import APIRouter, Path
-from pydantic import BaseModel
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, Field
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.audit import write_audit
-from taximeter.api.deps import OrgAdminDep, ServicesDep
+from taximeter.api.deps import MemberDep, OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, ExactRoute, UserId, credits_of
 from taximeter.api.paging import LimitParam, OffsetParam
@@ -20,6 +21,7 @@ from taximeter.api.request_id import current_request_id
 from taximeter.api.services import Services
 from taximeter.settler.closing import Closing, begin_removal, take_back
 from taximeter.settler.moves import LiveSideAway
+from taximeter.settler.settle import TRANSIENT
 from taximeter.settler.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["members"], route_class=ExactRoute)
@@ -28,24 +30,24 @@ Role = Literal["admin", "member"]
 
 
 class NewMember(Body):
-    """A user and what they may do. For a member, the role becomes this one."""
+    """A user and what they may do. For a member or somebody invited, the role becomes this one."""
 
     user_id: UserId
     role: Role = "member"
 
 
 class MemberView(BaseModel):
-    """One member."""
+    """One member, or somebody who was invited and has not answered yet."""
 
     user_id: str
-    user_email: str | None
+    user_email: str | None = Field(description="Of active members alone, where it is known")
     role: str
-    status: str
-    created_at: datetime
+    status: str = Field(description="active, or invited until the user accepts")
+    created_at: datetime = Field(description="When they became what the status says")
 
 
 class MemberList(BaseModel):
-    """A page of active members, oldest first."""
+    """A page of members, oldest first."""
 
     members: list[MemberView]
     total: int
@@ -54,7 +56,7 @@ class MemberList(BaseModel):
 
 
 class MemberPut(BaseModel):
-    """The member as it is now."""
+    """The member or invitation as it is now."""
 
     member: MemberView
 
@@ -71,36 +73,52 @@ class MemberRemoved(BaseModel):
 
 @router.get("/orgs/{org_id}/members", summary="Members of an organization")
 async def list_members(
-    access: OrgAdminDep, services: ServicesDep, limit: LimitParam = 50, offset: OffsetParam = 0
+    access: OrgAdminDep,
+    services: ServicesDep,
+    status: Annotated[
+        Literal["active", "invited"], Query(description="Members, or who was invited")
+    ] = "active",
+    limit: LimitParam = 50,
+    offset: OffsetParam = 0,
 ) -> MemberList:
-    """Active members, a page at a time."""
+    """Active members, or those who were invited, a page at a time."""
     async with services.pool.acquire() as conn:
-        rows = await conn.fetch(IDENTITY["list_members"], access.org_id, limit, offset)
-        total = await conn.fetchval(IDENTITY["count_members"], access.org_id)
+        rows = await conn.fetch(IDENTITY["list_members"], access.org_id, limit, offset, status)
+        total = await conn.fetchval(IDENTITY["count_members"], access.org_id, status)
     return MemberList(members=[_view(row) for row in rows], total=total, limit=limit, offset=offset)
 
 
-@router.post("/orgs/{org_id}/members", summary="Add a member or change their role")
+@router.post("/orgs/{org_id}/members", summary="Invite a user, or change a member's role")
+@again_when_undone
 async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep) -> MemberPut:
-    """Repeating it changes nothing. 409 if it would take the role from the last admin, and
-    for a personal organisation.
+    """An organisation's admin invites: the user is a member, and their address is shown, once they
+    accept. A system admin adds them directly, and so does an admin whose session has the role that
+    the identity provider gives for it. For a member, only the role is changed.
+
+    Repeating it changes nothing. 409 if it would take the role from the last admin, and for a
+    personal organisation.
     """
-    org_id = access.org_id
+    org_id, caller = access.org_id, access.principal
     async with services.pool.acquire() as conn, conn.transaction():
         await conn.fetchval(IDENTITY["lock_organization"], org_id)
-        if await conn.fetchval(USERS["personal_owner"], org_id) is not None:
-            raise ApiError(
-                409, "A personal organization has one member for ever", code="PERSONAL_ORGANIZATION"
-            )
+        await _refuse_personal(conn, org_id)
         before = await conn.fetchrow(IDENTITY["find_member"], org_id, body.user_id)
+        is_member = before is not None and before["status"] == "active"
         if body.role != "admin" and _is_active_admin(before):
             await _keep_an_admin(conn, org_id, body.user_id)
-        row = await conn.fetchrow(IDENTITY["put_member"], org_id, body.user_id, body.role)
+        directly = is_member or caller.is_system_admin or caller.adds_members
+        row = await conn.fetchrow(
+            IDENTITY["put_member"],
+            org_id,
+            body.user_id,
+            body.role,
+            "active" if directly else "invited",
+        )
         assert row is not None, "an upsert returns its row"
         await write_audit(
             conn,
             actor=access.user_id,
-            action="org.member.added",
+            action="org.member.added" if directly else "org.member.invited",
             org_id=org_id,
             target=body.user_id,
             before=_state(before),
@@ -110,21 +128,27 @@ async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep
     return MemberPut(member=_view(row))
 
 
-@router.delete("/orgs/{org_id}/members/{user_id}", summary="Remove a member")
+@router.delete("/orgs/{org_id}/members/{user_id}", summary="Remove a member, or leave")
+@again_when_undone
 async def remove_member(
-    user_id: Annotated[UserId, Path()], access: OrgAdminDep, services: ServicesDep
+    user_id: Annotated[UserId, Path()], access: MemberDep, services: ServicesDep
 ) -> MemberRemoved:
-    """Closes the user's allocation: what is left returns to the pool. Requests in progress finish
-    and are charged; what they do not use returns when they end.
+    """Admins remove members and withdraw invitations; every member may leave. Closes the user's
+    allocation: what is left returns to the pool. Requests in progress finish and are charged; what
+    they do not use returns when they end.
 
-    404 if the user is no active member; 409 for the last admin.
+    403 for a member who names somebody else; 404 if the user is no active member and was not
+    invited; 409 for the last admin, and for the user of a personal organisation.
     """
     org_id = access.org_id
+    if user_id != access.user_id and not access.is_admin:
+        raise ApiError(403, "Org admin permission required")
     async with services.pool.acquire() as conn, conn.transaction():
         await conn.fetchval(IDENTITY["lock_organization"], org_id)
         before = await conn.fetchrow(IDENTITY["find_member"], org_id, user_id)
-        if before is None or before["status"] != "active":
+        if before is None or before["status"] not in ("active", "invited"):
             raise ApiError(404, "The user is not an active member of this organization")
+        await _refuse_personal(conn, org_id)
         if _is_active_admin(before):
             await _keep_an_admin(conn, org_id, user_id)
         await conn.execute(IDENTITY["remove_member"], org_id, user_id)
@@ -132,7 +156,7 @@ async def remove_member(
         await write_audit(
             conn,
             actor=access.user_id,
-            action="org.member.removed",
+            action=_ending(before, by_user=user_id == access.user_id),
             org_id=org_id,
             target=user_id,
             before=_state(before),
@@ -149,13 +173,27 @@ async def remove_member(
     )
 
 
+def _ending(before: Record, *, by_user: bool) -> str:
+    if before["status"] == "invited":
+        return "org.invitation.withdrawn"
+    return "org.member.left" if by_user else "org.member.removed"
+
+
+async def _refuse_personal(conn: Connection, org_id: str) -> None:
+    """The one member of a personal organisation is all that leads to its credits."""
+    if await conn.fetchval(USERS["personal_owner"], org_id) is not None:
+        raise ApiError(
+            409, "A personal organization has one member for ever", code="PERSONAL_ORGANIZATION"
+        )
+
+
 async def _take_back(services: Services, closing: Closing, actor: str) -> tuple[int, bool]:
     """What is free goes back now; the settler takes the rest, and all of it if that is not
     possible now.
     """
     try:
         returned = await take_back(services.stores, closing, actor, current_request_id())
-    except LiveSideAway:
+    except (LiveSideAway, *TRANSIENT):
         return 0, False
     is_open = await services.pool.fetchval(MOVES["is_active_allocation"], closing.allocation_id)
     return returned, not is_open

@@ -11,6 +11,7 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.audit import to_json, write_audit
 from taximeter.api.deps import Access, OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError, text_of_credits
@@ -18,6 +19,7 @@ from taximeter.api.exact import Body, Credits, Dollars, ExactRoute, ShortText, c
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.queries import CREDITS
 from taximeter.api.views import PoolView, pool_view
+from taximeter.api.vouching import who_vouches
 from taximeter.meter.limits import BALANCE_MAX
 from taximeter.settler.stores import Connection
 
@@ -50,19 +52,29 @@ class Purchased(BaseModel):
 
 
 @router.post("/credits/{org_id}/add", summary="Add purchased credits to the pool")
+@again_when_undone
 async def add_credits(
     body: Purchase,
     access: OrgAdminDep,
     services: ServicesDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Purchased:
-    """The same `stripe_payment_id` or `Idempotency-Key` adds once; a repetition is answered as the
-    first request was.
+    """System admins add what they vouch for; an organisation's own admin what a verified payment
+    has paid for, exactly its credits and its amount, or anything where a setting opens that.
 
-    409 if it is repeated with another number of credits or another amount, or if another
-    organisation has used the payment.
+    The same `stripe_payment_id` or `Idempotency-Key` adds once; a repetition is answered as the
+    first request was. 403 for an organisation's admin without a verified payment. 409 if it is
+    repeated with another number of credits or another amount, or if another organisation has used
+    the payment.
     """
     org_id, payment = access.org_id, body.stripe_payment_id
+    vouched_by = await who_vouches(
+        services,
+        access,
+        millicredits=body.credits,
+        dollars=body.purchase_amount,
+        payment_id=payment,
+    )
     async with services.pool.acquire() as conn, conn.transaction():
         by_key = Repeatable("credits.add", org_id, idempotency_key, body)
         by_payment = Repeatable("credits.payment", org_id, payment, body, "stripe_payment_id")
@@ -74,13 +86,17 @@ async def add_credits(
                 conn,
                 by_payment,
                 Purchased,
-                lambda: _purchase(conn, access, body, idempotency_key),
+                lambda: _purchase(conn, access, body, vouched_by, idempotency_key),
             ),
         )
 
 
 async def _purchase(
-    conn: Connection, access: Access, body: Purchase, idempotency_key: str | None
+    conn: Connection,
+    access: Access,
+    body: Purchase,
+    vouched_by: str,
+    idempotency_key: str | None,
 ) -> Purchased:
     org_id, line = access.org_id, None
     if body.stripe_payment_id is not None:
@@ -95,6 +111,7 @@ async def _purchase(
             access.user_id,
             millicredits=body.credits,
             dollars=body.purchase_amount,
+            vouched_by=vouched_by,
             stripe_payment_id=body.stripe_payment_id,
             idempotency_key=idempotency_key,
         )
@@ -110,11 +127,13 @@ async def book_purchase(
     *,
     millicredits: int,
     dollars: Decimal,
+    vouched_by: str,
     stripe_payment_id: str | None = None,
     idempotency_key: str | None = None,
 ) -> asyncpg.Record:
-    """Add the credits, in the caller's transaction; returns the history line. Raises ApiError 400
-    over the cap, 409 for a payment that has bought credits.
+    """Add the credits, in the caller's transaction; returns the history line. `vouched_by` says why
+    the purchase is believed. Raises ApiError 400 over the cap, 409 for a payment that has bought
+    credits.
     """
     try:
         await conn.execute(CREDITS["add_credits"], org_id, millicredits, dollars)
@@ -125,6 +144,7 @@ async def book_purchase(
             details={"field": "credits", "limit": credits_of(BALANCE_MAX)},
         ) from error
     metadata: dict[str, object] = {"millicredits": millicredits, "purchased_by": buyer}
+    metadata["vouched_by"] = vouched_by
     if idempotency_key is not None:
         metadata["idempotency_key"] = idempotency_key
     try:
@@ -147,6 +167,7 @@ async def book_purchase(
             "total_credits": pool["total_credits"],
             "purchase_amount": str(dollars),
             "stripe_payment_id": stripe_payment_id,
+            "vouched_by": vouched_by,
         },
         request_id=idempotency_key,
     )

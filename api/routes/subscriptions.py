@@ -11,6 +11,7 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, Field
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.audit import to_json, write_audit
 from taximeter.api.deps import MemberDep, ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
@@ -21,6 +22,7 @@ from taximeter.api.plans import Plan, plan_of
 from taximeter.api.queries import CREDITS, SUBSCRIPTIONS
 from taximeter.api.routes.purchases import book_purchase
 from taximeter.api.views import PoolView, SubscriptionView, pool_view, subscription_view
+from taximeter.api.vouching import BY_PLAN
 from taximeter.settler.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
@@ -85,6 +87,7 @@ def no_subscription() -> ApiError:
 
 
 @router.post("/subscriptions", summary="Subscribe an organization to a plan")
+@again_when_undone
 async def create_subscription(
     body: NewSubscription,
     admin: SystemAdminDep,
@@ -126,6 +129,7 @@ async def _create(
             actor,
             millicredits=body.initial_credits,
             dollars=Decimal(0),  # They come with the plan.
+            vouched_by=BY_PLAN,
         )
     pool = await conn.fetchrow(CREDITS["pool"], body.org_id)
     assert pool is not None, "it was made above"

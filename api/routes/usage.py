@@ -111,7 +111,7 @@ async def get_usage(
         elif group_by == "week" or group_by == "month":
             by_group = await scope.by_period(conn, group_by)
         shown = [row["name"] for row in by_user] if user_id is None else [user_id]
-        emails = await emails_of(conn, shown)
+        emails = await emails_of(conn, access.org_id, shown)
     used = sum(row["credits_used"] for row in by_service)
     requests = sum(row["requests"] for row in by_service)
     if user_id is not None:

@@ -34,6 +34,22 @@ RETURNING id, event_type, amount, metadata, created_at;
 SELECT user_id FROM organization_members
 WHERE org_id = $1 AND user_id = $2 AND status = 'active' FOR SHARE;
 
+-- name: open_account
+-- Why: who adds to the pool and allocates in one transaction locks what comes before the pool first: the allocation, then its account.
+-- Both are made if they are missing, with nothing in them.
+-- Locks: the user's active allocation, the account.
+-- $1 org_id, $2 user_id, $3 allocated_by
+WITH pool AS (
+    INSERT INTO organization_credit_pools (org_id) VALUES ($1) ON CONFLICT (org_id) DO NOTHING
+), allocation AS (
+    INSERT INTO user_credit_allocations AS allocation (org_id, user_id, allocated_by) VALUES ($1, $2, $3)
+    ON CONFLICT (org_id, user_id) WHERE is_active DO UPDATE SET updated_at = now()
+    RETURNING allocation.org_id, allocation.user_id
+)
+INSERT INTO taximeter.accounts AS account (org_id, user_id)
+SELECT org_id, user_id FROM allocation
+ON CONFLICT (org_id, user_id) DO UPDATE SET entry_seq = account.entry_seq;
+
 -- name: allocate
 -- Why: takes credits from the pool for a user, by the function that operators use too.
 -- $1 org_id, $2 user_id, $3 millicredits, $4 allocated_by
@@ -51,19 +67,28 @@ WHERE id = $1
 RETURNING
     id, user_id, allocated_credits, used_credits, remaining_credits, allocated_by,
     is_active, expires_at, auto_renew, created_at, updated_at,
-    (SELECT users.email FROM taximeter.users WHERE users.user_id = user_credit_allocations.user_id) AS email;
+    (
+        SELECT users.email
+        FROM organization_members AS members JOIN taximeter.users USING (user_id)
+        WHERE members.org_id = user_credit_allocations.org_id
+            AND members.user_id = user_credit_allocations.user_id AND members.status = 'active'
+    ) AS email;
 
 -- name: list_allocations
 -- Why: allocations of an organisation, active ones first, a page at a time.
 -- $1 org_id, $2 user_id or null, $3 is_active or null, $4 limit, $5 offset
 SELECT
-    id, user_id, allocated_credits, used_credits, remaining_credits, allocated_by,
-    is_active, expires_at, auto_renew, created_at, email
-FROM user_credit_allocations LEFT JOIN taximeter.users USING (user_id)
-WHERE org_id = $1
-    AND ($2::text IS NULL OR user_id = $2)
-    AND ($3::boolean IS NULL OR is_active = $3)
-ORDER BY is_active DESC, created_at DESC, id
+    allocations.id, allocations.user_id, allocations.allocated_credits, allocations.used_credits,
+    allocations.remaining_credits, allocations.allocated_by, allocations.is_active, allocations.expires_at,
+    allocations.auto_renew, allocations.created_at, users.email
+FROM user_credit_allocations AS allocations
+LEFT JOIN organization_members AS members
+    ON members.org_id = allocations.org_id AND members.user_id = allocations.user_id AND members.status = 'active'
+LEFT JOIN taximeter.users AS users ON users.user_id = members.user_id
+WHERE allocations.org_id = $1
+    AND ($2::text IS NULL OR allocations.user_id = $2)
+    AND ($3::boolean IS NULL OR allocations.is_active = $3)
+ORDER BY allocations.is_active DESC, allocations.created_at DESC, allocations.id
 LIMIT $4 OFFSET $5;
 
 -- name: count_allocations

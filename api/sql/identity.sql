@@ -10,40 +10,47 @@ SELECT
 
 -- name: memberships
 -- Why: the caller's active memberships; the first one pays when a request does not say who does: the user's default, else the
---      oldest one, and the organisation of one that holds individual credits after all others.
+--      oldest one that has an allocation for them, and the organisation of one that holds individual credits after all others.
+--      Nobody's own credits are out of reach because an organisation has nothing for them.
 --      It pays at the markup of its plan; one that was canceled holds to the end of its period.
 -- $1 user_id, $2 how many at most
 SELECT
     members.org_id, organizations.org_name, members.role, members.created_at,
     organizations.personal_of IS NOT NULL AS personal,
     (users.default_org_id = members.org_id) IS TRUE AS is_default,
+    allocations.id IS NOT NULL AS has_allocation,
     subscriptions.plan_code
 FROM organization_members AS members
 JOIN organizations ON organizations.id = members.org_id
 LEFT JOIN taximeter.users ON users.user_id = members.user_id
 LEFT JOIN organization_subscriptions AS subscriptions ON subscriptions.org_id = members.org_id
+LEFT JOIN user_credit_allocations AS allocations
+    ON allocations.org_id = members.org_id AND allocations.user_id = members.user_id
+    AND allocations.is_active AND allocations.allocated_credits > 0
 WHERE members.user_id = $1 AND members.status = 'active'
-ORDER BY is_default DESC, personal, members.created_at, members.org_id
+ORDER BY is_default DESC, has_allocation DESC, personal, members.created_at, members.org_id
 LIMIT $2;
 
 -- name: list_members
--- Why: the members of one organisation, a page at a time.
--- $1 org_id, $2 limit, $3 offset
-SELECT user_id, email, role, status, created_at
+-- Why: the members of one organisation, or those who were invited, a page at a time. The address is shown of those who have
+--      accepted to be members, and of nobody else.
+-- $1 org_id, $2 limit, $3 offset, $4 active or invited
+SELECT user_id, CASE WHEN status = 'active' THEN email END AS email, role, status, created_at
 FROM organization_members LEFT JOIN taximeter.users USING (user_id)
-WHERE org_id = $1 AND status = 'active'
+WHERE org_id = $1 AND status = $4
 ORDER BY created_at, user_id
 LIMIT $2 OFFSET $3;
 
 -- name: count_members
--- Why: how many active members there are in all.
--- $1 org_id
-SELECT count(*) FROM organization_members WHERE org_id = $1 AND status = 'active';
+-- Why: how many active or invited members there are in all.
+-- $1 org_id, $2 active or invited
+SELECT count(*) FROM organization_members WHERE org_id = $1 AND status = $2;
 
 -- name: lock_organization
 -- Why: membership changes of one organisation wait for each other, so that its last admin cannot be removed twice at once.
+-- Locks: the organisation's row, not its key: a new allocation shares that, and must not wait (or be waited for) here.
 -- $1 org_id
-SELECT id FROM organizations WHERE id = $1 FOR UPDATE;
+SELECT id FROM organizations WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: find_member
 -- Why: the row of one user in one organisation, whatever its status.
@@ -52,14 +59,20 @@ SELECT user_id, role, status, created_at
 FROM organization_members WHERE org_id = $1 AND user_id = $2;
 
 -- name: put_member
--- Why: makes the user an active member with this role; a member who was removed comes back by the same row.
--- $1 org_id, $2 user_id, $3 role
-INSERT INTO organization_members (org_id, user_id, role, status)
-VALUES ($1, $2, $3, 'active')
-ON CONFLICT (org_id, user_id) DO UPDATE SET role = excluded.role, status = 'active'
+-- Why: makes the user a member with this role, or invites them; whoever was one before comes back by the same row. The age of a
+--      membership, which decides who pays, is counted from when it last began.
+-- $1 org_id, $2 user_id, $3 role, $4 active or invited
+INSERT INTO organization_members AS known (org_id, user_id, role, status)
+VALUES ($1, $2, $3, $4)
+ON CONFLICT (org_id, user_id) DO UPDATE SET
+    role = excluded.role,
+    status = excluded.status,
+    created_at = CASE WHEN known.status = excluded.status THEN known.created_at ELSE now() END
 RETURNING
     user_id, role, status, created_at,
-    (SELECT users.email FROM taximeter.users WHERE users.user_id = organization_members.user_id) AS email;
+    CASE WHEN known.status = 'active' THEN
+        (SELECT users.email FROM taximeter.users WHERE users.user_id = known.user_id)
+    END AS email;
 
 -- name: other_admins
 -- Why: an organisation keeps at least one admin.
@@ -68,9 +81,29 @@ SELECT count(*) FROM organization_members
 WHERE org_id = $1 AND user_id <> $2 AND role = 'admin' AND status = 'active';
 
 -- name: remove_member
--- Why: ends a membership and keeps the row, which usage and audit refer to.
+-- Why: ends a membership or an invitation and keeps the row, which usage and audit refer to.
 -- $1 org_id, $2 user_id
 UPDATE organization_members SET status = 'removed' WHERE org_id = $1 AND user_id = $2;
+
+-- name: list_invitations
+-- Why: the organisations that want a user to be their member, newest first, a page at a time.
+-- $1 user_id, $2 limit, $3 offset
+SELECT members.org_id, organizations.org_name, members.role, members.created_at
+FROM organization_members AS members JOIN organizations ON organizations.id = members.org_id
+WHERE members.user_id = $1 AND members.status = 'invited'
+ORDER BY members.created_at DESC, members.org_id
+LIMIT $2 OFFSET $3;
+
+-- name: count_invitations
+-- $1 user_id
+SELECT count(*) FROM organization_members WHERE user_id = $1 AND status = 'invited';
+
+-- name: answer_invitation
+-- Why: the user accepts or declines; no row when there is no invitation (any more).
+-- $1 org_id, $2 user_id, $3 active or declined
+UPDATE organization_members SET status = $3, created_at = now()
+WHERE org_id = $1 AND user_id = $2 AND status = 'invited'
+RETURNING user_id, role, status, created_at;
 
 -- name: write_audit
 -- Why: who did what to whom, with the state before and after, in the transaction of the change itself.

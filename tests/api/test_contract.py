@@ -86,15 +86,15 @@ async def _pool(world: World) -> None:
 async def _add(world: World) -> None:
     assert (await world.subscribe(credits=None)).status_code == 200
     body = {"credits": 5000.0, "purchase_amount": 45.5, "stripe_payment_id": "pi_1"}
-    first = await call(world, "POST", "/credits/acme/add", body)
+    first = await call(world, "POST", "/credits/acme/add", body, by="root")
     has(first, "pool transaction")
     has(first["pool"], POOL, total_credits=5000.0)
     has(first["transaction"], "id created_at", event_type="credits_purchased", credits=5000.0)
     assert first["transaction"]["amount"] == 45.5
-    assert await call(world, "POST", "/credits/acme/add", body) == first
-    await call(world, "POST", "/credits/acme/add", {**body, "credits": 1.0}, status=409)
+    assert await call(world, "POST", "/credits/acme/add", body, by="root") == first
+    await call(world, "POST", "/credits/acme/add", {**body, "credits": 1.0}, by="root", status=409)
     del body["stripe_payment_id"]
-    more = await call(world, "POST", "/credits/acme/add", body)
+    more = await call(world, "POST", "/credits/acme/add", body, by="root")
     assert more["pool"]["total_credits"] == 10000.0
 
 

@@ -106,7 +106,7 @@ ACTIONS: dict[str, tuple[str, str, Any, tuple[int, int, int, int, int]]] = {
         "POST",
         "/credits/acme/add",
         {"credits": 1, "purchase_amount": 1},
-        (200, 200, 404, 403, 401),
+        (200, 403, 404, 403, 401),
     ),
     "allocate": (
         "POST",
@@ -150,7 +150,9 @@ async def _audit(world: World) -> None:
     await world.funded("ann", 20.0)
     body: Any = {"new_plan_code": "enterprise"}
     await call(world, "PUT", "/subscriptions/acme/upgrade", body)
-    await call(world, "POST", "/credits/acme/add", {"credits": 5.0, "purchase_amount": 4.0})
+    await call(
+        world, "POST", "/credits/acme/add", {"credits": 5.0, "purchase_amount": 4.0}, by="root"
+    )
     await world.add_member("bob")
     moved = {"from_user_id": "ann", "to_user_id": "bob", "credits": 1.0}
     await call(world, "POST", "/credits/acme/transfer", moved)
@@ -179,7 +181,7 @@ async def _audit(world: World) -> None:
             {"cancel_at_period_end": True},
         ),
         "org.credits.purchased": (
-            "boss",
+            "root",
             {"total_credits": 100_000},
             {"total_credits": 105_000, "purchase_amount": "4.00"},
         ),

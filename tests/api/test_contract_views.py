@@ -133,6 +133,10 @@ async def _billing_of_system(world: World) -> None:
 @row("GET, POST, DELETE /orgs/{org}/members")
 async def _members(world: World) -> None:
     assert (await world.subscribe()).status_code == 200
+    invited = await call(world, "POST", "/orgs/acme/members", {"user_id": "ann"})
+    has(invited["member"], "", user_id="ann", status="invited", user_email=None)
+    assert (await call(world, "GET", "/orgs/acme/members"))["total"] == 1
+    await call(world, "POST", "/invitations/acme/accept", by="ann")
     made = await call(world, "POST", "/orgs/acme/members", {"user_id": "ann"})
     has(made["member"], "created_at", user_id="ann", role="member", status="active")
     found = await call(world, "GET", "/orgs/acme/members")

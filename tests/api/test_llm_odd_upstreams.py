@@ -435,3 +435,39 @@ async def test_a_stream_that_breaks_is_not_begun_elsewhere(
         return len(world.app.state.services.tracker) == 0
 
     await eventually(nothing_runs, what="the end of all work")
+
+
+@pytest.mark.parametrize("more", [1, 0], ids=["with more text", "alone"])
+@pytest.mark.parametrize("closes", [True, False], ids=["and leaves", "and stays"])
+async def test_what_is_no_http_ends_a_stream_properly(
+    world: World, provider: Provider, more: int, closes: bool
+) -> None:
+    """The caller hears of it in the stream, at once, and the body is a whole one: every client
+    raises where it is not. The longest silence (two minutes here) is not waited for.
+    """
+    await world.funded()
+    relayed = asyncio.Event()
+    text = event(chat_chunk("x"))
+    good = b"%x\r\n%b\r\n" % (len(text), text)
+
+    async def script(asked: Asked) -> None:
+        await asked.begin()
+        await asked.send(good)
+        await relayed.wait()
+        await asked.send(good * more, b"this is no length of a chunk\r\n")
+        if closes:
+            asked.writer.close()
+        else:
+            await asked.gone.wait()
+
+    provider.script = script
+    raw = await open_stream(world)
+    seen = await read_until(raw, b'"x"')
+    relayed.set()
+    seen += await read_until(raw, b"0\r\n\r\n")
+    abort(raw)
+    assert b'"code":"UPSTREAM_ERROR"' in seen
+    assert b"broke off" in seen
+    await nothing_open(world)
+    charge = await only_charge(world)
+    assert charge["completion_tokens"] == seen.count(b'"x"')

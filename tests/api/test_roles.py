@@ -92,7 +92,7 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
     ("POST", f"{BILLING}/credits/{{org_id}}/add"): (
         f"{CREDITS}/add",
         ADD,
-        (401, 404, 403, 200, 200),
+        (401, 404, 403, 403, 200),
     ),
     ("POST", f"{BILLING}/credits/{{org_id}}/allocate"): (
         f"{CREDITS}/allocate",
@@ -134,6 +134,17 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
         f"{MEMBERS}/leaver",
         None,
         (401, 404, 403, 200, 404),
+    ),
+    ("GET", f"{BILLING}/invitations"): (f"{BILLING}/invitations", None, (401, 200, 200, 200, 200)),
+    ("POST", f"{BILLING}/invitations/{{org_id}}/accept"): (
+        f"{BILLING}/invitations/acme/accept",
+        None,
+        (401, 404, 404, 404, 404),
+    ),
+    ("DELETE", f"{BILLING}/invitations/{{org_id}}"): (
+        f"{BILLING}/invitations/acme",
+        None,
+        (401, 404, 404, 404, 404),
     ),
     ("GET", f"{BILLING}/orgs/{{org_id}}/keys"): (KEYS, None, (401, 404, 403, 200, 200)),
     ("POST", f"{BILLING}/orgs/{{org_id}}/keys"): (
@@ -353,7 +364,7 @@ async def test_the_last_admin_stays(world: World) -> None:
 
 async def test_a_change_by_cookie_must_come_from_our_own_pages(world: World) -> None:
     assert (await world.subscribe()).status_code == 200
-    cookie = {"Cookie": f"session_token={world.token('boss')}"}
+    cookie = {"Cookie": f"session_token={world.token('root', system_admin=True)}"}
     host = world.url.removeprefix("http://")
     for extra, status in (
         ({}, 200),

@@ -8,9 +8,23 @@ from mutants.bug import Bug
 
 BUGS: Final = (
     Bug(
+        "a change of members locks the key that new allocations share",
+        "api/sql/identity.sql",
+        "SELECT id FROM organizations WHERE id = $1 FOR NO KEY UPDATE;",
+        "SELECT id FROM organizations WHERE id = $1 FOR UPDATE;",
+        "api/test_admin_pairs.py",
+    ),
+    Bug(
+        "credits of a person lock the pool before the allocation",
+        "api/routes/personal.py",
+        '    await conn.execute(CREDITS["open_account"], org_id, user_id, admin.user_id)\n',
+        "",
+        "api/test_admin_pairs.py",
+    ),
+    Bug(
         "a stream is charged in a plain finally",
         "api/llm/streaming.py",
-        "            self._tracker.spawn(self._end(relay))\n",
+        "            self._spawn(self._end(relay))\n",
         "            if relay is not None:\n"
         "                relay.cancel()\n"
         "                await asyncio.gather(relay, return_exceptions=True)\n"
@@ -82,5 +96,33 @@ BUGS: Final = (
         '        if claims.get("typ", "Bearer") != "Bearer" or _ID_TOKEN_CLAIMS & claims.keys():\n',
         "        if False:\n",
         "api/test_auth.py",
+    ),
+    Bug(
+        "an organisation's admin is believed without a payment",
+        "api/vouching.py",
+        "    if services.settings.purchases_by_org_admins:\n",
+        "    if True:\n",
+        "api/test_vouching.py::test_an_organizations_admin_cannot_mint",
+    ),
+    Bug(
+        "the payment of another organisation buys",
+        "api/vouching.py",
+        "        if payment is not None and payment.org_id == access.org_id:\n",
+        "        if payment is not None:\n",
+        "api/test_vouching.py::test_an_organizations_admin_cannot_mint",
+    ),
+    Bug(
+        "a payment pays for any number of credits",
+        "api/vouching.py",
+        "    if payment.millicredits != millicredits:\n",
+        "    if False:\n",
+        "api/test_vouching.py::test_a_verified_payment_buys_what_it_has_paid_for_and_once",
+    ),
+    Bug(
+        "who is invited is a member",
+        "api/routes/members.py",
+        '            "active" if directly else "invited",\n',
+        '            "active",\n',
+        "api/test_invitations.py::test_an_invitation_takes_nothing_from_its_user",
     ),
 )

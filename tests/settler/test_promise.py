@@ -123,16 +123,25 @@ async def test_the_promise_is_that_of_the_server(
     await redis.aclose()
 
 
-async def test_a_server_that_hides_its_configuration_promises_nothing(
+async def test_of_a_server_that_hides_its_configuration_the_operator_is_believed(
     valkey_server: ValkeyFactory,
 ) -> None:
-    redis = Redis.from_url(valkey_server().url)
+    server = valkey_server()
+    redis = Redis.from_url(server.url)
+    await redis.execute_command("ACL", "SETUSER", "root", "on", ">for-tests", "+@all", "~*")
     await redis.execute_command("ACL", "SETUSER", "default", "-config")
     facts = await read_facts(redis)
     assert facts.appendfsync is None
     assert facts.eviction == "noeviction"  # INFO knows
     assert facts.promise().startswith("?: ")
     assert facts.promise(Waits("none", "fsync", 1, 0.1)).startswith("M2: ")
-    assert facts.objections("everysec") == []
-    assert "unreadable" in facts.objections("always")[0]
+    assert facts.promise(durability="everysec").startswith("M1: ")
+    assert facts.promise(durability="always").startswith("M2: ")
+    assert "TAXIMETER_DURABILITY says" in facts.promise(durability="always")
+    assert "TAXIMETER_DURABILITY" not in facts.promise(Waits("none", "fsync", 1, 0.1), "always")
+    assert facts.objections("everysec") == facts.objections("always") == []
+    with_no_aof = replace(facts, append_only=False)
+    assert "appendonly is off" in with_no_aof.objections("always")[0]
+    async with Redis.from_url(server.url, username="root", password="for-tests") as root:
+        assert await root.acl_log() == []  # Who watches it is told of no refusal that is no attack.
     await redis.aclose()

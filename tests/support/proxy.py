@@ -7,7 +7,7 @@ everything back (black hole). Bytes that pass are never changed and never out of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -43,12 +43,16 @@ class Proxy:
         self.target = (self._parts.hostname or "127.0.0.1", self._parts.port or 6379)
         self.replies_to_lose = 0
         self.lost = 0
+        self.resets = 0
+        """How often all connections were reset."""
         self.touched = 0
         """How often something was done to a connection or to a piece of what it carries."""
         self._marker = b""
         self._then: Callable[[], Awaitable[None]] | None = None
         self._late: list[bytes] | None = None
         self._late_marker = b""
+        self._until_resets: Iterator[int] = iter(())
+        self._until_reset = 0
         self._silent = False
         self._delay_s = 0.0
         self._slice_bytes = 0
@@ -109,9 +113,18 @@ class Proxy:
         """Reset every connection; returns how many there were."""
         count = len(self._connections)
         self.touched += count
+        self.resets += 1
         for connection in list(self._connections):
             connection.abort()
         return count
+
+    def reset_by_count(self, pauses: Iterable[int]) -> None:
+        """Reset every connection each time that so many replies have come from the server, by the
+        numbers of `pauses`, until there are no more. Every other time the last of them is passed
+        on first. Counted, not timed: so it is as often on a machine of any speed.
+        """
+        self._until_resets = iter(pauses)
+        self._until_reset = next(self._until_resets, 0)
 
     def silence(self, silent: bool) -> None:
         """Swallow all replies while true: the connection stays open and nothing comes back."""
@@ -147,6 +160,7 @@ class Proxy:
         reset.
         """
         self.replies_to_lose, self._silent, self._delay_s, self._slice_bytes = 0, False, 0.0, 0
+        self._until_reset = 0
         for connection in list(self._connections):
             if connection.swallowed or connection.half_open:
                 connection.abort()
@@ -217,6 +231,14 @@ class Proxy:
                 await self._do_then()
                 return
             connection.marked = False
+            if self._until_reset:
+                self._until_reset -= 1
+                if not self._until_reset:
+                    self._until_reset = next(self._until_resets, 0)
+                    if self.resets % 2:
+                        await self._pass_on(data, connection.client)
+                    self.reset_all()
+                    return
             if self._silent or connection.swallowed:
                 connection.swallowed = True
                 self.lost += 1

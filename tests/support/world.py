@@ -88,13 +88,12 @@ class World:
             body["initial_credits"] = credits
         return await self.client.post(f"{BILLING}/subscriptions", json=body, headers=self.root)
 
-    async def add_member(
-        self, user: str, org: str = "acme", role: str = "member", by: str = "boss"
-    ) -> None:
+    async def add_member(self, user: str, org: str = "acme", role: str = "member") -> None:
+        """A member at once: a system admin adds without an invitation."""
         response = await self.client.post(
             f"{BILLING}/orgs/{org}/members",
             json={"user_id": user, "role": role},
-            headers=self.auth(by),
+            headers=self.root,
         )
         assert response.status_code == 200, response.text
 
