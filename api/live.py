@@ -1,14 +1,76 @@
-"""Live balances for answers that show what remains: never from a cache."""
+"""Live balances for answers: what was given is live when the answer leaves, and what remains is
+never read from a cache.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from typing import Final
 
+import asyncpg
+from redis.exceptions import RedisError
+
+from taximeter.api.exact import credits_of
 from taximeter.api.services import Services
+from taximeter.api.views import AllocationView
 from taximeter.meter import Balance, MeterError
+from taximeter.settler.live import NotTaking, mark_of
+from taximeter.settler.relay import bring_up_to_date
+
+logger = logging.getLogger("taximeter.api")
 
 Account = tuple[str, str]
+APPLY_TIMEOUT_S: Final = 2.0
+"""How long an answer waits for the live side. What did not get there in time follows by itself."""
+
+
+async def apply_now(services: Services, org_id: str, *user_ids: str) -> bool:
+    """Bring the live balances of these users to what is committed, instead of with the settler's
+    next run; False when that was not possible now: the settler will.
+
+    Entries are numbered and applied once, whoever sends them. Call it after the commit, and with
+    no connection in hand: it takes one itself.
+    """
+    try:
+        async with asyncio.timeout(APPLY_TIMEOUT_S):
+            mark = await mark_of(services.stores, org_id)
+            accounts = [(org_id, user_id) for user_id in user_ids]
+            return await bring_up_to_date(services.stores, mark, accounts)
+    except (
+        NotTaking,
+        RedisError,
+        OSError,
+        TimeoutError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+    ) as error:
+        logger.warning("live balances follow later: %r", error)
+        return False
+
+
+async def made_live(services: Services, org_id: str, allocation: AllocationView) -> AllocationView:
+    """The allocation with its live balance, after everything that is committed has reached that;
+    `live` is false, and the figures are those of the books, when the live side is away.
+    """
+    user_id = allocation.user_id
+    if not await apply_now(services, org_id, user_id):
+        return allocation
+    try:
+        async with asyncio.timeout(APPLY_TIMEOUT_S):
+            balance = (await live_balances(services, [(org_id, user_id)])).get((org_id, user_id))
+    except TimeoutError:
+        balance = None
+    if balance is None:
+        return allocation
+    return allocation.model_copy(
+        update={
+            "remaining_credits": credits_of(balance.available + balance.held),
+            "held_credits": credits_of(balance.held),
+            "live": True,
+        }
+    )
 
 
 async def live_balances(services: Services, accounts: Sequence[Account]) -> dict[Account, Balance]:

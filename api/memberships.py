@@ -31,7 +31,8 @@ TROUBLE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Timeou
 @dataclass(frozen=True, slots=True)
 class Membership:
     """One active membership. Personal is the organisation of one that holds individual credits;
-    `plan_code` is that of the organisation's subscription.
+    `plan_code` is that of the organisation's subscription; `has_allocation` says whether anything
+    was given to the user there.
     """
 
     org_id: str
@@ -40,11 +41,13 @@ class Membership:
     personal: bool = False
     is_default: bool = False
     plan_code: str | None = None
+    has_allocation: bool = True
 
 
 class Memberships:
     """Active memberships by user, in the order in which they are asked to pay: the user's default,
-    then by age, then the personal one. A removal elsewhere is seen after at most the given
+    then those with an allocation before those without one, by age and the personal one last. A
+    removal elsewhere is seen after at most the given
     time.
 
     Only what a user may do is remembered here, never a balance. While Postgres does not answer
@@ -89,6 +92,18 @@ class Memberships:
             self._ask_again_at = self._clock() + ASK_AGAIN_S
             return memberships
 
+    async def payer(self, user_id: str) -> Membership | None:
+        """Who pays where nobody was named; None without any membership. What was given a moment ago
+        counts at once where there is a choice. Raises asyncpg errors.
+        """
+        memberships = await self.of(user_id)
+        if len(memberships) > 1 and not memberships[0].has_allocation:
+            try:
+                memberships = await self._read(user_id)
+            except TROUBLE:
+                logger.warning("memberships are believed while Postgres is away")
+        return memberships[0] if memberships else None
+
     async def _read(self, user_id: str) -> tuple[Membership, ...]:
         read_at = self._clock()
         rows = await self._pool.fetch(IDENTITY["memberships"], user_id, MEMBERSHIPS_MAX)
@@ -100,6 +115,7 @@ class Memberships:
                 row["personal"],
                 row["is_default"],
                 row["plan_code"],
+                row["has_allocation"],
             )
             for row in rows
         )

@@ -87,8 +87,9 @@ async def relay(stores: Stores, *, page_accounts: int = 500, accounts_max: int =
     return done
 
 
-async def bring_up_to_date(stores: Stores, mark: ShardMark, accounts: Sequence[Account]) -> None:
+async def bring_up_to_date(stores: Stores, mark: ShardMark, accounts: Sequence[Account]) -> bool:
     """Apply now what some accounts of one shard lack, instead of with the next run of `relay`.
+    False when Redis has refused an entry of theirs.
 
     Raises ResponseError when the shard is closed, asyncpg and redis errors. Safe as `relay` is.
     """
@@ -98,8 +99,10 @@ async def bring_up_to_date(stores: Stores, mark: ShardMark, accounts: Sequence[A
         [user_id for _, user_id in accounts],
     )
     hints = {(row["org_id"], row["user_id"]): row["applied_seq"] for row in rows}
+    done = Relayed()
     if hints:
-        await _relay_accounts(stores, mark, hints, Relayed())
+        await _relay_accounts(stores, mark, hints, done)
+    return not done.refused
 
 
 async def load(stores: Stores, mark: ShardMark, account: Account) -> bool:

@@ -11,12 +11,13 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, StrictBool
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.audit import write_audit
 from taximeter.api.deps import Access, MemberDep, OrgAdminDep, ServicesDep, own_user
 from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
 from taximeter.api.exact import Body, Credits, ExactRoute, UserId, credits_of
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
-from taximeter.api.live import Account, live_balances
+from taximeter.api.live import Account, live_balances, made_live
 from taximeter.api.paging import LimitParam, OffsetParam
 from taximeter.api.queries import CREDITS
 from taximeter.api.views import (
@@ -84,21 +85,23 @@ async def get_pool(access: MemberDep, services: ServicesDep) -> PoolDetails:
 
 
 @router.post("/credits/{org_id}/allocate", summary="Allocate credits to a user")
+@again_when_undone
 async def allocate(
     body: NewAllocation,
     access: OrgAdminDep,
     services: ServicesDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Allocated:
-    """Adds to the user's active allocation, or opens one. The live balance has it within two
-    seconds.
+    """Adds to the user's active allocation, or opens one. It can be spent when the answer comes:
+    `live` is true, and what remains and is held is of now, also in the answer to a repetition.
+    Where the live balance is away, `live` is false, and it has the credits once it is back.
 
     400 INSUFFICIENT_CREDITS if the pool cannot pay; 404 if the user is no active member.
     """
     async with services.pool.acquire() as conn:
         try:
             async with conn.transaction():
-                return await answer_once(
+                answer = await answer_once(
                     conn,
                     Repeatable("credits.allocate", access.org_id, idempotency_key, body),
                     Allocated,
@@ -114,6 +117,9 @@ async def allocate(
         except (asyncpg.CheckViolationError, asyncpg.ForeignKeyViolationError) as error:
             pool = await conn.fetchrow(CREDITS["pool"], access.org_id)
             raise allocation_refusal(pool, body.credits, error) from error
+    services.memberships.forget(body.user_id)
+    allocation = await made_live(services, access.org_id, answer.allocation)
+    return answer.model_copy(update={"allocation": allocation})
 
 
 async def allocate_credits(

@@ -25,7 +25,7 @@ class OrganizationOfUser(BaseModel):
 
 class CurrentUser(BaseModel):
     """The caller. The first organisation pays for requests that name none: the default, else the
-    oldest membership; the personal one, with individual credits, comes last.
+    oldest membership that has an allocation; the personal one comes last.
     """
 
     user_id: str

@@ -13,6 +13,7 @@ from taximeter.api.deps import MemberDep, OrgAdminDep, ServicesDep, own_user
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, Credits, ExactRoute, UserId, credits_of
 from taximeter.api.idempotency import IdempotencyKey
+from taximeter.api.live import apply_now
 from taximeter.api.moving import carry_out, is_new, not_members
 from taximeter.api.paging import LimitParam, OffsetParam
 from taximeter.api.queries import MOVES
@@ -45,6 +46,7 @@ class Transferred(BaseModel):
     from_user_id: str
     to_user_id: str
     move_id: str
+    live: bool = Field(description="Whether both live balances have it; else they will")
 
 
 class Deallocation(Body):
@@ -62,6 +64,7 @@ class Deallocated(BaseModel):
     user_id: str
     pool_updated: PoolUpdated
     move_id: str
+    live: bool = Field(description="Whether the live balance has it; else it will")
 
 
 class MoveView(BaseModel):
@@ -117,11 +120,15 @@ async def transfer(
         if members != len(users):
             raise not_members()
     done = await carry_out(services, request)
+    for user_id in users:
+        services.memberships.forget(user_id)
+    live = await apply_now(services, access.org_id, *users)
     return Transferred(
         transferred_credits=credits_of(done.amount),
         from_user_id=body.from_user_id,
         to_user_id=body.to_user_id,
         move_id=str(done.id),
+        live=live,
     )
 
 
@@ -156,6 +163,8 @@ async def deallocate(
             details={"field": "user_id"},
         )
     done = await carry_out(services, request)
+    services.memberships.forget(body.user_id)
+    live = await apply_now(services, access.org_id, body.user_id)
     return Deallocated(
         deallocated_credits=credits_of(done.amount),
         user_id=body.user_id,
@@ -164,6 +173,7 @@ async def deallocate(
             available_credits=credits_of(done.pool_available),
         ),
         move_id=str(done.id),
+        live=live,
     )
 
 

@@ -9,11 +9,13 @@ import asyncpg
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.auth import Principal
 from taximeter.api.deps import Access, ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, Credits, Dollars, ExactRoute, UserId
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
+from taximeter.api.live import made_live
 from taximeter.api.personal import personal_org_id
 from taximeter.api.queries import CREDITS, USERS
 from taximeter.api.routes.credits import PoolUpdated, allocate_credits, allocation_refusal
@@ -42,6 +44,7 @@ class Granted(BaseModel):
 
 
 @router.post("/users/{user_id}/credits", summary="Grant individual credits to a user")
+@again_when_undone
 async def grant_credits(
     user_id: Annotated[UserId, Path(examples=["ann"])],
     body: Grant,
@@ -50,7 +53,8 @@ async def grant_credits(
     idempotency_key: IdempotencyKey = None,
 ) -> Granted:
     """Makes the user's personal organisation if there is none, adds the credits to its pool and
-    allocates them. It pays where the user has no other organisation, or where they choose it.
+    allocates them; they can be spent when the answer comes (`live`). It pays where the user has no
+    other organisation with an allocation, or where they choose it.
 
     Repetitions, limits and refusals are those of add and allocate.
     """
@@ -67,13 +71,15 @@ async def grant_credits(
             pool = await conn.fetchrow(CREDITS["pool"], personal_org_id(user_id))
             raise allocation_refusal(pool, body.credits, error) from error
     services.memberships.forget(user_id)
-    return answer
+    allocation = await made_live(services, answer.org_id, answer.allocation)
+    return answer.model_copy(update={"allocation": allocation})
 
 
 async def _grant(
     conn: Connection, admin: Principal, user_id: str, body: Grant, key: str | None
 ) -> Granted:
     org_id = await _personal_organization(conn, admin.user_id, user_id)
+    await conn.execute(CREDITS["open_account"], org_id, user_id, admin.user_id)
     line = await book_purchase(
         conn,
         org_id,

@@ -10,20 +10,25 @@ SELECT
 
 -- name: memberships
 -- Why: the caller's active memberships; the first one pays when a request does not say who does: the user's default, else the
---      oldest one, and the organisation of one that holds individual credits after all others.
+--      oldest one that has an allocation for them, and the organisation of one that holds individual credits after all others.
+--      Nobody's own credits are out of reach because an organisation has nothing for them.
 --      It pays at the markup of its plan; one that was canceled holds to the end of its period.
 -- $1 user_id, $2 how many at most
 SELECT
     members.org_id, organizations.org_name, members.role, members.created_at,
     organizations.personal_of IS NOT NULL AS personal,
     (users.default_org_id = members.org_id) IS TRUE AS is_default,
+    allocations.id IS NOT NULL AS has_allocation,
     subscriptions.plan_code
 FROM organization_members AS members
 JOIN organizations ON organizations.id = members.org_id
 LEFT JOIN taximeter.users ON users.user_id = members.user_id
 LEFT JOIN organization_subscriptions AS subscriptions ON subscriptions.org_id = members.org_id
+LEFT JOIN user_credit_allocations AS allocations
+    ON allocations.org_id = members.org_id AND allocations.user_id = members.user_id
+    AND allocations.is_active AND allocations.allocated_credits > 0
 WHERE members.user_id = $1 AND members.status = 'active'
-ORDER BY is_default DESC, personal, members.created_at, members.org_id
+ORDER BY is_default DESC, has_allocation DESC, personal, members.created_at, members.org_id
 LIMIT $2;
 
 -- name: list_members
@@ -43,8 +48,9 @@ SELECT count(*) FROM organization_members WHERE org_id = $1 AND status = $2;
 
 -- name: lock_organization
 -- Why: membership changes of one organisation wait for each other, so that its last admin cannot be removed twice at once.
+-- Locks: the organisation's row, not its key: a new allocation shares that, and must not wait (or be waited for) here.
 -- $1 org_id
-SELECT id FROM organizations WHERE id = $1 FOR UPDATE;
+SELECT id FROM organizations WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: find_member
 -- Why: the row of one user in one organisation, whatever its status.

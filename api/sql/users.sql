@@ -28,7 +28,7 @@ ON CONFLICT DO NOTHING;
 -- Why: the personal organisation of a user, locked like every organisation whose members change.
 -- Locks: the organisation's row.
 -- $1 user_id
-SELECT id FROM organizations WHERE personal_of = $1 FOR UPDATE;
+SELECT id FROM organizations WHERE personal_of = $1 FOR NO KEY UPDATE;
 
 -- name: join_personal_organization
 -- Why: its user is a member and no admin: nobody grants credits to themselves.
@@ -59,7 +59,8 @@ LEFT JOIN user_credit_allocations AS allocations
 LEFT JOIN taximeter.users ON users.user_id = members.user_id
 WHERE members.user_id = $1 AND members.status = 'active'
 ORDER BY
-    (users.default_org_id = members.org_id) IS NOT TRUE, personal, members.created_at, members.org_id
+    (users.default_org_id = members.org_id) IS NOT TRUE, coalesce(allocations.allocated_credits, 0) <= 0,
+    personal, members.created_at, members.org_id
 LIMIT $2;
 
 -- name: usage_of_user

@@ -17,7 +17,7 @@ async def send(world: World, path: str, raw: str, **headers: str) -> Any:
     return await world.client.post(
         f"{CREDITS}/{path}",
         content=raw,
-        headers={"Content-Type": "application/json", **world.auth("boss"), **headers},
+        headers={"Content-Type": "application/json", **world.root, **headers},
     )
 
 

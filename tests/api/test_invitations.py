@@ -171,3 +171,38 @@ async def test_an_invitation_once_accepted_is_the_youngest_membership(world: Wor
     await world.add_member("ann", "other")
     await call(world, "POST", "/invitations/acme/accept", "ann")
     assert [one["org_id"] for one in (await me(world))["organizations"]] == ["other", "acme"]
+
+
+@pytest.mark.parametrize("api_options", [{"membership_cache_s": 60.0}])
+async def test_own_credits_are_reachable_from_an_organization_that_gave_nothing(
+    world: World,
+) -> None:
+    """Also with memberships that this process has read a minute ago."""
+    assert (await world.subscribe()).status_code == 200
+    await personal_credits(world)
+    await invite(world)
+    await call(world, "POST", "/invitations/acme/accept", "ann")
+    assert (await world.chat()).status_code == 200
+    named = await world.chat(headers={"X-Org-Id": "acme"})
+    assert named.status_code == 402, "who names an organisation means it"
+    assert (await world.chat(headers={"X-Org-Id": "personal:ann"})).status_code == 200
+    [charge, second] = await world.charges("personal:ann")
+    assert (charge["user_id"], second["user_id"]) == ("ann", "ann")
+    body = {"user_id": "ann", "credits": 5.0}
+    await call(world, "POST", "/credits/acme/allocate", "boss", body)
+    assert [one["org_id"] for one in (await me(world))["organizations"]] == ["acme", "personal:ann"]
+    await world.prove()
+
+
+@pytest.mark.parametrize("api_options", [{"membership_cache_s": 60.0}])
+async def test_what_another_process_gave_counts_where_nobody_else_gives(world: World) -> None:
+    """Two organisations without anything; the younger one allocates, by way of SQL."""
+    for org in ("acme", "other"):
+        assert (await world.subscribe(org)).status_code == 200
+        await world.add_member("ann", org)
+    assert (await world.chat()).status_code == 402
+    await world.stores.pool.execute(
+        "SELECT allocate_credits_to_user('other', 'ann', 5000, 'operator')"
+    )
+    assert (await world.chat()).status_code == 200
+    assert len(await world.charges("other")) == 1

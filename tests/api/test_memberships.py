@@ -23,6 +23,7 @@ class AwayPool:
                 "personal": False,
                 "is_default": False,
                 "plan_code": None,
+                "has_allocation": True,
             }
         ]
 

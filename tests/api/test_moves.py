@@ -50,6 +50,7 @@ async def test_a_transfer(world: World) -> None:
         "transferred_credits": 5.5,
         "from_user_id": "ann",
         "to_user_id": "bob",
+        "live": True,
     }
     assert (await world.balance("ann")).available == 14_500
     assert (await world.balance("bob")).available == 5_500
@@ -153,6 +154,7 @@ async def test_a_deallocation(world: World) -> None:
         "deallocated_credits": 10.0,
         "user_id": "ann",
         "pool_updated": {"allocated_credits": 10.0, "available_credits": 90.0},
+        "live": True,
     }
     assert (await world.balance("ann")).available == 0
     nobody = await post(world, "deallocate", {"user_id": "stranger", "credits": 1.0})
