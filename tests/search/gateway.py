@@ -98,7 +98,10 @@ class Connection:
 
 
 def attempt(
-    pending: Pending, epoch: str | None, keys: ShardKeys, execute: Callable[[list[str]], Any],
+    pending: Pending,
+    epoch: str | None,
+    keys: ShardKeys,
+    execute: Callable[[list[str]], Any],
     way: Way,
 ) -> tuple[Pending, str | None]:
     """One call that carries one operation, as a lane makes it; returns it as it is then (answered,

@@ -56,9 +56,7 @@ def violations(world: World) -> Iterator[str]:
         yield f"drift: live {available} + {held}, the books say {books.free} - {unapplied}"
 
 
-def _of_request(
-    request: str, facts: tuple[Fact, ...], booked: int, lossy: bool
-) -> Iterator[str]:
+def _of_request(request: str, facts: tuple[Fact, ...], booked: int, lossy: bool) -> Iterator[str]:
     ends = [f for f in facts if f.op in ("commit", "release", "charge") and f.how == "ok"]
     unknown = [f for f in facts if f.how == "unknown"]
     if ends:
@@ -69,7 +67,8 @@ def _of_request(
             yield f"lost: {request} was answered as charged {told}, booked {booked}"
         return
     amounts = {f.amount for f in unknown if f.op in ("commit", "charge")}
-    touches = [f for f in facts if f.op == "touch" and f.how != "refused"]
+    # A heartbeat that comes too late is told how its hold has ended, by which it may be counted.
+    touches = [f for f in facts if f.op == "touch" and (f.how != "refused" or "Conf" in f.why)]
     opened = [f for f in facts if f.op == "reserve" and f.how != "refused"]
     allowed = set(amounts)
     reported = max((f.amount for f in touches if f.how == "ok"), default=0)

@@ -1,19 +1,16 @@
 """Postgres in memory, as far as one account of one organisation needs it.
 
 What is decided in Python is the settler's own: how a stream is read (`Run`), which request is
-charged once (`Claims`). What SQL decides stands here in a line each, and `test_ledger` compares it
-with a real server.
+charged once (`Claims`). What SQL decides stands here in a line each.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from redis.exceptions import ResponseError
 from search.store import Store
-
 from taximeter.meter.keys import ShardKeys
-from taximeter.settler.claims import Claims, set_aside
+from taximeter.settler.claims import Claims
 from taximeter.settler.events import BadLine, Event
 from taximeter.settler.stream import Run
 from taximeter.settler.verdict import Ledger as Position
@@ -147,6 +144,3 @@ def known(store: Store, keys: ShardKeys) -> tuple[int, int]:
     at = int(epoch) if epoch and epoch.isdigit() else int(fenced or 0)
     last = store.streams.get(keys.events, ((0, 0), []))[0]
     return max((at, int(seq or 0)), last)
-
-
-__all__ = ["Books", "Charged", "ResponseError", "known", "set_aside"]

@@ -8,8 +8,8 @@ from typing import Any
 
 from lupa import lua51
 from redis.exceptions import NoScriptError, ResponseError
-from search.store import Store
 
+from search.store import Store
 from taximeter.meter.scripts import Script, load_script
 
 _HEAD = "local KEYS, ARGV = ...\n"
@@ -55,9 +55,7 @@ class Scripts:
             raise NoScriptError("No matching script")
         return name
 
-    def run(
-        self, store: Store, name: str, keys: Sequence[str], args: Iterable[str | int]
-    ) -> Any:
+    def run(self, store: Store, name: str, keys: Sequence[str], args: Iterable[str | int]) -> Any:
         """Run one script; answers as Redis would over the wire, in str. Raises ResponseError."""
         if store.oom and name not in self._allowed:
             raise ResponseError("OOM command not allowed when used memory > 'maxmemory'.")

@@ -232,14 +232,12 @@ def _xrange(store: Store, key: str, low: str, high: str, *options: str) -> Reply
 
 @_command("EXISTS")
 def _exists(store: Store, *keys: str) -> Reply:
-    return sum(
-        key in store.hashes or key in store.zsets or key in store.streams for key in keys
-    )
+    return sum(key in store.hashes or key in store.zsets or key in store.streams for key in keys)
 
 
 @_command("UNLINK")
 def _unlink(store: Store, *keys: str) -> Reply:
-    count = _exists(store, *keys)
+    count = _exists(store, *set(keys))
     for held in (store.hashes, store.zsets, store.streams):
         for key in keys:
             held.pop(key, None)  # type: ignore[attr-defined]

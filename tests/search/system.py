@@ -8,14 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 from redis.exceptions import ResponseError
-from search.ledger import known
 
+from search.ledger import Charged, known
 from taximeter.meter.keys import ShardKeys
 from taximeter.settler.verdict import Action, Seen, judge
 
 KEYS = ShardKeys("tm", 0)
 ACCOUNT = "org/u"
 DEDUCTED = 60
+PROGRESS_OF_ANY_START = ("sweep", "if progress > 0 then", "if progress > 0 then")
+"""Script, what makes an expiry charge only what was reported since a start that may have lost
+something, and the same without that.
+"""
 TTL_MS = 1_000
 
 
@@ -42,7 +46,18 @@ def rebuild(world: Any) -> None:
     if epoch == books.epoch and seq > books.seq:
         books.lose(seq)
     books.epoch, books.seq, books.run_id = max(epoch, books.epoch) + 1, 0, world.store.run_id
-    _unless_full(world, "open", KEYS.batch(), [books.epoch, 1, f"{world.store.run_id:040x}"])
+    try:
+        reopen(world)
+    except ResponseError as error:
+        # It stays closed, and the guardian begins anew.
+        if not str(error).startswith("OOM"):
+            raise
+
+
+def reopen(world: Any) -> None:
+    """Everything is settled and the epoch begun: let clients in. Raises ResponseError."""
+    run_id = f"{world.store.run_id:040x}"
+    world.run("open", KEYS.batch(), [world.books.epoch, 1, run_id])
 
 
 def settle(world: Any) -> None:
@@ -63,12 +78,16 @@ def relay(world: Any) -> None:
     """`relay.relay`: what the account lacks, or the account."""
     if not _is_open(world):
         return
-    books = world.books
     record = world.store.hashes.get(KEYS.accounts, {}).get(ACCOUNT)
     if record is None:
         load(world)
         return
-    applied = int(record.split(" ")[2])
+    relay_all(world, int(record.split(" ")[2]))
+
+
+def relay_all(world: Any, applied: int = 0) -> None:
+    """Send every entry after `applied`."""
+    books = world.books
     for number, (delta, hold) in enumerate(books.entries[applied:], applied + 1):
         keys = [KEYS.accounts, KEYS.meta, KEYS.holds, KEYS.deadlines, KEYS.outcomes]
         world.run("apply", keys, [books.epoch, ACCOUNT, number, delta, hold])
@@ -110,6 +129,11 @@ def _unless_full(world: Any, name: str, keys: list[str], args: list[Any]) -> Non
     except ResponseError as error:
         if not str(error).startswith("OOM"):
             raise
+
+
+def charged(amount: int) -> Charged:
+    """What a deduction leaves in the books."""
+    return Charged("u", amount, False, False)
 
 
 def _is_open(world: Any) -> bool:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
+
 from search import gateway, system
 from search.gateway import Way
 from search.ledger import Books
 from search.lua import Scripts
 from search.store import Store
-
 from taximeter.meter.errors import AccountNotFound, MeterError
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.models import Receipt
