@@ -1,5 +1,5 @@
-"""Bugs of the search: ways in which the scripts, the client or the settler were wrong once, or could
-be. The search must find every one of them, or it finds nothing.
+"""Bugs of the search: ways in which the scripts, the client or the settler were wrong once, or
+could be. The search must find every one of them, or it finds nothing.
 """
 
 from __future__ import annotations
