@@ -78,6 +78,27 @@ BUGS: Final = (
         "settler/test_guardian.py",
     ),
     Bug(
+        "a Postgres that goes on from an older copy is known by its figures alone",
+        "settler/verdict.py",
+        "            and self._has_made_step_of(before)\n",
+        "",
+        "settler/test_postgres_histories.py",
+    ),
+    Bug(
+        "a Postgres makes no step before its entries are applied",
+        "settler/witness.py",
+        "    await make_step(stores.pool, shard)\n",
+        "",
+        "settler/test_postgres_histories.py",
+    ),
+    Bug(
+        "commits wait for the disk only where that is the default",
+        "settler/connecting.py",
+        '            self._commit = "on" if chosen == _WEAK else chosen\n',
+        "            self._commit = chosen\n            return conn\n",
+        "settler/test_postgres_histories.py",
+    ),
+    Bug(
         "a restarted server's lost entries are not sent again",
         "settler/guardian.py",
         '            await conn.execute(_ACCOUNTS["lower_hints"]',
