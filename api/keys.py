@@ -21,12 +21,12 @@ from typing import Final, TypeVar
 import asyncpg
 
 from taximeter.api.queries import KEYS
-from taximeter.meter.sidecar.grants import SIDECAR_OPERATIONS, Grant
+from taximeter.meter.sidecar.grants import ANY_HOLD, SIDECAR_OPERATIONS, Grant
 from taximeter.settler.stores import Pool
 
 logger = logging.getLogger("taximeter.api.keys")
 
-OPERATIONS: Final = (*SIDECAR_OPERATIONS, "llm")
+OPERATIONS: Final = (*SIDECAR_OPERATIONS, ANY_HOLD, "llm")
 PREFIX: Final = "tm_"
 """Says what it is to programs that look for secrets where none should be."""
 
@@ -73,6 +73,13 @@ def key_id_of(text: bytes) -> str | None:
     if match is None or match[2].decode() != _checksum(text[:-6]):
         return None
     return match[1].decode()
+
+
+def opener_of(name: str) -> str:
+    """Whose a hold is that a key of this name opens. Two keys of a name are one replacing the
+    other: what one has opened, the other ends.
+    """
+    return sha256(name.encode()).hexdigest()[:24]
 
 
 def _random(length: int) -> str:
@@ -193,7 +200,9 @@ class KeyStore:
             self._good.pop(digest, None)
             _keep(self._bad, digest, read_at)
             return None
-        grant = Grant(row["org_id"], row["user_id"], frozenset(row["operations"]))
+        grant = Grant(
+            row["org_id"], row["user_id"], frozenset(row["operations"]), opener_of(row["name"])
+        )
         _keep(self._good, digest, _Read(grant, row["expires_at"], read_at))
         if read_at - self._noted.get(key_id, float("-inf")) >= NOTE_USE_S:
             if len(self._noted) >= KEYS_REMEMBERED_MAX:
