@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from taximeter.settler.connecting import SafeConnect
+
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
 else:
@@ -59,9 +61,11 @@ def make_pool(
     command_timeout_s: float,
     wait_s: float,
     server_settings: Mapping[str, str],
+    size_min: int = 0,
+    accept_loss: bool = False,
 ) -> BoundedPool:
     """A pool that is opened by `async with`, also while Postgres is away: it connects when it is
-    asked to.
+    asked to, or at once with a `size_min`. See SafeConnect for what its sessions are.
     """
     return BoundedPool(
         url,
@@ -69,13 +73,22 @@ def make_pool(
         command_timeout=command_timeout_s,
         connection_class=asyncpg.Connection,
         record_class=asyncpg.Record,
-        min_size=0,
+        min_size=size_min,
         max_size=size_max,
         max_queries=50_000,
         setup=None,
         init=None,
+        connect=SafeConnect(accept_loss=accept_loss),
         loop=None,
         max_inactive_connection_lifetime=300.0,
         timeout=min(5.0, wait_s),
-        server_settings={"timezone": "UTC", **server_settings},
+        server_settings={
+            "timezone": "UTC",
+            # Ours alone: one that a role or a database has would stay in these sessions after it
+            # was lifted there.
+            "statement_timeout": f"{command_timeout_s * 1000:.0f}",
+            "lock_timeout": "0",
+            "idle_session_timeout": "0",
+            **server_settings,
+        },
     )

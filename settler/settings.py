@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,6 +23,12 @@ class StoreSettings(BaseSettings):
         default="postgresql://localhost/taximeter",
         description="Postgres, the book of record, for a "
         "user who owns nothing; `taximeter migrate` logs in by TAXIMETER_MIGRATE_DATABASE_URL.",
+    )
+    database_durability: Literal["none", "on"] = Field(
+        default="on",
+        description="`on`: a Postgres with fsync or full_page_writes off is refused, since a crash "
+        "of its machine could take what it has confirmed. `none`: it is only warned about. Commits "
+        "of ours wait for the disk in any case, whatever synchronous_commit is by default.",
     )
     redis_url: str = Field(
         default="redis://localhost:6379/0",
@@ -91,9 +97,10 @@ class SettlerSettings(StoreSettings):
         "Only its schedule is there: losing it loses nothing.",
     )
     arq_queue: str = Field(
-        default="taximeter:settler",
+        default="taximeter:upkeep",
         pattern=r"^[A-Za-z0-9:_-]{1,64}$",
-        description="Name of the job queue in that Redis.",
+        description="Name of the job queue in that Redis: of what may be late, such as reports and "
+        "the ends of billing periods.",
     )
 
     settle_batch_events: int = Field(

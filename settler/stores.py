@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 from redis.asyncio import Redis
@@ -17,6 +17,8 @@ from taximeter.meter.errors import UnsafeServer
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.permissions import SETTLER, check_permissions, missing_permission
 from taximeter.meter.promise import Durability, ServerFacts, read_facts
+from taximeter.settler.connecting import UnsafeDatabase
+from taximeter.settler.pools import make_pool
 from taximeter.settler.settings import StoreSettings
 
 if TYPE_CHECKING:
@@ -25,6 +27,28 @@ if TYPE_CHECKING:
 else:
     Pool = asyncpg.Pool
     Connection = Any
+
+
+_AWAY: Final = (
+    OSError,  # Refused, unreachable, reset, and no answer in time.
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # It starts, stops, or somebody ends our session.
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,  # A standby that may be promoted, or a pause for upkeep.
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether this Postgres cannot be used now, and may be later without anybody's doing: what a
+    process waits for. An answer that a person must do something about is not of them.
+    """
+    if isinstance(error, UnsafeDatabase):
+        return False
+    return isinstance(error, (*_AWAY, asyncpg.InterfaceError))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +83,35 @@ class Stores:
         return facts
 
 
-async def open_pool(settings: StoreSettings, *, frozen_s: float = 30.0) -> Pool:
-    """A Postgres pool in UTC. Raises OSError or asyncpg errors when the database cannot be
-    reached.
+async def open_pool(
+    settings: StoreSettings,
+    *,
+    frozen_s: float = 30.0,
+    name: str = "taximeter-settler",
+    size_min: int = 1,
+) -> Pool:
+    """A Postgres pool in UTC, whose sessions are called `name`. Raises UnsafeDatabase, OSError or
+    asyncpg errors when the database cannot be used; with a `size_min` of 0 only when it is.
 
     A process that freezes in the middle of a transaction, or whose machine vanishes, keeps the
-    locks of its shard for about `frozen_s` seconds: Postgres then ends its session.
+    locks of its shard for at most about `frozen_s` seconds: Postgres then ends its session.
     """
-    return await asyncpg.create_pool(
+    pool = make_pool(
         settings.database_url,
-        min_size=1,
-        max_size=settings.database_pool_max,
-        command_timeout=settings.database_timeout_s,
+        size_min=size_min,
+        size_max=settings.database_pool_max,
+        command_timeout_s=settings.database_timeout_s,
+        wait_s=settings.database_timeout_s,
+        accept_loss=settings.database_durability == "none",
         server_settings={
-            "timezone": "UTC",
-            "application_name": "taximeter-settler",
+            "application_name": name,
             "idle_in_transaction_session_timeout": f"{frozen_s * 1000:.0f}",
             "tcp_keepalives_idle": "15",
             "tcp_keepalives_interval": "5",
             "tcp_keepalives_count": "3",
         },
     )
+    return await pool
 
 
 def open_redis(settings: StoreSettings) -> Redis:
@@ -98,9 +130,11 @@ def open_redis(settings: StoreSettings) -> Redis:
 
 
 @asynccontextmanager
-async def open_stores(settings: StoreSettings) -> AsyncIterator[Stores]:
-    """Both stores, closed again at the end."""
-    pool = await open_pool(settings)
+async def open_stores(
+    settings: StoreSettings, *, name: str = "taximeter-settler", size_min: int = 1
+) -> AsyncIterator[Stores]:
+    """Both stores, closed again at the end. For `name` and `size_min` see `open_pool`."""
+    pool = await open_pool(settings, name=name, size_min=size_min)
     redis = open_redis(settings)
     try:
         yield Stores(pool, redis, settings.key_prefix, settings.durability)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import structlog
@@ -17,9 +17,11 @@ from taximeter.meter.errors import StoreError
 from taximeter.settler.admission import admit
 from taximeter.settler.closing import Closed, close_all, expire
 from taximeter.settler.guardian import ensure_shards, guard
+from taximeter.settler.loops import Loop
 from taximeter.settler.marks import count_shards
 from taximeter.settler.moves import undo_left
 from taximeter.settler.periods import end_billing_periods
+from taximeter.settler.pulse import Pulse
 from taximeter.settler.queries import load_queries
 from taximeter.settler.reconcile import CouldNotLook, Look, Suspect, reconcile
 from taximeter.settler.relay import relay
@@ -37,6 +39,9 @@ _REFRESHED_AT_ONCE: Final = 500
 _LOGGED_SUSPECTS_MAX: Final = 20
 _BATCHES_KEPT_MIN_S: Final = 86_400.0
 
+GUARD_EVERY_S: Final = 0.5
+ROUND_EVERY_S: Final = 1.0
+
 log = structlog.get_logger("taximeter.settler")
 
 
@@ -46,26 +51,53 @@ class Settler:
     Every method can run in any number of processes at once and can be cut off anywhere. In one
     process a method that is still running is not started again: the call returns at once. Trouble
     with one shard is logged and does not keep the others waiting; it is tried again at the next
-    tick. `clock` says what has expired and which month it is.
+    tick. `clock` says what has expired and which month it is: that of Postgres, where nothing else
+    is given. The one of this machine decides nothing.
     """
 
     def __init__(
         self,
         stores: Stores,
         settings: SettlerSettings,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
         self._stores = stores
         self._settings = settings
         self._clock = clock
         self._shards = 0
         self._suspects: frozenset[Suspect] = frozenset()
+        self._has_relayed = False
+        self._looked_at: dict[int, float] = {}
         # A rebuild needs two connections a shard, and relay, reconcile and sweep must always get
         # one.
+        most = settings.database_pool_max
         self._turns = Turns(
-            at_once=max(1, (settings.database_pool_max - 2) // 2),
-            turn_s=settings.tick_timeout_s / 2,
+            pulse or Pulse(),
+            at_once={
+                "guard": 1 if most < 8 else 2,
+                "settle": max(1, (most - 2) // 2),
+                "sweep": 1,
+            },
+            timeout_s=settings.tick_timeout_s,
         )
+
+    def loops(self) -> list[Loop]:
+        """What must not be late. Each is a loop of its own, so that a long settle does not hold up
+        an entry, nor a shard another one's guardian.
+        """
+        bound_s = self._settings.tick_timeout_s + 5.0  # Of one piece of work, and a little more.
+        return [
+            Loop("guard", lambda: self.guard(GUARD_EVERY_S), GUARD_EVERY_S, bound_s),
+            Loop("settle", lambda: self.settle(ROUND_EVERY_S), ROUND_EVERY_S, bound_s),
+            Loop("relay", self.relay, ROUND_EVERY_S, bound_s),
+            Loop("sweep", self._sweep_in_time, ROUND_EVERY_S, bound_s),
+            Loop("moves", self.moves, ROUND_EVERY_S, bound_s),
+        ]
+
+    async def end(self) -> None:
+        """Let shards that are still worked on come to their end within the grace of a shutdown."""
+        await self._turns.end(self._settings.shutdown_grace_s)
 
     async def start(self) -> int:
         """Make sure the shards exist; returns how many. Raises ShardCountMismatch, UnsafeServer."""
@@ -79,17 +111,24 @@ class Settler:
         log.info("started", shards=self._shards, promise=promise)
         return self._shards
 
-    async def settle(self) -> None:
-        """Guard every shard, then settle and trim those that are whole."""
+    async def guard(self, patience_s: float | None = None) -> None:
+        """Look at every shard that nobody here has looked at just now, and do what it needs."""
         # Read each time: the number changes under `taximeter reshard`.
-        await self._turns.once("count", self._count)
-        await self._turns.each_shard("settle", self._shards, self._settle)
+        await self._turns.once("count", self._count, loop="guard")
+        await self._turns.each_shard(
+            "guard", self._shards, self._guard_in_turn, patience_s=patience_s
+        )
 
-    async def sweep(self) -> None:
+    async def settle(self, patience_s: float | None = None) -> None:
+        """Guard every shard, then settle and trim those that are whole."""
+        await self._turns.once("count", self._count, loop="settle")
+        await self._turns.each_shard("settle", self._shards, self._settle, patience_s=patience_s)
+
+    async def sweep(self, patience_s: float | None = None) -> None:
         """End the holds that are due, and forget old outcomes, in the shards that the guardian has
         found whole.
         """
-        await self._turns.each_shard("sweep", self._shards, self._sweep)
+        await self._turns.each_shard("sweep", self._shards, self._sweep, patience_s=patience_s)
 
     async def relay(self) -> None:
         """Bring every account that is behind up to date."""
@@ -103,17 +142,19 @@ class Settler:
 
     async def refresh(self) -> None:
         """Give pools with a monthly refresh the months that they have not had."""
-        await self._turns.once("refresh", self._refresh)
+        await self._turns.once("refresh", self._refresh, timeout_s=self._settings.upkeep_timeout_s)
 
     async def reconcile(self) -> None:
         """Compare all live accounts with the books; a difference that two looks in a row agree on
         is drift.
         """
-        await self._turns.once("reconcile", self._reconcile)
+        await self._turns.once(
+            "reconcile", self._reconcile, timeout_s=self._settings.upkeep_timeout_s
+        )
 
     async def daily(self) -> None:
         """End billing periods, make the coming months, forget what is too old."""
-        await self._turns.once("daily", self._daily)
+        await self._turns.once("daily", self._daily, timeout_s=self._settings.upkeep_timeout_s)
 
     async def _count(self) -> None:
         self._shards = await count_shards(self._stores.pool)
@@ -121,9 +162,16 @@ class Settler:
     async def _guard(self, shard: int) -> int | None:
         """The epoch that the shard is usable at, or None. What the guardian had to do is logged."""
         guarded = await guard(self._stores, shard, self._shards)
+        self._looked_at[shard] = time.monotonic()
         if guarded.action != "nothing":
-            log.warning("guardian", **asdict(guarded))
+            say = log.info if guarded.action == "waiting" else log.warning
+            say("guardian", **asdict(guarded))
         return guarded.epoch if guarded.usable else None
+
+    async def _guard_in_turn(self, shard: int) -> bool:
+        if time.monotonic() - self._looked_at.get(shard, float("-inf")) > GUARD_EVERY_S * 0.8:
+            await self._guard(shard)
+        return False
 
     async def _settle(self, shard: int) -> bool:
         """True when the time of a turn was over before the events were."""
@@ -171,12 +219,24 @@ class Settler:
         await rotate(self._stores, shard, epoch, window_s=settings.outcome_window_s)
         return False
 
+    async def _sweep_in_time(self) -> None:
+        """Not before entries were relayed once: some of them end holds themselves."""
+        if self._has_relayed:
+            await self.sweep(ROUND_EVERY_S)
+
+    async def _now(self) -> datetime:
+        if self._clock is not None:
+            return self._clock()
+        now: datetime = await self._stores.pool.fetchval(_SQL["read_clock"])
+        return now
+
     async def _relay(self) -> None:
         done = await relay(
             self._stores,
             page_accounts=self._settings.relay_page_accounts,
             accounts_max=self._settings.relay_accounts_per_tick,
         )
+        self._has_relayed = True
         if done.refused or done.closed_shards:
             log.error(
                 "relayed",
@@ -194,14 +254,14 @@ class Settler:
         if undone:
             log.warning("moves", undone=undone)
         done = Closed()
-        await expire(self._stores, self._clock(), _EXPIRED_AT_ONCE, done)
+        await expire(self._stores, await self._now(), _EXPIRED_AT_ONCE, done)
         await close_all(self._stores, done)
         if done != Closed():
             log.info("closed", **asdict(done))
 
     async def _refresh(self) -> None:
         pool = self._stores.pool
-        rows = await pool.fetch(_MOVES["refresh_pools"], self._clock(), _REFRESHED_AT_ONCE)
+        rows = await pool.fetch(_MOVES["refresh_pools"], await self._now(), _REFRESHED_AT_ONCE)
         if rows:
             log.info("refreshed", months=len(rows), millicredits=sum(row["amount"] for row in rows))
 
@@ -241,5 +301,5 @@ class Settler:
         await self._stores.pool.execute(
             _SQL["prune_answers"], self._settings.idempotency_retention_s
         )
-        periods = await end_billing_periods(self._stores.pool, self._clock().date())
+        periods = await end_billing_periods(self._stores.pool, (await self._now()).date())
         log.info("daily", periods_ended=periods, months_made=made, pruned=pruned)

@@ -1,5 +1,8 @@
-"""Hosts the settler in arq: a clock and nothing more. Losing its Redis, or running twice, changes
-no figure anywhere.
+"""Runs the settler: the loops that must not be late, and arq for what may.
+
+Nothing here goes by the clock of the machine: loops have intervals of the monotonic clock, days and
+deadlines come from Postgres, and the jobs of arq are due as soon as they are queued. Losing arq's
+Redis, or running twice, changes no figure anywhere.
 """
 
 from __future__ import annotations
@@ -7,25 +10,39 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from datetime import UTC
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
+import asyncpg
 import structlog
-from arq.connections import RedisSettings
-from arq.cron import CronJob, cron
-from arq.worker import Worker
+from arq.connections import ArqRedis, RedisSettings
+from arq.worker import Function, Worker, func
 from redis.exceptions import RedisError
 
+from taximeter.settler.heart import (
+    BEAT_EVERY_S,
+    CLOCK_EVERY_S,
+    Heart,
+    session_name,
+    settler_name,
+)
+from taximeter.settler.loops import Loop, run_loops
+from taximeter.settler.pools import make_pool
+from taximeter.settler.pulse import Pulse
 from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.stores import open_stores
+from taximeter.settler.stores import is_away, open_stores
 from taximeter.settler.ticks import Settler
 
 _POLL_S: Final = 0.1
 _RESTART_FIRST_S: Final = 0.2
 _RESTART_MAX_S: Final = 5.0
-_EVERY_SECOND: Final = set(range(60))
+_START_PAUSE_S: Final = 0.5
+_HEART_TIMEOUT_S: Final = 2.0
+_LONG_AGO: Final = datetime(1970, 1, 2, tzinfo=UTC)
+"""When the jobs of arq are due: before now by any clock, so that none waits for a wrong one."""
 
 log = structlog.get_logger("taximeter.settler")
 
@@ -42,10 +59,11 @@ def deserialize(data: bytes) -> dict[str, Any]:
 
 
 async def run_worker(settings: SettlerSettings) -> None:
-    """Work until SIGTERM or SIGINT; ticks that run then get `shutdown_grace_s` to finish.
+    """Work until SIGTERM or SIGINT; rounds that run then get `shutdown_grace_s` to finish.
 
-    Raises ShardCountMismatch, and OSError or asyncpg errors when Postgres cannot be reached at the
-    start. Later troubles of either store, or of arq's Redis, are logged and waited out.
+    A store that is away, at the start or later, is waited for, and so is arq's Redis. Raises
+    ShardCountMismatch, StoreError for a Redis that must not be used, UnsafeDatabase for such a
+    Postgres, and other asyncpg errors when it answers and refuses us.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -53,26 +71,86 @@ async def run_worker(settings: SettlerSettings) -> None:
     # them.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with open_stores(settings) as stores:
-        settler = Settler(stores, settings)
-        await settler.start()
-        # The first look does not wait for the clock: clients are not let in before it. Entries come
-        # before any sweep, which would end holds that they still have to end.
-        await settler.settle()
-        await settler.relay()
-        pause_s = _RESTART_FIRST_S
-        while not stop.is_set():
-            started = loop.time()
-            try:
-                await _work(make_worker(settler, settings), stop, settings.shutdown_grace_s)
-            except (RedisError, OSError) as error:
-                if loop.time() - started > _RESTART_MAX_S:
-                    pause_s = _RESTART_FIRST_S
-                log.error("scheduler", failed=type(error).__name__, retry_in_s=pause_s)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), pause_s)
-                pause_s = min(_RESTART_MAX_S, pause_s * 2)
+    async with AsyncExitStack() as stack:
+        pulse, name = Pulse(), settler_name()
+        stores = await stack.enter_async_context(
+            open_stores(settings, name=session_name(name), size_min=0)
+        )
+        settler = Settler(stores, settings, pulse=pulse)
+        if not await _start(settler, stop):
+            return
+        heart = await stack.enter_async_context(_heart(settings, stores.redis, pulse, name))
+        loops = [
+            Loop("heart", heart.beat, BEAT_EVERY_S, _HEART_TIMEOUT_S),
+            Loop("clock", heart.compare_clocks, CLOCK_EVERY_S, settings.redis_timeout_s * 2),
+            *settler.loops(),
+        ]
+        await asyncio.gather(
+            run_loops(loops, pulse, stop, grace_s=settings.shutdown_grace_s),
+            _keep_arq(settler, settings, pulse, stop),
+        )
+        await settler.end()
     log.info("stopped")
+
+
+async def _start(settler: Settler, stop: asyncio.Event) -> bool:
+    """Find or make the shards, as soon as Postgres is there; False when it is to stop before."""
+    said = ""
+    while not stop.is_set():
+        try:
+            await settler.start()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            if (reason := type(error).__name__) != said:
+                said = reason
+                log.warning("waiting", postgres=reason, reason=str(error)[:200])
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _START_PAUSE_S)
+        else:
+            return True
+    return False
+
+
+@asynccontextmanager
+async def _heart(
+    settings: SettlerSettings, redis: Any, pulse: Pulse, name: str
+) -> AsyncIterator[Heart]:
+    """The heart on a connection of its own; at the end its beats are taken away."""
+    pool = make_pool(
+        settings.database_url,
+        size_max=1,
+        command_timeout_s=_HEART_TIMEOUT_S,
+        wait_s=_HEART_TIMEOUT_S,
+        accept_loss=True,  # It writes nothing that could be lost.
+        server_settings={"application_name": "taximeter-settler-heart"},
+    )
+    async with pool:
+        heart = Heart(pool, redis, pulse, name)
+        yield heart
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await heart.stop()
+
+
+async def _keep_arq(
+    settler: Settler, settings: SettlerSettings, pulse: Pulse, stop: asyncio.Event
+) -> None:
+    """One arq worker after the other until `stop` is set; its Redis may come and go."""
+    loop = asyncio.get_running_loop()
+    pause_s = _RESTART_FIRST_S
+    for job in jobs_of(settler, settings):
+        pulse.expect(job.function.name, job.every_s)
+    while not stop.is_set():
+        started = loop.time()
+        try:
+            await _work(make_worker(settler, settings, pulse), stop, settings.shutdown_grace_s)
+        except (RedisError, OSError) as error:
+            if loop.time() - started > _RESTART_MAX_S:
+                pause_s = _RESTART_FIRST_S
+            log.error("scheduler", failed=type(error).__name__, retry_in_s=pause_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause_s)
+            pause_s = min(_RESTART_MAX_S, pause_s * 2)
 
 
 async def _work(worker: Worker, stop: asyncio.Event, grace_s: float) -> None:
@@ -105,16 +183,55 @@ async def _close(worker: Worker, working: asyncio.Task[None]) -> None:
         await worker.close()
 
 
-def make_worker(settler: Settler, settings: SettlerSettings) -> Worker:
-    """The arq worker: which tick runs when. Job results are not kept, and a job that was cut off is
-    not repeated.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What may be late: one round of it is queued every `every_s` seconds by whoever finds none
+    queued.
+    """
+
+    function: Function
+    every_s: float
+
+
+def jobs_of(settler: Settler, settings: SettlerSettings) -> list[Job]:
+    """What arq carries. Each may be done late, twice, or by another settler."""
+
+    def job(name: str, work: Callable[[], Awaitable[None]], every_s: float) -> Job:
+        async def run(ctx: dict[Any, Any]) -> None:
+            await work()
+
+        made = func(run, name=name, timeout=settings.upkeep_timeout_s, keep_result=0, max_tries=1)
+        return Job(made, every_s)
+
+    return [
+        job("refresh", settler.refresh, 60.0),
+        job("reconcile", settler.reconcile, 60.0),
+        job("daily", settler.daily, 600.0),
+    ]
+
+
+def make_worker(settler: Settler, settings: SettlerSettings, pulse: Pulse) -> Worker:
+    """The arq worker, and what queues its jobs while it runs. Results are not kept, and a job that
+    was cut off is not repeated before its next time.
     """
     redis_settings = RedisSettings.from_dsn(settings.arq_redis_url or settings.redis_url)
     redis_settings.conn_retries = 0
+    jobs = jobs_of(settler, settings)
+    queueing: list[asyncio.Task[None]] = []
+
+    async def begin(ctx: dict[Any, Any]) -> None:
+        queueing.extend(asyncio.create_task(_queue(ctx["redis"], job, pulse)) for job in jobs)
+
+    async def end(ctx: dict[Any, Any]) -> None:
+        for task in queueing:
+            task.cancel()
+        await asyncio.gather(*queueing, return_exceptions=True)
+
     return Worker(
-        functions=[],
+        functions=[job.function for job in jobs],
         handle_signals=False,
-        cron_jobs=_schedule(settler, settings),
+        on_startup=begin,
+        on_shutdown=end,
         redis_settings=redis_settings,
         queue_name=settings.arq_queue,
         job_serializer=serialize,
@@ -130,32 +247,18 @@ def make_worker(settler: Settler, settings: SettlerSettings) -> Worker:
     )
 
 
-def _schedule(settler: Settler, settings: SettlerSettings) -> list[CronJob]:
-    """Settle, relay, sweep and moves are jobs of their own, so that a long settle does not hold up
-    an entry.
+async def _queue(redis: ArqRedis, job: Job, pulse: Pulse) -> None:
+    """Queue a job again and again. Its id is its name, so that one waits at most, whatever was
+    frozen for how long; one that nobody takes is forgotten before the next is due. Trouble with
+    Redis ends the worker, by its own polling, and this with it.
     """
-    return [
-        _job("settle", settler.settle, settings.tick_timeout_s, second=_EVERY_SECOND),
-        _job("relay", settler.relay, settings.tick_timeout_s, second=_EVERY_SECOND),
-        _job("sweep", settler.sweep, settings.tick_timeout_s, second=_EVERY_SECOND),
-        _job("moves", settler.moves, settings.tick_timeout_s, second=_EVERY_SECOND),
-        _job("refresh", settler.refresh, settings.upkeep_timeout_s, second={15}),
-        _job("reconcile", settler.reconcile, settings.upkeep_timeout_s, second={30}),
-        _job("daily", settler.daily, settings.upkeep_timeout_s, hour={0}, minute={5}, second={0}),
-    ]
-
-
-def _job(
-    name: str, work: Callable[[], Awaitable[None]], timeout_s: float, **when: set[int]
-) -> CronJob:
-    async def run(ctx: dict[Any, Any]) -> None:
-        await work()
-
-    return cron(
-        run,
-        name=f"taximeter.{name}",
-        timeout=timeout_s,
-        keep_result=0,
-        run_at_startup=name in ("daily", "refresh"),
-        **when,  # type: ignore[arg-type]  # arq takes sets of numbers for each of these
-    )
+    while True:
+        with suppress(RedisError, OSError):
+            await redis.enqueue_job(
+                job.function.name,
+                _job_id=f"taximeter.{job.function.name}",
+                _defer_until=_LONG_AGO,
+                _expires=job.every_s * 0.9,
+            )
+            pulse.beat(job.function.name)
+        await asyncio.sleep(job.every_s)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain
 from taximeter.meter.errors import StoreError
+from taximeter.settler.connecting import UnsafeDatabase
 from taximeter.settler.guardian import ShardCountMismatch
 from taximeter.settler.logs import configure_logs
 from taximeter.settler.settings import SettlerSettings
@@ -33,5 +34,14 @@ def command() -> None:
         raise click.ClickException(str(error)) from None
     except StoreError as error:
         raise click.ClickException(f"cannot start on this Redis: {error}") from None
-    except (OSError, asyncpg.PostgresError) as error:
-        raise click.ClickException(f"cannot start: {type(error).__name__}: {error}") from error
+    except UnsafeDatabase as error:
+        raise click.ClickException(f"cannot start on this Postgres: {error}") from None
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+        raise click.ClickException(
+            f"the database of TAXIMETER_DATABASE_URL lacks our tables: run `taximeter migrate`"
+            f" ({error})"
+        ) from None
+    except asyncpg.PostgresError as error:
+        raise click.ClickException(
+            f"cannot start on the Postgres of TAXIMETER_DATABASE_URL: {error}"
+        ) from None

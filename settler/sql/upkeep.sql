@@ -37,3 +37,7 @@ SELECT taximeter.ensure_attribution_partitions($1)
 -- name: prune_answers
 -- Answers are kept for clients that repeat a request; after the retention a repetition is a new request. $1 seconds
 DELETE FROM taximeter.idempotent_answers WHERE created_at < now() - make_interval(secs => $1)
+
+-- name: read_clock
+-- The time that decides what has expired, which month it is and which day: sessions are in UTC.
+SELECT now()

@@ -75,6 +75,27 @@ BUGS: Final = (
         "prices/test_usage.py prices/test_known_answers.py",
     ),
     Bug(
+        "a host in front of a name is not a host",
+        "meter/pricing/identity.py",
+        "        if slash and rest and prefix in _HOSTS:\n",
+        "        if False:\n",
+        "prices/test_identity.py",
+    ),
+    Bug(
+        "a model that sounds alike has the price",
+        "meter/pricing/matching.py",
+        "    return name.startswith(of) and _REST.fullmatch(name, len(of)) is not None\n",
+        "    return name.startswith(of)\n",
+        "prices/test_identity.py prices/test_known_answers.py",
+    ),
+    Bug(
+        "reasoning without a price of its own is free",
+        "meter/pricing/kinds.py",
+        '    "reasoning": Kind("output", _MILLION, "reasoning tokens", _OUTPUTS),\n',
+        '    "reasoning": Kind("output", _MILLION, "reasoning tokens"),\n',
+        "prices/test_usage.py",
+    ),
+    Bug(
         "402 for credits that open holds keep",
         "meter/sidecar/refusals.py",
         "    if error.only_holds_in_the_way:\n",

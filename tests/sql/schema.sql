@@ -1395,6 +1395,28 @@ COMMENT ON TABLE taximeter.dropped_months IS 'Months whose rows of usage are gon
 
 COMMENT ON COLUMN taximeter.dropped_months.dropped_by IS 'The role of the database that did it.';
 
+CREATE UNLOGGED TABLE taximeter.heartbeats (
+    settler text NOT NULL,
+    loop text NOT NULL,
+    beats bigint NOT NULL,
+    beat_at timestamp with time zone NOT NULL,
+    worked_at timestamp with time zone NOT NULL,
+    every_s real NOT NULL,
+    trouble text,
+    clock_off_s real NOT NULL
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE taximeter.heartbeats IS 'Which settlers are alive and what each of their loops has last done.';
+
+COMMENT ON COLUMN taximeter.heartbeats.beats IS 'Grows with every beat of the process; whoever watches needs no clock.';
+
+COMMENT ON COLUMN taximeter.heartbeats.worked_at IS 'When this loop last began, went on or ended a round, by the clock of Postgres.';
+
+COMMENT ON COLUMN taximeter.heartbeats.trouble IS 'What its last round failed with, in a word; null when it did not.';
+
+COMMENT ON COLUMN taximeter.heartbeats.clock_off_s IS 'How far the wall clock of its machine is ahead of that of the stores, the one that is further off.';
+
 CREATE TABLE taximeter.idempotent_answers (
     endpoint text NOT NULL,
     scope text NOT NULL,
@@ -1602,6 +1624,9 @@ ALTER TABLE ONLY taximeter.dead_letters
 
 ALTER TABLE ONLY taximeter.dropped_months
     ADD CONSTRAINT dropped_months_pkey PRIMARY KEY (month);
+
+ALTER TABLE ONLY taximeter.heartbeats
+    ADD CONSTRAINT heartbeats_pkey PRIMARY KEY (settler, loop);
 
 ALTER TABLE ONLY taximeter.idempotent_answers
     ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (endpoint, scope, key);

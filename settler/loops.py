@@ -1,0 +1,87 @@
+"""Keeps the loops of a process going: rounds at an interval of the monotonic clock, whatever they
+raise and however long they take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from taximeter.settler.pulse import Pulse
+
+PAUSE_FIRST_S: Final = 0.2
+PAUSE_MAX_S: Final = 1.0
+
+log = structlog.get_logger("taximeter.settler")
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A round of `work` begins every `every_s` seconds, or when the one before has ended; one that
+    takes longer than `timeout_s` is cancelled.
+    """
+
+    name: str
+    work: Callable[[], Awaitable[None]]
+    every_s: float
+    timeout_s: float
+
+
+async def run_loops(
+    loops: Sequence[Loop], pulse: Pulse, stop: asyncio.Event, *, grace_s: float
+) -> None:
+    """Run until `stop` is set; rounds that run then get `grace_s` to end, and are cancelled.
+
+    A loop that ends by itself, which none should, is started again.
+    """
+    for loop in loops:
+        pulse.expect(loop.name, loop.every_s)
+    running = {asyncio.create_task(_keep(loop, pulse, stop)): loop for loop in loops}
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        while not stop.is_set():
+            await asyncio.wait((stopping, *running), return_when=asyncio.FIRST_COMPLETED)
+            for ended in [task for task in running if task.done() and not stop.is_set()]:
+                loop = running.pop(ended)
+                reason = "cancelled" if ended.cancelled() else repr(ended.exception())
+                log.error("loop", name=loop.name, ended=reason, restart_in_s=PAUSE_FIRST_S)
+                await _pause(stop, PAUSE_FIRST_S)
+                running[asyncio.create_task(_keep(loop, pulse, stop))] = loop
+        await asyncio.wait(running, timeout=grace_s)
+    finally:
+        for task in (stopping, *running):
+            task.cancel()
+        await asyncio.gather(stopping, *running, return_exceptions=True)
+
+
+async def _keep(loop: Loop, pulse: Pulse, stop: asyncio.Event) -> None:
+    pause_s = PAUSE_FIRST_S
+    while not stop.is_set():
+        started = time.monotonic()
+        pulse.beat(loop.name)
+        try:
+            async with asyncio.timeout(loop.timeout_s):
+                await loop.work()
+        except Exception as error:
+            pulse.fails(loop.name, "round", error)
+            log.error(
+                loop.name, failed=type(error).__name__, reason=str(error)[:500], retry_in_s=pause_s
+            )
+            await _pause(stop, pause_s)
+            pause_s = min(PAUSE_MAX_S, pause_s * 2)
+            continue
+        pause_s = PAUSE_FIRST_S
+        pulse.is_well(loop.name, "round")
+        await _pause(stop, loop.every_s - (time.monotonic() - started))
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    """Wait, also for no time at all, so that a loop that has always more to do leaves room."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), max(0.0, seconds))

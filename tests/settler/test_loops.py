@@ -1,0 +1,104 @@
+"""Loops that go on whatever their work does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from settler_world import eventually
+
+from taximeter.settler.loops import Loop, run_loops
+from taximeter.settler.pulse import Pulse
+from taximeter.settler.turns import Turns
+
+
+@asynccontextmanager
+async def running(pulse: Pulse, *loops: Loop, grace_s: float = 1.0) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    task = asyncio.create_task(run_loops(loops, pulse, stop, grace_s=grace_s))
+    yield
+    stop.set()
+    async with asyncio.timeout(30):
+        await task
+
+
+def troubles(pulse: Pulse) -> dict[str, str | None]:
+    return {name: trouble for name, _, _, trouble in pulse.signs()}
+
+
+@pytest.mark.parametrize(
+    "ending", [RuntimeError, asyncio.CancelledError, TimeoutError, OSError, None]
+)
+async def test_a_loop_goes_on(ending: Callable[[], BaseException] | None) -> None:
+    rounds = 0
+
+    async def work() -> None:
+        nonlocal rounds
+        rounds += 1
+        if ending is None:
+            await asyncio.Event().wait()  # For ever: its time is bounded.
+        raise ending()
+
+    pulse = Pulse()
+
+    async def three() -> bool:
+        return rounds >= 3
+
+    async with running(pulse, Loop("work", work, 0.01, 0.01)):
+        await eventually(three)
+        if ending is not asyncio.CancelledError:
+            assert troubles(pulse)["work"] is not None
+
+
+async def test_a_long_round_delays_no_other_loop_and_is_cut_off_at_the_end() -> None:
+    rounds = 0
+    was_cut_off = False
+
+    async def short() -> None:
+        nonlocal rounds
+        rounds += 1
+
+    async def long() -> None:
+        nonlocal was_cut_off
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            was_cut_off = True
+            raise
+
+    async def ten() -> bool:
+        return rounds >= 10
+
+    pulse = Pulse()
+    loops = Loop("short", short, 0.001, 5), Loop("long", long, 0.001, 60)
+    async with running(pulse, *loops, grace_s=0.01):
+        await eventually(ten)
+    assert was_cut_off
+    assert troubles(pulse) == {"short": None, "long": None}
+
+
+async def test_a_shard_that_takes_long_delays_no_other() -> None:
+    pulse = Pulse()
+    pulse.expect("settle", 1.0)
+    turns = Turns(pulse, at_once={"settle": 2}, timeout_s=30)
+    worked = [0, 0, 0]
+    release = asyncio.Event()
+
+    async def work(shard: int) -> bool:
+        worked[shard] += 1
+        if shard == 1:
+            await release.wait()
+        if shard == 2:
+            raise OSError("away")
+        return False
+
+    for _ in range(3):
+        await turns.each_shard("settle", 3, work, patience_s=0.05)
+    assert worked == [3, 1, 3], "the one that is still worked on is passed over"
+    assert troubles(pulse) == {"settle": "OSError"}, "another shard's luck hides nothing"
+    release.set()
+    await turns.end(5)
+    await turns.each_shard("settle", 2, work)
+    assert worked == [4, 2, 3]
