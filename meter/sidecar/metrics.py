@@ -11,6 +11,8 @@ _WAITING: Final = "taximeter_waiting_operations"
 _WAITS: Final = "taximeter_wait_seconds"
 _REFUSED: Final = "taximeter_busy_refusals_total"
 _OVERDRAFTS: Final = "taximeter_overdrafts_total"
+_UNCONFIRMED: Final = "taximeter_unconfirmed_answers_total"
+_MISSING: Final = "taximeter_missing_calls_total"
 _BOUNDS: Final = (*(f"{bound:g}" for bound in WAIT_BUCKETS_S), "+Inf")
 
 
@@ -24,6 +26,10 @@ def metrics_text(shards: list[tuple[int, int, Pressure]], overdrafts: int) -> by
     waiting.append(f"# TYPE {_WAITING} gauge")
     waits.append(f"# TYPE {_WAITS} histogram")
     refused.append(f"# TYPE {_REFUSED} counter")
+    unconfirmed = [f"# HELP {_UNCONFIRMED} Done, and not confirmed by disks or replicas in time."]
+    missing = [f"# HELP {_MISSING} Calls that a server had acknowledged here and has lost."]
+    unconfirmed.append(f"# TYPE {_UNCONFIRMED} counter")
+    missing.append(f"# TYPE {_MISSING} counter")
     for shard, count, pressure in shards:
         of = f'shard="{shard}"'
         waiting.append(f"{_WAITING}{{{of}}} {count}")
@@ -33,9 +39,12 @@ def metrics_text(shards: list[tuple[int, int, Pressure]], overdrafts: int) -> by
         waits.append(f"{_WAITS}_count{{{of}}} {sum(pressure.waits)}")
         for limit, number in pressure.refused.items():
             refused.append(f'{_REFUSED}{{{of},limit="{limit}"}} {number}')
+        unconfirmed.append(f"{_UNCONFIRMED}{{{of}}} {pressure.unconfirmed}")
+        missing.append(f"{_MISSING}{{{of}}} {pressure.missing}")
     overdrawn = [
         f"# HELP {_OVERDRAFTS} Operations that left an account below the reported overdraft.",
         f"# TYPE {_OVERDRAFTS} counter",
         f"{_OVERDRAFTS} {overdrafts}",
     ]
-    return "\n".join([*waiting, *waits, *refused, *overdrawn, ""]).encode()
+    lines = [*waiting, *waits, *refused, *unconfirmed, *missing, *overdrawn, ""]
+    return "\n".join(lines).encode()
