@@ -13,9 +13,7 @@ def at_rest(world: World) -> World:
     world = world.copy()
     for request in list(world.calls):
         world.give_up(request)
-    store = world.store.copy()
-    store.oom = False
-    world.change(store)
+    world.set_oom(False)
     system = world.rules.system
     for _ in range(2):
         system.guard(world)

@@ -10,6 +10,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from search.ledger import Charged, known
+from search.store import Store
 from taximeter.meter.keys import ShardKeys
 from taximeter.settler.verdict import Action, Seen, judge
 
@@ -66,9 +67,7 @@ def settle(world: Any) -> None:
 
 def sweep(world: Any) -> None:
     """Later, when every deadline has passed."""
-    store = world.store.copy()
-    store.clock_ms += TTL_MS + 1
-    world.change(store)
+    world.alter("later", _later)
     keys = [KEYS.accounts, KEYS.holds, KEYS.deadlines, KEYS.outcomes, KEYS.meta, KEYS.events]
     if _is_open(world):
         world.run("sweep", keys, [world.books.epoch, 1000])
@@ -103,10 +102,8 @@ def load(world: Any) -> None:
 
 
 def rotate(world: Any) -> None:
-    store = world.store.copy()
-    store.hashes.get(KEYS.meta, {})["rotated_ms"] = "0"
-    world.change(store)
     if _is_open(world):
+        world.alter("rotated long ago", lambda s: s.call("HSET", KEYS.meta, "rotated_ms", "0"))
         world.run(
             "rotate", [KEYS.outcomes, KEYS.outcomes_old, KEYS.meta], [world.books.epoch, 300_000]
         )
@@ -129,6 +126,10 @@ def _unless_full(world: Any, name: str, keys: list[str], args: list[Any]) -> Non
     except ResponseError as error:
         if not str(error).startswith("OOM"):
             raise
+
+
+def _later(store: Store) -> None:
+    store.clock_ms += TTL_MS + 1
 
 
 def charged(amount: int) -> Charged:

@@ -4,7 +4,7 @@ happen to them. A world can be copied, so that a search goes on from each in eve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -144,8 +144,18 @@ class World:
             self.past = (*self.past, self.store)[-PAST_MAX:]
         self.store = store
 
-    def change(self, store: Store) -> None:
-        self.become(self.same(store), lasting=False)
+    def alter(self, name: str, change: Callable[[Store], object]) -> None:
+        """Change the store itself, which is no write: `name` says all of what `change` does."""
+        done: dict[object, Store] = self.rules.done  # type: ignore[attr-defined]
+        after = done.get((id(self.store), name))
+        if after is None:
+            made = self.store.copy()
+            change(made)
+            after = done[id(self.store), name] = self.same(made)
+        self.become(after, lasting=False)
+
+    def set_oom(self, oom: bool) -> None:
+        self.alter(f"oom {oom}", lambda store: setattr(store, "oom", oom))
 
     def execute(self, arguments: list[str]) -> Any:
         """A command of the gateway."""
@@ -250,9 +260,7 @@ class World:
         if self.budgets["oom"] or self.store.oom:
             made = self.copy("memory is free again" if self.store.oom else "out of memory")
             made.budgets["oom"] -= not self.store.oom
-            store = made.store.copy()
-            store.oom = not store.oom
-            made.change(store)
+            made.set_oom(not self.store.oom)
             yield made
         if self.budgets["restart"]:
             yield self._restarted("restart", "restart", self.store)
@@ -261,9 +269,7 @@ class World:
                 yield self._restarted(f"the last {lost} writes are lost", "loss", store)
             made = self.copy("FLUSHALL")
             made.budgets["loss"] -= 1
-            store = made.store.copy()
-            store.call("FLUSHALL")
-            made.change(store)
+            made.alter("FLUSHALL", lambda store: store.call("FLUSHALL"))
             made.lossy, made.past = True, ()
             yield made
 
@@ -271,10 +277,13 @@ class World:
         made = self.copy(name)
         made.budgets[budget] -= 1
         made.lossy |= store is not self.store
-        clock_ms, run_id = self.store.clock_ms, self.store.run_id
-        store = store.copy()
-        store.run_id, store.clock_ms = run_id + 1, clock_ms
-        made.change(store)
+        clock_ms, run_id = self.store.clock_ms, self.store.run_id + 1
+
+        def restart(store: Store) -> None:
+            store.run_id, store.clock_ms = run_id, clock_ms
+
+        made.store = store
+        made.alter(f"restart {run_id} {clock_ms}", restart)
         made.epoch, made.past = None, ()
         return made
 
