@@ -55,7 +55,7 @@ class Scene:
     random: random.Random
 
     def __post_init__(self) -> None:
-        self._follower = Follower(self.cluster.histories)
+        self._follower = Follower(self.cluster.all_histories)
 
     def attempts(self) -> list[Attempt]:
         return self._follower.look()
