@@ -117,7 +117,7 @@ class Role:
 
 METER: Final = Role(
     "meter",
-    ("operate", "resolve", "load", "snapshot", "barrier"),
+    ("operate", "resolve", "load", "snapshot", "barrier", "report"),
     ("HGET", "HMGET", "INFO"),
     ("WAIT", "WAITAOF"),
 )

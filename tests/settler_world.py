@@ -89,7 +89,7 @@ class World:
             ttl_ms = ttl[0] if ttl else 60_000
             account = account_field(org_id, str(user_id))
             args += [op, account, f"{org_id}/{request_id}", amount, ttl_ms, "owner", PAYLOAD]
-        replies = await OPERATE.call(self.stores.redis, keys.batch(), args)
+        *replies, _ = await OPERATE.call(self.stores.redis, keys.batch(), args)
         return [reply.decode() for reply in replies]
 
     async def charge(

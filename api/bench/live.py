@@ -85,7 +85,7 @@ class LiveShards:
         replies: list[bytes] = await load_script("operate").call(
             self.redis, self.keys(shard).batch(), ["1", *arguments]
         )
-        return replies
+        return replies[:-1]
 
     async def prove(self, charges: int, amount: int) -> None:
         """Raise BenchFailed unless exactly `charges` charges of `amount` were made and no hold is

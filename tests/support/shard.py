@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
@@ -38,7 +38,8 @@ class ScriptedShard:
     redis: Redis
     keys: ShardKeys
     epoch: int = 1
-    events_seen: int = field(default=0)
+    writes: str = "0"
+    """How many calls had changed the shard, as the last batch was told."""
 
     async def open(self, epoch: int = 1, shards: int = 1, run_id: str | None = None) -> str:
         self.epoch = epoch
@@ -61,7 +62,8 @@ class ScriptedShard:
         replies = await load_script(script).call(
             self.redis, self.keys.batch(), [self.epoch, *arguments]
         )
-        return [text(reply) for reply in replies]
+        *answers, self.writes = map(text, replies)
+        return answers
 
     async def one(self, *arguments: Any, script: str = "operate", **named: Any) -> str:
         return (await self.batch(op(*arguments, **named), script=script))[0]
