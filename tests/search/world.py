@@ -4,6 +4,7 @@ happen to them. A world can be copied, so that a search goes on from each in eve
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,7 +16,8 @@ from search.gateway import Way
 from search.ledger import Books
 from search.lua import Scripts
 from search.store import Store
-from taximeter.meter.errors import AccountNotFound, MeterError
+from taximeter.meter.acknowledged import Acknowledged
+from taximeter.meter.errors import MeterError
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.models import Receipt
 from taximeter.meter.operations import Operation
@@ -65,6 +67,7 @@ class World:
     """One state of everything. Its store is never changed in place."""
 
     __slots__ = (
+        "acknowledged",
         "books", "budgets", "calls", "epoch", "lossy", "past", "path", "rules", "store", "told",
         "wrong",
     )  # fmt: skip
@@ -75,6 +78,7 @@ class World:
         self.past: tuple[Store, ...] = ()
         self.books = Books(ALLOCATED)
         self.epoch: str | None = None
+        self.acknowledged = Acknowledged(KEYS)
         self.calls: dict[str, Pending] = {}
         self.told: dict[str, tuple[Fact, ...]] = {}
         self.budgets = dict(rules.budgets)
@@ -90,6 +94,7 @@ class World:
         made.rules, made.store, made.past, made.epoch = (
             self.rules, self.store, self.past, self.epoch,
         )  # fmt: skip
+        made.acknowledged = copy.copy(self.acknowledged)
         made.books = self.books.copy()
         made.calls, made.told, made.budgets = (
             dict(self.calls), dict(self.told), dict(self.budgets),
@@ -183,11 +188,13 @@ class World:
         code = self.rules.gateway
         pending = self.calls[request]
         for _ in range(3):
-            pending, self.epoch = code.attempt(pending, self.epoch, KEYS, self.execute, way)
+            pending, self.epoch = code.attempt(
+                pending, self.epoch, KEYS, self.execute, way, self.acknowledged
+            )
             if not code.is_not_loaded(pending):
                 break
             if not self.rules.has_loader:
-                self.tell(request, pending, AccountNotFound("org", "u"))
+                self.tell(request, pending, code.not_found(pending))
                 return
             system.load(self)
             pending = code.again(pending)
