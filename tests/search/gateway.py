@@ -181,6 +181,8 @@ def read(pending: Pending) -> Receipt | MeterError:
     if answer.error is not None:
         return answer.error  # type: ignore[no-any-return]
     operation, reply = pending.operation, parse_reply(answer.reply)
+    if operation.op == "void":
+        return Receipt(operation.request_id, "voided", 0, 0, 0, 0)  # type: ignore[arg-type]
     try:
         raise_refusal(operation, reply)
     except MeterError as error:

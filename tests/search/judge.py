@@ -73,7 +73,9 @@ def _of_request(request: str, facts: tuple[Fact, ...], booked: int, lossy: bool)
     if opened or not amounts:
         # The hold expires: what was reported is charged.
         allowed |= {reported} | {f.amount for f in touches}
-    if any(f.op == "release" or f.how == "unknown" for f in unknown if f.op != "touch"):
+    if any(
+        f.op == "release" or f.how == "unknown" for f in unknown if f.op not in ("touch", "void")
+    ):
         allowed.add(0)
     if lossy:
         if booked > max(allowed):

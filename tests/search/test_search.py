@@ -13,6 +13,7 @@ pytestmark = pytest.mark.timeout(300)
 DEPTH = 4
 LIVES = {
     "processes and lost replies": {"lost": 1, "unsent": 1, "restart": 1, "drain": 1},
+    "replies lost before memory runs out": {"lost": 2, "oom": 1, "drain": 1},
 }
 """What may happen in one life, and how often: all at once would be too many for the suite."""
 

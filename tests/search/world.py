@@ -178,6 +178,9 @@ class World:
     def start(self, request: str, op: str, amount: int, way: Way) -> None:
         facts = self.told.get(request, ())
         owner = f"o{len(facts)}" if op == "reserve" else ""
+        if op == "void":
+            last = max(place for place, fact in enumerate(facts) if fact.op == "reserve")
+            owner = f"o{last}"
         ttl_ms = TTL_MS if op in ("reserve", "touch") else 0
         operation = Operation(op, ACCOUNT, f"org/{request}", amount, ttl_ms, owner)  # type: ignore[arg-type]
         self.calls[request] = self.rules.gateway.waiting(operation)
@@ -210,7 +213,10 @@ class World:
     def tell(self, request: str, pending: Pending, said: Receipt | MeterError) -> None:
         self.calls.pop(request)
         op, amount = pending.operation.op, pending.operation.amount
-        if isinstance(said, Receipt):
+        if op == "void":
+            # Nobody is told; whatever was answered, nothing is held.
+            fact = Fact(op, amount, "ok" if pending.future.done() else "unknown")
+        elif isinstance(said, Receipt):
             fact = Fact(op, amount, "ok", said.charged)
         else:
             unknown = self.rules.gateway.is_unknown(said)
@@ -317,6 +323,9 @@ def _offers_of_a_hold(facts: tuple[Fact, ...]) -> Iterator[tuple[str, int]]:
         yield unknown.op, unknown.amount
         return
     reserves = [fact for fact in facts if fact.op == "reserve"]
+    if facts and facts[-1].op == "reserve" and facts[-1].how == "unknown":
+        # As the client does of its own accord, sooner or later.
+        yield "void", facts[-1].amount
     if len(reserves) < 2 and not any(fact.how == "ok" for fact in reserves):
         yield "reserve", 60
     if any(fact.how in ("ok", "unknown") for fact in reserves):
