@@ -4,11 +4,14 @@ stays true.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
 from chaos.faults_of_processes import settles
 from chaos.scene import Scene, Struck
+
+LOOKED_AT_S = 2.5
 
 
 def step(kind: str, least_s: float, most_s: float) -> Callable[[Scene], Awaitable[Struck]]:
@@ -25,6 +28,8 @@ def step(kind: str, least_s: float, most_s: float) -> Callable[[Scene], Awaitabl
             stepped = time.monotonic()
             for worker in workers:
                 worker.set_clock(ahead_s)
+            # They look at it once a second; what a clock would stop must have had the time to stop.
+            await asyncio.sleep(LOOKED_AT_S)
             goes_on = await settles(scene) and await scene.served(time.time())
             took.append(round(time.monotonic() - stepped, 1))
             if not goes_on:

@@ -141,4 +141,9 @@ CI_RUNS: Final = (
         Run(seed=106, seconds=10, faults=CLOCK, in_order=True),
         ("late", "expired"),
     ),
+    Ci(
+        "answers",
+        Run(seed=107, seconds=20, faults=(*ANSWERS, *HOLDS), in_order=True),
+        ("healed", "out of memory", "rebuilt", "late"),
+    ),
 )
