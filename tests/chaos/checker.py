@@ -110,9 +110,9 @@ def _judge_forgotten(
 
 
 def _may_be_doubtful(report: Attempt, losses: list[Loss]) -> bool:
-    """Whether its hold was open when Redis may have lost something."""
+    """Whether its hold was open when Redis was started, or may have lost something."""
     return any(
-        loss.of == "redis"
+        loss.of in ("redis", "start")
         and report.at <= loss.until
         and report.answered_at + HOLD_MAX_S >= loss.since
         for loss in losses

@@ -67,9 +67,8 @@ class World:
     """One state of everything. Its store is never changed in place."""
 
     __slots__ = (
-        "acknowledged",
-        "books", "budgets", "calls", "epoch", "lossy", "past", "path", "rules", "store", "told",
-        "wrong",
+        "acknowledged", "asked", "books", "budgets", "calls", "epoch", "lossy", "past", "path",
+        "restarted", "rules", "store", "told", "wrong",
     )  # fmt: skip
 
     def __init__(self, rules: Rules) -> None:
@@ -79,13 +78,15 @@ class World:
         self.books = Books(ALLOCATED)
         self.epoch: str | None = None
         self.acknowledged = Acknowledged(KEYS)
+        self.asked: dict[str, int] = {}
         self.calls: dict[str, Pending] = {}
         self.told: dict[str, tuple[Fact, ...]] = {}
         self.budgets = dict(rules.budgets)
         self.lossy = False
+        self.restarted = False
         self.wrong: str | None = None
         self.path: tuple[str, ...] = ()
-        self.run("open", KEYS.batch(), [1, 1, f"{1:040x}"])
+        self.run("open", KEYS.batch(), [1, 1, f"{1:040x}", f"{1:040x}", 1, 0])
         self.run("load", [KEYS.accounts, KEYS.meta], [1, ACCOUNT, ALLOCATED, 1])
         self.past = ()
 
@@ -95,11 +96,12 @@ class World:
             self.rules, self.store, self.past, self.epoch,
         )  # fmt: skip
         made.acknowledged = copy.copy(self.acknowledged)
+        made.asked = dict(self.asked)
         made.books = self.books.copy()
         made.calls, made.told, made.budgets = (
             dict(self.calls), dict(self.told), dict(self.budgets),
         )  # fmt: skip
-        made.lossy, made.wrong = self.lossy, self.wrong
+        made.lossy, made.wrong, made.restarted = self.lossy, self.wrong, self.restarted
         made.path = (*self.path, step) if step else self.path
         return made
 
@@ -197,13 +199,24 @@ class World:
             if not code.is_not_loaded(pending):
                 break
             if not self.rules.has_loader:
-                self.tell(request, pending, code.not_found(pending))
+                self._wait_for_settler(request, pending)
                 return
             system.load(self)
             pending = code.again(pending)
         self.calls[request] = pending
         if pending.future.done():
             self.tell(request, pending, code.read(pending))
+
+    def _wait_for_settler(self, request: str, pending: Pending) -> None:
+        """`AccountReader._wait_for_settler`: it goes on when the account is there, and is told that
+        there is none by a note that is later than the question.
+        """
+        asked_ms = self.asked.setdefault(request, self.store.clock_ms)
+        complete_ms = self.store.hashes.get(KEYS.meta, {}).get("complete_ms")
+        if complete_ms is not None and int(complete_ms) > asked_ms:
+            self.tell(request, pending, self.rules.gateway.not_found(pending))
+        else:
+            self.calls[request] = self.rules.gateway.again(pending)
 
     def give_up(self, request: str) -> None:
         """Its time is over."""
@@ -212,6 +225,7 @@ class World:
 
     def tell(self, request: str, pending: Pending, said: Receipt | MeterError) -> None:
         self.calls.pop(request)
+        self.asked.pop(request, None)
         op, amount = pending.operation.op, pending.operation.amount
         if op == "void":
             # Nobody is told; whatever was answered, nothing is held.
@@ -283,13 +297,14 @@ class World:
             made = self.copy("FLUSHALL")
             made.budgets["loss"] -= 1
             made.alter("FLUSHALL", lambda store: store.call("FLUSHALL"))
-            made.lossy, made.past = True, ()
+            made.lossy, made.restarted, made.past = True, True, ()
             yield made
 
     def _restarted(self, name: str, budget: str, store: Store) -> World:
         made = self.copy(name)
         made.budgets[budget] -= 1
         made.lossy |= store is not self.store
+        made.restarted = True
         clock_ms, run_id = self.store.clock_ms, self.store.run_id + 1
 
         def restart(store: Store) -> None:
