@@ -26,7 +26,7 @@ async def kill_redis(scene: Scene) -> Struck:
     await asyncio.to_thread(server.start)
     # Usable means that the guardian has looked at it: nobody is let in before.
     await scene.usable()
-    # With `always` nothing that was answered is gone, but no start is taken for one that lost nothing.
+    # With `always` nothing that was answered is gone; but no start is taken for one without a loss.
     loss = Loss("start", began, killed)
     if scene.cluster.run.fsync != "always":
         loss = Loss("redis", began - POSTPONED_S, killed, settled)
