@@ -8,6 +8,13 @@ from mutants.bug import Bug
 
 BUGS: Final = (
     Bug(
+        "a guardian that wakes opens an epoch that another one has passed over",
+        "lua/open.lua",
+        "tonumber(meta[5] or '') or 0, last",
+        "last",
+        "settler/test_frozen.py",
+    ),
+    Bug(
         "balances are written before the event",
         "lua/lib/batch.lua",
         "if #events > 0 then append_events(KEYS[7]",
