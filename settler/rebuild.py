@@ -55,7 +55,9 @@ async def rebuild(
     asyncpg and redis errors.
     """
     keys = stores.keys(shard)
-    await _FENCE.call(stores.redis, [keys.meta], [reason[:200], int(whole)])
+    # A guardian before this one may have begun an epoch, frozen, and wake to open it.
+    begun = (await read_mark(conn, shard)).epoch
+    await _FENCE.call(stores.redis, [keys.meta], [reason[:200], int(whole), begun])
     deadline = time.monotonic() + _PATIENCE_S
     epoch: int | None = None
     lost = displaced = 0
