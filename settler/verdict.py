@@ -101,12 +101,14 @@ class Mark:
 class Seen:
     """The shard in Redis: meta and the last id that its stream ever gave, read in one transaction.
 
-    last_id is None when there is no stream. run_id is the server's own.
+    last_id is None when there is no stream. run_id is the server's own, replid that of its
+    replication: a server that was another one's replica in between has another one.
     """
 
     run_id: str
     meta: Mapping[str, str]
     last_id: tuple[int, int] | None
+    replid: str = ""
 
     @property
     def epoch(self) -> int | None:
@@ -115,6 +117,21 @@ class Seen:
             if self.meta.get(name, "").isdigit():
                 return int(self.meta[name])
         return None
+
+    @property
+    def is_approved_server(self) -> bool:
+        """Whether this server is the one that its data says was approved, without a time as a
+        replica in between.
+        """
+        replid = self.meta.get("replid", "")
+        same_history = not replid or not self.replid or replid == self.replid
+        return self.run_id == self.meta.get("run_id") and same_history
+
+    @property
+    def start(self) -> int:
+        """The number of the server start that its data says was approved last."""
+        text = self.meta.get("start", "")
+        return int(text) if text.isdigit() else 0
 
     @property
     def ledger(self) -> Ledger | None:
@@ -153,9 +170,26 @@ def judge(mark: Mark, seen: Seen, shards: int) -> Verdict:
     doubt = _doubt(mark, seen, shards)
     if doubt:
         return Verdict(Action.REBUILD, doubt)
-    if not seen.run_id == seen.meta.get("run_id") == mark.run_id:
+    if not seen.is_approved_server or seen.run_id != mark.run_id:
         return Verdict(Action.APPROVE, f"whole, on server {seen.run_id}")
     return Verdict(Action.NOTHING, "whole")
+
+
+def is_whole(mark: Mark, seen: Seen) -> bool:
+    """Whether Redis has lost nothing that it ever answered, so that what its open holds have
+    reported may be charged: the approved server in the same life, with everything that Postgres has
+    settled. A Postgres that went back does not speak against it.
+    """
+    epoch, seq = seen.epoch, seen.seq
+    if epoch is None or seq is None or not seen.is_approved_server:
+        return False
+    if seen.meta.get("epoch") == "fenced":
+        return seen.meta.get("fenced_whole") == "1"
+    if seen.run_id != mark.run_id or epoch < mark.epoch or (epoch == mark.epoch and seq < mark.seq):
+        return False
+    if seq == 0:
+        return seen.last_id is None or seen.last_id[0] < epoch
+    return seen.last_id == (epoch, seq)
 
 
 def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:

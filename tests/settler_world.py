@@ -146,6 +146,11 @@ class World:
                     await asyncio.sleep(0.01)
         return results
 
+    async def overdue(self, request_id: str, org_id: str = "acme") -> None:
+        """Move the deadline of a hold into the past, so that no test waits for a clock."""
+        moved = {f"{org_id}/{request_id}": 1}
+        await self.stores.redis.zadd(self.keys(org_id).deadlines, moved, xx=True)
+
     async def relay(self) -> Relayed:
         return await relay(self.stores)
 

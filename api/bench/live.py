@@ -53,7 +53,7 @@ class LiveShards:
         await self.redis.script_load(load_script("operate").text)
         for shard in range(self.shards):
             opened = await load_script("open").call(
-                self.redis, self.keys(shard).batch(), [1, self.shards, run_id]
+                self.redis, self.keys(shard).batch(), [1, self.shards, run_id, "", 1, 0]
             )
             assert opened == b"OK", opened
         await self.load(self.accounts)

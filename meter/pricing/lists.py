@@ -65,8 +65,12 @@ class PriceLists:
         if found is None:
             return self._corrections.find_alias(of)
         seller, model = found
-        for name in (of.model, model.id.lower()):
-            if entry := self._corrections.find_alias(Identity(seller.id, name)):
+        for one in (
+            of,
+            Identity(seller.id, of.model),
+            Identity(seller.id, model.id.lower()),
+        ):
+            if one.provider and (entry := self._corrections.find_alias(one)) is not None:
                 return entry
         return None
 

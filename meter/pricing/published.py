@@ -36,6 +36,7 @@ _KIND_OF: Final[Mapping[str, str]] = {
     "output_image_mtok": "output_image",
     "input_video_mtok": "input_video",
     "output_reasoning_mtok": "reasoning",
+    "output_citation_mtok": "citation",
     "web_searches_kcount": "search",
     "audio_hours": "audio_hour",
     "input_audio_hours": "audio_hour",

@@ -79,3 +79,11 @@ SELECT shard, $3 FROM generate_series($1::integer, $2::integer - 1) AS shard
 -- name: note_layout
 -- $1 first epoch of it, $2 how many shards it has
 INSERT INTO taximeter.shard_layouts (since_epoch, shards) VALUES ($1, $2)
+
+-- name: holds_ended
+-- Which of these holds an entry has ended that is in a balance already. $1 holds, $2 org ids, $3 user ids, $4 last entries
+SELECT entry.hold
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS wanted (hold, org_id, user_id, applied)
+  JOIN taximeter.account_entries AS entry
+    ON entry.org_id = wanted.org_id AND entry.user_id = wanted.user_id AND entry.entry_seq <= wanted.applied
+       AND entry.hold = wanted.hold

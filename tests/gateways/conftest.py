@@ -45,6 +45,7 @@ async def shard(redis: Redis) -> ScriptedShard:
     """
     made = ScriptedShard(redis, ShardKeys("tm", 0))
     await made.open()
+    await made.settler_was_there()
     for user, funds in (("ann", FUNDS), ("bob", FUNDS), ("poor", 100)):
         await made.load(f"acme/{user}", funds)
     return made

@@ -192,7 +192,7 @@ async def test_touch_moves_the_deadline_and_keeps_the_largest_progress(
     later = await shard.redis.zscore(shard.keys.deadlines, "org/r")
     assert later > first + 80_000
     hold = (await shard.redis.hget(shard.keys.holds, "org/r")).decode()
-    assert hold == f"300\torg/u\t70\t0S\t{PAYLOAD}"
+    assert hold == f"300\torg/u\t70\t1S\t{PAYLOAD}"
     assert await shard.one("touch", "nobody") == "-5 700 300"
     assert await shard.one("release", "nobody") == "-5 700 300"
 

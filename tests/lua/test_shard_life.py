@@ -184,7 +184,7 @@ async def test_snapshot_reads_one_cut(shard: ScriptedShard) -> None:
     assert (seq, holds, deadlines) == (b"1", 2, 2)
     assert int(first) > int(now_ms)
     assert records == [b"985 10 1", None]
-    assert found == [b"org/a", b"10\torg/u\t0\t0S\t"]
+    assert found == [b"org/a", b"10\torg/u\t0\t1S\t"]
     assert (await shard.snapshot("org/u", holds_limit=1))[6] is None
 
 
