@@ -217,6 +217,28 @@ BUGS: Final = (
         "meter/test_credit_again.py",
     ),
     Bug(
+        "a client forgets what it was told when it connects again",
+        "meter/handshake.py",
+        "        acknowledged.greet(before, epoch, found, start, int(began)"
+        " if began.isdigit() else found)\n",
+        "        pass\n",
+        "meter/test_acknowledged.py",
+    ),
+    Bug(
+        "a call that finds less than there was takes that for granted",
+        "meter/shard.py",
+        "        self.acknowledged.note(before, epoch, writes)\n",
+        "",
+        "meter/test_acknowledged.py",
+    ),
+    Bug(
+        "the guardian does not read what clients miss",
+        "settler/verdict.py",
+        "    if seen.missing:\n        return",
+        "    if False:\n        return",
+        "meter/test_acknowledged.py",
+    ),
+    Bug(
         "a process that takes up a journal forgets what it has to charge",
         "meter/credit_line.py",
         "                if entry is not None:\n                    self._set_due(entry, due)\n",
