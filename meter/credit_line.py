@@ -18,6 +18,7 @@ from typing import Final
 
 from taximeter.meter.credit_entries import (
     Entry,
+    check_rights,
     deadline_in,
     due_line,
     ended_line,
@@ -101,7 +102,7 @@ class CreditDesk:
         entry = Entry(operation, deadline_in(operation.ttl_ms))
         lines, due = [opened_line(entry)], None
         if operation.op == "charge":
-            due = operation._replace(op="commit", payload=marked(operation.payload))
+            due = _charge(operation, marked(operation.payload))
             lines.append(due_line(due))
         self._add(entry)
         async with entry.lock:
@@ -135,9 +136,10 @@ class CreditDesk:
 
     async def finish(self, entry: Entry, operation: Operation) -> Receipt | None:
         """Commit or release; None when Redis has it by now, and is to be asked. Raises
-        RequestConflict when it ended another way, StoreError (then nothing was done), or
-        OutcomeUnknown.
+        RequestConflict when it ended another way, NotAllowed, StoreError (then nothing was done),
+        or OutcomeUnknown.
         """
+        check_rights(entry, operation)
         async with entry.lock:
             if not self._has(entry):
                 return None
@@ -164,14 +166,15 @@ class CreditDesk:
 
     async def _become_due(self, entry: Entry, operation: Operation) -> None:
         payload = operation.payload or entry.operation.payload
-        due = operation._replace(op="commit", payload=marked(payload))
+        due = _charge(operation, marked(payload))
         await self._write(due_line(due))
         self._set_due(entry, due)
 
     async def touch(self, entry: Entry, operation: Operation) -> Receipt | None:
         """Note the progress, and wait longer; None when Redis has it by now. Raises RequestConflict
-        when it has ended, StoreError (then nothing was noted), or OutcomeUnknown.
+        when it has ended, NotAllowed, StoreError (then nothing was noted), or OutcomeUnknown.
         """
+        check_rights(entry, operation)
         async with entry.lock:
             if not self._has(entry):
                 return None
@@ -278,7 +281,11 @@ class CreditDesk:
             return
         operation = entry.operation
         due = operation._replace(
-            op="expire", amount=entry.progress, ttl_ms=0, payload=marked(operation.payload)
+            op="expire",
+            amount=entry.progress,
+            ttl_ms=0,
+            owner="",
+            payload=marked(operation.payload),
         )
         await self._write(due_line(due))
         self._set_due(entry, due)
@@ -306,6 +313,11 @@ class CreditDesk:
                     self._remove(self._entries[key])
             case _:
                 log.error("taximeter: a line of the credit journal is not understood: %r", line)
+
+
+def _charge(operation: Operation, payload: str) -> Operation:
+    """What is sent to Redis in the end. It is ours to charge now, whoever asked for it."""
+    return operation._replace(op="commit", owner="", payload=payload)
 
 
 def _is_over(entry: Entry, now: float) -> bool:
