@@ -54,7 +54,8 @@ def carry(world: Any, seen: Seen, whole: bool) -> tuple[int, list[Any]]:
 def rebuild(world: Any, carry: Callable[..., tuple[int, list[Any]]] = carry) -> None:
     """`rebuild.rebuild`."""
     books, seen = world.books, look(world)
-    world.run("fence", [KEYS.meta], ["rebuilt", int(is_whole(books.mark(), seen))])
+    whole = int(is_whole(books.mark(), seen))
+    world.run("fence", [KEYS.meta], ["rebuilt", whole, books.epoch])
     while books.settle(world.store, KEYS):
         pass
     epoch, seq = known(world.store, KEYS)
