@@ -139,12 +139,6 @@ class Seen:
         return self.run_id == self.meta.get("run_id") and same_history
 
     @property
-    def missing(self) -> int:
-        """How many calls a client was told of that this server lacks."""
-        text = self.meta.get("missing", "")
-        return int(text) if text.isdigit() else 0
-
-    @property
     def start(self) -> int:
         """The number of the server start that its data says was approved last."""
         text = self.meta.get("start", "")
@@ -210,7 +204,7 @@ def is_whole(mark: Mark, seen: Seen) -> bool:
         return seen.meta.get("fenced_whole") == "1"
     if seen.run_id != mark.run_id or epoch < mark.epoch or (epoch == mark.epoch and seq < mark.seq):
         return False
-    if seen.missing or has_diverged(mark, seen):
+    if has_diverged(mark, seen):
         return False
     if seq == 0:
         return seen.last_id is None or seen.last_id[0] < epoch
@@ -249,8 +243,6 @@ def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
             f"Redis went back in time and on: it has {seen.settled_entry or 'nothing'},"
             f" Postgres has settled {mark.entry}"
         )
-    if seen.missing:
-        return f"Redis lacks {seen.missing} calls that a client was told of"
     last = seen.last_id
     if seq == 0:
         if last is not None and last[0] >= mark.epoch:

@@ -259,7 +259,7 @@ async def test_what_a_client_was_told_of_and_the_server_lacks_is_rebuilt(world: 
     )
     guarded = await guard(world.stores, 0, 1)
     assert (guarded.action, guarded.holds) == ("rebuilt", 1)
-    assert "lacks 3 calls" in guarded.reason
+    assert "lost 3 calls" in guarded.reason
     await world.overdue("r")
     assert (await sweep(world.stores, 0, guarded.epoch)).uncharged == 40
     assert (await guard(world.stores, 0, 1)).action == "nothing"
