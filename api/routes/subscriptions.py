@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from taximeter.api.audit import to_json, write_audit
 from taximeter.api.deps import MemberDep, ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, Credits, ExactRoute, OrgId, ShortText, UserId
+from taximeter.api.exact import Body, Credits, ExactRoute, OrgId, ShortText, UserId, check_email
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.personal import PERSONAL_PREFIX
 from taximeter.api.plans import Plan, plan_of
@@ -27,20 +27,13 @@ from taximeter.settler.stores import Connection
 router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
 
 
-def _email(value: str) -> str:
-    name, at, domain = value.rpartition("@")
-    if not (name and at and "." in domain) or any(mark in value for mark in " <>"):
-        raise ValueError("must be an email address")
-    return value
-
-
 class NewSubscription(Body):
     """What it takes to subscribe an organisation."""
 
     org_id: OrgId
     plan_code: ShortText
     org_name: ShortText
-    billing_email: Annotated[ShortText, AfterValidator(_email)]
+    billing_email: Annotated[ShortText, AfterValidator(check_email)]
     initial_credits: Credits | None = Field(default=None, description="Credits to start with")
     user_id: UserId = Field(description="Becomes the organisation's admin")
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from taximeter.api.deps import MemberDep, ServicesDep, own_user
 from taximeter.api.errors import ApiError
-from taximeter.api.exact import ExactRoute, ShortText, UserId, credits_of
+from taximeter.api.exact import Day, ExactRoute, ShortText, UserId, credits_of
 from taximeter.api.usage import DAYS_DEFAULT, Scope
 from taximeter.api.users import emails_of
 from taximeter.api.views import FromBooks, percentage
@@ -82,8 +82,8 @@ class UsageReport(FromBooks):
 async def get_usage(
     access: MemberDep,
     services: ServicesDep,
-    start_date: Annotated[date | None, Query()] = None,
-    end_date: Annotated[date | None, Query()] = None,
+    start_date: Annotated[Day | None, Query()] = None,
+    end_date: Annotated[Day | None, Query()] = None,
     user_id: Annotated[UserId | None, Query()] = None,
     service_type: Annotated[ShortText | None, Query()] = None,
     group_by: Annotated[GroupBy | None, Query()] = None,
