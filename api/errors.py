@@ -32,6 +32,7 @@ from taximeter.meter import (
     TooManyForAccount,
     UnknownHold,
 )
+from taximeter.settler.settle import TRANSIENT
 
 logger = logging.getLogger("taximeter.api")
 
@@ -235,6 +236,14 @@ def refusal_of(error: Exception, method: str, path: str) -> ApiError:
         return ApiError(error.status_code, str(error.detail), headers=error.headers or {})
     if isinstance(error, json.JSONDecodeError):
         return ApiError(422, f"body: not valid JSON: {error.msg}")
+    if isinstance(error, TRANSIENT):
+        logger.error("undone for the sake of others, again and again: %s %s", method, path)
+        return ApiError(
+            503,
+            "Others are changing the same credits; nothing was changed, try again",
+            details={"reason": "busy"},
+            headers={"Retry-After": "1"},
+        )
     if isinstance(error, _DATABASE_ERRORS):
         logger.error("postgres is unavailable for %s: %r", path, error)
         return ApiError(
@@ -259,6 +268,7 @@ def install_error_handlers(app: FastAPI) -> None:
         RequestValidationError,
         StarletteHTTPException,
         json.JSONDecodeError,
+        *TRANSIENT,
         *_DATABASE_ERRORS,
         Exception,
     )

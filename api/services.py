@@ -19,6 +19,7 @@ from taximeter.api.keys import KeyStore
 from taximeter.api.limits import RateLimiter, limits_of
 from taximeter.api.llm.catalogue import Catalogue
 from taximeter.api.llm.config import RoutingConfig
+from taximeter.api.llm.room import Room
 from taximeter.api.llm.routing import Router
 from taximeter.api.memberships import Memberships
 from taximeter.api.payments import PaymentVerifier
@@ -107,6 +108,8 @@ class Services:
     refusals: RefusalAudit
     payments: PaymentVerifier | None
     catch_up: CatchUp
+    requests: Room
+    bodies: Room
 
 
 def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
@@ -203,6 +206,12 @@ async def open_services(
             health=HealthCheck(stores, tracker, has_upstream=router is not None),
             catch_up=catch_up,
             refusals=RefusalAudit(pool, tracker),
+            requests=Room(settings.llm_requests_max, "requests"),
+            bodies=Room(
+                max(settings.llm_bodies_bytes_max, 2 * settings.llm_body_bytes_max),
+                "bytes of requests",
+                always=settings.llm_body_bytes_max,
+            ),
             payments=payments,
             limiter=RateLimiter(redis, settings.key_prefix, limits_of(settings)),
         )

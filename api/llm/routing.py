@@ -10,13 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import translate
 
-import aiohttp
-
 from taximeter.api.errors import ApiError
 from taximeter.api.llm.config import RouteConfig, RoutingConfig
 from taximeter.api.llm.failures import UpstreamFailure
 from taximeter.api.llm.request import LlmRequest
-from taximeter.api.llm.upstream import Upstream
+from taximeter.api.llm.upstream import Opened, Upstream
 
 MODELS_REMEMBERED_MAX = 4096
 RETRY_PAUSE_S = 0.1
@@ -97,10 +95,13 @@ class Router:
 
 
 async def ask(
-    targets: tuple[Target, ...], chat: LlmRequest, headers: Mapping[str, str]
-) -> tuple[Target, aiohttp.ClientResponse]:
-    """The first target that answers, and its answer. Raises ApiError: the last failure, or 503 when
-    all of them rest.
+    targets: tuple[Target, ...],
+    chat: LlmRequest,
+    headers: Mapping[str, str],
+    payer: tuple[str, str],
+) -> tuple[Target, Opened]:
+    """The first target that answers `payer`, and its answer. Raises ApiError: the last failure, or
+    503 when all of them rest.
 
     The next one is asked only when the last has done nothing: it could not be reached, or said that
     it does not take this request. A connection that broke or fell silent after the request was sent
@@ -115,7 +116,7 @@ async def ask(
             if attempt:
                 await asyncio.sleep(RETRY_PAUSE_S * 2**attempt)
             try:
-                answer = await target.upstream.send(chat.surface.path, content, headers)
+                answer = await target.upstream.send(chat.surface.path, content, headers, payer)
             except UpstreamFailure as error:
                 failure = error
                 if not error.again:

@@ -11,6 +11,7 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, StrictBool
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.audit import write_audit
 from taximeter.api.deps import Access, MemberDep, OrgAdminDep, ServicesDep, own_user
 from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
@@ -76,6 +77,7 @@ async def get_pool(access: MemberDep, services: ServicesDep) -> PoolDetails:
 
 
 @router.post("/credits/{org_id}/allocate", summary="Allocate credits to a user")
+@again_when_undone
 async def allocate(
     body: NewAllocation,
     access: OrgAdminDep,

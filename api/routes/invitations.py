@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.audit import write_audit
 from taximeter.api.deps import PrincipalDep, ServicesDep
 from taximeter.api.errors import ApiError
@@ -85,6 +86,7 @@ async def decline_invitation(
     return await _answer(services, org_id, principal.user_id, "declined")
 
 
+@again_when_undone
 async def _answer(
     services: Services, org_id: str, user_id: str, status: Literal["active", "declined"]
 ) -> InvitationAnswered:

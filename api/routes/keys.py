@@ -9,6 +9,7 @@ from asyncpg import Record
 from fastapi import APIRouter, Path, Query
 from pydantic import AfterValidator, BaseModel, Field
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.audit import write_audit
 from taximeter.api.deps import OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
@@ -95,6 +96,7 @@ class ApiKeyRevoked(BaseModel):
 
 
 @router.post("/orgs/{org_id}/keys", summary="Make an API key")
+@again_when_undone
 async def create_key(body: NewApiKey, access: OrgAdminDep, services: ServicesDep) -> ApiKeyMade:
     """The key is shown in this answer and never again. It needs a session of an org admin: no key
     makes keys.
@@ -173,6 +175,7 @@ async def list_keys(
 
 
 @router.delete("/orgs/{org_id}/keys/{key_id}", summary="Revoke an API key")
+@again_when_undone
 async def revoke_key(key_id: KeyId, access: OrgAdminDep, services: ServicesDep) -> ApiKeyRevoked:
     """It stops within three seconds, everywhere. Revoking it again changes nothing. 404 if the
     organization has no such key.

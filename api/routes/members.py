@@ -10,6 +10,7 @@ from asyncpg import Record
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.audit import write_audit
 from taximeter.api.deps import MemberDep, OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
@@ -20,6 +21,7 @@ from taximeter.api.request_id import current_request_id
 from taximeter.api.services import Services
 from taximeter.settler.closing import Closing, begin_removal, take_back
 from taximeter.settler.moves import LiveSideAway
+from taximeter.settler.settle import TRANSIENT
 from taximeter.settler.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["members"], route_class=ExactRoute)
@@ -87,6 +89,7 @@ async def list_members(
 
 
 @router.post("/orgs/{org_id}/members", summary="Invite a user, or change a member's role")
+@again_when_undone
 async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep) -> MemberPut:
     """An organisation's admin invites: the user is a member, and their address is shown, once they
     accept. A system admin adds them directly, and so does an admin whose session has the role that
@@ -126,6 +129,7 @@ async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep
 
 
 @router.delete("/orgs/{org_id}/members/{user_id}", summary="Remove a member, or leave")
+@again_when_undone
 async def remove_member(
     user_id: Annotated[UserId, Path()], access: MemberDep, services: ServicesDep
 ) -> MemberRemoved:
@@ -189,7 +193,7 @@ async def _take_back(services: Services, closing: Closing, actor: str) -> tuple[
     """
     try:
         returned = await take_back(services.stores, closing, actor, current_request_id())
-    except LiveSideAway:
+    except (LiveSideAway, *TRANSIENT):
         return 0, False
     is_open = await services.pool.fetchval(MOVES["is_active_allocation"], closing.allocation_id)
     return returned, not is_open

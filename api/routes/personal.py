@@ -9,6 +9,7 @@ import asyncpg
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.auth import Principal
 from taximeter.api.deps import Access, ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
@@ -43,6 +44,7 @@ class Granted(BaseModel):
 
 
 @router.post("/users/{user_id}/credits", summary="Grant individual credits to a user")
+@again_when_undone
 async def grant_credits(
     user_id: Annotated[UserId, Path(examples=["ann"])],
     body: Grant,
@@ -77,6 +79,7 @@ async def _grant(
     conn: Connection, admin: Principal, user_id: str, body: Grant, key: str | None
 ) -> Granted:
     org_id = await _personal_organization(conn, admin.user_id, user_id)
+    await conn.execute(CREDITS["open_account"], org_id, user_id, admin.user_id)
     line = await book_purchase(
         conn,
         org_id,

@@ -9,6 +9,7 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, StrictBool
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.audit import to_json, write_audit
 from taximeter.api.deps import Access, OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
@@ -56,6 +57,7 @@ class Canceled(BaseModel):
 
 
 @router.put("/subscriptions/{org_id}/upgrade", summary="Move to a larger plan")
+@again_when_undone
 async def upgrade_subscription(
     body: Upgrade,
     access: OrgAdminDep,
@@ -143,6 +145,7 @@ async def _upgrade(conn: Connection, access: Access, plan: Plan, at_once: bool) 
 
 
 @router.delete("/subscriptions/{org_id}", summary="Cancel at the end of the period")
+@again_when_undone
 async def cancel_subscription(
     access: OrgAdminDep, services: ServicesDep, idempotency_key: IdempotencyKey = None
 ) -> Canceled:

@@ -11,6 +11,7 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.audit import to_json, write_audit
 from taximeter.api.deps import Access, OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError, text_of_credits
@@ -51,6 +52,7 @@ class Purchased(BaseModel):
 
 
 @router.post("/credits/{org_id}/add", summary="Add purchased credits to the pool")
+@again_when_undone
 async def add_credits(
     body: Purchase,
     access: OrgAdminDep,

@@ -11,6 +11,7 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, Field
 
+from taximeter.api.again import again_when_undone
 from taximeter.api.audit import to_json, write_audit
 from taximeter.api.deps import MemberDep, ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
@@ -79,6 +80,7 @@ def no_subscription() -> ApiError:
 
 
 @router.post("/subscriptions", summary="Subscribe an organization to a plan")
+@again_when_undone
 async def create_subscription(
     body: NewSubscription,
     admin: SystemAdminDep,

@@ -34,6 +34,22 @@ RETURNING id, event_type, amount, metadata, created_at;
 SELECT user_id FROM organization_members
 WHERE org_id = $1 AND user_id = $2 AND status = 'active' FOR SHARE;
 
+-- name: open_account
+-- Why: who adds to the pool and allocates in one transaction locks what comes before the pool first: the allocation, then its account.
+-- Both are made if they are missing, with nothing in them.
+-- Locks: the user's active allocation, the account.
+-- $1 org_id, $2 user_id, $3 allocated_by
+WITH pool AS (
+    INSERT INTO organization_credit_pools (org_id) VALUES ($1) ON CONFLICT (org_id) DO NOTHING
+), allocation AS (
+    INSERT INTO user_credit_allocations AS allocation (org_id, user_id, allocated_by) VALUES ($1, $2, $3)
+    ON CONFLICT (org_id, user_id) WHERE is_active DO UPDATE SET updated_at = now()
+    RETURNING allocation.org_id, allocation.user_id
+)
+INSERT INTO taximeter.accounts AS account (org_id, user_id)
+SELECT org_id, user_id FROM allocation
+ON CONFLICT (org_id, user_id) DO UPDATE SET entry_seq = account.entry_seq;
+
 -- name: allocate
 -- Why: takes credits from the pool for a user, by the function that operators use too.
 -- $1 org_id, $2 user_id, $3 millicredits, $4 allocated_by

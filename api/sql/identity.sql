@@ -48,8 +48,9 @@ SELECT count(*) FROM organization_members WHERE org_id = $1 AND status = $2;
 
 -- name: lock_organization
 -- Why: membership changes of one organisation wait for each other, so that its last admin cannot be removed twice at once.
+-- Locks: the organisation's row, not its key: a new allocation shares that, and must not wait (or be waited for) here.
 -- $1 org_id
-SELECT id FROM organizations WHERE id = $1 FOR UPDATE;
+SELECT id FROM organizations WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: find_member
 -- Why: the row of one user in one organisation, whatever its status.

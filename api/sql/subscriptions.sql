@@ -9,7 +9,7 @@ ON CONFLICT DO NOTHING;
 -- Why: the one subscription of an organisation.
 -- Locks: its row, so that two requests to subscribe cannot both find it canceled.
 -- $1 org_id
-SELECT * FROM organization_subscriptions WHERE org_id = $1 FOR UPDATE;
+SELECT * FROM organization_subscriptions WHERE org_id = $1 FOR NO KEY UPDATE;
 
 -- name: read_subscription
 -- Why: the subscription of an organisation, with what its invoices leave open: those whose last word is that they failed.
@@ -111,9 +111,9 @@ INSERT INTO organization_credit_pools (org_id) VALUES ($1) ON CONFLICT (org_id) 
 
 -- name: lock_organization
 -- Why: two first subscriptions of one organisation follow each other; also tells whether the organisation is there.
--- Locks: the organisation's row.
+-- Locks: the organisation's row, not its key, as in identity.sql.
 -- $1 org_id
-SELECT id FROM organizations WHERE id = $1 FOR UPDATE;
+SELECT id FROM organizations WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: put_admin
 -- Why: whoever a subscription is made for administers the organisation, also if the user was a mere member before.

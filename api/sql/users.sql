@@ -28,7 +28,7 @@ ON CONFLICT DO NOTHING;
 -- Why: the personal organisation of a user, locked like every organisation whose members change.
 -- Locks: the organisation's row.
 -- $1 user_id
-SELECT id FROM organizations WHERE personal_of = $1 FOR UPDATE;
+SELECT id FROM organizations WHERE personal_of = $1 FOR NO KEY UPDATE;
 
 -- name: join_personal_organization
 -- Why: its user is a member and no admin: nobody grants credits to themselves.

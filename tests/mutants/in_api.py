@@ -8,9 +8,23 @@ from mutants.bug import Bug
 
 BUGS: Final = (
     Bug(
+        "a change of members locks the key that new allocations share",
+        "api/sql/identity.sql",
+        "SELECT id FROM organizations WHERE id = $1 FOR NO KEY UPDATE;",
+        "SELECT id FROM organizations WHERE id = $1 FOR UPDATE;",
+        "api/test_admin_pairs.py",
+    ),
+    Bug(
+        "credits of a person lock the pool before the allocation",
+        "api/routes/personal.py",
+        '    await conn.execute(CREDITS["open_account"], org_id, user_id, admin.user_id)\n',
+        "",
+        "api/test_admin_pairs.py",
+    ),
+    Bug(
         "a stream is charged in a plain finally",
         "api/llm/streaming.py",
-        "            self._tracker.spawn(self._end(relay))\n",
+        "            self._spawn(self._end(relay))\n",
         "            if relay is not None:\n"
         "                relay.cancel()\n"
         "                await asyncio.gather(relay, return_exceptions=True)\n"
