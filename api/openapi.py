@@ -49,6 +49,7 @@ Amounts of credits are JSON numbers of credits with at most three decimals; mone
 TAGS = [
     {"name": "system", "description": "Health, without a login"},
     {"name": "session", "description": "Who the caller is, and which organisation pays"},
+    {"name": "organizations", "description": "All organisations, their names, and how they end"},
     {"name": "subscriptions", "description": "Plans of organisations"},
     {"name": "credits", "description": "Pools, purchases, allocations"},
     {"name": "usage", "description": "What credits were used for"},

@@ -178,9 +178,7 @@ async def _refuse_more_than_was_charged(
     conn: Connection, org_id: str, body: Refund, request_id: str
 ) -> None:
     await conn.execute(CORRECTIONS["lock_charge"], org_id, request_id)
-    row = await conn.fetchrow(
-        CORRECTIONS["charged_and_refunded"], org_id, body.user_id, request_id
-    )
+    row = await conn.fetchrow(CORRECTIONS["charged_and_refunded"], org_id, body.user_id, request_id)
     assert row is not None, "a query without FROM has one row"
     if row["charged"] is None:
         raise ApiError(
@@ -283,8 +281,8 @@ async def _record(
 async def set_monthly_refresh(
     body: MonthlyRefresh, admin: SystemAdminDep, access: OrgAdminDep, services: ServicesDep
 ) -> RefreshSet:
-    """From the next month on, at its first minutes (UTC); this month has its credits by other means.
-    What is left over stays. While the subscription is past due, months wait.
+    """From the next month on, at its first minutes (UTC); this month has its credits by other
+    means. What is left over stays. While the subscription is past due, months wait.
     """
     org_id = access.org_id
     async with services.pool.acquire() as conn, conn.transaction():

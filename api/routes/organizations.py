@@ -1,4 +1,6 @@
-"""Organisations: all of them for system admins, and what one is called and where its invoices go."""
+"""Organisations: all of them for system admins, and what one is called and where its invoices
+go.
+"""
 
 from __future__ import annotations
 
@@ -191,9 +193,10 @@ async def change_organization(
 async def suspend_organization(
     body: Suspension, admin: SystemAdminDep, access: OrgAdminDep, services: ServicesDep
 ) -> OrganizationView:
-    """While it is suspended, nobody spends its credits through the LLM route or by an API key (within
-    a few seconds), and its own admins change nothing. Running requests end normally; balances stay.
-    Gateways that charge in Redis by themselves are not stopped by it. Repeating it changes nothing.
+    """While it is suspended, nobody spends its credits through the LLM route or by an API key
+    (within a few seconds), and its own admins change nothing. Running requests end normally;
+    balances stay. Gateways that charge in Redis by themselves are not stopped by it. Repeating it
+    changes nothing.
     """
     org_id = access.org_id
     async with services.pool.acquire() as conn, conn.transaction():
@@ -218,9 +221,9 @@ async def suspend_organization(
 async def delete_organization(
     body: Deletion, admin: SystemAdminDep, access: OrgAdminDep, services: ServicesDep
 ) -> OrganizationDeleted:
-    """Ends its subscription and its memberships, and closes all allocations: what is left returns to
-    its pool, running requests are charged. Its books stay readable for system admins, and its id is
-    not used again. 409 for a personal organisation, and for one that is deleted.
+    """Ends its subscription and its memberships, and closes all allocations: what is left returns
+    to its pool, running requests are charged. Its books stay readable for system admins, and its
+    id is not used again. 409 for a personal organisation, and for one that is deleted.
     """
     org_id = access.org_id
     if body.confirm_org_id != org_id:

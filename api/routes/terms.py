@@ -41,15 +41,13 @@ class TermsChanged(BaseModel):
     allocation: AllocationView
 
 
-@router.patch(
-    "/credits/{org_id}/allocations/{user_id}", summary="Change when an allocation ends"
-)
+@router.patch("/credits/{org_id}/allocations/{user_id}", summary="Change when an allocation ends")
 @again_when_undone
 async def change_terms(
     user_id: Annotated[UserId, Path()], body: Terms, access: OrgAdminDep, services: ServicesDep
 ) -> TermsChanged:
-    """Sets another end, or none, and whether it is renewed then. Its credits stay what they are. 404
-    without an active allocation, 409 for one that would be renewed and has no end.
+    """Sets another end, or none, and whether it is renewed then. Its credits stay what they are.
+    404 without an active allocation, 409 for one that would be renewed and has no end.
     """
     org_id = access.org_id
     async with services.pool.acquire() as conn, conn.transaction():
