@@ -127,8 +127,13 @@ def import_map(file: Path, output: Path, provider: tuple[str, ...], with_free: b
     except PriceFileError as error:
         raise click.ClickException(str(error)) from None
     made = output.with_name(f".{output.name}.new")
-    made.write_text(text, encoding="utf-8")
-    made.replace(output)
+    try:
+        made.write_text(text, encoding="utf-8")
+        made.replace(output)
+    except OSError as error:
+        raise click.ClickException(
+            f"--output: {output} cannot be written: {error.strerror or error}"
+        ) from None
     click.echo(f"{len(found.models)} models written to {output}")
     _report(found)
 

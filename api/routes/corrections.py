@@ -29,7 +29,7 @@ from taximeter.api.exact import (
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.live import made_live
 from taximeter.api.queries import CORRECTIONS, CREDITS
-from taximeter.api.routes.credits import allocate_credits, allocation_refusal
+from taximeter.api.routes.credits import allocate_credits, allocation_refusal, pool_cannot_pay
 from taximeter.api.views import AllocationView, PoolView, pool_view
 from taximeter.meter.limits import BALANCE_MAX
 from taximeter.settler.stores import Connection
@@ -231,7 +231,7 @@ async def _adjust(conn: Connection, access: Access, body: Adjustment) -> Adjuste
         there = await conn.fetchrow(CREDITS["pool"], org_id)
         if there is None:
             raise ApiError(404, "This organization has no credit pool")
-        raise allocation_refusal(there, -body.credits, asyncpg.CheckViolationError())
+        raise pool_cannot_pay(-body.credits, there["available_credits"])
     correction = await _record(conn, access, "credits_adjusted", body.credits, body.reason)
     return Adjusted(pool=pool_view(pool), correction=correction)
 

@@ -188,7 +188,11 @@ def allocation_refusal(
             f"credits: an allocation holds at most {text_of_credits(BALANCE_MAX)} credits",
             details={"field": "credits", "limit": credits_of(BALANCE_MAX)},
         )
-    have = pool["available_credits"] if pool is not None else 0
+    return pool_cannot_pay(need, pool["available_credits"] if pool is not None else 0)
+
+
+def pool_cannot_pay(need: int, have: int) -> ApiError:
+    """The refusal where a pool has less millicredits available than are needed."""
     return ApiError(
         400,
         "Insufficient credits in the organization's pool. "
