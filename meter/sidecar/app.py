@@ -6,6 +6,7 @@ does not need. `docs/decisions/0010-the-sidecar-is-plain-asgi.md` has the measur
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cache
@@ -41,6 +42,7 @@ from taximeter.meter.sidecar.operations import Operations
 from taximeter.meter.sidecar.prices import Prices
 from taximeter.meter.sidecar.refusals import DRAINING, INTERNAL, Refusal, refusal_of
 
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 logger = logging.getLogger("taximeter.sidecar")
 
 Send = Callable[[Message], Awaitable[None]]
@@ -182,7 +184,11 @@ class Sidecar:
         if path == "/readyz":
             if self._operations.draining:
                 raise DRAINING
-            await self._operations.connected().ready()
+            meter = self._operations.connected()
+            await meter.ready()
+            missing = await meter.missing()
+            if missing:
+                return _encode({"status": "degraded", "missing": missing}).encode()
         return b'{"status":"ok"}'
 
     async def _other(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
