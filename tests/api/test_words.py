@@ -99,3 +99,22 @@ async def test_credits_in_the_audit_log_are_credits_and_an_allocation_is_one_ent
     created = next(one for one in await audit(world) if one["action"] == "org.subscription.created")
     assert created["after"]["initial_credits"] == 100.0
     assert datetime.fromisoformat(created["at"]) <= datetime.now(UTC)
+
+
+async def test_no_cache_keeps_an_answer_and_no_page_is_framed(world: World) -> None:
+    """A key is shown once; who uses the browser after somebody must not find it."""
+    assert (await world.subscribe()).status_code == 200
+    made = await world.client.post(
+        f"{BILLING}/orgs/acme/keys",
+        json={"name": "k", "operations": ["llm"]},
+        headers=world.auth("boss"),
+    )
+    refused = await world.client.get(CREDITS)
+    unknown = await world.client.get("/nothing")
+    for answer in (made, refused, unknown):
+        assert answer.headers["Cache-Control"] == "no-store", answer.url
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    page = await world.client.get("/docs")
+    assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
+    assert page.headers["X-Frame-Options"] == "DENY"
+    assert (await world.client.get("/openapi.json")).headers["X-Frame-Options"] == "DENY"
