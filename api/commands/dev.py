@@ -68,7 +68,7 @@ def command(port: int | None, data_dir: Path) -> None:
                 system.check_alive()
             console.print("stopping ...")
     except ProcessFailed as error:
-        raise click.ClickException(f"{error}\nEverything else was stopped.") from error
+        raise click.ClickException(f"{error} (everything else was stopped)") from error
     except (DemoFailed, FolderRefused, PortRefused, ServerFailed, MigrationFailed) as error:
         raise click.ClickException(str(error)) from error
 

@@ -239,6 +239,7 @@ async def delete_organization(
             raise personal_refused()
         plan = await conn.fetchval(ORGANIZATIONS["end_subscription"], org_id)
         await conn.execute(ORGANIZATIONS["remove_all_members"], org_id)
+        await conn.execute(ORGANIZATIONS["lock_allocations"], org_id)
         closing = await conn.fetchval(ORGANIZATIONS["close_all_allocations"], org_id)
         await conn.execute(ORGANIZATIONS["stop_refreshing"], org_id)
         await conn.execute(ORGANIZATIONS["delete"], org_id)

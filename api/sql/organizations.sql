@@ -98,19 +98,19 @@ RETURNING plan_code;
 -- $1 org_id
 UPDATE organization_members SET status = 'removed' WHERE org_id = $1 AND status IN ('active', 'invited');
 
+-- name: lock_allocations
+-- Why: all of them before the first is closed, which may change the pool: allocations come before pools.
+-- Locks: the active allocations, in the order in which they are locked everywhere.
+-- $1 org_id
+SELECT id FROM user_credit_allocations WHERE org_id = $1 AND is_active ORDER BY org_id, user_id FOR NO KEY UPDATE;
+
 -- name: close_all_allocations
 -- Why: what is free returns to the pool, by the settler; what running requests hold returns or is charged when they end.
--- Locks: the allocations, in the order in which they are locked everywhere.
 -- $1 org_id
-SELECT count(*) FILTER (WHERE closing.became <> 'closed') AS closing
+SELECT count(*) FILTER (WHERE taximeter.begin_closing(id, 'removal') <> 'closed') AS closing
 FROM (
-    SELECT taximeter.begin_closing(locked.id, 'removal') AS became
-    FROM (
-        SELECT id FROM user_credit_allocations
-        WHERE org_id = $1 AND is_active AND closing IS NULL
-        ORDER BY org_id, user_id FOR NO KEY UPDATE
-    ) AS locked
-) AS closing;
+    SELECT id FROM user_credit_allocations WHERE org_id = $1 AND is_active AND closing IS NULL ORDER BY user_id
+) AS open;
 
 -- name: stop_refreshing
 -- $1 org_id
