@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from taximeter.meter.errors import NotAllowed, RequestConflict
 from taximeter.meter.journal import Line
 from taximeter.meter.limits import PAYLOAD_BYTES_MAX
 from taximeter.meter.models import Receipt, State
@@ -35,6 +36,23 @@ def receipt_of(entry: Entry) -> Receipt:
     state: State = "open" if due is None else "committed"
     charged = due.amount if due else 0
     return Receipt(operation.request_id, state, operation.amount, charged, 0, 0)
+
+
+def check_rights(entry: Entry, operation: Operation) -> None:
+    """As the scripts do: a key ends and touches what it has opened, within what was held, unless it
+    has the right to more. Raises RequestConflict for another user's request, NotAllowed.
+    """
+    opened = entry.operation
+    if operation.account != opened.account:
+        raise RequestConflict(Receipt(operation.request_id, "foreign", 0, 0, 0, 0))
+    rights, _, asker = operation.owner.partition("O")
+    if not asker:
+        return
+    if "a" not in rights and asker != opened.owner.partition("O")[2]:
+        raise NotAllowed(operation.request_id, "opener")
+    if "c" not in rights and operation.amount > opened.amount:
+        right = "progress" if operation.op == "touch" else "charge"
+        raise NotAllowed(operation.request_id, right)
 
 
 def org_of(operation: Operation) -> str:

@@ -18,6 +18,7 @@ from typing import Final
 
 from taximeter.meter.credit_entries import (
     Entry,
+    check_rights,
     deadline_of,
     due_line,
     ended_line,
@@ -106,7 +107,7 @@ class CreditDesk:
             raise trouble
         entry = Entry(operation, deadline_of(operation))
         if operation.op == "charge":
-            entry.due = operation._replace(op="commit", payload=marked(operation.payload))
+            entry.due = _charge(operation, marked(operation.payload))
         self._add(entry)
         try:
             await self._write(opened_line(entry))
@@ -129,7 +130,8 @@ class CreditDesk:
         raise RequestReplayed(receipt)
 
     async def finish(self, entry: Entry, operation: Operation) -> Receipt:
-        """Commit or release. Raises RequestConflict when it ended another way."""
+        """Commit or release. Raises RequestConflict when it ended another way, NotAllowed."""
+        check_rights(entry, operation)
         if entry.due is not None:
             if entry.due.amount == operation.amount and operation.op == "commit":
                 return receipt_of(entry)._replace(replayed=True)
@@ -138,13 +140,16 @@ class CreditDesk:
             await self.forget(entry)
             return Receipt(operation.request_id, "released", entry.operation.amount, 0, 0, 0)
         payload = operation.payload or entry.operation.payload
-        due = operation._replace(op="commit", payload=marked(payload))
+        due = _charge(operation, marked(payload))
         self._set_due(entry, due)
         await self._write(due_line(due))
         return receipt_of(entry)
 
     async def touch(self, entry: Entry, operation: Operation) -> Receipt:
-        """Note the progress, and wait longer. Raises RequestConflict when it has ended."""
+        """Note the progress, and wait longer. Raises RequestConflict when it has ended,
+        NotAllowed.
+        """
+        check_rights(entry, operation)
         if entry.due is not None:
             raise RequestConflict(receipt_of(entry))
         entry.progress = max(entry.progress, operation.amount)
@@ -226,7 +231,7 @@ class CreditDesk:
             self._remove(entry)
             return ended_line(entry)
         payload = marked(entry.operation.payload)
-        due = entry.operation._replace(op="commit", amount=entry.progress, payload=payload)
+        due = _charge(entry.operation, payload)._replace(amount=entry.progress)
         self._set_due(entry, due)
         return due_line(due)
 
@@ -248,3 +253,8 @@ class CreditDesk:
                     self._remove(self._entries[key])
             case _:
                 log.error("taximeter: a line of the credit journal is not understood: %r", line)
+
+
+def _charge(operation: Operation, payload: str) -> Operation:
+    """What is sent to Redis in the end. It is ours to charge now, whoever asked for it."""
+    return operation._replace(op="commit", owner="", payload=payload)
