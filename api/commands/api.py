@@ -7,7 +7,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from taximeter.api.app import create_app
-from taximeter.api.commands.common import explain
+from taximeter.api.commands.common import explain, refuse_unsafe_database
 from taximeter.api.llm.config import ConfigError
 from taximeter.api.protocol import BoundedProtocol
 from taximeter.api.settings import ApiSettings
@@ -52,6 +52,7 @@ def command(host: str | None, port: int | None) -> None:
         raise click.ClickException(explain(error)) from error
     except (ConfigError, DevKeyError, PriceFileError) as error:
         raise click.ClickException(str(error)) from error
+    refuse_unsafe_database(settings)
     server = uvicorn.Server(config)
     server.run()
     if not server.started:

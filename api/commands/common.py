@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import click
 from pydantic import ValidationError
+
+from taximeter.settler.connecting import UnsafeDatabase, check_database
+from taximeter.settler.settings import StoreSettings
 
 
 def explain(error: ValidationError, prefix: str = "TAXIMETER_") -> str:
@@ -15,3 +21,14 @@ def explain(error: ValidationError, prefix: str = "TAXIMETER_") -> str:
         name = "_".join(str(part) for part in one["loc"]).upper()
         lines.append(f"{prefix}{name}: {message}" if name else message)
     return "\n".join(lines)
+
+
+def refuse_unsafe_database(settings: StoreSettings) -> None:
+    """Raise ClickException if the database must not be used, before anything is served. One that is
+    away is waited for.
+    """
+    accept_loss = settings.database_durability == "none"
+    try:
+        asyncio.run(check_database(settings.database_url, accept_loss=accept_loss))
+    except UnsafeDatabase as error:
+        raise click.ClickException(f"cannot start on this Postgres: {error}") from None
