@@ -1287,7 +1287,7 @@ CREATE TABLE taximeter.api_keys (
     CONSTRAINT key_id_is_well_formed CHECK ((key_id ~ '^[0-9A-Za-z]{12}$'::text)),
     CONSTRAINT lookup_is_for_the_whole_organization CHECK (((user_id IS NULL) OR (NOT ('lookup'::text = ANY (operations))))),
     CONSTRAINT name_is_short CHECK (((length(name) >= 1) AND (length(name) <= 255))),
-    CONSTRAINT operations_are_known CHECK (((cardinality(operations) > 0) AND (operations <@ ARRAY['reserve'::text, 'commit'::text, 'release'::text, 'charge'::text, 'touch'::text, 'balance'::text, 'lookup'::text, 'llm'::text]))),
+    CONSTRAINT operations_are_known CHECK (((cardinality(operations) > 0) AND (operations <@ ARRAY['reserve'::text, 'commit'::text, 'release'::text, 'charge'::text, 'touch'::text, 'balance'::text, 'lookup'::text, 'any_hold'::text, 'llm'::text]))),
     CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
 );
 
