@@ -34,6 +34,7 @@ from taximeter.meter import (
     UnknownHold,
 )
 from taximeter.settler.settle import TRANSIENT
+from taximeter.settler.stores import AWAY
 
 logger = logging.getLogger("taximeter.api")
 
@@ -207,15 +208,7 @@ def _field_errors(errors: Sequence[Mapping[str, object]]) -> list[dict[str, str]
     return listed
 
 
-_DATABASE_ERRORS = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.QueryCanceledError,
-    ConnectionError,
-    TimeoutError,
-)
+_DATABASE_ERRORS = (*AWAY, asyncpg.InterfaceError)
 
 
 def validation_refusal(errors: Sequence[Mapping[str, object]]) -> ApiError:

@@ -7,7 +7,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from taximeter.api.app import create_app
-from taximeter.api.commands.common import explain
+from taximeter.api.commands.common import explain, refuse_unsafe_database
 from taximeter.api.commands.serving import serve_until_told
 from taximeter.api.llm.config import ConfigError
 from taximeter.api.protocol import BoundedProtocol
@@ -55,5 +55,6 @@ def command(host: str | None, port: int | None) -> None:
         raise click.ClickException(explain(error)) from error
     except (ConfigError, DevKeyError, PriceFileError) as error:
         raise click.ClickException(str(error)) from error
+    refuse_unsafe_database(settings)
     if not serve_until_told(uvicorn.Server(config)):
         raise click.ClickException("the API could not start; see above")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import asyncpg
+import click
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from redis.exceptions import RedisError
+
+from taximeter.settler.connecting import UnsafeDatabase, check_database
+from taximeter.settler.settings import StoreSettings
 
 _LISTS = frozenset({"oidc_algorithms"})
 
@@ -56,3 +61,14 @@ def in_one_line(error: Exception) -> str | None:
         said = str(error) or "no answer in time"
         return f"the Postgres of TAXIMETER_DATABASE_URL cannot be reached: {said}"
     return None
+
+
+def refuse_unsafe_database(settings: StoreSettings) -> None:
+    """Raise ClickException if the database must not be used, before anything is served. One that is
+    away is waited for.
+    """
+    accept_loss = settings.database_durability == "none"
+    try:
+        asyncio.run(check_database(settings.database_url, accept_loss=accept_loss))
+    except UnsafeDatabase as error:
+        raise click.ClickException(f"cannot start on this Postgres: {error}") from None
