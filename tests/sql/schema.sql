@@ -1233,12 +1233,19 @@ CREATE TABLE public.organizations (
     created_by text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     personal_of text,
+    suspended_at timestamp with time zone,
+    deleted_at timestamp with time zone,
+    CONSTRAINT deleted_is_suspended CHECK (((deleted_at IS NULL) OR (suspended_at IS NOT NULL))),
     CONSTRAINT org_id_is_well_formed CHECK ((id ~ '^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$'::text)),
     CONSTRAINT org_name_is_short CHECK (((length(org_name) >= 1) AND (length(org_name) <= 255))),
     CONSTRAINT slug_is_short CHECK (((length(slug) >= 1) AND (length(slug) <= 255)))
 );
 
 COMMENT ON COLUMN public.organizations.personal_of IS 'The user whose individual credits this organisation of one holds; else null.';
+
+COMMENT ON COLUMN public.organizations.suspended_at IS 'Since when nothing is spent or changed in its name; who and why is in the audit log.';
+
+COMMENT ON COLUMN public.organizations.deleted_at IS 'Since when it has ended for ever. Its id is not used again.';
 
 CREATE TABLE taximeter.account_entries (
     org_id text NOT NULL,
