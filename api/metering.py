@@ -67,6 +67,15 @@ class MeteringSettings(StoreSettings):
         "many.",
     )
 
+    connections_per_peer_max: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Most connections from one address; by default three in four of all, which are "
+        "as many as the process has descriptors for, at most 10,000. Behind a proxy every caller "
+        "has its address.",
+    )
+
     overdraft_report_credits: int = Field(
         default=100,
         ge=0,

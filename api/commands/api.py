@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from taximeter.api.app import create_app
 from taximeter.api.commands.common import explain
+from taximeter.api.connections import GuardingServer, connection_limits
 from taximeter.api.llm.config import ConfigError
 from taximeter.api.protocol import BoundedProtocol
 from taximeter.api.settings import ApiSettings
@@ -19,7 +20,7 @@ def server_config(settings: ApiSettings) -> uvicorn.Config:
     """How uvicorn serves the API. `dev` and `demo` use the same, so that what they show is what
     runs.
     """
-    return uvicorn.Config(
+    config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
         port=settings.port,
@@ -32,6 +33,10 @@ def server_config(settings: ApiSettings) -> uvicorn.Config:
         timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_s)),
         log_level="info",
     )
+    config.connection_limits = connection_limits(  # type: ignore[attr-defined]
+        settings.upstream_connections_max, settings.connections_per_peer_max
+    )
+    return config
 
 
 @click.command(help="Serve the admin API and the LLM route.")
@@ -52,7 +57,7 @@ def command(host: str | None, port: int | None) -> None:
         raise click.ClickException(explain(error)) from error
     except (ConfigError, DevKeyError, PriceFileError) as error:
         raise click.ClickException(str(error)) from error
-    server = uvicorn.Server(config)
+    server = GuardingServer(config)
     server.run()
     if not server.started:
         raise click.ClickException("the API could not start; see above")
