@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,16 @@ from taximeter.meter import MeterSettings
 from taximeter.meter.credit_line import CreditLines
 from taximeter.meter.waits import Wait
 from taximeter.settler.settings import Seconds, StoreSettings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a TCP address."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class MeteringSettings(StoreSettings):
