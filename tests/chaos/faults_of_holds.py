@@ -17,7 +17,7 @@ from chaos.cluster import USERS
 from chaos.history import Recorder
 from chaos.scene import Loss, Scene, Struck
 
-HOLDS = 6
+HOLDS = 18
 TAIL_COMMANDS = 40
 DEDUCTING_S = 3.0
 TTL_S = 3.0
@@ -55,8 +55,9 @@ async def cut_hold(scene: Scene) -> Struck:
     log = server.log_of_writes
     settled = await scene.settled()
     size = log.stat().st_size
-    lives = [_life(scene, number) for number in range(HOLDS)]
-    ended = sum(await asyncio.gather(*lives))
+    async with httpx.AsyncClient(timeout=3.0, trust_env=False) as client:
+        lives = [_life(scene, client, number) for number in range(HOLDS)]
+        ended = sum(await asyncio.gather(*lives))
     await asyncio.to_thread(server.kill)
     killed = time.time()
     same = log == server.log_of_writes
@@ -72,32 +73,32 @@ async def cut_hold(scene: Scene) -> Struck:
     return Struck("cut_hold", began, time.time(), same and ended > 0 and lost > 0, detail, loss)
 
 
-async def _life(scene: Scene, number: int) -> bool:
+async def _life(scene: Scene, client: httpx.AsyncClient, number: int) -> bool:
     """Reserve, touch, and an end that charges less than was reported; whether all was told OK."""
     caller = Caller(scene, f"cut-{number}")
-    account, request = f"{USERS[0].split('/')[0]}/user-0", f"cut-{time.time_ns()}-{number}"
+    # Some may have been removed, or have nothing left.
+    account, request = USERS[number % len(USERS)], f"cut-{time.time_ns()}-{number}"
     org, user = account.split("/")
     url = scene.cluster.links["gateway-1>sidecar-1"].url
     steps = [("reserve", 50), ("touch", 40), ("commit", 10) if number % 2 else ("release", 0)]
     try:
-        async with httpx.AsyncClient(timeout=3.0, trust_env=False) as client:
-            for op, amount in steps:
-                attempt = caller.invoke(op, account, request, amount)
-                body: dict[str, Any] = {"org_id": org, "user_id": user, "request_id": request}
-                if op != "release":
-                    body["amount_millicredits"] = amount
-                if op in ("reserve", "touch"):
-                    body["ttl_s"] = TTL_S
-                try:
-                    response = await client.post(f"{url}/v1/{op}", json=body)
-                    receipt = response.json()
-                except (httpx.TransportError, ValueError):
-                    return False
-                if response.status_code != 200:
-                    outcome = "unknown" if response.status_code >= 500 else "refused"
-                    caller.answer(attempt, outcome, code=receipt["error"]["code"])
-                    return False
-                caller.answer(attempt, "ok", receipt, "OK")
+        for op, amount in steps:
+            attempt = caller.invoke(op, account, request, amount)
+            body: dict[str, Any] = {"org_id": org, "user_id": user, "request_id": request}
+            if op != "release":
+                body["amount_millicredits"] = amount
+            if op in ("reserve", "touch"):
+                body["ttl_s"] = TTL_S
+            try:
+                response = await client.post(f"{url}/v1/{op}", json=body)
+                receipt = response.json()
+            except (httpx.TransportError, ValueError):
+                return False
+            if response.status_code != 200:
+                outcome = "unknown" if response.status_code >= 500 else "refused"
+                caller.answer(attempt, outcome, code=receipt["error"]["code"])
+                return False
+            caller.answer(attempt, "ok", receipt, "OK")
     finally:
         caller.close()
     return True

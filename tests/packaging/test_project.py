@@ -167,7 +167,9 @@ def test_compose_processes_own_nothing_in_postgres() -> None:
 
 def test_compose_has_no_secret_and_no_right_that_it_does_not_need() -> None:
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-    secrets = re.findall(r"(?:PASSWORD|SIDECAR_KEYS): (\S+)|PASSWORD '(\S+)|://\w+:([^@]+)@", text)
+    secrets = re.findall(
+        r"(?:PASSWORD|SIDECAR_KEYS): (\S+)|PASSWORD '(\S+)|://\w+:([^@\s]+)@", text
+    )
     assert len(secrets) == 9
     assert all("".join(one).startswith("${") for one in secrets)
     assert not re.search(r"://(\w+):\1@", text)

@@ -41,7 +41,7 @@ def violations(world: World) -> Iterator[str]:
         if charged.get("sql", 0) != (amount if said else 0):
             yield f"a deduction was answered {said} and booked {charged.get('sql', 0)}"
     late = sum(claim.amount for claim in books.charged.values() if claim.late)
-    if not world.lossy and books.used > books.allocated + late:
+    if not world.lossy and books.used > books.allocated + late + world.unseen:
         yield f"overspent: used {books.used} of {books.allocated}"
     record = world.store.hashes.get(KEYS.accounts, {}).get(ACCOUNT)
     if record is None:

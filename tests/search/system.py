@@ -54,7 +54,8 @@ def carry(world: Any, seen: Seen, whole: bool) -> tuple[int, list[Any]]:
 def rebuild(world: Any, carry: Callable[..., tuple[int, list[Any]]] = carry) -> None:
     """`rebuild.rebuild`."""
     books, seen = world.books, look(world)
-    world.run("fence", [KEYS.meta], ["rebuilt", int(is_whole(books.mark(), seen))])
+    whole = int(is_whole(books.mark(), seen))
+    world.run("fence", [KEYS.meta], ["rebuilt", whole, books.epoch])
     while books.settle(world.store, KEYS):
         pass
     epoch, seq = known(world.store, KEYS)
@@ -130,8 +131,23 @@ def drain(world: Any) -> None:
         world.run("drain", [KEYS.meta], [world.books.epoch, 60_000])
 
 
+def open_credits(world: Any) -> int:
+    """What holds and charges that are not settled come to, all in Redis at one moment."""
+    record = world.store.hashes.get(KEYS.accounts, {}).get(ACCOUNT, "0 0 0")
+    return int(record.split(" ")[1]) + world.books.unsettled(world.store, KEYS)
+
+
+def expose(world: Any) -> None:
+    """The settler writes down what is open, about every second."""
+    if _is_open(world):
+        world.books.exposure = open_credits(world)
+
+
 def deduct(world: Any) -> None:
+    """What was opened since the settler looked last may be promised twice, and no more."""
+    unseen = max(0, open_credits(world) - world.books.exposure)
     said = world.books.deduct("sql", DEDUCTED)
+    world.unseen += unseen if said else 0
     world.told["sql"] = (*world.told.get("sql", ()), ("deduct", DEDUCTED, said))
 
 

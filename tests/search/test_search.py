@@ -14,6 +14,7 @@ DEPTH = 4
 LIVES = {
     "processes and lost replies": {"lost": 1, "unsent": 1, "restart": 1, "drain": 1},
     "losses and rebuilds": {"loss": 1, "rebuild": 1, "restart": 1},
+    "deductions by SQL": {"deduct": 1, "lost": 1, "rebuild": 1},
     "replies lost before a loss": {"lost": 1, "loss": 1},
     "replies lost before a rebuild": {"lost": 1, "rebuild": 1, "oom": 1},
     "replies lost before memory runs out": {"lost": 2, "oom": 1, "drain": 1},

@@ -68,7 +68,7 @@ class World:
 
     __slots__ = (
         "acknowledged", "asked", "books", "budgets", "calls", "epoch", "lossy", "past", "path",
-        "restarted", "rules", "store", "told", "wrong",
+        "restarted", "rules", "store", "told", "unseen", "wrong",
     )  # fmt: skip
 
     def __init__(self, rules: Rules) -> None:
@@ -84,6 +84,7 @@ class World:
         self.budgets = dict(rules.budgets)
         self.lossy = False
         self.restarted = False
+        self.unseen = 0
         self.wrong: str | None = None
         self.path: tuple[str, ...] = ()
         self.run("open", KEYS.batch(), [1, 1, f"{1:040x}", f"{1:040x}", 1, 0])
@@ -102,6 +103,7 @@ class World:
             dict(self.calls), dict(self.told), dict(self.budgets),
         )  # fmt: skip
         made.lossy, made.wrong, made.restarted = self.lossy, self.wrong, self.restarted
+        made.unseen = self.unseen
         made.path = (*self.path, step) if step else self.path
         return made
 
@@ -272,7 +274,8 @@ class World:
             yield "unsent"
 
     def _settler_steps(self) -> Iterator[World]:
-        for name in ("guard", "settle", "relay", "sweep"):
+        steps = ("guard", "settle", "relay", "sweep")
+        for name in (*steps, "expose") if self.budgets["deduct"] else steps:
             made = self.copy(name)
             getattr(self.rules.system, name)(made)
             yield made
