@@ -46,10 +46,11 @@ async def test_an_allocation_is_spent_in_the_next_request(world: World) -> None:
         allocated = (await world.allocate(user, 2.0)).json()["allocation"]
         assert (allocated["live"], allocated["remaining_credits"]) == (True, 2.0)
         assert (await world.chat(user)).status_code == 200
+        before = await world.balance(user)
         more = (await world.allocate(user, 1.0)).json()["allocation"]
-        balance = await world.balance(user)
-        assert more["remaining_credits"] == (balance.available + balance.held) / 1000
+        assert more["remaining_credits"] == (before.available + 1_000) / 1000
         assert more["remaining_credits"] < 3.0, "what was spent is gone, and not yet settled"
+        assert (await world.balance(user)).available == before.available + 1_000
     await world.prove()
 
 
