@@ -18,11 +18,14 @@ from taximeter.api.jwks import KeySet
 from taximeter.api.keys import KeyStore
 from taximeter.api.limits import RateLimiter, limits_of
 from taximeter.api.llm.catalogue import Catalogue
+from taximeter.api.llm.charge import Keepers
 from taximeter.api.llm.config import RoutingConfig
+from taximeter.api.llm.progress import ProgressReports
 from taximeter.api.llm.room import Room
 from taximeter.api.llm.routing import Router
 from taximeter.api.memberships import Memberships
 from taximeter.api.payments import PaymentVerifier
+from taximeter.api.pending import PendingCharges
 from taximeter.api.prices import following, make_holds
 from taximeter.api.refusals import RefusalAudit
 from taximeter.api.settings import ApiSettings
@@ -108,6 +111,7 @@ class Services:
     refusals: RefusalAudit
     payments: PaymentVerifier | None
     catch_up: CatchUp
+    keepers: Keepers
     requests: Room
     bodies: Room
 
@@ -178,6 +182,11 @@ async def open_services(
         keys = KeyStore(pool, outage_s=settings.outage_belief_s)
         stack.push_async_callback(keys.aclose)
         tracker = TaskTracker()
+        pending = PendingCharges(settings.charges_folder, meters.get)
+        stack.push_async_callback(pending.aclose)
+        await pending.open()
+        progress = ProgressReports()
+        stack.push_async_callback(progress.aclose)
 
         async def drain() -> None:
             await tracker.drain(settings.shutdown_grace_s)
@@ -206,6 +215,7 @@ async def open_services(
             health=HealthCheck(stores, tracker, has_upstream=router is not None),
             catch_up=catch_up,
             refusals=RefusalAudit(pool, tracker),
+            keepers=Keepers(tracker, progress, pending),
             requests=Room(settings.llm_requests_max, "requests"),
             bodies=Room(
                 max(settings.llm_bodies_bytes_max, 2 * settings.llm_body_bytes_max),

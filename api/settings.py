@@ -188,10 +188,17 @@ class ApiSettings(PriceSettings, MeteringSettings):
     )
 
     left_streams: Literal["stop", "finish"] = Field(
-        default="stop",
-        description="What becomes of a stream whose caller has left: `stop` lets the upstream go "
-        "and charges what was delivered; `finish` reads to the end and charges its usage, with "
-        "what a model reasons and does not show.",
+        default="finish",
+        description="What becomes of a stream whose caller has left: `finish` reads to the end and "
+        "charges its usage, with what a model reasons and does not show; `stop` lets the upstream "
+        "go and charges the prompt and what was delivered, counted.",
+    )
+
+    # Charges
+    charge_folder: Path | None = Field(
+        default=None,
+        description="Folder for charges that Redis could not take yet, on a disk that outlives the "
+        "process; by default `charges` in DATA_DIR. Processes may share one.",
     )
 
     # Holds
@@ -220,6 +227,11 @@ class ApiSettings(PriceSettings, MeteringSettings):
             if url is not None and not is_safe_url(url):
                 raise ValueError(f"{name} must start with https://")
         return self
+
+    @property
+    def charges_folder(self) -> Path:
+        """Where charges wait that Redis could not take."""
+        return self.charge_folder or self.data_dir / "charges"
 
     @property
     def claim_paths(self) -> ClaimPaths:

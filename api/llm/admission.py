@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 
 from taximeter.api.errors import ALREADY_EXISTS, ApiError, from_meter, text_of_credits
 from taximeter.api.exact import credits_of
 from taximeter.api.llm.estimates import PromptSize, output_bound
+from taximeter.api.llm.reported import Bounds, bounds_of
 from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.routing import Target
 from taximeter.api.memberships import Membership
@@ -117,6 +119,22 @@ def dearest(
     raise ApiError(
         400, str(refusal), code="UNPRICED_MODEL", details={"model": chat.model}
     ) from refusal
+
+
+def bounds_for(
+    chat: LlmRequest, prompt: PromptSize, prices: Mapping[Target, Price]
+) -> dict[Target, Bounds]:
+    """The most that this request can use at each target: what is reported beyond is cut."""
+    return {
+        target: bounds_of(
+            price,
+            prompt_bound=prompt.bound(target.price_as) + prompt.audio_tokens,
+            limit=chat.output_tokens_limit,
+            n=chat.n,
+            inputs=chat.inputs,
+        )
+        for target, price in prices.items()
+    }
 
 
 async def reserve(

@@ -71,6 +71,7 @@ def parse_request(content: bytes, surface: Surface) -> LlmRequest:
         stream=stream,
         wants_usage=not surface.asks_for_usage or options.get("include_usage") is True,
         n=surface.answers(body),
+        inputs=surface.inputs(body),
         output_tokens_limit=max(limits, default=None),
         service_tier=tier,
         power_level=power_level,

@@ -28,6 +28,7 @@ class LlmRequest:
     stream: bool
     wants_usage: bool
     n: int
+    inputs: int
     output_tokens_limit: int | None
     service_tier: str | None
     power_level: str | None

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from taximeter.api.llm.checks import invalid
-from taximeter.api.llm.estimates import output_guess
+from taximeter.api.llm.delivered import Made, Step, made_of
 from taximeter.api.llm.surfaces import Surface, as_chat, in_chat_words
 
 # These would be taken from the provider's account, where the callers of all organisations are one.
 _KEPT_AT_PROVIDER = ("previous_response_id", "conversation", "prompt")
 # Other tools run at the provider and have prices of their own, which no usage tells.
 _METERED_TOOLS = ("function", "custom")
+# These say again, or only that there will be something.
+_REPEATED = (".done", ".added", ".created", ".queued", ".in_progress")
 _LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 
@@ -57,31 +59,26 @@ class Responses(Surface):
         usage = _answer_of(document).get("usage")
         return in_chat_words(usage) if isinstance(usage, dict) else None
 
-    def output(self, document: Mapping[str, Any]) -> int:
-        """All text inside the items of the output, whatever their kind."""
-        tokens = 0
-        waiting: list[Any] = [document.get("output")]
-        while waiting:
-            value = waiting.pop()
-            if isinstance(value, list):
-                waiting.extend(value)
-            elif isinstance(value, dict):
-                for name, part in value.items():
-                    if isinstance(part, str):
-                        shown = name in ("text", "refusal", "arguments", "input", "name")
-                        tokens += output_guess(part) if shown else 0
-                    else:
-                        waiting.append(part)
-        return tokens
+    def made(self, document: Mapping[str, Any]) -> Made:
+        return made_of(document.get("output"))
 
     def is_answer(self, document: Mapping[str, Any]) -> bool:
         return bool(document.get("output"))
 
-    def step(self, document: Mapping[str, Any]) -> tuple[int, list[str]]:
-        kind, delta = document.get("type"), document.get("delta")
-        if isinstance(kind, str) and kind.endswith(".delta") and isinstance(delta, str):
-            return output_guess(delta), []
-        return 0, ["0"] if kind in _LAST_EVENTS else []
+    def step(self, document: Mapping[str, Any]) -> Step:
+        """Pieces count as they come, whatever they are called; items and the last event, which
+        repeat them, as a whole.
+        """
+        kind = document.get("type")
+        if not isinstance(kind, str):
+            return Step(made_of(document))
+        if kind in _LAST_EVENTS:
+            return Step(ended=("0",))
+        if kind == "response.output_item.done":
+            return Step(whole=made_of(document.get("item")))
+        if kind.endswith(_REPEATED):
+            return Step()
+        return Step(made_of(document, is_audio="audio" in kind and "transcript" not in kind))
 
     def is_usage_event(self, document: Mapping[str, Any]) -> bool:
         return document.get("type") in _LAST_EVENTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import translate
@@ -99,6 +99,7 @@ async def ask(
     chat: LlmRequest,
     headers: Mapping[str, str],
     payer: tuple[str, str],
+    went_out: Callable[[], None],
 ) -> tuple[Target, Opened]:
     """The first target that answers `payer`, and its answer. Raises ApiError: the last failure, or
     503 when all of them rest.
@@ -116,7 +117,9 @@ async def ask(
             if attempt:
                 await asyncio.sleep(RETRY_PAUSE_S * 2**attempt)
             try:
-                answer = await target.upstream.send(chat.surface.path, content, headers, payer)
+                answer = await target.upstream.send(
+                    chat.surface.path, content, headers, payer, went_out
+                )
             except UpstreamFailure as error:
                 failure = error
                 if not error.again:
