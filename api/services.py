@@ -13,7 +13,6 @@ import httpx
 
 from taximeter.api.auth import DevVerifier, OidcVerifier, RememberingVerifier, Verifier
 from taximeter.api.background import TaskTracker
-from taximeter.api.health import HealthCheck
 from taximeter.api.jwks import KeySet
 from taximeter.api.keys import KeyStore
 from taximeter.api.limits import RateLimiter, limits_of
@@ -22,7 +21,7 @@ from taximeter.api.llm.charge import Keepers
 from taximeter.api.llm.config import RoutingConfig
 from taximeter.api.llm.progress import ProgressReports
 from taximeter.api.llm.room import Room
-from taximeter.api.llm.routing import Router
+from taximeter.api.llm.routing import Router, upstream_health
 from taximeter.api.memberships import Memberships
 from taximeter.api.payments import PaymentVerifier
 from taximeter.api.pending import PendingCharges
@@ -36,6 +35,7 @@ from taximeter.meter.estimates import EstimatedHolds
 from taximeter.meter.pricing import Pricer
 from taximeter.settler.accounts import account_loader
 from taximeter.settler.catch_up import CatchUp
+from taximeter.settler.health import HealthCheck
 from taximeter.settler.pools import make_pool
 from taximeter.settler.stores import Pool, Stores, open_redis
 
@@ -193,6 +193,8 @@ async def open_services(
 
         stack.push_async_callback(drain)
         stores = Stores(pool, redis, settings.key_prefix)
+        health = HealthCheck(stores, upstream=lambda: upstream_health(router))
+        stack.push_async_callback(health.aclose)
         catch_up = CatchUp(stores, settings.usage_wait_s)
         stack.push_async_callback(catch_up.aclose)
         yield Services(
@@ -212,7 +214,7 @@ async def open_services(
                 pool, settings.membership_cache_s, outage_s=settings.outage_belief_s
             ),
             keys=keys,
-            health=HealthCheck(stores, tracker, has_upstream=router is not None),
+            health=health,
             catch_up=catch_up,
             refusals=RefusalAudit(pool, tracker),
             keepers=Keepers(tracker, progress, pending),

@@ -206,6 +206,13 @@ class Meter:
         """Return when Redis answers and every shard is open. Raises ShardFenced, StoreError."""
         await self._requests.check_open()
 
+    async def missing(self) -> tuple[str, ...]:
+        """Which disks or replicas do not confirm what is written now, in words; empty when all that
+        are waited for do. Raises StoreUnavailable.
+        """
+        waits = self._settings.waits
+        return () if waits is None else tuple(await self._requests.unconfirmed(waits))
+
     def pressure(self) -> list[tuple[int, int, Pressure]]:
         """For each shard: its number, how many operations wait in this process, and how it went
         since this process began (or the number of shards changed).

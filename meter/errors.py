@@ -155,10 +155,22 @@ class AdmissionPaused(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """Redis could not be reached in time. Nothing was sent."""
+    """Redis could not be reached in time, or would not take anything. Nothing was done."""
 
 
 class OutcomeUnknown(StoreError):
     """The call was sent but no reply came in time: it took effect once or not at all. Repeat the
-    request id to learn which.
+    request id to learn which. A reserve that ended so is given back as soon as Redis answers.
     """
+
+
+class NotConfirmed(OutcomeUnknown):
+    """It was done, but disks or replicas did not confirm it in time, so it may still be lost with
+    the server. `missing` says who did not. Repeat the request id: nothing is done twice, and the
+    answer waits for them again.
+    """
+
+    def __init__(self, wait: str, missing: str) -> None:
+        super().__init__(f"it was done, and not confirmed ({wait}): {missing}")
+        self.wait = wait
+        self.missing = missing

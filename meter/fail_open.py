@@ -14,6 +14,7 @@ from taximeter.meter.dispatch import Dispatcher
 from taximeter.meter.errors import (
     AdmissionPaused,
     MeterError,
+    NotConfirmed,
     StoreError,
     StoreOutOfMemory,
 )
@@ -87,9 +88,9 @@ class FailOpenDispatcher:
 
     def _admissible(self, operation: Operation, error: StoreError) -> StoreError:
         """Return the error when it means that Redis is away and the organisation has a line; raise
-        it otherwise. A Redis that says no (full, drained) is not away.
+        it otherwise. A Redis that says no (full, drained), or has done it, is not away.
         """
-        if isinstance(error, (StoreOutOfMemory, AdmissionPaused)):
+        if isinstance(error, (StoreOutOfMemory, AdmissionPaused, NotConfirmed)):
             raise error
         if not self._desk.has_line(operation.account.partition("/")[0]):
             raise error

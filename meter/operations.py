@@ -10,6 +10,7 @@ from taximeter.meter.errors import (
     InsufficientCredits,
     InvalidRequest,
     RequestConflict,
+    StoreOutOfMemory,
     UnknownHold,
 )
 from taximeter.meter.ids import new_owner
@@ -18,10 +19,13 @@ from taximeter.meter.limits import check_amount, check_opener, check_request_id,
 from taximeter.meter.models import Receipt, State, Usage
 from taximeter.meter.records import owner_of
 
-Op = Literal["reserve", "commit", "release", "charge", "touch"]
+Op = Literal["reserve", "commit", "release", "charge", "touch", "void", "expire"]
+"""What callers ask for, and two that the client uses on its own: `void` gives back what the reserve
+of this owner took or takes yet, `expire` ends a hold that was kept outside of Redis.
+"""
 
 TAKES_CREDIT: frozenset[str] = frozenset({"reserve", "charge"})
-"""Refused when Redis is out of memory; the others go through `resolve` then."""
+"""Refused when Redis is out of memory, unless done before; all others go through `resolve` then."""
 
 
 class Operation(NamedTuple):
@@ -93,6 +97,8 @@ _STATE_AFTER: dict[Op, State] = {
     "commit": "committed",
     "charge": "charged",
     "release": "released",
+    "void": "released",
+    "expire": "expired",
 }
 
 
@@ -103,7 +109,7 @@ def ok_receipt(operation: Operation, available: int, held: int) -> Receipt:
         operation.request_id,
         _STATE_AFTER[op],
         amount if op == "reserve" else 0,
-        amount if op in ("commit", "charge") else 0,
+        amount if op in ("commit", "charge", "expire") else 0,
         available,
         held,
     )
@@ -133,6 +139,10 @@ def raise_refusal(operation: Operation, reply: Reply) -> None:
     if reply.code is Code.UNKNOWN_HOLD:
         raise UnknownHold(operation.request_id)
     if reply.code is Code.PAUSED:
+        if reply.field == "memory":
+            raise StoreOutOfMemory(
+                "Redis is out of memory; holds can still be committed or released"
+            )
         raise AdmissionPaused(reply.field)
     if reply.code is Code.INVALID:
         raise InvalidRequest(reply.field, "what the script accepts (see lua/operate.lua)")

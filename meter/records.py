@@ -43,6 +43,13 @@ class HoldRecord(NamedTuple):
             payload,
         )
 
+    def text(self) -> str:
+        """The record as Redis keeps it."""
+        mark = owner_of(self.owner, self.opener)
+        if self.start is not None:
+            mark = f"{self.start}S{mark}"
+        return f"{self.amount}\t{self.account}\t{self.progress}\t{mark}\t{self.payload}"
+
 
 def _digits(text: str) -> int:
     if not text.isascii() or not text.isdigit():

@@ -53,8 +53,8 @@ class MeterSettings:
     where the Redis user may not read it.
     """
     wait_timeout_s: float = 1.5
-    """How long one wait may take, on top of `call_timeout_s`. With `appendfsync everysec` a disk
-    is waited for up to a second.
+    """How long what was done waits to be confirmed, before it ends as NotConfirmed. With
+    `appendfsync everysec` a disk is waited for up to a second.
     """
 
     def __post_init__(self) -> None:
@@ -88,8 +88,3 @@ class MeterSettings:
         if self.reserve_wait == self.commit_wait == "none":
             return None
         return Waits(self.reserve_wait, self.commit_wait, self.wait_replicas, self.wait_timeout_s)
-
-    @property
-    def lane_timeout_s(self) -> float:
-        """How long one script call and the wait after it may take."""
-        return self.call_timeout_s + (self.wait_timeout_s if self.waits else 0)

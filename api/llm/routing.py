@@ -15,6 +15,7 @@ from taximeter.api.llm.config import RouteConfig, RoutingConfig
 from taximeter.api.llm.failures import UpstreamFailure
 from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.upstream import Opened, Upstream
+from taximeter.settler.health import UpstreamHealth
 
 MODELS_REMEMBERED_MAX = 4096
 RETRY_PAUSE_S = 0.1
@@ -141,4 +142,15 @@ async def ask(
         "The provider has failed repeatedly and is given a pause",
         details={"reason": "upstream_resting"},
         headers={"Retry-After": "1"},
+    )
+
+
+def upstream_health(router: Router | None) -> UpstreamHealth:
+    """How the providers are, by their last answers: nothing is sent to them for this."""
+    if router is None:
+        return UpstreamHealth(status="degraded", reason="not_configured")
+    found = {name: upstream.health for name, upstream in router.upstreams.items()}
+    worst = next((word for word in found.values() if word != "ok"), None)
+    return UpstreamHealth(
+        status="ok" if worst is None else "degraded", reason=worst, upstreams=found
     )

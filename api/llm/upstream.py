@@ -79,6 +79,12 @@ class Upstream:
         self.rest = Rest(config.rest_after_failures, config.rest_s)
         self._turns = Turns(config.connections_max)
         self.retries = config.retries
+        self._last = "ok"
+
+    @property
+    def health(self) -> str:
+        """A word for its last answer: `ok`, `resting`, `unreachable`, `refuses_us` or `fails`."""
+        return "resting" if self.rest.rests else self._last
 
     @classmethod
     @asynccontextmanager
@@ -157,7 +163,9 @@ class Upstream:
                     allow_redirects=False,
                 )
         except FAILURES as error:
+            self._last = "unreachable"
             raise unreachable(error, self.name) from None
+        self._last = _word_of(response.status)
         if response.status == 200:
             return response
         try:
@@ -274,3 +282,10 @@ def _object(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
+
+
+def _word_of(status: int) -> str:
+    """What a status says of the provider, where a refusal of a caller's request says nothing."""
+    if status in (401, 402, 403):
+        return "refuses_us"
+    return "fails" if status >= 500 else "ok"

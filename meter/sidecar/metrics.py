@@ -10,6 +10,8 @@ from taximeter.meter.pressure import WAIT_BUCKETS_S, Pressure
 _WAITING: Final = "taximeter_waiting_operations"
 _WAITS: Final = "taximeter_wait_seconds"
 _REFUSED: Final = "taximeter_busy_refusals_total"
+_UNCONFIRMED: Final = "taximeter_unconfirmed_answers_total"
+_MISSING: Final = "taximeter_missing_calls_total"
 _BOUNDS: Final = (*(f"{bound:g}" for bound in WAIT_BUCKETS_S), "+Inf")
 
 
@@ -21,6 +23,10 @@ def metrics_text(shards: list[tuple[int, int, Pressure]]) -> bytes:
     waiting.append(f"# TYPE {_WAITING} gauge")
     waits.append(f"# TYPE {_WAITS} histogram")
     refused.append(f"# TYPE {_REFUSED} counter")
+    unconfirmed = [f"# HELP {_UNCONFIRMED} Done, and not confirmed by disks or replicas in time."]
+    missing = [f"# HELP {_MISSING} Calls that a server had acknowledged here and has lost."]
+    unconfirmed.append(f"# TYPE {_UNCONFIRMED} counter")
+    missing.append(f"# TYPE {_MISSING} counter")
     for shard, count, pressure in shards:
         of = f'shard="{shard}"'
         waiting.append(f"{_WAITING}{{{of}}} {count}")
@@ -30,4 +36,6 @@ def metrics_text(shards: list[tuple[int, int, Pressure]]) -> bytes:
         waits.append(f"{_WAITS}_count{{{of}}} {sum(pressure.waits)}")
         for limit, number in pressure.refused.items():
             refused.append(f'{_REFUSED}{{{of},limit="{limit}"}} {number}')
-    return "\n".join([*waiting, *waits, *refused, ""]).encode()
+        unconfirmed.append(f"{_UNCONFIRMED}{{{of}}} {pressure.unconfirmed}")
+        missing.append(f"{_MISSING}{{{of}}} {pressure.missing}")
+    return "\n".join([*waiting, *waits, *refused, *unconfirmed, *missing, ""]).encode()

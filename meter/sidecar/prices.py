@@ -144,9 +144,13 @@ class Prices:
                     price = Price.unpacked(packed)
                 except ValueError:
                     price = None
-        return (
-            price if price is not None and price.model == fields["model"] else self._today(fields)
-        )
+        if price is None or price.model != fields["model"]:
+            return self._today(fields)
+        # The same name at another host is another model: not what was held for.
+        provider = fields.get("provider")
+        if provider is None or not price.identity or price.is_at(provider):
+            return price
+        return self._today(fields)
 
 
 def _cost(price: Price, fields: Mapping[str, Any], usage: Usage | None) -> tuple[int, Usage]:

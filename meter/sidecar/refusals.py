@@ -16,6 +16,7 @@ from taximeter.meter.errors import (
     InsufficientCredits,
     InvalidRequest,
     MeterError,
+    NotConfirmed,
     OutcomeUnknown,
     Overloaded,
     RequestConflict,
@@ -101,7 +102,8 @@ _PAUSED: Final = {
 _OUTCOME_UNKNOWN: Final = unavailable(
     "OUTCOME_UNKNOWN",
     "No reply came in time: it took effect once or not at all."
-    " Repeat it with the same request_id to learn which.",
+    " Repeat it with the same request_id to learn which."
+    " What a reserve may have held is given back by itself.",
 )
 _OVERLOADED: Final = unavailable(
     "OVERLOADED", "Too many operations wait in this sidecar already. Nothing was done."
@@ -148,6 +150,8 @@ def refusal_of(error: MeterError) -> Refusal:
             return _OUT_OF_MEMORY
         case AdmissionPaused():
             return _PAUSED[error.reason]
+        case NotConfirmed():
+            return not_confirmed(error.wait, error.missing)
         case OutcomeUnknown():
             return _OUTCOME_UNKNOWN
         case TooManyForAccount():
@@ -156,6 +160,18 @@ def refusal_of(error: MeterError) -> Refusal:
             return _OVERLOADED
         case _:
             return UNAVAILABLE
+
+
+def not_confirmed(wait: str, missing: str) -> Refusal:
+    """503: done on one server, and not as safe as the operator wants what is answered to be."""
+    return Refusal(
+        503,
+        "OUTCOME_UNKNOWN",
+        f"It was done, but not confirmed in time: {missing}. It can still be lost with its server."
+        " Repeat it with the same request_id: nothing is done twice.",
+        {"wait": wait, "missing": missing},
+        retry=True,
+    )
 
 
 def replayed(outcome: Receipt) -> Refusal:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from taximeter.api import prices_diff
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.litellm_map import read_map
@@ -22,6 +23,10 @@ def test_the_map_that_litellm_ships(litellm_python: Path, tmp_path: Path) -> Non
     [file] = litellm_python.parents[1].glob(f"lib/*/site-packages/litellm/{name}")
     charged = compare(file, tmp_path)
     assert charged > 2_000
+    # Where the two differ is in docs/prices.md; what is sold plainly must not drift apart unseen.
+    found = prices_diff.compare(Pricer(credits_per_dollar=prices_diff.FINE), file.read_bytes())
+    assert found.models - found.only_map > 1_000
+    assert found.agreement > 0.75
 
 
 def compare(file: Path, tmp_path: Path) -> int:

@@ -24,6 +24,7 @@ async def shard(redis: Redis) -> ScriptedShard:
     """Shard 0 of one, with `org/u` at 1,000 millicredits."""
     made = ScriptedShard(redis, ShardKeys("tm", 0))
     await made.open()
+    await made.settler_was_there()
     await made.load("org/u", 1000)
     return made
 

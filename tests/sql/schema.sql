@@ -1432,6 +1432,19 @@ COMMENT ON COLUMN taximeter.idempotent_answers.scope IS 'The organisation; for e
 
 COMMENT ON COLUMN taximeter.idempotent_answers.answer IS 'The body of the first answer, JSON to the letter.';
 
+CREATE TABLE taximeter.ledger_steps (
+    shard integer NOT NULL,
+    step bigint NOT NULL,
+    tokens integer[] NOT NULL
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE taximeter.ledger_steps IS 'The history that a shard knows this Postgres by.';
+
+COMMENT ON COLUMN taximeter.ledger_steps.step IS 'How many transactions have settled or relayed something of the shard.';
+
+COMMENT ON COLUMN taximeter.ledger_steps.tokens IS 'A random number for each of the last ones, the youngest first.';
+
 CREATE TABLE taximeter.lost_events (
     shard integer NOT NULL,
     epoch bigint NOT NULL,
@@ -1630,6 +1643,9 @@ ALTER TABLE ONLY taximeter.heartbeats
 
 ALTER TABLE ONLY taximeter.idempotent_answers
     ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (endpoint, scope, key);
+
+ALTER TABLE ONLY taximeter.ledger_steps
+    ADD CONSTRAINT ledger_steps_pkey PRIMARY KEY (shard);
 
 ALTER TABLE ONLY taximeter.lost_events
     ADD CONSTRAINT lost_events_pkey PRIMARY KEY (shard, epoch, seq_first);

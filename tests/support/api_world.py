@@ -19,6 +19,7 @@ from taximeter.api.payments import PaymentVerifier
 from taximeter.api.settings import ApiSettings
 from taximeter.api.simulator import create_simulator
 from taximeter.settler.guardian import ensure_shards, guard
+from taximeter.settler.hearts import IN_TIME
 from taximeter.settler.settings import StoreSettings
 from taximeter.settler.stores import Stores, open_stores
 
@@ -35,7 +36,18 @@ async def stores(database_url: str, redis_url: str, key_prefix: str) -> AsyncIte
             for _ in range(10):
                 if (await guard(opened, shard, shards)).usable:
                     break
+        await say_that_a_settler_lives(opened)
         yield opened
+
+
+async def say_that_a_settler_lives(stores: Stores) -> None:
+    """Heartbeats of one that is alive and well for as long as a test takes: tests do its work."""
+    await stores.pool.execute(
+        "INSERT INTO taximeter.heartbeats"
+        " SELECT 'test', loop, 1, now() + interval '1 hour', now() + interval '1 hour', 1, null, 0"
+        " FROM unnest($1::text[]) AS loop",
+        list(IN_TIME),
+    )
 
 
 @pytest.fixture
