@@ -20,6 +20,7 @@ from taximeter.api.llm.catalogue import Catalogue
 from taximeter.api.llm.charge import Keepers
 from taximeter.api.llm.config import RoutingConfig
 from taximeter.api.llm.progress import ProgressReports
+from taximeter.api.llm.resting import StoreRest
 from taximeter.api.llm.room import Room
 from taximeter.api.llm.routing import Router, upstream_health
 from taximeter.api.memberships import Memberships
@@ -111,7 +112,9 @@ class Services:
     refusals: RefusalAudit
     payments: PaymentVerifier | None
     catch_up: CatchUp
+    store: StoreRest
     keepers: Keepers
+    extra_fields: frozenset[str]
     requests: Room
     bodies: Room
 
@@ -217,7 +220,10 @@ async def open_services(
             health=health,
             catch_up=catch_up,
             refusals=RefusalAudit(pool, tracker),
+            store=StoreRest(credit.limits if (credit := settings.credit) else ()),
             keepers=Keepers(tracker, progress, pending),
+            extra_fields=frozenset(settings.llm_extra_fields)
+            | ({"simulate"} if settings.dev_mode else set()),
             requests=Room(settings.llm_requests_max, "requests"),
             bodies=Room(
                 max(settings.llm_bodies_bytes_max, 2 * settings.llm_body_bytes_max),

@@ -187,6 +187,11 @@ class ApiSettings(PriceSettings, MeteringSettings):
         default=1000, ge=1, le=10_000, description="Most connections to the upstream."
     )
 
+    llm_extra_fields: tuple[str, ...] = Field(
+        default=(),
+        description="Fields of a body that go upstream although this route does not know them, as "
+        'JSON: `["top_k_return"]`. Allow only what costs nothing that usage does not tell.',
+    )
     left_streams: Literal["stop", "finish"] = Field(
         default="finish",
         description="What becomes of a stream whose caller has left: `finish` reads to the end and "

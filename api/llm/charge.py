@@ -330,7 +330,7 @@ class OpenCharge:
             "tokens_used": prompt + completion,
             "prompt_tokens": prompt,
             "completion_tokens": completion,
-            "power_level": self._chat.power_level,
+            "power_level": self.target.power_level or self._chat.power_level,
             "task_type": self._chat.task_type,
             **self._price.metadata(),
         }

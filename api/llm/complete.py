@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Receive
 from taximeter.api.errors import ApiError, text_of_credits
 from taximeter.api.llm.admission import (
     bounds_for,
-    dearest,
     refuse_settled_replay,
     request_id_of,
     reserve,
@@ -27,6 +26,7 @@ from taximeter.api.llm.estimates import measure
 from taximeter.api.llm.event_stream import EventStream
 from taximeter.api.llm.failures import broken
 from taximeter.api.llm.parse import parse_request
+from taximeter.api.llm.quote import quote
 from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.room import Seat
 from taximeter.api.llm.routing import Target, ask
@@ -100,7 +100,7 @@ async def complete(services: Services, incoming: Incoming) -> ASGIApp:
     """Hold, start the answer and return it. Raises ApiError, ClientLeft, MeterError and what
     asyncpg raises; nothing is held then, or given back in the background.
     """
-    chat = parse_request(incoming.content, incoming.surface)
+    chat = parse_request(incoming.content, incoming.surface, services.extra_fields)
     if services.router is None:
         raise ApiError(
             503,
@@ -110,26 +110,29 @@ async def complete(services: Services, incoming: Incoming) -> ASGIApp:
     targets = services.router.targets(chat.model)
     org_id = incoming.payer.org_id
     prompt = await measure(chat.prompt)
-    estimate, prices = dearest(services, chat, prompt, targets, incoming.payer.plan_code)
+    quoted = quote(
+        services.settings, services.pricer, chat, prompt, targets, incoming.payer.plan_code
+    )
     request_id = request_id_of(incoming.user_id, incoming.key)
     if incoming.key is not None:
         await refuse_settled_replay(services, org_id, request_id)
     meter = await services.meters.get()
     started = time.perf_counter()
-    hold = await reserve(services, meter, chat, estimate, org_id, incoming.user_id, request_id)
+    hold = await reserve(services, meter, quoted, org_id, incoming.user_id, request_id)
     hold_ms = (time.perf_counter() - started) * 1000
     charge = OpenCharge(
         hold,
         chat,
-        prices,
-        bounds_for(chat, prompt, prices),
+        quoted.prices,
+        bounds_for(chat, prompt, quoted.prices),
         services.keepers,
         prompt_tokens=prompt.guess,
         ttl_s=services.settings.hold_ttl_s,
         hold_ms=hold_ms,
     )
     headers = {**incoming.forwarded, "X-Request-Id": request_id}
-    call = _Call(services, incoming, chat, charge, tuple(prices), headers)
+    chat.limit_output(quoted.output_paid_by(hold.amount))
+    call = _Call(services, incoming, chat, charge, tuple(quoted.prices), headers)
     try:
         if chat.stream:
             return await call.stream(incoming.receive)

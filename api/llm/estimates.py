@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from taximeter.api.llm.delivered import BYTES_PER_TOKEN
-from taximeter.api.llm.request import LlmRequest
 
 MESSAGE_OVERHEAD_TOKENS = 8
 REPLY_OVERHEAD_TOKENS = 16
@@ -64,17 +63,6 @@ class PromptSize:
         images = self.images + self.small_images
         text = -(-self.text_bytes // BYTES_PER_TOKEN) + self.messages * 4
         return text + images * IMAGE_TOKENS_GUESSED + self.audio_tokens
-
-
-def output_bound(chat: LlmRequest, assumed: int) -> int:
-    """Output tokens of one answer to hold for: what the caller allows, or what we assume. The price
-    cuts it at what the model can put out.
-
-    A caller who sets no limit can exceed the assumption. The charge is then larger than the hold,
-    and is made all the same; holding for the ceiling every time would let a few requests block a
-    whole balance.
-    """
-    return assumed if chat.output_tokens_limit is None else chat.output_tokens_limit
 
 
 def _bytes_of(text: str) -> int:

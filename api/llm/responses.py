@@ -7,14 +7,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from taximeter.api.llm import fields
 from taximeter.api.llm.checks import invalid
 from taximeter.api.llm.delivered import Made, Step, made_of
 from taximeter.api.llm.surfaces import Surface, as_chat, in_chat_words
 
 # These would be taken from the provider's account, where the callers of all organisations are one.
 _KEPT_AT_PROVIDER = ("previous_response_id", "conversation", "prompt")
-# Other tools run at the provider and have prices of their own, which no usage tells.
-_METERED_TOOLS = ("function", "custom")
 # These say again, or only that there will be something.
 _REPEATED = (".done", ".added", ".created", ".queued", ".in_progress")
 _LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
@@ -24,6 +23,7 @@ class Responses(Surface):
     """Usage always comes, with the last event of a stream or in the answer."""
 
     path = "/responses"
+    fields = fields.RESPONSES
     asks_for_usage = False
     limits = ("max_output_tokens",)
 
@@ -36,16 +36,7 @@ class Responses(Surface):
                 raise invalid(name, "is kept at the provider and not served; send the whole input")
         if body.get("background"):
             raise invalid("background", "is not served: its usage would come after the answer")
-        tools = body.get("tools")
-        if tools is None:
-            return
-        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-            raise invalid("tools", "must be a list of objects")
-        for tool in tools:
-            if tool.get("type") not in _METERED_TOOLS:
-                raise invalid(
-                    "tools", f"only those of type {' or '.join(_METERED_TOOLS)} are served"
-                )
+        fields.check_tools(body)
 
     def prompt(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         chat = as_chat(body["input"], body.get("instructions"), body.get("text"))

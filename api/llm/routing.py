@@ -24,12 +24,13 @@ RETRY_PAUSE_S = 0.1
 @dataclass(frozen=True, slots=True)
 class Target:
     """One place that can answer a request. `model` is its name there, `price_as` the name whose
-    price is charged.
+    price is charged, `power_level` what the route sells it as.
     """
 
     upstream: Upstream
     model: str
     price_as: str
+    power_level: str | None = None
 
 
 class Router:
@@ -91,7 +92,8 @@ class Router:
         targets = []
         for one in route.targets:
             there = one.model or model
-            targets.append(Target(self.upstreams[one.upstream], there, one.price_as or there))
+            upstream, price_as = self.upstreams[one.upstream], one.price_as or there
+            targets.append(Target(upstream, there, price_as, route.power_level))
         return tuple(targets)
 
 
@@ -113,7 +115,7 @@ async def ask(
     for target in targets:
         if target.upstream.rest.is_resting:
             continue
-        content = chat.encoded(target.model)
+        content = chat.encoded(target.model, target.upstream.limit_field)
         for attempt in range(target.upstream.retries + 1):
             if attempt:
                 await asyncio.sleep(RETRY_PAUSE_S * 2**attempt)

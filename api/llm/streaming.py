@@ -9,13 +9,14 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from taximeter.api.errors import ApiError, error_content
+from taximeter.api.errors import ApiError
 from taximeter.api.exact import credits_of
 from taximeter.api.llm.answer import raw_headers
 from taximeter.api.llm.charge import OpenCharge
 from taximeter.api.llm.delivered import Made, Step, output_guess
 from taximeter.api.llm.event_stream import EventStream
 from taximeter.api.llm.request import LlmRequest
+from taximeter.api.llm.said import failure_content
 from taximeter.api.llm.sse import (
     DONE,
     Event,
@@ -142,8 +143,7 @@ class MeteredStream:
             await self._relay_events(send)
         except ApiError as error:
             await self._charge.break_off(by_caller=self._left.done())
-            content = error_content(error.code, error.message, error.details)
-            await self._write(send, encode_event(content), last=True)
+            await self._write(send, encode_event(failure_content(error)), last=True)
             return
         receipt = await self._charge.finish(self._usage)
         end = DONE if self._is_marked or self._chat.surface.asks_for_usage else b""

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from taximeter.api.llm import fields
 from taximeter.api.llm.checks import count, invalid
 from taximeter.api.llm.delivered import NOTHING, Made, Step, chat_step, made_of
 
@@ -19,6 +20,7 @@ class Surface:
     """One route. This is the one of chat completions; the others say what is different."""
 
     path = "/chat/completions"
+    fields = fields.CHAT
     can_stream = True
     # Whether usage in a stream must be asked for with `stream_options`.
     asks_for_usage = True
@@ -37,6 +39,7 @@ class Surface:
             raise invalid("messages", "must be a list of at least one message")
         if not all(isinstance(message, dict) for message in messages):
             raise invalid("messages", "must be a list of objects")
+        fields.check_tools(body)
 
     def prompt(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """What is paid for as input, in the shape of a chat."""
@@ -100,6 +103,7 @@ class Completions(Surface):
     """The older route of plain text."""
 
     path = "/completions"
+    fields = fields.COMPLETIONS
     chunk_kind = "text_completion"
     limits = ("max_tokens",)
 
@@ -124,6 +128,7 @@ class Embeddings(Surface):
     """Paid by input alone."""
 
     path = "/embeddings"
+    fields = fields.EMBEDDINGS
     can_stream = False
     fixed_output = 0
 
@@ -150,6 +155,7 @@ class Images(Surface):
     """Paid by usage where the upstream reports it, else by the number of images that came."""
 
     path = "/images/generations"
+    fields = fields.IMAGES
     can_stream = False
     fixed_output = 0
     makes_images = True

@@ -79,6 +79,7 @@ class Upstream:
         self.rest = Rest(config.rest_after_failures, config.rest_s)
         self._turns = Turns(config.connections_max)
         self.retries = config.retries
+        self.limit_field = config.output_limit_field
         self._last = "ok"
 
     @property
