@@ -43,6 +43,7 @@ def limits_of(settings: ApiSettings) -> dict[str, Limit]:
         "reads": Limit(settings.rate_limit_reads_per_minute, MINUTE_S),
         "changes": Limit(settings.rate_limit_changes_per_minute, MINUTE_S),
         "subscriptions": Limit(settings.rate_limit_subscriptions_per_hour, HOUR_S),
+        "admin_subscriptions": Limit(settings.rate_limit_admin_subscriptions_per_hour, HOUR_S),
         "purchases": Limit(settings.rate_limit_purchases_per_minute, MINUTE_S),
         "allocations": Limit(settings.rate_limit_allocations_per_minute, MINUTE_S),
     }
@@ -97,3 +98,14 @@ class RateLimiter:
                 details={"kind": kind, "limit": limit.count, "window_s": limit.window_s},
                 headers={"Retry-After": str(wait_s)},
             )
+
+    async def give_back(self, kind: str, caller: str) -> None:
+        """Take back the last request that was counted: it has come to nothing."""
+        limit = self._limits.get(kind)
+        if limit is None or limit.count == 0 or time.monotonic() < self._rests_until:
+            return
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await self._redis.ltrim(f"{self._prefix}:limit:{kind}:{caller}", 0, -2)
+        except (RedisError, OSError, TimeoutError) as error:
+            logger.warning("a refused request stays counted: %r", error)

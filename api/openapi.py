@@ -49,6 +49,7 @@ Amounts of credits are JSON numbers of credits with at most three decimals; mone
 TAGS = [
     {"name": "system", "description": "Health, without a login"},
     {"name": "session", "description": "Who the caller is, and which organisation pays"},
+    {"name": "organizations", "description": "All organisations, their names, and how they end"},
     {"name": "subscriptions", "description": "Plans of organisations"},
     {"name": "credits", "description": "Pools, purchases, allocations"},
     {"name": "usage", "description": "What credits were used for"},
@@ -70,6 +71,7 @@ REFUSALS = {
     404: ("Not there, or not the caller's to see", "NOT_FOUND", "Organization not found"),
     409: ("In conflict with what is there", "ALREADY_EXISTS", "This key was used before"),
     413: ("The body is too large", "PAYLOAD_TOO_LARGE", "The body must be at most 65536 bytes"),
+    415: ("The body is no JSON", "UNSUPPORTED_MEDIA_TYPE", "The body must be JSON"),
     422: ("A field is not valid", "VALIDATION_ERROR", "credits: must be more than 0 credits"),
     429: ("Too many requests; see Retry-After", "RATE_LIMITED", "try again in 12 s"),
     502: ("The provider failed", "UPSTREAM_ERROR", "The provider failed"),
@@ -136,6 +138,8 @@ def _add_refusals(operation: dict[str, Any], method: str, path: str) -> None:
         statuses |= {400, 422}
     if has_body:
         statuses |= {400, 404, 409, 413}
+        if "/v1/org-billing" in path or "/v1/auth" in path:
+            statuses |= {415}
     for status in sorted(statuses):
         meaning, code, message = REFUSALS[status]
         given = responses.get(str(status), {})

@@ -14,7 +14,7 @@ import httpx
 from taximeter.api.auth import DevVerifier, OidcVerifier, RememberingVerifier, Verifier
 from taximeter.api.background import TaskTracker
 from taximeter.api.jwks import KeySet
-from taximeter.api.keys import KeyStore
+from taximeter.api.keys import KEY_CONNECTIONS, KeyStore
 from taximeter.api.limits import RateLimiter, limits_of
 from taximeter.api.llm.catalogue import Catalogue
 from taximeter.api.llm.charge import Keepers
@@ -166,6 +166,7 @@ async def open_services(
                 size_max=settings.database_pool_max,
                 command_timeout_s=settings.database_timeout_s,
                 wait_s=settings.database_wait_s,
+                accept_loss=settings.database_durability == "none",
                 server_settings={
                     "application_name": "taximeter-api",
                     # Compiling a report costs more than running it, where Postgres is built for it.
@@ -182,7 +183,16 @@ async def open_services(
         if routing is not None:
             router = await stack.enter_async_context(Router.open(routing))
         await stack.enter_async_context(following(pricer, settings.price_file_check_s))
-        keys = KeyStore(pool, outage_s=settings.outage_belief_s)
+        key_pool = await stack.enter_async_context(
+            make_pool(
+                settings.database_url,
+                size_max=KEY_CONNECTIONS,
+                command_timeout_s=settings.database_timeout_s,
+                wait_s=settings.database_wait_s,
+                server_settings={"application_name": "taximeter-api-keys"},
+            )
+        )
+        keys = KeyStore(key_pool, outage_s=settings.outage_belief_s)
         stack.push_async_callback(keys.aclose)
         tracker = TaskTracker()
         pending = PendingCharges(settings.charges_folder, meters.get)

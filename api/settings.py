@@ -154,7 +154,18 @@ class ApiSettings(PriceSettings, MeteringSettings):
         description="Other requests of a caller that are not limited by themselves; 0 is no limit.",
     )
     rate_limit_subscriptions_per_hour: int = Field(
-        default=5, ge=0, le=100_000, description="New subscriptions by a caller; 0 is no limit."
+        default=5,
+        ge=0,
+        le=100_000,
+        description="Attempts at a new subscription by a caller who is no system admin (and is "
+        "refused); 0 is no limit.",
+    )
+    rate_limit_admin_subscriptions_per_hour: int = Field(
+        default=1000,
+        ge=0,
+        le=100_000,
+        description="New subscriptions by a system admin, without those that were refused; 0 is no "
+        "limit.",
     )
     rate_limit_purchases_per_minute: int = Field(
         default=20, ge=0, le=100_000, description="Purchases by a caller; 0 is no limit."

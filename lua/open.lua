@@ -10,7 +10,7 @@ KEYS[2] holds         hash    org/request -> amount, account, progress, mark, pa
 KEYS[3] deadlines     zset    org/request by Redis time in ms; a hold without one is due at once
 KEYS[4] outcomes      hash
 KEYS[5] outcomes_old  hash
-KEYS[6] meta          hash    epoch, seq, shards, format, run_id, replid, start, rotated_ms, fenced_epoch
+KEYS[6] meta          hash    epoch, seq, shards, format, run_id, replid, start, rotated_ms, fenced_epoch, fenced_floor
 KEYS[7] events        stream  read only: its last id must be of an earlier epoch
 ARGV[1] epoch, 1 or more
 ARGV[2] shards: how many there are in all
@@ -21,7 +21,8 @@ ARGV[6] 1 when outcomes stay, else 0
 ARGV[7..] three per account with open holds: account, remaining (what Postgres says, may be negative), applied
 
 RETURNS OK
-ERRORS MALFORMED; OPEN_ALREADY: the shard is open; EPOCH_USED: the epoch is not greater than one it has had; UNSUPPORTED: the
+ERRORS MALFORMED; OPEN_ALREADY: the shard is open; EPOCH_USED: the epoch is not greater than one that it has had, or
+  that another guardian has passed over; UNSUPPORTED: the
   server's Lua cannot print the numbers we use. Nothing was done ]]
 --- @include "lib/shard"
 --- @include "lib/account"
@@ -39,10 +40,10 @@ for i = 7, #ARGV, 3 do
   if not available or not whole(ARGV[i + 2], BALANCE_MAX) then return redis.error_reply('MALFORMED account') end
   accounts[ARGV[i]] = {available, 0, ARGV[i + 2]}
 end
-local meta = call('HMGET', KEYS[6], 'epoch', 'fenced_epoch', 'uncharged_holds', 'uncharged_amount')
+local meta = call('HMGET', KEYS[6], 'epoch', 'fenced_epoch', 'uncharged_holds', 'uncharged_amount', 'fenced_floor')
 if meta[1] and find(meta[1], '^%d+$') then return redis.error_reply('OPEN_ALREADY the shard is at epoch ' .. meta[1]) end
 local last = call('XREVRANGE', KEYS[7], '+', '-', 'COUNT', 1)[1]
-local before = math.max(tonumber(meta[2] or '') or 0, last and tonumber(match(last[1], '^(%d+)')) or 0)
+local before = math.max(tonumber(meta[2] or '') or 0, tonumber(meta[5] or '') or 0, last and tonumber(match(last[1], '^(%d+)')) or 0)
 if epoch <= before then return redis.error_reply('EPOCH_USED the shard has been at epoch ' .. format('%d', before)) end
 
 -- A key of another type is damage that this replaces.

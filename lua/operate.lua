@@ -23,9 +23,10 @@ RETURNS one string an operation: code, then fields with a space between; then `w
   -1 INSUFFICIENT available held
   -2 NOT_LOADED
   -3 INVALID      field
-  -4 CONFLICT     available held state reserved charged
+  -4 CONFLICT     available held state reserved charged (state foreign: of another user, without figures)
   -5 UNKNOWN_HOLD available held
   -7 PAUSED       reason (backlog or drain): no credit is taken now; what ends holds goes on
+  -8 NOT_ALLOWED  right: opener (another key's hold), charge (beyond the hold, or without one), progress (beyond the hold)
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 local SPENDING = true
 --- @include "lib/shard"

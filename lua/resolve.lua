@@ -20,9 +20,10 @@ RETURNS one string an operation, then `writes`, as `operate`
   3 LATE          available held charged
   -2 NOT_LOADED
   -3 INVALID      field
-  -4 CONFLICT     available held state reserved charged
+  -4 CONFLICT     available held state reserved charged (state foreign: of another user, without figures)
   -5 UNKNOWN_HOLD available held
   -7 PAUSED       memory: no credit is taken now
+  -8 NOT_ALLOWED  right: opener (another key's hold), charge (beyond the hold, or without one), progress (beyond the hold)
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 local SPENDING = false
 --- @include "lib/shard"

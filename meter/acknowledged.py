@@ -24,6 +24,8 @@ class Told(NamedTuple):
     losses: int
     epoch: str
     writes: int
+    start: str = ""
+    """Of the server, as the guardian counts them."""
 
 
 class Acknowledged:
@@ -52,8 +54,17 @@ class Acknowledged:
                 self._lose(before, found)
             return False
         if epoch != now.epoch or (found > now.writes and before.losses == now.losses):
-            self._told = Told(now.losses, epoch, found)
+            self._told = now._replace(epoch=epoch, writes=found)
         return True
+
+    def greet(self, before: Told, epoch: str, found: int, start: str, start_writes: int) -> None:
+        """As `note`, on a new connection. Where the server began again since, what it began with
+        counts: others may have gone on meanwhile, past what it had lost.
+        """
+        if epoch == before.epoch and start != before.start:
+            self.note(before, epoch, min(found, start_writes))
+        self.note(before, epoch, found)
+        self._told = self._told._replace(start=start)
 
     async def report(self, connection: Any) -> None:
         """Leave a record for the guardian, who rebuilds the shard. Raises what redis-py raises, and
@@ -72,10 +83,10 @@ class Acknowledged:
         return self._unreported is not None
 
     def _lose(self, before: Told, found: int) -> None:
-        losses, epoch, writes = before
+        losses, epoch, writes, start = before
         lost = writes - found
         self.missing += lost
-        self._told = Told(losses + 1, epoch, found)
+        self._told = Told(losses + 1, epoch, found, start)
         self._unreported = (epoch, writes, found)
         log.error(
             "taximeter: shard %d has lost %d calls that it had acknowledged (it was at %d in epoch "

@@ -5,6 +5,7 @@ the caller is cancelled.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any
 
@@ -13,6 +14,7 @@ from taximeter.meter.codes import Code
 from taximeter.meter.errors import (
     InsufficientCredits,
     MeterError,
+    NotAllowed,
     OutcomeUnknown,
     RequestConflict,
     RequestReplayed,
@@ -35,19 +37,30 @@ from taximeter.meter.operations import (
 from taximeter.meter.pending import NOT_LOADED_IN_DOUBT
 from taximeter.meter.shards import Shards
 
+logger = logging.getLogger("taximeter.meter")
+
 REPORT_PAUSE_S = 1.0
 # What nobody needs to hear of: the answer was no, and nothing was left open.
-_REFUSALS = (InsufficientCredits, RequestConflict, UnknownHold)
+_REFUSALS = (InsufficientCredits, NotAllowed, RequestConflict, UnknownHold)
 
 
 class Dispatcher:
     """Sends operations and keeps what cancelled callers have left behind."""
 
-    def __init__(self, shards: Shards, accounts: AccountReader, close_timeout_s: float) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        accounts: AccountReader,
+        close_timeout_s: float,
+        overdraft_report: int,
+    ) -> None:
         self._shards = shards
         self._clients = shards.clients
         self._accounts = accounts
         self._close_timeout_s = close_timeout_s
+        self._floor = -overdraft_report
+        self.overdrafts = 0
+        """Operations that have left an account further below zero than is let pass in silence."""
         self._giving_back = GivingBack(self._submit)
         self._background: set[asyncio.Task[Any]] = set()
         self._unreported = 0
@@ -87,12 +100,26 @@ class Dispatcher:
         """Send it and say what became of the request. Raises what it was refused with."""
         raw = await self._submit(operation)
         if raw.startswith(OK_REPLY):
-            return ok_receipt(operation, *ok_balance(raw))
+            available, held = ok_balance(raw)
+            if available < self._floor:
+                self._report_overdraft(operation, available)
+            return ok_receipt(operation, available, held)
         reply = await self._loaded(operation, raw)
+        if reply.code in (Code.OK, Code.LATE) and reply.available < self._floor:
+            self._report_overdraft(operation, reply.available)
         if reply.code is Code.OK:
             return ok_receipt(operation, reply.available, reply.held)
         raise_refusal(operation, reply)
         return known_receipt(operation, reply)
+
+    def _report_overdraft(self, operation: Operation, available: int) -> None:
+        """Every one of them: each is credit that somebody was given without having it."""
+        self.overdrafts += 1
+        logger.warning(
+            "taximeter: %s of request %s, %d millicredits, leaves account %s at %d",
+            *(operation.op, operation.request_id, operation.amount),
+            *(operation.account, available),
+        )
 
     async def aclose(self) -> None:
         """Finish what goes on in the background and what is queued, each within close_timeout_s."""

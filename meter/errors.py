@@ -85,6 +85,25 @@ class UnknownHold(MeterError):
         self.request_id = request_id
 
 
+class NotAllowed(MeterError):
+    """Who asks for this has no right to it. Nothing has changed.
+
+    `right` says what was missing: `opener` (the hold was opened by another key or by a process),
+    `charge` (a commit above the hold, or after its end, charges what nobody has held), `progress`
+    (more than the hold was reported).
+    """
+
+    def __init__(self, request_id: str, right: str) -> None:
+        why = {
+            "opener": "its hold was opened by another key or process",
+            "charge": "that would charge more than its hold",
+            "progress": "that is more than its hold",
+        }
+        super().__init__(f"request {request_id}: {why.get(right, right)}")
+        self.request_id = request_id
+        self.right = right
+
+
 class Overloaded(MeterError):
     """The queue of this process is full. Nothing was sent; try again later or elsewhere."""
 

@@ -44,10 +44,13 @@ async def greet(
     await connection.send_command("INFO", "server")
     info = _text(await connection.read_response(disable_decoding=True))
     await connection.send_command(
-        "HMGET", keys.meta, "epoch", "shards", "run_id", "format", "fenced_reason", "writes"
+        "HMGET",
+        keys.meta,
+        *("epoch", "shards", "run_id", "format", "fenced_reason", "writes", "start"),
+        "start_writes",
     )
     fields = [_text(value) for value in await connection.read_response(disable_decoding=True)]
-    epoch, found_shards, approved, data_format, reason, writes = fields
+    epoch, found_shards, approved, data_format, reason, writes, start, began = fields
     if check_count is not None:
         check_count(found_shards)
     run_id = next(
@@ -62,7 +65,8 @@ async def greet(
             f"shard {keys.shard} has data format {data_format or '-'}; this client reads {FORMAT}"
         )
     if acknowledged is not None and before is not None:
-        acknowledged.note(before, epoch, int(writes) if writes.isdigit() else 0)
+        found = int(writes) if writes.isdigit() else 0
+        acknowledged.greet(before, epoch, found, start, int(began) if began.isdigit() else found)
     if approved != run_id:
         raise ShardFenced(
             f"shard {keys.shard} is on a server that the settler's guardian has not approved yet"

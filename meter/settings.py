@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from taximeter.meter.errors import InvalidRequest
-from taximeter.meter.limits import OPERATIONS_PER_CALL_MAX
+from taximeter.meter.limits import BALANCE_MAX, OPERATIONS_PER_CALL_MAX
 from taximeter.meter.promise import Durability
 from taximeter.meter.waits import Wait, Waits
 
@@ -48,6 +48,10 @@ class MeterSettings:
     """The same for everything else: losing a commit costs what it charged."""
     wait_replicas: int = 1
     """How many replicas the waits that name replicas want."""
+    overdraft_report: int = 100_000
+    """Millicredits below zero from which on every operation that leaves an account there is a
+    line in the log.
+    """
     durability: Durability = "none"
     """What the operator says of the server (TAXIMETER_DURABILITY): believed by `Meter.promise`
     where the Redis user may not read it.
@@ -69,6 +73,7 @@ class MeterSettings:
             ("retry_pause_s", 0.001, 60),
             ("retry_pause_max_s", 0.001, 60),
             ("close_timeout_s", 0, 3600),
+            ("overdraft_report", 0, BALANCE_MAX),
             ("wait_replicas", 1, 16),
             ("wait_timeout_s", 0.001, 600),
         ):

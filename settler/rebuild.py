@@ -13,7 +13,7 @@ from taximeter.meter.scripts import load_script
 from taximeter.settler.carry import carry_holds
 from taximeter.settler.events import parse_id
 from taximeter.settler.look import look
-from taximeter.settler.marks import lock_mark
+from taximeter.settler.marks import lock_mark, read_mark
 from taximeter.settler.queries import load_queries
 from taximeter.settler.settle import settle_shard, write_run
 from taximeter.settler.stores import Connection, Stores
@@ -51,7 +51,9 @@ async def rebuild(
     asyncpg and redis errors.
     """
     keys = stores.keys(shard)
-    await _FENCE.call(stores.redis, [keys.meta], [reason[:200], int(whole)])
+    # A guardian before this one may have begun an epoch, frozen, and wake to open it.
+    begun = (await read_mark(conn, shard)).epoch
+    await _FENCE.call(stores.redis, [keys.meta], [reason[:200], int(whole), begun])
     deadline = time.monotonic() + _PATIENCE_S
     epoch: int | None = None
     lost = 0

@@ -134,6 +134,12 @@ class Seen:
         return int(text) if text.isdigit() else 0
 
     @property
+    def missing(self) -> int:
+        """How many acknowledged calls this server lacks, as clients have found."""
+        text = self.meta.get("missing", "")
+        return int(text) if text.isdigit() else 0
+
+    @property
     def ledger(self) -> Ledger | None:
         """The Postgres that this shard has last been seen with."""
         return Ledger.parse(self.meta.get("ledger", ""))
@@ -181,7 +187,7 @@ def is_whole(mark: Mark, seen: Seen) -> bool:
     settled. A Postgres that went back does not speak against it.
     """
     epoch, seq = seen.epoch, seen.seq
-    if epoch is None or seq is None or not seen.is_approved_server:
+    if epoch is None or seq is None or seen.missing or not seen.is_approved_server:
         return False
     if seen.meta.get("epoch") == "fenced":
         return seen.meta.get("fenced_whole") == "1"
@@ -205,6 +211,8 @@ def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
         return f"Redis was opened for {seen.meta.get('shards')} shards, Postgres has {shards}"
     if mark.ledger and seen.ledger and not mark.ledger.continues(seen.ledger):
         return f"Postgres went back or is another one: {mark.ledger}, it was {seen.ledger}"
+    if seen.missing:
+        return f"Redis has lost {seen.missing} calls that it had acknowledged to a client"
     if seq < mark.seq:
         return f"Redis went back in time: it is at event {seq}, Postgres has settled {mark.seq}"
     last = seen.last_id

@@ -7,11 +7,12 @@ import uvicorn
 from pydantic import ValidationError
 
 from taximeter.api.app import create_app
-from taximeter.api.commands.common import explain
+from taximeter.api.commands.common import explain, refuse_unsafe_database
+from taximeter.api.commands.serving import serve_until_told
 from taximeter.api.llm.config import ConfigError
 from taximeter.api.protocol import BoundedProtocol
 from taximeter.api.settings import ApiSettings
-from taximeter.api.tokens import DevKeyError
+from taximeter.api.tokens import DevKeyError, load_dev_key
 from taximeter.meter.pricing import PriceFileError
 
 
@@ -47,12 +48,13 @@ def command(host: str | None, port: int | None) -> None:
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     try:
         settings = ApiSettings(**given)  # type: ignore[arg-type]  # Each key has a type of its own.
+        if settings.dev_mode:
+            load_dev_key(settings.data_dir)  # While there is somebody to tell, not in the server.
         config = server_config(settings)
     except ValidationError as error:
         raise click.ClickException(explain(error)) from error
     except (ConfigError, DevKeyError, PriceFileError) as error:
         raise click.ClickException(str(error)) from error
-    server = uvicorn.Server(config)
-    server.run()
-    if not server.started:
+    refuse_unsafe_database(settings)
+    if not serve_until_told(uvicorn.Server(config)):
         raise click.ClickException("the API could not start; see above")

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from taximeter.api.keys import KeyStore
+from taximeter.api.keys import KEY_CONNECTIONS, KeyStore
 from taximeter.api.prices import following, make_holds
 from taximeter.api.sidecar.keys import Keys
 from taximeter.api.sidecar.server import DrainingServer, open_unix_socket, server_config
@@ -50,13 +50,24 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
                     size_max=settings.database_pool_max,
                     command_timeout_s=settings.database_timeout_s,
                     wait_s=settings.database_wait_s,
+                    accept_loss=settings.database_durability == "none",
                     server_settings={"application_name": "taximeter-sidecar"},
                 )
             )
         keys: Keys | None = None
         if settings.needs_keys:
-            store = None if pool is None else KeyStore(pool, outage_s=settings.outage_belief_s)
-            if store is not None:
+            store = None
+            if pool is not None:
+                key_pool = await stack.enter_async_context(
+                    make_pool(
+                        settings.database_url,
+                        size_max=KEY_CONNECTIONS,
+                        command_timeout_s=settings.database_timeout_s,
+                        wait_s=settings.database_wait_s,
+                        server_settings={"application_name": "taximeter-sidecar-keys"},
+                    )
+                )
+                store = KeyStore(key_pool, outage_s=settings.outage_belief_s)
                 stack.push_async_callback(store.aclose)
             keys = Keys(settings.keys, store)
         status = None

@@ -141,9 +141,10 @@ def open_unix_socket(path: Path, mode: int) -> socket.socket:
     before = os.umask(0o777 & ~mode)
     try:
         made.bind(str(path))
-    except OSError:
+    except OSError as error:
         made.close()
-        raise
+        # A path that is too long, or a folder that is not there, is told apart by its text alone.
+        raise OSError(f"{path} cannot be listened on: {error.strerror or error}") from None
     finally:
         os.umask(before)
     made.setblocking(False)

@@ -86,6 +86,20 @@ for i = 1, count do
     end
   end
 
+  -- Who asks. Nobody is named where one of our own processes does, which may everything; a key ends and touches what was
+  -- opened under its own name, unless it has the right `a` (any hold), and charges beyond a hold by the right `c` alone.
+  local bound, stranger, asker = false, false, nil
+  if find(owner, 'O', 1, true) and op ~= 'reserve' and op ~= 'void' then
+    local rights
+    rights, asker = match(owner, '^([ac]*)O(%w+)$')
+    bound = not rights or not find(rights, 'c', 1, true)
+    if hold and rights and not find(rights, 'a', 1, true) then
+      local opener = match(hold, '^%d+\t[^\t]+\t%d+\t[%l%dS]*O(%w+)\t')
+      -- A release before this one named nobody, and knew no starts: whose its holds are cannot be told.
+      stranger = opener ~= asker and (opener ~= nil or find(hold, '^%d+\t[^\t]+\t%d+\t%d+S') ~= nil)
+    end
+  end
+
   -- How it ends: a reply at once, or the new available and held with a record of what the id stands for from now on.
   local reply, free_now, kept_now, state_now, event_kind, event_amount
   local flags, known = '-', false
@@ -96,16 +110,22 @@ for i = 1, count do
   elseif #payload > PAYLOAD_BYTES_MAX or find(payload, '\n', 1, true) or find(payload, '\t', 1, true) then reply = '-3 payload'
   elseif not free then reply = records[place] and '-3 account' or '-2'
   elseif not reserved_text then reply = '-3 record'
-  elseif not mine then known = '-4'
+  elseif not mine then reply = format('-4 %d %d foreign 0 0', free, kept)
+  elseif bound and not asker then reply = '-3 owner'
+  elseif stranger then reply = '-8 opener'
 
   elseif op == 'commit' then
     if hold then
       local reserved = tonumber(reserved_text)
-      free_now, kept_now = free + reserved - amount, kept - reserved
-      state_now, event_kind, event_amount = 'committed', 'commit', amount_text
+      if bound and amount > reserved then reply = '-8 charge'
+      else
+        free_now, kept_now = free + reserved - amount, kept - reserved
+        state_now, event_kind, event_amount = 'committed', 'commit', amount_text
+      end
     elseif not state or state == 'expired' then
       local charged = tonumber(charged_text)
-      if charged == 0 or amount > charged then
+      if bound and (charged == 0 or amount > charged) then reply = '-8 charge'
+      elseif charged == 0 or amount > charged then
         free_now, kept_now = free - (amount - charged), kept
         state_now, event_kind, event_amount = 'committed', 'commit', format('%d', amount - charged)
         flags = charged > 0 and 'rest' or 'late'
@@ -151,12 +171,15 @@ for i = 1, count do
 
   elseif op == 'touch' then
     if ttl_ms == 0 then reply = '-3 ttl_ms'
+    elseif hold and bound and amount > tonumber(reserved_text) then reply = '-8 progress'
     elseif hold then
       local progress, mark, about = match(hold, '^%d+\t[^\t]+\t(%d+)\t(%w*)\t(.*)$')
       if amount > tonumber(progress) then progress = amount_text end
       if payload ~= '' then about = payload end
       free_now, kept_now = free, kept
-      -- Who touches has not ended it: what it reported before this start of the server is true as well.
+      -- Who touches has not ended it: what it reported before this start of the server is true as well. What a release
+      -- before this one opened is from now on that of the key which goes on with it.
+      if asker and not find(mark, '[SO]') then mark = mark .. 'O' .. asker end
       hold = reserved_text .. '\t' .. account .. '\t' .. progress .. '\t' .. start .. (match(mark, '^%d+S(%w*)$') or mark)
         .. '\t' .. about
     elseif state then known = '-4'

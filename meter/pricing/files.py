@@ -47,12 +47,15 @@ class PriceFile:
             found.setdefault(identify(name, entry.provider), entry)
         object.__setattr__(self, "_identities", found)
 
-    def find(self, name: str, of: Identity) -> Entry | None:
-        """The entry for a model that was asked for as `name`: that of the same model at the same
-        host, however it is written, then one that speaks of no host. Names go before patterns that
-        end in `*`, of which the longest counts.
+    def find(self, name: str, of: Identity, host: str | None = None) -> Entry | None:
+        """The entry for a model that was asked for as `name`, at `host` if one was given: that of
+        the same model at the same host, however it is written, then one that speaks of no host.
+        Names go before patterns that end in `*`, of which the longest counts.
         """
         asked = name.strip().lower()
+        whole = f"{host.strip().lower()}/{asked}" if host else asked
+        if (entry := self.models.get(whole)) is not None and _fits(entry, of):
+            return entry
         as_written = self.models.get(asked)
         same = self._identities.get(of)
         hostless = self._identities.get(of._replace(provider=""))

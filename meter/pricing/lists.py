@@ -33,8 +33,9 @@ class PriceLists:
         """Which operator's file is in use; empty without one."""
         return "" if self._file is None else self._file.version
 
-    def find(self, name: str, of: Identity) -> Listed | None:
-        """What the first list that has the model says of it; `name` is how it was asked for.
+    def find(self, name: str, of: Identity, host: str | None = None) -> Listed | None:
+        """What the first list that has the model says of it; `name` is how it was asked for, and
+        `host` what was said beside it.
 
         A name without a host means the maker's own model, so that all spellings of a model cost the
         same.
@@ -42,7 +43,7 @@ class PriceLists:
         found = None if self._published is None else self._published.resolve(of)
         maker = of if of.provider or found is None else of._replace(provider=found[0].id)
         if self._file is not None:
-            entry = self._file.find(name, of) or self._file.find(name, maker)
+            entry = self._file.find(name, of, host) or self._file.find(name, maker)
             if entry is not None:
                 return _listed(entry, "override", self._file, maker)
         entry = self._correction(of, found)

@@ -185,7 +185,7 @@ class Pricer:
 
     def _look_up(self, model: str, provider: str | None) -> Listed:
         of = identify(model, provider)
-        found = self._lists.find(model, of)
+        found = self._lists.find(model, of, provider)
         if found is not None:
             return found
         if self._unknown_model == "reject":

@@ -198,7 +198,8 @@ class Sidecar:
         if path == "/openapi.json":
             return openapi_document()
         if path == METRICS:
-            return metrics_text(self._operations.connected().pressure())
+            meter = self._operations.connected()
+            return metrics_text(meter.pressure(), meter.overdrafts)
         if path == "/readyz":
             if self._operations.draining:
                 raise DRAINING

@@ -61,6 +61,7 @@ class Prices:
         *,
         request_id: str | None,
         ttl_s: float,
+        opener: str = "",
     ) -> Hold:
         """Hold for the largest request that the bounds allow, or for as much of that as the policy
         says. Raises InvalidRequest, Refusal and what Meter.reserve raises.
@@ -86,6 +87,7 @@ class Prices:
             request_id=request_id,
             ttl_s=ttl_s,
             usage=_filed(usage, price, found),
+            opener=opener,
         )
         self._reserved[org_id, hold.request_id] = price
         if len(self._reserved) > HOLDS_REMEMBERED_MAX:

@@ -16,6 +16,7 @@ from taximeter.meter.errors import (
     InsufficientCredits,
     InvalidRequest,
     MeterError,
+    NotAllowed,
     NotConfirmed,
     OutcomeUnknown,
     Overloaded,
@@ -120,6 +121,11 @@ _TOO_MANY: Final = {
 }
 INTERNAL: Final = Refusal(500, "INTERNAL", "The sidecar failed; its log says why.")
 
+_NOT_ALLOWED: Final = {
+    "opener": "The hold of this request_id was opened by another key or by a process.",
+    "charge": "This key may not charge, so it commits no more than its open hold.",
+    "progress": "This key may not charge, so it reports no more than its hold.",
+}
 _LIMITS_OF_SCRIPTS: Final = {
     "balance": f"such that the balance stays within {BALANCE_MAX} millicredits either way",
 }
@@ -132,6 +138,13 @@ def refusal_of(error: MeterError) -> Refusal:
             return _insufficient(error)
         case InvalidRequest():
             return _invalid(error)
+        case NotAllowed():
+            return Refusal(
+                403, "PERMISSION_DENIED", _NOT_ALLOWED[error.right], {"right": error.right}
+            )
+        case RequestConflict() if error.outcome.state == "foreign":
+            message = "This request_id is in use by another user."
+            return Refusal(409, "CONFLICT", message, {"request_id": error.outcome.request_id})
         case RequestConflict():
             message = f"This request_id is {error.outcome.state} already, with other parameters."
             return Refusal(409, "CONFLICT", message, _recorded(error.outcome))

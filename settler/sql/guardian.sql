@@ -81,9 +81,13 @@ SELECT shard, $3 FROM generate_series($1::integer, $2::integer - 1) AS shard
 INSERT INTO taximeter.shard_layouts (since_epoch, shards) VALUES ($1, $2)
 
 -- name: holds_ended
--- Which of these holds an entry has ended that is in a balance already. $1 holds, $2 org ids, $3 user ids, $4 last entries
-SELECT entry.hold
+-- Which of these holds of moves nobody will end any more: an entry has ended it that is in a balance already, or no such move is under way
+-- (this Postgres was put back to a copy that does not know it). $1 holds, $2 org ids, $3 user ids, $4 last entries
+SELECT wanted.hold
   FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS wanted (hold, org_id, user_id, applied)
-  JOIN taximeter.account_entries AS entry
-    ON entry.org_id = wanted.org_id AND entry.user_id = wanted.user_id AND entry.entry_seq <= wanted.applied
-       AND entry.hold = wanted.hold
+ WHERE EXISTS (SELECT FROM taximeter.account_entries AS entry
+                WHERE entry.org_id = wanted.org_id AND entry.user_id = wanted.user_id
+                  AND entry.entry_seq <= wanted.applied AND entry.hold = wanted.hold)
+    OR NOT EXISTS (SELECT FROM taximeter.moves AS move
+                    WHERE move.org_id || '/move/' || move.id = wanted.hold AND move.state = 'pending'
+                      AND move.org_id = wanted.org_id AND move.from_user = wanted.user_id)

@@ -21,6 +21,7 @@ LOW = {
     "rate_limit_purchases_per_minute": 2,
     "rate_limit_allocations_per_minute": 2,
     "rate_limit_subscriptions_per_hour": 2,
+    "rate_limit_admin_subscriptions_per_hour": 2,
 }
 CREDITS = f"{BILLING}/credits/acme"
 
@@ -29,6 +30,7 @@ def test_the_limits_of_the_contract() -> None:
     assert limits_of(ApiSettings(dev_mode=True)) == {
         "reads": Limit(100, 60),
         "subscriptions": Limit(5, 3600),
+        "admin_subscriptions": Limit(1000, 3600),
         "purchases": Limit(20, 60),
         "allocations": Limit(30, 60),
         "changes": Limit(60, 60),
@@ -81,7 +83,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["reads", "changes", "purchases", "allocations", "subscriptions"])
 async def test_one_more_than_the_limit_is_refused(world: World, kind: str) -> None:
     assert (await world.subscribe()).status_code == 200
-    limit = limits_of(world.settings)[kind]
+    name = "admin_subscriptions" if kind == "subscriptions" else kind
+    limit = limits_of(world.settings)[name]
     for number in range(limit.count):
         assert (await send(world, kind, number=number)).status_code == 200
     refused = await send(world, kind, number=9)
@@ -90,7 +93,7 @@ async def test_one_more_than_the_limit_is_refused(world: World, kind: str) -> No
     document = refused.json()
     assert document["error"]["code"] == "RATE_LIMITED"
     assert document["error"]["details"] == {
-        "kind": kind,
+        "kind": name,
         "limit": limit.count,
         "window_s": limit.window_s,
     }
@@ -188,3 +191,19 @@ async def test_arguments_outside_their_bounds(
 ) -> None:
     with pytest.raises(redis_asyncio.ResponseError, match=f"MALFORMED {field}"):
         await call(redis, f"{key_prefix}:limit", limit, window_ms)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("api_options", [LOW])
+async def test_attempts_of_who_may_not_subscribe_are_counted(world: World) -> None:
+    """Every one of them: they are refused whatever they send."""
+    body = {"org_id": "x"}
+    statuses = [
+        (
+            await world.client.post(
+                f"{BILLING}/subscriptions", json=body, headers=world.auth("nobody")
+            )
+        ).status_code
+        for _ in range(3)
+    ]
+    assert statuses == [403, 403, 429]

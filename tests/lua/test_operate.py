@@ -95,7 +95,7 @@ async def test_the_owner_of_a_reserve_may_repeat_it_after_a_lost_reply(
 async def test_who_opened_a_hold_is_kept_with_it(shard: ScriptedShard, owner: str) -> None:
     await shard.redis.hset(shard.keys.meta, "start", 12)
     await shard.one("reserve", "r", 300, owner=owner, payload=PAYLOAD)
-    await shard.one("touch", "r", 70, owner="OOther")
+    await shard.one("touch", "r", 70, owner="aOOther")
     assert await shard.one("reserve", "r", 300, owner=owner) == "1 700 300"
     assert await shard.one("reserve", "r", 300, owner="xO9") == "2 700 300 open 300 0"
     hold = HoldRecord.parse(await shard.redis.hget(shard.keys.holds, "org/r"))
@@ -133,10 +133,10 @@ async def test_a_reserve_after_the_end_never_opens_again(shard: ScriptedShard) -
     [
         (op("reserve", "r", 300), op("reserve", "r", 301), "open 300 0"),
         (op("reserve", "r", 300), op("charge", "r", 300), "open 300 0"),
-        (op("reserve", "r", 300), op("reserve", "r", 300, user="org/v"), "open 300 0"),
-        (op("reserve", "r", 300), op("commit", "r", 1, user="org/v"), "open 300 0"),
-        (op("reserve", "r", 300), op("release", "r", user="org/v"), "open 300 0"),
-        (op("reserve", "r", 300), op("touch", "r", 1, user="org/v"), "open 300 0"),
+        (op("reserve", "r", 300), op("reserve", "r", 300, user="org/v"), "foreign 0 0"),
+        (op("reserve", "r", 300), op("commit", "r", 1, user="org/v"), "foreign 0 0"),
+        (op("reserve", "r", 300), op("release", "r", user="org/v"), "foreign 0 0"),
+        (op("reserve", "r", 300), op("touch", "r", 1, user="org/v"), "foreign 0 0"),
         (op("charge", "r", 300), op("charge", "r", 299), "charged 0 300"),
         (op("charge", "r", 300), op("reserve", "r", 300), "charged 0 300"),
         (op("charge", "r", 0), op("reserve", "r", 0), "charged 0 0"),

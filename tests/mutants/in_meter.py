@@ -175,9 +175,68 @@ BUGS: Final = (
     Bug(
         "what went on credit is charged under an id of its own",
         "meter/fail_open.py",
-        "            await self._inner.ask(entry.due)\n",
-        '            await self._inner.ask(entry.due._replace(key=entry.due.key + ".credit"))\n',
+        "            await self._inner.ask(due)\n",
+        '            await self._inner.ask(due._replace(key=due.key + ".credit"))\n',
         "meter/test_credit_line.py",
+    ),
+    Bug(
+        "what could not be written stays in the journal",
+        "meter/journal.py",
+        "        os.ftruncate(self._file.fileno(), self._size)\n",
+        "",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "a hold on credit ends with the process that admitted it",
+        "meter/credit_line.py",
+        "                self._add(Entry(operation, deadline_in(operation.ttl_ms)))\n",
+        "                self._add(Entry(operation, deadline_in(0)))\n",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "a commit that the journal refused is made all the same",
+        "meter/credit_line.py",
+        "        await self._write(due_line(due))\n        self._set_due(entry, due)\n\n"
+        "    async def touch",
+        "        self._set_due(entry, due)\n        await self._write(due_line(due))\n\n"
+        "    async def touch",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "what Redis had charged before its reply was lost is left to a person",
+        "meter/fail_open.py",
+        "                if _is_covered(due, error.outcome)\n",
+        "                if False\n",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "what Redis may have charged is refused by the desk",
+        "meter/fail_open.py",
+        "            if isinstance(trouble, OutcomeUnknown) and not",
+        "            if False and not",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "a client forgets what it was told when it connects again",
+        "meter/handshake.py",
+        "        acknowledged.greet(before, epoch, found, start, int(began)"
+        " if began.isdigit() else found)\n",
+        "        pass\n",
+        "meter/test_acknowledged.py",
+    ),
+    Bug(
+        "a call that finds less than there was takes that for granted",
+        "meter/shard.py",
+        "        self.acknowledged.note(before, epoch, writes)\n",
+        "",
+        "meter/test_acknowledged.py",
+    ),
+    Bug(
+        "the guardian does not read what clients miss",
+        "settler/verdict.py",
+        "    if seen.missing:\n        return",
+        "    if False:\n        return",
+        "meter/test_acknowledged.py",
     ),
     Bug(
         "a process that takes up a journal forgets what it has to charge",

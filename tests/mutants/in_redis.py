@@ -8,6 +8,13 @@ from mutants.bug import Bug
 
 BUGS: Final = (
     Bug(
+        "a guardian that wakes opens an epoch that another one has passed over",
+        "lua/open.lua",
+        "tonumber(meta[5] or '') or 0, last",
+        "last",
+        "settler/test_frozen.py",
+    ),
+    Bug(
         "balances are written before the event",
         "lua/lib/batch.lua",
         "if #events > 0 then append_events(KEYS[7]",
@@ -24,6 +31,34 @@ BUGS: Final = (
         "call('XADD', events_key, 'MAXLEN', 3, epoch",
         "settler/test_settle.py",
         item="MAXLEN on XADD",
+    ),
+    Bug(
+        "a key ends any hold",
+        "lua/lib/batch.lua",
+        "  elseif stranger then reply = '-8 opener'\n",
+        "",
+        "attacks/test_keys_confine.py",
+    ),
+    Bug(
+        "a key that may not charge commits above its hold",
+        "lua/lib/batch.lua",
+        "      if bound and amount > reserved then reply = '-8 charge'\n      else",
+        "      if false then reply = '-8 charge'\n      else",
+        "attacks/test_keys_confine.py",
+    ),
+    Bug(
+        "a key that may not charge commits what nobody has held",
+        "lua/lib/batch.lua",
+        "if bound and (charged == 0 or amount > charged) then",
+        "if bound and state and (charged == 0 or amount > charged) then",
+        "attacks/test_keys_confine.py",
+    ),
+    Bug(
+        "progress has no bound",
+        "lua/lib/batch.lua",
+        "    elseif hold and bound and amount > tonumber(reserved_text) then",
+        "    elseif false then",
+        "attacks/test_keys_confine.py",
     ),
     Bug(
         "holds vanish with a time to live",

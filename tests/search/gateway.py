@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Literal
 
 from redis.exceptions import ConnectionError as Gone
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
+from taximeter.meter.acknowledged import Acknowledged
 from taximeter.meter.calls import run_batch
 from taximeter.meter.codes import Code
 from taximeter.meter.errors import (
+    AccountNotFound,
     MeterError,
     OutcomeUnknown,
     RequestReplayed,
     ShardFenced,
-    StoreError,
     StoreUnavailable,
 )
-from taximeter.meter.faults import is_final
+from taximeter.meter.faults import is_final, may_have_written
 from taximeter.meter.handshake import greet
-from taximeter.meter.keys import ShardKeys
+from taximeter.meter.keys import ShardKeys, split_account
 from taximeter.meter.models import Receipt
 from taximeter.meter.operations import (
     Operation,
@@ -35,7 +37,7 @@ from taximeter.meter.operations import (
     parse_reply,
     raise_refusal,
 )
-from taximeter.meter.pending import Pending
+from taximeter.meter.pending import NOT_LOADED, NOT_LOADED_IN_DOUBT, Pending
 
 Way = Literal["ok", "lost", "unsent"]
 """What the network does to a call: nothing; its reply is lost; it never arrives."""
@@ -103,43 +105,70 @@ def attempt(
     keys: ShardKeys,
     execute: Callable[[list[str]], Any],
     way: Way,
+    acknowledged: Acknowledged,
 ) -> tuple[Pending, str | None]:
     """One call that carries one operation, as a lane makes it; returns it as it is then (answered,
     or to be tried again) and the epoch that the lane believes in, None when it must greet again.
+    `acknowledged` is changed.
     """
     pending = copy.copy(pending)
     pending.future = Answer()  # type: ignore[assignment]
     connection = Connection(execute, way)
     try:
         if epoch is None:
-            epoch = _run(greet(connection, keys)).epoch
-        _run(run_batch(connection, keys.batch(), epoch, [pending]))
+            epoch = _run(greet(connection, keys, None, acknowledged)).epoch
+        before = acknowledged.told
+        batch, replies, writes = _run(run_batch(connection, keys.batch(), epoch, [pending]))
+        for answered, reply in zip(batch, replies, strict=True):
+            answered.answer(reply)
+        if batch:
+            acknowledged.note(before, epoch, writes)
+        _report(acknowledged, connection)
     except ShardFenced as error:
+        _report(acknowledged, connection)
         pending.interrupt(error, uncertain=False)
         return pending, None
     except (RedisError, OSError) as error:
-        if is_final(error):
-            pending.fail(StoreError(str(error)))
-            return pending, None
         trouble = StoreUnavailable(f"{type(error).__name__} {error}".rstrip())
+        if is_final(error):
+            pending.interrupt(trouble, uncertain=may_have_written(error))
+            pending.give_up()
+            return pending, None
         pending.interrupt(trouble, uncertain=not isinstance(error, ResponseError))
         return pending, None
     return pending, epoch
 
 
-def waiting(operation: Operation) -> Pending:
+def _report(acknowledged: Acknowledged, connection: Connection) -> None:
+    """Tell the guardian what was lost, while the connection still works."""
+    if acknowledged.has_news:
+        with suppress(ResponseError, Gone):
+            _run(acknowledged.report(connection))
+
+
+def waiting(operation: Operation, *, in_doubt: bool = False) -> Pending:
     """The operation, submitted and not sent yet."""
-    return Pending(operation, 0.0, 0.0, Answer())  # type: ignore[arg-type]
+    answer: Any = Answer()
+    return Pending(operation, 0.0, 0.0, answer, uncertain=in_doubt)
 
 
 def again(pending: Pending) -> Pending:
     """The same operation, submitted anew after its account was loaded. `Dispatcher._loaded`."""
-    return waiting(pending.operation)
+    answer: Any = pending.future
+    return waiting(pending.operation, in_doubt=answer.reply == NOT_LOADED_IN_DOUBT)
+
+
+def not_found(pending: Pending) -> MeterError:
+    """What is told when nobody can load its account. `Dispatcher._loaded`."""
+    answer: Any = pending.future
+    if answer.reply == NOT_LOADED_IN_DOUBT:
+        return OutcomeUnknown("its account is not there")
+    return AccountNotFound(*split_account(pending.operation.account))
 
 
 def is_not_loaded(pending: Pending) -> bool:
-    reply = pending.future.reply  # type: ignore[attr-defined]
-    return reply is not None and parse_reply(reply).code is Code.NOT_LOADED
+    answer: Any = pending.future
+    return answer.reply in (NOT_LOADED, NOT_LOADED_IN_DOUBT)
 
 
 def read(pending: Pending) -> Receipt | MeterError:
@@ -152,6 +181,8 @@ def read(pending: Pending) -> Receipt | MeterError:
     if answer.error is not None:
         return answer.error  # type: ignore[no-any-return]
     operation, reply = pending.operation, parse_reply(answer.reply)
+    if operation.op == "void":
+        return Receipt(operation.request_id, "voided", 0, 0, 0, 0)  # type: ignore[arg-type]
     try:
         raise_refusal(operation, reply)
     except MeterError as error:

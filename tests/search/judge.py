@@ -13,9 +13,7 @@ def at_rest(world: World) -> World:
     world = world.copy()
     for request in list(world.calls):
         world.give_up(request)
-    store = world.store.copy()
-    store.oom = False
-    world.change(store)
+    world.set_oom(False)
     system = world.rules.system
     for _ in range(2):
         system.guard(world)
@@ -38,12 +36,12 @@ def violations(world: World) -> Iterator[str]:
         charged[request] = charged.get(request, 0) + claim.amount
     for request in ("hold", "charge"):
         facts: Any = world.told.get(request, ())
-        yield from _of_request(request, facts, charged.get(request, 0), world.lossy)
+        yield from _of_request(request, facts, charged.get(request, 0), world)
     for _, amount, said in world.told.get("sql", ()):  # type: ignore[misc]
         if charged.get("sql", 0) != (amount if said else 0):
             yield f"a deduction was answered {said} and booked {charged.get('sql', 0)}"
     late = sum(claim.amount for claim in books.charged.values() if claim.late)
-    if not world.lossy and books.used > books.allocated + late:
+    if not world.lossy and books.used > books.allocated + late + world.unseen:
         yield f"overspent: used {books.used} of {books.allocated}"
     record = world.store.hashes.get(KEYS.accounts, {}).get(ACCOUNT)
     if record is None:
@@ -56,14 +54,14 @@ def violations(world: World) -> Iterator[str]:
         yield f"drift: live {available} + {held}, the books say {books.free} - {unapplied}"
 
 
-def _of_request(request: str, facts: tuple[Fact, ...], booked: int, lossy: bool) -> Iterator[str]:
+def _of_request(request: str, facts: tuple[Fact, ...], booked: int, world: World) -> Iterator[str]:
     ends = [f for f in facts if f.op in ("commit", "release", "charge") and f.how == "ok"]
     unknown = [f for f in facts if f.how == "unknown"]
     if ends:
         told = ends[-1].charged
         if booked > told:
             yield f"invented: {request} was answered as charged {told}, booked {booked}"
-        elif booked < told and not lossy:
+        elif booked < told and not world.lossy:
             yield f"lost: {request} was answered as charged {told}, booked {booked}"
         return
     amounts = {f.amount for f in unknown if f.op in ("commit", "charge")}
@@ -75,9 +73,14 @@ def _of_request(request: str, facts: tuple[Fact, ...], booked: int, lossy: bool)
     if opened or not amounts:
         # The hold expires: what was reported is charged.
         allowed |= {reported} | {f.amount for f in touches}
-    if any(f.op == "release" or f.how == "unknown" for f in unknown if f.op != "touch"):
+        if world.restarted:
+            # What was reported under another start of the server is not charged.
+            allowed.add(0)
+    if any(
+        f.op == "release" or f.how == "unknown" for f in unknown if f.op not in ("touch", "void")
+    ):
         allowed.add(0)
-    if lossy:
+    if world.lossy:
         if booked > max(allowed):
             yield f"invented: {request} may cost {sorted(allowed)}, booked {booked}"
     elif booked not in allowed:

@@ -33,13 +33,14 @@ class Books:
     """
 
     __slots__ = (
-        "allocated", "charged", "dead", "entries", "epoch", "lost", "position", "run_id", "seq",
-        "used",
+        "allocated", "charged", "dead", "entries", "epoch", "exposure", "lost", "position",
+        "run_id", "seq", "used",
     )  # fmt: skip
 
     def __init__(self, allocated: int) -> None:
         self.allocated = allocated
         self.used = 0
+        self.exposure = 0
         self.entries: list[tuple[int, str]] = []
         self.charged: dict[Claim, Charged] = {}
         self.dead: list[str] = []
@@ -50,17 +51,16 @@ class Books:
 
     def copy(self) -> Books:
         made = Books.__new__(Books)
-        for name in ("allocated", "used", "lost", "epoch", "seq", "run_id", "position"):
+        for name in ("allocated", "used", "exposure", "lost", "epoch", "seq", "run_id", "position"):
             setattr(made, name, getattr(self, name))
         made.entries, made.dead = list(self.entries), list(self.dead)
         made.charged = dict(self.charged)
         return made
 
     def frozen(self) -> tuple[object, ...]:
-        return (
-            self.allocated, self.used, tuple(self.entries), tuple(sorted(self.charged.items())),
-            len(self.dead), self.lost, self.epoch, self.seq, self.run_id,
-        )  # fmt: skip
+        figures = (self.allocated, self.used, self.exposure, self.lost, self.epoch, self.seq)
+        charged = tuple(sorted(self.charged.items()))
+        return (*figures, self.run_id, tuple(self.entries), charged, len(self.dead))
 
     @property
     def free(self) -> int:
@@ -72,26 +72,34 @@ class Books:
         return Mark(0, self.epoch, self.seq, f"{self.run_id:040x}", 1, position)
 
     def deduct(self, request_id: str, amount: int) -> bool:
-        """`deduct_credits`."""
-        if self.free < amount or (request_id, 0) in self.charged:
+        """`deduct_credits`: what the settler has last seen open is left alone."""
+        if self.free - self.exposure < amount or (request_id, 0) in self.charged:
             return False
         self.charged[request_id, 0] = Charged("u", amount, False, False)
         self.used += amount
         self._entry(-amount)
         return True
 
+    def unsettled(self, store: Store, keys: ShardKeys) -> int:
+        """What the events after the watermark come to."""
+        return sum(event.amount for event in self._run(store, keys).parse()[0])
+
     def settle(self, store: Store, keys: ShardKeys) -> bool:
         """Book what comes after the watermark; False when nothing does. `settle_once`."""
+        run = self._run(store, keys)
+        if run.empty:
+            return False
+        self._write(run)
+        return True
+
+    def _run(self, store: Store, keys: ShardKeys) -> Run:
         run = Run(self.epoch, self.seq, self.seq)
         for at, fields in store.call(
             "XRANGE", keys.events, f"({self.epoch}-{self.seq}", f"{self.epoch}-{2**60}"
         ):
             pairs = zip(fields[::2], fields[1::2], strict=True)
             run.add(at.encode(), {name.encode(): value.encode() for name, value in pairs})
-        if run.empty:
-            return False
-        self._write(run)
-        return True
+        return run
 
     def lose(self, up_to: int) -> None:
         """Numbers of this epoch that nobody has an event for."""

@@ -13,6 +13,20 @@ from search.store import Store
 from taximeter.meter.scripts import Script, load_script
 
 _HEAD = "local KEYS, ARGV = ...\n"
+_REDIS = """
+return function(call)
+  return {
+    call = call,
+    pcall = function(...)
+      local done, reply = pcall(call, ...)
+      if done then return reply end
+      return {err = tostring(reply)}
+    end,
+    error_reply = function(text) return {err = text} end,
+    status_reply = function(text) return {ok = text} end,
+  }
+end
+"""
 
 
 class Scripts:
@@ -28,10 +42,7 @@ class Scripts:
             encoding="latin-1", unpack_returned_tuples=True, register_eval=False
         )
         self._table = self._lua.table_from
-        redis = self._lua.eval(
-            "function(call) return {call = call, error_reply = function(text) return {err = text}"
-            " end, status_reply = function(text) return {ok = text} end} end"
-        )(self._call)
+        redis = self._lua.execute(_REDIS)(self._call)
         self._lua.globals()["redis"] = redis
         self._bodies: dict[str, Any] = {}
         self._allowed: set[str] = set()

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from search import gateway, system
-from search.ledger import Books, known
+from search.ledger import Books
 from search.lua import Scripts
-from search.world import KEYS, Rules
+from search.world import Rules
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,30 @@ def _sql_is_blind() -> Rules:
 def _rebuild_forgets_holds() -> Rules:
     """A rebuild that drops what holds have reported, although Redis is whole."""
 
-    def rebuild(world: Any) -> None:
-        books = world.books
-        world.run("fence", [KEYS.meta], ["rebuilt"])
-        while books.settle(world.store, KEYS):
-            pass
-        epoch, seq = known(world.store, KEYS)
-        if epoch == books.epoch and seq > books.seq:
-            books.lose(seq)
-        books.epoch, books.seq, books.run_id = max(epoch, books.epoch) + 1, 0, world.store.run_id
-        system.reopen(world)
+    def carry(world: Any, seen: Any, whole: bool) -> tuple[int, list[Any]]:
+        return seen.start, []
 
+    rebuild = partial(system.rebuild, carry=carry)
     return Rules(system=_with(system, rebuild=rebuild), budgets=_budgets(rebuild=1))
+
+
+def _every_start_is_one() -> Rules:
+    """A rebuild after a loss that lets what was reported before it count."""
+
+    def carry(world: Any, seen: Any, whole: bool) -> tuple[int, list[Any]]:
+        return system.carry(world, seen, True)
+
+    def rebuild(world: Any) -> None:
+        system.rebuild(world, carry)
+
+    def guard(world: Any) -> None:
+        if system.judge(world.books.mark(), system.look(world), 1).action is system.Action.REBUILD:
+            rebuild(world)
+        else:
+            system.guard(world)
+
+    changed = _with(system, rebuild=rebuild, guard=guard)
+    return Rules(system=changed, budgets=_budgets(loss=1))
 
 
 BUGS: dict[str, Bug] = {
@@ -95,11 +108,13 @@ BUGS: dict[str, Bug] = {
     "a rebuild forgets what holds reported": Bug(_rebuild_forgets_holds, 3, "may cost [40]"),
     "an expiry charges what was reported before a loss": Bug(
         lambda: Rules(
-            scripts=_script(*system.PROGRESS_OF_ANY_START), budgets=_budgets(loss=1)
+            scripts=_script("sweep", "local counts = ", "local counts = true or "),
+            budgets=_budgets(loss=1),
         ),
         4,
         "invented",
     ),
+    "a start after a loss is no other start": Bug(_every_start_is_one, 6, "invented"),
     "a commit keeps what it did not need": Bug(
         lambda: Rules(
             scripts=_script("operate", "free_now, kept_now = free + reserved - amount, kept - res",

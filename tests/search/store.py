@@ -6,7 +6,7 @@ with a real server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -47,7 +47,7 @@ class Store:
         """
         if self._frozen is None:
             hashes = tuple(
-                (key, tuple(sorted((n, v) for n, v in value.items() if not n.endswith("_ms"))))
+                (key, tuple(sorted(self._lasting(value))))
                 for key, value in sorted(self.hashes.items())
             )
             zsets = tuple(
@@ -60,6 +60,13 @@ class Store:
             )
             self._frozen = (hashes, zsets, streams, self.run_id, self.oom)
         return self._frozen  # type: ignore[return-value]
+
+    def _lasting(self, fields: dict[str, str]) -> Iterator[tuple[str, object]]:
+        for name, value in fields.items():
+            if name == "complete_ms":
+                yield name, str(int(value) - self.clock_ms)
+            elif not name.endswith("_ms"):
+                yield name, value
 
     def call(self, *arguments: str) -> Reply:
         """Run one command. Raises ResponseError."""

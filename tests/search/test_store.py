@@ -121,7 +121,11 @@ def call(dice: random.Random, keys: ShardKeys) -> tuple[str, list[str], list[Any
         ("load", rows, [epoch, account, dice.choice((100, -5)), 1]),
         ("admit", [keys.meta], [epoch, dice.choice((1, 1000))]),
         ("fence", [keys.meta], ["why"]) if dice.random() < 0.1 else ("barrier", [keys.meta], []),
-        ("open", batch, [dice.choice((1, 2)), 1, "run"]),
+        ("open", batch, [dice.choice((1, 2)), 1, "run", "rep", *dice.choice(((1, 0), (2, 1))),
+                         *dice.choice(([], ["org/u", 70, 2]))]),
+        ("approve", [keys.meta], [epoch, "run", "rep"]),
+        ("complete", [keys.meta], [epoch, dice.choice((0, 1, 2)), 1_000, dice.choice((0, 1))]),
+        ("report", [keys.meta], [epoch, 9, dice.choice((5, 9))]),
         ("rotate", [keys.outcomes, keys.outcomes_old, keys.meta], [epoch, 1_000]),
     ])  # fmt: skip
 

@@ -4,7 +4,8 @@ happen to them. A world can be copied, so that a search goes on from each in eve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ from search.gateway import Way
 from search.ledger import Books
 from search.lua import Scripts
 from search.store import Store
-from taximeter.meter.errors import AccountNotFound, MeterError
+from taximeter.meter.acknowledged import Acknowledged
+from taximeter.meter.errors import MeterError
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.models import Receipt
 from taximeter.meter.operations import Operation
@@ -65,8 +67,8 @@ class World:
     """One state of everything. Its store is never changed in place."""
 
     __slots__ = (
-        "books", "budgets", "calls", "epoch", "lossy", "past", "path", "rules", "store", "told",
-        "wrong",
+        "acknowledged", "asked", "books", "budgets", "calls", "epoch", "lossy", "past", "path",
+        "restarted", "rules", "store", "told", "unseen", "wrong",
     )  # fmt: skip
 
     def __init__(self, rules: Rules) -> None:
@@ -75,13 +77,17 @@ class World:
         self.past: tuple[Store, ...] = ()
         self.books = Books(ALLOCATED)
         self.epoch: str | None = None
+        self.acknowledged = Acknowledged(KEYS)
+        self.asked: dict[str, int] = {}
         self.calls: dict[str, Pending] = {}
         self.told: dict[str, tuple[Fact, ...]] = {}
         self.budgets = dict(rules.budgets)
         self.lossy = False
+        self.restarted = False
+        self.unseen = 0
         self.wrong: str | None = None
         self.path: tuple[str, ...] = ()
-        self.run("open", KEYS.batch(), [1, 1, f"{1:040x}"])
+        self.run("open", KEYS.batch(), [1, 1, f"{1:040x}", f"{1:040x}", 1, 0])
         self.run("load", [KEYS.accounts, KEYS.meta], [1, ACCOUNT, ALLOCATED, 1])
         self.past = ()
 
@@ -90,11 +96,14 @@ class World:
         made.rules, made.store, made.past, made.epoch = (
             self.rules, self.store, self.past, self.epoch,
         )  # fmt: skip
+        made.acknowledged = copy.copy(self.acknowledged)
+        made.asked = dict(self.asked)
         made.books = self.books.copy()
         made.calls, made.told, made.budgets = (
             dict(self.calls), dict(self.told), dict(self.budgets),
         )  # fmt: skip
-        made.lossy, made.wrong = self.lossy, self.wrong
+        made.lossy, made.wrong, made.restarted = self.lossy, self.wrong, self.restarted
+        made.unseen = self.unseen
         made.path = (*self.path, step) if step else self.path
         return made
 
@@ -144,8 +153,18 @@ class World:
             self.past = (*self.past, self.store)[-PAST_MAX:]
         self.store = store
 
-    def change(self, store: Store) -> None:
-        self.become(self.same(store), lasting=False)
+    def alter(self, name: str, change: Callable[[Store], object]) -> None:
+        """Change the store itself, which is no write: `name` says all of what `change` does."""
+        done: dict[object, Store] = self.rules.done  # type: ignore[attr-defined]
+        after = done.get((id(self.store), name))
+        if after is None:
+            made = self.store.copy()
+            change(made)
+            after = done[id(self.store), name] = self.same(made)
+        self.become(after, lasting=False)
+
+    def set_oom(self, oom: bool) -> None:
+        self.alter(f"oom {oom}", lambda store: setattr(store, "oom", oom))
 
     def execute(self, arguments: list[str]) -> Any:
         """A command of the gateway."""
@@ -163,6 +182,9 @@ class World:
     def start(self, request: str, op: str, amount: int, way: Way) -> None:
         facts = self.told.get(request, ())
         owner = f"o{len(facts)}" if op == "reserve" else ""
+        if op == "void":
+            last = max(place for place, fact in enumerate(facts) if fact.op == "reserve")
+            owner = f"o{last}"
         ttl_ms = TTL_MS if op in ("reserve", "touch") else 0
         operation = Operation(op, ACCOUNT, f"org/{request}", amount, ttl_ms, owner)  # type: ignore[arg-type]
         self.calls[request] = self.rules.gateway.waiting(operation)
@@ -173,17 +195,30 @@ class World:
         code = self.rules.gateway
         pending = self.calls[request]
         for _ in range(3):
-            pending, self.epoch = code.attempt(pending, self.epoch, KEYS, self.execute, way)
+            pending, self.epoch = code.attempt(
+                pending, self.epoch, KEYS, self.execute, way, self.acknowledged
+            )
             if not code.is_not_loaded(pending):
                 break
             if not self.rules.has_loader:
-                self.tell(request, pending, AccountNotFound("org", "u"))
+                self._wait_for_settler(request, pending)
                 return
             system.load(self)
             pending = code.again(pending)
         self.calls[request] = pending
         if pending.future.done():
             self.tell(request, pending, code.read(pending))
+
+    def _wait_for_settler(self, request: str, pending: Pending) -> None:
+        """`AccountReader._wait_for_settler`: it goes on when the account is there, and is told that
+        there is none by a note that is later than the question.
+        """
+        asked_ms = self.asked.setdefault(request, self.store.clock_ms)
+        complete_ms = self.store.hashes.get(KEYS.meta, {}).get("complete_ms")
+        if complete_ms is not None and int(complete_ms) > asked_ms:
+            self.tell(request, pending, self.rules.gateway.not_found(pending))
+        else:
+            self.calls[request] = self.rules.gateway.again(pending)
 
     def give_up(self, request: str) -> None:
         """Its time is over."""
@@ -192,8 +227,12 @@ class World:
 
     def tell(self, request: str, pending: Pending, said: Receipt | MeterError) -> None:
         self.calls.pop(request)
+        self.asked.pop(request, None)
         op, amount = pending.operation.op, pending.operation.amount
-        if isinstance(said, Receipt):
+        if op == "void":
+            # Nobody is told; whatever was answered, nothing is held.
+            fact = Fact(op, amount, "ok" if pending.future.done() else "unknown")
+        elif isinstance(said, Receipt):
             fact = Fact(op, amount, "ok", said.charged)
         else:
             unknown = self.rules.gateway.is_unknown(said)
@@ -235,7 +274,8 @@ class World:
             yield "unsent"
 
     def _settler_steps(self) -> Iterator[World]:
-        for name in ("guard", "settle", "relay", "sweep"):
+        steps = ("guard", "settle", "relay", "sweep")
+        for name in (*steps, "expose") if self.budgets["deduct"] else steps:
             made = self.copy(name)
             getattr(self.rules.system, name)(made)
             yield made
@@ -250,9 +290,7 @@ class World:
         if self.budgets["oom"] or self.store.oom:
             made = self.copy("memory is free again" if self.store.oom else "out of memory")
             made.budgets["oom"] -= not self.store.oom
-            store = made.store.copy()
-            store.oom = not store.oom
-            made.change(store)
+            made.set_oom(not self.store.oom)
             yield made
         if self.budgets["restart"]:
             yield self._restarted("restart", "restart", self.store)
@@ -261,20 +299,22 @@ class World:
                 yield self._restarted(f"the last {lost} writes are lost", "loss", store)
             made = self.copy("FLUSHALL")
             made.budgets["loss"] -= 1
-            store = made.store.copy()
-            store.call("FLUSHALL")
-            made.change(store)
-            made.lossy, made.past = True, ()
+            made.alter("FLUSHALL", lambda store: store.call("FLUSHALL"))
+            made.lossy, made.restarted, made.past = True, True, ()
             yield made
 
     def _restarted(self, name: str, budget: str, store: Store) -> World:
         made = self.copy(name)
         made.budgets[budget] -= 1
         made.lossy |= store is not self.store
-        clock_ms, run_id = self.store.clock_ms, self.store.run_id
-        store = store.copy()
-        store.run_id, store.clock_ms = run_id + 1, clock_ms
-        made.change(store)
+        made.restarted = True
+        clock_ms, run_id = self.store.clock_ms, self.store.run_id + 1
+
+        def restart(store: Store) -> None:
+            store.run_id, store.clock_ms = run_id, clock_ms
+
+        made.store = store
+        made.alter(f"restart {run_id} {clock_ms}", restart)
         made.epoch, made.past = None, ()
         return made
 
@@ -301,6 +341,9 @@ def _offers_of_a_hold(facts: tuple[Fact, ...]) -> Iterator[tuple[str, int]]:
         yield unknown.op, unknown.amount
         return
     reserves = [fact for fact in facts if fact.op == "reserve"]
+    if facts and facts[-1].op == "reserve" and facts[-1].how == "unknown":
+        # As the client does of its own accord, sooner or later.
+        yield "void", facts[-1].amount
     if len(reserves) < 2 and not any(fact.how == "ok" for fact in reserves):
         yield "reserve", 60
     if any(fact.how in ("ok", "unknown") for fact in reserves):

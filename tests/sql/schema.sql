@@ -1233,12 +1233,19 @@ CREATE TABLE public.organizations (
     created_by text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     personal_of text,
+    suspended_at timestamp with time zone,
+    deleted_at timestamp with time zone,
+    CONSTRAINT deleted_is_suspended CHECK (((deleted_at IS NULL) OR (suspended_at IS NOT NULL))),
     CONSTRAINT org_id_is_well_formed CHECK ((id ~ '^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$'::text)),
     CONSTRAINT org_name_is_short CHECK (((length(org_name) >= 1) AND (length(org_name) <= 255))),
     CONSTRAINT slug_is_short CHECK (((length(slug) >= 1) AND (length(slug) <= 255)))
 );
 
 COMMENT ON COLUMN public.organizations.personal_of IS 'The user whose individual credits this organisation of one holds; else null.';
+
+COMMENT ON COLUMN public.organizations.suspended_at IS 'Since when nothing is spent or changed in its name; who and why is in the audit log.';
+
+COMMENT ON COLUMN public.organizations.deleted_at IS 'Since when it has ended for ever. Its id is not used again.';
 
 CREATE TABLE taximeter.account_entries (
     org_id text NOT NULL,
@@ -1287,7 +1294,7 @@ CREATE TABLE taximeter.api_keys (
     CONSTRAINT key_id_is_well_formed CHECK ((key_id ~ '^[0-9A-Za-z]{12}$'::text)),
     CONSTRAINT lookup_is_for_the_whole_organization CHECK (((user_id IS NULL) OR (NOT ('lookup'::text = ANY (operations))))),
     CONSTRAINT name_is_short CHECK (((length(name) >= 1) AND (length(name) <= 255))),
-    CONSTRAINT operations_are_known CHECK (((cardinality(operations) > 0) AND (operations <@ ARRAY['reserve'::text, 'commit'::text, 'release'::text, 'charge'::text, 'touch'::text, 'balance'::text, 'lookup'::text, 'llm'::text]))),
+    CONSTRAINT operations_are_known CHECK (((cardinality(operations) > 0) AND (operations <@ ARRAY['reserve'::text, 'commit'::text, 'release'::text, 'charge'::text, 'touch'::text, 'balance'::text, 'lookup'::text, 'any_hold'::text, 'llm'::text]))),
     CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
 );
 
