@@ -37,7 +37,7 @@ BUGS: Final = (
         "an answer is given before its charge is made",
         "api/llm/charge.py",
         "        return await self._apply()\n\n",
-        "        self._tracker.spawn(self._apply())\n        return None\n\n",
+        "        self._keepers.tracker.spawn(self._apply())\n        return None\n\n",
         "api/test_llm.py",
         item="BackgroundTask commit",
     ),
