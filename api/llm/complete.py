@@ -258,13 +258,15 @@ class _Call:
         who left and the operator wants that, or at once.
         """
         result: Any = None
+        # What waits for a connection costs nothing yet, and is not begun for nobody.
+        reads_on = has_left and self._finishes and self._charge.begun
         try:
-            if has_left and self._finishes:
+            if reads_on:
                 await asyncio.wait({opening})
             else:
                 opening.cancel()
             [result] = await asyncio.gather(opening, return_exceptions=True)
-            if isinstance(result, tuple) and has_left and self._finishes:
+            if reads_on and isinstance(result, tuple):
                 stream, headers = result
                 await self._metered(stream, headers, left).read_alone()
         finally:

@@ -100,7 +100,9 @@ async def test_the_client_leaves_before_the_first_byte_of_a_stream(
     assert charge["prompt_tokens"] > 0
 
 
-@pytest.mark.parametrize("api_options", [{"left_streams": "stop"}], indirect=True)
+@pytest.mark.parametrize(
+    "api_options", [{"left_streams": "stop"}, {"left_streams": "finish"}], indirect=True
+)
 async def test_the_client_leaves_before_a_connection_to_the_upstream(
     world: World, provider: Provider
 ) -> None:
