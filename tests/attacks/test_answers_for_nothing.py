@@ -20,6 +20,8 @@ from taximeter.api.llm.reported import Bounds, read_usage
 from taximeter.api.llm.responses import Responses
 from taximeter.meter.pricing import Pricer
 
+# Some start processes of their own, several of them one after the other.
+pytestmark = pytest.mark.timeout(300)
 TEXT = "some words that cost money " * 4
 SOUND = "QUJD" * 1600
 PICTURE = "data:image/png;base64," + "QUJD" * 100

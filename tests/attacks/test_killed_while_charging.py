@@ -23,6 +23,8 @@ from support.world import CHAT, SHARDS, World
 from taximeter.api.pending import Due, PendingCharges
 from taximeter.meter import AccountNotFound, StoreUnavailable
 
+# Some start processes of their own, several of them one after the other.
+pytestmark = pytest.mark.timeout(300)
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
 
 
