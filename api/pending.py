@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from taximeter.api.errors import text_of_credits
-from taximeter.meter import AdmissionPaused, Meter, MeterError, Overloaded, StoreError, Usage
+from taximeter.meter import (
+    AdmissionPaused,
+    Meter,
+    MeterError,
+    NotConfirmed,
+    Overloaded,
+    StoreError,
+    Usage,
+)
 from taximeter.meter.journal import Journal, JournalInUse, Line
 
 logger = logging.getLogger("taximeter.api")
@@ -187,6 +195,9 @@ class PendingCharges:
                 due.amount,
                 usage=Usage.of_payload(due.payload),
             )
+        except NotConfirmed as error:
+            # It is done, and needs no hand unless the server is lost; others wait behind it.
+            logger.error("charge applied and not confirmed: %s: %s", _words(due), error)
         except _LATER:
             return False
         except MeterError as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container
 from typing import Final
 
 from taximeter.api.errors import from_meter
-from taximeter.meter import MeterError, OutcomeUnknown, StoreUnavailable
+from taximeter.meter import MeterError, NotConfirmed, OutcomeUnknown, StoreUnavailable
 
 STORE_REST_S: Final = 0.5
 
@@ -79,7 +79,8 @@ class StoreRest:
 
     def note(self, error: MeterError | None) -> None:
         """How a call to the meter went."""
-        if isinstance(error, StoreUnavailable | OutcomeUnknown):
+        is_away = isinstance(error, StoreUnavailable | OutcomeUnknown)
+        if is_away and not isinstance(error, NotConfirmed):
             self._rest.failed()
         else:
             self._rest.answered()
