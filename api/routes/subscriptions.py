@@ -15,7 +15,7 @@ from taximeter.api.again import again_when_undone
 from taximeter.api.audit import to_json, write_audit
 from taximeter.api.deps import MemberDep, ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, Credits, ExactRoute, OrgId, ShortText, UserId
+from taximeter.api.exact import Body, Credits, ExactRoute, NewOrgId, NewUserId, ShortText
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.personal import PERSONAL_PREFIX
 from taximeter.api.plans import Plan, plan_of
@@ -38,12 +38,12 @@ def _email(value: str) -> str:
 class NewSubscription(Body):
     """What it takes to subscribe an organisation."""
 
-    org_id: OrgId
+    org_id: NewOrgId
     plan_code: ShortText
     org_name: ShortText
     billing_email: Annotated[ShortText, AfterValidator(_email)]
     initial_credits: Credits | None = Field(default=None, description="Credits to start with")
-    user_id: UserId = Field(description="Becomes the organisation's admin")
+    user_id: NewUserId = Field(description="Becomes the organisation's admin")
 
 
 class SubscriptionCreated(BaseModel):
@@ -96,7 +96,8 @@ async def create_subscription(
 ) -> SubscriptionCreated:
     """Creates the organisation if it is new, makes `user_id` its admin, and fills its pool.
 
-    409 if the organisation has a subscription already; one that was canceled starts again.
+    409 if the organisation has a subscription already; one that was canceled starts again, under
+    the name that this request gives.
     """
     if body.org_id.startswith(PERSONAL_PREFIX):
         raise ApiError(
@@ -149,8 +150,8 @@ async def _create(
 
 
 async def _create_organization(conn: Connection, body: NewSubscription, creator: str) -> None:
-    """The organisation and its first admin. The slug is the id, or the id and a suffix if another
-    one has that.
+    """The organisation and its first admin; one that is there takes the name of this request. The
+    slug is the id, or the id and a suffix if another one has that.
     """
     for slug in (body.org_id, f"{body.org_id}-{secrets.token_hex(4)}"):
         await conn.execute(
@@ -158,6 +159,16 @@ async def _create_organization(conn: Connection, body: NewSubscription, creator:
         )
         if await conn.fetchval(SUBSCRIPTIONS["lock_organization"], body.org_id) is not None:
             break
+    old_name = await conn.fetchval(SUBSCRIPTIONS["rename"], body.org_id, body.org_name)
+    if old_name is not None:
+        await write_audit(
+            conn,
+            actor=creator,
+            action="org.renamed",
+            org_id=body.org_id,
+            before={"org_name": old_name},
+            after={"org_name": body.org_name},
+        )
     await conn.fetchrow(SUBSCRIPTIONS["put_admin"], body.org_id, body.user_id)
 
 

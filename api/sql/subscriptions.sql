@@ -115,6 +115,14 @@ INSERT INTO organization_credit_pools (org_id) VALUES ($1) ON CONFLICT (org_id) 
 -- $1 org_id
 SELECT id FROM organizations WHERE id = $1 FOR NO KEY UPDATE;
 
+-- name: rename
+-- Why: who subscribes an organisation again names it anew. Answers the old name when that was another one. The row is locked.
+-- $1 org_id, $2 org_name
+UPDATE organizations AS renamed SET org_name = $2
+FROM (SELECT id, org_name FROM organizations WHERE id = $1) AS before
+WHERE renamed.id = before.id AND before.org_name <> $2
+RETURNING before.org_name;
+
 -- name: put_admin
 -- Why: whoever a subscription is made for administers the organisation, also if the user was a mere member before.
 -- $1 org_id, $2 user_id

@@ -39,23 +39,10 @@ END;
 $_$;
 
 CREATE FUNCTION public.deactivate_expired_allocations() RETURNS integer
-    LANGUAGE plpgsql
+    LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-DECLARE
-    expired_ids uuid[];
-    expired_id  uuid;
-BEGIN
-    SELECT array_agg(locked.id) INTO expired_ids
-      FROM (SELECT allocation.id FROM public.user_credit_allocations AS allocation
-             WHERE allocation.is_active AND allocation.expires_at <= now()
-             ORDER BY allocation.org_id, allocation.user_id
-               FOR NO KEY UPDATE) AS locked;
-    FOREACH expired_id IN ARRAY coalesce(expired_ids, '{}') LOOP
-        PERFORM taximeter.expire_allocation(expired_id);
-    END LOOP;
-    RETURN coalesce(array_length(expired_ids, 1), 0);
-END;
+    SELECT taximeter.close_expired();
 $$;
 
 CREATE FUNCTION public.deduct_credits(org_id text, user_id text, millicredits bigint, service_type text, service_name text, request_id text, request_metadata jsonb DEFAULT '{}'::jsonb) RETURNS TABLE(success boolean, remaining_credits bigint)
@@ -639,6 +626,26 @@ BEGIN
     END IF;
     NEW.updated_at := now();
     RETURN NEW;
+END;
+$$;
+
+CREATE FUNCTION taximeter.close_expired() RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    expired_ids uuid[];
+    expired_id  uuid;
+BEGIN
+    SELECT array_agg(locked.id) INTO expired_ids
+      FROM (SELECT allocation.id FROM public.user_credit_allocations AS allocation
+             WHERE allocation.is_active AND allocation.expires_at <= now()
+             ORDER BY allocation.org_id, allocation.user_id
+               FOR NO KEY UPDATE) AS locked;
+    FOREACH expired_id IN ARRAY coalesce(expired_ids, '{}') LOOP
+        PERFORM taximeter.expire_allocation(expired_id);
+    END LOOP;
+    RETURN coalesce(array_length(expired_ids, 1), 0);
 END;
 $$;
 
@@ -2040,6 +2047,10 @@ ALTER TABLE ONLY taximeter.users
 ALTER TABLE ONLY taximeter.watermarks
     ADD CONSTRAINT watermarks_pkey PRIMARY KEY (shard);
 
+CREATE INDEX allocations_by_expiry ON public.user_credit_allocations USING btree (expires_at) WHERE (is_active AND (expires_at IS NOT NULL));
+
+COMMENT ON INDEX public.allocations_by_expiry IS 'The guide makes idx_user_allocations_expires: that name is left to operators.';
+
 CREATE INDEX allocations_closing ON public.user_credit_allocations USING btree (org_id, user_id) WHERE (is_active AND (closing IS NOT NULL));
 
 CREATE INDEX idx_allocations_org_user_created ON public.user_credit_allocations USING btree (org_id, user_id, created_at DESC);
@@ -2051,8 +2062,6 @@ CREATE INDEX idx_members_user ON public.organization_members USING btree (user_i
 CREATE INDEX idx_usage_attribution_org_created ON ONLY public.credit_usage_attribution USING btree (org_id, created_at DESC);
 
 CREATE INDEX idx_usage_attribution_org_user_created ON ONLY public.credit_usage_attribution USING btree (org_id, user_id, created_at DESC);
-
-CREATE INDEX idx_user_allocations_expires ON public.user_credit_allocations USING btree (expires_at) WHERE (is_active AND (expires_at IS NOT NULL));
 
 CREATE UNIQUE INDEX one_active_allocation_per_user ON public.user_credit_allocations USING btree (org_id, user_id) WHERE is_active;
 
@@ -2116,7 +2125,7 @@ CREATE TRIGGER allocations_are_not_truncated BEFORE TRUNCATE ON public.user_cred
 
 CREATE TRIGGER closed_allocation_has_a_pool BEFORE INSERT ON public.user_credit_allocations FOR EACH ROW WHEN ((NOT new.is_active)) EXECUTE FUNCTION taximeter.ensure_pool();
 
-CREATE TRIGGER org_id_is_no_part_of_a_path BEFORE INSERT ON public.organizations FOR EACH ROW WHEN ((new.id = ANY (ARRAY['billing'::text, 'credits'::text, 'history'::text, 'invitations'::text, 'org'::text, 'organizations'::text, 'orgs'::text, 'plans'::text, 'subscriptions'::text, 'system'::text, 'user'::text, 'users'::text]))) EXECUTE FUNCTION taximeter.refuse_id('id: this word is part of a path of the API', 'and cannot name an organisation');
+CREATE TRIGGER org_id_is_no_part_of_a_path BEFORE INSERT ON public.organizations FOR EACH ROW WHEN ((new.id = ANY (ARRAY['billing'::text, 'credits'::text, 'history'::text, 'invitations'::text, 'orgs'::text, 'plans'::text, 'subscriptions'::text, 'system'::text, 'user'::text, 'users'::text]))) EXECUTE FUNCTION taximeter.refuse_id('id: this word is part of a path of the API', 'and cannot name an organisation');
 
 CREATE TRIGGER pool_covers_its_allocations BEFORE UPDATE OF total_credits ON public.organization_credit_pools FOR EACH ROW WHEN (((new.total_credits < old.total_credits) AND (new.total_credits < (new.allocated_credits + new.closed_credits)))) EXECUTE FUNCTION taximeter.refuse('total_credits would fall below what is allocated or was used; take back allocations first');
 
