@@ -2,7 +2,7 @@
 # PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
 
 .DEFAULT_GOAL := help
-.PHONY: audit help install demo dev bench test chaos mutants lint check constraints types
+.PHONY: audit help install demo dev bench test chaos search mutants lint check constraints types
 
 PYTHON ?=
 ARGS ?=
@@ -33,6 +33,9 @@ test: $(STAMP) ## Run the tests on embedded servers, or on TAXIMETER_REDIS_URL a
 
 chaos: $(STAMP) ## Break everything while credits are spent, then judge; SEED=1 MINUTES=5 and FAULTS=a,b choose
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
+
+search: $(STAMP) ## Try every small world as deep as MINUTES=10 allow, on the real scripts; ARGS='--budget loss=2' and more
+	PYTHONPATH=tests $(BIN)/python -m search --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(ARGS)
 
 mutants: $(STAMP) ## Plant bugs, one at a time, see which test notices each, and write docs/mutants.md
 	PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)

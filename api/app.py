@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.types import Receive, Scope, Send
 
+from taximeter.api.cookies import keep_session_cookie
 from taximeter.api.deps import bearer_scheme, cookie_scheme, known_parameters, within_limits
 from taximeter.api.errors import install_error_handlers
 from taximeter.api.llm import lookup, models
@@ -62,6 +63,8 @@ class Application(FastAPI):
         return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            keep_session_cookie(scope)
         if scope["type"] == "http" and scope["path"] in SURFACE_OF and scope["method"] == "POST":
             await self.llm(scope, receive, send)
         else:

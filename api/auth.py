@@ -179,6 +179,8 @@ def _read_header(token: str) -> dict[str, Any]:
         header = jwt.get_unverified_header(token)
     except jwt.PyJWTError as error:
         raise _unauthorized(error) from error
+    except RecursionError:  # The library lets it through: a header of nothing but brackets.
+        raise ApiError(401, "The session token is not valid") from None
     kind = str(header.get("typ", "JWT")).lower()
     if "crit" in header or kind not in {"jwt", *_ACCESS_TOKEN_TYPES}:
         raise ApiError(401, "The session token is of a kind that is not accepted")

@@ -12,13 +12,13 @@ from fastapi.routing import APIRoute
 from fastapi.security import APIKeyCookie, HTTPBearer
 
 from taximeter.api.auth import Principal
+from taximeter.api.cookies import SESSION_COOKIE
 from taximeter.api.errors import ApiError, validation_refusal
 from taximeter.api.exact import OrgId
 from taximeter.api.limits import kind_of
 from taximeter.api.queries import IDENTITY
 from taximeter.api.services import Services
 
-SESSION_COOKIE = "session_token"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 # These two only describe the ways to authenticate in the OpenAPI document.

@@ -22,6 +22,7 @@ from taximeter.meter import (
     InsufficientCredits,
     InvalidRequest,
     MeterError,
+    NotAllowed,
     OutcomeUnknown,
     Overloaded,
     RequestConflict,
@@ -117,6 +118,8 @@ def from_meter(error: MeterError) -> ApiError:
                 details={"have": 0.0},
                 headers={"X-Should-Retry": "false"},
             )
+        case NotAllowed():
+            return ApiError(403, str(error), details={"right": error.right})
         case RequestReplayed() | RequestConflict():
             return ApiError(
                 409, str(error), code=ALREADY_EXISTS, headers={"X-Should-Retry": "false"}

@@ -17,6 +17,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from taximeter.api.shape import Shape, ShapeError
 from taximeter.meter import InvalidRequest
 from taximeter.meter.limits import AMOUNT_MAX, check_org_id, check_user_id
 
@@ -30,16 +31,36 @@ def credits_of(millicredits: int) -> float:
     return millicredits / MILLICREDITS_PER_CREDIT
 
 
+VALUES_MAX = 10_000
+DEPTH_MAX = 32
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names differ: of a name that stands twice, two readers may see two values."""
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise json.JSONDecodeError(f"the name {name[:64]!r} stands twice", "", 0)
+        members[name] = value
+    return members
+
+
 def parse_json(body: bytes) -> Any:
-    """Parse JSON with exact numbers. Raises json.JSONDecodeError, also for NaN, Infinity and absurd
-    nesting.
+    """Parse JSON with exact numbers. Raises json.JSONDecodeError, also for NaN, Infinity, a name
+    that stands twice in an object, and more than VALUES_MAX values or DEPTH_MAX levels.
     """
+    try:
+        Shape(VALUES_MAX, DEPTH_MAX).feed(body)
+    except ShapeError as error:
+        raise json.JSONDecodeError(f"it {error}", "", 0) from None
 
     def refuse(constant: str) -> Any:
         raise json.JSONDecodeError(f"{constant} is not a JSON number", constant, 0)
 
     try:
-        return json.loads(body, parse_float=Decimal, parse_constant=refuse)
+        return json.loads(
+            body, parse_float=Decimal, parse_constant=refuse, object_pairs_hook=_members
+        )
     except RecursionError:
         raise json.JSONDecodeError("nested too deeply", "", 0) from None
     except json.JSONDecodeError:

@@ -16,17 +16,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
 from taximeter.api.queries import KEYS
-from taximeter.meter.sidecar.grants import SIDECAR_OPERATIONS, Grant
+from taximeter.meter.sidecar.grants import ANY_HOLD, SIDECAR_OPERATIONS, Grant
 from taximeter.settler.stores import Pool
 
 logger = logging.getLogger("taximeter.api.keys")
 
-OPERATIONS: Final = (*SIDECAR_OPERATIONS, "llm")
+OPERATIONS: Final = (*SIDECAR_OPERATIONS, ANY_HOLD, "llm")
 PREFIX: Final = "tm_"
 """Says what it is to programs that look for secrets where none should be."""
 
@@ -37,7 +37,12 @@ BELIEVED_S: Final = 3.0
 BELIEVED_IN_OUTAGE_S: Final = 3600.0
 """The same by default while Postgres does not answer: a gateway must not stop with it."""
 KEYS_REMEMBERED_MAX: Final = 10_000
-LOOKUPS_MAX: Final = 4
+ROOM: Final = 2
+"""Look-ups at a time of keys that were good lately, and as many of keys that nobody knows here."""
+UNKNOWN_WAITING_MAX: Final = 64
+"""Most keys that wait for theirs; more are refused at once."""
+KEY_CONNECTIONS: Final = 2 * ROOM + 1
+"""Postgres connections that look-ups and the note of a last use take: each finds one free."""
 LOOKUP_TIMEOUT_S: Final = 1.0
 NOTE_USE_S: Final = 60.0
 
@@ -45,6 +50,10 @@ _ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowerca
 _SHAPE: Final = re.compile(rb"tm_([0-9A-Za-z]{12})_[0-9A-Za-z]{43}([0-9A-Za-z]{6})")
 TROUBLE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 _T = TypeVar("_T")
+
+
+class KeysBusy(TimeoutError):
+    """Too many unknown keys are being looked up. It says nothing about Postgres."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,13 @@ def key_id_of(text: bytes) -> str | None:
     return match[1].decode()
 
 
+def opener_of(name: str) -> str:
+    """Whose a hold is that a key of this name opens. Two keys of a name are one replacing the
+    other: what one has opened, the other ends.
+    """
+    return sha256(name.encode()).hexdigest()[:24]
+
+
 def _random(length: int) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
@@ -101,8 +117,11 @@ class KeyStore:
     """The keys in Postgres. What it says is remembered, by digest, for good keys and bad ones.
 
     A busy key is asked for again in the background each second, so no request waits for Postgres;
-    an idle one is asked for when it comes. Bad keys have a memory of their own: a flood of them
-    pushes out no good one.
+    an idle one is asked for when it comes. Bad keys have a memory of their own, and unknown ones a
+    queue of their own: a flood of them pushes out no good one, and delays no look at one. Waiting
+    is no outage: only what Postgres itself fails to answer is.
+
+    `pool` should be nobody else's, and have KEY_CONNECTIONS.
     """
 
     def __init__(
@@ -122,7 +141,10 @@ class KeyStore:
         self._asking: dict[bytes, asyncio.Task[Grant | None]] = {}
         self._noted: dict[str, float] = {}
         self._noting: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Semaphore(LOOKUPS_MAX)
+        self._room = asyncio.Semaphore(ROOM)
+        self._room_of_unknown = asyncio.Semaphore(ROOM)
+        self._room_of_notes = asyncio.Semaphore(1)
+        self._unknown_waiting = 0
 
     def known(self, key: bytes) -> Grant | None:
         """What the key allows, if that was read a moment ago, or before Postgres went away."""
@@ -143,7 +165,8 @@ class KeyStore:
 
     async def find(self, key: bytes) -> Grant | None:
         """What the key allows; None for one that is not good. Raises asyncpg errors or OSError when
-        Postgres does not answer and did not vouch for the key lately.
+        Postgres does not answer and did not vouch for the key lately, KeysBusy when too many
+        unknown ones come.
         """
         if key_id_of(key) is None:
             return None
@@ -181,19 +204,26 @@ class KeyStore:
             logger.warning("an API key could not be looked up: %r", error)
 
     async def _look_up(self, key: bytes, digest: bytes) -> Grant | None:
-        key_id, read_at = key_id_of(key) or "", self._clock()
-        try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._room:
-                row = await self._pool.fetchrow(KEYS["find_key"], key_id)
-        except TROUBLE:
-            if (read := self._good.get(digest)) is not None:
-                read.failed_at = self._clock()
-            raise
+        key_id = key_id_of(key) or ""
+        if digest in self._good:
+            async with self._room:
+                row, read_at = await self._ask_postgres(key_id, digest)
+        else:
+            if self._unknown_waiting >= UNKNOWN_WAITING_MAX:
+                raise KeysBusy("too many unknown keys are being looked up")
+            self._unknown_waiting += 1
+            try:
+                async with self._room_of_unknown:
+                    row, read_at = await self._ask_postgres(key_id, digest)
+            finally:
+                self._unknown_waiting -= 1
         if row is None or not hmac.compare_digest(row["digest"], digest):
             self._good.pop(digest, None)
             _keep(self._bad, digest, read_at)
             return None
-        grant = Grant(row["org_id"], row["user_id"], frozenset(row["operations"]))
+        grant = Grant(
+            row["org_id"], row["user_id"], frozenset(row["operations"]), opener_of(row["name"])
+        )
         _keep(self._good, digest, _Read(grant, row["expires_at"], read_at))
         if read_at - self._noted.get(key_id, float("-inf")) >= NOTE_USE_S:
             if len(self._noted) >= KEYS_REMEMBERED_MAX:
@@ -204,10 +234,28 @@ class KeyStore:
             noting.add_done_callback(self._noting.discard)
         return grant
 
+    async def _ask_postgres(self, key_id: str, digest: bytes) -> tuple[Any, float]:
+        """The row, and from when it is. What fails here is Postgres and nothing else: one time-out
+        may also be a moment in which this process was busy, so it is asked once more.
+        """
+        for is_last in (False, True):
+            read_at = self._clock()
+            try:
+                async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                    return await self._pool.fetchrow(KEYS["find_key"], key_id), read_at
+            except TROUBLE as error:
+                if isinstance(error, TimeoutError) and not is_last:
+                    continue
+                if (read := self._good.get(digest)) is not None:
+                    read.failed_at = self._clock()
+                raise
+        raise AssertionError("the last time returns or raises")
+
     async def _note_use(self, key_id: str) -> None:
         """Nobody waits for this: the next minute notes it again."""
         try:
-            await self._pool.execute(KEYS["note_use"], key_id)
+            async with self._room_of_notes:
+                await self._pool.execute(KEYS["note_use"], key_id)
         except TROUBLE as error:
             logger.warning("the last use of an API key could not be noted: %r", error)
 

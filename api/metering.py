@@ -67,6 +67,15 @@ class MeteringSettings(StoreSettings):
         "many.",
     )
 
+    overdraft_report_credits: int = Field(
+        default=100,
+        ge=0,
+        le=900_000_000_000,
+        description="How far below zero an account may be before each commit that leaves it there "
+        "is a line in the log and counted in the sidecar's /metrics. Late commits, and those above "
+        "their hold, are charged in full, so nobody is stopped by this.",
+    )
+
     credit_lines: str | None = Field(
         default=None,
         description="Organisations that may go on while Redis is away, and how many credits may be "
@@ -108,6 +117,7 @@ class MeteringSettings(StoreSettings):
             wait_replicas=self.wait_replicas,
             wait_timeout_s=self.wait_timeout_s,
             durability=self.durability,
+            overdraft_report=self.overdraft_report_credits * 1000,
         )
 
 

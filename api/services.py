@@ -13,13 +13,13 @@ import httpx
 
 from taximeter.api.auth import DevVerifier, OidcVerifier, RememberingVerifier, Verifier
 from taximeter.api.background import TaskTracker
-from taximeter.api.health import HealthCheck
 from taximeter.api.jwks import KeySet
-from taximeter.api.keys import KeyStore
+from taximeter.api.keys import KEY_CONNECTIONS, KeyStore
 from taximeter.api.limits import RateLimiter, limits_of
 from taximeter.api.llm.catalogue import Catalogue
 from taximeter.api.llm.config import RoutingConfig
-from taximeter.api.llm.routing import Router
+from taximeter.api.llm.room import Room
+from taximeter.api.llm.routing import Router, upstream_health
 from taximeter.api.memberships import Memberships
 from taximeter.api.payments import PaymentVerifier
 from taximeter.api.prices import following, make_holds
@@ -32,6 +32,7 @@ from taximeter.meter.estimates import EstimatedHolds
 from taximeter.meter.pricing import Pricer
 from taximeter.settler.accounts import account_loader
 from taximeter.settler.catch_up import CatchUp
+from taximeter.settler.health import HealthCheck
 from taximeter.settler.pools import make_pool
 from taximeter.settler.stores import Pool, Stores, open_redis
 
@@ -107,6 +108,8 @@ class Services:
     refusals: RefusalAudit
     payments: PaymentVerifier | None
     catch_up: CatchUp
+    requests: Room
+    bodies: Room
 
 
 def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
@@ -172,7 +175,16 @@ async def open_services(
         if routing is not None:
             router = await stack.enter_async_context(Router.open(routing))
         await stack.enter_async_context(following(pricer, settings.price_file_check_s))
-        keys = KeyStore(pool, outage_s=settings.outage_belief_s)
+        key_pool = await stack.enter_async_context(
+            make_pool(
+                settings.database_url,
+                size_max=KEY_CONNECTIONS,
+                command_timeout_s=settings.database_timeout_s,
+                wait_s=settings.database_wait_s,
+                server_settings={"application_name": "taximeter-api-keys"},
+            )
+        )
+        keys = KeyStore(key_pool, outage_s=settings.outage_belief_s)
         stack.push_async_callback(keys.aclose)
         tracker = TaskTracker()
 
@@ -181,6 +193,8 @@ async def open_services(
 
         stack.push_async_callback(drain)
         stores = Stores(pool, redis, settings.key_prefix)
+        health = HealthCheck(stores, upstream=lambda: upstream_health(router))
+        stack.push_async_callback(health.aclose)
         catch_up = CatchUp(stores, settings.usage_wait_s)
         stack.push_async_callback(catch_up.aclose)
         yield Services(
@@ -200,9 +214,15 @@ async def open_services(
                 pool, settings.membership_cache_s, outage_s=settings.outage_belief_s
             ),
             keys=keys,
-            health=HealthCheck(stores, tracker, has_upstream=router is not None),
+            health=health,
             catch_up=catch_up,
             refusals=RefusalAudit(pool, tracker),
+            requests=Room(settings.llm_requests_max, "requests"),
+            bodies=Room(
+                max(settings.llm_bodies_bytes_max, 2 * settings.llm_body_bytes_max),
+                "bytes of requests",
+                always=settings.llm_body_bytes_max,
+            ),
             payments=payments,
             limiter=RateLimiter(redis, settings.key_prefix, limits_of(settings)),
         )

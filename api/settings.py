@@ -34,6 +34,29 @@ class ApiSettings(PriceSettings, MeteringSettings):
         default=8_388_608, ge=1024, le=10**8, description="Largest body of an LLM request."
     )
 
+    llm_body_values_max: int = Field(
+        default=100_000,
+        ge=100,
+        le=10_000_000,
+        description="Most values in the body of an LLM request, where a list or an object counts "
+        "as five: 10,000 take about two milliseconds, in which nobody else is served.",
+    )
+    llm_bodies_bytes_max: int = Field(
+        default=67_108_864,
+        ge=1024,
+        le=10**10,
+        description="Bodies of LLM requests that this process keeps at a time, in bytes; each "
+        "takes about five times as much memory until its upstream answers. At least two of the "
+        "largest fit. A caller may have as much as is free for others (429).",
+    )
+    llm_requests_max: int = Field(
+        default=1000,
+        ge=4,
+        le=100_000,
+        description="LLM requests in progress in this process. A caller may have as many as are "
+        "free for others, an organisation three times as many (429).",
+    )
+
     # Sessions
     dev_mode: bool = Field(
         default=False,
@@ -161,7 +184,7 @@ class ApiSettings(PriceSettings, MeteringSettings):
         default=120.0, ge=0.05, le=3600.0, description="Longest silence of the upstream."
     )
     upstream_connections_max: int = Field(
-        default=200, ge=1, le=10_000, description="Most connections to the upstream."
+        default=1000, ge=1, le=10_000, description="Most connections to the upstream."
     )
 
     left_streams: Literal["stop", "finish"] = Field(

@@ -1,17 +1,23 @@
 #!lua flags=allow-oom
 --[[ approve: records the run id of a server whose data the guardian found to be whole, after a restart.
 
-Invariant: clients admit nothing on a server whose run id is not the one recorded here.
+Invariant: clients admit nothing on a server whose run id is not the one recorded here. Every approved server gets a number of
+its own, `start`: it may have lost its newest writes, so what holds have reported before counts again when they are touched.
 
-KEYS[1] meta  hash  epoch, seq, run_id
+KEYS[1] meta  hash  epoch, seq, run_id, replid, start, complete_ms, writes, start_writes (those that this server began with)
 ARGV[1] epoch
 ARGV[2] run_id
+ARGV[3] replid: its replication history; may be empty or missing
 
-RETURNS OK
-ERRORS FENCED, STALE_EPOCH: nothing was done ]]
+RETURNS the number of this start
+ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
-local meta = call('HMGET', KEYS[1], 'epoch', 'seq')
+if #KEYS ~= 1 or #ARGV < 2 then return redis.error_reply('MALFORMED approve takes 1 key and 3 arguments') end
+local meta = call('HMGET', KEYS[1], 'epoch', 'seq', 'start', 'writes')
 local refused = refusal(meta[1], ARGV[1], meta[2])
 if refused then return refused end
-call('HSET', KEYS[1], 'run_id', ARGV[2])
-return redis.status_reply('OK')
+local start = (whole(meta[3] or '0', BALANCE_MAX) or 0) + 1
+call('HDEL', KEYS[1], 'complete_ms')
+call('HSET', KEYS[1], 'run_id', ARGV[2], 'replid', ARGV[3] or '', 'start', format('%d', start),
+  'start_writes', meta[4] or '0')
+return start

@@ -4,9 +4,10 @@
 Invariant: no balance, hold or event changes. WAIT looks at the last write of its connection, and an operation that was
 answered from memory has made none.
 
-KEYS[1] meta  hash  barrier
+KEYS[1] meta  hash  barrier, epoch, writes
 
-RETURNS OK
+RETURNS {epoch, writes}, as text: what was written before this call is in what they count; empty where meta does not say
 ERRORS none ]]
 redis.call('HSET', KEYS[1], 'barrier', '1')
-return redis.status_reply('OK')
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'writes')
+return {meta[1] or '', meta[2] or ''}

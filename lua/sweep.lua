@@ -2,25 +2,26 @@
 --[[ sweep: ends holds whose deadline has passed, at most `limit` a call.
 
 Invariant: a hold ends exactly once. What was reported by touch is charged (kind `expire`), the rest returns to available;
-a commit that comes later finds the outcome and charges only what is missing.
+a commit that comes later finds the outcome and charges only what is missing. What was reported under an earlier start of the
+server is not charged: the hold may have been released since, and the release lost with the newest writes of then.
 
 KEYS[1] accounts   hash    org/user -> available held applied
 KEYS[2] holds      hash    org/request -> amount, account, progress, mark, payload (TAB between)
 KEYS[3] deadlines  zset    org/request by Redis time in ms
 KEYS[4] outcomes   hash    org/request -> state reserved charged account
-KEYS[5] meta       hash    epoch, seq
+KEYS[5] meta       hash    epoch, seq, start, uncharged_holds, uncharged_amount
 KEYS[6] events     stream  id epoch-seq; fields t, v1
 ARGV[1] epoch
 ARGV[2] limit: how many holds at most, 1..1000
 
-RETURNS {ended, events_written, still_due}
+RETURNS {ended, events_written, still_due, holds whose progress was not charged, that progress in millicredits as text}
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
 --- @include "lib/account"
 --- @include "lib/events"
 local limit = whole(ARGV[2], 1000)
 if not limit or limit == 0 then return redis.error_reply('MALFORMED limit is 1 to 1000') end
-local meta = call('HMGET', KEYS[5], 'epoch', 'seq')
+local meta = call('HMGET', KEYS[5], 'epoch', 'seq', 'start')
 local refused = refusal(meta[1], ARGV[1], meta[2])
 if refused then return refused end
 call('HLEN', KEYS[4])
@@ -28,15 +29,17 @@ call('HLEN', KEYS[4])
 local time_ms = now_ms()
 local now = format('%d', time_ms)
 local due = call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, limit)
-if #due == 0 then return {0, 0, 0} end
+if #due == 0 then return {0, 0, 0, 0, '0'} end
 local holds = call('HMGET', KEYS[2], unpack(due))
 
 local names, places, parts = {}, {}, {}
 for i = 1, #due do
   if holds[i] then
-    local reserved, account, progress, payload = match(holds[i], '^(%d+)\t([^\t]+)\t(%d+)\t%w*\t([^\t]*)$')
+    local reserved, account, progress, mark, payload = match(holds[i], '^(%d+)\t([^\t]+)\t(%d+)\t(%w*)\t([^\t]*)$')
     if account then
-      parts[i] = {tonumber(reserved), tonumber(progress), account, payload}
+      -- A hold of a release that knew of no starts has no number: it counts until the first start after it.
+      local counts = (match(mark, '^(%d+)S') or '0') == (meta[3] or '0')
+      parts[i] = {tonumber(reserved), tonumber(progress), account, payload, counts}
       if not places[account] then
         names[#names + 1] = account
         places[account] = #names
@@ -52,11 +55,17 @@ end
 
 -- A hold of an unreadable record or account keeps its place, for `check` to report; its deadline goes, so that the sweep moves on.
 local events, ended, outcomes, changed = {}, {}, {}, {}
+local uncharged_holds, uncharged_amount = 0, 0
 for i = 1, #due do
   local part = parts[i]
   local place = part and places[part[3]]
   if place and available[place] then
-    local reserved, progress, account, payload = unpack(part)
+    local reserved, reported, account, payload, counts = unpack(part)
+    -- Never below what a balance may be: too little is charged then.
+    local progress = counts and math.max(0, math.min(reported, available[place] + reserved + BALANCE_MAX)) or 0
+    if progress < reported then
+      uncharged_holds, uncharged_amount = uncharged_holds + 1, uncharged_amount + reported - progress
+    end
     available[place] = available[place] + reserved - progress
     held[place] = held[place] - reserved
     changed[place] = true
@@ -82,4 +91,9 @@ if #fields > 0 then
   call('HDEL', KEYS[2], unpack(ended))
 end
 call('ZREM', KEYS[3], unpack(due))
-return {#ended, #events, call('ZCOUNT', KEYS[3], '-inf', now)}
+if uncharged_holds > 0 then
+  local before = call('HMGET', KEYS[5], 'uncharged_holds', 'uncharged_amount')
+  call('HSET', KEYS[5], 'uncharged_holds', format('%d', (tonumber(before[1] or '') or 0) + uncharged_holds),
+    'uncharged_amount', format('%d', (tonumber(before[2] or '') or 0) + uncharged_amount))
+end
+return {#ended, #events, call('ZCOUNT', KEYS[3], '-inf', now), uncharged_holds, format('%d', uncharged_amount)}

@@ -9,6 +9,8 @@ from taximeter.meter.errors import (
     InsufficientCredits,
     InvalidRequest,
     MeterError,
+    NotAllowed,
+    NotConfirmed,
     OutcomeUnknown,
     Overloaded,
     RequestConflict,
@@ -23,11 +25,13 @@ from taximeter.meter.errors import (
 )
 from taximeter.meter.hold import Hold
 from taximeter.meter.models import Balance, LoadedAccount, Loader, Receipt, Usage
+from taximeter.meter.records import Asker
 from taximeter.meter.settings import MeterSettings
 
 __all__ = [
     "AccountNotFound",
     "AdmissionPaused",
+    "Asker",
     "Balance",
     "Hold",
     "InsufficientCredits",
@@ -37,6 +41,8 @@ __all__ = [
     "Meter",
     "MeterError",
     "MeterSettings",
+    "NotAllowed",
+    "NotConfirmed",
     "OutcomeUnknown",
     "Overloaded",
     "Receipt",

@@ -1,5 +1,5 @@
 """Reads live accounts, and loads from Postgres (through the injected loader) those that Redis does
-not have.
+not have. Without a loader it waits for the settler to bring them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from taximeter.meter.models import Balance, Loader
 from taximeter.meter.scripts import Script, load_script
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.shards import Shards
+
+_LOOK_AGAIN_S = 0.1
 
 
 class AccountReader:
@@ -84,9 +86,12 @@ class AccountReader:
         # The epoch is read before Postgres is: a balance from before a rebuild is then refused, not
         # written.
         epoch = await self._epoch(keys)
+        if self._loader is None:
+            await self._wait_for_settler(keys, org_id, user_id, account)
+            return
         try:
             async with asyncio.timeout(self._settings.resolve_timeout_s):
-                loaded = await self._loader(org_id, user_id) if self._loader else None
+                loaded = await self._loader(org_id, user_id)
         except MeterError:
             raise
         except Exception as error:
@@ -103,6 +108,48 @@ class AccountReader:
             [account, str(loaded.available), str(loaded.applied)],
             epoch=epoch,
         )
+
+    async def _wait_for_settler(
+        self, keys: ShardKeys, org_id: str, user_id: str, account: str
+    ) -> None:
+        """Return when the settler has brought the account, as it does for all that Postgres knows.
+
+        Only a note of the settler that all of them were there, later than this question, tells that
+        there is none. Raises AccountNotFound then, StoreUnavailable when neither comes in time,
+        ShardFenced.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.resolve_timeout_s
+        asked_ms: int | None = None
+        while True:
+            record, (epoch, complete), (seconds, micros) = await self._look(keys, account)
+            if record is not None:
+                return
+            if not _text(epoch).isdigit():
+                raise ShardFenced(f"shard {keys.shard} is {_text(epoch) or 'not opened yet'}")
+            now_ms = int(seconds) * 1000 + int(micros) // 1000
+            asked_ms = now_ms if asked_ms is None else asked_ms
+            if _text(complete).isdigit() and int(complete) > asked_ms:
+                raise AccountNotFound(org_id, user_id)
+            if loop.time() >= deadline:
+                raise StoreUnavailable(
+                    f"account {account} is not in Redis, and no settler has said yet whether there"
+                    " is one; try again"
+                )
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _look(self, keys: ShardKeys, account: str) -> Any:
+        try:
+            async with (
+                asyncio.timeout(self._settings.call_timeout_s),
+                self._redis.pipeline(transaction=True) as pipeline,
+            ):
+                pipeline.hget(keys.accounts, account)
+                pipeline.hmget(keys.meta, "epoch", "complete_ms")
+                pipeline.time()
+                return await pipeline.execute()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
 
     async def _epoch(self, keys: ShardKeys) -> str:
         count = len(self._keys_of_all)  # what `keys` was chosen by; it may change while we wait

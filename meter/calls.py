@@ -1,4 +1,4 @@
-"""One script call on one connection: a batch goes out, replies come back to those who wait."""
+"""One script call on one connection: a batch goes out, and its replies come back."""
 
 from __future__ import annotations
 
@@ -13,44 +13,39 @@ from taximeter.meter.faults import is_out_of_memory
 from taximeter.meter.operations import TAKES_CREDIT
 from taximeter.meter.pending import Pending
 from taximeter.meter.scripts import Script, load_script
-from taximeter.meter.waits import Waits, confirm
-
-META = 5
-"""Place of meta among the keys of `operate`."""
 
 
 async def run_batch(
-    connection: Any,
-    keys: list[str],
-    epoch: str,
-    batch: list[Pending],
-    waits: Waits | None = None,
-) -> None:
-    """Send a batch through `operate` and answer everybody in it.
+    connection: Any, keys: list[str], epoch: str, batch: list[Pending]
+) -> tuple[list[Pending], list[bytes], int]:
+    """Send a batch through `operate`; returns those that have a reply, the replies, and how many
+    calls have changed the shard.
 
     When memory is out, what takes credit fails as StoreOutOfMemory and the rest goes through
-    `resolve`. With `waits`, nobody is answered before the writes are as far as it says. Raises
-    ShardFenced (nothing was done), NotConfirmed, or what redis-py raises (then who knows).
+    `resolve`; so does what may have been done before, which asks whether it was. Raises ShardFenced
+    (nothing was done), or what redis-py raises (then who knows).
     """
     replies = await _call(connection, load_script("operate"), keys, epoch, batch)
     if replies is None:
-        refused = [pending for pending in batch if pending.operation.op in TAKES_CREDIT]
-        batch = [pending for pending in batch if pending.operation.op not in TAKES_CREDIT]
-        for pending in refused:
-            pending.fail(
-                StoreOutOfMemory("Redis is out of memory; holds can still be committed or released")
-            )
+        asking = [
+            pending
+            for pending in batch
+            if pending.uncertain or pending.operation.op not in TAKES_CREDIT
+        ]
+        for pending in batch:
+            if pending not in asking:
+                pending.refuse(
+                    StoreOutOfMemory(
+                        "Redis is out of memory; holds can still be committed or released"
+                    )
+                )
+        batch = asking
         if not batch:
-            return
+            return [], [], 0
         replies = await _call(connection, load_script("resolve"), keys, epoch, batch)
         if replies is None:
             raise StoreUnavailable("Redis is out of memory even for what frees memory")
-    if waits is not None:
-        wait = waits.of(pending.operation.op for pending in batch)
-        if wait != "none":
-            await confirm(connection, keys[META], wait, waits)
-    for pending, raw in zip(batch, replies, strict=True):
-        pending.succeed(raw)
+    return batch, replies, int(replies.pop())
 
 
 async def _call(
@@ -62,19 +57,26 @@ async def _call(
         pending.sent = True
         arguments += pending.operation
     try:
-        try:
-            reply = await _send(connection, "EVALSHA", script.sha, arguments)
-        except NoScriptError:
-            reply = await _send(connection, "EVAL", script.text, arguments)
+        reply = await call_script(connection, script, arguments)
     except ResponseError as error:
         if str(error).startswith((FENCED, STALE_EPOCH)):
             raise ShardFenced(str(error)) from error
         if is_out_of_memory(error):
             return None
         raise
-    if not isinstance(reply, list) or len(reply) != len(batch):
+    if not isinstance(reply, list) or len(reply) != len(batch) + 1:
         raise StoreError(f"{script.name} answered {reply!r:.80} for {len(batch)} operations")
     return reply
+
+
+async def call_script(connection: Any, script: Script, arguments: list[Any]) -> Any:
+    """The script on this connection, `arguments` being the number of keys, the keys and the rest.
+    Raises what redis-py raises.
+    """
+    try:
+        return await _send(connection, "EVALSHA", script.sha, arguments)
+    except NoScriptError:
+        return await _send(connection, "EVAL", script.text, arguments)
 
 
 async def _send(connection: Any, command: str, script: str, arguments: list[Any]) -> Any:

@@ -27,6 +27,7 @@ from taximeter.meter.models import Balance, Loader, Receipt, Usage
 from taximeter.meter.operations import operation_of
 from taximeter.meter.pressure import Pressure
 from taximeter.meter.promise import ServerFacts, read_facts
+from taximeter.meter.records import Asker
 from taximeter.meter.requests import RequestReader
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.shards import Shards
@@ -54,7 +55,9 @@ class Meter:
         self._redis = Redis(connection_pool=pool)
         of_all = self._shards = Shards(pool, shards, settings)
         self._accounts = AccountReader(self._redis, of_all, loader, settings)
-        dispatcher = Dispatcher(of_all, self._accounts, settings.close_timeout_s)
+        dispatcher = self._to_redis = Dispatcher(
+            of_all, self._accounts, settings.close_timeout_s, settings.overdraft_report
+        )
         self._desk = None if credit is None else CreditDesk(credit, loader)
         self._dispatcher = (
             dispatcher if self._desk is None else FailOpenDispatcher(dispatcher, self._desk)
@@ -116,24 +119,34 @@ class Meter:
         return Hold(self, org_id, user_id, request_id, amount, available, held)
 
     async def commit(
-        self, org_id: str, user_id: str, request_id: str, amount: int, *, usage: Usage | None = None
+        self,
+        org_id: str,
+        user_id: str,
+        request_id: str,
+        amount: int,
+        *,
+        usage: Usage | None = None,
+        asker: Asker | None = None,
     ) -> Receipt:
         """Charge the actual `amount` and end the hold, also if it was under-reserved, expired or
         lost (then `late`).
 
-        Goes on in the background when the caller is cancelled. Raises RequestConflict (released, or
-        committed with another amount), AccountNotFound, InvalidRequest, Overloaded, StoreError.
+        Goes on in the background when the caller is cancelled. `asker` confines it to what a key
+        may do. Raises RequestConflict (released, or committed with another amount), NotAllowed,
+        AccountNotFound, InvalidRequest, Overloaded, StoreError.
         """
         return await self._dispatcher.finish(
-            operation_of("commit", org_id, user_id, request_id, amount, 0, usage)
+            operation_of("commit", org_id, user_id, request_id, amount, 0, usage, asker=asker)
         )
 
-    async def release(self, org_id: str, user_id: str, request_id: str) -> Receipt:
-        """Give the hold back without a charge. Raises RequestConflict (it was committed),
-        UnknownHold, StoreError.
+    async def release(
+        self, org_id: str, user_id: str, request_id: str, *, asker: Asker | None = None
+    ) -> Receipt:
+        """Give the hold back without a charge. `asker` as for commit. Raises RequestConflict (it
+        was committed), NotAllowed, UnknownHold, StoreError.
         """
         return await self._dispatcher.finish(
-            operation_of("release", org_id, user_id, request_id, 0, 0, None)
+            operation_of("release", org_id, user_id, request_id, 0, 0, None, asker=asker)
         )
 
     async def charge(
@@ -161,15 +174,17 @@ class Meter:
         *,
         ttl_s: float = 60.0,
         usage: Usage | None = None,
+        asker: Asker | None = None,
     ) -> Receipt:
         """Heartbeat of a hold: moves its deadline to `ttl_s` from now and records what was used so
         far.
 
-        An expiry charges the largest progress. Raises RequestConflict (it has ended), UnknownHold,
-        StoreError.
+        An expiry charges the largest progress. `asker` as for commit. Raises RequestConflict (it
+        has ended), NotAllowed, UnknownHold, StoreError.
         """
         operation = operation_of(
-            "touch", org_id, user_id, request_id, progress, check_ttl(ttl_s), usage
+            *("touch", org_id, user_id, request_id, progress, check_ttl(ttl_s), usage),
+            asker=asker,
         )
         return await self._dispatcher.ask(operation)
 
@@ -206,12 +221,26 @@ class Meter:
         """Return when Redis answers and every shard is open. Raises ShardFenced, StoreError."""
         await self._requests.check_open()
 
+    async def missing(self) -> tuple[str, ...]:
+        """Which disks or replicas do not confirm what is written now, in words; empty when all that
+        are waited for do. Raises StoreUnavailable.
+        """
+        waits = self._settings.waits
+        return () if waits is None else tuple(await self._requests.unconfirmed(waits))
+
     def pressure(self) -> list[tuple[int, int, Pressure]]:
         """For each shard: its number, how many operations wait in this process, and how it went
         since this process began (or the number of shards changed).
         """
         clients = self._shards.clients
         return [(shard, one.waiting, one.pressure) for shard, one in enumerate(clients)]
+
+    @property
+    def overdrafts(self) -> int:
+        """How many operations of this process have left an account further below zero than
+        `overdraft_report`.
+        """
+        return self._to_redis.overdrafts
 
     async def server_facts(self) -> ServerFacts:
         """What the server does with what it answers. Raises StoreUnavailable."""

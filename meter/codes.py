@@ -20,6 +20,7 @@ class Code(IntEnum):
     UNKNOWN_HOLD = -5
     GAP = -6
     PAUSED = -7
+    NOT_ALLOWED = -8
 
 
 FENCED = "FENCED"

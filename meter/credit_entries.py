@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from taximeter.meter.errors import NotAllowed, RequestConflict
 from taximeter.meter.journal import Line
 from taximeter.meter.limits import PAYLOAD_BYTES_MAX
 from taximeter.meter.models import Receipt, State
@@ -16,13 +17,18 @@ from taximeter.meter.operations import Operation
 @dataclass(slots=True)
 class Entry:
     """A request that was admitted on credit: open until `due` says what to charge, or until
-    `deadline` (by the event loop's clock).
+    `deadline` (by the event loop's clock). When that has passed, `due` is an `expire` of what was
+    reported, and a commit that comes later charges the rest.
     """
 
     operation: Operation
     deadline: float
     progress: int = 0
     due: Operation | None = None
+    is_aside: bool = False
+    """Written down for a person, but not yet ended in the journal."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Whoever ends or changes it: what is in memory is on disk first."""
 
     @property
     def outstanding(self) -> int:
@@ -32,17 +38,36 @@ class Entry:
 def receipt_of(entry: Entry) -> Receipt:
     """What became of it. The live balance is not known, so its figures are 0."""
     operation, due = entry.operation, entry.due
-    state: State = "open" if due is None else "committed"
+    state: State = "open"
+    if due is not None:
+        state = "expired" if due.op == "expire" else "committed"
     charged = due.amount if due else 0
     return Receipt(operation.request_id, state, operation.amount, charged, 0, 0)
+
+
+def check_rights(entry: Entry, operation: Operation) -> None:
+    """As the scripts do: a key ends and touches what it has opened, within what was held, unless it
+    has the right to more. Raises RequestConflict for another user's request, NotAllowed.
+    """
+    opened = entry.operation
+    if operation.account != opened.account:
+        raise RequestConflict(Receipt(operation.request_id, "foreign", 0, 0, 0, 0))
+    rights, _, asker = operation.owner.partition("O")
+    if not asker:
+        return
+    if "a" not in rights and asker != opened.owner.partition("O")[2]:
+        raise NotAllowed(operation.request_id, "opener")
+    if "c" not in rights and operation.amount > opened.amount:
+        right = "progress" if operation.op == "touch" else "charge"
+        raise NotAllowed(operation.request_id, right)
 
 
 def org_of(operation: Operation) -> str:
     return operation.key.partition("/")[0]
 
 
-def deadline_of(operation: Operation) -> float:
-    return asyncio.get_running_loop().time() + operation.ttl_ms / 1000
+def deadline_in(ttl_ms: int) -> float:
+    return asyncio.get_running_loop().time() + ttl_ms / 1000
 
 
 def opened_line(entry: Entry) -> Line:
@@ -51,6 +76,10 @@ def opened_line(entry: Entry) -> Line:
 
 def due_line(operation: Operation) -> Line:
     return {"do": "due", "operation": list(operation)}
+
+
+def touched_line(entry: Entry, progress: int, ttl_ms: int) -> Line:
+    return {"do": "touch", "key": entry.operation.key, "progress": progress, "ttl_ms": ttl_ms}
 
 
 def ended_line(entry: Entry) -> Line:

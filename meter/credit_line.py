@@ -18,23 +18,26 @@ from typing import Final
 
 from taximeter.meter.credit_entries import (
     Entry,
-    deadline_of,
+    check_rights,
+    deadline_in,
     due_line,
     ended_line,
     marked,
     opened_line,
     org_of,
     receipt_of,
+    touched_line,
 )
 from taximeter.meter.errors import (
     AccountNotFound,
     InsufficientCredits,
     MeterError,
+    OutcomeUnknown,
     RequestConflict,
     RequestReplayed,
     StoreError,
 )
-from taximeter.meter.journal import Journal, Line
+from taximeter.meter.journal import Journal, Line, LineInDoubt
 from taximeter.meter.limits import AMOUNT_MAX, check_org_id
 from taximeter.meter.models import Loader, Receipt
 from taximeter.meter.operations import Operation
@@ -67,15 +70,8 @@ class CreditDesk:
         self._journal, found = Journal.open(lines.journal)
         for line in found:
             self._remember(line)
-        for entry in list(self._entries.values()):
-            if entry.due is None:
-                self._end(entry)  # Whoever held it is gone.
-        self._journal.replace(
-            line
-            for entry in self.due
-            if entry.due
-            for line in (opened_line(entry), due_line(entry.due))
-        )
+        # Whoever holds an open one may be alive, behind a sidecar: it has until its deadline.
+        self._journal.replace(line for entry in self._entries.values() for line in _lines_of(entry))
 
     def has_line(self, org_id: str) -> bool:
         return org_id in self._limits
@@ -95,27 +91,37 @@ class CreditDesk:
         Raises `trouble` when the line is used up, InsufficientCredits or AccountNotFound when
         Postgres can be asked and says so, RequestReplayed, RequestConflict.
         """
-        known = self._entries.get(operation.key)
-        if known is not None:
+        if known := await self._known(operation):
             return self._again(known, operation)
         org_id, _, user_id = operation.account.partition("/")
         await self._ask_postgres(operation, org_id, user_id)
-        if known := self._entries.get(operation.key):  # Postgres took its time.
+        if known := await self._known(operation):  # Postgres took its time.
             return self._again(known, operation)
         if self._outstanding.get(org_id, 0) + operation.amount > self._limits[org_id]:
             raise trouble
-        entry = Entry(operation, deadline_of(operation))
+        entry = Entry(operation, deadline_in(operation.ttl_ms))
+        lines, due = [opened_line(entry)], None
         if operation.op == "charge":
-            entry.due = operation._replace(op="commit", payload=marked(operation.payload))
+            due = _charge(operation, marked(operation.payload))
+            lines.append(due_line(due))
         self._add(entry)
-        try:
-            await self._write(opened_line(entry))
-            if entry.due is not None:
-                await self._write(due_line(entry.due))
-        except StoreError:
-            self._remove(entry)
-            raise
+        async with entry.lock:
+            try:
+                await self._write(*lines)
+            except StoreError:
+                self._remove(entry)
+                raise
+            # Not before it is on disk: what is due is charged, also what is refused here.
+            entry.due = due
         return receipt_of(entry)
+
+    async def _known(self, operation: Operation) -> Entry | None:
+        """What the id stands for here, once that is on disk."""
+        while (known := self._entries.get(operation.key)) is not None:
+            async with known.lock:
+                if self._has(known):
+                    return known
+        return None
 
     def _again(self, known: Entry, operation: Operation) -> Receipt:
         """What a repeat of an id is told. Raises RequestReplayed, RequestConflict."""
@@ -128,44 +134,85 @@ class CreditDesk:
             return receipt
         raise RequestReplayed(receipt)
 
-    async def finish(self, entry: Entry, operation: Operation) -> Receipt:
-        """Commit or release. Raises RequestConflict when it ended another way."""
-        if entry.due is not None:
-            if entry.due.amount == operation.amount and operation.op == "commit":
-                return receipt_of(entry)._replace(replayed=True)
-            raise RequestConflict(receipt_of(entry))
-        if operation.op == "release":
-            await self.forget(entry)
-            return Receipt(operation.request_id, "released", entry.operation.amount, 0, 0, 0)
-        payload = operation.payload or entry.operation.payload
-        due = operation._replace(op="commit", payload=marked(payload))
-        self._set_due(entry, due)
-        await self._write(due_line(due))
-        return receipt_of(entry)
+    async def finish(self, entry: Entry, operation: Operation) -> Receipt | None:
+        """Commit or release; None when Redis has it by now, and is to be asked. Raises
+        RequestConflict when it ended another way, NotAllowed, StoreError (then nothing was done),
+        or OutcomeUnknown.
+        """
+        check_rights(entry, operation)
+        async with entry.lock:
+            if not self._has(entry):
+                return None
+            due = entry.due
+            if due is not None and due.op == "expire":
+                return await self._finish_late(entry, due, operation)
+            if due is not None:
+                if due.amount == operation.amount and operation.op == "commit":
+                    return receipt_of(entry)._replace(replayed=True)
+                raise RequestConflict(receipt_of(entry))
+            if operation.op == "release":
+                await self._forget(entry)
+                return Receipt(operation.request_id, "released", entry.operation.amount, 0, 0, 0)
+            await self._become_due(entry, operation)
+            return receipt_of(entry)
 
-    async def touch(self, entry: Entry, operation: Operation) -> Receipt:
-        """Note the progress, and wait longer. Raises RequestConflict when it has ended."""
-        if entry.due is not None:
-            raise RequestConflict(receipt_of(entry))
-        entry.progress = max(entry.progress, operation.amount)
-        entry.deadline = deadline_of(operation)
-        await self._write({"do": "touch", "key": operation.key, "progress": entry.progress})
-        return receipt_of(entry)
+    async def _finish_late(self, entry: Entry, due: Operation, operation: Operation) -> Receipt:
+        """As on the live side: a commit after the end of its hold adds what that did not charge."""
+        if operation.op == "release":
+            return receipt_of(entry)._replace(replayed=True)
+        if operation.amount > due.amount:
+            await self._become_due(entry, operation)
+        return receipt_of(entry)._replace(state="committed", late=True)
+
+    async def _become_due(self, entry: Entry, operation: Operation) -> None:
+        payload = operation.payload or entry.operation.payload
+        due = _charge(operation, marked(payload))
+        await self._write(due_line(due))
+        self._set_due(entry, due)
+
+    async def touch(self, entry: Entry, operation: Operation) -> Receipt | None:
+        """Note the progress, and wait longer; None when Redis has it by now. Raises RequestConflict
+        when it has ended, NotAllowed, StoreError (then nothing was noted), or OutcomeUnknown.
+        """
+        check_rights(entry, operation)
+        async with entry.lock:
+            if not self._has(entry):
+                return None
+            if entry.due is not None:
+                raise RequestConflict(receipt_of(entry))
+            progress = max(entry.progress, operation.amount)
+            await self._write(touched_line(entry, progress, operation.ttl_ms))
+            entry.progress, entry.deadline = progress, deadline_in(operation.ttl_ms)
+            return receipt_of(entry)
 
     async def expire(self) -> None:
         """End what is past its deadline, as any hold: what was reported is charged."""
         now = asyncio.get_running_loop().time()
         for entry in list(self._entries.values()):
-            if entry.due is None and entry.deadline <= now:
-                await self._write(self._end(entry))
+            if _is_over(entry, now):
+                async with entry.lock:
+                    if self._has(entry) and _is_over(entry, now):
+                        await self._end(entry)
 
-    async def refused(self, entry: Entry, why: MeterError) -> None:
-        """Redis will never take it: set it aside for a person, and forget it."""
-        try:
-            await self._journal.set_aside({**opened_line(entry), "why": str(why)})
-        except OSError as error:
-            raise StoreError(f"the journal of the credit line: {error}") from error
-        await self.forget(entry)
+    async def charged(self, entry: Entry, due: Operation) -> None:
+        """It is in Redis now: forget it, unless a late commit has made more of it due meanwhile."""
+        async with entry.lock:
+            if self._has(entry) and entry.due is due:
+                await self._forget(entry)
+
+    async def refused(self, entry: Entry, due: Operation, why: MeterError) -> None:
+        """Redis will never take it: set it aside for a person, once, and forget it."""
+        async with entry.lock:
+            if not self._has(entry) or entry.due is not due:
+                return
+            if not entry.is_aside:
+                line = {**opened_line(entry), "due": list(due), "why": str(why)}
+                try:
+                    await self._journal.set_aside(line)
+                except OSError as error:
+                    raise _trouble(error) from error
+                entry.is_aside = True
+            await self._forget(entry)
 
     async def aclose(self) -> None:
         """Leave what is open for the next process, which charges what was reported."""
@@ -196,16 +243,23 @@ class CreditDesk:
             if account.available - owed < operation.amount:
                 raise InsufficientCredits(operation.amount, account.available - owed, owed)
 
-    async def forget(self, entry: Entry) -> None:
-        """It is in Redis now, or given back."""
+    def _has(self, entry: Entry) -> bool:
+        return self._entries.get(entry.operation.key) is entry
+
+    async def _forget(self, entry: Entry) -> None:
         await self._write(ended_line(entry))
         self._remove(entry)
 
-    async def _write(self, line: Line) -> None:
+    async def _write(self, *lines: Line) -> None:
+        """Raises StoreError when they are not on disk and will not be, OutcomeUnknown when that is
+        not sure.
+        """
         try:
-            await self._journal.append(line)
+            await self._journal.append(*lines)
+        except LineInDoubt as error:
+            raise OutcomeUnknown(str(_trouble(error))) from error
         except OSError as error:
-            raise StoreError(f"the journal of the credit line: {error}") from error
+            raise _trouble(error) from error
 
     def _add(self, entry: Entry) -> None:
         self._entries[entry.operation.key] = entry
@@ -220,31 +274,66 @@ class CreditDesk:
         self._outstanding[org_of(due)] += due.amount - entry.outstanding
         entry.due = due
 
-    def _end(self, entry: Entry) -> Line:
-        """Charge what was reported; forget it when that is nothing. Returns what to write down."""
+    async def _end(self, entry: Entry) -> None:
+        """Charge what was reported; forget it when that is nothing."""
         if entry.progress == 0:
-            self._remove(entry)
-            return ended_line(entry)
-        payload = marked(entry.operation.payload)
-        due = entry.operation._replace(op="commit", amount=entry.progress, payload=payload)
+            await self._forget(entry)
+            return
+        operation = entry.operation
+        due = operation._replace(
+            op="expire",
+            amount=entry.progress,
+            ttl_ms=0,
+            owner="",
+            payload=marked(operation.payload),
+        )
+        await self._write(due_line(due))
         self._set_due(entry, due)
-        return due_line(due)
 
     def _remember(self, line: Line) -> None:
         """Take up one line of the journal, in its order."""
         match line:
             case {"do": "open", "operation": [*fields]} if len(fields) == len(Operation._fields):
-                self._add(Entry(Operation(*fields), deadline=0.0))
+                operation = Operation(*fields)
+                self._add(Entry(operation, deadline_in(operation.ttl_ms)))
             case {"do": "due", "operation": [*fields]} if len(fields) == len(Operation._fields):
                 due = Operation(*fields)
                 entry = self._entries.get(due.key)
                 if entry is not None:
                     self._set_due(entry, due)
             case {"do": "touch", "key": str(key), "progress": int(progress)}:
-                if key in self._entries:
-                    self._entries[key].progress = progress
+                entry = self._entries.get(key)
+                if entry is not None:
+                    entry.progress = progress
+                    # What an older release wrote does not say for how long.
+                    ttl_ms = line.get("ttl_ms", entry.operation.ttl_ms)
+                    entry.deadline = deadline_in(ttl_ms)
             case {"do": "end", "key": str(key)}:
                 if key in self._entries:
                     self._remove(self._entries[key])
             case _:
                 log.error("taximeter: a line of the credit journal is not understood: %r", line)
+
+
+def _charge(operation: Operation, payload: str) -> Operation:
+    """What is sent to Redis in the end. It is ours to charge now, whoever asked for it."""
+    return operation._replace(op="commit", owner="", payload=payload)
+
+
+def _is_over(entry: Entry, now: float) -> bool:
+    return entry.due is None and entry.deadline <= now
+
+
+def _lines_of(entry: Entry) -> list[Line]:
+    """What the journal must say to bring it back."""
+    lines = [opened_line(entry)]
+    if entry.progress:
+        ttl_ms = entry.operation.ttl_ms
+        lines.append(touched_line(entry, entry.progress, ttl_ms))
+    if entry.due is not None:
+        lines.append(due_line(entry.due))
+    return lines
+
+
+def _trouble(error: OSError) -> StoreError:
+    return StoreError(f"the journal of the credit line: {error}")

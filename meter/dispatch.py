@@ -5,6 +5,7 @@ the caller is cancelled.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any
 
@@ -12,11 +13,15 @@ from taximeter.meter.accounts import AccountReader
 from taximeter.meter.codes import Code
 from taximeter.meter.errors import (
     InsufficientCredits,
+    MeterError,
+    NotAllowed,
+    OutcomeUnknown,
     RequestConflict,
     RequestReplayed,
     StoreError,
     UnknownHold,
 )
+from taximeter.meter.giving_back import GivingBack
 from taximeter.meter.keys import shard_of_account, split_account
 from taximeter.meter.models import Receipt
 from taximeter.meter.operations import (
@@ -29,34 +34,51 @@ from taximeter.meter.operations import (
     parse_reply,
     raise_refusal,
 )
+from taximeter.meter.pending import NOT_LOADED_IN_DOUBT
 from taximeter.meter.shards import Shards
+
+logger = logging.getLogger("taximeter.meter")
 
 REPORT_PAUSE_S = 1.0
 # What nobody needs to hear of: the answer was no, and nothing was left open.
-_REFUSALS = (InsufficientCredits, RequestConflict, UnknownHold)
+_REFUSALS = (InsufficientCredits, NotAllowed, RequestConflict, UnknownHold)
 
 
 class Dispatcher:
     """Sends operations and keeps what cancelled callers have left behind."""
 
-    def __init__(self, shards: Shards, accounts: AccountReader, close_timeout_s: float) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        accounts: AccountReader,
+        close_timeout_s: float,
+        overdraft_report: int,
+    ) -> None:
         self._shards = shards
         self._clients = shards.clients
         self._accounts = accounts
         self._close_timeout_s = close_timeout_s
+        self._floor = -overdraft_report
+        self.overdrafts = 0
+        """Operations that have left an account further below zero than is let pass in silence."""
+        self._giving_back = GivingBack(self._submit)
         self._background: set[asyncio.Task[Any]] = set()
         self._unreported = 0
         self._reported_at = float("-inf")
 
     async def reserve(self, operation: Operation) -> tuple[int, int]:
-        """Take a hold; returns (available, held). Raises what it was refused with."""
+        """Take a hold; returns (available, held). Raises what it was refused with.
+
+        When it is cancelled, or its outcome is unknown, what it may have taken is given back as
+        soon as Redis answers.
+        """
         try:
             raw = await self._submit(operation)
             if raw.startswith(OK_REPLY):
                 return ok_balance(raw)
             reply = await self._loaded(operation, raw)
-        except asyncio.CancelledError:
-            self._spawn(self._abandon(operation))
+        except (asyncio.CancelledError, OutcomeUnknown):
+            self._giving_back.add(operation)
             raise
         if reply.code is Code.REPLAYED:
             raise RequestReplayed(known_receipt(operation, reply))
@@ -78,44 +100,61 @@ class Dispatcher:
         """Send it and say what became of the request. Raises what it was refused with."""
         raw = await self._submit(operation)
         if raw.startswith(OK_REPLY):
-            return ok_receipt(operation, *ok_balance(raw))
+            available, held = ok_balance(raw)
+            if available < self._floor:
+                self._report_overdraft(operation, available)
+            return ok_receipt(operation, available, held)
         reply = await self._loaded(operation, raw)
+        if reply.code in (Code.OK, Code.LATE) and reply.available < self._floor:
+            self._report_overdraft(operation, reply.available)
         if reply.code is Code.OK:
             return ok_receipt(operation, reply.available, reply.held)
         raise_refusal(operation, reply)
         return known_receipt(operation, reply)
 
+    def _report_overdraft(self, operation: Operation, available: int) -> None:
+        """Every one of them: each is credit that somebody was given without having it."""
+        self.overdrafts += 1
+        logger.warning(
+            "taximeter: %s of request %s, %d millicredits, leaves account %s at %d",
+            *(operation.op, operation.request_id, operation.amount),
+            *(operation.account, available),
+        )
+
     async def aclose(self) -> None:
         """Finish what goes on in the background and what is queued, each within close_timeout_s."""
         if self._background:
             await asyncio.wait(self._background, timeout=self._close_timeout_s)
+        await self._giving_back.aclose(self._close_timeout_s)
         await self._shards.aclose()
 
-    def _submit(self, operation: Operation) -> asyncio.Future[bytes]:
+    def _submit(self, operation: Operation, *, in_doubt: bool = False) -> asyncio.Future[bytes]:
         clients = self._clients
-        return clients[shard_of_account(operation.account, len(clients))].submit(operation)
+        shard = clients[shard_of_account(operation.account, len(clients))]
+        return shard.submit(operation, in_doubt=in_doubt)
 
     async def _loaded(self, operation: Operation, raw: bytes) -> Reply:
-        """The reply, parsed; if it was NOT_LOADED, the reply after loading the account."""
+        """The reply, parsed; if it was NOT_LOADED, the reply after loading the account. Whatever
+        refuses that says nothing about an operation that may have been done before.
+        """
         for _ in range(3):
             reply = parse_reply(raw)
             if reply.code is not Code.NOT_LOADED:
                 return reply
-            await self._accounts.load(*split_account(operation.account))
-            raw = await self._submit(operation)
-        raise StoreError(
+            in_doubt = raw == NOT_LOADED_IN_DOUBT
+            try:
+                await self._accounts.load(*split_account(operation.account))
+                raw = await self._submit(operation, in_doubt=in_doubt)
+            except OutcomeUnknown:
+                raise
+            except MeterError as error:
+                if in_doubt:
+                    raise _unknown(error) from error
+                raise
+        trouble = StoreError(
             f"account {operation.account} was loaded but is not there: does something remove it?"
         )
-
-    async def _abandon(self, operation: Operation) -> None:
-        """Give back what a cancelled reserve may have taken, now or later.
-
-        The same reserve again first: whichever of the two comes second then finds the outcome and
-        opens nothing. What is refused here holds nothing.
-        """
-        await self._loaded(operation, await self._submit(operation))
-        release = Operation("release", operation.account, operation.key)
-        await self._loaded(release, await self._submit(release))
+        raise _unknown(trouble) if raw == NOT_LOADED_IN_DOUBT else trouble
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run in the background. An error there is what the hold's deadline exists for."""
@@ -135,3 +174,9 @@ class Dispatcher:
             what = f"taximeter: operations of cancelled callers failed: {self._unreported}"
             self._unreported, self._reported_at = 0, loop.time()
             loop.call_exception_handler({"message": what, "exception": error, "task": task})
+
+
+def _unknown(error: MeterError) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"no reply in time; repeat the request id to learn what happened ({error})"
+    )

@@ -85,6 +85,25 @@ class UnknownHold(MeterError):
         self.request_id = request_id
 
 
+class NotAllowed(MeterError):
+    """Who asks for this has no right to it. Nothing has changed.
+
+    `right` says what was missing: `opener` (the hold was opened by another key or by a process),
+    `charge` (a commit above the hold, or after its end, charges what nobody has held), `progress`
+    (more than the hold was reported).
+    """
+
+    def __init__(self, request_id: str, right: str) -> None:
+        why = {
+            "opener": "its hold was opened by another key or process",
+            "charge": "that would charge more than its hold",
+            "progress": "that is more than its hold",
+        }
+        super().__init__(f"request {request_id}: {why.get(right, right)}")
+        self.request_id = request_id
+        self.right = right
+
+
 class Overloaded(MeterError):
     """The queue of this process is full. Nothing was sent; try again later or elsewhere."""
 
@@ -155,10 +174,22 @@ class AdmissionPaused(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """Redis could not be reached in time. Nothing was sent."""
+    """Redis could not be reached in time, or would not take anything. Nothing was done."""
 
 
 class OutcomeUnknown(StoreError):
     """The call was sent but no reply came in time: it took effect once or not at all. Repeat the
-    request id to learn which.
+    request id to learn which. A reserve that ended so is given back as soon as Redis answers.
     """
+
+
+class NotConfirmed(OutcomeUnknown):
+    """It was done, but disks or replicas did not confirm it in time, so it may still be lost with
+    the server. `missing` says who did not. Repeat the request id: nothing is done twice, and the
+    answer waits for them again.
+    """
+
+    def __init__(self, wait: str, missing: str) -> None:
+        super().__init__(f"it was done, and not confirmed ({wait}): {missing}")
+        self.wait = wait
+        self.missing = missing

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Final
 
 from taximeter.meter.client import Meter
@@ -74,6 +75,7 @@ class EstimatedHolds:
         request_id: str | None = None,
         ttl_s: float = 60.0,
         usage: Usage | None = None,
+        opener: str = "",
     ) -> Hold:
         """Meter.reserve for as much of the estimate as the policy says. Raises what it raises;
         `need` of InsufficientCredits is what would have been held.
@@ -82,31 +84,29 @@ class EstimatedHolds:
         """
         account = (org_id, user_id)
         amount = await self._amount(meter, account, estimate)
+        reserve = partial(
+            meter.reserve,
+            org_id,
+            user_id,
+            request_id=request_id,
+            ttl_s=ttl_s,
+            usage=usage,
+            opener=opener,
+        )
         try:
-            hold = await meter.reserve(
-                org_id, user_id, amount, request_id=request_id, ttl_s=ttl_s, usage=usage
-            )
+            hold = await reserve(amount)
         except RequestConflict as error:
             if self.policy.share is None:
                 raise
             # Only the amount may differ: asked for the one on record, it is a replay or refused.
-            hold = await meter.reserve(
-                org_id,
-                user_id,
-                error.outcome.reserved,
-                request_id=request_id,
-                ttl_s=ttl_s,
-                usage=usage,
-            )
+            hold = await reserve(error.outcome.reserved)
         except InsufficientCredits as error:
             total = error.have + error.held
             smaller = self.policy.hold_for(estimate, total)
             self._remember(account, total)
             if smaller >= amount:
                 raise
-            hold = await meter.reserve(
-                org_id, user_id, smaller, request_id=request_id, ttl_s=ttl_s, usage=usage
-            )
+            hold = await reserve(smaller)
         self._remember(account, hold.available + hold.held)
         return hold
 

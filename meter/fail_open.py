@@ -14,8 +14,13 @@ from taximeter.meter.dispatch import Dispatcher
 from taximeter.meter.errors import (
     AdmissionPaused,
     MeterError,
+    NotConfirmed,
+    OutcomeUnknown,
+    RequestConflict,
+    RequestReplayed,
     StoreError,
     StoreOutOfMemory,
+    StoreUnavailable,
 )
 from taximeter.meter.models import Receipt
 from taximeter.meter.operations import Operation
@@ -46,14 +51,16 @@ class FailOpenDispatcher:
                 return await self._inner.reserve(operation)
             except StoreError as error:
                 trouble = self._admissible(operation, error)
-        await self._desk.admit(operation, trouble)
+        await self._admit(operation, trouble)
         return 0, 0
 
     async def finish(self, operation: Operation) -> Receipt:
         """As Dispatcher.finish."""
         entry = self._desk.entry(operation.key)
         if entry is not None and operation.op != "charge":
-            return await asyncio.shield(self._desk.finish(entry, operation))
+            ended = await asyncio.shield(self._desk.finish(entry, operation))
+            if ended is not None:
+                return ended
         if operation.op != "charge":
             return await self._inner.finish(operation)
         trouble = self._known_trouble(operation)
@@ -62,14 +69,25 @@ class FailOpenDispatcher:
                 return await self._inner.finish(operation)
             except StoreError as error:
                 trouble = self._admissible(operation, error)
-        return await self._desk.admit(operation, trouble)
+        return await self._admit(operation, trouble)
 
     async def ask(self, operation: Operation) -> Receipt:
         """As Dispatcher.ask."""
         entry = self._desk.entry(operation.key)
         if entry is not None and operation.op == "touch":
-            return await self._desk.touch(entry, operation)
+            touched = await asyncio.shield(self._desk.touch(entry, operation))
+            if touched is not None:
+                return touched
         return await self._inner.ask(operation)
+
+    async def _admit(self, operation: Operation, trouble: StoreError) -> Receipt:
+        """On credit. What Redis may have done is not refused because the desk would not do it."""
+        try:
+            return await asyncio.shield(self._desk.admit(operation, trouble))
+        except MeterError as error:
+            if isinstance(trouble, OutcomeUnknown) and not isinstance(error, RequestReplayed):
+                raise trouble from error
+            raise
 
     async def aclose(self) -> None:
         """Charge what can be charged now; the rest is in the journal for the next process."""
@@ -87,13 +105,14 @@ class FailOpenDispatcher:
 
     def _admissible(self, operation: Operation, error: StoreError) -> StoreError:
         """Return the error when it means that Redis is away and the organisation has a line; raise
-        it otherwise. A Redis that says no (full, drained) is not away.
+        it otherwise. A Redis that says no (full, drained), or has done it, is not away.
         """
-        if isinstance(error, (StoreOutOfMemory, AdmissionPaused)):
+        if isinstance(error, (StoreOutOfMemory, AdmissionPaused, NotConfirmed)):
             raise error
         if not self._desk.has_line(operation.account.partition("/")[0]):
             raise error
-        self._trouble = error
+        # What others are told of it later: nothing of theirs was sent.
+        self._trouble = StoreUnavailable(f"Redis was away a moment ago: {error}")
         self._away_until = asyncio.get_running_loop().time() + _AWAY_S
         return error
 
@@ -116,18 +135,22 @@ class FailOpenDispatcher:
 
     async def _charge(self, entry: Entry) -> bool:
         """Make the commit under its id: if it went through before, Redis or the ledger knows."""
-        assert entry.due is not None
+        due = entry.due
+        assert due is not None
         try:
-            await self._inner.ask(entry.due)
+            await self._inner.ask(due)
         except StoreError:
             return False
+        except RequestConflict as error:
+            ending = (
+                self._desk.charged(entry, due)
+                if _is_covered(due, error.outcome)
+                else self._refuse(entry, due, error)
+            )
         except MeterError as error:
-            # Redis answered, and will answer the same next time: an account that nobody knows, or a
-            # request that ended another way. A person has to look.
-            log.error("taximeter: could not charge %s on credit: %s", entry.due.key, error)
-            ending = self._desk.refused(entry, error)
+            ending = self._refuse(entry, due, error)
         else:
-            ending = self._desk.forget(entry)
+            ending = self._desk.charged(entry, due)
         self._away_until = 0.0
         try:
             await ending
@@ -135,3 +158,19 @@ class FailOpenDispatcher:
             log.error("taximeter: %s", error)
             return False
         return True
+
+    async def _refuse(self, entry: Entry, due: Operation, error: MeterError) -> None:
+        """Redis answered, and will answer the same next time: an account that nobody knows, or a
+        request that ended another way. A person has to look.
+        """
+        log.error("taximeter: could not charge %s on credit: %s", due.key, error)
+        await self._desk.refused(entry, due, error)
+
+
+def _is_covered(due: Operation, outcome: Receipt) -> bool:
+    """Whether what the id stands for is what is due: the charge that Redis made before its reply
+    was lost, or an end after which nothing is owed for what was reported.
+    """
+    if due.op == "expire":
+        return outcome.state == "released" or outcome.charged >= due.amount
+    return outcome.state in ("charged", "committed") and outcome.charged == due.amount

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 _PASSING = (
     "LOADING",
@@ -46,3 +46,10 @@ def is_final(error: BaseException) -> bool:
         "ClusterDownError",
     )
     return not passing and not str(error).startswith(_PASSING)
+
+
+def may_have_written(error: BaseException) -> bool:
+    """Whether a final error may have come after a script's first write. Ours look at everything
+    before they write; but permissions are asked for command by command, and nothing is undone.
+    """
+    return not isinstance(error, NoPermissionError) or "script" in str(error)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from taximeter.meter.acknowledged import Acknowledged
 from taximeter.meter.errors import ShardFenced
 from taximeter.meter.keys import ShardKeys
 
@@ -28,20 +29,28 @@ class ShardIdentity:
 
 
 async def greet(
-    connection: Any, keys: ShardKeys, check_count: Callable[[str], None] | None = None
+    connection: Any,
+    keys: ShardKeys,
+    check_count: Callable[[str], None] | None = None,
+    acknowledged: Acknowledged | None = None,
 ) -> ShardIdentity:
     """Read run id and meta on a redis-py connection.
 
     Raises ShardFenced unless the guardian approved this very server, and before that what
     `check_count` raises about the number of shards (as text; also a shard that is no more has it).
+    `acknowledged` is told how many calls have changed the shard, also when nobody is admitted.
     """
+    before = acknowledged.told if acknowledged else None
     await connection.send_command("INFO", "server")
     info = _text(await connection.read_response(disable_decoding=True))
     await connection.send_command(
-        "HMGET", keys.meta, "epoch", "shards", "run_id", "format", "fenced_reason"
+        "HMGET",
+        keys.meta,
+        *("epoch", "shards", "run_id", "format", "fenced_reason", "writes", "start"),
+        "start_writes",
     )
     fields = [_text(value) for value in await connection.read_response(disable_decoding=True)]
-    epoch, found_shards, approved, data_format, reason = fields
+    epoch, found_shards, approved, data_format, reason, writes, start, began = fields
     if check_count is not None:
         check_count(found_shards)
     run_id = next(
@@ -55,6 +64,9 @@ async def greet(
         raise ShardFenced(
             f"shard {keys.shard} has data format {data_format or '-'}; this client reads {FORMAT}"
         )
+    if acknowledged is not None and before is not None:
+        found = int(writes) if writes.isdigit() else 0
+        acknowledged.greet(before, epoch, found, start, int(began) if began.isdigit() else found)
     if approved != run_id:
         raise ShardFenced(
             f"shard {keys.shard} is on a server that the settler's guardian has not approved yet"

@@ -21,6 +21,12 @@ class JournalInUse(StoreError):
     """Another process writes this journal: each needs one of its own."""
 
 
+class LineInDoubt(OSError):
+    """A line could not be written whole, and not be taken back either: whoever opens the journal
+    next may find it.
+    """
+
+
 class Journal:
     """JSON lines, appended and synced in groups: all that wait while one sync runs share the next.
 
@@ -31,7 +37,8 @@ class Journal:
     def __init__(self, path: Path, lock: int) -> None:
         self._path = path
         self._lock = lock
-        self._file = path.open("ab")
+        self._torn = False
+        self._open_file()
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -50,13 +57,14 @@ class Journal:
         lines = list(_complete(path.read_bytes().split(_NEWLINE)))
         return cls(path, lock), lines
 
-    async def append(self, line: Line) -> None:
-        """Write a line and wait until it is on disk. Raises OSError; then it may be there or not.
+    async def append(self, *lines: Line) -> None:
+        """Write lines and wait until they are on disk. Raises OSError: none of them is there then,
+        and none will be; or LineInDoubt.
 
         Goes on when the caller is cancelled.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((_packed(line), future))
+        self._waiting.append((b"".join(map(_packed, lines)), future))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
         await asyncio.shield(future)
@@ -69,7 +77,7 @@ class Journal:
         _write_synced(fresh, b"".join(map(_packed, lines)), "wb")
         fresh.replace(self._path)
         self._file.close()
-        self._file = self._path.open("ab")
+        self._open_file()
 
     async def set_aside(self, line: Line) -> None:
         """Append a line to the file `<journal>.refused`, for people. Raises OSError."""
@@ -98,10 +106,33 @@ class Journal:
                     if not future.done():
                         future.set_result(None)
 
+    def _open_file(self) -> None:
+        # Without a buffer, which would keep what could not be written and write it with the next.
+        self._file = self._path.open("ab", buffering=0)
+        self._size = os.fstat(self._file.fileno()).st_size
+
     def _sync(self, text: bytes) -> None:
-        self._file.write(text)
-        self._file.flush()
+        if self._torn:
+            self._take_back()
+        try:
+            left = memoryview(text)
+            while left:
+                left = left[self._file.write(left) or 0 :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._torn = True
+            try:
+                self._take_back()
+            except OSError:
+                raise LineInDoubt(*error.args) from error
+            raise
+        self._size += len(text)
+
+    def _take_back(self) -> None:
+        """Cut off what was not written whole, so that nobody finds what was refused."""
+        os.ftruncate(self._file.fileno(), self._size)
         os.fsync(self._file.fileno())
+        self._torn = False
 
 
 def _write_synced(path: Path, text: bytes, mode: str) -> None:

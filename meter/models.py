@@ -13,7 +13,8 @@ from taximeter.meter.limits import PAYLOAD_BYTES_MAX
 # One encoder for all: json.dumps would make a new one for every charge.
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
-State = Literal["open", "committed", "charged", "released", "expired"]
+State = Literal["open", "committed", "charged", "released", "expired", "foreign"]
+"""`foreign`: the id is in use by another user, and what became of it there is not told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,26 +9,32 @@ from taximeter.meter.errors import (
     AdmissionPaused,
     InsufficientCredits,
     InvalidRequest,
+    NotAllowed,
     RequestConflict,
+    StoreOutOfMemory,
     UnknownHold,
 )
 from taximeter.meter.ids import new_owner
 from taximeter.meter.keys import request_field
 from taximeter.meter.limits import check_amount, check_opener, check_request_id, checked_account
 from taximeter.meter.models import Receipt, State, Usage
-from taximeter.meter.records import owner_of
+from taximeter.meter.records import Asker, owner_of
 
-Op = Literal["reserve", "commit", "release", "charge", "touch"]
+Op = Literal["reserve", "commit", "release", "charge", "touch", "void", "expire"]
+"""What callers ask for, and two that the client uses on its own: `void` gives back what the reserve
+of this owner took or takes yet, `expire` ends a hold that was kept outside of Redis.
+"""
 
 TAKES_CREDIT: frozenset[str] = frozenset({"reserve", "charge"})
-"""Refused when Redis is out of memory; the others go through `resolve` then."""
+"""Refused when Redis is out of memory, unless done before; all others go through `resolve` then."""
 
 
 class Operation(NamedTuple):
     """What a caller wants done to one request of one account: the seven ARGV, in their order.
 
     `key` is `org/request`, amounts are millicredits. `owner` marks one call of reserve: its own
-    retry after a lost reply is told OK, anybody else REPLAYED. After an `O` it says who asks.
+    retry after a lost reply is told OK, anybody else REPLAYED. After an `O` it says who asks, and
+    before that what rights of an asker they have.
     """
 
     op: Op
@@ -45,8 +51,8 @@ class Operation(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """One reply, parsed. `field` names what was INVALID, or why it is PAUSED; figures are 0 where
-    the code has none.
+    """One reply, parsed. `field` names what was INVALID, why it is PAUSED or what was NOT_ALLOWED;
+    figures are 0 where the code has none.
     """
 
     code: Code
@@ -79,7 +85,7 @@ def parse_reply(raw: bytes) -> Reply:
         return Reply(code, int(words[1]), int(words[2]))
     if code is Code.NOT_LOADED:
         return Reply(code)
-    if code is Code.INVALID or code is Code.PAUSED:
+    if code in (Code.INVALID, Code.PAUSED, Code.NOT_ALLOWED):
         return Reply(code, field=words[1].decode())
     if code is Code.LATE:
         return Reply(code, int(words[1]), int(words[2]), charged=int(words[3]))
@@ -93,6 +99,8 @@ _STATE_AFTER: dict[Op, State] = {
     "commit": "committed",
     "charge": "charged",
     "release": "released",
+    "void": "released",
+    "expire": "expired",
 }
 
 
@@ -103,7 +111,7 @@ def ok_receipt(operation: Operation, available: int, held: int) -> Receipt:
         operation.request_id,
         _STATE_AFTER[op],
         amount if op == "reserve" else 0,
-        amount if op in ("commit", "charge") else 0,
+        amount if op in ("commit", "charge", "expire") else 0,
         available,
         held,
     )
@@ -132,7 +140,13 @@ def raise_refusal(operation: Operation, reply: Reply) -> None:
         raise RequestConflict(known_receipt(operation, reply))
     if reply.code is Code.UNKNOWN_HOLD:
         raise UnknownHold(operation.request_id)
+    if reply.code is Code.NOT_ALLOWED:
+        raise NotAllowed(operation.request_id, reply.field)
     if reply.code is Code.PAUSED:
+        if reply.field == "memory":
+            raise StoreOutOfMemory(
+                "Redis is out of memory; holds can still be committed or released"
+            )
         raise AdmissionPaused(reply.field)
     if reply.code is Code.INVALID:
         raise InvalidRequest(reply.field, "what the script accepts (see lua/operate.lua)")
@@ -147,16 +161,21 @@ def operation_of(
     ttl_ms: int,
     usage: Usage | None,
     opener: str = "",
+    asker: Asker | None = None,
 ) -> Operation:
-    """The operation, checked; a reserve gets an owner of its own. `opener` says who asks, if
-    anybody does. Raises InvalidRequest.
+    """The operation, checked; a reserve gets an owner of its own, and may name its `opener`. What
+    is not a reserve may be confined to the rights of an `asker`. Raises InvalidRequest.
     """
+    if op == "reserve":
+        owner = owner_of(new_owner(), check_opener(opener))
+    else:
+        owner = "" if asker is None else asker.mark
     return Operation(
         op,
         checked_account(org_id, user_id),
         request_field(org_id, check_request_id(request_id)),
         check_amount(amount),
         ttl_ms,
-        owner_of(new_owner() if op == "reserve" else "", check_opener(opener)),
+        owner,
         usage.payload() if usage else "",
     )

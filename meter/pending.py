@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from taximeter.meter.errors import MeterError, OutcomeUnknown, StoreError, StoreUnavailable
 from taximeter.meter.operations import Operation
+
+NOT_LOADED: Final = b"-2"
+NOT_LOADED_IN_DOUBT: Final = b"-2 in-doubt"
+"""Handed on instead of NOT_LOADED for an operation that an earlier call may have done."""
 
 
 class Pending:
     """One operation in a shard's queue or in flight.
 
     `sent` says that the call under way carries it; `uncertain` that an earlier call did and its
-    reply was lost, so that it took effect once or not at all.
+    reply was lost, so that it took effect once or not at all. What is refused then is news about
+    the server and not about the operation, which may have been done before, or may be done yet when
+    the first copy arrives: it ends as done or as unknown, and never as refused.
     """
 
     __slots__ = ("deadline", "future", "operation", "queued_at", "sent", "trouble", "uncertain")
@@ -23,13 +30,15 @@ class Pending:
         queued_at: float,
         deadline: float,
         future: asyncio.Future[bytes],
+        *,
+        uncertain: bool = False,
     ) -> None:
         self.operation = operation
         self.queued_at = queued_at
         self.deadline = deadline
         self.future = future
         self.sent = False
-        self.uncertain = False
+        self.uncertain = uncertain
         self.trouble: StoreError | None = None
 
     @property
@@ -38,9 +47,21 @@ class Pending:
         unwanted = self.future.cancelled() and self.operation.op in ("reserve", "touch")
         return unwanted and not self.sent
 
-    def succeed(self, reply: bytes) -> None:
-        if not self.future.done():
+    def answer(self, reply: bytes) -> None:
+        """Hand on what the script said about it."""
+        if self.future.done():
+            return
+        if self.uncertain and reply.startswith(b"-"):
+            if reply == NOT_LOADED:
+                self.future.set_result(NOT_LOADED_IN_DOUBT)
+            else:
+                self.fail(_unknown(f"asked again, the answer was {reply.decode()!r}"))
+        else:
             self.future.set_result(reply)
+
+    def refuse(self, error: MeterError) -> None:
+        """The call that carried it was refused as a whole, and nothing of it was done."""
+        self.fail(_unknown(str(error)) if self.uncertain else error)
 
     def fail(self, error: MeterError) -> None:
         if not self.future.done():
@@ -55,7 +76,11 @@ class Pending:
     def give_up(self) -> None:
         """Its deadline has passed: say what is known."""
         if self.uncertain:
-            advice = "no reply in time; repeat the request id to learn what happened"
-            self.fail(OutcomeUnknown(f"{advice} ({self.trouble})"))
+            self.fail(_unknown(str(self.trouble or "it was sent before")))
         else:
             self.fail(self.trouble or StoreUnavailable("Redis could not be reached in time"))
+
+
+def _unknown(what: str) -> OutcomeUnknown:
+    advice = "no reply in time; repeat the request id to learn what happened"
+    return OutcomeUnknown(f"{advice} ({what})")

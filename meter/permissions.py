@@ -47,6 +47,7 @@ _EXAMPLES: Final = {
     "ZRANGE": "ZRANGE * 0 1",
     "ZRANGEBYSCORE": "ZRANGEBYSCORE * 0 1",
     "ZREM": "ZREM * m",
+    "ZSCORE": "ZSCORE * m",
     "XINFO|STREAM": "XINFO STREAM *",
     "INFO": "INFO server",
     "WAIT": "WAIT 0 1",
@@ -117,7 +118,7 @@ class Role:
 
 METER: Final = Role(
     "meter",
-    ("operate", "resolve", "load", "snapshot", "barrier"),
+    ("operate", "resolve", "load", "snapshot", "barrier", "report"),
     ("HGET", "HMGET", "INFO"),
     ("WAIT", "WAITAOF"),
 )
@@ -133,12 +134,12 @@ API: Final = Role(
 SETTLER: Final = Role(
     "settler",
     (
-        *("admit", "apply", "approve", "drain", "fence", "load"),
+        *("admit", "apply", "approve", "complete", "drain", "fence", "load"),
         *("open", "operate", "resolve", "rotate", "snapshot", "sweep"),
     ),
     (
         *("EXISTS", "HGET", "HGETALL", "HLEN", "HMGET", "HSCAN", "HSET", "INFO", "TIME"),
-        *("UNLINK", "XINFO|STREAM", "XRANGE", "XTRIM"),
+        *("UNLINK", "XINFO|STREAM", "XRANGE", "XTRIM", "ZADD", "ZSCORE"),
     ),
 )
 """The settler, and the commands of operators: check, rebuild, reshard."""

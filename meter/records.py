@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+from taximeter.meter.errors import InvalidRequest
+from taximeter.meter.limits import check_opener
 
 _MARK: Final = re.compile(r"(?:(\d+)S)?([a-z0-9]*)(?:O([A-Za-z0-9]+))?")
 
@@ -43,6 +47,13 @@ class HoldRecord(NamedTuple):
             payload,
         )
 
+    def text(self) -> str:
+        """The record as Redis keeps it."""
+        mark = owner_of(self.owner, self.opener)
+        if self.start is not None:
+            mark = f"{self.start}S{mark}"
+        return f"{self.amount}\t{self.account}\t{self.progress}\t{mark}\t{self.payload}"
+
 
 def _digits(text: str) -> int:
     if not text.isascii() or not text.isdigit():
@@ -50,8 +61,29 @@ def _digits(text: str) -> int:
     return int(text)
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for an operation, where that is a key and not one of our own processes.
+
+    It ends and touches holds that were opened under its own name. `may_charge`: also beyond what
+    was held, and without a hold. `any_hold`: also holds of others.
+    """
+
+    name: str
+    may_charge: bool = False
+    any_hold: bool = False
+    mark: str = field(init=False, repr=False)
+    """As the scripts read it."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InvalidRequest("asker", "named by 1 to 32 letters and digits")
+        rights = ("c" if self.may_charge else "") + ("a" if self.any_hold else "")
+        object.__setattr__(self, "mark", f"{rights}O{check_opener(self.name)}")
+
+
 def owner_of(call: str, opener: str) -> str:
-    """The argument `owner` of an operation: the token of this call of reserve (empty for all other
-    operations), and who asks, where that is known.
+    """The argument `owner` of a reserve: the token of this call, and who opens the hold, where that
+    is known. Other operations have the mark of their asker there.
     """
     return f"{call}O{opener}" if opener else call

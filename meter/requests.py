@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from redis.exceptions import RedisError
 
+from taximeter.meter.confirm import what_is_missing
 from taximeter.meter.errors import ShardFenced, StoreError, StoreUnavailable
 from taximeter.meter.handshake import greet
 from taximeter.meter.keys import ShardKeys, account_field, request_field, shard_of
@@ -15,6 +16,7 @@ from taximeter.meter.limits import check_org_id, check_request_id
 from taximeter.meter.models import Receipt, State
 from taximeter.meter.records import HoldRecord
 from taximeter.meter.shards import Shards
+from taximeter.meter.waits import Waits
 
 
 class RequestReader:
@@ -58,6 +60,8 @@ class RequestReader:
             account = record.account
         elif outcome or outcome_old:
             state, reserved, charged, account = (outcome or outcome_old).split(" ", 3)
+            if state == "voided":  # Nobody was told that it was open.
+                return None
         else:
             return None
         if user_id is not None and account != account_field(org_id, user_id):
@@ -107,6 +111,28 @@ class RequestReader:
             raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
         finally:
             await connection.disconnect(nowait=True)
+
+    async def unconfirmed(self, waits: Waits) -> list[str]:
+        """Who does not confirm what is written now, of those whom `waits` asks; empty when all do.
+        Raises StoreUnavailable.
+        """
+        missing: list[str] = []
+        connection = self._pool.make_connection()
+        try:
+            async with asyncio.timeout(self._timeout_s + 2 * waits.timeout_s):
+                await connection.connect()
+                for wait in dict.fromkeys((waits.reserve, waits.commit)):
+                    if wait != "none":
+                        goal = waits.goal(wait)
+                        found = await what_is_missing(
+                            connection, self._keys[0], goal, waits.timeout_s
+                        )
+                        missing += [found] if found else []
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
+        finally:
+            await connection.disconnect(nowait=True)
+        return missing
 
     def _check_open(self, keys: ShardKeys, count: int, meta: Any) -> None:
         epoch, shards = map(_text, meta)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from taximeter.meter.errors import InvalidRequest
-from taximeter.meter.limits import OPERATIONS_PER_CALL_MAX
+from taximeter.meter.limits import BALANCE_MAX, OPERATIONS_PER_CALL_MAX
 from taximeter.meter.promise import Durability
 from taximeter.meter.waits import Wait, Waits
 
@@ -48,13 +48,17 @@ class MeterSettings:
     """The same for everything else: losing a commit costs what it charged."""
     wait_replicas: int = 1
     """How many replicas the waits that name replicas want."""
+    overdraft_report: int = 100_000
+    """Millicredits below zero from which on every operation that leaves an account there is a
+    line in the log.
+    """
     durability: Durability = "none"
     """What the operator says of the server (TAXIMETER_DURABILITY): believed by `Meter.promise`
     where the Redis user may not read it.
     """
     wait_timeout_s: float = 1.5
-    """How long one wait may take, on top of `call_timeout_s`. With `appendfsync everysec` a disk
-    is waited for up to a second.
+    """How long what was done waits to be confirmed, before it ends as NotConfirmed. With
+    `appendfsync everysec` a disk is waited for up to a second.
     """
 
     def __post_init__(self) -> None:
@@ -69,6 +73,7 @@ class MeterSettings:
             ("retry_pause_s", 0.001, 60),
             ("retry_pause_max_s", 0.001, 60),
             ("close_timeout_s", 0, 3600),
+            ("overdraft_report", 0, BALANCE_MAX),
             ("wait_replicas", 1, 16),
             ("wait_timeout_s", 0.001, 600),
         ):
@@ -88,8 +93,3 @@ class MeterSettings:
         if self.reserve_wait == self.commit_wait == "none":
             return None
         return Waits(self.reserve_wait, self.commit_wait, self.wait_replicas, self.wait_timeout_s)
-
-    @property
-    def lane_timeout_s(self) -> float:
-        """How long one script call and the wait after it may take."""
-        return self.call_timeout_s + (self.wait_timeout_s if self.waits else 0)

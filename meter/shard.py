@@ -16,21 +16,23 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
+from taximeter.meter.acknowledged import Acknowledged
 from taximeter.meter.calls import run_batch
+from taximeter.meter.confirm import Confirmer, drop
 from taximeter.meter.crowd import Crowd
 from taximeter.meter.errors import (
     ShardFenced,
     StoreError,
     StoreUnavailable,
 )
-from taximeter.meter.faults import is_final
-from taximeter.meter.handshake import greet
+from taximeter.meter.faults import is_final, may_have_written
+from taximeter.meter.handshake import ShardIdentity, greet
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.operations import TAKES_CREDIT, Operation
 from taximeter.meter.pending import Pending
 from taximeter.meter.pressure import Pressure
 from taximeter.meter.settings import MeterSettings
-from taximeter.meter.waits import NotConfirmed
+from taximeter.meter.waits import Wait
 
 # Fewer than this are not worth a call of their own. Above it lanes share evenly what waits and what
 # is in flight, so that the server works on one part while this process packs the other: all in one
@@ -64,6 +66,8 @@ class ShardClient:
         self._front_max = min(FRONT_ROUNDS * a_round, settings.queue_max)
         self._crowd = Crowd()
         self.pressure = Pressure()
+        self.acknowledged = Acknowledged(keys)
+        self._confirmers: dict[Wait, Confirmer] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -73,8 +77,9 @@ class ShardClient:
             for number in range(settings.lanes_per_shard)
         ]
 
-    def submit(self, operation: Operation) -> asyncio.Future[bytes]:
-        """Queue an operation; the future gives its reply as the script wrote it.
+    def submit(self, operation: Operation, *, in_doubt: bool = False) -> asyncio.Future[bytes]:
+        """Queue an operation; the future gives its reply as the script wrote it. `in_doubt` when it
+        was sent before and may have been done.
 
         Raises Overloaded when the queue is full, TooManyForAccount when this account is the reason:
         nothing was sent then.
@@ -94,7 +99,7 @@ class ShardClient:
         patience = settings.take_timeout_s if can_wait else settings.resolve_timeout_s
         future: asyncio.Future[bytes] = loop.create_future()
         now = loop.time()
-        self.adopt(Pending(operation, now, now + patience, future))
+        self.adopt(Pending(operation, now, now + patience, future, uncertain=in_doubt))
         return future
 
     def adopt(self, pending: Pending) -> None:
@@ -104,6 +109,9 @@ class ShardClient:
         else:
             self._queue.append(pending)
         self._drained.clear()
+        self._wake()
+
+    def _wake(self) -> None:
         while self._idle:
             idle = self._idle.popleft()
             if not idle.done():
@@ -131,13 +139,15 @@ class ShardClient:
         left = list(self._queue)
         self._queue.clear()
         left += [self._crowd.take() for _ in range(self._crowd.waiting)]
+        for confirmer in self._confirmers.values():
+            left += await confirmer.retire()
         return left
 
     async def _lane(self) -> None:
         settings = self._settings
         connection: Any = None
-        epoch: str | None = None
-        pause_s, call_timeout_s = settings.retry_pause_s, settings.lane_timeout_s
+        server: ShardIdentity | None = None
+        pause_s, call_timeout_s = settings.retry_pause_s, settings.call_timeout_s
         try:
             while True:
                 batch = self._take() or await self._wait_for_work()
@@ -149,31 +159,34 @@ class ShardClient:
                         if connection is None:
                             connection = self._pool.make_connection()
                             await connection.connect()
-                        if epoch is None:
-                            epoch = (await greet(connection, self.keys, self._check_count)).epoch
-                        await run_batch(connection, self.keys.batch(), epoch, batch, self._waits)
+                        if server is None:
+                            server = await self._greet(connection)
+                        await self._call(connection, server, batch)
                     pause_s = settings.retry_pause_s
+                    if self.acknowledged.has_news and not await self._report(connection):
+                        await drop(connection)
+                        connection, server = None, None
                     continue
                 except ShardFenced as error:
-                    epoch = None
+                    server = None
                     self._put_back(batch, error, uncertain=False)
                 except asyncio.CancelledError:
                     trouble = StoreUnavailable("the meter was closed")
                     self._put_back(batch, trouble, uncertain=True)
                     raise
-                except (RedisError, NotConfirmed, OSError, TimeoutError) as error:
-                    await _drop(connection)
-                    connection, epoch = None, None
-                    if is_final(error):
-                        _fail(batch, StoreError(str(error)))
-                        continue
+                except (RedisError, OSError, TimeoutError) as error:
+                    await drop(connection)
+                    connection, server = None, None
                     trouble = StoreUnavailable(f"{type(error).__name__} {error}".rstrip())
+                    if is_final(error):
+                        _fail(batch, trouble, done=may_have_written(error))
+                        continue
                     self._put_back(batch, trouble, uncertain=not isinstance(error, ResponseError))
                 except Exception as error:
                     # A defect must not strand callers: they learn of it, and the lane goes on.
-                    await _drop(connection)
-                    connection, epoch = None, None
-                    _fail(batch, StoreError(f"{type(error).__name__}: {error}"))
+                    await drop(connection)
+                    connection, server = None, None
+                    _fail(batch, StoreError(f"{type(error).__name__}: {error}"), done=True)
                     continue
                 finally:
                     self._in_flight -= len(batch)
@@ -181,10 +194,72 @@ class ShardClient:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, settings.retry_pause_max_s)
         finally:
-            await _drop(connection)
+            await drop(connection)
+
+    async def _greet(self, connection: Any) -> ShardIdentity:
+        """Also on a server that nobody may use yet, what it has lost is found and reported."""
+        try:
+            return await greet(connection, self.keys, self._check_count, self.acknowledged)
+        except ShardFenced:
+            if self.acknowledged.has_news:
+                await self._report(connection)
+            raise
+
+    async def _report(self, connection: Any) -> bool:
+        """Tell the guardian what was lost; False when that has to be tried again elsewhere."""
+        self.pressure.missing = self.acknowledged.missing
+        try:
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                await self.acknowledged.report(connection)
+        except ResponseError:  # It cannot be left there now: with the next call.
+            return True
+        except (RedisError, OSError, TimeoutError):
+            return False
+        return True
+
+    async def _call(self, connection: Any, server: ShardIdentity, batch: list[Pending]) -> None:
+        """One script call; everybody in it is answered, or handed to who confirms it."""
+        epoch, before = server.epoch, self.acknowledged.told
+        answered, replies, writes = await run_batch(connection, self.keys.batch(), epoch, batch)
+        if not answered:
+            return
+        waits = self._waits
+        if waits is None:
+            for pending, reply in zip(answered, replies, strict=True):
+                pending.answer(reply)
+        else:
+            done = (epoch, server.run_id)
+            for pending, reply in zip(answered, replies, strict=True):
+                wait = waits.of(pending.operation.op)
+                if wait == "none" or reply.startswith(b"-"):
+                    pending.answer(reply)
+                elif not pending.future.done():
+                    self._confirmer(wait).add(pending, reply, done, writes)
+        self.acknowledged.note(before, epoch, writes)
+
+    def _confirmer(self, wait: Wait) -> Confirmer:
+        found = self._confirmers.get(wait)
+        if found is None:
+            made = Confirmer(
+                self._pool,
+                self.keys,
+                wait,
+                self._settings,
+                self.pressure,
+                self._ask_again,
+                self._note_drained,
+            )
+            found = self._confirmers[wait] = made
+        return found
+
+    def _ask_again(self, batch: list[Pending], trouble: StoreError) -> None:
+        self._put_back(batch, trouble, uncertain=True)
+        self._wake()
 
     def _note_drained(self) -> None:
         if not self._queue and not self._crowd.waiting and not self._in_flight:
+            if any(confirmer.busy for confirmer in self._confirmers.values()):
+                return
             self._drained.set()
 
     async def _wait_for_work(self) -> list[Pending]:
@@ -231,12 +306,8 @@ class ShardClient:
                 self._queue.appendleft(pending)
 
 
-def _fail(batch: list[Pending], error: StoreError) -> None:
+def _fail(batch: list[Pending], error: StoreError, *, done: bool) -> None:
+    """Asking again would not help; `done` when the call may have had its effect all the same."""
     for pending in batch:
-        pending.fail(error)
-
-
-async def _drop(connection: Any) -> None:
-    if connection is not None:
-        with suppress(Exception):  # It is given up either way.
-            await connection.disconnect(nowait=True)
+        pending.interrupt(error, uncertain=done)
+        pending.refuse(error)

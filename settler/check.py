@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from taximeter.settler.cut import ShardCut
-from taximeter.settler.holds import compare_holds
+from taximeter.settler.holds import compare_holds, read_uncharged
 from taximeter.settler.invariants import TITLES, Invariant, sql_invariants
 from taximeter.settler.queries import load_queries
 from taximeter.settler.reconcile import Books, Look, reconcile
@@ -207,7 +207,11 @@ async def _conservation(conn: Connection, invariant: Invariant, books: Books) ->
 
 async def _holds(stores: Stores, invariant: Invariant, books: Books, limits: CheckLimits) -> None:
     figures = {"open_holds": 0, "held": books.totals.held, "accounts_not_judged": 0}
+    figures |= {"uncharged_holds": 0, "uncharged": 0}
     for cut in books.shards:
+        holds, amount = await read_uncharged(stores, cut.shard)
+        figures["uncharged_holds"] += holds
+        figures["uncharged"] += amount
         figures["open_holds"] += cut.holds_count
         if cut.holds_count != cut.deadlines_count:
             invariant.violate(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from taximeter.meter.scripts import load_script
-from taximeter.settler.events import parse_id
+from taximeter.settler.look import look
 from taximeter.settler.marks import count_shards, lock_mark, read_mark, with_position_now
 from taximeter.settler.queries import load_queries
 from taximeter.settler.rebuild import rebuild
 from taximeter.settler.stores import Connection, Stores
-from taximeter.settler.verdict import Action, Mark, Seen, Verdict, judge
+from taximeter.settler.verdict import Action, Mark, Seen, Verdict, is_whole, judge
 from taximeter.settler.witness import bear_witness
 
 _SQL: Final = load_queries("guardian")
@@ -36,7 +36,8 @@ class UnknownDataFormat(Exception):
 @dataclass(frozen=True, slots=True)
 class Guarded:
     """What the guardian did about a shard. usable: clients may work at `epoch`. lost: events found
-    to be lost just now.
+    to be lost just now. holds: open holds that a rebuild kept; holds_dropped: those that it could
+    not, since nobody knows their account or their record is damaged.
     """
 
     shard: int
@@ -45,6 +46,8 @@ class Guarded:
     action: str
     reason: str
     lost: int = 0
+    holds: int = 0
+    holds_dropped: int = 0
 
 
 async def ensure_shards(stores: Stores, wanted: int | None) -> int:
@@ -125,11 +128,15 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
         # was about to be used.
         await conn.execute(_SQL["approve_server"], shard, seen.run_id)
         await _OPEN.call(
-            stores.redis, stores.keys(shard).batch(), [mark.epoch, shards, seen.run_id]
+            stores.redis,
+            stores.keys(shard).batch(),
+            [mark.epoch, shards, seen.run_id, seen.replid, 1, 0],
         )
         return Guarded(shard, True, mark.epoch, "opened", verdict.reason)
-    epoch, lost = await rebuild(conn, stores, shard, shards, verdict.reason)
-    return Guarded(shard, True, epoch, "rebuilt", verdict.reason, lost)
+    done = await rebuild(conn, stores, shard, shards, verdict.reason, whole=is_whole(mark, seen))
+    return Guarded(
+        shard, True, done.epoch, "rebuilt", verdict.reason, done.lost, done.holds, done.dropped
+    )
 
 
 async def _approve(
@@ -154,29 +161,5 @@ async def _approve(
             await conn.execute(_ACCOUNTS["lower_hints"], *map(list, zip(*said, strict=True)))
         if cursor == 0:
             break
-    await _APPROVE.call(stores.redis, [keys.meta], [mark.epoch, seen.run_id])
+    await _APPROVE.call(stores.redis, [keys.meta], [mark.epoch, seen.run_id, seen.replid])
     return Guarded(mark.shard, True, mark.epoch, "approved", verdict.reason)
-
-
-async def look(stores: Stores, shard: int) -> Seen:
-    """The shard as Redis has it: meta and the stream's last id at one moment, and the run id of the
-    server that has them.
-    """
-    keys = stores.keys(shard)
-    async with stores.redis.pipeline(transaction=True) as pipe:
-        pipe.hgetall(keys.meta)
-        pipe.exists(keys.events)
-        pipe.execute_command("XINFO STREAM", keys.events)
-        pipe.info("server")
-        meta, exists, stream, server = await pipe.execute(raise_on_error=False)
-    for answer in (meta, exists, server):
-        if isinstance(answer, Exception):
-            raise answer
-    last_id: tuple[int, int] | None = None
-    if exists:
-        if isinstance(stream, Exception):
-            raise stream
-        last = parse_id(stream["last-generated-id"])
-        last_id = None if last == (0, 0) else last
-    texts = {name.decode(): value.decode("utf-8", "replace") for name, value in meta.items()}
-    return Seen(str(server["run_id"]), texts, last_id)

@@ -19,6 +19,7 @@ import asyncpg
 import structlog
 from redis.exceptions import RedisError
 
+from taximeter.settler.hearts import CLOCK_ALARM_S
 from taximeter.settler.pulse import Pulse
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Pool
@@ -32,8 +33,6 @@ LOOK_GAP_S: Final = 0.75
 """A watcher that was away for longer than this begins anew: it may have been frozen itself."""
 FORGOTTEN_S: Final = 60.0
 CLOCK_EVERY_S: Final = 5.0
-CLOCK_ALARM_S: Final = 5.0
-"""A wall clock further than this from that of a store is an alarm."""
 _SESSION: Final = "taximeter-settler"
 
 log = structlog.get_logger("taximeter.settler")

@@ -48,6 +48,15 @@ async def compare_holds(stores: Stores, shard: int) -> HoldComparison:
     return HoldComparison(differences, len((first.keys() | second.keys()) - moved), len(moved))
 
 
+async def read_uncharged(stores: Stores, shard: int) -> tuple[int, int]:
+    """(holds, millicredits) that expired unpaid in this shard, ever, since what they had reported
+    was from before a start of the server that may have lost their end.
+    """
+    found = await stores.redis.hmget(stores.keys(shard).meta, "uncharged_holds", "uncharged_amount")
+    holds, amount = (int(text) if text and text.isdigit() else 0 for text in found)
+    return holds, amount
+
+
 async def _read(stores: Stores, shard: int) -> tuple[dict[str, int], set[str]]:
     """(difference of every account that stood still, the accounts that did not)."""
     keys = stores.keys(shard)

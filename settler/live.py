@@ -98,7 +98,7 @@ async def free(stores: Stores, mark: ShardMark, account: Account) -> int:
 
 
 async def _send(script: Script, stores: Stores, mark: ShardMark, operation: Operation) -> Reply:
-    (raw,) = await script.call(
+    raw, _ = await script.call(
         stores.redis, stores.keys(mark.shard).batch(), [mark.epoch, *operation]
     )
     return parse_reply(raw)

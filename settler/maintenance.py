@@ -16,11 +16,12 @@ from typing import Final
 from redis.exceptions import ResponseError
 
 from taximeter.settler.admission import drain, end_drain
-from taximeter.settler.guardian import look
+from taximeter.settler.look import look
 from taximeter.settler.marks import read_mark
 from taximeter.settler.queries import load_queries
 from taximeter.settler.rebuild import rebuild
 from taximeter.settler.stores import Connection, Stores
+from taximeter.settler.verdict import is_whole
 
 _SQL: Final = load_queries("guardian")
 _PAUSE_S: Final = 0.05
@@ -36,8 +37,7 @@ class ShardBusy(Exception):
 class HoldsOpen(Exception):
     """Holds were still open when the wait was over; credit is taken again and nothing was done.
 
-    Closing the shard all the same would forget them: their credits would be free for others at
-    once, and their commits would be late.
+    Closing the shard all the same would make their ends wait for about a second.
     """
 
     def __init__(self, holds: int, wait_s: float) -> None:
@@ -47,11 +47,14 @@ class HoldsOpen(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """A shard that was brought back. holds_dropped: open holds that it had and were forgotten."""
+    """A shard that was brought back. holds_kept: open holds that went on; holds_dropped: those that
+    nobody can go on with, since their record is damaged or Postgres does not know their account.
+    """
 
     shard: int
     epoch: int
     lost: int
+    holds_kept: int
     holds_dropped: int
 
 
@@ -60,17 +63,20 @@ async def rebuild_on_demand(
 ) -> Rebuilt:
     """Drain the shard, settle everything, and open it at a new epoch with balances from Postgres.
 
-    With `force`, holds that are still open after `wait_s` are forgotten: their commits are charged
-    in full all the same, as late ones. A crash on the way leaves a shard that is drained (it takes
-    credit again by itself) or closed (the next guardian brings it back). Raises ShardBusy,
-    HoldsOpen, LookupError (no such shard), TimeoutError, asyncpg and redis errors.
+    With `force`, holds that are still open after `wait_s` go on in the new epoch, with what they
+    have reported if Redis is whole; their commits meet a closed shard for about a second. A crash
+    on the way leaves a shard that is drained (it takes credit again by itself) or closed (the next
+    guardian brings it back). Raises ShardBusy, HoldsOpen, LookupError (no such shard),
+    TimeoutError, asyncpg and redis errors.
     """
     mark = await read_mark(stores.pool, shard)
     await stores.check_server()
     async with alone(stores, [shard]) as conn:
-        dropped = await empty(stores, [shard], wait_s=wait_s, force=force)
-        epoch, lost = await rebuild(conn, stores, shard, mark.shards, reason)
-    return Rebuilt(shard, epoch, lost, dropped)
+        await empty(stores, [shard], wait_s=wait_s, force=force)
+        mark = await read_mark(stores.pool, shard)
+        whole = is_whole(mark, await look(stores, shard))
+        done = await rebuild(conn, stores, shard, mark.shards, reason, whole=whole)
+    return Rebuilt(shard, done.epoch, done.lost, done.holds, done.dropped)
 
 
 @asynccontextmanager

@@ -33,11 +33,17 @@ async def with_position_now(conn: Connection, mark: Mark) -> Mark:
     """The mark, with how far Postgres has written by now."""
     row = await conn.fetchrow(_SQL["read_ledger"], mark.shard)
     assert row is not None, "its row is locked"
-    return replace(mark, ledger=Ledger(row["history"], row["position"], mark.seq))
+    return replace(mark, ledger=replace(ledger_of(row), settled=mark.seq))
+
+
+def ledger_of(row: asyncpg.Record) -> Ledger:
+    """The ledger of a row that has its figures."""
+    return Ledger(row["history"], row["position"], row["seq"], row["step"], tuple(row["tokens"]))
 
 
 def _mark(row: asyncpg.Record | None, shard: int) -> Mark:
     if row is None:
         raise LookupError(f"Postgres has no shard {shard}: its watermark is missing")
-    ledger = Ledger(row["history"], row["position"], row["seq"])
-    return Mark(row["shard"], row["epoch"], row["seq"], row["run_id"], row["shards"], ledger)
+    return Mark(
+        row["shard"], row["epoch"], row["seq"], row["run_id"], row["shards"], ledger_of(row)
+    )

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Final
 
 from taximeter.meter.scripts import load_script
+from taximeter.settler.carry import carry_holds
 from taximeter.settler.events import parse_id
-from taximeter.settler.marks import lock_mark
+from taximeter.settler.look import look
+from taximeter.settler.marks import lock_mark, read_mark
 from taximeter.settler.queries import load_queries
 from taximeter.settler.settle import settle_shard, write_run
 from taximeter.settler.stores import Connection, Stores
@@ -24,10 +27,23 @@ _PATIENCE_S: Final = 20.0
 _PAUSE_S: Final = 0.05
 
 
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """A shard that was brought back: its new epoch, events found to be lost, open holds that it
+    kept and those that it could not keep.
+    """
+
+    epoch: int
+    lost: int
+    holds: int
+    dropped: int
+
+
 async def rebuild(
-    conn: Connection, stores: Stores, shard: int, shards: int, reason: str
-) -> tuple[int, int]:
-    """Bring the shard back at a new epoch; returns (epoch, events found to be lost).
+    conn: Connection, stores: Stores, shard: int, shards: int, reason: str, *, whole: bool
+) -> Reopened:
+    """Bring the shard back at a new epoch, with its open holds. `whole` says that Redis has lost
+    nothing, so that what they have reported still counts.
 
     The caller holds the guardian's lock. Each step leaves a state from which a new call goes on: a
     closed shard stays closed until `open`, settled events stay settled, and an epoch that was begun
@@ -35,7 +51,9 @@ async def rebuild(
     asyncpg and redis errors.
     """
     keys = stores.keys(shard)
-    await _FENCE.call(stores.redis, [keys.meta], [reason[:200]])
+    # A guardian before this one may have begun an epoch, frozen, and wake to open it.
+    begun = (await read_mark(conn, shard)).epoch
+    await _FENCE.call(stores.redis, [keys.meta], [reason[:200], int(whole), begun])
     deadline = time.monotonic() + _PATIENCE_S
     epoch: int | None = None
     lost = 0
@@ -50,11 +68,17 @@ async def rebuild(
             raise TimeoutError(f"shard {shard} could not be settled within {_PATIENCE_S:.0f} s")
         if result.state == "busy":
             await asyncio.sleep(_PAUSE_S)
-    server = await stores.redis.info("server")
-    run_id = str(server["run_id"])
-    await conn.execute(_SQL["approve_server"], shard, run_id)
-    await _OPEN.call(stores.redis, keys.batch(), [epoch, shards, run_id])
-    return epoch, lost
+    seen = await look(stores, shard)
+    # Whoever closed it first has written down whether it was whole; a restart since ends that.
+    whole = seen.is_approved_server and seen.meta.get("fenced_whole") == "1"
+    carried = await carry_holds(stores, shard, shards, seen, whole)
+    await conn.execute(_SQL["approve_server"], shard, seen.run_id)
+    await _OPEN.call(
+        stores.redis,
+        keys.batch(),
+        [epoch, shards, seen.run_id, seen.replid, carried.start, int(whole), *carried.accounts],
+    )
+    return Reopened(epoch, lost, carried.kept, carried.dropped)
 
 
 async def _finish_epoch(conn: Connection, stores: Stores, shard: int) -> tuple[int | None, int]:

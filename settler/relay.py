@@ -29,13 +29,14 @@ Account = tuple[str, str]
 @dataclass(slots=True)
 class Relayed:
     """What one relay run came to: entries applied, accounts loaded, accounts that refused, shards
-    that were closed.
+    that were closed. through: whether it came to the end of those that were behind.
     """
 
     applied: int = 0
     loaded: int = 0
     refused: dict[str, str] = field(default_factory=dict)
     closed_shards: dict[int, str] = field(default_factory=dict)
+    through: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ async def relay(stores: Stores, *, page_accounts: int = 500, accounts_max: int =
             except ResponseError as error:
                 done.closed_shards[shard] = str(error)
         if len(rows) < page_accounts:
+            done.through = True
             break
         after = (rows[-1]["org_id"], rows[-1]["user_id"])
     return done

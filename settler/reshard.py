@@ -8,12 +8,15 @@ from typing import Final
 
 from taximeter.meter.scripts import load_script
 from taximeter.settler.guardian import guard
+from taximeter.settler.look import look
 from taximeter.settler.maintenance import alone, empty
-from taximeter.settler.marks import count_shards
+from taximeter.settler.marks import count_shards, read_mark
 from taximeter.settler.queries import load_queries
 from taximeter.settler.rebuild import last_known
 from taximeter.settler.settle import settle_shard
+from taximeter.settler.spread import spread
 from taximeter.settler.stores import Connection, Stores
+from taximeter.settler.verdict import is_whole
 
 _SQL: Final = load_queries("guardian")
 _FENCE: Final = load_script("fence")
@@ -31,7 +34,8 @@ class EventsMissing(Exception):
 async def reshard(stores: Stores, wanted: int, *, wait_s: float, force: bool = False) -> int:
     """Spread all organisations over `wanted` shards; returns how many there were.
 
-    Returns at once when the number is right already. Clients and settlers that run learn of the
+    Returns at once when the number is right already. Holds that are still open with `force` go on,
+    with what they have reported. Clients and settlers that run learn of the
     new number by themselves. The number changes in one Postgres transaction, before which every
     event is settled: a crash earlier leaves shards that a guardian reopens as they were, a crash
     later ones that it opens at the new number. Raises ShardBusy, HoldsOpen, EventsMissing,
@@ -43,13 +47,15 @@ async def reshard(stores: Stores, wanted: int, *, wait_s: float, force: bool = F
     if before == wanted:
         return before
     everyone = range(before)
-    async with alone(stores, everyone) as conn:
+    async with alone(stores, range(max(before, wanted))) as conn:
         await empty(stores, everyone, wait_s=wait_s, force=force)
         for shard in everyone:
             reason = f"the system gets {wanted} shards instead of {before}"
-            await _FENCE.call(stores.redis, [stores.keys(shard).meta], [reason])
+            whole = is_whole(await read_mark(stores.pool, shard), await look(stores, shard))
+            await _FENCE.call(stores.redis, [stores.keys(shard).meta], [reason, int(whole)])
         for shard in everyone:
             await _settle_all(stores, shard)
+        await spread(stores, before, wanted)
         await _change(conn, stores, before, wanted)
     for shard in range(wanted, before):
         await _leave(stores, shard, wanted)

@@ -103,6 +103,17 @@ class SettlerSettings(StoreSettings):
         "the ends of billing periods.",
     )
 
+    settler_host: str = Field(
+        default="127.0.0.1", description="Address that the settler's health is served on."
+    )
+    settler_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_535,
+        description="Port of the settler's `/livez`, `/readyz` and `/api/v1/system/status`; "
+        "nothing is served when unset.",
+    )
+
     settle_batch_events: int = Field(
         default=20_000,
         ge=1,

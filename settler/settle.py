@@ -19,6 +19,7 @@ from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Connection, Stores
 from taximeter.settler.stream import Run
 from taximeter.settler.usual import Usual
+from taximeter.settler.witness import make_step
 
 _SQL: Final = load_queries("settle")
 _BACKOFF_FIRST_S: Final = 0.02
@@ -154,6 +155,8 @@ async def write_run(conn: Connection, shard: int, run: Run, usual: Usual | None 
         *counts,
         run.last_time,
     )
+    # Last, since who relays entries waits for this row, and for nothing else of a settle.
+    await make_step(conn, shard)
     if moved != "UPDATE 1":
         raise asyncpg.SerializationError(f"the watermark of shard {shard} moved under its lock")
     return Settled(shard, "settled", run.epoch, run.last_seq, *counts)

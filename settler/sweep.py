@@ -16,11 +16,16 @@ _ROTATE: Final = load_script("rotate")
 class Swept:
     """Holds that ended, events they left (progress that is charged), and holds that are still
     due.
+
+    uncharged_holds: those whose progress was reported before the last start of the server and is
+    therefore not charged; uncharged: that progress in millicredits.
     """
 
     ended: int = 0
     events: int = 0
     still_due: int = 0
+    uncharged_holds: int = 0
+    uncharged: int = 0
 
 
 async def sweep(
@@ -33,17 +38,23 @@ async def sweep(
     closed or at another epoch.
     """
     keys = stores.keys(shard)
-    ended = events = still_due = 0
+    swept = Swept()
     for _ in range(calls_max):
         counts = await _SWEEP.call(
             stores.redis,
             [keys.accounts, keys.holds, keys.deadlines, keys.outcomes, keys.meta, keys.events],
             [epoch, limit],
         )
-        ended, events, still_due = ended + int(counts[0]), events + int(counts[1]), int(counts[2])
-        if still_due == 0:
+        swept = Swept(
+            swept.ended + int(counts[0]),
+            swept.events + int(counts[1]),
+            int(counts[2]),
+            swept.uncharged_holds + int(counts[3]),
+            swept.uncharged + int(counts[4]),
+        )
+        if swept.still_due == 0:
             break
-    return Swept(ended, events, still_due)
+    return swept
 
 
 async def rotate(stores: Stores, shard: int, epoch: int, *, window_s: float) -> bool:

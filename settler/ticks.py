@@ -17,6 +17,7 @@ from taximeter.meter.errors import StoreError
 from taximeter.settler.admission import admit
 from taximeter.settler.closing import Closed, close_all, expire
 from taximeter.settler.exposure import look_at_exposure
+from taximeter.settler.fill import Filler, Place, note_complete, read_places
 from taximeter.settler.guardian import ensure_shards, guard
 from taximeter.settler.loops import Loop
 from taximeter.settler.marks import count_shards
@@ -68,6 +69,7 @@ class Settler:
         self._clock = clock
         self._shards = 0
         self._suspects: frozenset[Suspect] = frozenset()
+        self._filler = Filler(stores, page_accounts=settings.relay_page_accounts)
         self._has_relayed = False
         self._looked_at: dict[int, float] = {}
         # A rebuild needs two connections a shard, and relay, reconcile and sweep must always get
@@ -94,6 +96,7 @@ class Settler:
             Loop("relay", self.relay, ROUND_EVERY_S, bound_s),
             Loop("sweep", self._sweep_in_time, ROUND_EVERY_S, bound_s),
             Loop("moves", self.moves, ROUND_EVERY_S, bound_s),
+            Loop("fill", self.fill, ROUND_EVERY_S, bound_s),
         ]
 
     async def end(self) -> None:
@@ -134,6 +137,10 @@ class Settler:
     async def relay(self) -> None:
         """Bring every account that is behind up to date."""
         await self._turns.once("relay", self._relay)
+
+    async def fill(self) -> None:
+        """Bring accounts back into shards that were opened or approved anew."""
+        await self._turns.once("fill", self._fill)
 
     async def moves(self) -> None:
         """Undo moves that were left half done, renew or close what has expired, and take back what
@@ -219,7 +226,9 @@ class Settler:
             limit=settings.sweep_limit,
             calls_max=settings.sweep_calls_per_tick,
         )
-        if swept.ended or swept.still_due:
+        if swept.uncharged_holds:
+            log.warning("swept", shard=shard, **asdict(swept))
+        elif swept.ended or swept.still_due:
             log.info("swept", shard=shard, **asdict(swept))
         await rotate(self._stores, shard, epoch, window_s=settings.outcome_window_s)
         return False
@@ -236,12 +245,17 @@ class Settler:
         return now
 
     async def _relay(self) -> None:
+        # The time of Redis first: what comes after it is for the next round to vouch for.
+        places, began_ms = await self._filled_places()
         done = await relay(
             self._stores,
             page_accounts=self._settings.relay_page_accounts,
             accounts_max=self._settings.relay_accounts_per_tick,
         )
         self._has_relayed = True
+        if done.through:
+            whole = [place for place in places if place.shard not in done.closed_shards]
+            await note_complete(self._stores, whole, began_ms)
         if done.refused or done.closed_shards:
             log.error(
                 "relayed",
@@ -253,6 +267,17 @@ class Settler:
             )
         elif done.applied or done.loaded:
             log.info("relayed", applied=done.applied, loaded=done.loaded)
+
+    async def _filled_places(self) -> tuple[list[Place], int]:
+        try:
+            return await read_places(self._stores, filled=True)
+        except (RedisError, OSError):
+            return [], 0  # Whoever needs Redis says so.
+
+    async def _fill(self) -> None:
+        done = await self._filler.fill()
+        if done.loaded or done.complete:
+            log.info("filled", **asdict(done))
 
     async def _moves(self) -> None:
         undone = await undo_left(self._stores, grace_s=self._settings.move_grace_s)

@@ -35,22 +35,34 @@ class Ledger:
     """Which Postgres this is, and how far: `position` (bytes of its log that are on the disk) only
     grows within one `history` (system identifier and timeline), and so does `settled` (the shard's
     watermark) within an epoch.
+
+    `step` counts the transactions that have settled or relayed something of the shard; `tokens` has
+    a random number for each of the last ones, the youngest first. Of what a shard remembers there
+    is one. A step of 0 says that nothing is known of them.
     """
 
     history: str
     position: int
     settled: int
+    step: int = 0
+    tokens: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.history} {self.position} {self.settled}"
+        text = f"{self.history} {self.position} {self.settled}"
+        return f"{text} {self.step} {self.tokens[0]}" if self.tokens else text
 
     @classmethod
     def parse(cls, text: str) -> Ledger | None:
         """What a shard's meta says, None when it says nothing that can be read."""
         history, *figures = text.split(" ")
-        if len(figures) != 2 or not all(figure.isdigit() for figure in figures):
+        if not all(figure.isdigit() for figure in figures):
             return None
-        return cls(history, int(figures[0]), int(figures[1]))
+        match [int(figure) for figure in figures]:
+            case [position, settled]:  # Of a release that knew no steps.
+                return cls(history, position, settled)
+            case [position, settled, step, token]:
+                return cls(history, position, settled, step, (token,))
+        return None
 
     def continues(self, before: Ledger) -> bool:
         """Whether everything that was on the disk at `before` is still there, as far as these
@@ -60,7 +72,17 @@ class Ledger:
             self.history == before.history
             and self.position >= before.position
             and self.settled >= before.settled
+            and self._has_made_step_of(before)
         )
+
+    def _has_made_step_of(self, before: Ledger) -> bool:
+        """Whether the last step of `before` is one of ours: a copy that was put back made others.
+        Too far back for our tokens, figures are all there is.
+        """
+        if not before.tokens:
+            return True
+        back = self.step - before.step
+        return back >= 0 and (back >= len(self.tokens) or self.tokens[back] == before.tokens[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +101,14 @@ class Mark:
 class Seen:
     """The shard in Redis: meta and the last id that its stream ever gave, read in one transaction.
 
-    last_id is None when there is no stream. run_id is the server's own.
+    last_id is None when there is no stream. run_id is the server's own, replid that of its
+    replication: a server that was another one's replica in between has another one.
     """
 
     run_id: str
     meta: Mapping[str, str]
     last_id: tuple[int, int] | None
+    replid: str = ""
 
     @property
     def epoch(self) -> int | None:
@@ -93,6 +117,27 @@ class Seen:
             if self.meta.get(name, "").isdigit():
                 return int(self.meta[name])
         return None
+
+    @property
+    def is_approved_server(self) -> bool:
+        """Whether this server is the one that its data says was approved, without a time as a
+        replica in between.
+        """
+        replid = self.meta.get("replid", "")
+        same_history = not replid or not self.replid or replid == self.replid
+        return self.run_id == self.meta.get("run_id") and same_history
+
+    @property
+    def start(self) -> int:
+        """The number of the server start that its data says was approved last."""
+        text = self.meta.get("start", "")
+        return int(text) if text.isdigit() else 0
+
+    @property
+    def missing(self) -> int:
+        """How many acknowledged calls this server lacks, as clients have found."""
+        text = self.meta.get("missing", "")
+        return int(text) if text.isdigit() else 0
 
     @property
     def ledger(self) -> Ledger | None:
@@ -131,9 +176,26 @@ def judge(mark: Mark, seen: Seen, shards: int) -> Verdict:
     doubt = _doubt(mark, seen, shards)
     if doubt:
         return Verdict(Action.REBUILD, doubt)
-    if not seen.run_id == seen.meta.get("run_id") == mark.run_id:
+    if not seen.is_approved_server or seen.run_id != mark.run_id:
         return Verdict(Action.APPROVE, f"whole, on server {seen.run_id}")
     return Verdict(Action.NOTHING, "whole")
+
+
+def is_whole(mark: Mark, seen: Seen) -> bool:
+    """Whether Redis has lost nothing that it ever answered, so that what its open holds have
+    reported may be charged: the approved server in the same life, with everything that Postgres has
+    settled. A Postgres that went back does not speak against it.
+    """
+    epoch, seq = seen.epoch, seen.seq
+    if epoch is None or seq is None or seen.missing or not seen.is_approved_server:
+        return False
+    if seen.meta.get("epoch") == "fenced":
+        return seen.meta.get("fenced_whole") == "1"
+    if seen.run_id != mark.run_id or epoch < mark.epoch or (epoch == mark.epoch and seq < mark.seq):
+        return False
+    if seq == 0:
+        return seen.last_id is None or seen.last_id[0] < epoch
+    return seen.last_id == (epoch, seq)
 
 
 def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
@@ -149,6 +211,8 @@ def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
         return f"Redis was opened for {seen.meta.get('shards')} shards, Postgres has {shards}"
     if mark.ledger and seen.ledger and not mark.ledger.continues(seen.ledger):
         return f"Postgres went back or is another one: {mark.ledger}, it was {seen.ledger}"
+    if seen.missing:
+        return f"Redis has lost {seen.missing} calls that it had acknowledged to a client"
     if seq < mark.seq:
         return f"Redis went back in time: it is at event {seq}, Postgres has settled {mark.seq}"
     last = seen.last_id

@@ -1,23 +1,31 @@
-"""Lets a shard remember how far Postgres was, for the day on which Postgres is less far.
+"""Lets a shard remember which Postgres it was seen with and how far that was, for the day on which
+Postgres is less far, or goes on from an older copy.
 
 A Postgres that was put back to an older copy gives numbers of entries again that a live account has
 applied already, so nothing of theirs may be applied before the shard knows how far Postgres is.
+Each time entries are relayed, and each time events are settled, Postgres makes a step with a random
+number: a copy that goes on makes others, however much it writes. That step is committed to the disk
+before anything is applied, and what was read before it is then on the disk as well, also what
+somebody has committed without waiting (synchronous_commit off).
 """
 
 from __future__ import annotations
 
+import secrets
 from typing import Final
 
 from redis.exceptions import ResponseError
 
 from taximeter.meter.scripts import load_script
+from taximeter.settler.marks import ledger_of
 from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Stores
+from taximeter.settler.stores import Connection, Pool, Stores
 from taximeter.settler.verdict import Ledger
 
 _SQL: Final = load_queries("guardian")
 _WITNESS: Final = load_script("witness")
 _TRIES: Final = 5
+_TOKEN_BITS: Final = 31
 
 
 class PostgresWentBack(ResponseError):
@@ -29,14 +37,19 @@ async def bear_witness(stores: Stores, shard: int, epoch: int, ledger: Ledger) -
     been seen there, and nothing was written. Raises redis errors, ResponseError when the shard is
     not at `epoch` any more.
     """
-    reply = await _WITNESS.call(stores.redis, [stores.keys(shard).meta], [epoch, str(ledger)])
+    reply = await _WITNESS.call(
+        stores.redis,
+        [stores.keys(shard).meta],
+        [epoch, str(ledger), " ".join(map(str, ledger.tokens))],
+    )
     return bool(reply == b"OK")
 
 
 async def bear_witness_of_now(stores: Stores, shard: int, epoch: int) -> None:
-    """The same with how far Postgres is now: all that anybody has read from it so far is covered.
-    Raises asyncpg errors as well, and PostgresWentBack.
+    """Make a step, and note how far Postgres is then: all that anybody has read from it so far is
+    on its disk, and covered. Raises asyncpg errors as well, and PostgresWentBack.
     """
+    await make_step(stores.pool, shard)
     for _ in range(_TRIES):
         ledger = await _read_ledger(stores, shard)
         if ledger is None or await bear_witness(stores, shard, epoch, ledger):
@@ -44,6 +57,13 @@ async def bear_witness_of_now(stores: Stores, shard: int, epoch: int) -> None:
         if await _is_covered(stores, shard, ledger):
             return
     raise PostgresWentBack(f"shard {shard} has seen a Postgres that was further than this one")
+
+
+async def make_step(conn: Connection | Pool, shard: int) -> None:
+    """Add a random number to the history of this Postgres, in the transaction of `conn` or in one
+    of its own.
+    """
+    await conn.execute(_SQL["move_ledger"], shard, secrets.randbits(_TOKEN_BITS))
 
 
 async def _is_covered(stores: Stores, shard: int, ledger: Ledger) -> bool:
@@ -55,10 +75,14 @@ async def _is_covered(stores: Stores, shard: int, ledger: Ledger) -> bool:
     now = await _read_ledger(stores, shard)
     if noted is None or now is None:
         return False
-    is_later = noted.history == ledger.history and noted.position >= ledger.position
+    is_later = (
+        noted.history == ledger.history
+        and noted.position >= ledger.position
+        and noted.step >= ledger.step
+    )
     return is_later and now.continues(noted)
 
 
 async def _read_ledger(stores: Stores, shard: int) -> Ledger | None:
     row = await stores.pool.fetchrow(_SQL["read_ledger"], shard)
-    return None if row is None else Ledger(row["history"], row["position"], row["seq"])
+    return None if row is None else ledger_of(row)

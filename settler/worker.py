@@ -22,6 +22,7 @@ from arq.connections import ArqRedis, RedisSettings
 from arq.worker import Function, Worker, func
 from redis.exceptions import RedisError
 
+from taximeter.settler.health import HealthCheck
 from taximeter.settler.heart import (
     BEAT_EVERY_S,
     CLOCK_EVERY_S,
@@ -29,6 +30,7 @@ from taximeter.settler.heart import (
     session_name,
     settler_name,
 )
+from taximeter.settler.http import serving
 from taximeter.settler.loops import Loop, run_loops
 from taximeter.settler.pools import make_pool
 from taximeter.settler.pulse import Pulse
@@ -77,6 +79,11 @@ async def run_worker(settings: SettlerSettings) -> None:
             open_stores(settings, name=session_name(name), size_min=0)
         )
         settler = Settler(stores, settings, pulse=pulse)
+        health = HealthCheck(stores)
+        stack.push_async_callback(health.aclose)
+        await stack.enter_async_context(
+            serving(settings.settler_host, settings.settler_port, health, pulse)
+        )
         if not await _start(settler, stop):
             return
         heart = await stack.enter_async_context(_heart(settings, stores.redis, pulse, name))

@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 import redis as redis_py
 import redis.asyncio as redis_asyncio
+from hypothesis import HealthCheck, settings
 from support.servers import ValkeyFactory, run_sql, with_database, with_login
 
 from taximeter.api.embedded.postgres import EmbeddedPostgres
@@ -35,6 +36,13 @@ REDIS_BINARY = os.environ.get("TAXIMETER_REDIS_BINARY")
 EXTERNAL_DATABASE_URL = os.environ.get(DATABASE_URL_VARIABLE)
 for variable in [name for name in os.environ if name.startswith("TAXIMETER_")]:
     del os.environ[variable]
+
+
+# How long an example takes, or takes to make, is the machine's affair and no property of ours.
+settings.register_profile(
+    "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("any-machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

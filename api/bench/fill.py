@@ -57,7 +57,7 @@ async def fill(live: LiveShards, operations: Iterator[list[Any]], per_call: int 
 
     async def read_one() -> int:
         size = in_flight.popleft()
-        replies = await connection.read_response(disable_decoding=True)
+        *replies, _ = await connection.read_response(disable_decoding=True)
         refused = [reply for reply in replies if not reply.startswith(b"1 ")]
         if refused or len(replies) != size:
             raise BenchFailed(f"filling was answered {refused[:3]!r}")

@@ -53,7 +53,7 @@ class LiveShards:
         await self.redis.script_load(load_script("operate").text)
         for shard in range(self.shards):
             opened = await load_script("open").call(
-                self.redis, self.keys(shard).batch(), [1, self.shards, run_id]
+                self.redis, self.keys(shard).batch(), [1, self.shards, run_id, "", 1, 0]
             )
             assert opened == b"OK", opened
         await self.load(self.accounts)
@@ -85,7 +85,7 @@ class LiveShards:
         replies: list[bytes] = await load_script("operate").call(
             self.redis, self.keys(shard).batch(), ["1", *arguments]
         )
-        return replies
+        return replies[:-1]
 
     async def prove(self, charges: int, amount: int) -> None:
         """Raise BenchFailed unless exactly `charges` charges of `amount` were made and no hold is

@@ -27,8 +27,8 @@ WAIT = click.option(
 FORCE = click.option(
     "--force",
     is_flag=True,
-    help="Go on when holds are still open after that: they are forgotten, their credits are free "
-    "for others at once, and their commits are charged as late.",
+    help="Go on when holds are still open after that: they stay open, with what they have "
+    "reported; their ends wait until the shard is open again, about a second.",
 )
 
 
@@ -47,7 +47,7 @@ def reported() -> Iterator[None]:
         yield
     except HoldsOpen as error:
         raise click.ClickException(
-            f"{error}. Nothing was done. Wait longer with --wait, or forget them with --force."
+            f"{error}. Nothing was done. Wait longer with --wait, or keep them open with --force."
         ) from error
     except (ShardBusy, EventsMissing, StoreError, LookupError, TimeoutError, ValueError) as error:
         raise click.ClickException(str(error)) from error

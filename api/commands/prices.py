@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from taximeter.api.commands.common import explain
 from taximeter.api.price_settings import PriceSettings
 from taximeter.api.prices import make_pricer
+from taximeter.api.prices_diff import FINE, compare
 from taximeter.meter.pricing import KINDS, PriceFileError, Pricer, UnpricedModel, read_price_file
 from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.files import parse_price_file
@@ -41,6 +42,7 @@ def show(model: str, provider: str | None, plan: str | None, power_level: str | 
     except (PriceFileError, UnpricedModel) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"model     {model}" + (f" of {price.provider}" if price.provider else ""))
+    click.echo(f"identity  {price.identity}")
     click.echo(f"source    {listed.source}")
     click.echo(f"version   {price.version}")
     if sheet.context_window is not None:
@@ -114,7 +116,20 @@ def check(file: Path) -> None:
 )
 @click.option("--provider", multiple=True, help="Only models of this litellm_provider; repeatable.")
 @click.option("--with-free", is_flag=True, help="Also models whose every price is 0.")
-def import_map(file: Path, output: Path, provider: tuple[str, ...], with_free: bool) -> None:
+@click.option("--all", "show_all", is_flag=True, help="Show the whole report, however long it is.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the whole report into this file, a line for each model.",
+)
+def import_map(
+    file: Path,
+    output: Path,
+    provider: tuple[str, ...],
+    with_free: bool,
+    show_all: bool,
+    report: Path | None,
+) -> None:
     """Write the price file whole, or not at all."""
     try:
         found = read_map(file.read_bytes(), providers=provider, with_free=with_free)
@@ -126,24 +141,75 @@ def import_map(file: Path, output: Path, provider: tuple[str, ...], with_free: b
         parse_price_file(text.encode(), "prices.toml")
     except PriceFileError as error:
         raise click.ClickException(str(error)) from None
-    made = output.with_name(f".{output.name}.new")
-    made.write_text(text, encoding="utf-8")
-    made.replace(output)
+    _write(output, text)
     click.echo(f"{len(found.models)} models written to {output}")
-    _report(found)
-
-
-def _report(found: Imported) -> None:
-    if found.notes:
-        click.echo(f"{len(found.notes)} of them also have prices that are NOT METERED here:")
-        _some([f"  {model}: {', '.join(names)}" for model, names in found.notes.items()])
-    if found.left_out:
-        click.echo(f"{len(found.left_out)} models were left out:")
-        _some([f"  {model}: {why}" for model, why in found.left_out.items()])
-
-
-def _some(lines: list[str]) -> None:
-    for line in lines[:NOTES_SHOWN]:
+    if report is not None:
+        _write(report, "\n".join(_report(found, None)) + "\n")
+        click.echo(f"the whole report is in {report}")
+    for line in _report(found, None if show_all else NOTES_SHOWN):
         click.echo(line)
-    if len(lines) > NOTES_SHOWN:
-        click.echo(f"  and {len(lines) - NOTES_SHOWN} more")
+
+
+def _write(path: Path, text: str) -> None:
+    made = path.with_name(f".{path.name}.new")
+    try:
+        made.write_text(text, encoding="utf-8")
+        made.replace(path)
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _report(found: Imported, most: int | None) -> list[str]:
+    """What is not as in the map; at most so many lines of a kind."""
+    lines = []
+    if found.notes:
+        lines.append(f"{len(found.notes)} of them also have prices that are NOT METERED here:")
+        lines += _some(
+            [f"  {model}: {', '.join(names)}" for model, names in found.notes.items()], most
+        )
+    if found.left_out:
+        lines.append(f"{len(found.left_out)} models were left out:")
+        lines += _some([f"  {model}: {why}" for model, why in found.left_out.items()], most)
+    return lines
+
+
+@command.command(
+    help="Compare what is charged here with MAP, LiteLLM's model_prices_and_context_window.json, "
+    "over generated usages of every model of it, and say where they differ."
+)
+@click.argument("file", metavar="MAP", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--all", "show_all", is_flag=True, help="Show every group of differences.")
+def diff(file: Path, show_all: bool) -> None:
+    """Print the groups, most usages first, with a model as an example of each."""
+    try:
+        settings = PriceSettings()
+        pricer = Pricer(credits_per_dollar=FINE, price_file=settings.price_file)
+        found = compare(pricer, file.read_bytes())
+    except ValidationError as error:
+        raise click.ClickException(explain(error)) from None
+    except PriceFileError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(
+        f"{found.models} models of the map are sold by tokens; {found.only_map} are refused here"
+    )
+    click.echo(
+        f"{found.compared} usages are priced by both, {found.guessed} by a price that the map "
+        "does not have itself"
+    )
+    click.echo(f"{found.agreement:.1%} of the former cost the same")
+    lines = [
+        f"  {count:6}  {host:12}  {cause}, as {found.examples[host, cause]}"
+        for (host, cause), count in found.causes.most_common()
+    ]
+    for line in _some(lines, None if show_all else NOTES_SHOWN, "--all shows them"):
+        click.echo(line)
+
+
+def _some(
+    lines: list[str],
+    most: int | None,
+    how: str = "--all shows them, --report FILE writes them down",
+) -> list[str]:
+    if most is None or len(lines) <= most:
+        return lines
+    return [*lines[:most], f"  and {len(lines) - most} more; {how}"]

@@ -44,6 +44,8 @@ async def _run(
 
 def _line(done: Rebuilt) -> str:
     line = f"shard {done.shard}: open at epoch {done.epoch}, {done.lost} events lost"
+    if done.holds_kept:
+        line += f", {done.holds_kept} open holds go on"
     if done.holds_dropped:
-        line += f", {done.holds_dropped} open holds forgotten (their commits will be late)"
+        line += f", {done.holds_dropped} holds of unknown accounts or damaged records dropped"
     return line

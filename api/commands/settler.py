@@ -41,6 +41,8 @@ def command() -> None:
             f"the database of TAXIMETER_DATABASE_URL lacks our tables: run `taximeter migrate`"
             f" ({error})"
         ) from None
+    except OSError as error:
+        raise click.ClickException(f"cannot serve health: {error}") from None
     except asyncpg.PostgresError as error:
         raise click.ClickException(
             f"cannot start on the Postgres of TAXIMETER_DATABASE_URL: {error}"

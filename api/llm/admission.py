@@ -8,7 +8,7 @@ import os
 
 from taximeter.api.errors import ALREADY_EXISTS, ApiError, from_meter, text_of_credits
 from taximeter.api.exact import credits_of
-from taximeter.api.llm.estimates import output_bound, prompt_size
+from taximeter.api.llm.estimates import PromptSize, output_bound
 from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.routing import Target
 from taximeter.api.memberships import Membership
@@ -23,6 +23,7 @@ from taximeter.meter import (
     Receipt,
     RequestConflict,
     RequestReplayed,
+    StoreError,
     Usage,
 )
 from taximeter.meter.pricing import Price, UnpricedModel
@@ -41,6 +42,21 @@ async def paying_org(services: Services, user_id: str, org_header: str | None) -
     if payer is None:
         raise ApiError(403, "You are not a member of any organization that could pay")
     return payer
+
+
+async def refuse_empty_account(services: Services, org_id: str, user_id: str) -> None:
+    """Refuse before a large body is read who has nothing left: 402, or 429 while it is only held.
+    Raises ApiError. Whether there is enough is asked when the hold is taken, as ever.
+    """
+    try:
+        meter = await services.meters.get()
+        balance = await meter.balance(org_id, user_id)
+    except AccountNotFound as error:
+        raise from_meter(InsufficientCredits(1, 0, 0)) from error
+    except StoreError:
+        return  # Somebody with a credit line may go on; who has none is told so by the reserve.
+    if balance.available <= 0:
+        raise from_meter(InsufficientCredits(1, balance.available, balance.held))
 
 
 def request_id_of(user_id: str, key: str | None) -> str:
@@ -63,7 +79,11 @@ async def refuse_settled_replay(services: Services, org_id: str, request_id: str
 
 
 def dearest(
-    services: Services, chat: LlmRequest, targets: tuple[Target, ...], plan: str | None
+    services: Services,
+    chat: LlmRequest,
+    prompt: PromptSize,
+    targets: tuple[Target, ...],
+    plan: str | None,
 ) -> tuple[int, dict[Target, Price]]:
     """Millicredits that cover an answer of any of these targets, and the price of each from now to
     its charge. Targets without a price are left out: nothing is sent where its cost would be
@@ -73,7 +93,6 @@ def dearest(
     output = surface.fixed_output
     if output is None:
         output = output_bound(chat, settings.output_tokens_assumed)
-    prompt = prompt_size(chat.prompt)
     most, prices = 0, {}
     refusal: UnpricedModel | None = None
     for target in targets:

@@ -10,7 +10,6 @@ from typing import Any
 
 from taximeter.api.background import TaskTracker
 from taximeter.api.errors import text_of_credits
-from taximeter.api.llm.estimates import prompt_guess
 from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.routing import Target
 from taximeter.meter import (
@@ -48,6 +47,7 @@ class OpenCharge:
         prices: Mapping[Target, Price],
         tracker: TaskTracker,
         *,
+        prompt_tokens: int,
         ttl_s: float,
         hold_ms: float,
     ) -> None:
@@ -56,7 +56,7 @@ class OpenCharge:
         self._prices = prices
         self._tracker = tracker
         self._ttl_s = ttl_s
-        self._prompt_tokens: int | None = None
+        self._prompt_tokens = prompt_tokens  # Guessed, for when the upstream does not tell.
         self._decided: tuple[int, Usage] | None = None
         self._ended = False
         self.target = next(iter(prices))  # Who answers; until that is known, who is asked first.
@@ -136,8 +136,6 @@ class OpenCharge:
         return self._prices[self.target]
 
     def _counted(self) -> Mapping[str, Any]:
-        if self._prompt_tokens is None:
-            self._prompt_tokens = prompt_guess(self._chat.prompt)
         return {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self.delivered_tokens,

@@ -5,32 +5,37 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-import aiohttp
 from starlette.types import ASGIApp, Receive
 
 from taximeter.api.errors import ApiError, text_of_credits
 from taximeter.api.llm.admission import (
     dearest,
-    paying_org,
     refuse_settled_replay,
     request_id_of,
     reserve,
 )
 from taximeter.api.llm.answer import Answer
+from taximeter.api.llm.body import ClientLeft
 from taximeter.api.llm.charge import OpenCharge
+from taximeter.api.llm.estimates import measure
 from taximeter.api.llm.event_stream import EventStream
 from taximeter.api.llm.failures import broken
 from taximeter.api.llm.parse import parse_request
 from taximeter.api.llm.request import LlmRequest
+from taximeter.api.llm.room import Seat
 from taximeter.api.llm.routing import Target, ask
 from taximeter.api.llm.streaming import MeteredStream, until_disconnect
 from taximeter.api.llm.surfaces import Surface
+from taximeter.api.llm.upstream import Opened
+from taximeter.api.memberships import Membership
 from taximeter.api.services import Services
 from taximeter.meter import Receipt
+
+T = TypeVar("T")
 
 # Of an upstream's headers, the ones that help its users: no others reach a caller.
 _ANSWER_HEADERS = {
@@ -40,21 +45,53 @@ _ANSWER_HEADERS = {
 }
 
 
-class ClientLeft(Exception):
-    """The client is gone: there is nobody to answer."""
+class Place:
+    """What a request takes of the process: room for itself, until all of its work has ended, and
+    for its body, until that was sent.
+    """
+
+    __slots__ = ("_body", "_request", "_users")
+
+    def __init__(self, request: Seat, body: Seat) -> None:
+        self._request = request
+        self._body = body
+        self._users = 1
+
+    def keep_for(self, task: asyncio.Task[Any]) -> None:
+        """Keep the room also until this task has ended."""
+        self._users += 1
+        task.add_done_callback(lambda _: self.leave())
+
+    def body_grows(self, size: int) -> None:
+        """Take so much more room for the body. Raises ApiError 429."""
+        self._body.grow(size)
+
+    def body_is_gone(self) -> None:
+        """Give back the room for the body."""
+        self._body.leave()
+
+    def leave(self) -> None:
+        """One user less: the last one gives everything back."""
+        self._users -= 1
+        if not self._users:
+            self._body.leave()
+            self._request.leave()
 
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A request as it came, from a caller who is known. `forwarded`: headers for the upstream."""
+    """A request as it came, from a caller who is known, and who pays for it. `forwarded`: headers
+    for the upstream.
+    """
 
     surface: Surface
     user_id: str
+    payer: Membership
     content: bytes
-    org_header: str | None
     key: str | None
     forwarded: Mapping[str, str]
     receive: Receive
+    place: Place
 
 
 async def complete(services: Services, incoming: Incoming) -> ASGIApp:
@@ -69,9 +106,9 @@ async def complete(services: Services, incoming: Incoming) -> ASGIApp:
             details={"reason": "upstream_not_configured"},
         )
     targets = services.router.targets(chat.model)
-    membership = await paying_org(services, incoming.user_id, incoming.org_header)
-    org_id = membership.org_id
-    estimate, prices = dearest(services, chat, targets, membership.plan_code)
+    org_id = incoming.payer.org_id
+    prompt = await measure(chat.prompt)
+    estimate, prices = dearest(services, chat, prompt, targets, incoming.payer.plan_code)
     request_id = request_id_of(incoming.user_id, incoming.key)
     if incoming.key is not None:
         await refuse_settled_replay(services, org_id, request_id)
@@ -84,12 +121,12 @@ async def complete(services: Services, incoming: Incoming) -> ASGIApp:
         chat,
         prices,
         services.tracker,
+        prompt_tokens=prompt.guess,
         ttl_s=services.settings.hold_ttl_s,
         hold_ms=hold_ms,
     )
-    call = _Call(
-        services, chat, charge, tuple(prices), {**incoming.forwarded, "X-Request-Id": request_id}
-    )
+    headers = {**incoming.forwarded, "X-Request-Id": request_id}
+    call = _Call(services, incoming, chat, charge, tuple(prices), headers)
     try:
         if chat.stream:
             return await call.stream(incoming.receive)
@@ -113,6 +150,7 @@ class _Call:
     def __init__(
         self,
         services: Services,
+        incoming: Incoming,
         chat: LlmRequest,
         charge: OpenCharge,
         targets: tuple[Target, ...],
@@ -120,6 +158,8 @@ class _Call:
     ) -> None:
         self._tracker = services.tracker
         self._finishes = services.settings.left_streams == "finish"
+        self._payer = (incoming.payer.org_id, incoming.user_id)
+        self._place = incoming.place
         self._chat = chat
         self._charge = charge
         self._targets = targets
@@ -129,14 +169,14 @@ class _Call:
         """One whole answer. A client that leaves meanwhile still pays: its provider does the work
         to the end.
         """
-        return await asyncio.shield(self._tracker.spawn(self._answer()))
+        return await asyncio.shield(self._spawn(self._answer()))
 
     async def stream(self, receive: Receive) -> ASGIApp:
         """The start of a stream. Until its first event the request can still fail with a status of
         its own, and a client that leaves pays nothing.
         """
         left = asyncio.create_task(until_disconnect(receive))
-        opening = self._tracker.spawn(self._open())
+        opening = self._spawn(self._open())
         try:
             await asyncio.wait({left, opening}, return_when=asyncio.FIRST_COMPLETED)
             if not opening.done():
@@ -145,13 +185,13 @@ class _Call:
         except BaseException:
             left.cancel()
             # Only spawned, not awaited: this very task may be in the middle of being cancelled.
-            self._tracker.spawn(self._drop(opening))
+            self._spawn(self._drop(opening))
             raise
         return MeteredStream(
             stream,
             self._charge,
             self._chat,
-            self._tracker,
+            self._spawn,
             headers,
             left,
             finishes=self._finishes,
@@ -160,9 +200,8 @@ class _Call:
     async def _answer(self) -> ASGIApp:
         charge, surface = self._charge, self._chat.surface
         try:
-            target, response = await ask(self._targets, self._chat, self._headers)
-            charge.target = target
-            content = await target.upstream.read(response)
+            target, opened = await self._ask()
+            content = await target.upstream.read(opened)
             document = _object(content)
             usage = surface.usage(document)
             if usage is None and not surface.is_answer(document):
@@ -175,7 +214,7 @@ class _Call:
             charge.delivered_tokens = surface.output(document)
         tier = document.get("service_tier")
         receipt = await charge.finish(usage, tier if isinstance(tier, str) else None)
-        headers = self._answer_headers(response, receipt)
+        headers = self._answer_headers(opened, receipt)
         headers["X-Cost-Incurred"] = text_of_credits(charge.cost or 0)
         if receipt is None:
             headers["X-Charge-Pending"] = "true"
@@ -184,16 +223,15 @@ class _Call:
     async def _open(self) -> tuple[EventStream, dict[str, str]]:
         stream: EventStream | None = None
         try:
-            target, response = await ask(self._targets, self._chat, self._headers)
-            self._charge.target = target
-            stream = EventStream(target.upstream, response, self._chat.surface)
+            target, opened = await self._ask()
+            stream = EventStream(target.upstream, opened, self._chat.surface)
             await stream.first()
         except BaseException:
             if stream is not None:
                 stream.close()
             await self._charge.release()
             raise
-        return stream, self._answer_headers(response, None)
+        return stream, self._answer_headers(opened, None)
 
     async def _drop(self, opening: asyncio.Task[tuple[EventStream, dict[str, str]]]) -> None:
         """End a call whose stream nobody will read."""
@@ -203,9 +241,20 @@ class _Call:
             result[0].close()
         await self._charge.break_off()
 
-    def _answer_headers(
-        self, response: aiohttp.ClientResponse, receipt: Receipt | None
-    ) -> dict[str, str]:
+    async def _ask(self) -> tuple[Target, Opened]:
+        target, opened = await ask(self._targets, self._chat, self._headers, self._payer)
+        self._charge.target = target
+        self._chat.forget_body()
+        self._place.body_is_gone()
+        return target, opened
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Work of the application, for which the request keeps its place."""
+        task = self._tracker.spawn(work)
+        self._place.keep_for(task)
+        return task
+
+    def _answer_headers(self, opened: Opened, receipt: Receipt | None) -> dict[str, str]:
         charge = self._charge
         remaining = charge.remaining if receipt is None else receipt.available + receipt.held
         headers = {
@@ -215,7 +264,7 @@ class _Call:
             "Server-Timing": f"hold;dur={charge.hold_ms:.2f}",
         }
         for name, shown in _ANSWER_HEADERS.items():
-            if (value := response.headers.get(name)) is not None:
+            if (value := opened.response.headers.get(name)) is not None:
                 headers[shown] = charge.target.upstream.hidden(value)
         return headers
 

@@ -63,7 +63,7 @@ class UpstreamConfig(_Checked):
     api_key_file: Path | None = None
     key_header: HeaderName = "Authorization"
     headers: dict[HeaderName, HeaderValue] = {}
-    connections_max: int = Field(default=200, ge=1, le=10_000)
+    connections_max: int = Field(default=1000, ge=1, le=10_000)
     connect_timeout_s: float = Field(default=CONNECT_TIMEOUT_S, ge=0.05, le=60.0)
     first_byte_timeout_s: float = Field(default=120.0, ge=0.05, le=3600.0)
     silence_timeout_s: float = Field(default=60.0, ge=0.05, le=3600.0)

@@ -7,6 +7,7 @@ to a function and back costs more than everything that happens in that function 
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import State
@@ -18,11 +19,13 @@ from taximeter.api.deps import bearer_needed, bearer_token, cookie_token
 from taximeter.api.errors import ApiError, error_response, refusal_of, validation_refusal
 from taximeter.api.exact import ShortText
 from taximeter.api.keys import PREFIX
+from taximeter.api.llm.admission import paying_org, refuse_empty_account
+from taximeter.api.llm.body import ClientLeft, read_body
 from taximeter.api.llm.by_key import key_caller
-from taximeter.api.llm.complete import ClientLeft, Incoming, complete
+from taximeter.api.llm.complete import Incoming, Place, complete
 from taximeter.api.llm.parse import SURFACES
 from taximeter.api.llm.surfaces import Surface
-from taximeter.api.middleware import announced_bytes, body_limit_words, refuse_body
+from taximeter.api.middleware import announced_bytes, refuse_body
 from taximeter.api.services import Services
 
 API_ROOT = "/api/v1/llm"
@@ -39,6 +42,10 @@ _FORWARDED = {
     b"tracestate": "tracestate",
     b"x-client-request-id": "X-Client-Request-Id",
 }
+LARGE_BYTES = 16_384
+"""Before a larger body is read, it is asked whether anything is left: reading and checking one of
+this size takes about as long as asking.
+"""
 _TEXT: TypeAdapter[str] = TypeAdapter(ShortText)
 
 
@@ -57,22 +64,41 @@ class LlmEndpoint:
         if announced_bytes(headers) > self._bytes_max:
             await refuse_body(send, self._bytes_max)
             return
-        try:
-            answer = await self._answer(scope, receive, headers)
-        except ClientLeft:
-            return
-        except Exception as error:
-            answer = error_response(refusal_of(error, scope["method"], scope["path"]))
-        await answer(scope, receive, send)
+        async with AsyncExitStack() as stack:
+            try:
+                answer = await self._answer(scope, receive, headers, stack)
+            except ClientLeft:
+                return
+            except Exception as error:
+                answer = error_response(refusal_of(error, scope["method"], scope["path"]))
+            await answer(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> ASGIApp:
+    async def _answer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        headers: dict[bytes, bytes],
+        stack: AsyncExitStack,
+    ) -> ASGIApp:
+        """The answer, whose place the stack gives back. Who calls, who pays and whether anything is
+        left is known before the body is read, and its shape before it is parsed.
+        """
         services: Services = self._state.services
+        settings = services.settings
         org_header = _text(headers, b"x-org-id", "X-Org-Id")
         user_id, org_header = await _caller(services, scope, headers, org_header)
         key = _text(headers, b"idempotency-key", "Idempotency-Key")
+        payer = await paying_org(services, user_id, org_header)
+        account = (payer.org_id, user_id)
+        place = Place(services.requests.enter(*account, 1), services.bodies.enter(*account))
+        stack.callback(place.leave)
+        if announced_bytes(headers) > LARGE_BYTES or b"content-length" not in headers:
+            await refuse_empty_account(services, *account)
         try:
             async with asyncio.timeout(middleware.LLM_BODY_TIMEOUT_S):
-                content = await _body(receive, self._bytes_max)
+                content = await read_body(
+                    receive, self._bytes_max, settings.llm_body_values_max, place.body_grows
+                )
         except TimeoutError:
             words = middleware.BODY_TIMEOUT_WORDS
             raise ApiError(408, words, headers={"Connection": "close"}) from None
@@ -86,11 +112,12 @@ class LlmEndpoint:
             Incoming(
                 _surface(scope["path"]),
                 user_id,
+                payer,
                 content,
-                org_header,
                 key,
                 forwarded,
                 receive,
+                place,
             ),
         )
 
@@ -140,21 +167,3 @@ def _text(headers: dict[bytes, bytes], name: bytes, shown: str) -> str | None:
         raise validation_refusal(
             [{**one, "loc": ("header", shown)} for one in error.errors()]
         ) from None
-
-
-async def _body(receive: Receive, bytes_max: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        part = message.get("body", b"")
-        size += len(part)
-        if size > bytes_max:
-            # The connection stays open, and the server drops what still comes: if it were closed
-            # now, the sender would see a broken connection and not this answer.
-            raise ApiError(413, body_limit_words(bytes_max), details={"bytes_max": bytes_max})
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -4,7 +4,8 @@ is missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ MESSAGE_OVERHEAD_TOKENS = 8
 REPLY_OVERHEAD_TOKENS = 16
 BYTES_PER_TOKEN = 4
 ONE_TOKEN_BYTES_MAX = 16
+FIELDS_AT_ONCE = 2_000
+"""So many fields of a prompt are measured before others have their turn: a millisecond or two."""
 
 # Most tokens of one image, by the start of the model's name: a tile has many times the tokens in
 # the small models of OpenAI, whose tokens cost so much less.
@@ -56,6 +59,13 @@ class PromptSize:
             + REPLY_OVERHEAD_TOKENS
         )
 
+    @property
+    def guess(self) -> int:
+        """A fair guess at its tokens, for a charge when the upstream sent no usage."""
+        images = self.images + self.small_images
+        text = -(-self.text_bytes // BYTES_PER_TOKEN) + self.messages * 4
+        return text + images * IMAGE_TOKENS_GUESSED + self.audio_tokens
+
 
 def output_bound(chat: LlmRequest, assumed: int) -> int:
     """Output tokens of one answer to hold for: what the caller allows, or what we assume. The price
@@ -66,14 +76,6 @@ def output_bound(chat: LlmRequest, assumed: int) -> int:
     whole balance.
     """
     return assumed if chat.output_tokens_limit is None else chat.output_tokens_limit
-
-
-def prompt_guess(body: Mapping[str, Any]) -> int:
-    """A fair guess at prompt tokens, for a charge when the upstream sent no usage."""
-    size = prompt_size(body)
-    images = size.images + size.small_images
-    text = -(-size.text_bytes // BYTES_PER_TOKEN) + size.messages * 4
-    return text + images * IMAGE_TOKENS_GUESSED + size.audio_tokens
 
 
 def output_guess(text: str) -> int:
@@ -114,6 +116,29 @@ def _bytes_of(text: str) -> int:
 
 
 def prompt_size(body: Mapping[str, Any]) -> PromptSize:
+    """Measure a prompt in one go."""
+    measuring = _measuring(body)
+    while True:
+        try:
+            next(measuring)
+        except StopIteration as end:
+            size: PromptSize = end.value
+            return size
+
+
+async def measure(body: Mapping[str, Any]) -> PromptSize:
+    """The same, in slices between which others are served."""
+    measuring = _measuring(body)
+    while True:
+        try:
+            next(measuring)
+        except StopIteration as end:
+            size: PromptSize = end.value
+            return size
+        await asyncio.sleep(0)
+
+
+def _measuring(body: Mapping[str, Any]) -> Generator[None, None, PromptSize]:
     """Measure everything in a body that is charged as input. No recursion: the nesting is foreign.
 
     Images, audio and files are not read as text: theirs is a count of tokens that the model makes
@@ -122,10 +147,13 @@ def prompt_size(body: Mapping[str, Any]) -> PromptSize:
     names = ("messages", "tools", "functions", "response_format", "prediction")
     waiting: list[Any] = [body[name] for name in names if name in body]
     text_bytes = fields = images = small_images = audio_tokens = named_files = 0
-    kind = "input"
+    kind, pause_at = "input", FIELDS_AT_ONCE
     while waiting:
         value = waiting.pop()
         fields += 1
+        if fields >= pause_at:
+            pause_at = fields + FIELDS_AT_ONCE
+            yield
         if isinstance(value, str):
             text_bytes += _bytes_of(value)
         elif isinstance(value, dict):
@@ -148,7 +176,11 @@ def prompt_size(body: Mapping[str, Any]) -> PromptSize:
             if isinstance(cached, dict) and kind != "cache_write_1h":
                 kind = "cache_write_1h" if cached.get("ttl") == "1h" else "cache_write"
         elif isinstance(value, list):
-            waiting.extend(value)
+            if set(map(type, value)) == {int}:  # Tokens, of which there can be many.
+                fields += len(value)
+                text_bytes += len(str(value)) - 2 * len(value)
+            else:
+                waiting.extend(value)
         else:
             text_bytes += len(str(value))
     return PromptSize(

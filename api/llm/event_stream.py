@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import aiohttp
-
 from taximeter.api.errors import ApiError
 from taximeter.api.llm.failures import FAILURES, broken, unreachable
 from taximeter.api.llm.sse import Event, EventReader, StreamBroken, is_event
 from taximeter.api.llm.surfaces import Surface
-from taximeter.api.llm.upstream import Upstream
+from taximeter.api.llm.upstream import Opened, Upstream
 
 
 class EventStream:
     """The events of one answer, those together that came together."""
 
-    def __init__(
-        self, upstream: Upstream, response: aiohttp.ClientResponse, surface: Surface
-    ) -> None:
+    def __init__(self, upstream: Upstream, opened: Opened, surface: Surface) -> None:
         self._upstream = upstream
-        self._response = response
+        self._opened = opened
         self._surface = surface
         self._deadline = upstream.deadline()
         self._reader = EventReader()
@@ -49,7 +45,7 @@ class EventStream:
             raise self._failed
         try:
             while not self._ended:
-                part = await self._upstream.part(self._response, self._deadline)
+                part = await self._upstream.part(self._opened.response, self._deadline)
                 self._ended = not part
                 events = self._reader.feed(part) if part else self._reader.rest()
                 if events:
@@ -81,4 +77,4 @@ class EventStream:
         """Stop the upstream: it notices that nobody reads any more. A stream that was read to its
         end keeps its connection.
         """
-        self._response.close()
+        self._opened.close()

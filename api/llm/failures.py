@@ -51,6 +51,19 @@ def unreachable(error: Exception, name: str) -> UpstreamFailure:
     return failure
 
 
+def no_connection_free(name: str) -> UpstreamFailure:
+    """The failure of a request whose turn did not come. Nothing was sent."""
+    logger.warning("no connection to upstream %s became free", name)
+    failure = UpstreamFailure(
+        429,
+        "All connections to the provider that you may have are in use",
+        details={"reason": "no_connection_free"},
+        headers={"Retry-After": "1"},
+    )
+    failure.elsewhere = True
+    return failure
+
+
 def refused(status: int, said: str, retry_after: str, name: str) -> UpstreamFailure:
     """An answer that is none. `said` is the upstream's message, without its key."""
     if status == 429:

@@ -92,7 +92,7 @@ async def _live(
 
 
 def _view(request_id: str, org_id: str, live: Receipt | None, booked: Record | None) -> RequestView:
-    state: State = "committed" if live is None else live.state
+    state: State = "committed" if live is None or live.state == "foreign" else live.state
     if state == "open":
         return RequestView(
             request_id=request_id,

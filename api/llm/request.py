@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from taximeter.api.llm.members import JsonObject
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from taximeter.api.llm.surfaces import Surface
 
 
-@dataclass(frozen=True, slots=True)
+_EMPTY = JsonObject("", {}, {})
+
+
+@dataclass(slots=True)
 class LlmRequest:
     """A checked request. `body` is what the caller sent, `prompt` what is paid for in it as input;
     `wants_usage` is whether the caller asked for the usage of a stream.
@@ -32,11 +35,20 @@ class LlmRequest:
     _content: bytes | None
     _source: JsonObject
     _changes: Mapping[str, object]
+    _is_gone: bool = field(default=False, init=False)
+
+    def forget_body(self) -> None:
+        """Let the body go, which is most of the memory of a request: once it was sent, nobody needs
+        it any more.
+        """
+        self.body = self.prompt = {}
+        self._content, self._source, self._is_gone = None, _EMPTY, True
 
     def encoded(self, model: str) -> bytes:
         """The body as it goes upstream, where the model has this name: what we do not change in it
         keeps every byte.
         """
+        assert not self._is_gone, "a body is sent before it is forgotten"
         changes = self._changes
         if model != self.model:
             changes = {**changes, "model": model}

@@ -37,6 +37,11 @@ class Rest:
         self._until = now + self._rest_s
         return False
 
+    @property
+    def rests(self) -> bool:
+        """The same for those who only look: no trial is taken."""
+        return self._failures >= self._failures_max and self._clock() < self._until
+
     def failed(self) -> None:
         """It could not be reached."""
         self._failures += 1

@@ -10,13 +10,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import translate
 
-import aiohttp
-
 from taximeter.api.errors import ApiError
 from taximeter.api.llm.config import RouteConfig, RoutingConfig
 from taximeter.api.llm.failures import UpstreamFailure
 from taximeter.api.llm.request import LlmRequest
-from taximeter.api.llm.upstream import Upstream
+from taximeter.api.llm.upstream import Opened, Upstream
+from taximeter.settler.health import UpstreamHealth
 
 MODELS_REMEMBERED_MAX = 4096
 RETRY_PAUSE_S = 0.1
@@ -97,10 +96,13 @@ class Router:
 
 
 async def ask(
-    targets: tuple[Target, ...], chat: LlmRequest, headers: Mapping[str, str]
-) -> tuple[Target, aiohttp.ClientResponse]:
-    """The first target that answers, and its answer. Raises ApiError: the last failure, or 503 when
-    all of them rest.
+    targets: tuple[Target, ...],
+    chat: LlmRequest,
+    headers: Mapping[str, str],
+    payer: tuple[str, str],
+) -> tuple[Target, Opened]:
+    """The first target that answers `payer`, and its answer. Raises ApiError: the last failure, or
+    503 when all of them rest.
 
     The next one is asked only when the last has done nothing: it could not be reached, or said that
     it does not take this request. A connection that broke or fell silent after the request was sent
@@ -115,7 +117,7 @@ async def ask(
             if attempt:
                 await asyncio.sleep(RETRY_PAUSE_S * 2**attempt)
             try:
-                answer = await target.upstream.send(chat.surface.path, content, headers)
+                answer = await target.upstream.send(chat.surface.path, content, headers, payer)
             except UpstreamFailure as error:
                 failure = error
                 if not error.again:
@@ -137,4 +139,15 @@ async def ask(
         "The provider has failed repeatedly and is given a pause",
         details={"reason": "upstream_resting"},
         headers={"Retry-After": "1"},
+    )
+
+
+def upstream_health(router: Router | None) -> UpstreamHealth:
+    """How the providers are, by their last answers: nothing is sent to them for this."""
+    if router is None:
+        return UpstreamHealth(status="degraded", reason="not_configured")
+    found = {name: upstream.health for name, upstream in router.upstreams.items()}
+    worst = next((word for word in found.values() if word != "ok"), None)
+    return UpstreamHealth(
+        status="ok" if worst is None else "degraded", reason=worst, upstreams=found
     )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
-from taximeter.api.background import TaskTracker
 from taximeter.api.errors import ApiError, error_content
 from taximeter.api.exact import credits_of
 from taximeter.api.llm.answer import raw_headers
@@ -58,7 +57,7 @@ class MeteredStream:
         stream: EventStream,
         charge: OpenCharge,
         chat: LlmRequest,
-        tracker: TaskTracker,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
         headers: Mapping[str, str],
         left: asyncio.Task[None],
         *,
@@ -72,7 +71,7 @@ class MeteredStream:
         self._stream = stream
         self._charge = charge
         self._chat = chat
-        self._tracker = tracker
+        self._spawn = spawn
         self._left = left
         self._finishes = finishes
         self._is_complete = False
@@ -89,7 +88,7 @@ class MeteredStream:
         finally:
             self._left.cancel()
             # Only spawned, not awaited: this very task may be in the middle of being cancelled.
-            self._tracker.spawn(self._end(relay))
+            self._spawn(self._end(relay))
 
     async def _until_over(self, relay: asyncio.Task[None]) -> None:
         """Return when the relay has ended, or its caller has left or does not read."""

@@ -14,8 +14,9 @@ import httpx
 
 from taximeter.api.errors import UPSTREAM_ERROR, ApiError
 from taximeter.api.llm.config import UpstreamConfig
-from taximeter.api.llm.failures import FAILURES, refused, unreachable
+from taximeter.api.llm.failures import FAILURES, no_connection_free, refused, unreachable
 from taximeter.api.llm.resting import Rest
+from taximeter.api.llm.room import Turn, Turns
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 _ERROR_BYTES_MAX = 64 * 1024
@@ -25,6 +26,25 @@ _ERROR_TIMEOUT_S = 5.0
 # so that one large request does not hold up the others.
 _ONE_PIECE_BYTES_MAX = 1024 * 1024
 _HIDDEN = "[hidden]"
+
+
+class Opened:
+    """An answer that has begun, not read yet. Whoever gets it closes it: until then it has one of
+    the upstream's connections.
+    """
+
+    __slots__ = ("_turn", "response")
+
+    def __init__(self, response: aiohttp.ClientResponse, turn: Turn) -> None:
+        self.response = response
+        self._turn = turn
+
+    def close(self) -> None:
+        """Stop the upstream, and let others have the connection. One that was read to its end is
+        back in the pool by then.
+        """
+        self.response.close()
+        self._turn.end()
 
 
 class Upstream:
@@ -41,7 +61,14 @@ class Upstream:
         self._sending_timeout_s = config.connect_timeout_s + 3 * config.first_byte_timeout_s
         self.name = config.name
         self.rest = Rest(config.rest_after_failures, config.rest_s)
+        self._turns = Turns(config.connections_max)
         self.retries = config.retries
+        self._last = "ok"
+
+    @property
+    def health(self) -> str:
+        """A word for its last answer: `ok`, `resting`, `unreachable`, `refuses_us` or `fails`."""
+        return "resting" if self.rest.rests else self._last
 
     @classmethod
     @asynccontextmanager
@@ -78,11 +105,25 @@ class Upstream:
             yield cls(session, config)
 
     async def send(
+        self, path: str, content: bytes, headers: Mapping[str, str], payer: tuple[str, str]
+    ) -> Opened:
+        """Ask for this account, when it is its turn, and return the answer. Raises UpstreamFailure
+        unless its status is 200.
+        """
+        try:
+            async with asyncio.timeout(self._config.first_byte_timeout_s):
+                turn = await self._turns.wait(*payer)
+        except TimeoutError:
+            raise no_connection_free(self.name) from None
+        try:
+            return Opened(await self._post(path, content, headers), turn)
+        except BaseException:
+            turn.end()
+            raise
+
+    async def _post(
         self, path: str, content: bytes, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
-        """Ask, and return the answer, not read yet. Raises UpstreamFailure unless its status is
-        200.
-        """
         try:
             # Connecting and the first byte have limits of their own, which tell more. This one is
             # for an upstream that takes the connection and then not the body.
@@ -95,7 +136,9 @@ class Upstream:
                     allow_redirects=False,
                 )
         except FAILURES as error:
+            self._last = "unreachable"
             raise unreachable(error, self.name) from None
+        self._last = _word_of(response.status)
         if response.status == 200:
             return response
         try:
@@ -105,13 +148,13 @@ class Upstream:
         finally:
             response.close()
 
-    async def read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def read(self, opened: Opened) -> bytes:
         """The whole answer, at most ANSWER_BYTES_MAX. Closes it. Raises ApiError."""
         parts: list[bytes] = []
         size = 0
         deadline = self.deadline()
         try:
-            while part := await self.part(response, deadline):
+            while part := await self.part(opened.response, deadline):
                 size += len(part)
                 if size > ANSWER_BYTES_MAX:
                     raise ApiError(502, "The provider's answer is too large", code=UPSTREAM_ERROR)
@@ -119,8 +162,7 @@ class Upstream:
         except FAILURES as error:
             raise unreachable(error, self.name) from None
         finally:
-            # A connection whose answer was read to its end is back in the pool by now.
-            response.close()
+            opened.close()
         return self.without_key(b"".join(parts))
 
     def deadline(self) -> float:
@@ -213,3 +255,10 @@ def _object(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
+
+
+def _word_of(status: int) -> str:
+    """What a status says of the provider, where a refusal of a caller's request says nothing."""
+    if status in (401, 402, 403):
+        return "refuses_us"
+    return "fails" if status >= 500 else "ok"

@@ -27,7 +27,9 @@ KEYS_MAX = 100
 KEYS_OF_NAME_MAX = 2
 """The one in use and the one that is to replace it."""
 
-Operation = Literal["reserve", "commit", "release", "charge", "touch", "balance", "lookup", "llm"]
+Operation = Literal[
+    "reserve", "commit", "release", "charge", "touch", "balance", "lookup", "any_hold", "llm"
+]
 KeyId = Annotated[str, Path(pattern=r"^[0-9A-Za-z]{12}$")]
 
 
@@ -44,8 +46,10 @@ class NewApiKey(Body):
     """What a key is to be called, and all that it may do."""
 
     name: ShortText = Field(description="What it is for. Two keys may share a name, to rotate")
-    operations: Annotated[list[Operation], Field(min_length=1, max_length=8)] = Field(
-        description="`llm` is for the LLM route, all others are for the sidecar"
+    operations: Annotated[list[Operation], Field(min_length=1, max_length=9)] = Field(
+        description="`llm` is for the LLM route, all others are for the sidecar. A key ends the "
+        "holds that a key of its name has opened, and charges no more than they hold, unless it "
+        "may `charge`; `any_hold` lets it end those of others too"
     )
     user_id: UserId | None = Field(
         default=None, description="The only user that it acts for; without it, any of the members"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from taximeter.api.deps import ServicesDep
-from taximeter.api.health import SystemHealth
+from taximeter.api.errors import from_meter
+from taximeter.meter import MeterError
+from taximeter.settler.health import PartHealth, SystemHealth
 
 router = APIRouter(tags=["system"])
 
@@ -20,7 +22,26 @@ async def get_status(services: ServicesDep, response: Response) -> SystemHealth:
     behind.
     """
     health = await services.health.get()
-    if health.status == "down" or health.settler.status != "ok":
-        response.status_code = 503
+    response.status_code = health.http_status
     response.headers["Cache-Control"] = "no-store"
     return health
+
+
+@router.get("/livez", include_in_schema=False)
+async def get_livez() -> PartHealth:
+    """Always 200: a process that cannot answer is to be started again."""
+    return PartHealth(status="ok")
+
+
+@router.get("/readyz", include_in_schema=False)
+async def get_readyz(services: ServicesDep, response: Response) -> PartHealth:
+    """200 while this process can hold and charge: Redis answers and every shard is open. Postgres
+    may be away, since users and keys that are known go on.
+    """
+    response.headers["Cache-Control"] = "no-store"
+    try:
+        await (await services.meters.get()).ready()
+    except MeterError as error:
+        response.status_code = 503
+        return PartHealth(status="down", reason=from_meter(error).code.lower())
+    return PartHealth(status="ok")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from taximeter.api.keys import KeyStore
+from taximeter.api.keys import KEY_CONNECTIONS, KeyStore
 from taximeter.api.prices import following, make_holds
 from taximeter.api.sidecar.keys import Keys
 from taximeter.api.sidecar.server import DrainingServer, open_unix_socket, server_config
@@ -16,9 +16,11 @@ from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import Sidecar, create_sidecar
+from taximeter.meter.sidecar.refusals import Refusal
 from taximeter.settler.accounts import account_loader
+from taximeter.settler.health import HealthCheck
 from taximeter.settler.pools import make_pool
-from taximeter.settler.stores import Pool
+from taximeter.settler.stores import Pool, Stores
 
 logger = logging.getLogger("taximeter.sidecar")
 
@@ -31,6 +33,13 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
     What was answered is in Redis. Commits of callers who left are finished before this returns, or
     given up after the meter's own time-out; their holds then end at their deadlines.
     """
+
+    async def ready() -> None:
+        try:
+            await sidecar.ready()
+        except Refusal as error:
+            raise StoreUnavailable(str(error)) from error
+
     async with AsyncExitStack() as stack:
         pool: Pool | None = None
         if settings.has_database:
@@ -46,10 +55,25 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
             )
         keys: Keys | None = None
         if settings.needs_keys:
-            store = None if pool is None else KeyStore(pool, outage_s=settings.outage_belief_s)
-            if store is not None:
+            store = None
+            if pool is not None:
+                key_pool = await stack.enter_async_context(
+                    make_pool(
+                        settings.database_url,
+                        size_max=KEY_CONNECTIONS,
+                        command_timeout_s=settings.database_timeout_s,
+                        wait_s=settings.database_wait_s,
+                        server_settings={"application_name": "taximeter-sidecar-keys"},
+                    )
+                )
+                store = KeyStore(key_pool, outage_s=settings.outage_belief_s)
                 stack.push_async_callback(store.aclose)
             keys = Keys(settings.keys, store)
+        status = None
+        if pool is not None:
+            health = HealthCheck(Stores(pool, None, settings.key_prefix), ready=ready)
+            stack.push_async_callback(health.aclose)
+            status = status_of(health)
         sidecar = create_sidecar(
             None,
             pricer=pricer,
@@ -57,6 +81,7 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
             body_bytes_max=settings.sidecar_body_bytes_max,
             holds=make_holds(settings),
             forward_auth=settings.forward_auth,
+            status=status,
         )
         server = DrainingServer(server_config(sidecar, settings), sidecar, settings.sidecar_drain_s)
         sockets = None
@@ -68,6 +93,16 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
         await stack.enter_async_context(following(pricer, settings.price_file_check_s))
         await server.serve(sockets=sockets)
     return server.started
+
+
+def status_of(health: HealthCheck) -> Callable[[], Awaitable[tuple[int, bytes]]]:
+    """The state of the system as the sidecar answers it."""
+
+    async def status() -> tuple[int, bytes]:
+        found = await health.get()
+        return found.http_status, found.model_dump_json().encode()
+
+    return status
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 -- name: find_key
 -- Why: whether a key is good now, and what it may do. One for a user ends with that user's membership.
 -- $1 key_id
-SELECT key.org_id, key.user_id, key.operations, key.digest,
+SELECT key.org_id, key.user_id, key.operations, key.digest, key.name,
        extract(epoch FROM key.expires_at)::float8 AS expires_at
 FROM taximeter.api_keys AS key
 WHERE key.key_id = $1 AND key.revoked_at IS NULL AND key.expires_at > now()

@@ -1,17 +1,21 @@
 -- The body of `operate` and `resolve`: read everything, decide every operation in memory, then write everything.
 -- A Lua error does not roll back, so nothing that can fail comes after the first write. It is the hot path: amounts go from
 -- ARGV into records as the text they came in (validated), and the loop makes no closures, since those cost more than the sums.
+local VOIDED_BYTES_MAX = 331
 local epoch, arguments = ARGV[1], #ARGV - 1
 local count = arguments / 7
 if arguments < 7 or count > 1000 or arguments % 7 ~= 0 then
   return redis.error_reply('MALFORMED a call carries 1 to 1000 operations of 7 arguments')
 end
-local meta = call('HMGET', KEYS[6], 'epoch', 'seq', 'admit_until', 'start')
+local meta = call('HMGET', KEYS[6], 'epoch', 'seq', 'admit_until', 'start', 'writes')
 local refused = refusal(meta[1], epoch, meta[2])
 if refused then return refused end
 local start = (meta[4] or '0') .. 'S'
+local writes = tonumber(match(meta[5] or '', '^%d+$') or '0')
+-- Why no credit is taken now. What an id stands for already is said all the same: a repeat asks for nothing new.
 local paused
-if meta[3] and tonumber(meta[2]) >= tonumber(meta[3]) then paused = meta[3] == '0' and '-7 drain' or '-7 backlog' end
+if not SPENDING then paused = '-7 memory'
+elseif meta[3] and tonumber(meta[2]) >= tonumber(meta[3]) then paused = meta[3] == '0' and '-7 drain' or '-7 backlog' end
 
 -- Read. ZCARD and HLEN are here for the type of their keys: a wrong one must show before the first write.
 call('ZCARD', KEYS[3])
@@ -64,6 +68,7 @@ for i = 1, count do
   -- What the id already stands for: an open hold, the outcome of one, or nothing (state is nil).
   local hold, outcome = holds[key], outcomes[key]
   local state, reserved_text, charged_text, mine = nil, '0', '0', true
+  local voided = ' '
   if hold then
     state, reserved_text = 'open', match(hold, '^%d+')
     if reserved_text then mine = find(hold, account .. '\t', #reserved_text + 2, true) == #reserved_text + 2 end
@@ -71,6 +76,28 @@ for i = 1, count do
     local whose
     state, reserved_text, charged_text, whose = match(outcome, '^(%l+) (%d+) (%d+) (.+)$')
     state, mine = state or 'unreadable', whose == account
+    if state == 'voided' then
+      -- Closed to late copies of the reserves that were given back, by their owners; to all others it stands for nothing.
+      voided = match(whose, '\t(.*)$') or ''
+      if op ~= 'reserve' or not find(voided, ' ' .. owner .. ' ', 1, true) then
+        state, reserved_text, charged_text, mine = nil, '0', '0', true
+      else mine = match(whose, '^[^\t]*') == account
+      end
+    end
+  end
+
+  -- Who asks. Nobody is named where one of our own processes does, which may everything; a key ends and touches what was
+  -- opened under its own name, unless it has the right `a` (any hold), and charges beyond a hold by the right `c` alone.
+  local bound, stranger, asker = false, false, nil
+  if find(owner, 'O', 1, true) and op ~= 'reserve' and op ~= 'void' then
+    local rights
+    rights, asker = match(owner, '^([ac]*)O(%w+)$')
+    bound = not rights or not find(rights, 'c', 1, true)
+    if hold and rights and not find(rights, 'a', 1, true) then
+      local opener = match(hold, '^%d+\t[^\t]+\t%d+\t[%l%dS]*O(%w+)\t')
+      -- A release before this one named nobody, and knew no starts: whose its holds are cannot be told.
+      stranger = opener ~= asker and (opener ~= nil or find(hold, '^%d+\t[^\t]+\t%d+\t%d+S') ~= nil)
+    end
   end
 
   -- How it ends: a reply at once, or the new available and held with a record of what the id stands for from now on.
@@ -83,16 +110,22 @@ for i = 1, count do
   elseif #payload > PAYLOAD_BYTES_MAX or find(payload, '\n', 1, true) or find(payload, '\t', 1, true) then reply = '-3 payload'
   elseif not free then reply = records[place] and '-3 account' or '-2'
   elseif not reserved_text then reply = '-3 record'
-  elseif not mine then known = '-4'
+  elseif not mine then reply = format('-4 %d %d foreign 0 0', free, kept)
+  elseif bound and not asker then reply = '-3 owner'
+  elseif stranger then reply = '-8 opener'
 
   elseif op == 'commit' then
     if hold then
       local reserved = tonumber(reserved_text)
-      free_now, kept_now = free + reserved - amount, kept - reserved
-      state_now, event_kind, event_amount = 'committed', 'commit', amount_text
+      if bound and amount > reserved then reply = '-8 charge'
+      else
+        free_now, kept_now = free + reserved - amount, kept - reserved
+        state_now, event_kind, event_amount = 'committed', 'commit', amount_text
+      end
     elseif not state or state == 'expired' then
       local charged = tonumber(charged_text)
-      if charged == 0 or amount > charged then
+      if bound and (charged == 0 or amount > charged) then reply = '-8 charge'
+      elseif charged == 0 or amount > charged then
         free_now, kept_now = free - (amount - charged), kept
         state_now, event_kind, event_amount = 'committed', 'commit', format('%d', amount - charged)
         flags = charged > 0 and 'rest' or 'late'
@@ -102,7 +135,7 @@ for i = 1, count do
     else known = state == 'committed' and tonumber(charged_text) == amount and '2' or '-4'
     end
 
-  elseif op == 'reserve' and SPENDING then
+  elseif op == 'reserve' then
     if ttl_ms == 0 then reply = '-3 ttl_ms'
     elseif #owner > 65 or not (find(owner, '^[%l%d]*$') or find(owner, '^[%l%d]*O%w+$')) then reply = '-3 owner'
     elseif hold then
@@ -119,7 +152,7 @@ for i = 1, count do
       hold = amount_text .. '\t' .. account .. '\t0\t' .. start .. owner .. '\t' .. payload
     end
 
-  elseif op == 'charge' and SPENDING then
+  elseif op == 'charge' then
     if state then known = state == 'charged' and tonumber(charged_text) == amount and '2' or '-4'
     elseif paused then reply = paused
     elseif free < amount then reply = format('-1 %d %d', free, kept)
@@ -138,16 +171,41 @@ for i = 1, count do
 
   elseif op == 'touch' then
     if ttl_ms == 0 then reply = '-3 ttl_ms'
+    elseif hold and bound and amount > tonumber(reserved_text) then reply = '-8 progress'
     elseif hold then
       local progress, mark, about = match(hold, '^%d+\t[^\t]+\t(%d+)\t(%w*)\t(.*)$')
       if amount > tonumber(progress) then progress = amount_text end
       if payload ~= '' then about = payload end
       free_now, kept_now = free, kept
-      -- Who touches has not ended it: what it reported before this start of the server is true as well.
+      -- Who touches has not ended it: what it reported before this start of the server is true as well. What a release
+      -- before this one opened is from now on that of the key which goes on with it.
+      if asker and not find(mark, '[SO]') then mark = mark .. 'O' .. asker end
       hold = reserved_text .. '\t' .. account .. '\t' .. progress .. '\t' .. start .. (match(mark, '^%d+S(%w*)$') or mark)
         .. '\t' .. about
     elseif state then known = '-4'
     else reply = format('-5 %d %d', free, kept)
+    end
+
+  elseif op == 'void' then
+    -- Gives back what a reserve of this owner took, and closes the id to copies of it that are still under way.
+    local mark = hold and match(hold, '^%d+\t[^\t]+\t%d+\t(%w*)\t') or owner
+    if owner == '' or #owner > 65 or find(owner, '%W') then reply = '-3 owner'
+    elseif mark ~= owner and match(mark, '^%d+S(%w*)$') ~= owner then known = '-4'
+    elseif state and not hold then known = '2'
+    else
+      local reserved = hold and tonumber(reserved_text) or 0
+      free_now, kept_now, state_now = free + reserved, kept - reserved, 'voided'
+      voided = sub(' ' .. owner .. voided, 1, VOIDED_BYTES_MAX)
+      reserved_text, amount_text = hold and reserved_text or amount_text, '0'
+    end
+
+  elseif op == 'expire' then
+    -- The end of a hold that was not kept here: what it reported is charged; a commit that comes later adds the rest.
+    if state and not hold then known = state == 'expired' and '2' or '-4'
+    else
+      local reserved = tonumber(reserved_text)
+      free_now, kept_now, state_now = free + reserved - amount, kept - reserved, 'expired'
+      if amount > 0 then event_kind, event_amount = 'expire', amount_text end
     end
 
   else reply = '-3 op'
@@ -168,6 +226,7 @@ for i = 1, count do
     end
     if state_now then
       outcome = state_now .. ' ' .. reserved_text .. ' ' .. amount_text .. ' ' .. account
+      if state_now == 'voided' then outcome = outcome .. '\t' .. voided end
       local at = #outcome_fields
       outcome_fields[at + 1], outcome_fields[at + 2] = key, outcome
       ended_keys[#ended_keys + 1] = key
@@ -185,7 +244,12 @@ for i = 1, count do
 end
 
 -- Write, the one command that can still fail first. A hold opened and ended in one batch is written, then removed.
-if #events > 0 then append_events(KEYS[7], KEYS[6], epoch, tonumber(meta[2]), events, time_ms or now_ms()) end
+-- `writes` moves with every call that changes anything, so that a client knows when a server has lost what it was told.
+if next(changed) then writes = writes + 1 end
+local writes_text = format('%d', writes)
+if #events > 0 then append_events(KEYS[7], KEYS[6], epoch, tonumber(meta[2]), events, time_ms or now_ms(), writes_text)
+elseif next(changed) then call('HSET', KEYS[6], 'writes', writes_text) end
+replies[count + 1] = writes_text
 local account_fields = {}
 for place in pairs(changed) do
   local at = #account_fields

@@ -9,10 +9,3 @@ if refused then return refused end
 local names = {}
 for i = 1, count do names[i] = ARGV[(i - 1) * WIDTH + 2] end
 local records = call('HMGET', KEYS[1], unpack(names))
-
--- A whole number that may have a minus sign, at most BALANCE_MAX either way, or nil.
-local function signed(text)
-  if sub(text, 1, 1) ~= '-' then return whole(text, BALANCE_MAX) end
-  local number = whole(sub(text, 2), BALANCE_MAX)
-  return number and -number
-end

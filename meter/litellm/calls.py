@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from taximeter.meter.litellm.deployments import Model
+
 CALL_S_MAX: Final = 86_400.0
 """A call that nothing ended for a day is forgotten; its hold ended long before."""
 ENDED_MAX: Final = 10_000
@@ -25,7 +27,7 @@ class Call:
     org_id: str
     user_id: str
     request_id: str
-    model: str
+    model: Model
     prompt_guess: int
     reserved: int
     available: int

@@ -1,4 +1,6 @@
-"""Which model a LiteLLM name stands for: prices are of models, and callers name model groups."""
+"""Which model a LiteLLM name stands for: prices are of models at a host, and callers name model
+groups.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,19 @@ from typing import Any, NamedTuple
 
 
 class Model(NamedTuple):
-    """The name that the price list knows, and the most output tokens of one answer if known."""
+    """What the price lists are asked for: a model, and the host that sells it under any of its
+    names (None where nobody says). `ceiling` is the most output tokens of one answer, if known.
+    """
 
     name: str
-    ceiling: int | None
+    provider: str | None
+    ceiling: int | None = None
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """As the sidecar takes it."""
+        named = {"model": self.name}
+        return named if self.provider is None else {**named, "provider": self.provider}
 
 
 def dearest_behind(group: str, team_id: str | None) -> Model:
@@ -19,47 +30,55 @@ def dearest_behind(group: str, team_id: str | None) -> Model:
     """
     router = _router()
     deployments = [] if router is None else router.get_model_list(group, team_id=team_id) or []
-    names = [name for one in deployments if (name := price_name(one)) is not None]
-    if not names:
-        return _model(_without_provider(group))
-    return _model(max(names, key=lambda name: _listed(name).get("output_cost_per_token") or 0))
+    models = [model for one in deployments if (model := model_of(one)) is not None]
+    if not models:
+        return _split(group, None)
+    return max(models, key=lambda model: _listed(model).get("output_cost_per_token") or 0)
 
 
-def name_of_deployment(model_id: object) -> str | None:
+def model_of_deployment(model_id: object) -> Model | None:
     """The model of the deployment that answered."""
     router = _router()
     if router is None or not isinstance(model_id, str):
         return None
     found = router.get_deployment(model_id)
-    return None if found is None else price_name(found.model_dump(exclude_none=True))
+    return None if found is None else model_of(found.model_dump(exclude_none=True))
 
 
-def price_name(deployment: Mapping[str, Any]) -> str | None:
-    """`base_model` where the operator set it, as for LiteLLM's own prices; else the model without
-    the provider in front.
+def model_of(deployment: Mapping[str, Any]) -> Model | None:
+    """`base_model` where the operator set it, as for LiteLLM's own prices, else the model; sold by
+    the provider that stands in front of it, else by the deployment's.
     """
     parameters = deployment.get("litellm_params") or {}
+    given = parameters.get("custom_llm_provider")
+    provider = given if isinstance(given, str) and given else None
+    model = parameters.get("model")
+    called = _split(model, provider) if isinstance(model, str) and model else None
     for place in (deployment.get("model_info") or {}, parameters):
         if isinstance(base := place.get("base_model"), str) and base:
-            return _without_provider(base)
-    model = parameters.get("model")
-    return _without_provider(model) if isinstance(model, str) and model else None
+            found = _split(base, None)
+            if found.provider is None:
+                found = found._replace(provider=provider if called is None else called.provider)
+            return found
+    return called
 
 
-def _without_provider(model: str) -> str:
-    provider, separator, rest = model.partition("/")
-    return rest if separator and provider in _providers() else model
+def _split(model: str, provider: str | None) -> Model:
+    prefix, separator, rest = model.partition("/")
+    if separator and prefix in _providers() and provider in (None, prefix):
+        model, provider = rest, prefix
+    found = Model(model, provider)
+    ceiling = _listed(found).get("max_output_tokens")
+    return found._replace(ceiling=ceiling) if type(ceiling) is int and ceiling > 0 else found
 
 
-def _model(name: str) -> Model:
-    ceiling = _listed(name).get("max_output_tokens")
-    return Model(name, ceiling if type(ceiling) is int and ceiling > 0 else None)
-
-
-def _listed(name: str) -> Mapping[str, Any]:
+def _listed(model: Model) -> Mapping[str, Any]:
     import litellm
 
-    found: Mapping[str, Any] = litellm.model_cost.get(name) or {}
+    names = (f"{model.provider}/{model.name}", model.name)
+    found: Mapping[str, Any] = next(
+        (litellm.model_cost[name] for name in names if name in litellm.model_cost), {}
+    )
     return found
 
 

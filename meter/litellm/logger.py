@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from taximeter.meter.litellm import usage
 from taximeter.meter.litellm.calls import Call, Calls
-from taximeter.meter.litellm.deployments import dearest_behind, name_of_deployment
+from taximeter.meter.litellm.deployments import dearest_behind, model_of_deployment
 from taximeter.meter.litellm.estimate import estimate
 from taximeter.meter.litellm.payer import find
 from taximeter.meter.litellm.refusals import credits_text, refusal, refusal_of
@@ -78,7 +78,7 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
         ids = {"org_id": org_id, "user_id": user_id, "request_id": request_id}
         fields: dict[str, object] = {
             **ids,
-            "model": model.name,
+            **model.fields,
             "prompt_tokens": bound.prompt_tokens,
             "max_output_tokens": bound.output_tokens,
             "n": bound.answers,
@@ -99,7 +99,7 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
             org_id,
             user_id,
             request_id,
-            model=model.name,
+            model=model,
             prompt_guess=bound.prompt_guess,
             reserved=answer.body["reserved_millicredits"],
             available=answer.body["available_millicredits"],
@@ -184,8 +184,8 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
     async def _charge(
         self, call: Call, tokens: Mapping[str, Any], response: Any, kwargs: Mapping[str, Any]
     ) -> None:
-        model = name_of_deployment(usage.deployment_of(response, kwargs)) or call.model
-        about: dict[str, object] = {**call.about, "model": model}
+        model = model_of_deployment(usage.deployment_of(response, kwargs)) or call.model
+        about: dict[str, object] = {**call.about, "model": model.name}
         if (cost := usage.cost_by_litellm(response, kwargs)) is not None:
             about["litellm_cost_usd"] = cost
         if usage.is_from_cache(response, kwargs):

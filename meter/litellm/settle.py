@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from taximeter.meter.litellm.calls import Call, Calls
+from taximeter.meter.litellm.deployments import Model
 from taximeter.meter.litellm.settings import LiteLLMSettings
 from taximeter.meter.litellm.sidecar import Answer, SidecarClient
 
@@ -35,7 +36,7 @@ class Settlement:
         self,
         call: Call,
         *,
-        model: str,
+        model: Model,
         tokens: Mapping[str, Any] | None,
         about: Mapping[str, object],
     ) -> None:
@@ -45,19 +46,19 @@ class Settlement:
         """
         if not self._calls.end(call):
             return
-        name = {"service_name": model, "metadata": dict(about)}
+        name = {"service_name": model.name, "metadata": dict(about)}
         fields: dict[str, Any] = {**call.account, "usage": name}
         if tokens is None:
             fields["amount_millicredits"] = 0
         else:
-            fields |= {"model": model, "tokens": dict(tokens)}
+            fields |= {**model.fields, "tokens": dict(tokens)}
         answer = await self._client.call("commit", fields)
         if answer.code == "UNPRICED_MODEL":
             # Admitted by the price of another deployment of the group.
-            fields["model"] = call.model
+            fields = {**fields, "provider": None, **call.model.fields}
             answer = await self._client.call("commit", fields)
         if answer.status == 400:
-            name = {"service_name": call.model, "metadata": {"gateway": "litellm"}}
+            name = {"service_name": call.model.name, "metadata": {"gateway": "litellm"}}
             fields = {**call.account, "amount_millicredits": call.reserved, "usage": name}
             answer = await self._client.call("commit", fields)
         await self._finish("commit", call, fields, answer)
@@ -73,8 +74,8 @@ class Settlement:
         should nothing else end it.
         """
         tokens = self.delivered(call)
-        about = {"service_name": call.model, "metadata": {**call.about, "estimated": True}}
-        fields = {**call.account, "model": call.model, "tokens": tokens, "usage": about}
+        about = {"service_name": call.model.name, "metadata": {**call.about, "estimated": True}}
+        fields = {**call.account, **call.model.fields, "tokens": tokens, "usage": about}
         if not call.ended:
             await self._client.call("touch", {**fields, "ttl_s": self._settings.hold_s})
 

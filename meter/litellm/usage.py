@@ -13,6 +13,9 @@ _OUTPUT_KINDS = ("reasoning_tokens", "audio_tokens", "image_tokens")
 _CACHE_LIVES = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 _SEARCHES = "web_search_requests"
 _MODES = ("service_tier", "speed")
+_MEDIA = ("audio_tokens", "image_tokens", "video_tokens")
+# Of Perplexity's deep research, beside the totals.
+_BESIDE = ("citation_tokens", "num_search_queries", "reasoning_tokens")
 
 
 def tokens_of_answer(response: object) -> dict[str, Any] | None:
@@ -76,6 +79,9 @@ def _chat_shape(usage: object) -> dict[str, Any] | None:
         shaped["prompt_tokens"] += given + taken
         details["cached_tokens"], details["cache_write_tokens"] = given, taken
     shaped["prompt_tokens_details"] = {name: count for name, count in details.items() if count}
+    if media := _counts(_field(read, "cached_tokens_details"), _MEDIA):
+        shaped["prompt_tokens_details"]["cached_tokens_details"] = media
+    shaped |= _counts(usage, _BESIDE)
     shaped["completion_tokens_details"] = _counts(written, _OUTPUT_KINDS)
     by_life = _field(read, "cache_creation_token_details") or _field(usage, "cache_creation")
     if lives := _counts(by_life, _CACHE_LIVES):

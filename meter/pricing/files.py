@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from taximeter.meter.pricing.file_reader import Entry, FileReader
+from taximeter.meter.pricing.identity import Identity, host_of, identify
+from taximeter.meter.pricing.matching import is_alias
 
 FILE_BYTES_MAX: Final = 32_000_000
 PROBLEMS_SHOWN: Final = 20
@@ -37,26 +39,51 @@ class PriceFile:
     version: str
     models: Mapping[str, Entry]
     patterns: tuple[tuple[str, Entry], ...] = field(default=())
+    _identities: Mapping[Identity, Entry] = field(init=False, repr=False)
 
-    def find(self, model: str, provider: str | None) -> Entry | None:
-        """The entry for a model: `provider/model` before `model`, and names before patterns that
-        end in `*`, of which the longest counts.
+    def __post_init__(self) -> None:
+        found: dict[Identity, Entry] = {}
+        for name, entry in self.models.items():
+            found.setdefault(identify(name, entry.provider), entry)
+        object.__setattr__(self, "_identities", found)
+
+    def find(self, name: str, of: Identity, host: str | None = None) -> Entry | None:
+        """The entry for a model that was asked for as `name`, at `host` if one was given: that of
+        the same model at the same host, however it is written, then one that speaks of no host.
+        Names go before patterns that end in `*`, of which the longest counts.
         """
-        name = model.lower()
-        names = (name,) if provider is None else (f"{provider.lower()}/{name}", name)
-        for one in names:
-            if self._fits(self.models.get(one), provider):
-                return self.models[one]
+        asked = name.strip().lower()
+        whole = f"{host.strip().lower()}/{asked}" if host else asked
+        if (entry := self.models.get(whole)) is not None and _fits(entry, of):
+            return entry
+        as_written = self.models.get(asked)
+        same = self._identities.get(of)
+        hostless = self._identities.get(of._replace(provider=""))
+        # A name that tells the host itself is the most that can be said of it.
+        first = (as_written, same) if identify(asked) == of else (same, as_written)
+        for entry in (*first, hostless):
+            if entry is not None and _fits(entry, of):
+                return entry
+        names = (asked, str(of), str(of._replace(provider="")))
         for prefix, entry in self.patterns:
-            if any(one.startswith(prefix) for one in names) and self._fits(entry, provider):
+            if any(one.startswith(prefix) for one in names) and _fits(entry, of):
                 return entry
         return None
 
-    @staticmethod
-    def _fits(entry: Entry | None, provider: str | None) -> bool:
-        if entry is None:
-            return False
-        return provider is None or entry.provider in ("", provider)
+    def find_alias(self, of: Identity) -> Entry | None:
+        """The entry of a host's model by its name without the date or version behind it; the
+        longest counts.
+        """
+        found = [
+            (len(known.model), entry)
+            for known, entry in self._identities.items()
+            if of.provider in ("", known.provider) and is_alias(of.model, known.model)
+        ]
+        return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def _fits(entry: Entry, of: Identity) -> bool:
+    return not entry.provider or not of.provider or host_of(entry.provider) == of.provider
 
 
 def read_price_file(path: Path) -> PriceFile:

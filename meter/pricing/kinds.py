@@ -29,15 +29,30 @@ class Kind:
 
 
 _MILLION = 1_000_000
+# Who publishes no price of output publishes one of images, or sells prompts alone: no output is
+# free.
+_OUTPUTS = ("output", "output_image", "output_audio", "input")
 
 # Those of the prompt in the order in which they fill it: what was read from a cache is its start.
 KINDS: Final[Mapping[str, Kind]] = {
     "cache_read": Kind("prompt", _MILLION, "prompt tokens read from the cache", ("input",)),
     "cache_read_audio": Kind(
-        "prompt", _MILLION, "audio tokens read from the cache", ("input_audio", "input")
+        "prompt",
+        _MILLION,
+        "audio tokens read from the cache",
+        ("input_audio", "cache_read", "input"),
     ),
     "cache_read_image": Kind(
-        "prompt", _MILLION, "image tokens read from the cache", ("input_image", "input")
+        "prompt",
+        _MILLION,
+        "image tokens read from the cache",
+        ("input_image", "cache_read", "input"),
+    ),
+    "cache_read_video": Kind(
+        "prompt",
+        _MILLION,
+        "video tokens read from the cache",
+        ("input_video", "cache_read", "input"),
     ),
     "cache_write": Kind("prompt", _MILLION, "prompt tokens written to the cache", ("input",)),
     "cache_write_1h": Kind(
@@ -47,11 +62,11 @@ KINDS: Final[Mapping[str, Kind]] = {
     "input_audio": Kind("prompt", _MILLION, "audio tokens of the prompt", ("input",)),
     "input_image": Kind("prompt", _MILLION, "image tokens of the prompt", ("input",)),
     "input_video": Kind("prompt", _MILLION, "video tokens of the prompt", ("input",)),
-    # Who publishes no price of output publishes one of images, or sells prompts alone.
-    "output": Kind("output", _MILLION, "output tokens", ("output_image", "output_audio", "input")),
-    "reasoning": Kind("output", _MILLION, "reasoning tokens", ("output",)),
-    "output_audio": Kind("output", _MILLION, "audio tokens of the output", ("output",)),
-    "output_image": Kind("output", _MILLION, "image tokens of the output", ("output",)),
+    "output": Kind("output", _MILLION, "output tokens", _OUTPUTS),
+    "reasoning": Kind("output", _MILLION, "reasoning tokens", _OUTPUTS),
+    "output_audio": Kind("output", _MILLION, "audio tokens of the output", _OUTPUTS),
+    "output_image": Kind("output", _MILLION, "image tokens of the output", _OUTPUTS),
+    "citation": Kind("other", _MILLION, "tokens of citations", ("input",)),
     "image": Kind("other", 1, "images made"),
     "request": Kind("other", 1, "requests"),
     "search": Kind("other", 1_000, "web searches"),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from taximeter.meter.pricing.file_reader import Entry
 from taximeter.meter.pricing.files import PriceFile, parse_price_file, read_price_file
-from taximeter.meter.pricing.published import Listed, PublishedPrices
+from taximeter.meter.pricing.identity import Identity, host_of
+from taximeter.meter.pricing.published import Found, Listed, PublishedPrices, zone_factor
 
 
 class PriceLists:
@@ -32,13 +33,47 @@ class PriceLists:
         """Which operator's file is in use; empty without one."""
         return "" if self._file is None else self._file.version
 
-    def find(self, model: str, provider: str | None) -> Listed | None:
-        """What the first list that has the model says of it."""
-        for source, one in (("override", self._file), ("corrections", self._corrections)):
-            entry = None if one is None else one.find(model, provider)
-            if entry is not None and one is not None:
-                return _listed(entry, source, one, provider)
-        return None if self._published is None else self._published.find(model, provider)
+    def find(self, name: str, of: Identity, host: str | None = None) -> Listed | None:
+        """What the first list that has the model says of it; `name` is how it was asked for, and
+        `host` what was said beside it.
+
+        A name without a host means the maker's own model, so that all spellings of a model cost the
+        same.
+        """
+        found = None if self._published is None else self._published.resolve(of)
+        maker = of if of.provider or found is None else of._replace(provider=found[0].id)
+        if self._file is not None:
+            entry = self._file.find(name, of, host) or self._file.find(name, maker)
+            if entry is not None:
+                return _listed(entry, "override", self._file, maker)
+        entry = self._correction(of, found)
+        if entry is not None:
+            return _listed(entry, "corrections", self._corrections, maker)
+        if self._published is None or found is None:
+            return None
+        return self._published.listed(of, *found)
+
+    def names_near(self, of: Identity) -> list[str]:
+        """Models of the published list that are called nearly so."""
+        return [] if self._published is None else self._published.names_near(of)
+
+    def _correction(self, of: Identity, found: Found | None) -> Entry | None:
+        """By the name that was asked for, or by the one that the list has for it; also for a host
+        that sells the model for its maker's price.
+        """
+        if zone_factor(of) is None:
+            return None
+        if found is None:
+            return self._corrections.find_alias(of)
+        seller, model = found
+        for one in (
+            of,
+            Identity(seller.id, of.model),
+            Identity(seller.id, model.id.lower()),
+        ):
+            if one.provider and (entry := self._corrections.find_alias(one)) is not None:
+                return entry
+        return None
 
     def reload(self) -> bool:
         """Read the operator's file again if it has changed; returns whether it was read.
@@ -73,8 +108,12 @@ def _published_prices() -> PublishedPrices | None:
         return None
 
 
-def _listed(entry: Entry, source: str, file: PriceFile, provider: str | None) -> Listed:
-    return Listed(entry.provider or provider or "", source, file.version, ((None, entry.sheet),))
+def _listed(entry: Entry, source: str, file: PriceFile, of: Identity) -> Listed:
+    identity = of if of.provider else of._replace(provider=host_of(entry.provider))
+    # The operator's prices are what they are; a correction is one of the list's prices.
+    factor = 1 if source == "override" else zone_factor(of) or 1
+    sheets = ((None, entry.sheet.times(factor)),)
+    return Listed(identity.provider, source, file.version, sheets, str(identity))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -49,15 +49,21 @@ def split_prompt(
     cached_image = min(
         count_of(cached_details, "image_tokens"), cached - cached_audio, media["image"]
     )
+    cached_video = min(
+        count_of(cached_details, "video_tokens"),
+        cached - cached_audio - cached_image,
+        media["video"],
+    )
     kinds = {
-        "cache_read": cached - cached_audio - cached_image,
+        "cache_read": cached - cached_audio - cached_image - cached_video,
         "cache_read_audio": cached_audio,
         "cache_read_image": cached_image,
+        "cache_read_video": cached_video,
         "cache_write": written - min(written_1h, written),
         "cache_write_1h": min(written_1h, written),
         "input_audio": media["audio"] - cached_audio,
         "input_image": media["image"] - cached_image,
-        "input_video": media["video"],
+        "input_video": media["video"] - cached_video,
     }
     return _with_rest(kinds, "input", total, kinds)
 

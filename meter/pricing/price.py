@@ -6,15 +6,16 @@ sum is rounded up, once. So the arithmetic is exact, and costs next to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
-from typing import Any
+from typing import Any, Final
 
 from taximeter.meter.limits import AMOUNT_MAX
+from taximeter.meter.pricing.identity import host_of
 from taximeter.meter.pricing.kinds import KINDS
 from taximeter.meter.pricing.rates import (
     WholeRate,
@@ -30,17 +31,21 @@ from taximeter.meter.pricing.usage import Counts, counts_of
 
 IMAGE_TOKENS_MAX = 6_240
 """Most output tokens of an image where tokens are what it is sold by."""
+_TRAFFIC: Final = {"ON_DEMAND_PRIORITY": "priority", "ON_DEMAND_FLEX": "flex"}
+"""Gemini's words for service tiers."""
 
 
 class UnpricedModel(Exception):
     """The model has no price, or none for what a request of this kind is counted in."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, near: Sequence[str] = ()) -> None:
+        known = f" Known are {', '.join(near)}." if near else ""
         super().__init__(
-            f"Model '{model}' has no known price. Use a priced model, or let the operator choose "
-            "what unknown models cost."
+            f"Model '{model}' has no known price.{known} Use a priced model, or let the operator "
+            "choose what unknown models cost."
         )
         self.model = model
+        self.near = tuple(near)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ class Price:
 
     model: as the caller named it. provider: whose price it is, empty when no list has it. source:
     `genai-prices`, `corrections`, `override`, `default` or `free`. version: which edition of the
-    source, and by which rates of the operator.
+    source, and by which rates of the operator. identity: the model that was meant, as
+    host/region/name.
     """
 
     model: str
@@ -62,6 +68,7 @@ class Price:
     is_part: bool = False
     context_window: int | None = None
     max_output: int | None = None
+    identity: str = ""
 
     @classmethod
     def of(
@@ -74,6 +81,7 @@ class Price:
         source: str,
         version: str,
         max_output: int | None = None,
+        identity: str = "",
     ) -> Price:
         """The price that a sheet makes at this worth of a dollar."""
         factor = Fraction(millicredits_per_dollar)
@@ -99,6 +107,7 @@ class Price:
             is_part=sheet.tier_rule == "part",
             context_window=sheet.context_window,
             max_output=sheet.max_output or max_output,
+            identity=identity,
         )
 
     def cost(self, usage: Mapping[str, object], *, service_tier: str | None = None) -> int:
@@ -177,6 +186,10 @@ class Price:
             for made in outputs
         )
 
+    def is_at(self, provider: str) -> bool:
+        """Whether it is the price at this host, under whichever of its names."""
+        return host_of(provider) in (self.provider, self.identity.partition("/")[0])
+
     @cached_property
     def is_free(self) -> bool:
         """Whether nothing costs anything: such a charge is recorded, with an amount of 0."""
@@ -185,6 +198,8 @@ class Price:
     def metadata(self) -> dict[str, object]:
         """What a charge says about its price."""
         found: dict[str, object] = {"price_source": self.source, "price_version": self.version}
+        if self.identity:
+            found["price_of"] = self.identity
         if self.is_free:
             found["free"] = True
         return found
@@ -192,20 +207,28 @@ class Price:
     def packed(self) -> dict[str, Any]:
         """All of it as JSON, to travel with a hold: some hundred bytes. See `unpacked`."""
         modes = {mode: packed_rates(rates) for mode, rates in self.modes.items()}
-        found = [self.provider, self.source, self.version, self.parts, self.is_part]
+        found = [self.provider, self.source, self.version, self.parts, self.is_part, self.identity]
         return {"m": self.model, "p": found, "r": packed_rates(self.rates), "s": modes}
 
     @classmethod
     def unpacked(cls, packed: Mapping[str, Any]) -> Price:
         """The price that `packed` wrote. Raises ValueError when it is none."""
         try:
-            provider, source, version, parts, is_part = packed["p"]
+            provider, source, version, parts, is_part, *rest = packed["p"]
             rates = unpacked_rates(packed["r"])
             modes = {str(mode): unpacked_rates(listed) for mode, listed in packed["s"].items()}
             if type(parts) is not int or parts < 1:
                 raise ValueError("parts")
             return cls(
-                str(packed["m"]), provider, source, version, parts, rates, modes, bool(is_part)
+                model=str(packed["m"]),
+                provider=provider,
+                source=source,
+                version=version,
+                parts=parts,
+                rates=rates,
+                modes=modes,
+                is_part=bool(is_part),
+                identity=str(rest[0]) if rest else "",  # Holds of before have none.
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a packed price: {error!r}") from error
@@ -233,4 +256,7 @@ def _mode(usage: Mapping[str, object]) -> str | None:
     if usage.get("speed") == "fast":
         return "fast"
     tier = usage.get("service_tier")
-    return tier if isinstance(tier, str) else None
+    if isinstance(tier, str):
+        return tier
+    traffic = usage.get("trafficType", usage.get("traffic_type"))
+    return _TRAFFIC.get(traffic) if isinstance(traffic, str) else None

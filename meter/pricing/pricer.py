@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from taximeter.meter.pricing.ceilings import output_ceiling
+from taximeter.meter.pricing.identity import identify
 from taximeter.meter.pricing.lists import PriceLists
 from taximeter.meter.pricing.price import Price, UnpricedModel
 from taximeter.meter.pricing.published import Listed
@@ -98,7 +99,7 @@ class Pricer:
         """What this model costs from now on, for one request: keep it from the reserve to the
         commit, and a price that changes meanwhile changes nothing.
 
-        `provider` asks for the price at that provider, by the name that the list has for it;
+        `provider` asks for the price at that provider, under any name that gateways have for it;
         without, the model's name decides. Raises UnpricedModel.
         """
         provider = provider or self._provider_id
@@ -183,17 +184,18 @@ class Pricer:
         return True
 
     def _look_up(self, model: str, provider: str | None) -> Listed:
-        found = self._lists.find(model, provider)
+        of = identify(model, provider)
+        found = self._lists.find(model, of, provider)
         if found is not None:
             return found
         if self._unknown_model == "reject":
-            raise UnpricedModel(model)
+            raise UnpricedModel(model, self._lists.names_near(of))
         if self._unknown_model == "free":
-            return Listed("", "free", "no price, free", ((None, Sheet({})),))
+            return Listed("", "free", "no price, free", ((None, Sheet({})),), str(of))
         price = self._default_price
         rates = {"input": Rate(price.input_usd), "output": Rate(price.output_usd)}
         version = f"default {price.input_usd} in {price.output_usd} out"
-        return Listed("", "default", version, ((None, Sheet(rates)),))
+        return Listed("", "default", version, ((None, Sheet(rates)),), str(of))
 
     def _make(
         self, listed: Listed, place: int, model: str, plan: str | None, power_level: str | None
@@ -204,6 +206,7 @@ class Pricer:
             worth,
             model=model,
             provider=listed.provider,
+            identity=listed.identity,
             source=listed.source,
             version=self._version(listed.version, plan, power_level),
             max_output=output_ceiling(model),

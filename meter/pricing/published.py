@@ -6,12 +6,15 @@ policy for unknown models are all there is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import bisect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from taximeter.meter.pricing.identity import Identity
+from taximeter.meter.pricing.matching import Shelf
 from taximeter.meter.pricing.sheet import Rate, Rates, Sheet
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ _KIND_OF: Final[Mapping[str, str]] = {
     "output_image_mtok": "output_image",
     "input_video_mtok": "input_video",
     "output_reasoning_mtok": "reasoning",
+    "output_citation_mtok": "citation",
     "web_searches_kcount": "search",
     "audio_hours": "audio_hour",
     "input_audio_hours": "audio_hour",
@@ -42,19 +46,42 @@ _THOUSANDTHS: Final[Mapping[str, str]] = {"requests_kcount": "request"}
 # Asked in this order for a model whose name alone does not say who makes it.
 _MAKERS: Final = ("openai", "anthropic", "google", "mistral", "cohere", "deepseek", "x-ai")
 
+# Hosts that sell what these makers make, for the maker's price, as their pages say.
+_SOLD_ALIKE: Final[Mapping[str, tuple[str, ...]]] = {
+    "azure": ("openai", "anthropic"),
+    "vertex": ("google", "anthropic"),
+}
+# What a model costs there, of what it costs elsewhere at this host. Azure's data zones add a tenth;
+# Bedrock's list prices are those of these two regions.
+_ZONES: Final[Mapping[tuple[str, str], Decimal]] = {
+    ("azure", "eu"): Decimal("1.1"),
+    ("azure", "us"): Decimal("1.1"),
+    ("aws", "us-east-1"): Decimal(1),
+    ("aws", "us-west-2"): Decimal(1),
+}
+# Models whose weights are for all, which their maker sells to nobody: the price is their host's.
+_NOT_SOLD: Final = frozenset((("openai", "gpt-oss-120b"), ("openai", "gpt-oss-20b")))
+NEAR_LENGTH_MIN: Final = 3
+"""Shorter common beginnings say nothing."""
+NEAR_NAMES_MAX: Final = 3
+
+Found: TypeAlias = "tuple[Provider, ModelInfo]"
+"""Who sells a model of the list, and the model."""
+
 IsActive = Callable[[datetime], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A model of a list: its sheets, each with the time at which it holds; the last that does
-    counts.
+    counts. `identity` is the model that was meant: host, region, name.
     """
 
     provider: str
     source: str
     version: str
     sheets: tuple[tuple[IsActive | None, Sheet], ...]
+    identity: str
 
     def place(self, now: datetime | None = None) -> int:
         """Which sheet holds now. Costs nothing where there is only one."""
@@ -69,6 +96,28 @@ class Listed:
         return 0
 
 
+def _neighbours(names: Sequence[str], name: str) -> Sequence[str]:
+    """Those of sorted names that begin most as this one does."""
+    place = bisect(names, name)
+    return names[max(place - NEAR_NAMES_MAX, 0) : place + NEAR_NAMES_MAX]
+
+
+def _common_length(one: str, other: str) -> int:
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+
+
+def zone_factor(of: Identity) -> Decimal | None:
+    """What the price of the list is multiplied with where a model runs; None where it costs another
+    price that the list does not have.
+    """
+    if of.provider == "aws" and of.model.startswith("us-gov."):
+        return None
+    return _ZONES.get((of.provider, of.region)) if of.region else Decimal(1)
+
+
 class PublishedPrices:
     """The price list of the package, by model. Raises ModuleNotFoundError without it."""
 
@@ -77,39 +126,67 @@ class PublishedPrices:
         from genai_prices import data_snapshot
 
         self._providers = {one.id: one for one in data_snapshot.get_snapshot().providers}
+        self._shelves = {
+            one.id: Shelf(model for model in one.models if (one.id, model.id) not in _NOT_SOLD)
+            for one in self._providers.values()
+        }
         self.version = genai_prices.__version__
 
-    def find(self, model: str, provider: str | None) -> Listed | None:
-        """The model's prices at this provider, or at the one that its name points to.
+    def providers(self) -> Iterable[Provider]:
+        """All of the list, as the package has them."""
+        return self._providers.values()
 
-        The list's own cache of names has no bound, so it is searched directly.
+    def find(self, of: Identity) -> Listed | None:
+        """What the list says of this model at its host, or at its maker where the name tells no
+        host. None where it does not know just this model, and where it would cost another price in
+        its region.
         """
-        reference = model.lower()
-        everybody = list(self._providers.values())
-        for one in self._candidates(reference, provider):
-            name = reference.removeprefix(f"{one.id}/")
-            found = one.find_model(name, all_providers=everybody)
-            if found is None:
-                continue
-            listed = self._listed(one, found)
-            if listed is not None:
-                return listed
+        found = self.resolve(of)
+        if found is None:
+            return None
+        return self.listed(of, *found)
+
+    def resolve(self, of: Identity) -> Found | None:
+        """The model of the list that is meant, and who sells it."""
+        for one in self._sellers(of):
+            model = self._shelves[one.id].find(of.model)
+            if model is not None:
+                return one, model
         return None
 
-    def _candidates(self, reference: str, provider: str | None) -> list[Provider]:
-        if provider is not None:
-            return [self._providers[provider]] if provider in self._providers else []
-        prefix = reference.partition("/")[0]
-        if prefix != reference and prefix in self._providers:
-            return [self._providers[prefix]]
-        named = [
-            one
-            for one in self._providers.values()
-            if one.model_match is not None and one.model_match.is_match(reference)
-        ]
-        return named + [self._providers[one] for one in _MAKERS if one in self._providers]
+    def names_near(self, of: Identity, most: int = NEAR_NAMES_MAX) -> list[str]:
+        """Names of the list that begin as this one does, the longest common beginning first; of the
+        same host where there is one.
+        """
+        host = self._providers.get(of.provider)
+        sellers = [host] if host is not None else self._sellers(of)
+        scored = {
+            (-common, len(name), f"{one.id}/{name}")
+            for one in sellers or self._providers.values()
+            for name in _neighbours(self._shelves[one.id].names, of.model)
+            if (common := _common_length(name, of.model)) >= NEAR_LENGTH_MIN
+        }
+        return [name for _, _, name in sorted(scored)[:most]]
 
-    def _listed(self, provider: Provider, model: ModelInfo) -> Listed | None:
+    def _sellers(self, of: Identity) -> list[Provider]:
+        """Whose prices can be those of this model, in the order in which they are asked."""
+        if zone_factor(of) is None:
+            return []
+        if of.provider:
+            ids = (of.provider, *_SOLD_ALIKE.get(of.provider, ()))
+        elif "/" in of.model:
+            return []  # Somebody sells it whom nobody knows here: no maker's price is theirs.
+        else:
+            named = (
+                one.id
+                for one in self._providers.values()
+                if one.model_match is not None and one.model_match.is_match(of.model)
+            )
+            ids = (*named, *_MAKERS)
+        return [self._providers[one] for one in ids if one in self._providers]
+
+    def listed(self, of: Identity, seller: Provider, model: ModelInfo) -> Listed | None:
+        """The price of a model of the list, for who was asked for."""
         from genai_prices.types import ModelPrice
 
         prices = model.prices
@@ -119,12 +196,18 @@ class PublishedPrices:
             else [(one.constraint, one.prices) for one in prices]
         )
         sheets = tuple(
-            (None if when is None else when.active, _sheet(model, price))
+            (
+                None if when is None else when.active,
+                _sheet(model, price).times(zone_factor(of) or 1),
+            )
             for when, price in conditional
         )
         if not sheets or not all(sheet.is_price for _, sheet in sheets):
             return None
-        return Listed(provider.id, "genai-prices", f"genai-prices {self.version}", sheets)
+        identity = of._replace(provider=of.provider or seller.id)
+        return Listed(
+            identity.provider, "genai-prices", f"genai-prices {self.version}", sheets, str(identity)
+        )
 
 
 def _sheet(model: ModelInfo, price: ModelPrice) -> Sheet:

@@ -56,10 +56,22 @@ def _chat(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
         prompt += cached + written
     elif surplus > 0:
         output += surplus  # Reasoning that is billed and stands in no other figure.
+    if (
+        (beside := count_of(usage, "reasoning_tokens"))
+        and not made
+        and _is_perplexity(usage, beside)
+    ):
+        output, made = output + beside, {"reasoning_tokens": beside}
     return (
         split_prompt(prompt, details, cached=cached, written=written, written_1h=written_1h),
         split_output(output, made),
     )
+
+
+def _is_perplexity(usage: Mapping[str, object], reasoning: int) -> bool:
+    """Its deep research counts what was thought beside the output, and not in it."""
+    names = ("citation_tokens", "num_search_queries")
+    return any(name in usage for name in names) or reasoning > count_of(usage, "completion_tokens")
 
 
 def _responses(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
@@ -94,9 +106,15 @@ def _messages(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, in
 def _bedrock(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
     cached = count_of(usage, "cacheReadInputTokens", "cacheReadInputTokenCount")
     written = count_of(usage, "cacheWriteInputTokens", "cacheWriteInputTokenCount")
+    by_life = usage.get("cacheDetails")
+    lives = (
+        [one for one in by_life if isinstance(one, Mapping)] if isinstance(by_life, list) else []
+    )
+    written_1h = sum(count_of(one, "inputTokens") for one in lives if one.get("ttl") == "1h")
+    written = max(written, sum(count_of(one, "inputTokens") for one in lives))
     prompt = count_of(usage, "inputTokens") + cached + written
     return (
-        split_prompt(prompt, {}, cached=cached, written=written, written_1h=0),
+        split_prompt(prompt, {}, cached=cached, written=written, written_1h=written_1h),
         plain(0, count_of(usage, "outputTokens"))[1],
     )
 

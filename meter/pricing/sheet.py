@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
 
-from taximeter.meter.pricing.kinds import CAN_STAND_ALONE
+from taximeter.meter.pricing.kinds import CAN_STAND_ALONE, KINDS
 
 TierRule = Literal["whole", "part"]
 
@@ -42,7 +42,31 @@ class Sheet:
     max_output: int | None = None
     not_metered: tuple[str, ...] = ()
 
+    def times(self, factor: Decimal | int) -> Sheet:
+        """The same sheet with the prices of tokens multiplied; searches, images and the like cost
+        what they cost everywhere.
+        """
+        if factor == 1:
+            return self
+        return replace(
+            self,
+            rates=_times(self.rates, factor),
+            modes={mode: _times(rates, factor) for mode, rates in self.modes.items()},
+        )
+
     @property
     def is_price(self) -> bool:
         """Whether a model call can be priced by it at all."""
         return not CAN_STAND_ALONE.isdisjoint(self.rates)
+
+
+def _times(rates: Rates, factor: Decimal | int) -> Rates:
+    return {
+        kind: _dearer(rate, factor) if KINDS[kind].side != "other" else rate
+        for kind, rate in rates.items()
+    }
+
+
+def _dearer(rate: Rate, factor: Decimal | int) -> Rate:
+    tiers = tuple((start, price * factor) for start, price in rate.tiers)
+    return Rate(rate.base * factor, tiers)

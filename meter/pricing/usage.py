@@ -134,6 +134,7 @@ def _other(usage: Mapping[str, object], kinds: dict[str, int]) -> None:
         "search": searches,
         "image": count_of(usage, "images"),
         "audio_hour": _seconds(usage.get("seconds")),
+        "citation": count_of(usage, "citation_tokens"),
     }
     kinds.update({name: count for name, count in found.items() if count})
 

@@ -6,6 +6,7 @@ does not need. `docs/decisions/0010-the-sidecar-is-plain-asgi.md` has the measur
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cache
@@ -41,16 +42,20 @@ from taximeter.meter.sidecar.operations import Operations
 from taximeter.meter.sidecar.prices import Prices
 from taximeter.meter.sidecar.refusals import DRAINING, INTERNAL, Refusal, refusal_of
 
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 logger = logging.getLogger("taximeter.sidecar")
 
 Send = Callable[[Message], Awaitable[None]]
+Status = Callable[[], Awaitable[tuple[int, bytes]]]
+"""Answers the state of the whole system: an HTTP status and JSON."""
 
 OPERATION_ROUTES: Final = {
     f"/v1/{op}": op for op in ("reserve", "commit", "release", "charge", "touch")
 }
 BATCH: Final = "/v1/batch"
 METRICS: Final = "/metrics"
-OPEN_ROUTES: Final = ("/healthz", "/readyz", METRICS, "/openapi.json")
+STATUS: Final = "/api/v1/system/status"
+OPEN_ROUTES: Final = ("/healthz", "/livez", "/readyz", STATUS, METRICS, "/openapi.json")
 """Routes that need no key: they say nothing about any account."""
 
 ROUTES: Final[dict[str, str]] = {
@@ -87,7 +92,9 @@ class Sidecar:
         body_bytes_max: int,
         holds: EstimatedHolds | None = None,
         forward_auth: ForwardAuthPolicy | None = None,
+        status: Status | None = None,
     ) -> None:
+        self._status = status
         prices = None if pricer is None else Prices(pricer, holds or EstimatedHolds())
         self._operations = Operations(meter, prices)
         self._forward_auth = ForwardAuth(self._operations, forward_auth or ForwardAuthPolicy())
@@ -109,6 +116,10 @@ class Sidecar:
         """Use this meter."""
         self._operations.meter = meter
 
+    async def ready(self) -> None:
+        """Return when Redis answers and every shard is open. Raises MeterError, Refusal."""
+        await self._operations.connected().ready()
+
     def refuse(self, error: MeterError) -> None:
         """Say this while there is no meter."""
         self._operations.refusal = refusal_of(error)
@@ -120,7 +131,9 @@ class Sidecar:
             return
         status, extra = 200, None
         try:
-            if scope["path"].startswith(PREFIX):
+            if scope["path"] == STATUS and scope["method"] == "GET":
+                status, body = await self._system_status()
+            elif scope["path"].startswith(PREFIX):
                 status, body, extra = await self._ask_gate(scope)
             else:
                 body = await self._answer(scope, receive)
@@ -174,15 +187,27 @@ class Sidecar:
             grant = await _grant(self._keys, [(b"authorization", key)])
         return await self._forward_auth.answer(scope["path"], scope["query_string"], headers, grant)
 
+    async def _system_status(self) -> tuple[int, bytes]:
+        """The state of every part that this process can see: without a database, its own alone."""
+        if self._status is not None:
+            return await self._status()
+        await self.ready()
+        return 200, b'{"status":"ok","service":"taximeter"}'
+
     async def _open_answer(self, path: str) -> bytes:
         if path == "/openapi.json":
             return openapi_document()
         if path == METRICS:
-            return metrics_text(self._operations.connected().pressure())
+            meter = self._operations.connected()
+            return metrics_text(meter.pressure(), meter.overdrafts)
         if path == "/readyz":
             if self._operations.draining:
                 raise DRAINING
-            await self._operations.connected().ready()
+            meter = self._operations.connected()
+            await meter.ready()
+            missing = await meter.missing()
+            if missing:
+                return _encode({"status": "degraded", "missing": missing}).encode()
         return b'{"status":"ok"}'
 
     async def _other(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -208,14 +233,15 @@ def create_sidecar(
     body_bytes_max: int = BODY_BYTES_MAX,
     holds: EstimatedHolds | None = None,
     forward_auth: ForwardAuthPolicy | None = None,
+    status: Status | None = None,
 ) -> Sidecar:
     """Make the application.
 
     Without `pricer`, amounts must be given and not a model. `holds` says how much of an estimate is
     held, which is all of it without. Without `keys`, anybody who can connect may spend: serve it on
-    loopback or on a Unix socket then.
+    loopback or on a Unix socket then. Without `status`, the system's state is that of Redis.
     """
-    return Sidecar(meter, pricer, keys, body_bytes_max, holds, forward_auth)
+    return Sidecar(meter, pricer, keys, body_bytes_max, holds, forward_auth, status)
 
 
 async def _grant(keys: KeyRing, headers: Headers) -> Grant | None:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from taximeter.meter.client import Meter
 from taximeter.meter.errors import AccountNotFound, InvalidRequest, MeterError, RequestReplayed
 from taximeter.meter.models import Receipt, Usage
+from taximeter.meter.records import Asker
 from taximeter.meter.sidecar.exact import millicredits_of
 from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.sidecar.operations import Operations, full_answer, short_answer
@@ -112,11 +113,12 @@ class ForwardAuth:
             raise Refusal(404, "NOT_FOUND", "There is no such path; /openapi.json lists them all.")
         meter = self._operations.connected()
         ids = _required(headers, ORG), _required(headers, USER)
+        asker = None
         if grant is not None:
             for operation in _OPERATIONS[action]:
-                grant.check(operation, *ids)
+                asker = grant.checked(operation, *ids)
         if action == "settle":
-            return await _settle(meter, *ids, headers)
+            return await _settle(meter, *ids, headers, asker)
         if self._operations.draining:
             raise DRAINING
         price = millicredits_of(rest.partition("/")[0], "price")
@@ -133,6 +135,7 @@ class ForwardAuth:
                 request_id=request_id,
                 ttl_s=self._policy.hold_s,
                 usage=_usage(headers, rest),
+                opener="" if asker is None else asker.name,
             )
         except RequestReplayed as replay:
             return self._let_through(replay.outcome)
@@ -163,7 +166,9 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-async def _settle(meter: Meter, org_id: str, user_id: str, headers: Mapping[str, str]) -> Receipt:
+async def _settle(
+    meter: Meter, org_id: str, user_id: str, headers: Mapping[str, str], asker: Asker | None
+) -> Receipt:
     """Commit the cost that the upstream named. Without one, its success costs what was held, and
     its failure nothing.
     """
@@ -174,16 +179,16 @@ async def _settle(meter: Meter, org_id: str, user_id: str, headers: Mapping[str,
     elif not (status.isascii() and status.isdigit()):
         raise InvalidRequest(COST, f"given, or {STATUS} as a number")
     elif not 200 <= int(status) < 400:
-        return await meter.release(org_id, user_id, request_id)
+        return await meter.release(org_id, user_id, request_id, asker=asker)
     else:
-        found = await meter.request(org_id, request_id)
+        found = await meter.request(org_id, request_id, user_id=user_id)
         if found is None:
             raise Refusal(
                 404, "UNKNOWN_HOLD", "This request id is neither open nor remembered.", {}
             )
         amount = found.reserved if found.state != "charged" else found.charged
     usage = _usage(headers, "") if SERVICE in headers else None
-    return await meter.commit(org_id, user_id, request_id, amount, usage=usage)
+    return await meter.commit(org_id, user_id, request_id, amount, usage=usage, asker=asker)
 
 
 def _usage(headers: Mapping[str, str], rest: str) -> Usage:

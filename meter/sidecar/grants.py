@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from taximeter.meter.records import Asker
 from taximeter.meter.sidecar.refusals import Refusal
 
 SIDECAR_OPERATIONS: Final = (
@@ -13,13 +14,35 @@ SIDECAR_OPERATIONS: Final = (
 )
 
 
+ANY_HOLD: Final = "any_hold"
+"""The right to end and touch holds that others have opened."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the holder of a key may do. `user_id` is None when the key acts for any user."""
+    """What the holder of a key may do. `user_id` is None when the key acts for any user. Holds are
+    kept as opened by `opener`, which keys of one name share, so that one can replace another.
+    """
 
     org_id: str
     user_id: str | None
     operations: frozenset[str]
+    opener: str
+    asker: Asker = field(init=False, repr=False, compare=False)
+    """What it may do to holds: its own, within what they hold, unless it has the right to more."""
+
+    def __post_init__(self) -> None:
+        asker = Asker(
+            self.opener,
+            may_charge="charge" in self.operations,
+            any_hold=ANY_HOLD in self.operations,
+        )
+        object.__setattr__(self, "asker", asker)
+
+    def checked(self, operation: str, org_id: str, user_id: str | None) -> Asker:
+        """Who asks, as the scripts are told. Raises Refusal (403) as `check`."""
+        self.check(operation, org_id, user_id)
+        return self.asker
 
     def check(self, operation: str, org_id: str, user_id: str | None) -> None:
         """Raise Refusal (403) for anything that the key is not for."""
@@ -43,7 +66,7 @@ class KeyRing(Protocol):
         """
 
 
-UNLIMITED: Final = Grant("", None, frozenset())
+UNLIMITED: Final = Grant("", None, frozenset(), "everything")
 """What a key from the sidecar's own settings allows: everything. It is never checked."""
 
 

@@ -10,6 +10,7 @@ from taximeter.meter.errors import InvalidRequest
 from taximeter.meter.hold import Hold
 from taximeter.meter.models import Receipt
 from taximeter.meter.operations import TAKES_CREDIT, Op
+from taximeter.meter.records import Asker
 from taximeter.meter.sidecar.fields import (
     FIELDS,
     amount_of,
@@ -85,10 +86,9 @@ class Operations:
         meter = self.meter or self.connected()
         check_names(fields, FIELDS[op])
         org_id, user_id = text_of(fields, "org_id"), text_of(fields, "user_id")
-        if grant is not None:
-            grant.check(op, org_id, user_id)
+        asker = None if grant is None else grant.checked(op, org_id, user_id)
         if op == "reserve":
-            hold = await self._reserve(meter, org_id, user_id, fields)
+            hold = await self._reserve(meter, org_id, user_id, fields, asker)
             return (_RESERVED % (hold.request_id, hold.amount, hold.available, hold.held)).encode()
         if op == "charge":
             amount, usage = amount_of(op, fields) or self._priced().charge(fields, usage_of(fields))
@@ -97,29 +97,46 @@ class Operations:
                 org_id, user_id, amount, request_id=request_id, usage=usage
             )
             return short_answer(receipt)
-        return short_answer(await self._on_hold(meter, op, org_id, user_id, fields))
+        return short_answer(await self._on_hold(meter, op, org_id, user_id, fields, asker))
 
     async def _reserve(
-        self, meter: Meter, org_id: str, user_id: str, fields: Mapping[str, Any]
+        self,
+        meter: Meter,
+        org_id: str,
+        user_id: str,
+        fields: Mapping[str, Any],
+        asker: Asker | None,
     ) -> Hold:
         given = amount_of("reserve", fields)
+        opener = "" if asker is None else asker.name
         request_id, ttl_s = request_id_of(fields), ttl_of(fields)
         if given is None:
             return await self._priced().reserve(
                 *(meter, org_id, user_id, fields, usage_of(fields)),
                 request_id=request_id,
                 ttl_s=ttl_s,
+                opener=opener,
             )
         return await meter.reserve(
-            org_id, user_id, given[0], request_id=request_id, ttl_s=ttl_s, usage=given[1]
+            *(org_id, user_id, given[0]),
+            request_id=request_id,
+            ttl_s=ttl_s,
+            usage=given[1],
+            opener=opener,
         )
 
     async def _on_hold(
-        self, meter: Meter, op: Op, org_id: str, user_id: str, fields: Mapping[str, Any]
+        self,
+        meter: Meter,
+        op: Op,
+        org_id: str,
+        user_id: str,
+        fields: Mapping[str, Any],
+        asker: Asker | None,
     ) -> Receipt:
         request_id = text_of(fields, "request_id")
         if op == "release":
-            return await meter.release(org_id, user_id, request_id)
+            return await meter.release(org_id, user_id, request_id, asker=asker)
         given = amount_of(op, fields)
         if given is None:
             prices = self._priced()
@@ -128,9 +145,12 @@ class Operations:
         amount, usage = given
         if op == "touch":
             return await meter.touch(
-                org_id, user_id, request_id, amount, ttl_s=ttl_of(fields), usage=usage
+                *(org_id, user_id, request_id, amount),
+                ttl_s=ttl_of(fields),
+                usage=usage,
+                asker=asker,
             )
-        return await meter.commit(org_id, user_id, request_id, amount, usage=usage)
+        return await meter.commit(org_id, user_id, request_id, amount, usage=usage, asker=asker)
 
     def _priced(self) -> Prices:
         """What prices models. Raises InvalidRequest where there is nothing that could."""

@@ -61,6 +61,7 @@ class Prices:
         *,
         request_id: str | None,
         ttl_s: float,
+        opener: str = "",
     ) -> Hold:
         """Hold for the largest request that the bounds allow, or for as much of that as the policy
         says. Raises InvalidRequest, Refusal and what Meter.reserve raises.
@@ -86,6 +87,7 @@ class Prices:
             request_id=request_id,
             ttl_s=ttl_s,
             usage=_filed(usage, price, found),
+            opener=opener,
         )
         self._reserved[org_id, hold.request_id] = price
         if len(self._reserved) > HOLDS_REMEMBERED_MAX:
@@ -144,9 +146,13 @@ class Prices:
                     price = Price.unpacked(packed)
                 except ValueError:
                     price = None
-        return (
-            price if price is not None and price.model == fields["model"] else self._today(fields)
-        )
+        if price is None or price.model != fields["model"]:
+            return self._today(fields)
+        # The same name at another host is another model: not what was held for.
+        provider = fields.get("provider")
+        if provider is None or not price.identity or price.is_at(provider):
+            return price
+        return self._today(fields)
 
 
 def _cost(price: Price, fields: Mapping[str, Any], usage: Usage | None) -> tuple[int, Usage]:

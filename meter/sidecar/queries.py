@@ -25,8 +25,9 @@ async def operation(meter: Meter, query: bytes, grant: Grant | None = None) -> b
     """What became of `request_id` of `org_id`. Raises Refusal (404) when it is not remembered."""
     org_id, request_id = _parameters(query, "org_id", "request_id")
     if grant is not None:
-        grant.check("lookup", org_id, None)
-    receipt = await meter.request(org_id, request_id)
+        grant.check("lookup", org_id, grant.user_id)
+    of_user = None if grant is None else grant.user_id
+    receipt = await meter.request(org_id, request_id, user_id=of_user)
     if receipt is None:
         raise Refusal(
             404,

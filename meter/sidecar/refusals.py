@@ -16,6 +16,8 @@ from taximeter.meter.errors import (
     InsufficientCredits,
     InvalidRequest,
     MeterError,
+    NotAllowed,
+    NotConfirmed,
     OutcomeUnknown,
     Overloaded,
     RequestConflict,
@@ -101,7 +103,8 @@ _PAUSED: Final = {
 _OUTCOME_UNKNOWN: Final = unavailable(
     "OUTCOME_UNKNOWN",
     "No reply came in time: it took effect once or not at all."
-    " Repeat it with the same request_id to learn which.",
+    " Repeat it with the same request_id to learn which."
+    " What a reserve may have held is given back by itself.",
 )
 _OVERLOADED: Final = unavailable(
     "OVERLOADED", "Too many operations wait in this sidecar already. Nothing was done."
@@ -118,6 +121,11 @@ _TOO_MANY: Final = {
 }
 INTERNAL: Final = Refusal(500, "INTERNAL", "The sidecar failed; its log says why.")
 
+_NOT_ALLOWED: Final = {
+    "opener": "The hold of this request_id was opened by another key or by a process.",
+    "charge": "This key may not charge, so it commits no more than its open hold.",
+    "progress": "This key may not charge, so it reports no more than its hold.",
+}
 _LIMITS_OF_SCRIPTS: Final = {
     "balance": f"such that the balance stays within {BALANCE_MAX} millicredits either way",
 }
@@ -130,6 +138,13 @@ def refusal_of(error: MeterError) -> Refusal:
             return _insufficient(error)
         case InvalidRequest():
             return _invalid(error)
+        case NotAllowed():
+            return Refusal(
+                403, "PERMISSION_DENIED", _NOT_ALLOWED[error.right], {"right": error.right}
+            )
+        case RequestConflict() if error.outcome.state == "foreign":
+            message = "This request_id is in use by another user."
+            return Refusal(409, "CONFLICT", message, {"request_id": error.outcome.request_id})
         case RequestConflict():
             message = f"This request_id is {error.outcome.state} already, with other parameters."
             return Refusal(409, "CONFLICT", message, _recorded(error.outcome))
@@ -148,6 +163,8 @@ def refusal_of(error: MeterError) -> Refusal:
             return _OUT_OF_MEMORY
         case AdmissionPaused():
             return _PAUSED[error.reason]
+        case NotConfirmed():
+            return not_confirmed(error.wait, error.missing)
         case OutcomeUnknown():
             return _OUTCOME_UNKNOWN
         case TooManyForAccount():
@@ -156,6 +173,18 @@ def refusal_of(error: MeterError) -> Refusal:
             return _OVERLOADED
         case _:
             return UNAVAILABLE
+
+
+def not_confirmed(wait: str, missing: str) -> Refusal:
+    """503: done on one server, and not as safe as the operator wants what is answered to be."""
+    return Refusal(
+        503,
+        "OUTCOME_UNKNOWN",
+        f"It was done, but not confirmed in time: {missing}. It can still be lost with its server."
+        " Repeat it with the same request_id: nothing is done twice.",
+        {"wait": wait, "missing": missing},
+        retry=True,
+    )
 
 
 def replayed(outcome: Receipt) -> Refusal:

@@ -73,3 +73,21 @@ UPDATE taximeter.accounts AS account
          ORDER BY a.org_id, a.user_id
            FOR NO KEY UPDATE OF a) AS said
  WHERE account.org_id = said.org_id AND account.user_id = said.user_id
+
+-- name: count_of_shards
+-- How many there are.
+SELECT count(*) FROM taximeter.watermarks
+
+-- name: accounts_page
+-- All accounts, page by page, each with its balance and the number of the last entry in it: both of one snapshot because a page is
+-- one statement. $1, $2 the last account seen, $3 page
+SELECT account.org_id, account.user_id, account.entry_seq AS applied, coalesce(balance.remaining, 0)::bigint AS available
+  FROM (SELECT org_id, user_id, entry_seq
+          FROM taximeter.accounts
+         WHERE (org_id, user_id) > ($1::text, $2::text)
+         ORDER BY org_id, user_id
+         LIMIT $3) AS account
+  LEFT JOIN LATERAL (SELECT sum(a.allocated_credits - a.used_credits) AS remaining
+                       FROM user_credit_allocations AS a
+                      WHERE a.org_id = account.org_id AND a.user_id = account.user_id) AS balance ON true
+ ORDER BY account.org_id, account.user_id

@@ -17,22 +17,34 @@ SELECT pg_advisory_xact_lock(74098, 0)
 
 -- name: read_watermark
 -- With the ledger that it stands in. $1 shard
-SELECT shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position
-  FROM taximeter.watermarks, taximeter.ledger_position() AS ledger
- WHERE shard = $1
+SELECT mark.shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
+       coalesce(steps.step, 0) AS step, coalesce(steps.tokens, '{}') AS tokens
+  FROM taximeter.ledger_position() AS ledger, taximeter.watermarks AS mark
+  LEFT JOIN taximeter.ledger_steps AS steps ON steps.shard = mark.shard
+ WHERE mark.shard = $1
 
 -- name: lock_watermark
 -- As settle locks it, but waiting: a settle that has read from a server before its restart must be through. $1 shard
-SELECT shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position
-  FROM taximeter.watermarks AS mark, taximeter.ledger_position() AS ledger
- WHERE shard = $1
+SELECT mark.shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
+       coalesce(steps.step, 0) AS step, coalesce(steps.tokens, '{}') AS tokens
+  FROM taximeter.ledger_position() AS ledger, taximeter.watermarks AS mark
+  LEFT JOIN taximeter.ledger_steps AS steps ON steps.shard = mark.shard
+ WHERE mark.shard = $1
    FOR UPDATE OF mark
 
 -- name: read_ledger
 -- Which Postgres this is, how far it has written, and how far the shard is settled. $1 shard
-SELECT ledger.history, ledger.position, mark.seq
-  FROM taximeter.watermarks AS mark, taximeter.ledger_position() AS ledger
+SELECT ledger.history, ledger.position, mark.seq, coalesce(steps.step, 0) AS step, coalesce(steps.tokens, '{}') AS tokens
+  FROM taximeter.ledger_position() AS ledger, taximeter.watermarks AS mark
+  LEFT JOIN taximeter.ledger_steps AS steps ON steps.shard = mark.shard
  WHERE mark.shard = $1
+
+-- name: move_ledger
+-- A step of this Postgres's history that no other copy of it will make. A transaction of its own when it is relayed: its commit waits
+-- for the disk, and so for everything that was read before. $1 shard, $2 a random number
+INSERT INTO taximeter.ledger_steps AS steps (shard, step, tokens)
+VALUES ($1, 1, ARRAY[$2::integer])
+    ON CONFLICT (shard) DO UPDATE SET step = steps.step + 1, tokens = ($2::integer || steps.tokens)[1:128]
 
 -- name: lock_watermarks
 -- All of them, waiting for whoever settles.
@@ -67,3 +79,11 @@ SELECT shard, $3 FROM generate_series($1::integer, $2::integer - 1) AS shard
 -- name: note_layout
 -- $1 first epoch of it, $2 how many shards it has
 INSERT INTO taximeter.shard_layouts (since_epoch, shards) VALUES ($1, $2)
+
+-- name: holds_ended
+-- Which of these holds an entry has ended that is in a balance already. $1 holds, $2 org ids, $3 user ids, $4 last entries
+SELECT entry.hold
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS wanted (hold, org_id, user_id, applied)
+  JOIN taximeter.account_entries AS entry
+    ON entry.org_id = wanted.org_id AND entry.user_id = wanted.user_id AND entry.entry_seq <= wanted.applied
+       AND entry.hold = wanted.hold

@@ -14,3 +14,14 @@ SELECT org_id, sum(entry_seq - applied_seq)::bigint AS entries
 -- name: settled_to
 -- How far a shard is settled, for those who read the books. $1 shard
 SELECT epoch, seq, settled_to FROM taximeter.watermarks WHERE shard = $1
+
+-- name: heartbeats
+-- What is known of every settler and its loops, by the clock that wrote it.
+SELECT settler, loop, extract(epoch FROM clock_timestamp() - beat_at)::float8 AS silent_s,
+       extract(epoch FROM clock_timestamp() - worked_at)::float8 AS idle_s, every_s, trouble, clock_off_s
+  FROM taximeter.heartbeats
+ ORDER BY settler, loop
+
+-- name: ping
+-- Whether Postgres answers at all.
+SELECT 1

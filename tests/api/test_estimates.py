@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taximeter.api.llm.estimates import output_bound, prompt_guess, prompt_size
+from taximeter.api.llm.estimates import output_bound, prompt_size
 from taximeter.api.llm.parse import parse_request
 from taximeter.api.llm.surfaces import Completions, Surface
 from taximeter.meter.pricing import Pricer, output_ceiling
@@ -148,7 +148,7 @@ def test_a_looser_rule_holds_less_and_says_so_in_its_setting() -> None:
 
 def test_a_guess_is_closer_than_a_bound() -> None:
     body = chat("four letters make a token, more or less")
-    assert prompt_guess(body) < prompt_size(body).bound("gpt-4o") / 2
+    assert prompt_size(body).guess < prompt_size(body).bound("gpt-4o") / 2
 
 
 def test_foreign_nesting_does_not_break_it() -> None:

@@ -283,6 +283,7 @@ class FakePool:
         self.rows[made.key_id] = {
             "org_id": "acme",
             "user_id": None,
+            "name": "gateway",
             "operations": ["llm"],
             "digest": made.digest,
             "expires_at": expires_at,

@@ -214,6 +214,7 @@ BAD_BODIES: list[Any] = [
 
 
 async def test_a_bad_body_is_refused_by_name(world: World) -> None:
+    await world.funded()
     for change, field in BAD_BODIES:
         response = await world.chat(**change)
         assert response.status_code == 422
@@ -225,6 +226,7 @@ BAD_BYTES: list[Any] = [b"", b"[]", b"{", b'{"model": NaN}', b"[" * 100_000, b"\
 
 
 async def test_bytes_that_are_no_request_are_refused(world: World) -> None:
+    await world.funded()
     for content in BAD_BYTES:
         response = await world.client.post(
             "/api/v1/llm/chat/completions", content=content, headers=world.auth("ann")
@@ -282,6 +284,7 @@ async def test_a_fenced_shard_answers_503_with_a_reason(world: World) -> None:
 
 @pytest.mark.parametrize("api_options", [{"llm_body_bytes_max": 2000}])
 async def test_a_body_over_the_limit_is_refused(world: World) -> None:
+    await world.funded()
     response = await world.chat(messages=[{"role": "user", "content": "x" * 3000}])
     assert response.status_code == 413
     assert "2000" in response.json()["detail"]

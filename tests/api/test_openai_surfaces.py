@@ -319,6 +319,7 @@ REFUSED: list[Any] = [
 
 
 async def test_what_cannot_be_metered_is_refused_by_name(world: World, provider: Provider) -> None:
+    await world.funded()
     for path, fields, name in REFUSED:
         response = await world.client.post(
             f"/v1/{path}", json={"model": "gpt-4o", **fields}, headers=world.auth("ann")

@@ -10,6 +10,7 @@ from genai_prices import Usage, data_snapshot
 from taximeter.api.simulator import MODELS
 from taximeter.meter.limits import AMOUNT_MAX
 from taximeter.meter.pricing import Price, Pricer, TokenPrice, UnpricedModel
+from taximeter.meter.pricing.identity import Identity
 from taximeter.meter.pricing.published import PublishedPrices
 
 PRICER = Pricer()
@@ -106,7 +107,7 @@ def test_prices_are_what_the_list_works_out_itself() -> None:
     seen = 0
     for provider in data_snapshot.get_snapshot().providers:
         for model in provider.models:
-            price = PUBLISHED._listed(provider, model)
+            price = PUBLISHED.listed(Identity(provider.id, model.id.lower()), provider, model)
             kinds = set() if price is None else set(price.sheets[0][1].rates)
             if not {"input", "output"} <= kinds <= TOKENS:
                 continue

@@ -160,6 +160,8 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
     ("GET", f"{BILLING}/orgs/{{org_id}}/audit"): (AUDIT, None, (401, 404, 403, 200, 200)),
     ("GET", "/api/v1/auth/user"): ("/api/v1/auth/user", None, (401, 200, 200, 200, 200)),
     ("GET", "/api/v1/system/status"): ("/api/v1/system/status", None, (200,) * 5),
+    ("GET", "/livez"): ("/livez", None, (200,) * 5),
+    ("GET", "/readyz"): ("/readyz", None, (200,) * 5),
     ("POST", "/api/v1/llm/chat/completions"): (
         "/api/v1/llm/chat/completions",
         CHAT_BODY,

@@ -73,6 +73,7 @@ def head(path: str, token: str = "") -> bytes:
 async def test_the_api_does_not_wait_for_a_body_for_ever(
     world: World, api_port: int, path: str
 ) -> None:
+    await world.funded("root")
     said = await begin(api_port, head(path, world.token("root", system_admin=True)) + b'{"a": ')
     assert said.startswith(b"HTTP/1.1 408 "), said
     document = json.loads(said.partition(b"\r\n\r\n")[2])
@@ -105,6 +106,7 @@ async def test_a_sidecar_waits_for_neither(world: World, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("body", [b"[" * 60_000, b'{"a":' * 10_000 + b"1" + b"}" * 10_000])
 async def test_deep_json_is_refused(world: World, body: bytes) -> None:
+    await world.funded("root")
     headers = {**world.root, "Content-Type": "application/json"}
     for path in (f"{BILLING}/subscriptions", CHAT):
         answer = await world.client.post(path, content=body, headers=headers)

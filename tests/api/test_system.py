@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from click.testing import CliRunner
+from support.servers import with_login
 from support.waiting import eventually
 from support.world import World, serving
 
@@ -35,6 +37,75 @@ async def test_status_of_a_healthy_system(world: World) -> None:
     assert health["status"] == "ok"
     assert [shard["status"] for shard in health["shards"]] == ["ok", "ok"]
     assert health["settler"]["settlement_lag_s"] == 0.0
+
+
+async def test_a_settler_that_has_stopped_shows_without_traffic(world: World) -> None:
+    async def beats(change: str) -> tuple[int, dict[str, Any]]:
+        await world.stores.pool.execute(f"UPDATE taximeter.heartbeats SET {change}")
+        seen = await world.client.get(STATUS)
+
+        async def has_looked_again() -> bool:
+            nonlocal seen
+            seen = await world.client.get(STATUS)
+            return bool(seen.json()["settler"]["reason"] != before)
+
+        before = seen.json()["settler"]["reason"]
+        await eventually(has_looked_again)
+        return seen.status_code, seen.json()["settler"]
+
+    await world.client.get(STATUS)
+    status, settler = await beats("beat_at = clock_timestamp() - interval '4 seconds'")
+    assert (status, settler["status"], settler["reason"]) == (503, "down", "stopped")
+    assert (settler["alive"], settler["stopped"]) == (0, 1)
+    status, settler = await beats(
+        "beat_at = clock_timestamp() + interval '1 hour', clock_off_s = 60"
+    )
+    assert (status, settler["reason"]) == (200, "clock_off")
+    status, settler = await beats("trouble = 'OSError'")
+    assert (status, settler["reason"]) == (503, "failing:guard")
+
+
+async def test_the_api_is_ready_without_postgres_and_not_without_redis(
+    stores: Stores, redis_url: str, tmp_path: Path
+) -> None:
+    for database, redis, ready in (
+        ("postgresql://127.0.0.1:1/x", redis_url, True),
+        ("postgresql://127.0.0.1:1/x", "redis://127.0.0.1:1/0", False),
+    ):
+        settings = ApiSettings(
+            database_url=database,
+            redis_url=redis,
+            key_prefix=stores.prefix,
+            dev_mode=True,
+            data_dir=tmp_path,
+        )
+        async with (
+            serving(create_app(settings)) as url,
+            httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client,
+        ):
+            assert (await client.get("/livez")).json() == {"status": "ok", "reason": None}
+            response = await client.get("/readyz")
+            assert response.status_code == (200 if ready else 503), response.text
+            assert "127.0.0.1" not in response.text
+
+
+async def test_a_wrong_password_says_so(
+    database_url: str, redis_url: str, stores: Stores, tmp_path: Path
+) -> None:
+    settings = ApiSettings(
+        database_url=with_login(database_url, "taximeter_app").replace("test_taxi", "nobody_"),
+        redis_url=redis_url.replace("redis://", "redis://user:wrong@"),
+        key_prefix=stores.prefix,
+        dev_mode=True,
+        data_dir=tmp_path,
+    )
+    async with (
+        serving(create_app(settings)) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client,
+    ):
+        health = (await client.get(STATUS)).json()
+    assert health["redis"]["reason"] == "password_refused"
+    assert health["postgres"]["reason"] == "password_refused"
 
 
 async def test_status_while_a_shard_is_closed(world: World) -> None:

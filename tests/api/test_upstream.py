@@ -56,7 +56,8 @@ async def asking(provider: Provider, **options: object) -> AsyncIterator[Upstrea
 
 
 async def ask(upstream: Upstream, content: bytes = b'{"a":1}') -> bytes:
-    return await upstream.read(await upstream.send("/chat/completions", content, HEADERS))
+    payer = ("acme", "ann")
+    return await upstream.read(await upstream.send("/chat/completions", content, HEADERS, payer))
 
 
 async def test_a_connection_that_breaks_is_not_asked_twice() -> None:

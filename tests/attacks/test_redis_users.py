@@ -162,7 +162,7 @@ async def test_no_role_reaches_a_key_that_is_not_ours(
         "xrange": ["*", "-", "+"], "xrevrange": ["*", "+", "-"],
         "xtrim": ["*", "MINID", "1-1"], "zadd": ["*", "1", "m"], "zcard": ["*"],
         "zcount": ["*", "0", "1"], "zrange": ["*", "0", "1"], "zrangebyscore": ["*", "0", "1"],
-        "zrem": ["*", "m"], "xinfo|stream": ["*"],
+        "zrem": ["*", "m"], "zscore": ["*", "m"], "xinfo|stream": ["*"],
     }  # fmt: skip
     without_a_key = {"info", "time", "wait", "waitaof", "eval", "evalsha", "multi", "exec", "ping",
                      "client|setinfo", "client|setname", "select"} | ANYBODY  # fmt: skip

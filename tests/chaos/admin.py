@@ -68,7 +68,7 @@ class Admin:
         async with asyncio.timeout(60):
             while True:
                 try:
-                    if (await self._client.get("/api/v1/system/status")).status_code == 200:
+                    if (await self._client.get("/readyz")).status_code == 200:
                         break
                 except httpx.TransportError:
                     pass

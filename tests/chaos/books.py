@@ -67,7 +67,8 @@ async def prove(cluster: Cluster, losses: list[Loss], forked: bool = False) -> B
         await _check(stores, books)
         for row in await stores.pool.fetch(
             "SELECT org_id, request_id, sum(credits_used)::bigint AS amount"
-            " FROM credit_usage_attribution WHERE shard IS NOT NULL GROUP BY 1, 2"
+            " FROM credit_usage_attribution WHERE shard IS NOT NULL OR request_id LIKE 'sql-%'"
+            " GROUP BY 1, 2"
         ):
             books.ledger[row["org_id"], row["request_id"]] = row["amount"]
         await _count(stores, books, forked)

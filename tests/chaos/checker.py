@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from chaos.history import Attempt
 from chaos.scene import Key, Loss
+
+ENDS: Final = frozenset({"commit", "release", "charge", "deduct"})
+HOLD_MAX_S: Final = 6.0
+"""A hold of a run has ended so long after its last heartbeat: by its deadline and the sweep."""
 
 
 @dataclass(slots=True)
@@ -51,7 +56,8 @@ def _judge_request(
     possible = {
         attempt.amount
         for attempt in attempts
-        if attempt.op in ("commit", "charge", "touch") and attempt.outcome in ("ok", "unknown")
+        if attempt.op in ("commit", "charge", "touch", "deduct")
+        and attempt.outcome in ("ok", "unknown")
     }
     told = [attempt for attempt in attempts if attempt.charged is not None]
     if told:
@@ -63,6 +69,14 @@ def _judge_request(
         found.violations.append(
             f"{_name(key)} is charged {actual}, but only {sorted(possible)} was ever sent"
         )
+        return
+    most = max((attempt.charged or 0 for attempt in told), default=None)
+    if most is not None and actual > most:
+        # No loss explains it: what is lost makes a request cost less, never more than was told.
+        found.violations.append(f"invented: {_name(key)} was told {most}, the ledger has {actual}")
+        return
+    if not any(attempt.op in ENDS for attempt in attempts):
+        _judge_forgotten(found, key, attempts, actual, losses)
         return
     wrong = [attempt for attempt in told if attempt.charged != actual]
     if not wrong:
@@ -77,12 +91,41 @@ def _judge_request(
     )
 
 
+def _judge_forgotten(
+    found: Judgement, key: Key, attempts: list[Attempt], actual: int, losses: list[Loss]
+) -> None:
+    """A hold that nobody ended: its last heartbeat is charged. After a start of the server that may
+    have lost something only what was reported since is.
+    """
+    reports = [attempt for attempt in attempts if attempt.op == "touch" and attempt.outcome == "ok"]
+    kind = "none" if not reports else "charged"
+    if reports and actual < max(report.amount for report in reports):
+        kind = "lost"
+        missing = [report for report in reports if report.amount > actual]
+        if not all(_may_be_doubtful(report, losses) for report in missing):
+            found.violations.append(
+                f"{_name(key)} reported {missing[-1].amount} and was left, the ledger has {actual}"
+            )
+    found.counts[f"left, heartbeat {kind}"] += 1
+
+
+def _may_be_doubtful(report: Attempt, losses: list[Loss]) -> bool:
+    """Whether its hold was open when Redis was started, or may have lost something."""
+    return any(
+        loss.of in ("redis", "start")
+        and report.at <= loss.until
+        and report.answered_at + HOLD_MAX_S >= loss.since
+        for loss in losses
+    )
+
+
 def _may_be_lost(attempt: Attempt, actual: int, losses: list[Loss]) -> bool:
     """Whether a fault explains it: the answer was in its window, and of what had been settled
     before nothing is missing. (Of a commit after an expiry a part may have been settled.)
     """
+    of = "postgres" if attempt.op == "deduct" else "redis"
     return any(
-        loss.of == "redis"
+        loss.of == of
         and attempt.answered_at >= loss.since
         and attempt.at <= loss.until
         and loss.settled.get(attempt.key, 0) <= actual
@@ -105,6 +148,10 @@ def _note(found: Judgement, attempt: Attempt) -> None:
             found.violations.append(
                 f"I8 {_name(attempt.key)}: {attempt.op} left {receipt['available_millicredits']}"
             )
+    if attempt.code == "ACCOUNT_NOT_FOUND":
+        found.violations.append(
+            f"{_name(attempt.key)}: {attempt.user_id} has credits, and was told that they have none"
+        )
     counts["fenced"] += attempt.code == "FENCED"
     counts["no credits"] += attempt.code in ("INSUFFICIENT_CREDITS", "HOLDS_IN_THE_WAY")
     counts["out of memory"] += attempt.code == "OUT_OF_MEMORY"

@@ -20,7 +20,7 @@ from support.waiting import eventually
 
 from chaos.process import Worker
 from chaos.settings import Run
-from chaos.valkey import ChaosValkey
+from chaos.valkey import FAKETIME, ChaosValkey, moved_by, set_clock
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
@@ -57,6 +57,19 @@ class Cluster:
     @property
     def histories(self) -> list[Path]:
         return [self.folder / f"{name}.jsonl" for name in ("gateway-1", "gateway-2")]
+
+    @property
+    def faults_history(self) -> Path:
+        """What faults do themselves, as callers."""
+        return self.folder / "faults.jsonl"
+
+    @property
+    def embedded_history(self) -> Path:
+        return self.folder / "embedded-1.jsonl"
+
+    @property
+    def all_histories(self) -> list[Path]:
+        return [*self.histories, self.faults_history, self.embedded_history]
 
     @asynccontextmanager
     async def redis(self, server: ChaosValkey | None = None) -> AsyncIterator[Redis]:
@@ -168,7 +181,14 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
         return cluster.links[name].url
 
     async def environment(name: str) -> dict[str, str]:
+        moved: dict[str, str] = {}
+        if run.moves_clocks and FAKETIME is not None:
+            clock = folder / f"{name}.clock"
+            set_clock(clock, 0.0)
+            moved = {**moved_by(clock), "FAKETIME_CACHE_DURATION": "1"}
         return {
+            **moved,
+            "TAXIMETER_COMMIT_WAIT": run.commit_wait,
             "TAXIMETER_REDIS_URL": await link(f"{name}>redis", redis_url),
             "TAXIMETER_DATABASE_URL": await link(f"{name}>postgres", database_url),
             "TAXIMETER_ARQ_REDIS_URL": await link(f"{name}>arq", cluster.arq.url),
@@ -205,6 +225,12 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
         arguments = ["-m", "chaos.gateway", name, str(run.seed), str(history), ",".join(USERS)]
         workers.append(Worker(name, [*arguments, *urls], {}, folder))
         cluster.down.add(name)
+    name = "embedded-1"
+    url = await link(f"{name}>redis", redis_url)
+    history = str(cluster.embedded_history)
+    arguments = ["-m", "chaos.embedded", name, str(run.seed), history, ",".join(USERS), url]
+    workers.append(Worker(name, arguments, {}, folder))
+    cluster.down.add(name)
     # The gateways start when there is something to spend.
     return workers
 

@@ -6,6 +6,8 @@ import asyncio
 import os
 import subprocess
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from chaos.scene import BOUND_S, FELT_S, Loss, Scene, Struck
@@ -77,8 +79,19 @@ async def older_redis(scene: Scene) -> Struck:
     return Struck("older_redis", began, time.time(), bit, loss=loss)
 
 
-async def older_postgres(scene: Scene) -> Struck:
-    """Postgres is put back to a copy of some seconds ago; Valkey still has every event since."""
+def put_back(name: str, *, written: bool) -> Callable[[Scene], Awaitable[Struck]]:
+    """Postgres is put back to a copy of some seconds ago; Valkey still has every event since.
+    `written`: before a settler sees it, it writes more log than it has lost, so that no position
+    in its log shows that it went back.
+    """
+
+    async def strike(scene: Scene) -> Struck:
+        return await _put_back(scene, name, written)
+
+    return strike
+
+
+async def _put_back(scene: Scene, name: str, written: bool) -> Struck:
     server = scene.cluster.postgres
     copy = scene.cluster.folder / "older-postgres"
     await asyncio.to_thread(server.stop)
@@ -96,14 +109,41 @@ async def older_postgres(scene: Scene) -> Struck:
     epochs = await scene.epochs()
     settled = await scene.settled()
     began = time.time()
-    await asyncio.to_thread(server.kill)
-    killed = time.time()
-    await asyncio.to_thread(_copy, copy, server.cluster)
-    await asyncio.to_thread(server.start)
+    async with AsyncExitStack() as stack:
+        if written:
+            position = await _log_position(scene)
+            await stack.enter_async_context(scene.cluster.without("settler"))
+            await stack.enter_async_context(scene.cluster.without("api"))
+        await asyncio.to_thread(server.kill)
+        killed = time.time()
+        await asyncio.to_thread(_copy, copy, server.cluster)
+        await asyncio.to_thread(server.start)
+        if written:
+            await _write_log(scene, position)
     lacking = len(settled.keys() - (await scene.settled()).keys())
     bit = await scene.rebuilt(epochs) and lacking > 0
     loss = Loss("postgres", copied, killed)
-    return Struck("older_postgres", began, time.time(), bit, {"settled_again": lacking}, loss)
+    return Struck(name, began, time.time(), bit, {"settled_again": lacking}, loss)
+
+
+async def _log_position(scene: Scene) -> int:
+    conn = await scene.cluster.database()
+    try:
+        return int(await conn.fetchval("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"))
+    finally:
+        await conn.close()
+
+
+async def _write_log(scene: Scene, beyond: int) -> None:
+    """Write and flush log until it is further than that."""
+    conn = await scene.cluster.database()
+    try:
+        while await _log_position(scene) <= beyond:
+            await conn.execute(
+                "SELECT pg_logical_emit_message(true, 'chaos', repeat('x', 1000000))"
+            )
+    finally:
+        await conn.close()
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -115,5 +155,6 @@ FAULTS = {
     "flushall": flushall,
     "cut_log": cut_log,
     "older_redis": older_redis,
-    "older_postgres": older_postgres,
+    "older_postgres": put_back("older_postgres", written=False),
+    "older_postgres_written": put_back("older_postgres_written", written=True),
 }

@@ -98,6 +98,35 @@ async def stale_promotion(scene: Scene) -> Struck:
     return Struck("stale_promotion", began, time.time(), bit, detail, loss)
 
 
+async def replica_away(scene: Scene) -> Struck:
+    """The replica hears nothing. With a wait for it, charges end as unknown and reserves do not
+    wait; without one nobody notices.
+    """
+    cluster = scene.cluster
+    assert cluster.replication is not None
+    if not await _in_step(scene):
+        return _not_in_step("replica_away")
+    waits = cluster.run.commit_wait != "none"
+    began = time.time()
+    cluster.replication.black_hole(True)
+    try:
+        felt = await scene.felt(began, "OUTCOME_UNKNOWN", "ReadTimeout") if waits else True
+
+        async def a_reserve_passes() -> bool:
+            return any(
+                one.op == "reserve" and one.outcome == "ok" and one.at >= began
+                for one in scene.attempts()
+            )
+
+        passes = await scene.comes(a_reserve_passes, FELT_S)
+        await asyncio.sleep(scene.random.uniform(1.0, 3.0))
+    finally:
+        cluster.replication.heal()
+    served = await scene.served(time.time())
+    detail = {"waits": waits, "reserves pass": passes}
+    return Struck("replica_away", began, time.time(), felt and passes and served, detail)
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """How far a server is (bytes) in which history of writes."""
@@ -162,4 +191,8 @@ async def _new_replica(scene: Scene) -> None:
     await add_replica(scene.cluster)
 
 
-FAULTS = {"promotion": promotion, "stale_promotion": stale_promotion}
+FAULTS = {
+    "promotion": promotion,
+    "stale_promotion": stale_promotion,
+    "replica_away": replica_away,
+}

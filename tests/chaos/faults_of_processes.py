@@ -84,13 +84,40 @@ def restart(kind: str) -> Callable[[Scene], Awaitable[Struck]]:
     return strike
 
 
+def freeze(name: str, which: int) -> Callable[[Scene], Awaitable[Struck]]:
+    """SIGSTOP of one settler, or of both, for longer than anything of theirs is kept; then they
+    wake, each believing that it is still then. While one is frozen the other settles, and what
+    wakes stops nobody.
+    """
+
+    async def strike(scene: Scene) -> Struck:
+        workers = [scene.cluster.workers[f"settler-{number}"] for number in (1, 2)]
+        frozen = scene.random.sample(workers, which)
+        began, others = time.time(), True
+        for worker in frozen:
+            worker.pause()
+        try:
+            await asyncio.sleep(scene.random.uniform(12.0, 16.0))
+            if which == 1:
+                others = await settles(scene)
+        finally:
+            for worker in frozen:
+                worker.resume()
+        woke = time.monotonic()
+        bit = await settles(scene) and others
+        detail = {"settled after_s": round(time.monotonic() - woke, 1)}
+        return Struck(name, began, time.time(), bit, detail)
+
+    return strike
+
+
 async def kill_scheduler_redis(scene: Scene) -> Struck:
     """The Redis of the schedule dies and comes back empty: nothing of value was there."""
     began = time.time()
     await asyncio.to_thread(scene.cluster.arq.kill)
     await asyncio.sleep(scene.random.uniform(0.3, 1.0))
     await asyncio.to_thread(scene.cluster.arq.start)
-    bit = await _settles(scene)
+    bit = await settles(scene)
     return Struck("kill_scheduler_redis", began, time.time(), bit)
 
 
@@ -112,7 +139,7 @@ async def _missed(scene: Scene, kind: str, since: float, caller: str) -> bool:
             return scene.administered(since) > 0
 
         return await scene.comes(is_felt, FELT_S)
-    return await _settles(scene)
+    return await settles(scene)
 
 
 async def _calls(scene: Scene, caller: str) -> bool:
@@ -124,7 +151,7 @@ async def _calls(scene: Scene, caller: str) -> bool:
     return await scene.comes(is_calling, FELT_S)
 
 
-async def _settles(scene: Scene) -> bool:
+async def settles(scene: Scene) -> bool:
     """Wait until more is settled than at this moment."""
     before = await _settled_to(scene)
 
@@ -149,5 +176,7 @@ FAULTS = {
     **{f"kill_{kind}": kill(kind) for kind in ("gateway", "sidecar", "settler", "api")},
     **{f"pause_{kind}": pause(kind) for kind in ("gateway", "sidecar", "settler", "api")},
     **{f"restart_{kind}": restart(kind) for kind in ("sidecar", "settler", "api")},
+    "freeze_settler": freeze("freeze_settler", 1),
+    "freeze_settlers": freeze("freeze_settlers", 2),
     "kill_scheduler_redis": kill_scheduler_redis,
 }

@@ -26,7 +26,8 @@ async def kill_redis(scene: Scene) -> Struck:
     await asyncio.to_thread(server.start)
     # Usable means that the guardian has looked at it: nobody is let in before.
     await scene.usable()
-    loss = None
+    # With `always` nothing that was answered is gone; but no start is taken for one without a loss.
+    loss = Loss("start", began, killed)
     if scene.cluster.run.fsync != "always":
         loss = Loss("redis", began - POSTPONED_S, killed, settled)
     return Struck("kill_redis", began, time.time(), bit, loss=loss)
@@ -38,10 +39,12 @@ async def restart_redis(scene: Scene) -> Struck:
     epochs = await scene.epochs()
     began = time.time()
     await asyncio.to_thread(server.stop)
+    stopped = time.time()
     await asyncio.to_thread(server.start)
     await scene.usable()
     # Whole data is let in again as it is; an epoch more would mean that it was not trusted.
-    return Struck("restart_redis", began, time.time(), await scene.epochs() == epochs)
+    bit = await scene.epochs() == epochs
+    return Struck("restart_redis", began, time.time(), bit, loss=Loss("start", began, stopped))
 
 
 async def pause_redis(scene: Scene) -> Struck:

@@ -129,8 +129,9 @@ class Gateway:
         for number in itertools.count(first):
             attempt = f"{self._name}:{next(self._numbers)}"
             self._recorder.write(
-                "invoke", attempt=attempt, op=op, org=who[0], request=who[2], amount=amount
-            )
+                "invoke", attempt=attempt, op=op, org=who[0], user=who[1], request=who[2],
+                amount=amount,
+            )  # fmt: skip
             answer = await self._ask(self._urls[number % len(self._urls)], op, body)
             self._recorder.write(
                 "answer",

@@ -63,6 +63,7 @@ class Attempt:
     code: str = ""
     receipt: Line | None = None
     caller: str = ""
+    user_id: str = ""
 
     @property
     def answered(self) -> bool:
@@ -109,7 +110,7 @@ class Follower:
         if line["what"] == "invoke":
             self._attempts[path, line["attempt"]] = Attempt(
                 line["org"], line["request"], line["op"], line["amount"], line["at"],
-                caller=line["attempt"].rpartition(":")[0],
+                caller=line["attempt"].rpartition(":")[0], user_id=line.get("user", ""),
             )  # fmt: skip
         elif line["what"] == "answer":
             attempt = self._attempts[path, line["attempt"]]

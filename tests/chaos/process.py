@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, Signals
 
+from chaos.valkey import set_clock
 from taximeter.api.embedded.spawn import Child, spawn
 
 TESTS = Path(__file__).parents[1]
@@ -27,6 +28,7 @@ class Worker:
         self.log_path = folder / f"{name}.log"
         self._arguments = list(arguments)
         self._environment = {**os.environ, "PYTHONPATH": str(TESTS), **environment}
+        self.clock_path = folder / f"{name}.clock"
         self._child: Child | None = None
         self.starts = 0
 
@@ -38,6 +40,10 @@ class Worker:
     def pid(self) -> int:
         """Of the process that runs, or ran last; 0 when none was started yet."""
         return self._child.pid if self._child is not None else 0
+
+    def set_clock(self, ahead_s: float) -> None:
+        """Let its wall clock be so many seconds ahead of the machine's, within a second."""
+        set_clock(self.clock_path, ahead_s)
 
     def start(self) -> None:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from chaos import (
+    faults_of_answers,
+    faults_of_clocks,
     faults_of_data,
     faults_of_failover,
+    faults_of_holds,
     faults_of_networks,
     faults_of_postgres,
     faults_of_processes,
@@ -37,11 +40,21 @@ FAULTS: Final[dict[str, Callable[[Scene], Awaitable[Struck]]]] = {
     **faults_of_data.FAULTS,
     **faults_of_failover.FAULTS,
     **faults_of_postgres.FAULTS,
+    **faults_of_answers.FAULTS,
+    **faults_of_holds.FAULTS,
+    **faults_of_clocks.FAULTS,
 }
+CALLERS: Final = ("gateway", "embedded")
 WARM_UP_S: Final = 1.5
 LAST_CALLERS_S: Final = 60.0
 LOOKS_MIN: Final = 10
-TAKES_BACK: Final = frozenset({"kill_redis", *faults_of_data.FAULTS, *faults_of_failover.FAULTS})
+TAKES_BACK: Final = frozenset(
+    {
+        *("kill_redis", "cut_hold", "swallow_then_flush", "swallow_then_rebuild"),
+        *faults_of_data.FAULTS,
+        *faults_of_failover.FAULTS,
+    }
+)
 _ACTION: Final = re.compile(r'"action": ?"(approved|rebuilt)"|action=(approved|rebuilt)')
 
 
@@ -80,7 +93,7 @@ async def run_chaos(
         admin = Admin(cluster, run.seed)
         await admin.found()
         watcher = Watcher(cluster)
-        for name in [name for name in cluster.down if name.startswith("gateway")]:
+        for name in [name for name in cluster.down if name.startswith(CALLERS)]:
             cluster.down.discard(name)
         tasks = [asyncio.create_task(admin.run()), asyncio.create_task(watcher.run())]
         try:
@@ -99,7 +112,7 @@ async def run_chaos(
         losses = [struck.loss for struck in outcome.faults if struck.loss is not None]
         forked = any(struck.fault == "stale_promotion" for struck in outcome.faults)
         books = await prove(cluster, losses, forked)
-        attempts = read_attempts(cluster.histories)
+        attempts = read_attempts(cluster.all_histories)
         judgement = judge(attempts, books.ledger, losses)
         outcome.violations += watcher.violations + books.violations + judgement.violations
         outcome.counts = _counts(cluster, judgement, watcher) | books.counts
@@ -160,7 +173,7 @@ async def _heal(cluster: Cluster) -> None:
 
 async def _let_callers_finish(cluster: Cluster) -> None:
     """Gateways finish what they are at; a commit that they still owe gets its chance."""
-    gateways = [worker for name, worker in cluster.workers.items() if name.startswith("gateway")]
+    gateways = [worker for name, worker in cluster.workers.items() if name.startswith(CALLERS)]
     cluster.down |= {worker.name for worker in gateways}
     await asyncio.gather(*(asyncio.to_thread(worker.stop, LAST_CALLERS_S) for worker in gateways))
 

@@ -26,7 +26,8 @@ class Loss:
     """A fault that is allowed to lose: what was acknowledged at or after `since` to a call that
     began before `until`, beyond what was in the ledger when it struck (`settled`, millicredits).
 
-    `of`: "redis" for charges, "postgres" for what was administered.
+    `of`: "redis" for charges, "postgres" for what was administered; "start" for nothing but what
+    open holds had reported before the server was started anew.
     """
 
     of: str
@@ -55,7 +56,7 @@ class Scene:
     random: random.Random
 
     def __post_init__(self) -> None:
-        self._follower = Follower(self.cluster.histories)
+        self._follower = Follower(self.cluster.all_histories)
 
     def attempts(self) -> list[Attempt]:
         return self._follower.look()

@@ -22,6 +22,7 @@ class Run:
     `faults` come in this order when `in_order`, else as the seed draws them.
 
     outcome_window_s: how long Redis remembers ended requests, short so that repeats come later.
+    commit_wait: TAXIMETER_COMMIT_WAIT of the sidecars.
     """
 
     seed: int
@@ -31,12 +32,18 @@ class Run:
     fsync: str = "everysec"
     shards: int = 1
     outcome_window_s: float = 300.0
+    commit_wait: str = "none"
     rest_s: tuple[float, float] = (0.3, 1.2)
     converge_s: float = 60.0
 
     @property
     def replica(self) -> bool:
-        return bool({"promotion", "stale_promotion"} & set(self.faults))
+        return bool({"promotion", "stale_promotion", "replica_away"} & set(self.faults))
+
+    @property
+    def moves_clocks(self) -> bool:
+        """Whether the clocks of our own processes are moved."""
+        return bool(set(PROCESS_CLOCKS) & set(self.faults))
 
     @property
     def valkey_args(self) -> tuple[str, ...]:
@@ -57,16 +64,27 @@ class Ci:
 PROCESSES: Final = (
     "kill_gateway", "kill_sidecar", "kill_settler", "kill_api", "kill_scheduler_redis",
     "pause_gateway", "pause_sidecar", "pause_settler", "pause_api",
-    "restart_sidecar", "restart_settler", "restart_api",
+    "restart_sidecar", "restart_settler", "restart_api", "freeze_settler", "freeze_settlers",
 )  # fmt: skip
+ANSWERS: Final = (
+    "swallow_then_full", "swallow_then_rebuild", "swallow_then_flush", "restart_in_outage",
+)  # fmt: skip
+HOLDS: Final = ("cut_hold", "sql_deductions")
 NETWORK: Final = ("delay", "lose_replies", "reset", "half_open", "slice", "black_hole")
 REDIS: Final = (
     "kill_redis", "restart_redis", "pause_redis", "script_flush", "client_kill", "memory_full",
 )  # fmt: skip
 REDIS_LOSS: Final = ("flushall", "cut_log", "older_redis", "promotion", "stale_promotion")
-POSTGRES: Final = ("kill_postgres", "pause_postgres", "terminate_backends", "older_postgres")
-CLOCK: Final = ("clock_ahead", "clock_back")
-EVERYTHING: Final = (*PROCESSES, *NETWORK, *REDIS, *REDIS_LOSS, *POSTGRES, *CLOCK)
+WAITS: Final = ("replica_away",)
+POSTGRES: Final = (
+    "kill_postgres", "pause_postgres", "terminate_backends", "older_postgres",
+    "older_postgres_written",
+)  # fmt: skip
+PROCESS_CLOCKS: Final = ("clock_of_settler", "clock_of_sidecar", "clock_of_api")
+CLOCK: Final = ("clock_ahead", "clock_back", *PROCESS_CLOCKS)
+EVERYTHING: Final = (
+    *PROCESSES, *NETWORK, *REDIS, *REDIS_LOSS, *POSTGRES, *CLOCK, *ANSWERS, *HOLDS, *WAITS,
+)  # fmt: skip
 
 CI_RUNS: Final = (
     Ci(
@@ -122,5 +140,10 @@ CI_RUNS: Final = (
         "clock",
         Run(seed=106, seconds=10, faults=CLOCK, in_order=True),
         ("late", "expired"),
+    ),
+    Ci(
+        "answers",
+        Run(seed=107, seconds=20, faults=(*ANSWERS, *HOLDS), in_order=True),
+        ("healed", "out of memory", "rebuilt", "late"),
     ),
 )

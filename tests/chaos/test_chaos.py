@@ -14,6 +14,7 @@ from chaos.runner import FAULTS, Outcome, schedule
 from chaos.scene import Loss
 from chaos.settings import CI_RUNS, CLOCK, EVERYTHING, Ci, Run
 from chaos.valkey import FAKETIME
+from chaos.watcher import left_by_refusals
 
 
 # A socket that a fault cut in the middle of a connect is closed by whoever collects it.
@@ -78,6 +79,8 @@ def test_every_fault_is_in_a_run_and_every_name_is_a_fault() -> None:
     assert set(EVERYTHING) - in_runs <= {
         # Their likes are in a run; a longer one draws them too.
         "kill_scheduler_redis", "pause_api", "pause_gateway", "restart_api",
+        # Those that take long.
+        "freeze_settler", "freeze_settlers", "older_postgres_written", "replica_away",
     }  # fmt: skip
 
 
@@ -114,6 +117,13 @@ LOSS = Loss("redis", since=100.5, until=100.5)
         ([attempt("touch", "ok", 4), attempt("commit", "ok", charged=10)], 4, [], "was told 10"),
         ([attempt("touch", "ok", 4), attempt("commit", "ok", charged=10)], 4, [LOSS], None),
         ([attempt("touch", "ok", 4)], 4, [], None),
+        ([attempt("touch", "ok", 4)], None, [], "reported 4 and was left"),
+        ([attempt("touch", "ok", 4), attempt("touch", "ok", 9)], 4, [], "reported 9 and was left"),
+        ([attempt("touch", "ok", 4)], None, [LOSS], None),
+        ([attempt("touch", "unknown", 4)], None, [], None),
+        ([attempt("touch", "ok", 40), attempt("commit", "ok", charged=10)], 40, [LOSS], "invented"),
+        ([attempt("touch", "ok", 40), attempt("release", "ok", 0, 0)], 40, [LOSS], "invented"),
+        ([attempt("commit", "refused"), attempt("touch", "ok", 4)], 4, [], None),
         (
             [attempt("charge", "ok", charged=10)],
             None,
@@ -151,3 +161,21 @@ def test_the_judge(
     else:
         assert len(violations) == 1
         assert wrong in violations[0]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "wrong"),
+    [
+        ([attempt("reserve", "refused")], 1),
+        ([attempt("reserve", "failed"), attempt("reserve", "refused")], 1),
+        ([attempt("reserve", "unknown"), attempt("reserve", "refused")], 0),
+        ([attempt("reserve", "failed"), attempt("reserve", "ok")], 0),
+    ],
+)
+def test_a_hold_that_was_refused_and_is_open(attempts: list[Attempt], wrong: int) -> None:
+    accused: set[tuple[str, str]] = set()
+    asked = {("acme", "r1"): attempts}
+    # Before the answer came nothing had been told.
+    assert left_by_refusals(asked, 100.5, accused) == []
+    assert len(left_by_refusals(asked, 102.0, accused)) == wrong
+    assert left_by_refusals(asked, 103.0, accused) == [], "each once"

@@ -16,6 +16,22 @@ FAKETIME: Path | None = _LIBRARIES[0] if _LIBRARIES else None
 """Debian's libfaketime, None when it is not installed: clocks are not moved then."""
 
 
+def moved_by(clock: Path) -> dict[str, str]:
+    """The environment of a process whose wall clock is what that file says."""
+    return {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+def set_clock(clock: Path, ahead_s: float) -> None:
+    """Write the file of a moved clock, in one step."""
+    moved = clock.with_suffix(".new")
+    moved.write_text(f"{ahead_s:+.3f}")
+    moved.replace(clock)
+
+
 class ChaosValkey(EmbeddedValkey):
     """`fsync` is appendfsync. With libfaketime, `set_clock` moves TIME of the running server; what
     the server measures pauses with stays true.
@@ -31,19 +47,12 @@ class ChaosValkey(EmbeddedValkey):
             return command
         if not self._clock.exists():
             self.set_clock(0.0)
-        settings = {
-            "LD_PRELOAD": FAKETIME,
-            "FAKETIME_TIMESTAMP_FILE": self._clock,
-            "FAKETIME_NO_CACHE": 1,
-            "FAKETIME_DONT_FAKE_MONOTONIC": 1,
-        }
+        settings = {**moved_by(self._clock), "FAKETIME_NO_CACHE": "1"}
         return ["/usr/bin/env", *(f"{name}={value}" for name, value in settings.items()), *command]
 
     def set_clock(self, ahead_s: float) -> None:
         """Let TIME be so many seconds ahead of the machine's clock, at once."""
-        moved = self._clock.with_suffix(".new")
-        moved.write_text(f"{ahead_s:+.3f}")
-        moved.replace(self._clock)
+        set_clock(self._clock, ahead_s)
 
     def pause(self) -> None:
         subprocess.run(["kill", "-STOP", str(self.pid)], check=True)

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 from chaos.cluster import Cluster
+from chaos.history import Attempt, Follower
+from taximeter.meter.keys import ShardKeys
 
 PAUSE_S: Final = 0.25
 STREAM_MAX: Final = 600_000
@@ -33,12 +36,15 @@ class Watcher:
         self._redis: dict[int, Place] = {}
         self._applied: dict[str, tuple[int, int]] = {}
         self._free = asyncio.Lock()
+        self._follower = Follower(cluster.all_histories)
+        self._accused: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
         while not self.stopping:
             async with self._free:
                 # Redis first: it is never behind Postgres then.
-                for look in (self._look_at_redis, self._look_at_postgres):
+                looks = (self._look_at_redis, self._look_at_holds, self._look_at_postgres)
+                for look in looks:
                     # A store that is away says so in many ways, and is looked at again.
                     with contextlib.suppress(Exception):
                         await look()
@@ -78,6 +84,19 @@ class Watcher:
                         )
                     self._applied[account] = (int(epoch), applied)
 
+    async def _look_at_holds(self) -> None:
+        """Who was told that no hold was taken has none: its credits would be gone until it ends."""
+        looked_at, found = time.time(), set()
+        async with asyncio.timeout(3), self._cluster.redis() as redis:
+            for shard in range(self._cluster.run.shards):
+                keys = await redis.hkeys(ShardKeys("tm", shard).holds)
+                found |= {tuple(key.decode().split("/", 1)) for key in keys}
+        asked: dict[tuple[str, str], list[Attempt]] = {}
+        for attempt in self._follower.look():
+            if attempt.op == "reserve" and attempt.key in found:
+                asked.setdefault(attempt.key, []).append(attempt)
+        self.violations += left_by_refusals(asked, looked_at, self._accused)
+
     async def _look_at_postgres(self) -> None:
         async with asyncio.timeout(3):
             conn = await self._cluster.database()
@@ -93,3 +112,22 @@ class Watcher:
         if place < before:
             self.violations.append(f"I10 {store} shard {shard}: from {before} to {place}")
         seen[shard] = place
+
+
+def left_by_refusals(
+    asked: Mapping[tuple[str, str], Sequence[Attempt]],
+    looked_at: float,
+    accused: set[tuple[str, str]],
+) -> list[str]:
+    """`asked`: the reserves of holds that were open at `looked_at`. What is wrong, each once."""
+    wrong = []
+    for key, attempts in asked.items():
+        told = [one for one in attempts if one.answered_at < looked_at]
+        nothing = len(told) == len(attempts) and all(
+            one.outcome in ("refused", "failed") for one in told
+        )
+        if nothing and key not in accused:
+            accused.add(key)
+            codes = ", ".join(one.code for one in told)
+            wrong.append(f"I14 {key[0]} {key[1]}: told {codes}, and its hold is open")
+    return wrong

@@ -19,7 +19,7 @@ def test_the_page_is_true(tmp_path: Path) -> None:
     [price_map] = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "prices.toml").write_text(prices)
     (tmp_path / "map.json").write_text(price_map)
-    assert PAGE.count("```sh") == len(STEPS) == 4
+    assert PAGE.count("```sh") == len(STEPS) == 5
     for command, promised in STEPS:
         ran = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],

@@ -19,6 +19,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "python-client.md").read_text(encod
 async def test_the_program_prints_what_the_page_says(redis: Redis, redis_url: str) -> None:
     shard = ScriptedShard(redis, ShardKeys("tm", 0))
     await shard.open()
+    await shard.settler_was_there()
     await shard.load("acme/ann", 1000)
     await shard.load("acme/poor", 100)
     program = "\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))

@@ -45,6 +45,7 @@ async def shard(redis: Redis) -> ScriptedShard:
     """
     made = ScriptedShard(redis, ShardKeys("tm", 0))
     await made.open()
+    await made.settler_was_there()
     for user, funds in (("ann", FUNDS), ("bob", FUNDS), ("poor", 100)):
         await made.load(f"acme/{user}", funds)
     return made
@@ -121,7 +122,19 @@ def litellm(
             model("simulated", model="openai/gpt-4o-mini", **upstream),
             model("dear", model="openai/gpt-4o", **upstream),
             # Has no Responses API of its own: LiteLLM asks it for chat completions.
-            model("bridged", model="deepseek/gpt-4o-mini", **upstream),
+            model(
+                "bridged",
+                model="deepseek/gpt-4o-mini",
+                base_model="openai/gpt-4o-mini",
+                **upstream,
+            ),
+            model("hosted", model="groq/openai/gpt-oss-120b", mock_response="Four words."),
+            model(
+                "deployed",
+                model="azure/of-our-own",
+                base_model="gpt-4o-mini",
+                mock_response="Four words of answer.",
+            ),
             model("broken", model="openai/gpt-4o-mini", api_base="http://127.0.0.1:9/v1"),
             model("vectors", model="openai/text-embedding-3-small", mock_response=[0.1, 0.2]),
             model("unpriced", model="openai/nobody-knows-it", mock_response="x"),

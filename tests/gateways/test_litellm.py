@@ -356,6 +356,25 @@ async def test_a_charge_waits_for_the_sidecar(
     assert event["amount"] == pricer.cost("gpt-4o-mini", response.json()["usage"])
 
 
+@pytest.mark.parametrize(
+    ("model", "identity"),
+    [("hosted", "groq/openai/gpt-oss-120b"), ("deployed", "azure/gpt-4o-mini")],
+)
+async def test_the_price_is_that_of_the_deployments_host(
+    client: httpx.AsyncClient,
+    sidecar: None,
+    shard: ScriptedShard,
+    pricer: Pricer,
+    model: str,
+    identity: str,
+) -> None:
+    response = await chat(client, model=model)
+    assert response.status_code == 200, response.text
+    [event] = await events(shard)
+    assert event["meta"]["price_of"] == identity
+    assert event["amount"] == pricer.cost(identity, response.json()["usage"])
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("path", "body"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from taximeter.api import prices_diff
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.litellm_map import read_map
@@ -22,6 +23,10 @@ def test_the_map_that_litellm_ships(litellm_python: Path, tmp_path: Path) -> Non
     [file] = litellm_python.parents[1].glob(f"lib/*/site-packages/litellm/{name}")
     charged = compare(file, tmp_path)
     assert charged > 2_000
+    # Where the two differ is in docs/prices.md; what is sold plainly must not drift apart unseen.
+    found = prices_diff.compare(Pricer(credits_per_dollar=prices_diff.FINE), file.read_bytes())
+    assert found.models - found.only_map > 1_000
+    assert found.agreement > 0.75
 
 
 def compare(file: Path, tmp_path: Path) -> int:
@@ -47,3 +52,24 @@ def compare(file: Path, tmp_path: Path) -> int:
         assert price.cost(usage) == rounded, model
         compared += 1
     return compared
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_logger_finds_what_was_imported(litellm_python: Path, tmp_path: Path) -> None:
+    """It sends the name without the host, and the host beside it."""
+    name = "model_prices_and_context_window_backup.json"
+    [file] = litellm_python.parents[1].glob(f"lib/*/site-packages/litellm/{name}")
+    models = read_map(file.read_bytes()).models
+    path = tmp_path / "prices.toml"
+    path.write_text(price_file_text(models, "Imported"))
+    pricer = Pricer(price_file=path)
+    hosts = {"vertex_ai", *(fields.get("provider") for fields in models.values())}
+    prefixed = [name.partition("/") for name in models if name.partition("/")[0] in hosts]
+    assert len(prefixed) > 3_000
+    wrong = []
+    for host, _, rest in prefixed:
+        written, found = pricer.price(f"{host}/{rest}"), pricer.price(rest, provider=host)
+        if (found.source, found.parts, found.rates) != ("override", written.parts, written.rates):
+            wrong.append(f"{host}/{rest}")
+    assert wrong == []

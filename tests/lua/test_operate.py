@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from support.shard import ScriptedShard, op
+from redis.exceptions import ResponseError
+from support.shard import ScriptedShard, op, text
 
 from taximeter.meter.records import HoldRecord
+from taximeter.meter.scripts import load_script
 
 PAYLOAD = '{"type":"llm_inference","name":"m","meta":{}}'
 
@@ -93,7 +95,7 @@ async def test_the_owner_of_a_reserve_may_repeat_it_after_a_lost_reply(
 async def test_who_opened_a_hold_is_kept_with_it(shard: ScriptedShard, owner: str) -> None:
     await shard.redis.hset(shard.keys.meta, "start", 12)
     await shard.one("reserve", "r", 300, owner=owner, payload=PAYLOAD)
-    await shard.one("touch", "r", 70, owner="OOther")
+    await shard.one("touch", "r", 70, owner="aOOther")
     assert await shard.one("reserve", "r", 300, owner=owner) == "1 700 300"
     assert await shard.one("reserve", "r", 300, owner="xO9") == "2 700 300 open 300 0"
     hold = HoldRecord.parse(await shard.redis.hget(shard.keys.holds, "org/r"))
@@ -131,10 +133,10 @@ async def test_a_reserve_after_the_end_never_opens_again(shard: ScriptedShard) -
     [
         (op("reserve", "r", 300), op("reserve", "r", 301), "open 300 0"),
         (op("reserve", "r", 300), op("charge", "r", 300), "open 300 0"),
-        (op("reserve", "r", 300), op("reserve", "r", 300, user="org/v"), "open 300 0"),
-        (op("reserve", "r", 300), op("commit", "r", 1, user="org/v"), "open 300 0"),
-        (op("reserve", "r", 300), op("release", "r", user="org/v"), "open 300 0"),
-        (op("reserve", "r", 300), op("touch", "r", 1, user="org/v"), "open 300 0"),
+        (op("reserve", "r", 300), op("reserve", "r", 300, user="org/v"), "foreign 0 0"),
+        (op("reserve", "r", 300), op("commit", "r", 1, user="org/v"), "foreign 0 0"),
+        (op("reserve", "r", 300), op("release", "r", user="org/v"), "foreign 0 0"),
+        (op("reserve", "r", 300), op("touch", "r", 1, user="org/v"), "foreign 0 0"),
         (op("charge", "r", 300), op("charge", "r", 299), "charged 0 300"),
         (op("charge", "r", 300), op("reserve", "r", 300), "charged 0 300"),
         (op("charge", "r", 0), op("reserve", "r", 0), "charged 0 0"),
@@ -190,7 +192,7 @@ async def test_touch_moves_the_deadline_and_keeps_the_largest_progress(
     later = await shard.redis.zscore(shard.keys.deadlines, "org/r")
     assert later > first + 80_000
     hold = (await shard.redis.hget(shard.keys.holds, "org/r")).decode()
-    assert hold == f"300\torg/u\t70\t0S\t{PAYLOAD}"
+    assert hold == f"300\torg/u\t70\t1S\t{PAYLOAD}"
     assert await shard.one("touch", "nobody") == "-5 700 300"
     assert await shard.one("release", "nobody") == "-5 700 300"
 
@@ -245,8 +247,83 @@ async def test_an_account_that_is_not_there_is_not_an_empty_one(shard: ScriptedS
 async def test_resolve_takes_no_credit(shard: ScriptedShard) -> None:
     await shard.one("reserve", "r", 300)
     before = await shard.state()
-    assert await shard.one("reserve", "s", 1, script="resolve") == "-3 op"
-    assert await shard.one("charge", "s", 1, script="resolve") == "-3 op"
+    assert await shard.one("reserve", "s", 1, script="resolve") == "-7 memory"
+    assert await shard.one("charge", "s", 1, script="resolve") == "-7 memory"
     assert await shard.state() == before
     assert await shard.one("touch", "r", 1, script="resolve") == "1 700 300"
     assert await shard.one("commit", "r", 1, script="resolve") == "1 999 0"
+
+
+async def test_a_voided_reserve_is_given_back_and_its_late_copy_finds_that(
+    shard: ScriptedShard,
+) -> None:
+    """To others the id is unused: whoever was told nothing may try again under it."""
+    await shard.one("reserve", "r", 300, owner="a")
+    assert await shard.one("void", "r", 300, owner="b") == "-4 700 300 open 300 0"
+    assert await shard.one("void", "r", 300, owner="a") == "1 1000 0"
+    assert await shard.one("reserve", "r", 300, owner="a") == "2 1000 0 voided 300 0"
+    assert await shard.one("void", "r", 300, owner="a") == "1 1000 0"
+    assert await shard.one("release", "r") == "-5 1000 0"
+    assert await shard.one("touch", "r", 1) == "-5 1000 0"
+    assert await shard.one("reserve", "r", 200, owner="b") == "1 800 200"
+    assert await shard.one("void", "r", 300, owner="a") == "-4 800 200 open 200 0"
+    assert await shard.one("commit", "r", 50) == "1 950 0"
+    assert await shard.one("void", "r", 200, owner="b") == "2 950 0 committed 200 50"
+    assert await shard.one("reserve", "r", 300, owner="a") == "-4 950 0 committed 200 50"
+
+
+async def test_a_void_comes_before_what_it_is_about(shard: ScriptedShard) -> None:
+    for owner in ("a", "b"):
+        assert await shard.one("void", "r", 300, owner=owner) == "1 1000 0"
+    await shard.redis.hset(shard.keys.meta, "rotated_ms", 0)
+    assert await shard.rotate() == 1
+    for owner in ("a", "b"):
+        assert await shard.one("reserve", "r", 300, owner=owner) == "2 1000 0 voided 300 0"
+    assert await shard.one("void", "r", 300) == "-3 owner"
+    assert await shard.one("commit", "r", 40) == "3 960 0 40", "what was done is charged"
+    assert await shard.one("void", "s", 1, owner="a") == "1 960 0"
+    assert await shard.one("charge", "s", 60) == "1 900 0"
+
+
+async def test_a_hold_kept_elsewhere_expires_here_and_its_commit_adds_the_rest(
+    shard: ScriptedShard,
+) -> None:
+    await shard.one("reserve", "r", 300)
+    assert await shard.one("expire", "r", 40) == "1 960 0"
+    assert await shard.one("expire", "r", 40) == "2 960 0 expired 300 40"
+    assert await shard.one("commit", "r", 100) == "3 900 0 100"
+    assert await shard.one("expire", "never", 40) == "1 860 0"
+    assert await shard.one("commit", "never", 30) == "3 860 0 40"
+    assert await shard.one("expire", "idle", 0) == "1 860 0"
+    assert [(event[1], event[4], event[6]) for event in await shard.events()] == [
+        ("expire", "40", "-"),
+        ("commit", "60", "rest"),
+        ("expire", "40", "-"),
+    ]
+
+
+async def test_every_call_that_changes_something_is_counted(shard: ScriptedShard) -> None:
+    for number, operation in enumerate(
+        (op("reserve", "a", 10), op("touch", "a", 1), op("commit", "a", 5), op("charge", "b", 1)),
+        start=1,
+    ):
+        await shard.batch(operation)
+        assert shard.writes == str(number)
+    await shard.batch(op("charge", "b", 1), op("release", "nothing"), op("reserve", "c", 10**9))
+    assert shard.writes == "4", "nothing has changed"
+    assert await shard.redis.hget(shard.keys.meta, "writes") == b"4"
+
+
+async def test_what_a_client_misses_is_on_record(shard: ScriptedShard) -> None:
+    report = load_script("report")
+
+    async def missed(told: object, found: object) -> str:
+        return text(await report.call(shard.redis, [shard.keys.meta], [1, told, found]))
+
+    assert await missed(12, 10) == "2"
+    assert await missed(15, 10) == "5"
+    assert await missed(11, 10) == "5"
+    assert await shard.redis.hget(shard.keys.meta, "missing") == b"5"
+    for told, found in ((10, 10), (9, 10), ("x", 1), (2, "")):
+        with pytest.raises(ResponseError, match="MALFORMED"):
+            await missed(told, found)

@@ -144,6 +144,35 @@ async def test_what_a_shard_knows_of_postgres_never_goes_back(
     assert known == (ledger if kept else "a/1 99 9").encode()
 
 
+@pytest.mark.parametrize(
+    ("ledger", "tokens", "kept"),
+    [
+        ("a/1 100 10 7 70", "70 60 50", True),
+        ("a/1 100 10 8 80", "80 70 60 50", True),
+        ("a/1 100 10 9 90", "90 80 71 60", False),  # Its seventh step was another one.
+        ("a/1 100 10 7 71", "71 60 50", False),
+        ("a/1 100 10 6 60", "60 50", False),  # It has not made it, whatever it wrote.
+        ("a/1 100 10 300 99", "99 98 97", True),  # Too long ago to tell: by its figures alone.
+        ("a/1 98 10 8 80", "80 70", False),
+        ("a/2 100 10 8 80", "80 70", False),
+        ("a/1 100 10", "", True),  # Of an older release: what is known of steps stays.
+    ],
+)
+async def test_a_postgres_is_known_by_the_steps_that_it_has_made(
+    shard: ScriptedShard, ledger: str, tokens: str, kept: bool
+) -> None:
+    async def witness(text: str, of_steps: str) -> bytes:
+        reply: bytes = await load_script("witness").call(
+            shard.redis, [shard.keys.meta], [shard.epoch, text, of_steps]
+        )
+        return reply
+
+    assert await witness("a/1 99 9 7 70", "70 60 50") == b"OK"
+    assert await witness(ledger, tokens) == (b"OK" if kept else b"BEHIND")
+    known = (await shard.redis.hget(shard.keys.meta, "ledger")).decode()
+    assert known == ((ledger if tokens else f"{ledger} 7 70") if kept else "a/1 99 9 7 70")
+
+
 async def test_snapshot_reads_one_cut(shard: ScriptedShard) -> None:
     await shard.load("org/v", 500)
     await shard.batch(
@@ -155,7 +184,7 @@ async def test_snapshot_reads_one_cut(shard: ScriptedShard) -> None:
     assert (seq, holds, deadlines) == (b"1", 2, 2)
     assert int(first) > int(now_ms)
     assert records == [b"985 10 1", None]
-    assert found == [b"org/a", b"10\torg/u\t0\t0S\t"]
+    assert found == [b"org/a", b"10\torg/u\t0\t1S\t"]
     assert (await shard.snapshot("org/u", holds_limit=1))[6] is None
 
 

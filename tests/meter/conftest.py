@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from support.credit import Books
+from support.servers import ValkeyFactory
 from support.shard import ScriptedShard
 
 from taximeter.meter import LoadedAccount, Loader, Meter, MeterSettings
@@ -24,6 +27,7 @@ async def shard(redis: Redis) -> ScriptedShard:
     """Shard 0 of one, with `org/u` at 1,000 millicredits."""
     made = ScriptedShard(redis, ShardKeys("tm", 0))
     await made.open()
+    await made.settler_was_there()
     await made.load("org/u", 1000)
     return made
 
@@ -49,3 +53,13 @@ async def connect(redis_url: str) -> AsyncIterator[MeterFactory]:
 @pytest.fixture
 async def meter(connect: MeterFactory, shard: ScriptedShard) -> Meter:
     return await connect()
+
+
+@pytest.fixture
+async def books(valkey_server: ValkeyFactory, tmp_path: Path) -> AsyncIterator[Books]:
+    made = Books(valkey_server("--appendfsync", "always"), tmp_path / "credit" / "journal")
+    await made.shard.open()
+    await made.shard.load("org/u", 1000)
+    await made.shard.load("poor/u", 1000)
+    yield made
+    await made.redis.aclose()

@@ -171,6 +171,21 @@ async def test_a_cancelled_reserve_leaves_no_hold(meter: Meter, shard: ScriptedS
     assert await shard.account() == (1000, 0, 1)
 
 
+async def test_a_cancelled_reserve_gives_back_no_hold_of_somebody_elses_with_its_id(
+    meter: Meter, shard: ScriptedShard
+) -> None:
+    kept = await meter.reserve("org", "u", 10, request_id="theirs")
+    for turns in range(12):
+        task = asyncio.create_task(meter.reserve("org", "u", 10, request_id="theirs"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await meter._dispatcher.aclose()  # What goes on in the background has ended.
+    assert await shard.account() == (990, 10, 1)
+    assert await shard.redis.hget(shard.keys.holds, f"org/{kept.request_id}")
+
+
 async def test_close_finishes_what_was_asked_for(meter: Meter, shard: ScriptedShard) -> None:
     hold = await meter.reserve("org", "u", 300)
     commit = asyncio.create_task(hold.commit(50))

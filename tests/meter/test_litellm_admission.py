@@ -41,7 +41,7 @@ class Scripted(SidecarClient):
 @pytest.fixture(autouse=True)
 def no_router(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "dearest_behind", lambda group, _: Model(group, None))
-    monkeypatch.setattr(module, "name_of_deployment", lambda _: None)
+    monkeypatch.setattr(module, "model_of_deployment", lambda _: None)
 
 
 def request(**headers: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from fractions import Fraction
 from math import ceil
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from taximeter.meter.litellm.calls import ENDED_MAX, Call, Calls
+from taximeter.meter.litellm.deployments import model_of
 from taximeter.meter.litellm.estimate import IMAGE_TOKENS, estimate
 from taximeter.meter.litellm.payer import find
 from taximeter.meter.litellm.settings import LiteLLMSettings
@@ -225,3 +227,31 @@ def test_a_call_is_found_by_its_mark_alone_and_ends_once() -> None:
         calls.end(add({}))
     assert calls.of(first) is None
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "model"),
+    [
+        ({"model": "gpt-4o"}, ("gpt-4o", None)),
+        ({"model": "groq/openai/gpt-oss-120b"}, ("openai/gpt-oss-120b", "groq")),
+        (
+            {"model": "openai/gpt-oss-120b", "custom_llm_provider": "groq"},
+            ("openai/gpt-oss-120b", "groq"),
+        ),
+        ({"model": "groq/x", "custom_llm_provider": "groq"}, ("x", "groq")),
+        ({"model": "azure/of-our-own", "base_model": "gpt-4o"}, ("gpt-4o", "azure")),
+        ({"model": "azure/of-our-own", "base_model": "azure/eu/gpt-4o"}, ("eu/gpt-4o", "azure")),
+        ({"model": "deepseek/x", "base_model": "openai/gpt-4o"}, ("gpt-4o", "openai")),
+        ({"model": "somebody/x"}, ("somebody/x", None)),
+    ],
+)
+def test_a_deployment_keeps_its_host(
+    monkeypatch: pytest.MonkeyPatch, parameters: dict[str, str], model: tuple[str, str | None]
+) -> None:
+    """Without it another host's price would be charged, and an imported list not be found."""
+    known = SimpleNamespace(provider_list=["openai", "azure", "groq", "deepseek"], model_cost={})
+    monkeypatch.setitem(sys.modules, "litellm", known)
+    found = model_of({"litellm_params": parameters})
+    assert found is not None
+    assert (found.name, found.provider) == model
+    assert model_of({"litellm_params": {}}) is None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import statistics
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from os import kill
@@ -10,12 +13,13 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from support.proxy import Proxy
 from support.servers import ValkeyFactory
 from support.shard import ScriptedShard
 from support.waiting import eventually
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
-from taximeter.meter import InvalidRequest, MeterSettings, OutcomeUnknown, StoreError
+from taximeter.meter import InvalidRequest, MeterSettings, NotConfirmed, StoreError
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.waits import Waits
 
@@ -65,7 +69,7 @@ async def test_a_commit_waits_for_a_replica_and_a_reserve_does_not(
     kill(pair.replica.pid, signal.SIGSTOP)
     try:
         hold = await meter.reserve("org", "u", 10)  # answered without the replica
-        with pytest.raises(OutcomeUnknown, match="WAIT 1 100"):
+        with pytest.raises(NotConfirmed, match="0 of 1 replicas have the write"):
             await hold.commit(5)
         # It took effect, once; the repeat did not pass for confirmed because it wrote nothing.
         assert await pair.shard.account() == (991, 0, 1)
@@ -115,11 +119,15 @@ async def test_a_server_that_cannot_wait_says_so(
     await shard.redis.aclose()
 
 
-def test_a_batch_waits_for_the_stronger_of_its_operations() -> None:
-    waits = Waits("replica", "fsync", 1, 0.1)
-    assert waits.of(["reserve", "commit"]) == "replica"
-    assert waits.of(["commit", "touch"]) == "fsync"
-    assert Waits("none", "replica", 1, 0.1).of(["reserve", "reserve"]) == "none"
+def test_a_reserve_waits_for_its_own_and_all_else_for_the_other() -> None:
+    waits = Waits("replica", "fsync", 2, 0.1)
+    assert [waits.of(op) for op in ("reserve", "commit", "void")] == ["replica", "fsync", "fsync"]
+    assert not waits.goal("replica").is_met((1,))
+    assert waits.goal("replica").missing((1,)) == "1 of 2 replicas have the write"
+    assert waits.goal("fsync").is_met((1, 0))
+    assert waits.goal("replica-fsync").missing((0, 1)) == (
+        "it is not on the server's disk yet, 1 of 2 replicas have it on disk"
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,3 +142,101 @@ def test_a_batch_waits_for_the_stronger_of_its_operations() -> None:
 def test_bad_settings_are_refused(field: str, values: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=f"^{field} must be"):
         MeterSettings(**values)
+
+
+async def test_reserves_pass_while_charges_wait_for_a_replica_that_is_away(
+    connect: Any, pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They share a shard, its lanes and its batches, and not the wait that they did not ask for."""
+    meter = await connect(
+        pair.server.url,
+        commit_wait="replica",
+        wait_timeout_s=2.0,
+        take_timeout_s=30.0,
+        resolve_timeout_s=30.0,
+        lanes_per_shard=1,
+    )
+    await meter.charge("org", "u", 1)
+    kill(pair.replica.pid, signal.SIGSTOP)
+    try:
+        charges = [asyncio.create_task(meter.charge("org", "u", 1)) for _ in range(20)]
+        holds = await asyncio.gather(*(meter.reserve("org", "u", 1) for _ in range(20)))
+        assert not any(charge.done() for charge in charges), "reserves waited behind charges"
+        found = await asyncio.gather(*charges, return_exceptions=True)
+        assert {type(error) for error in found} == {NotConfirmed}
+        assert await meter.missing() == ("0 of 1 replicas have the write",)
+    finally:
+        kill(pair.replica.pid, signal.SIGCONT)
+    ((_, _, pressure),) = meter.pressure()
+    assert pressure.unconfirmed == 20
+    assert "0 of 1 replicas have the write" in caplog.text
+    for hold in holds:
+        assert (await hold.release()).state == "released"
+    assert await meter.missing() == ()
+
+
+async def test_what_another_server_has_done_is_not_confirmed_by_this_one(
+    connect: Any, pair: Pair, valkey_server: ValkeyFactory
+) -> None:
+    """The primary is lost between the write and its confirmation, and a server without the write
+    takes its place: it has to be asked for the id, and not for its replicas.
+    """
+    second = valkey_server("--repl-diskless-sync-delay", "0")
+    other = ScriptedShard(Redis.from_url(second.url), pair.shard.keys)
+    await other.open()
+    await other.load("org/u", 1000)
+    replica = valkey_server("--replicaof", "127.0.0.1", str(second.port))
+    replica_client = Redis.from_url(replica.url)
+
+    async def in_step() -> bool:
+        return (await replica_client.info("replication"))["master_link_status"] == "up"
+
+    await eventually(in_step)
+    async with Proxy(pair.server.url) as proxy:
+        meter = await connect(proxy.url, commit_wait="replica", wait_timeout_s=20.0)
+        await meter.charge("org", "u", 1, request_id="warm")
+        kill(pair.replica.pid, signal.SIGSTOP)
+        try:
+            charge = asyncio.create_task(meter.charge("org", "u", 7, request_id="r"))
+
+            async def done_there() -> bool:
+                return len(await pair.shard.events()) == 2
+
+            await eventually(done_there)
+            proxy.target = ("127.0.0.1", second.port)
+            proxy.reset_all()
+            assert (await charge).charged == 7
+        finally:
+            kill(pair.replica.pid, signal.SIGCONT)
+    assert [event[3:5] for event in await other.events()] == [["org/r", "7"]]
+    await other.redis.aclose()
+    await replica_client.aclose()
+
+
+async def test_a_lone_charge_does_not_wait_for_the_replicas_next_second(
+    connect: Any, valkey_server: ValkeyFactory
+) -> None:
+    """A replica that is asked before its own sync says no, and unasked tells once a second."""
+    always = ("--appendfsync", "always", "--repl-diskless-sync-delay", "0")
+    server = valkey_server(*always)
+    shard = ScriptedShard(Redis.from_url(server.url), ShardKeys("tm", 0))
+    await shard.open()
+    await shard.load("org/u", 1000)
+    replica = valkey_server(*always, "--replicaof", "127.0.0.1", str(server.port))
+    client = Redis.from_url(replica.url)
+
+    async def in_step() -> bool:
+        return (await client.info("replication"))["master_link_status"] == "up"
+
+    await eventually(in_step)
+    meter = await connect(server.url, commit_wait="replica-fsync")
+    await meter.charge("org", "u", 1)
+    waits = []
+    for _ in range(40):
+        began = time.monotonic()
+        await meter.charge("org", "u", 1)
+        waits.append(time.monotonic() - began)
+    # A second each is what a single question costs; a busy machine is far from that for half.
+    assert statistics.median(waits) < 0.25
+    await shard.redis.aclose()
+    await client.aclose()

@@ -24,7 +24,7 @@ BUGS: Final = (
     Bug(
         "a stream is charged in a plain finally",
         "api/llm/streaming.py",
-        "            self._tracker.spawn(self._end(relay))\n",
+        "            self._spawn(self._end(relay))\n",
         "            if relay is not None:\n"
         "                relay.cancel()\n"
         "                await asyncio.gather(relay, return_exceptions=True)\n"

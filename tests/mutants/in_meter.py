@@ -8,6 +8,13 @@ from mutants.bug import Bug
 
 BUGS: Final = (
     Bug(
+        "who cannot ask Postgres says that there is no account",
+        "meter/accounts.py",
+        "if _text(complete).isdigit() and int(complete) > asked_ms:",
+        "if True:",
+        "settler/test_fill.py",
+    ),
+    Bug(
         "request ids are shared by all organisations",
         "meter/keys.py",
         '    return f"{org_id}/{request_id}"',
@@ -40,9 +47,58 @@ BUGS: Final = (
     Bug(
         "a cancelled reserve leaves its hold",
         "meter/dispatch.py",
-        "            self._spawn(self._abandon(operation))\n",
+        "            self._giving_back.add(operation)\n",
         "            pass\n",
         "meter/test_client.py",
+    ),
+    Bug(
+        "what is refused after a lost reply is told as refused",
+        "meter/pending.py",
+        '        if self.uncertain and reply.startswith(b"-"):\n',
+        "        if False:\n",
+        "meter/test_lost_replies.py",
+    ),
+    Bug(
+        "what was done before memory ran out is told as refused",
+        "meter/calls.py",
+        "            if pending.uncertain or pending.operation.op not in TAKES_CREDIT\n",
+        "            if pending.operation.op not in TAKES_CREDIT\n",
+        "meter/test_lost_replies.py",
+    ),
+    Bug(
+        "a doubt is forgotten while its account is loaded",
+        "meter/dispatch.py",
+        "                raw = await self._submit(operation, in_doubt=in_doubt)\n",
+        "                raw = await self._submit(operation)\n",
+        "meter/test_lost_replies.py",
+    ),
+    Bug(
+        "an account that nobody knows now was never charged",
+        "meter/dispatch.py",
+        "                if in_doubt:\n",
+        "                if False:\n",
+        "meter/test_lost_replies.py",
+    ),
+    Bug(
+        "one who is not waited for waits with those who are",
+        "meter/shard.py",
+        '                if wait == "none" or reply.startswith(b"-"):\n',
+        '                if reply.startswith(b"-"):\n',
+        "meter/test_waits.py",
+    ),
+    Bug(
+        "any server confirms what another one has done",
+        "meter/confirm.py",
+        "            if one.server == here and one.writes <= writes:\n",
+        "            if True:\n",
+        "meter/test_waits.py",
+    ),
+    Bug(
+        "a replica is asked once, and waited for until it tells by itself",
+        "meter/waits.py",
+        '_SERVER_TIMEOUT_MS: Final = "1"\n_ASK_AGAIN_S: Final = 0.002\n',
+        '_SERVER_TIMEOUT_MS: Final = "1500"\n_ASK_AGAIN_S: Final = 2.0\n',
+        "meter/test_waits.py::test_a_lone_charge_does_not_wait_for_the_replicas_next_second",
     ),
     Bug(
         "the client of the library repeats what it has sent",
@@ -75,6 +131,27 @@ BUGS: Final = (
         "prices/test_usage.py prices/test_known_answers.py",
     ),
     Bug(
+        "a host in front of a name is not a host",
+        "meter/pricing/identity.py",
+        "        if slash and rest and prefix in _HOSTS:\n",
+        "        if False:\n",
+        "prices/test_identity.py",
+    ),
+    Bug(
+        "a model that sounds alike has the price",
+        "meter/pricing/matching.py",
+        "    return name.startswith(of) and _REST.fullmatch(name, len(of)) is not None\n",
+        "    return name.startswith(of)\n",
+        "prices/test_identity.py prices/test_known_answers.py",
+    ),
+    Bug(
+        "reasoning without a price of its own is free",
+        "meter/pricing/kinds.py",
+        '    "reasoning": Kind("output", _MILLION, "reasoning tokens", _OUTPUTS),\n',
+        '    "reasoning": Kind("output", _MILLION, "reasoning tokens"),\n',
+        "prices/test_usage.py",
+    ),
+    Bug(
         "402 for credits that open holds keep",
         "meter/sidecar/refusals.py",
         "    if error.only_holds_in_the_way:\n",
@@ -98,9 +175,68 @@ BUGS: Final = (
     Bug(
         "what went on credit is charged under an id of its own",
         "meter/fail_open.py",
-        "            await self._inner.ask(entry.due)\n",
-        '            await self._inner.ask(entry.due._replace(key=entry.due.key + ".credit"))\n',
+        "            await self._inner.ask(due)\n",
+        '            await self._inner.ask(due._replace(key=due.key + ".credit"))\n',
         "meter/test_credit_line.py",
+    ),
+    Bug(
+        "what could not be written stays in the journal",
+        "meter/journal.py",
+        "        os.ftruncate(self._file.fileno(), self._size)\n",
+        "",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "a hold on credit ends with the process that admitted it",
+        "meter/credit_line.py",
+        "                self._add(Entry(operation, deadline_in(operation.ttl_ms)))\n",
+        "                self._add(Entry(operation, deadline_in(0)))\n",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "a commit that the journal refused is made all the same",
+        "meter/credit_line.py",
+        "        await self._write(due_line(due))\n        self._set_due(entry, due)\n\n"
+        "    async def touch",
+        "        self._set_due(entry, due)\n        await self._write(due_line(due))\n\n"
+        "    async def touch",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "what Redis had charged before its reply was lost is left to a person",
+        "meter/fail_open.py",
+        "                if _is_covered(due, error.outcome)\n",
+        "                if False\n",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "what Redis may have charged is refused by the desk",
+        "meter/fail_open.py",
+        "            if isinstance(trouble, OutcomeUnknown) and not",
+        "            if False and not",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "a client forgets what it was told when it connects again",
+        "meter/handshake.py",
+        "        acknowledged.greet(before, epoch, found, start, int(began)"
+        " if began.isdigit() else found)\n",
+        "        pass\n",
+        "meter/test_acknowledged.py",
+    ),
+    Bug(
+        "a call that finds less than there was takes that for granted",
+        "meter/shard.py",
+        "        self.acknowledged.note(before, epoch, writes)\n",
+        "",
+        "meter/test_acknowledged.py",
+    ),
+    Bug(
+        "the guardian does not read what clients miss",
+        "settler/verdict.py",
+        "    if seen.missing:\n        return",
+        "    if False:\n        return",
+        "meter/test_acknowledged.py",
     ),
     Bug(
         "a process that takes up a journal forgets what it has to charge",

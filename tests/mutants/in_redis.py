@@ -8,6 +8,13 @@ from mutants.bug import Bug
 
 BUGS: Final = (
     Bug(
+        "a guardian that wakes opens an epoch that another one has passed over",
+        "lua/open.lua",
+        "tonumber(meta[5] or '') or 0, last",
+        "last",
+        "settler/test_frozen.py",
+    ),
+    Bug(
         "balances are written before the event",
         "lua/lib/batch.lua",
         "if #events > 0 then append_events(KEYS[7]",
@@ -24,6 +31,34 @@ BUGS: Final = (
         "call('XADD', events_key, 'MAXLEN', 3, epoch",
         "settler/test_settle.py",
         item="MAXLEN on XADD",
+    ),
+    Bug(
+        "a key ends any hold",
+        "lua/lib/batch.lua",
+        "  elseif stranger then reply = '-8 opener'\n",
+        "",
+        "attacks/test_keys_confine.py",
+    ),
+    Bug(
+        "a key that may not charge commits above its hold",
+        "lua/lib/batch.lua",
+        "      if bound and amount > reserved then reply = '-8 charge'\n      else",
+        "      if false then reply = '-8 charge'\n      else",
+        "attacks/test_keys_confine.py",
+    ),
+    Bug(
+        "a key that may not charge commits what nobody has held",
+        "lua/lib/batch.lua",
+        "if bound and (charged == 0 or amount > charged) then",
+        "if bound and state and (charged == 0 or amount > charged) then",
+        "attacks/test_keys_confine.py",
+    ),
+    Bug(
+        "progress has no bound",
+        "lua/lib/batch.lua",
+        "    elseif hold and bound and amount > tonumber(reserved_text) then",
+        "    elseif false then",
+        "attacks/test_keys_confine.py",
     ),
     Bug(
         "holds vanish with a time to live",
@@ -44,7 +79,7 @@ BUGS: Final = (
     Bug(
         "tonumber without a pattern",
         "lua/lib/shard.lua",
-        "  if #text > 15 or not find(text, '^%d+$') then return nil end\n",
+        "  if not text or #text > 15 or not find(text, '^%d+$') then return nil end\n",
         "  if not tonumber(text) then return nil end\n",
         "lua/test_input.py",
         item="tonumber without regex",
@@ -73,6 +108,41 @@ BUGS: Final = (
         "    available[place] = available[place] + reserved - progress\n",
         "    available[place] = available[place]\n",
         "lua/test_sweep.py",
+    ),
+    Bug(
+        "a restart leaves the word of the settler standing",
+        "lua/approve.lua",
+        "call('HDEL', KEYS[1], 'complete_ms')\n",
+        "",
+        "settler/test_fill.py",
+    ),
+    Bug(
+        "a report from before a start is charged",
+        "lua/sweep.lua",
+        "local progress = counts and math.max",
+        "local progress = math.max",
+        "settler/test_holds_kept.py property/test_shard_machine.py",
+    ),
+    Bug(
+        "an approved server is no new start",
+        "lua/approve.lua",
+        "BALANCE_MAX) or 0) + 1\n",
+        "BALANCE_MAX) or 0)\n",
+        "settler/test_holds_kept.py",
+    ),
+    Bug(
+        "a touch does not vouch for what was reported before",
+        "lua/lib/batch.lua",
+        "progress .. '\\t' .. start .. (match(mark, '^%d+S(%w*)$') or mark)",
+        "progress .. '\\t' .. mark",
+        "settler/test_holds_kept.py lua/test_operate.py",
+    ),
+    Bug(
+        "an opened shard forgets what its holds keep",
+        "lua/open.lua",
+        "one[1], one[2] = one[1] - tonumber(reserved), one[2] + tonumber(reserved)",
+        "one[2] = one[2] + tonumber(reserved)",
+        "settler/test_maintenance.py settler/test_holds_kept.py",
     ),
     Bug(
         "an entry that was applied is applied again",

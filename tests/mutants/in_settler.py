@@ -8,6 +8,48 @@ from mutants.bug import Bug
 
 BUGS: Final = (
     Bug(
+        "the relay vouches for a moment after it looked",
+        "settler/ticks.py",
+        "            await note_complete(self._stores, whole, began_ms)\n",
+        "            await note_complete(self._stores, whole, began_ms + 60_000)\n",
+        "settler/test_fill.py",
+    ),
+    Bug(
+        "what holds reported before a loss counts after a rebuild",
+        "settler/carry.py",
+        "    start = seen.start if whole else seen.start + 1\n",
+        "    start = seen.start\n",
+        "settler/test_holds_kept.py",
+    ),
+    Bug(
+        "a server that was a replica in between is the same start",
+        "settler/verdict.py",
+        "same_history = not replid or not self.replid or replid == self.replid",
+        "same_history = True",
+        "settler/test_holds_kept.py",
+    ),
+    Bug(
+        "a doubt is forgotten by the guardian after the one who had it",
+        "settler/rebuild.py",
+        'whole = seen.is_approved_server and seen.meta.get("fenced_whole") == "1"',
+        "whole = seen.is_approved_server",
+        "settler/test_holds_kept.py",
+    ),
+    Bug(
+        "reshard forgets when holds were last heard of",
+        "settler/spread.py",
+        "moved = hold._replace(start=start if still else 0)",
+        "moved = hold._replace(start=start)",
+        "settler/test_holds_kept.py",
+    ),
+    Bug(
+        "a rebuild keeps the hold of a move that is booked",
+        "settler/carry.py",
+        "    if ended:\n",
+        "    if not ended:\n",
+        "settler/test_holds_kept.py",
+    ),
+    Bug(
         "what an expiry has charged already is not given back",
         "settler/claims.py",
         "            self.paid_before[event.seq] = amount\n",
@@ -76,6 +118,27 @@ BUGS: Final = (
         "            await bear_witness_of_now(stores, mark.shard, mark.epoch)\n",
         "            pass\n",
         "settler/test_guardian.py",
+    ),
+    Bug(
+        "a Postgres that goes on from an older copy is known by its figures alone",
+        "settler/verdict.py",
+        "            and self._has_made_step_of(before)\n",
+        "",
+        "settler/test_postgres_histories.py",
+    ),
+    Bug(
+        "a Postgres makes no step before its entries are applied",
+        "settler/witness.py",
+        "    await make_step(stores.pool, shard)\n",
+        "",
+        "settler/test_postgres_histories.py",
+    ),
+    Bug(
+        "commits wait for the disk only where that is the default",
+        "settler/connecting.py",
+        '            self._commit = "on" if chosen == _WEAK else chosen\n',
+        "            self._commit = chosen\n            return conn\n",
+        "settler/test_postgres_histories.py",
     ),
     Bug(
         "a restarted server's lost entries are not sent again",

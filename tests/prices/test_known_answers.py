@@ -12,6 +12,7 @@ import pytest
 from support.known_answers import MILLICREDITS_PER_DOLLAR, table
 
 from taximeter.meter.pricing import Pricer
+from taximeter.meter.pricing.identity import identify
 from taximeter.meter.pricing.lists import corrections
 
 FILE = Path(__file__).parent / "known_answers.json"
@@ -23,8 +24,8 @@ ROWS: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
 
 def test_the_table_is_what_the_pages_make() -> None:
     assert FILE.read_text(encoding="utf-8") == table()
-    assert len(ROWS) >= 200
-    assert len({row["provider"] for row in ROWS}) >= 10
+    assert len(ROWS) >= 500
+    assert len({row["page"] for row in ROWS}) >= 12
     for row in ROWS:
         assert Fraction(row["dollars"]) * MILLICREDITS_PER_DOLLAR <= row["millicredits"]
 
@@ -39,15 +40,17 @@ def test_cost(row: dict[str, Any]) -> None:
 
 def test_corrections_are_those_that_the_table_shows() -> None:
     """A correction is there because a page says otherwise, and every such page is in the table."""
-    shown = {row["model"] for row in ROWS if "list_differs" in row}
-    assert shown <= set(corrections().models)
+    rows = [row for row in ROWS if "list_differs" in row]
+    shown = [corrections().find_alias(identify(row["model"], row["provider"])) for row in rows]
+    assert None not in shown
     same = {
         "gpt-4o-mini-search-preview",  # As gpt-4o-search-preview.
-        "grok-4",  # Another name of grok-4-0709.
+        "claude-sonnet-4-0",  # Other names of claude-sonnet-4-20250514.
+        "claude-4-sonnet",
         "grok-4-fast",  # Other names of grok-4-fast-reasoning.
         "grok-4-fast-non-reasoning",
     }
-    assert set(corrections().models) - shown == same
+    assert {name for name, one in corrections().models.items() if one not in shown} <= same
 
 
 def test_the_list_of_the_package_still_differs() -> None:
@@ -56,7 +59,7 @@ def test_the_list_of_the_package_still_differs() -> None:
 
     published = PublishedPrices()
     for model, entry in corrections().models.items():
-        listed = published.find(model, entry.provider)
+        listed = published.find(identify(model, entry.provider))
         if listed is not None:
             sheet = listed.sheets[listed.place()][1]
             assert dict(sheet.rates) != dict(entry.sheet.rates), f"{model} needs no correction"

@@ -68,6 +68,7 @@ def test_a_model_without_a_price_is_never_silently_unmetered() -> None:
     assert default.metadata() == {
         "price_source": "default",
         "price_version": "default 1 in 2 out, 100 credits a dollar, markup 1",
+        "price_of": model,
     }
 
 

@@ -4,13 +4,22 @@ by its number in that project, and what nobody should send.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taximeter.meter.pricing import KINDS, Pricer, UnknownUsage, checked_counts, counts_of
+from taximeter.meter.pricing import (
+    KINDS,
+    Price,
+    Pricer,
+    UnknownUsage,
+    checked_counts,
+    counts_of,
+)
+from taximeter.meter.pricing.sheet import Rate, Sheet
 
 PRICER = Pricer()
 
@@ -199,3 +208,87 @@ def test_who_can_be_told_is_told(usage: dict[str, object], field: str) -> None:
 )
 def test_every_shape_is_taken(usage: dict[str, object]) -> None:
     assert checked_counts(usage).kinds
+
+
+def _price(rates: dict[str, Any], usage: dict[str, Any]) -> int:
+    """Dollars for a million, and so millicredits at a thousand credits a dollar a token."""
+    sheet = Sheet({kind: Rate(Decimal(one)) for kind, one in rates.items()})
+    made = Price.of(
+        sheet, Decimal(10**6), model="m", provider="", source="override", version="test"
+    )
+    return made.cost(usage)
+
+
+def test_no_output_is_free() -> None:
+    """Who lists no price of output sells it for that of what is listed."""
+    reasoned = {
+        "prompt_tokens": 0,
+        "completion_tokens": 100,
+        "completion_tokens_details": {"reasoning_tokens": 100},
+    }
+    drawn = {
+        "prompt_tokens": 0,
+        "completion_tokens": 100,
+        "completion_tokens_details": {"image_tokens": 100},
+    }
+    plain = {"prompt_tokens": 0, "completion_tokens": 100}
+    for usage in (reasoned, drawn, plain):
+        assert _price({"input": 2}, usage) == 200
+        assert _price({"input": 2, "output": 3}, usage) == 300
+    assert _price({"input": 2, "output_image": 5}, reasoned) == 500
+
+
+@pytest.mark.parametrize("medium", ["audio", "image", "video"])
+def test_cached_media_cost_what_is_cached(medium: str) -> None:
+    usage = {
+        "promptTokenCount": 100,
+        "candidatesTokenCount": 0,
+        "totalTokenCount": 100,
+        "cachedContentTokenCount": 90,
+        "promptTokensDetails": [{"modality": medium.upper(), "tokenCount": 100}],
+        "cacheTokensDetails": [{"modality": medium.upper(), "tokenCount": 90}],
+    }
+    assert _price({"input": 10, "cache_read": 1}, usage) == 10 * 10 + 90
+    own = {"input": 10, "cache_read": 1, f"input_{medium}": 20, f"cache_read_{medium}": 2}
+    assert _price(own, usage) == 10 * 20 + 90 * 2
+
+
+def test_bedrock_tells_how_long_a_cache_lives() -> None:
+    usage = {
+        "inputTokens": 1,
+        "outputTokens": 0,
+        "cacheWriteInputTokens": 100,
+        "cacheDetails": [{"ttl": "1h", "inputTokens": 60}, {"ttl": "5m", "inputTokens": 40}],
+    }
+    rates = {"input": 4, "cache_write": 5, "cache_write_1h": 8}
+    assert _price(rates, usage) == 4 + 40 * 5 + 60 * 8
+    for odd in (None, "1h", [None], [{"ttl": "1h", "inputTokens": -3}], [{"ttl": "1h"}]):
+        assert _price(rates, {**usage, "cacheDetails": odd}) == 4 + 100 * 5
+
+
+def test_deep_research_pays_for_what_it_thought_and_cited() -> None:
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 100,
+        "total_tokens": 110,
+        "reasoning_tokens": 1000,
+        "citation_tokens": 50,
+        "num_search_queries": 0,
+    }
+    rates = {"input": 2, "output": 8, "reasoning": 3}
+    assert _price(rates, usage) == 10 * 2 + 100 * 8 + 1000 * 3 + 50 * 2
+    within = {"prompt_tokens": 10, "completion_tokens": 100, "reasoning_tokens": 60}
+    assert _price(rates, within) == 10 * 2 + 100 * 8, "others count it in the output"
+
+
+@pytest.mark.parametrize(
+    ("traffic", "factor"),
+    [("ON_DEMAND_PRIORITY", 2), ("ON_DEMAND_FLEX", 1), ("ON_DEMAND", 1), (7, 1)],
+)
+def test_gemini_tells_its_tier_as_traffic(traffic: object, factor: int) -> None:
+    sheet = Sheet({"input": Rate(Decimal(1))}, modes={"priority": {"input": Rate(Decimal(2))}})
+    price = Price.of(
+        sheet, Decimal(10**6), model="m", provider="", source="override", version="test"
+    )
+    usage = {"promptTokenCount": 7, "totalTokenCount": 7, "trafficType": traffic}
+    assert price.cost(usage) == 7 * factor

@@ -23,6 +23,7 @@ class Request:
     charged: int = 0
     progress: int = 0
     owner: str = ""
+    start: int = 0
     generation: int = 0
 
 
@@ -35,6 +36,8 @@ class Model:
     events: list[tuple[str, str, str, int, int, str]] = field(default_factory=list)
     epoch: int = 1
     seq: int = 0
+    start: int = 1
+    uncharged: int = 0
 
     def operate(self, op: str, account: str, key: str, amount: int, owner: str) -> str:
         known = self.requests.get(key)
@@ -69,7 +72,7 @@ class Model:
             return f"-1 {balance}"
         mine.available -= amount
         mine.held += amount
-        self.requests[key] = Request("open", account, amount, owner=owner)
+        self.requests[key] = Request("open", account, amount, owner=owner, start=self.start)
         return f"1 {mine.available} {mine.held}"
 
     def _charge(
@@ -130,17 +133,19 @@ class Model:
             return f"-5 {balance}"
         if known.state != "open":
             return self._known(-4, mine, known)
-        known.progress = max(known.progress, amount)
+        known.progress, known.start = max(known.progress, amount), self.start
         return f"1 {balance}"
 
     def expire(self, key: str) -> None:
         hold = self.requests[key]
         mine = self.accounts[hold.account]
-        mine.available += hold.reserved - hold.progress
+        progress = hold.progress if hold.start == self.start else 0
+        self.uncharged += hold.progress - progress
+        mine.available += hold.reserved - progress
         mine.held -= hold.reserved
-        if hold.progress:
-            self._event("expire", hold.account, key, hold.progress, hold.reserved, "-")
-        self.requests[key] = Request("expired", hold.account, hold.reserved, hold.progress)
+        if progress:
+            self._event("expire", hold.account, key, progress, hold.reserved, "-")
+        self.requests[key] = Request("expired", hold.account, hold.reserved, progress)
 
     def apply(self, account: str, number: int, delta: int, hold: str = "") -> str:
         mine = self.accounts.get(account)
@@ -175,14 +180,24 @@ class Model:
             if request.generation == 2:
                 del self.requests[key]
 
-    def reopen(self) -> dict[str, tuple[int, int]]:
-        """Redis lost the shard: what Postgres would load again is what was granted less charged."""
+    def reopen(self, whole: bool) -> dict[str, tuple[int, int]]:
+        """The shard begins a new epoch: what Postgres would load again is what was granted less
+        charged, by account. Those with open holds are there at once, the others are gone. Outcomes
+        stay when nothing was lost.
+        """
         left = {
             name: (mine.available + mine.held, mine.applied) for name, mine in self.accounts.items()
         }
-        self.accounts, self.requests, self.seq = {}, {}, 0
+        self.accounts = {name: mine for name, mine in self.accounts.items() if self._holds(name)}
+        if not whole:
+            self.requests = {key: r for key, r in self.requests.items() if r.state == "open"}
+            self.start += 1
+        self.seq = 0
         self.epoch += 1
         return left
+
+    def _holds(self, account: str) -> bool:
+        return any(r.state == "open" and r.account == account for r in self.requests.values())
 
     def _event(
         self, kind: str, account: str, key: str, amount: int, reserved: int, flags: str

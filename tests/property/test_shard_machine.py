@@ -86,9 +86,12 @@ class ShardMachine(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(open_keys))
         org, _, request = key.partition("/")
         self.run(self.shard.overdue(request, org))
-        progress = self.model.requests[key].progress
+        before = len(self.model.events), self.model.uncharged
         self.model.expire(key)
-        assert self.run(self.shard.sweep()) == [1, 1 if progress else 0, 0]
+        uncharged = self.model.uncharged - before[1]
+        assert self.run(self.shard.sweep_fully()) == [
+            1, len(self.model.events) - before[0], 0, int(uncharged > 0), uncharged
+        ]  # fmt: skip
 
     @rule(
         account=accounts,
@@ -123,13 +126,21 @@ class ShardMachine(RuleBasedStateMachine):
         self.shard.epoch = epoch
         run_id = self.run(self.redis.info("server"))["run_id"]
         self.run(load_script("approve").call(self.redis, [self.shard.keys.meta], [epoch, run_id]))
+        self.model.start += 1
 
-    @rule()
-    def rebuild(self) -> None:
-        """The shard is fenced and opened at the next epoch; balances come back from the books."""
+    @rule(whole=st.booleans())
+    def rebuild(self, whole: bool) -> None:
+        """The shard is fenced and opened at the next epoch; balances come back from the books, and
+        open holds stay.
+        """
         self.run(load_script("fence").call(self.redis, [self.shard.keys.meta], ["rebuild"]))
-        left = self.model.reopen()
-        self.run(self.shard.open(epoch=self.model.epoch))
+        left = self.model.reopen(whole)
+        kept = {name: left[name] for name in self.model.accounts}
+        self.run(
+            self.shard.open(
+                epoch=self.model.epoch, start=self.model.start, whole=whole, accounts=kept
+            )
+        )
         for account, (available, applied) in left.items():
             expected = self.model.load(account, available, applied)
             assert self.run(self.shard.load(account, available, applied)) == expected
@@ -147,7 +158,7 @@ class ShardMachine(RuleBasedStateMachine):
         }
         holds = {key: r for key, r in model.requests.items() if r.state == "open"}
         assert {text(key): text(record) for key, record in state["holds"].items()} == {
-            key: f"{r.reserved}\t{r.account}\t{r.progress}\t0S{r.owner}\t"
+            key: f"{r.reserved}\t{r.account}\t{r.progress}\t{r.start}S{r.owner}\t"
             for key, r in holds.items()
         }
         assert {text(key) for key, _ in state["deadlines"]} == set(holds)

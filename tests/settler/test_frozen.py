@@ -9,9 +9,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
+from redis.exceptions import ResponseError
 from settler_world import World, eventually
 from support.settlers import (
     FAKETIME,
@@ -21,6 +23,8 @@ from support.settlers import (
     settler_process,
 )
 
+from taximeter.meter.scripts import Script, load_script
+from taximeter.settler.guardian import guard
 from taximeter.settler.heart import STOPPED_S, Watch
 from taximeter.settler.stores import Stores
 
@@ -176,6 +180,42 @@ async def test_a_guardian_that_freezes_is_replaced(
     await world.charge("ann", 5)
     await settled(world, "ann", 15)
     await world.assert_books()
+
+
+async def test_a_guardian_that_wakes_opens_nothing_that_another_one_has_passed_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It froze with its epoch begun and not opened. The next one has begun its own, and not opened
+    it yet: who was let in at the old epoch now would be charged by nobody.
+    """
+    await world.charge("ann", 10)
+    await world.stores.redis.delete(*world.keys().batch())
+    call = Script.call
+    late: list[Any] = []
+
+    async def frozen_before_open(script: Script, *arguments: Any) -> Any:
+        if script is load_script("open"):
+            late.append(arguments)
+            raise TimeoutError("it freezes here, and its session is ended")
+        return await call(script, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Script, "call", frozen_before_open)
+        with pytest.raises(TimeoutError):
+            await guard(world.stores, 0, 1)
+    tried: list[str] = []
+
+    async def it_wakes_before_open(script: Script, *arguments: Any) -> Any:
+        if script is load_script("open"):
+            with pytest.raises(ResponseError, match="EPOCH_USED"):
+                await call(script, *late[0])
+            tried.append("open")
+        return await call(script, *arguments)
+
+    monkeypatch.setattr(Script, "call", it_wakes_before_open)
+    guarded = await guard(world.stores, 0, 1)
+    assert (guarded.action, guarded.epoch, tried) == ("rebuilt", 3, ["open"])
+    await world.assert_books(but="I4")
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="Debian's package libfaketime is missing")

@@ -18,6 +18,7 @@ from taximeter.settler.guardian import guard
 from taximeter.settler.maintenance import HoldsOpen, ShardBusy, alone, rebuild_on_demand
 from taximeter.settler.reshard import EventsMissing, reshard
 from taximeter.settler.settings import SettlerSettings
+from taximeter.settler.sweep import sweep
 from taximeter.settler.ticks import Settler
 
 ORGS = [f"org{number}" for number in range(6)]
@@ -138,7 +139,7 @@ async def test_rebuild_waits_for_holds_and_gives_up_without_a_trace(
     assert mark["epoch"] == 2
 
 
-async def test_a_forced_rebuild_forgets_holds_and_charges_their_commits_once(
+async def test_a_forced_rebuild_keeps_holds_and_what_they_reported(
     world: World, redis_url: str, key_prefix: str
 ) -> None:
     await world.organization(ann=1_000)
@@ -146,13 +147,23 @@ async def test_a_forced_rebuild_forgets_holds_and_charges_their_commits_once(
         redis_url, key_prefix=key_prefix, loader=account_loader(world.pool)
     ) as meter:
         hold = await meter.reserve("acme", "ann", 100)
+        left = await meter.reserve("acme", "ann", 200)
+        await left.touch(40)
+        ended = await meter.reserve("acme", "ann", 300)
+        await ended.release()
         rebuilt = await rebuild_on_demand(world.stores, 0, reason="t", wait_s=0, force=True)
-        assert rebuilt.holds_dropped == 1
+        assert (rebuilt.holds_kept, rebuilt.holds_dropped) == (2, 0)
+        assert await world.live("ann") == (700, 300, 1)
         receipt = await hold.commit(60)
-        assert receipt.late
-        assert receipt.available == 940
+        assert not receipt.late
+        assert (receipt.available, receipt.held) == (740, 200)
+        # Redis is whole, so it also remembers what has ended.
+        assert (await ended.release()).replayed
+        await world.overdue(left.request_id)
+        swept = await sweep(world.stores, 0, rebuilt.epoch)
+        assert (swept.ended, swept.events, swept.uncharged) == (1, 1, 0)
     await world.assert_books()
-    assert await world.used("ann") == 60
+    assert await world.used("ann") == 100
 
 
 async def test_only_one_maintenance_at_a_time(world: World) -> None:
@@ -215,18 +226,18 @@ async def test_the_commands_say_what_they_did(
     assert (code, said) == (
         1,
         "Error: 1 holds were still open after 0 s. Nothing was done."
-        " Wait longer with --wait, or forget them with --force.\n",
+        " Wait longer with --wait, or keep them open with --force.\n",
     )
     assert await taximeter("rebuild", "--wait", "0", "--force") == (
         0,
-        "shard 0: open at epoch 2, 0 events lost,"
-        " 1 open holds forgotten (their commits will be late)\n",
+        "shard 0: open at epoch 2, 0 events lost, 1 open holds go on\n",
     )
     assert await taximeter("rebuild", "--shard", "3") == (
         1,
         "Error: Postgres has no shard 3: its watermark is missing\n",
     )
-    assert await taximeter("reshard", "--shards", "2") == (0, "1 -> 2 shards\n")
+    keep = ("--wait", "0", "--force")
+    assert await taximeter("reshard", "--shards", "2", *keep) == (0, "1 -> 2 shards\n")
     assert await taximeter("reshard", "--shards", "2") == (0, "2 shards, as before\n")
     world.shards = 2
     await world.assert_books()

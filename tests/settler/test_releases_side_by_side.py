@@ -30,7 +30,7 @@ async def test_scripts_of_two_releases_share_a_shard(world: World) -> None:
     async def call(script: Script, op: str, request: str, amount: int) -> None:
         owner = "owner" if op == "reserve" else ""
         args = [epoch, op, account, f"acme/{request}", amount, 60_000, owner, PAYLOAD]
-        (reply,) = await script.call(world.stores.redis, keys.batch(), args)
+        reply, _ = await script.call(world.stores.redis, keys.batch(), args)
         assert reply.startswith(b"1 "), reply
 
     async def caller(number: int) -> None:

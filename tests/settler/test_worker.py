@@ -265,7 +265,12 @@ async def test_the_scheduler_has_a_redis_of_its_own(stores: Stores) -> None:
     assert worker.job_serializer is serialize
 
 
-@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    # arq's own end of a worker: what was cut off closes when the loop has gone on.
+    "ignore:Call to deprecated close:DeprecationWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::ResourceWarning",
+)
 async def test_jobs_of_arq_are_due_by_any_clock_and_never_pile_up(
     world: World, redis_url: str, key_prefix: str
 ) -> None:

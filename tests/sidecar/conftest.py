@@ -20,6 +20,7 @@ async def shard(redis: Redis) -> ScriptedShard:
     """Shard 0 of one, where acme/ann has 1,000 credits."""
     made = ScriptedShard(redis, ShardKeys("tm", 0))
     await made.open()
+    await made.settler_was_there()
     await made.load("acme/ann", FUNDS)
     return made
 

@@ -1608,7 +1608,7 @@ CREATE TABLE taximeter.api_keys (
     CONSTRAINT key_id_is_well_formed CHECK ((key_id ~ '^[0-9A-Za-z]{12}$'::text)),
     CONSTRAINT lookup_is_for_the_whole_organization CHECK (((user_id IS NULL) OR (NOT ('lookup'::text = ANY (operations))))),
     CONSTRAINT name_is_short CHECK (((length(name) >= 1) AND (length(name) <= 255))),
-    CONSTRAINT operations_are_known CHECK (((cardinality(operations) > 0) AND (operations <@ ARRAY['reserve'::text, 'commit'::text, 'release'::text, 'charge'::text, 'touch'::text, 'balance'::text, 'lookup'::text, 'llm'::text]))),
+    CONSTRAINT operations_are_known CHECK (((cardinality(operations) > 0) AND (operations <@ ARRAY['reserve'::text, 'commit'::text, 'release'::text, 'charge'::text, 'touch'::text, 'balance'::text, 'lookup'::text, 'any_hold'::text, 'llm'::text]))),
     CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
 );
 
@@ -1793,6 +1793,19 @@ CREATE TABLE taximeter.idempotent_answers (
 COMMENT ON COLUMN taximeter.idempotent_answers.scope IS 'The organisation; for endpoints above organisations, the caller.';
 
 COMMENT ON COLUMN taximeter.idempotent_answers.answer IS 'The body of the first answer, JSON to the letter.';
+
+CREATE TABLE taximeter.ledger_steps (
+    shard integer NOT NULL,
+    step bigint NOT NULL,
+    tokens integer[] NOT NULL
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE taximeter.ledger_steps IS 'The history that a shard knows this Postgres by.';
+
+COMMENT ON COLUMN taximeter.ledger_steps.step IS 'How many transactions have settled or relayed something of the shard.';
+
+COMMENT ON COLUMN taximeter.ledger_steps.tokens IS 'A random number for each of the last ones, the youngest first.';
 
 CREATE TABLE taximeter.lost_events (
     shard integer NOT NULL,
@@ -2010,6 +2023,9 @@ ALTER TABLE ONLY taximeter.heartbeats
 
 ALTER TABLE ONLY taximeter.idempotent_answers
     ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (endpoint, scope, key);
+
+ALTER TABLE ONLY taximeter.ledger_steps
+    ADD CONSTRAINT ledger_steps_pkey PRIMARY KEY (shard);
 
 ALTER TABLE ONLY taximeter.lost_events
     ADD CONSTRAINT lost_events_pkey PRIMARY KEY (shard, epoch, seq_first);

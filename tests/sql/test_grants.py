@@ -35,6 +35,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.accounts": ("SIU", "SIU", "S"),
     "taximeter.account_entries": ("SI", "SI", ""),
     "taximeter.watermarks": ("SU", "SIUD", "S"),
+    "taximeter.ledger_steps": ("SIU", "SIU", ""),
     "taximeter.heartbeats": ("S", "SIUD", "S"),
     "taximeter.settled_batches": ("SI", "SID", ""),
     "taximeter.charged_requests": ("SI", "SI", ""),

@@ -11,11 +11,13 @@ import json
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
+from itertools import product
 from math import ceil
 from typing import Any, Final
 
 from support.published_elsewhere import ELSEWHERE
 from support.published_prices import OPENAI, PAGES, Published
+from support.spelled_models import SPELLED
 from support.usage_shapes import PROMPT, SHAPES, Counts, of
 
 MILLICREDITS_PER_DOLLAR: Final = 100_000
@@ -84,26 +86,26 @@ def _dollars(one: Published, counts: Counts) -> Fraction:
 
 def answers() -> Iterator[dict[str, Any]]:
     """The table, a row a pair of model and usage."""
-    for one in (*OPENAI, *ELSEWHERE):
-        for shape in one.shapes:
-            for kind in one.kinds:
-                counts = _counts(one, kind)
-                dollars = _dollars(one, counts)
-                row: dict[str, Any] = {
-                    "provider": one.provider,
-                    "model": one.model,
-                    "page": PAGES[one.provider],
-                    "as_of": one.date,
-                    "dollars_per_million": one.prices,
-                    "above": [one.tier[0], one.tier[1]] if one.tier else None,
-                    "counts": counts,
-                    "usage": SHAPES[shape](counts),
-                    "dollars": f"{Decimal(dollars.numerator) / Decimal(dollars.denominator):f}",
-                    "millicredits": ceil(dollars * MILLICREDITS_PER_DOLLAR),
-                }
-                if one.differs:
-                    row["list_differs"] = one.differs
-                yield row
+    for one in (*OPENAI, *ELSEWHERE, *SPELLED):
+        spellings = [(name, None) for name in one.names] or [(one.model, one.provider)]
+        for (model, provider), shape, kind in product(spellings, one.shapes, one.kinds):
+            counts = _counts(one, kind)
+            dollars = _dollars(one, counts)
+            row: dict[str, Any] = {
+                "provider": provider,
+                "model": model,
+                "page": PAGES[one.provider],
+                "as_of": one.date,
+                "dollars_per_million": one.prices,
+                "above": [one.tier[0], one.tier[1]] if one.tier else None,
+                "counts": counts,
+                "usage": SHAPES[shape](counts),
+                "dollars": f"{Decimal(dollars.numerator) / Decimal(dollars.denominator):f}",
+                "millicredits": ceil(dollars * MILLICREDITS_PER_DOLLAR),
+            }
+            if one.differs:
+                row["list_differs"] = one.differs
+            yield row
 
 
 def table() -> str:

@@ -7,7 +7,7 @@ everything back (black hole). Bytes that pass are never changed and never out of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -48,6 +48,9 @@ class Proxy:
         self.touched = 0
         """How often something was done to a connection or to a piece of what it carries."""
         self._marker = b""
+        self._then: Callable[[], Awaitable[None]] | None = None
+        self._late: list[bytes] | None = None
+        self._late_marker = b""
         self._until_resets: Iterator[int] = iter(())
         self._until_reset = 0
         self._silent = False
@@ -76,9 +79,35 @@ class Proxy:
         """How many are open."""
         return len(self._connections)
 
-    def lose_replies(self, count: int, *, to: bytes = b"EVALSHA") -> None:
-        """Close the connection instead of passing on the next `count` replies to such a command."""
-        self.replies_to_lose, self._marker = count, to
+    def lose_replies(
+        self,
+        count: int,
+        *,
+        to: bytes = b"EVALSHA",
+        then: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Close the connection instead of passing on the next `count` replies to such a command;
+        the client learns of it when `then` is over.
+        """
+        self.replies_to_lose, self._marker, self._then = count, to, then
+
+    def withhold_request(
+        self, marker: bytes, then: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Keep the next request with this in it, and close its connection when `then` is over:
+        packets that were held up on the way. See `deliver`.
+        """
+        self._late, self._late_marker, self._then = [], marker, then
+
+    async def deliver(self) -> int:
+        """Let what was withheld arrive now; returns how many requests that were."""
+        late, self._late = self._late or [], None
+        for request in late:
+            reader, writer = await asyncio.open_connection(*self.target)
+            writer.write(request)
+            await reader.read(CHUNK_BYTES)
+            writer.close()
+        return len(late)
 
     def reset_all(self) -> int:
         """Reset every connection; returns how many there were."""
@@ -181,6 +210,11 @@ class Proxy:
         while data := await reader.read(CHUNK_BYTES):
             if connection.half_open:
                 continue
+            if self._late == [] and self._late_marker in data:
+                self._late.append(data)
+                self.touched += 1
+                await self._do_then()
+                return
             connection.marked |= bool(self._marker) and self._marker in data
             try:
                 await self._pass_on(data, connection.server)
@@ -194,6 +228,7 @@ class Proxy:
                 self.replies_to_lose -= 1
                 self.lost += 1
                 self.touched += 1
+                await self._do_then()
                 return
             connection.marked = False
             if self._until_reset:
@@ -210,6 +245,11 @@ class Proxy:
                 self.touched += 1
             else:
                 await self._pass_on(data, connection.client)
+
+    async def _do_then(self) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            await then()
 
     async def _pass_on(self, data: bytes, to: asyncio.StreamWriter) -> None:
         self.touched += bool(self._delay_s or self._slice_bytes or not self._open.is_set())

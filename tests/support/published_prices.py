@@ -18,6 +18,8 @@ PAGES: Final = {
     "cohere": "cohere.com/pricing",
     "perplexity": "docs.perplexity.ai, Pricing",
     "aws": "aws.amazon.com/bedrock/pricing",
+    "azure": "azure.microsoft.com/pricing/details/cognitive-services/openai-service",
+    "vertex": "cloud.google.com/vertex-ai/generative-ai/pricing",
 }
 
 
@@ -25,7 +27,8 @@ PAGES: Final = {
 class Published:
     """One model. `tier` is (prompt tokens, prices above them). `shapes`: which usage objects its
     answers carry. `date`: when the page was as written here. `differs`: how genai-prices 0.2.3
-    differs; corrections.toml has these.
+    differs; corrections.toml has these. `names`: how gateways write the model without saying the
+    provider beside it, each of which must find this price.
     """
 
     provider: str
@@ -36,6 +39,7 @@ class Published:
     date: str = "2025-11"
     differs: str = ""
     kinds: tuple[str, ...] = field(default=("plain", "cached"))
+    names: tuple[str, ...] = ()
 
 
 def text_models(provider: str, rows: str, *, shapes: tuple[str, ...], date: str) -> list[Published]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
@@ -38,15 +39,35 @@ class ScriptedShard:
     redis: Redis
     keys: ShardKeys
     epoch: int = 1
-    events_seen: int = field(default=0)
+    writes: str = "0"
+    """How many calls had changed the shard, as the last batch was told."""
 
-    async def open(self, epoch: int = 1, shards: int = 1, run_id: str | None = None) -> str:
+    async def open(
+        self,
+        epoch: int = 1,
+        shards: int = 1,
+        run_id: str | None = None,
+        *,
+        start: int = 1,
+        whole: bool = False,
+        accounts: Mapping[str, tuple[int, int]] | None = None,
+    ) -> str:
+        """`accounts`: what is left of those with open holds, and their last entry."""
+        flat = [part for name, two in (accounts or {}).items() for part in (name, *two)]
         self.epoch = epoch
         if run_id is None:
             run_id = (await self.redis.info("server"))["run_id"]
         return text(
-            await load_script("open").call(self.redis, self.keys.batch(), [epoch, shards, run_id])
+            await load_script("open").call(
+                self.redis,
+                self.keys.batch(),
+                [epoch, shards, run_id, "", start, int(whole), *flat],
+            )
         )
+
+    async def settler_was_there(self) -> None:
+        """As if a settler had just said that no account is missing, now and for a long time."""
+        await self.redis.hset(self.keys.meta, "complete_ms", 10**14)
 
     async def load(self, account: str, available: int, applied: int = 1) -> str:
         replies = await load_script("load").call(
@@ -61,7 +82,8 @@ class ScriptedShard:
         replies = await load_script(script).call(
             self.redis, self.keys.batch(), [self.epoch, *arguments]
         )
-        return [text(reply) for reply in replies]
+        *answers, self.writes = map(text, replies)
+        return answers
 
     async def one(self, *arguments: Any, script: str = "operate", **named: Any) -> str:
         return (await self.batch(op(*arguments, **named), script=script))[0]
@@ -80,10 +102,15 @@ class ScriptedShard:
         return [text(reply) for reply in replies]
 
     async def sweep(self, limit: int = 100) -> list[int]:
+        """Holds that ended, events, holds still due."""
+        return (await self.sweep_fully(limit))[:3]
+
+    async def sweep_fully(self, limit: int = 100) -> list[int]:
+        """The same, then holds whose progress was not charged, and that progress."""
         keys = self.keys
         names = [keys.accounts, keys.holds, keys.deadlines, keys.outcomes, keys.meta, keys.events]
-        reply: list[int] = await load_script("sweep").call(self.redis, names, [self.epoch, limit])
-        return reply
+        reply = await load_script("sweep").call(self.redis, names, [self.epoch, limit])
+        return [int(count) for count in reply]
 
     async def rotate(self, window_ms: int = 1000) -> int:
         names = [self.keys.outcomes, self.keys.outcomes_old, self.keys.meta]

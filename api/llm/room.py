@@ -1,0 +1,163 @@
+"""What one process has to share out, so that nobody can take it from the others: room for requests
+and for bodies, and the connections of an upstream.
+
+How much one may have depends on what is free: an account as much as is left for everybody else, an
+organisation three times that. Alone, an account gets half of the whole and an organisation three
+quarters; each further one that takes all it can get still leaves some for the next. No share is
+kept for who is not there ([decision 0060](../../docs/decisions/0060-shares-of-what-is-free.md)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from typing import Final, Literal, TypeVar
+
+from taximeter.api.errors import ApiError
+
+ORG_SHARE: Final = 3
+ACCOUNT_SHARE: Final = 1
+ALWAYS: Final = 4
+"""So many units an account may have whatever is free: sharing so few would be no use."""
+
+Whose = Literal["process", "organization", "account"]
+K = TypeVar("K")
+
+
+class Room:
+    """A number of units, of which accounts take some and give them back."""
+
+    def __init__(self, total: int, unit: str, *, always: int = ALWAYS) -> None:
+        self.total = total
+        self.unit = unit
+        self._always = always
+        self.used = 0
+        self._orgs: Counter[str] = Counter()
+        self._accounts: Counter[tuple[str, str]] = Counter()
+
+    def enter(self, org_id: str, user_id: str, amount: int = 0) -> Seat:
+        """Take this much. Raises ApiError 429."""
+        seat = Seat(self, org_id, user_id)
+        seat.grow(amount)
+        return seat
+
+    def full(self, org_id: str, user_id: str, amount: int) -> Whose | None:
+        """Whose share is too small for so much more, if anybody's is."""
+        free = self.total - self.used
+        if amount > free:
+            return "process"
+        if self._orgs[org_id] + amount > max(self._always, ORG_SHARE * free):
+            return "organization"
+        if self._accounts[org_id, user_id] + amount > max(self._always, ACCOUNT_SHARE * free):
+            return "account"
+        return None
+
+    def move(self, org_id: str, user_id: str, amount: int) -> None:
+        """Take or, with an amount below zero, give back, without asking."""
+        self.used += amount
+        _add(self._orgs, org_id, amount)
+        _add(self._accounts, (org_id, user_id), amount)
+
+
+class Seat:
+    """What one request has of a room, until it leaves."""
+
+    __slots__ = ("_amount", "_org_id", "_room", "_user_id")
+
+    def __init__(self, room: Room, org_id: str, user_id: str) -> None:
+        self._room = room
+        self._org_id = org_id
+        self._user_id = user_id
+        self._amount = 0
+
+    def grow(self, amount: int) -> None:
+        """Take more. Raises ApiError 429, with what was taken before still there."""
+        whose = self._room.full(self._org_id, self._user_id, amount)
+        if whose is not None:
+            raise _too_much(whose, self._room.unit)
+        self._room.move(self._org_id, self._user_id, amount)
+        self._amount += amount
+
+    def leave(self) -> None:
+        """Give everything back; a second time nothing."""
+        if self._amount:
+            self._room.move(self._org_id, self._user_id, -self._amount)
+            self._amount = 0
+
+
+class Turns:
+    """Room whose units are waited for: as it came, but for those whose share is used up."""
+
+    def __init__(self, total: int) -> None:
+        self._room = Room(total, "connections")
+        self._waiting: deque[tuple[str, str, asyncio.Future[None]]] = deque()
+
+    async def wait(self, org_id: str, user_id: str) -> Turn:
+        """A unit, as soon as there is one for this account."""
+        if self._waiting or self._room.full(org_id, user_id, 1) is not None:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            place = (org_id, user_id, future)
+            self._waiting.append(place)
+            self._serve()
+            try:
+                await future
+            except asyncio.CancelledError:
+                if future.done() and not future.cancelled():
+                    self._give_back(org_id, user_id)  # It came in the moment of giving up.
+                else:
+                    self._waiting.remove(place)
+                raise
+        else:
+            self._room.move(org_id, user_id, 1)
+        return Turn(self, org_id, user_id)
+
+    def _give_back(self, org_id: str, user_id: str) -> None:
+        self._room.move(org_id, user_id, -1)
+        self._serve()
+
+    def _serve(self) -> None:
+        passed: deque[tuple[str, str, asyncio.Future[None]]] = deque()
+        while self._waiting and self._room.used < self._room.total:
+            place = self._waiting.popleft()
+            org_id, user_id, future = place
+            if future.done():
+                passed.append(place)  # Cancelled: it takes itself out.
+            elif self._room.full(org_id, user_id, 1) is None:
+                self._room.move(org_id, user_id, 1)
+                future.set_result(None)
+            else:
+                passed.append(place)
+        self._waiting.extendleft(reversed(passed))
+
+
+class Turn:
+    """One unit, until it is given back."""
+
+    __slots__ = ("_org_id", "_turns", "_user_id")
+
+    def __init__(self, turns: Turns, org_id: str, user_id: str) -> None:
+        self._turns: Turns | None = turns
+        self._org_id = org_id
+        self._user_id = user_id
+
+    def end(self) -> None:
+        """Give it back; a second time nothing."""
+        if self._turns is not None:
+            self._turns._give_back(self._org_id, self._user_id)
+            self._turns = None
+
+
+def _add(counter: Counter[K], key: K, amount: int) -> None:
+    counter[key] += amount
+    if not counter[key]:
+        del counter[key]  # Nobody is remembered who has nothing.
+
+
+def _too_much(whose: Whose, unit: str) -> ApiError:
+    words = "all callers" if whose == "process" else f"this {whose}"
+    return ApiError(
+        429,
+        f"Too many {unit} of {words} are in progress",
+        details={"reason": "too_much_in_progress", "limit": whose, "unit": unit},
+        headers={"Retry-After": "1"},
+    )

@@ -1,3 +1,0 @@
--- name: ping
--- Why: whether Postgres answers at all.
-SELECT 1;

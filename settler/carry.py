@@ -1,0 +1,111 @@
+"""Takes open holds over a reopening of their shard: a gateway at work does not notice it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from redis.exceptions import ResponseError
+
+from taximeter.meter.keys import ShardKeys, shard_of, split_account
+from taximeter.meter.records import HoldRecord
+from taximeter.settler.accounts import load_accounts
+from taximeter.settler.queries import load_queries
+from taximeter.settler.stores import Stores
+from taximeter.settler.verdict import Seen
+
+_SQL: Final = load_queries("guardian")
+_SCAN_COUNT: Final = 1_000
+_ACCOUNTS_PER_QUERY: Final = 1_000
+
+
+@dataclass(slots=True)
+class Carried:
+    """What a reopened shard begins with. start: the number of this start. accounts: those with open
+    holds, as `open` takes them. kept and dropped: holds.
+    """
+
+    start: int
+    kept: int = 0
+    dropped: int = 0
+    accounts: list[str | int] = field(default_factory=list)
+
+
+async def carry_holds(stores: Stores, shard: int, shards: int, seen: Seen, whole: bool) -> Carried:
+    """Find out which open holds of a closed shard stay, and what is left of their accounts.
+
+    Nothing changes but that holds go which Postgres has ended already. A shard that is not `whole`
+    gets another number of start: what its holds have reported then counts again when they are
+    touched. Raises asyncpg and redis errors.
+    """
+    keys = stores.keys(shard)
+    holds, unreadable = await read_holds(stores, keys)
+    start = seen.start if whole else seen.start + 1
+    newest = max((hold.start or 0 for hold in holds.values()), default=0)
+    if newest > start:
+        # No number is ever used for two starts.
+        start = newest + 1
+    home = {
+        key: hold
+        for key, hold in holds.items()
+        if shard_of(hold.account.split("/")[0], shards) == shard
+    }
+    carried = Carried(start, dropped=unreadable)
+    wanted = sorted({hold.account for hold in home.values()})
+    known: dict[str, int] = {}
+    for first in range(0, len(wanted), _ACCOUNTS_PER_QUERY):
+        page = [split_account(account) for account in wanted[first : first + _ACCOUNTS_PER_QUERY]]
+        for (org_id, user_id), figures in (await load_accounts(stores.pool, page)).items():
+            account = f"{org_id}/{user_id}"
+            known[account] = figures.applied
+            carried.accounts += [account, figures.available, figures.applied]
+    ended = await _ended_by_entries(stores, home, known)
+    if ended:
+        await stores.redis.hdel(keys.holds, *ended)
+    for key, hold in home.items():
+        if key not in ended:
+            carried.kept += hold.account in known
+            carried.dropped += hold.account not in known
+    return carried
+
+
+async def read_holds(stores: Stores, keys: ShardKeys) -> tuple[dict[str, HoldRecord], int]:
+    """Every open hold by its key, and how many could not be read. Exact for a closed shard."""
+    holds: dict[str, HoldRecord] = {}
+    unreadable: set[bytes] = set()
+    cursor = 0
+    while True:
+        try:
+            cursor, page = await stores.redis.hscan(keys.holds, cursor, count=_SCAN_COUNT)
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return {}, 0
+        for key, record in page.items():
+            try:
+                hold = HoldRecord.parse(record)
+                split_account(hold.account)
+                holds[key.decode()] = hold
+            except ValueError:
+                unreadable.add(key)
+        if cursor == 0:
+            return holds, len(unreadable)
+
+
+async def _ended_by_entries(
+    stores: Stores, holds: dict[str, HoldRecord], known: dict[str, int]
+) -> Sequence[str]:
+    """Holds of moves that are booked: the entry which ends them is in the balance that was loaded,
+    so it will not be applied again.
+    """
+    moves = [
+        (key, *split_account(hold.account), known[hold.account])
+        for key, hold in holds.items()
+        if key.count("/") > 1 and hold.account in known
+    ]
+    if not moves:
+        return []
+    keys, orgs, users, applied = map(list, zip(*moves, strict=True))
+    rows = await stores.pool.fetch(_SQL["holds_ended"], keys, orgs, users, applied)
+    return [row["hold"] for row in rows]

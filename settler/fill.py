@@ -1,0 +1,154 @@
+"""Brings every account that Postgres knows back into shards that were opened or approved anew, for
+clients that cannot ask Postgres themselves; and says since when nothing is missing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from taximeter.meter.keys import account_field, shard_of
+from taximeter.meter.scripts import load_script
+from taximeter.settler.queries import load_queries
+from taximeter.settler.stores import Stores
+
+_SQL: Final = load_queries("accounts")
+_LOAD: Final = load_script("load")
+_COMPLETE: Final = load_script("complete")
+_CLOSED: Final = ("FENCED", "STALE_EPOCH", "RESTARTED")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A shard as it was when a pass began: another epoch or start needs another pass."""
+
+    shard: int
+    epoch: int
+    start: int
+
+
+@dataclass(slots=True)
+class Filled:
+    """What one round came to: accounts loaded, and shards that have all of theirs now."""
+
+    loaded: int = 0
+    complete: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Pass:
+    """A walk through all accounts of Postgres, begun at `began_ms` by Redis time."""
+
+    places: dict[int, Place]
+    shards: int
+    began_ms: int
+    after: tuple[str, str] = ("", "")
+
+
+class Filler:
+    """Walks through all accounts once for each shard that was opened or approved anew.
+
+    A round ends after `budget_s` and the next one goes on where it was. Any number of processes may
+    do this at once: an account is written only where none is. What a crash leaves is done again.
+    """
+
+    def __init__(self, stores: Stores, *, page_accounts: int = 500, budget_s: float = 2.0) -> None:
+        self._stores = stores
+        self._page_accounts = page_accounts
+        self._budget_s = budget_s
+        self._pass: _Pass | None = None
+
+    async def fill(self) -> Filled:
+        """One round; cheap when nothing is missing. Raises asyncpg and redis errors."""
+        done = Filled()
+        if self._pass is None:
+            self._pass = await self._begin()
+        if self._pass is None:
+            return done
+        deadline = time.monotonic() + self._budget_s
+        try:
+            while await self._page(self._pass, done):
+                if time.monotonic() >= deadline:
+                    return done
+        except BaseException:
+            self._pass = None
+            raise
+        places = list(self._pass.places.values())
+        done.complete = await note_complete(self._stores, places, self._pass.began_ms, first=True)
+        self._pass = None
+        return done
+
+    async def _begin(self) -> _Pass | None:
+        places, began_ms = await read_places(self._stores, filled=False)
+        if not places:
+            return None
+        shards = await self._stores.pool.fetchval(_SQL["count_of_shards"])
+        return _Pass({one.shard: one for one in places}, shards, began_ms)
+
+    async def _page(self, walk: _Pass, done: Filled) -> bool:
+        """True when there may be more accounts and somebody who wants them."""
+        stores = self._stores
+        rows = await stores.pool.fetch(_SQL["accounts_page"], *walk.after, self._page_accounts)
+        by_place: dict[int, list[str | int]] = {}
+        for row in rows:
+            shard = shard_of(row["org_id"], walk.shards)
+            if shard in walk.places:
+                name = account_field(row["org_id"], row["user_id"])
+                by_place.setdefault(shard, []).extend((name, row["available"], row["applied"]))
+        for shard, accounts in by_place.items():
+            keys = stores.keys(shard)
+            args = [walk.places[shard].epoch, *accounts]
+            try:
+                replies = await _LOAD.call(stores.redis, [keys.accounts, keys.meta], args)
+            except ResponseError as error:
+                if not str(error).startswith(_CLOSED):
+                    raise
+                del walk.places[shard]
+                continue
+            done.loaded += sum(reply.startswith(b"1 ") for reply in replies)
+        if len(rows) < self._page_accounts or not walk.places:
+            return False
+        walk.after = (rows[-1]["org_id"], rows[-1]["user_id"])
+        return True
+
+
+async def read_places(stores: Stores, *, filled: bool) -> tuple[list[Place], int]:
+    """The open shards that have (or have not) been filled since they were opened or approved, and
+    the time of Redis before they were read.
+    """
+    rows = await stores.pool.fetch(_SQL["shard_marks"])
+    if not rows:
+        return [], 0
+    async with stores.redis.pipeline(transaction=False) as pipe:
+        pipe.time()
+        for row in rows:
+            pipe.hmget(stores.keys(row["shard"]).meta, "epoch", "start", "complete_ms")
+        (seconds, micros), *metas = await pipe.execute()
+    places = [
+        Place(row["shard"], row["epoch"], int(start or 0))
+        for row, (epoch, start, complete_ms) in zip(rows, metas, strict=True)
+        if epoch == str(row["epoch"]).encode() and (complete_ms is not None) is filled
+    ]
+    return places, seconds * 1000 + micros // 1000
+
+
+async def note_complete(
+    stores: Stores, places: list[Place], time_ms: int, *, first: bool = False
+) -> list[int]:
+    """Write down that these shards had at `time_ms` every account that Postgres knew then; returns
+    those that are still what they were. Raises redis errors.
+    """
+    noted: list[int] = []
+    for place in places:
+        args: list[Any] = [place.epoch, place.start, time_ms, int(first)]
+        try:
+            await _COMPLETE.call(stores.redis, [stores.keys(place.shard).meta], args)
+        except ResponseError as error:
+            if not str(error).startswith(_CLOSED):
+                raise
+            continue
+        noted.append(place.shard)
+    return noted

@@ -1,0 +1,79 @@
+"""The settler's small HTTP side: health for whoever supervises it. Off unless it has a port."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from taximeter.settler.health import HealthCheck, PartHealth
+from taximeter.settler.hearts import IDLE_S, IN_TIME
+from taximeter.settler.pulse import Pulse
+
+_DEAD_S: Final = 120.0
+"""A loop of this process without a sign of life for this long: it is to be started again."""
+
+log = structlog.get_logger("taximeter.settler")
+
+
+def make_app(health: HealthCheck, pulse: Pulse) -> web.Application:
+    """`/livez`, `/readyz` and `/api/v1/system/status`, which none of them needs a login for."""
+
+    async def livez(request: web.Request) -> web.Response:
+        dead = [name for name, idle_s, *_ in pulse.signs() if name in IN_TIME and idle_s > _DEAD_S]
+        return _answer(PartHealth(status="down", reason=f"stuck:{dead[0]}") if dead else None)
+
+    async def readyz(request: web.Request) -> web.Response:
+        """Ready: every loop that must not be late goes round, and did what it should."""
+        begun = set()
+        for name, idle_s, _, trouble in pulse.signs():
+            begun.add(name)
+            if name in IN_TIME and (trouble or idle_s > IDLE_S):
+                word = f"failing:{name}" if trouble else f"stuck:{name}"
+                return _answer(PartHealth(status="down", reason=word))
+        if not begun.issuperset(IN_TIME):
+            return _answer(PartHealth(status="down", reason="waiting_for_postgres"))
+        return _answer(None)
+
+    async def status(request: web.Request) -> web.Response:
+        found = await health.get()
+        return web.json_response(
+            text=found.model_dump_json(), status=found.http_status, headers=_NO_STORE
+        )
+
+    app = web.Application()
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/api/v1/system/status", status)
+    return app
+
+
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+def _answer(trouble: PartHealth | None) -> web.Response:
+    part = trouble or PartHealth(status="ok")
+    return web.json_response(
+        text=part.model_dump_json(), status=200 if trouble is None else 503, headers=_NO_STORE
+    )
+
+
+@asynccontextmanager
+async def serving(
+    host: str, port: int | None, health: HealthCheck, pulse: Pulse
+) -> AsyncIterator[None]:
+    """Listen until the block ends; nothing without a port. Raises OSError when it is taken."""
+    if port is None:
+        yield
+        return
+    runner = web.AppRunner(make_app(health, pulse), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        log.info("listening", host=host, port=port)
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,7 @@
+"""The API on real sockets, to be attacked."""
+
+from __future__ import annotations
+
+from support.api_world import api_options, payments, stores, world
+
+__all__ = ["api_options", "payments", "stores", "world"]

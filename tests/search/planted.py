@@ -1,0 +1,144 @@
+"""Bugs of the search: ways in which the scripts, the client or the settler were wrong once, or
+could be. The search must find every one of them, or it finds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from search import gateway, system
+from search.ledger import Books
+from search.lua import Scripts
+from search.world import Rules
+
+
+@dataclass(frozen=True)
+class Bug:
+    """`rules` makes a world with the bug in it; a search of `depth` finds a violation that has
+    `word` in it.
+    """
+
+    rules: Callable[[], Rules]
+    depth: int
+    word: str
+
+
+def _script(name: str, before: str, after: str) -> Scripts:
+    def change(text: str) -> str:
+        assert text.count(before) == 1, f"{name}.lua has {text.count(before)} times {before!r}"
+        return text.replace(before, after)
+
+    return Scripts({name: change})
+
+
+def _with(module: Any, **changed: Any) -> Any:
+    return SimpleNamespace(**{**vars(module), **changed})
+
+
+def _budgets(**changed: int) -> dict[str, int]:
+    nothing = dict.fromkeys(Rules().budgets, 0)
+    return {**nothing, **changed}
+
+
+def _forgets_that_it_was_sent() -> Rules:
+    """A client that hears a refusal takes it for the fate of its operation, although an earlier
+    sending may have taken effect.
+    """
+
+    def attempt(pending: Any, *rest: Any) -> Any:
+        return gateway.attempt(gateway.waiting(pending.operation), *rest)
+
+    return Rules(
+        gateway=_with(gateway, attempt=attempt), budgets=_budgets(lost=1, oom=1, rebuild=1)
+    )
+
+
+def _sql_is_blind() -> Rules:
+    """A deduction that sees the books and neither holds nor what is not settled."""
+
+    def deduct(world: Any) -> None:
+        books: Books = world.books
+        said = books.free >= system.DEDUCTED
+        if said:
+            books.charged["sql", 0] = system.charged(system.DEDUCTED)
+            books.used += system.DEDUCTED
+            books.entries.append((-system.DEDUCTED, ""))
+        world.told["sql"] = (("deduct", system.DEDUCTED, said),)
+
+    return Rules(system=_with(system, deduct=deduct), budgets=_budgets(deduct=1))
+
+
+def _rebuild_forgets_holds() -> Rules:
+    """A rebuild that drops what holds have reported, although Redis is whole."""
+
+    def carry(world: Any, seen: Any, whole: bool) -> tuple[int, list[Any]]:
+        return seen.start, []
+
+    rebuild = partial(system.rebuild, carry=carry)
+    return Rules(system=_with(system, rebuild=rebuild), budgets=_budgets(rebuild=1))
+
+
+def _every_start_is_one() -> Rules:
+    """A rebuild after a loss that lets what was reported before it count."""
+
+    def carry(world: Any, seen: Any, whole: bool) -> tuple[int, list[Any]]:
+        return system.carry(world, seen, True)
+
+    def rebuild(world: Any) -> None:
+        system.rebuild(world, carry)
+
+    def guard(world: Any) -> None:
+        if system.judge(world.books.mark(), system.look(world), 1).action is system.Action.REBUILD:
+            rebuild(world)
+        else:
+            system.guard(world)
+
+    changed = _with(system, rebuild=rebuild, guard=guard)
+    return Rules(system=changed, budgets=_budgets(loss=1))
+
+
+BUGS: dict[str, Bug] = {
+    "a lost reply, then refused": Bug(_forgets_that_it_was_sent, 3, "refused though"),
+    "a lost reply, then a reserve refused": Bug(_forgets_that_it_was_sent, 3, "left its hold"),
+    "SQL does not see what is live": Bug(_sql_is_blind, 2, "overspent"),
+    "a rebuild forgets what holds reported": Bug(_rebuild_forgets_holds, 3, "may cost [40]"),
+    "an expiry charges what was reported before a loss": Bug(
+        lambda: Rules(
+            scripts=_script("sweep", "local counts = ", "local counts = true or "),
+            budgets=_budgets(loss=1),
+        ),
+        4,
+        "invented",
+    ),
+    "a start after a loss is no other start": Bug(_every_start_is_one, 6, "invented"),
+    "a commit keeps what it did not need": Bug(
+        lambda: Rules(
+            scripts=_script("operate", "free_now, kept_now = free + reserved - amount, kept - res",
+                            "free_now, kept_now = free - 0 * reserved - amount, kept - res"),
+            budgets=_budgets(),
+        ),
+        2,
+        "drift",
+    ),
+    "a sweep leaves no outcome": Bug(
+        lambda: Rules(
+            scripts=_script("sweep", "call('HSET', KEYS[4], unpack(outcomes))", ""),
+            budgets=_budgets(),
+        ),
+        4,
+        "answered as charged",
+    ),
+    "an entry is applied again": Bug(
+        lambda: Rules(
+            scripts=_script("apply", "elseif applied >= number then", "elseif false then"),
+            system=_with(system, relay=system.relay_all),
+            budgets=_budgets(),
+        ),
+        1,
+        "drift",
+    ),
+}  # fmt: skip

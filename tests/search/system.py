@@ -1,0 +1,174 @@
+"""The settler's steps on a small world: guard, settle, relay, sweep, and what people ask for.
+
+What is decided is decided by the settler's own `judge`, `Run` and `Claims`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from search.ledger import Charged, known
+from search.store import Store
+from taximeter.meter.keys import ShardKeys
+from taximeter.meter.records import HoldRecord
+from taximeter.settler.verdict import Action, Seen, is_whole, judge
+
+KEYS = ShardKeys("tm", 0)
+ACCOUNT = "org/u"
+DEDUCTED = 60
+TTL_MS = 1_000
+
+
+def look(world: Any) -> Seen:
+    """`look.look`."""
+    store = world.store
+    last = store.streams.get(KEYS.events, (None,))[0]
+    run_id = f"{store.run_id:040x}"
+    return Seen(run_id, dict(store.hashes.get(KEYS.meta, {})), last, run_id)
+
+
+def guard(world: Any) -> None:
+    """`guardian.guard`."""
+    books, seen = world.books, look(world)
+    verdict = judge(books.mark(), seen, 1)
+    if verdict.action is Action.REBUILD:
+        rebuild(world)
+    elif verdict.action is Action.APPROVE:
+        books.run_id = world.store.run_id
+        world.run("approve", [KEYS.meta], [books.epoch, seen.run_id, seen.replid])
+
+
+def carry(world: Any, seen: Seen, whole: bool) -> tuple[int, list[Any]]:
+    """`carry.carry_holds`: the number of this start, and the accounts with open holds."""
+    holds = [HoldRecord.parse(one) for one in world.store.hashes.get(KEYS.holds, {}).values()]
+    start = seen.start if whole else seen.start + 1
+    newest = max((hold.start or 0 for hold in holds), default=0)
+    start = newest + 1 if newest > start else start
+    books = world.books
+    return start, [ACCOUNT, books.free, len(books.entries)] if holds else []
+
+
+def rebuild(world: Any, carry: Callable[..., tuple[int, list[Any]]] = carry) -> None:
+    """`rebuild.rebuild`."""
+    books, seen = world.books, look(world)
+    whole = int(is_whole(books.mark(), seen))
+    world.run("fence", [KEYS.meta], ["rebuilt", whole, books.epoch])
+    while books.settle(world.store, KEYS):
+        pass
+    epoch, seq = known(world.store, KEYS)
+    if epoch == books.epoch and seq > books.seq:
+        books.lose(seq)
+    books.epoch, books.seq, books.run_id = max(epoch, books.epoch) + 1, 0, world.store.run_id
+    seen = look(world)
+    whole = seen.is_approved_server and seen.meta.get("fenced_whole") == "1"
+    start, accounts = carry(world, seen, whole)
+    args = [books.epoch, 1, seen.run_id, seen.replid, start, int(whole), *accounts]
+    # When memory is out it stays closed, and the guardian begins anew.
+    _unless_full(world, "open", KEYS.batch(), args)
+
+
+def settle(world: Any) -> None:
+    world.books.settle(world.store, KEYS)
+
+
+def sweep(world: Any) -> None:
+    """Later, when every deadline has passed."""
+    world.alter("later", _later)
+    keys = [KEYS.accounts, KEYS.holds, KEYS.deadlines, KEYS.outcomes, KEYS.meta, KEYS.events]
+    if _is_open(world):
+        world.run("sweep", keys, [world.books.epoch, 1000])
+
+
+def relay(world: Any) -> None:
+    """`relay.relay`: what the account lacks, or the account."""
+    if not _is_open(world):
+        return
+    record = world.store.hashes.get(KEYS.accounts, {}).get(ACCOUNT)
+    if record is None:
+        load(world)
+    else:
+        relay_all(world, int(record.split(" ")[2]))
+    _note_complete(world)
+
+
+def _note_complete(world: Any) -> None:
+    """`fill.note_complete`, after a walk through all accounts or a round of the relay."""
+    if ACCOUNT in world.store.hashes.get(KEYS.accounts, {}):
+        start = world.store.hashes[KEYS.meta].get("start", "0")
+        world.run("complete", [KEYS.meta], [world.books.epoch, start, world.store.clock_ms, 1])
+
+
+def relay_all(world: Any, applied: int = 0) -> None:
+    """Send every entry after `applied`."""
+    books = world.books
+    for number, (delta, hold) in enumerate(books.entries[applied:], applied + 1):
+        keys = [KEYS.accounts, KEYS.meta, KEYS.holds, KEYS.deadlines, KEYS.outcomes]
+        world.run("apply", keys, [books.epoch, ACCOUNT, number, delta, hold])
+
+
+def load(world: Any) -> None:
+    """`accounts.load_accounts` and the script."""
+    books = world.books
+    _unless_full(
+        world, "load", [KEYS.accounts, KEYS.meta],
+        [books.epoch, ACCOUNT, books.free, len(books.entries)],
+    )  # fmt: skip
+
+
+def rotate(world: Any) -> None:
+    if _is_open(world):
+        world.alter("rotated long ago", lambda s: s.call("HSET", KEYS.meta, "rotated_ms", "0"))
+        world.run(
+            "rotate", [KEYS.outcomes, KEYS.outcomes_old, KEYS.meta], [world.books.epoch, 300_000]
+        )
+
+
+def drain(world: Any) -> None:
+    if _is_open(world):
+        world.run("drain", [KEYS.meta], [world.books.epoch, 60_000])
+
+
+def open_credits(world: Any) -> int:
+    """What holds and charges that are not settled come to, all in Redis at one moment."""
+    record = world.store.hashes.get(KEYS.accounts, {}).get(ACCOUNT, "0 0 0")
+    return int(record.split(" ")[1]) + world.books.unsettled(world.store, KEYS)
+
+
+def expose(world: Any) -> None:
+    """The settler writes down what is open, about every second."""
+    if _is_open(world):
+        world.books.exposure = open_credits(world)
+
+
+def deduct(world: Any) -> None:
+    """What was opened since the settler looked last may be promised twice, and no more."""
+    unseen = max(0, open_credits(world) - world.books.exposure)
+    said = world.books.deduct("sql", DEDUCTED)
+    world.unseen += unseen if said else 0
+    world.told["sql"] = (*world.told.get("sql", ()), ("deduct", DEDUCTED, said))
+
+
+def _unless_full(world: Any, name: str, keys: list[str], args: list[Any]) -> None:
+    """What is out of memory is done by the next round."""
+    try:
+        world.run(name, keys, args)
+    except ResponseError as error:
+        if not str(error).startswith("OOM"):
+            raise
+
+
+def _later(store: Store) -> None:
+    store.clock_ms += TTL_MS + 1
+
+
+def charged(amount: int) -> Charged:
+    """What a deduction leaves in the books."""
+    return Charged("u", amount, False, False)
+
+
+def _is_open(world: Any) -> bool:
+    epoch = world.store.hashes.get(KEYS.meta, {}).get("epoch", "")
+    return epoch == str(world.books.epoch)

@@ -1,0 +1,50 @@
+"""Every small world: nothing that was told is wrong, and what is wrong is found."""
+
+from __future__ import annotations
+
+import pytest
+
+from search.explore import explore
+from search.planted import BUGS, Bug
+from search.world import Rules
+
+pytestmark = pytest.mark.timeout(300)
+
+DEPTH = 4
+LIVES = {
+    "processes and lost replies": {"lost": 1, "unsent": 1, "restart": 1, "drain": 1},
+    "losses and rebuilds": {"loss": 1, "rebuild": 1, "restart": 1},
+    "deductions by SQL": {"deduct": 1, "lost": 1, "rebuild": 1},
+    "replies lost before a loss": {"lost": 1, "loss": 1},
+    "replies lost before a rebuild": {"lost": 1, "rebuild": 1, "oom": 1},
+    "replies lost before memory runs out": {"lost": 2, "oom": 1, "drain": 1},
+}
+"""What may happen in one life, and how often: all at once would be too many for the suite."""
+
+
+@pytest.mark.parametrize("life", LIVES.values(), ids=LIVES.keys())
+def test_nothing_that_was_told_is_wrong(life: dict[str, int]) -> None:
+    found = explore(Rules(budgets={**dict.fromkeys(Rules().budgets, 0), **life}), DEPTH)
+    assert found.depth == DEPTH
+    assert found.worlds > 500
+    assert not found.violations, str(found)
+
+
+def test_who_cannot_load_is_not_told_that_there_is_nothing() -> None:
+    """A client without a database, whose account a rebuild or FLUSHALL took away."""
+    budgets = {**dict.fromkeys(Rules().budgets, 0), "loss": 1, "rebuild": 1, "lost": 1}
+    found = explore(Rules(has_loader=False, budgets=budgets), DEPTH)
+    assert found.depth == DEPTH
+    assert not found.violations, str(found)
+
+
+@pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS.keys())
+def test_a_planted_bug_is_found(bug: Bug) -> None:
+    found = explore(
+        bug.rules(), bug.depth, enough=lambda found: any(bug.word in w for w in found.violations)
+    )
+    assert any(bug.word in what for what in found.violations), str(found)
+
+
+def test_a_depth_that_time_did_not_allow_is_not_claimed() -> None:
+    assert explore(Rules(), 50, seconds=0.0).depth == 0

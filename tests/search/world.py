@@ -1,0 +1,357 @@
+"""A small world: one shard, one account, one gateway with two requests, and everything that can
+happen to them. A world can be copied, so that a search goes on from each in every way.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from redis.exceptions import ResponseError
+
+from search import gateway, system
+from search.gateway import Way
+from search.ledger import Books
+from search.lua import Scripts
+from search.store import Store
+from taximeter.meter.acknowledged import Acknowledged
+from taximeter.meter.errors import MeterError
+from taximeter.meter.keys import ShardKeys
+from taximeter.meter.models import Receipt
+from taximeter.meter.operations import Operation
+from taximeter.meter.pending import Pending
+
+KEYS = ShardKeys("tm", 0)
+ACCOUNT = "org/u"
+ALLOCATED = 100
+TTL_MS = 1_000
+PAST_MAX = 4
+"""So many writes can be lost at most."""
+
+
+class Fact(NamedTuple):
+    """What the gateway was told: `how` is ok, refused or unknown."""
+
+    op: str
+    amount: int
+    how: str
+    charged: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the world is made of: the scripts, how the gateway and the settler decide (see
+    `search.planted` for wrong ways), and how often each thing may happen in one life.
+    """
+
+    scripts: Scripts = field(default_factory=Scripts)
+    gateway: Any = gateway
+    system: Any = system
+    budgets: Mapping[str, int] = field(
+        default_factory=lambda: {
+            "lost": 1, "unsent": 0, "oom": 1, "drain": 0, "loss": 1, "restart": 0, "rebuild": 1,
+            "rotate": 0, "deduct": 1,
+        }
+    )  # fmt: skip
+    has_loader: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stores", {})
+        object.__setattr__(self, "done", {})
+
+
+class World:
+    """One state of everything. Its store is never changed in place."""
+
+    __slots__ = (
+        "acknowledged", "asked", "books", "budgets", "calls", "epoch", "lossy", "past", "path",
+        "restarted", "rules", "store", "told", "unseen", "wrong",
+    )  # fmt: skip
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.store = Store()
+        self.past: tuple[Store, ...] = ()
+        self.books = Books(ALLOCATED)
+        self.epoch: str | None = None
+        self.acknowledged = Acknowledged(KEYS)
+        self.asked: dict[str, int] = {}
+        self.calls: dict[str, Pending] = {}
+        self.told: dict[str, tuple[Fact, ...]] = {}
+        self.budgets = dict(rules.budgets)
+        self.lossy = False
+        self.restarted = False
+        self.unseen = 0
+        self.wrong: str | None = None
+        self.path: tuple[str, ...] = ()
+        self.run("open", KEYS.batch(), [1, 1, f"{1:040x}", f"{1:040x}", 1, 0])
+        self.run("load", [KEYS.accounts, KEYS.meta], [1, ACCOUNT, ALLOCATED, 1])
+        self.past = ()
+
+    def copy(self, step: str = "") -> World:
+        made = World.__new__(World)
+        made.rules, made.store, made.past, made.epoch = (
+            self.rules, self.store, self.past, self.epoch,
+        )  # fmt: skip
+        made.acknowledged = copy.copy(self.acknowledged)
+        made.asked = dict(self.asked)
+        made.books = self.books.copy()
+        made.calls, made.told, made.budgets = (
+            dict(self.calls), dict(self.told), dict(self.budgets),
+        )  # fmt: skip
+        made.lossy, made.wrong, made.restarted = self.lossy, self.wrong, self.restarted
+        made.unseen = self.unseen
+        made.path = (*self.path, step) if step else self.path
+        return made
+
+    def key(self) -> object:
+        """Equal for two worlds that go on alike and are judged alike."""
+        calls = tuple(
+            (name, pending.operation, *_known(pending))
+            for name, pending in sorted(self.calls.items())
+        )
+        return (
+            id(self.store),
+            tuple(map(id, self.past)) if self.budgets["loss"] else (),
+            self.books.frozen(), self.epoch, calls, tuple(sorted(self.told.items())),
+            tuple(self.budgets.values()), self.lossy, self.wrong,
+        )  # fmt: skip
+
+    # What processes do with Redis.
+
+    def run(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        """One script call. Raises ResponseError."""
+        done: dict[object, tuple[Any, Store]] = self.rules.done  # type: ignore[attr-defined]
+        call = (id(self.store), name, tuple(map(str, args)))
+        found = done.get(call)
+        if found is None:
+            made = self.store.copy()
+            try:
+                reply = self.rules.scripts.run(made, name, keys, args)
+            except ResponseError as error:
+                reply, made = error, self.store
+            found = done[call] = reply, self.same(made)
+        reply, after = found
+        self.become(after)
+        if isinstance(reply, ResponseError):
+            raise reply
+        return reply
+
+    def same(self, store: Store) -> Store:
+        """The one store that stands for all that behave like this one."""
+        stores: dict[object, Store] = self.rules.stores  # type: ignore[attr-defined]
+        return stores.setdefault(store.frozen(), store)
+
+    def become(self, store: Store, *, lasting: bool = True) -> None:
+        """Go on with another state of the store. `lasting`: the step to it was a write, which may
+        be lost.
+        """
+        if lasting and store is not self.store:
+            self.past = (*self.past, self.store)[-PAST_MAX:]
+        self.store = store
+
+    def alter(self, name: str, change: Callable[[Store], object]) -> None:
+        """Change the store itself, which is no write: `name` says all of what `change` does."""
+        done: dict[object, Store] = self.rules.done  # type: ignore[attr-defined]
+        after = done.get((id(self.store), name))
+        if after is None:
+            made = self.store.copy()
+            change(made)
+            after = done[id(self.store), name] = self.same(made)
+        self.become(after, lasting=False)
+
+    def set_oom(self, oom: bool) -> None:
+        self.alter(f"oom {oom}", lambda store: setattr(store, "oom", oom))
+
+    def execute(self, arguments: list[str]) -> Any:
+        """A command of the gateway."""
+        if arguments[0] in ("EVALSHA", "EVAL"):
+            name = self.rules.scripts.of_sha(arguments[1])
+            count = int(arguments[2])
+            return self.run(name, arguments[3 : 3 + count], arguments[3 + count :])
+        made = self.store.copy()
+        reply = made.call(*arguments)
+        self.become(self.same(made))
+        return reply
+
+    # What the gateway does.
+
+    def start(self, request: str, op: str, amount: int, way: Way) -> None:
+        facts = self.told.get(request, ())
+        owner = f"o{len(facts)}" if op == "reserve" else ""
+        if op == "void":
+            last = max(place for place, fact in enumerate(facts) if fact.op == "reserve")
+            owner = f"o{last}"
+        ttl_ms = TTL_MS if op in ("reserve", "touch") else 0
+        operation = Operation(op, ACCOUNT, f"org/{request}", amount, ttl_ms, owner)  # type: ignore[arg-type]
+        self.calls[request] = self.rules.gateway.waiting(operation)
+        self.send(request, way)
+
+    def send(self, request: str, way: Way) -> None:
+        """The call that is due; afterwards it is answered, or still due."""
+        code = self.rules.gateway
+        pending = self.calls[request]
+        for _ in range(3):
+            pending, self.epoch = code.attempt(
+                pending, self.epoch, KEYS, self.execute, way, self.acknowledged
+            )
+            if not code.is_not_loaded(pending):
+                break
+            if not self.rules.has_loader:
+                self._wait_for_settler(request, pending)
+                return
+            system.load(self)
+            pending = code.again(pending)
+        self.calls[request] = pending
+        if pending.future.done():
+            self.tell(request, pending, code.read(pending))
+
+    def _wait_for_settler(self, request: str, pending: Pending) -> None:
+        """`AccountReader._wait_for_settler`: it goes on when the account is there, and is told that
+        there is none by a note that is later than the question.
+        """
+        asked_ms = self.asked.setdefault(request, self.store.clock_ms)
+        complete_ms = self.store.hashes.get(KEYS.meta, {}).get("complete_ms")
+        if complete_ms is not None and int(complete_ms) > asked_ms:
+            self.tell(request, pending, self.rules.gateway.not_found(pending))
+        else:
+            self.calls[request] = self.rules.gateway.again(pending)
+
+    def give_up(self, request: str) -> None:
+        """Its time is over."""
+        pending = self.calls[request]
+        self.tell(request, pending, self.rules.gateway.read(pending))
+
+    def tell(self, request: str, pending: Pending, said: Receipt | MeterError) -> None:
+        self.calls.pop(request)
+        self.asked.pop(request, None)
+        op, amount = pending.operation.op, pending.operation.amount
+        if op == "void":
+            # Nobody is told; whatever was answered, nothing is held.
+            fact = Fact(op, amount, "ok" if pending.future.done() else "unknown")
+        elif isinstance(said, Receipt):
+            fact = Fact(op, amount, "ok", said.charged)
+        else:
+            unknown = self.rules.gateway.is_unknown(said)
+            fact = Fact(op, amount, "unknown" if unknown else "refused", 0, type(said).__name__)
+        if fact.why == "AccountNotFound" and self.books.free > 0:
+            self.wrong = "who has credits was told that they have none"
+        if op == "reserve" and fact.how == "refused" and self._holds(pending.operation):
+            self.wrong = "a reserve was told refused and has left its hold"
+        self.told[request] = (*self.told.get(request, ()), fact)
+
+    def _holds(self, operation: Operation) -> bool:
+        record = self.store.hashes.get(KEYS.holds, {}).get(operation.key, "")
+        return bool(record) and record.split("\t")[3].endswith(operation.owner)
+
+    # What happens to them: every step that is possible now, as a name and the world after it.
+
+    def steps(self) -> Iterator[World]:
+        yield from self._gateway_steps()
+        yield from self._settler_steps()
+        yield from self._trouble()
+
+    def _gateway_steps(self) -> Iterator[World]:
+        for request, offers in (("hold", _offers_of_a_hold), ("charge", _offers_of_a_charge)):
+            if request in self.calls:
+                for way in self._ways():
+                    yield self._after(f"{request}: again, {way}", way, "send", request, way)
+                yield self._after(f"{request}: given up", "", "give_up", request)
+                continue
+            for op, amount in offers(self.told.get(request, ())):
+                for way in self._ways():
+                    name = f"{request}: {op} {amount}, {way}"
+                    yield self._after(name, way, "start", request, op, amount, way)
+
+    def _ways(self) -> Iterator[Way]:
+        yield "ok"
+        if self.budgets["lost"]:
+            yield "lost"
+        if self.budgets["unsent"]:
+            yield "unsent"
+
+    def _settler_steps(self) -> Iterator[World]:
+        steps = ("guard", "settle", "relay", "sweep")
+        for name in (*steps, "expose") if self.budgets["deduct"] else steps:
+            made = self.copy(name)
+            getattr(self.rules.system, name)(made)
+            yield made
+        for name in ("rebuild", "rotate", "deduct", "drain"):
+            if self.budgets[name]:
+                made = self.copy(name)
+                made.budgets[name] -= 1
+                getattr(self.rules.system, name)(made)
+                yield made
+
+    def _trouble(self) -> Iterator[World]:
+        if self.budgets["oom"] or self.store.oom:
+            made = self.copy("memory is free again" if self.store.oom else "out of memory")
+            made.budgets["oom"] -= not self.store.oom
+            made.set_oom(not self.store.oom)
+            yield made
+        if self.budgets["restart"]:
+            yield self._restarted("restart", "restart", self.store)
+        if self.budgets["loss"]:
+            for lost, store in enumerate(reversed(self.past), 1):
+                yield self._restarted(f"the last {lost} writes are lost", "loss", store)
+            made = self.copy("FLUSHALL")
+            made.budgets["loss"] -= 1
+            made.alter("FLUSHALL", lambda store: store.call("FLUSHALL"))
+            made.lossy, made.restarted, made.past = True, True, ()
+            yield made
+
+    def _restarted(self, name: str, budget: str, store: Store) -> World:
+        made = self.copy(name)
+        made.budgets[budget] -= 1
+        made.lossy |= store is not self.store
+        made.restarted = True
+        clock_ms, run_id = self.store.clock_ms, self.store.run_id + 1
+
+        def restart(store: Store) -> None:
+            store.run_id, store.clock_ms = run_id, clock_ms
+
+        made.store = store
+        made.alter(f"restart {run_id} {clock_ms}", restart)
+        made.epoch, made.past = None, ()
+        return made
+
+    def _after(self, name: str, way: str, method: str, *arguments: Any) -> World:
+        made = self.copy(name)
+        if way in ("lost", "unsent"):
+            made.budgets[way] -= 1
+        getattr(made, method)(*arguments)
+        return made
+
+
+def _known(pending: Pending) -> tuple[object, ...]:
+    """What a pending operation knows, whatever it is made of."""
+    names = [name for name in Pending.__slots__ if name not in ("operation", "future", "trouble")]
+    return tuple(getattr(pending, name) for name in names)
+
+
+def _offers_of_a_hold(facts: tuple[Fact, ...]) -> Iterator[tuple[str, int]]:
+    """What a sane gateway does next with a request that it holds credits for."""
+    if any(fact.op in ("commit", "release") and fact.how == "ok" for fact in facts):
+        return
+    unknown = next((f for f in facts if f.how == "unknown" and f.op in ("commit", "release")), None)
+    if unknown is not None:
+        yield unknown.op, unknown.amount
+        return
+    reserves = [fact for fact in facts if fact.op == "reserve"]
+    if facts and facts[-1].op == "reserve" and facts[-1].how == "unknown":
+        # As the client does of its own accord, sooner or later.
+        yield "void", facts[-1].amount
+    if len(reserves) < 2 and not any(fact.how == "ok" for fact in reserves):
+        yield "reserve", 60
+    if any(fact.how in ("ok", "unknown") for fact in reserves):
+        if not any(fact.op == "touch" for fact in facts):
+            yield "touch", 40
+        yield from (("commit", 10), ("commit", 60), ("release", 0))
+
+
+def _offers_of_a_charge(facts: tuple[Fact, ...]) -> Iterator[tuple[str, int]]:
+    if len(facts) < 2 and not any(fact.how == "ok" for fact in facts):
+        yield "charge", 50

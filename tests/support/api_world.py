@@ -1,0 +1,99 @@
+"""A whole API on real sockets: an upstream that counts its calls, the stores, callers of every
+role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from support.world import SHARDS, World, serving
+from taximeter.api.app import create_app
+from taximeter.api.payments import PaymentVerifier
+from taximeter.api.settings import ApiSettings
+from taximeter.api.simulator import create_simulator
+from taximeter.settler.guardian import ensure_shards, guard
+from taximeter.settler.hearts import IN_TIME
+from taximeter.settler.settings import StoreSettings
+from taximeter.settler.stores import Stores, open_stores
+
+
+@pytest.fixture
+async def stores(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[Stores]:
+    """Both stores, with every shard open."""
+    settings = StoreSettings(
+        database_url=database_url, redis_url=redis_url, key_prefix=key_prefix, shards=SHARDS
+    )
+    async with open_stores(settings) as opened:
+        shards = await ensure_shards(opened, SHARDS)
+        for shard in range(shards):
+            for _ in range(10):
+                if (await guard(opened, shard, shards)).usable:
+                    break
+        await say_that_a_settler_lives(opened)
+        yield opened
+
+
+async def say_that_a_settler_lives(stores: Stores) -> None:
+    """Heartbeats of one that is alive and well for as long as a test takes: tests do its work."""
+    await stores.pool.execute(
+        "INSERT INTO taximeter.heartbeats"
+        " SELECT 'test', loop, 1, now() + interval '1 hour', now() + interval '1 hour', 1, null, 0"
+        " FROM unnest($1::text[]) AS loop",
+        list(IN_TIME),
+    )
+
+
+@pytest.fixture
+def api_options() -> dict[str, Any]:
+    """Settings that a test wants to be different: override this fixture, or parametrize it."""
+    return {}
+
+
+@pytest.fixture
+def payments() -> PaymentVerifier | None:
+    """What verifies payments of organisations' own admins; nothing, as long as nobody pays."""
+    return None
+
+
+@pytest.fixture
+async def world(
+    stores: Stores,
+    app_database_url: str,
+    settler_database_url: str,
+    redis_url: str,
+    key_prefix: str,
+    tmp_path: Path,
+    api_options: dict[str, Any],
+    payments: PaymentVerifier | None,
+) -> AsyncIterator[World]:
+    simulator = create_simulator()
+    async with serving(simulator) as upstream:
+        options = {
+            "database_url": app_database_url,
+            "redis_url": redis_url,
+            "key_prefix": key_prefix,
+            "dev_mode": True,
+            "data_dir": tmp_path,
+            "upstream_base_url": f"{upstream}/v1",
+            "upstream_name": "simulated",
+            "membership_cache_s": 0.0,
+            "shutdown_grace_s": 5.0,
+            "rate_limits": False,  # Tests ask more often than people; those of limits switch it on.
+            **api_options,
+        }
+        settings = ApiSettings(**options)
+        app = create_app(settings, payments=payments)
+        async with (
+            serving(app) as url,
+            httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client,
+            asyncpg.create_pool(settler_database_url, min_size=0, max_size=4) as settler_pool,
+        ):
+            settling = replace(stores, pool=settler_pool)
+            yield World(url, client, stores, settling, settings, simulator, app)
