@@ -11,17 +11,23 @@ LOCK TABLE user_credit_allocations IN EXCLUSIVE MODE;
 SET LOCAL taximeter.settling = 'on'; -- The sums are moved here, and not by a statement of somebody's.
 ALTER TABLE organization_credit_pools
     ADD COLUMN closed_credits bigint NOT NULL DEFAULT 0
-        CONSTRAINT closed_is_in_range CHECK (closed_credits BETWEEN 0 AND 900000000000000),
-    DROP COLUMN available_credits;
+        CONSTRAINT closed_is_in_range CHECK (closed_credits BETWEEN 0 AND 900000000000000);
 COMMENT ON COLUMN organization_credit_pools.closed_credits IS 'What closed allocations have used.';
 UPDATE organization_credit_pools AS pool
    SET closed_credits = closed.credits, allocated_credits = pool.allocated_credits - closed.credits
   FROM (SELECT org_id, sum(allocated_credits)::bigint AS credits
           FROM user_credit_allocations WHERE NOT is_active GROUP BY org_id HAVING sum(allocated_credits) > 0) AS closed
  WHERE closed.org_id = pool.org_id;
-ALTER TABLE organization_credit_pools
-    ADD COLUMN available_credits bigint
-        GENERATED ALWAYS AS (total_credits - allocated_credits - closed_credits) STORED;
+DO $$
+BEGIN
+    IF current_setting('server_version_num')::integer >= 170000 THEN
+        EXECUTE 'ALTER TABLE organization_credit_pools ALTER COLUMN available_credits SET EXPRESSION AS (total_credits - allocated_credits - closed_credits)';
+    ELSE -- The column changes its place, which nobody should go by.
+        ALTER TABLE organization_credit_pools DROP COLUMN available_credits;
+        EXECUTE 'ALTER TABLE organization_credit_pools ADD COLUMN available_credits bigint GENERATED ALWAYS AS (total_credits - allocated_credits - closed_credits) STORED';
+    END IF;
+END;
+$$;
 
 -- Moves the sums of a pool. Raises `pool_can_pay` when what must be paid does not fit; a closed row is never refused, since what it
 -- holds was spent.
@@ -138,11 +144,18 @@ SET LOCAL taximeter.settling = 'on';
 DROP TRIGGER pool_covers_its_allocations ON organization_credit_pools;
 DROP TRIGGER pool_sums_are_derived ON organization_credit_pools;
 DROP TRIGGER pool_starts_empty ON organization_credit_pools;
-ALTER TABLE organization_credit_pools DROP COLUMN available_credits;
 UPDATE organization_credit_pools SET allocated_credits = allocated_credits + closed_credits WHERE closed_credits > 0;
+DO $$
+BEGIN
+    IF current_setting('server_version_num')::integer >= 170000 THEN
+        EXECUTE 'ALTER TABLE organization_credit_pools ALTER COLUMN available_credits SET EXPRESSION AS (total_credits - allocated_credits)';
+    ELSE -- The column changes its place, which nobody should go by.
+        ALTER TABLE organization_credit_pools DROP COLUMN available_credits;
+        EXECUTE 'ALTER TABLE organization_credit_pools ADD COLUMN available_credits bigint GENERATED ALWAYS AS (total_credits - allocated_credits) STORED';
+    END IF;
+END;
+$$;
 ALTER TABLE organization_credit_pools DROP COLUMN closed_credits;
-ALTER TABLE organization_credit_pools
-    ADD COLUMN available_credits bigint GENERATED ALWAYS AS (total_credits - allocated_credits) STORED;
 CREATE TRIGGER pool_starts_empty BEFORE INSERT ON organization_credit_pools
     FOR EACH ROW WHEN (NEW.allocated_credits <> 0 OR NEW.used_credits <> 0)
     EXECUTE FUNCTION taximeter.refuse('allocated_credits and used_credits are sums of allocations and start at 0');

@@ -209,6 +209,7 @@ BEGIN
         ON CONFLICT (org_id, user_id) WHERE is_active DO NOTHING;
     END IF;
 
+    -- The hold ends in the step that applies the first of the entries that follow.
     PERFORM set_config('taximeter.entry_kind', move.kind, true),
             set_config('taximeter.entry_reference', move_id::text, true),
             set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id, true);

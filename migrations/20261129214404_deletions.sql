@@ -92,6 +92,7 @@ BEGIN
     DELETE FROM taximeter.usage_monthly_by_user AS monthly
      USING (SELECT DISTINCT org_id, user_id FROM deleted) AS gone
      WHERE monthly.org_id = gone.org_id AND monthly.user_id = gone.user_id AND monthly.requests_to_day[31] = 0;
+    -- Writer 2: what was done by hand, with its sign.
     SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
                      ::taximeter.usage_daily_by_org)
       INTO changes

@@ -57,6 +57,7 @@ BUGS: Final = (
     Bug(
         "deleted usage stays in the figures of its organisation",
         DELETIONS,
+        "    -- Writer 2: what was done by hand, with its sign.\n"
         "    SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, -requests,"
         " -credits_used)",
         "    SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, 0::bigint,"
@@ -80,15 +81,33 @@ BUGS: Final = (
     Bug(
         "a move lowers nothing where it comes from",
         TERMS,
-        "SET allocated_credits = allocation.allocated_credits - moved, is_active",
-        "SET allocated_credits = allocation.allocated_credits, is_active",
+        "    -- The hold ends in the step that applies the first of the entries that follow.\n"
+        "    PERFORM set_config('taximeter.entry_kind', move.kind, true),\n"
+        "            set_config('taximeter.entry_reference', move_id::text, true),\n"
+        "            set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id,"
+        " true);\n"
+        "    UPDATE public.user_credit_allocations AS allocation\n"
+        "       SET allocated_credits = allocation.allocated_credits - moved, is_active",
+        "    -- The hold ends in the step that applies the first of the entries that follow.\n"
+        "    PERFORM set_config('taximeter.entry_kind', move.kind, true),\n"
+        "            set_config('taximeter.entry_reference', move_id::text, true),\n"
+        "            set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id,"
+        " true);\n"
+        "    UPDATE public.user_credit_allocations AS allocation\n"
+        "       SET allocated_credits = allocation.allocated_credits, is_active",
         "settler/test_moves.py",
     ),
     Bug(
         "a move leaves its hold to the deadline",
         TERMS,
-        "set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id, true);",
-        "set_config('taximeter.entry_hold', '', true);",
+        "    -- The hold ends in the step that applies the first of the entries that follow.\n"
+        "    PERFORM set_config('taximeter.entry_kind', move.kind, true),\n"
+        "            set_config('taximeter.entry_reference', move_id::text, true),\n"
+        "            set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id, true);",
+        "    -- The hold ends in the step that applies the first of the entries that follow.\n"
+        "    PERFORM set_config('taximeter.entry_kind', move.kind, true),\n"
+        "            set_config('taximeter.entry_reference', move_id::text, true),\n"
+        "            set_config('taximeter.entry_hold', '', true);",
         "settler/test_moves.py",
     ),
     Bug(

@@ -17,9 +17,9 @@ COLUMNS = {
     " updated_at timestamptz, cancel_at_period_end boolean, pending_plan jsonb,"
     " billing_anchor_day smallint",
     "organization_credit_pools": "org_id text, total_credits bigint, allocated_credits bigint,"
-    " used_credits bigint, monthly_refresh_amount bigint,"
+    " used_credits bigint, available_credits bigint, monthly_refresh_amount bigint,"
     " last_refresh_date date, created_at timestamptz, updated_at timestamptz,"
-    " refreshed_through date, closed_credits bigint, available_credits bigint",
+    " refreshed_through date, closed_credits bigint",
     "user_credit_allocations": "id uuid, org_id text, user_id text, allocated_credits bigint,"
     " used_credits bigint, remaining_credits bigint, allocated_by text, is_active boolean,"
     " expires_at timestamptz, auto_renew boolean, created_at timestamptz, updated_at timestamptz,"
