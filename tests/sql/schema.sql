@@ -537,6 +537,7 @@ BEGIN
         ON CONFLICT (org_id, user_id) WHERE is_active DO NOTHING;
     END IF;
 
+    -- The hold ends in the step that applies the first of the entries that follow.
     PERFORM set_config('taximeter.entry_kind', move.kind, true),
             set_config('taximeter.entry_reference', move_id::text, true),
             set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id, true);
@@ -1282,6 +1283,7 @@ BEGIN
     DELETE FROM taximeter.usage_monthly_by_user AS monthly
      USING (SELECT DISTINCT org_id, user_id FROM deleted) AS gone
      WHERE monthly.org_id = gone.org_id AND monthly.user_id = gone.user_id AND monthly.requests_to_day[31] = 0;
+    -- Writer 2: what was done by hand, with its sign.
     SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
                      ::taximeter.usage_daily_by_org)
       INTO changes
@@ -1465,13 +1467,13 @@ CREATE TABLE public.organization_credit_pools (
     total_credits bigint DEFAULT 0 NOT NULL,
     allocated_credits bigint DEFAULT 0 NOT NULL,
     used_credits bigint DEFAULT 0 NOT NULL,
+    available_credits bigint GENERATED ALWAYS AS (((total_credits - allocated_credits) - closed_credits)) STORED,
     monthly_refresh_amount bigint DEFAULT 0 NOT NULL,
     last_refresh_date date,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     refreshed_through date DEFAULT '-infinity'::date NOT NULL,
     closed_credits bigint DEFAULT 0 NOT NULL,
-    available_credits bigint GENERATED ALWAYS AS (((total_credits - allocated_credits) - closed_credits)) STORED,
     CONSTRAINT allocated_is_in_range CHECK (((allocated_credits >= 0) AND (allocated_credits <= '900000000000000'::bigint))),
     CONSTRAINT closed_is_in_range CHECK (((closed_credits >= 0) AND (closed_credits <= '900000000000000'::bigint))),
     CONSTRAINT refresh_is_in_range CHECK (((monthly_refresh_amount >= 0) AND (monthly_refresh_amount <= '1000000000000'::bigint))),

@@ -131,6 +131,7 @@ async def test_all_the_way_down_leaves_nothing_and_up_again_the_same(
     assert dumped_schema(empty_database_url) == schema
 
 
+@pytest.mark.timeout(600)
 def test_each_step_down_and_up_again_is_the_same_schema(
     empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
