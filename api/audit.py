@@ -27,7 +27,8 @@ async def write_audit(
     request_id: str | None = None,
 ) -> None:
     """Add one row, with the id of the request that is being answered unless another one is given.
-    Amounts in `before` and `after` are millicredits. Durable when the transaction is.
+    What is named `..._credits` in `before` and `after` is millicredits, as in the tables and in
+    what SQL writes; answers turn it into credits. Durable when the transaction is.
     """
     await conn.execute(
         IDENTITY["write_audit"],

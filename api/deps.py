@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Request
 from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyCookie, HTTPBearer
 
@@ -92,10 +94,22 @@ async def get_principal(request: Request, services: ServicesDep) -> Principal:
 PrincipalDep = Annotated[Principal, Depends(get_principal)]
 
 
-async def within_limits(request: Request, principal: PrincipalDep, services: ServicesDep) -> None:
+async def within_limits(
+    request: Request, principal: PrincipalDep, services: ServicesDep
+) -> AsyncIterator[None]:
     """What every route with a login depends on. Raises ApiError 429."""
     template = request.scope["route"].path
-    await services.limiter.admit(kind_of(request.method, template), principal.user_id)
+    kind = kind_of(request.method, template)
+    if kind == "subscriptions" and principal.is_system_admin:
+        kind = "admin_subscriptions"
+    await services.limiter.admit(kind, principal.user_id)
+    try:
+        yield
+    except (ApiError, RequestValidationError) as error:
+        # Who mistypes a body has made no subscription, and tries again.
+        if kind == "admin_subscriptions" and getattr(error, "status", 422) in (400, 409, 415, 422):
+            await services.limiter.give_back(kind, principal.user_id)
+        raise
 
 
 async def known_parameters(request: Request) -> None:
@@ -128,6 +142,7 @@ class Access:
     principal: Principal
     org_id: str
     is_admin: bool
+    state: str = "active"
 
     @property
     def user_id(self) -> str:
@@ -140,22 +155,33 @@ async def get_member(
     """Lets in active members and system admins; others get 404, as if it did not exist."""
     row = await services.pool.fetchrow(IDENTITY["org_access"], org_id, principal.user_id)
     assert row is not None, "a query without FROM has one row"
-    if not row["org_exists"] or (row["role"] is None and not principal.is_system_admin):
+    if row["state"] is None or (row["role"] is None and not principal.is_system_admin):
         raise ApiError(404, "Organization not found")
     is_admin = principal.is_system_admin or row["role"] == "admin"
-    return Access(principal, org_id, is_admin)
+    return Access(principal, org_id, is_admin, row["state"])
 
 
 MemberDep = Annotated[Access, Depends(get_member)]
 
 
-def get_org_admin(access: MemberDep) -> Access:
+def get_org_admin(access: MemberDep, request: Request) -> Access:
     """Lets in the organisation's admins and system admins. Raises ApiError 403 for members, 404 for
-    others.
+    others; while it is suspended, only system admins change anything, and nobody once it is
+    deleted.
     """
     if not access.is_admin:
         raise ApiError(403, "Org admin permission required")
+    if request.method not in _SAFE_METHODS and access.state != "active":
+        if access.state == "deleted":
+            raise ApiError(409, "This organization was deleted", code="ORGANIZATION_DELETED")
+        if not access.principal.is_system_admin:
+            raise suspended()
     return access
+
+
+def suspended() -> ApiError:
+    """The refusal where an organisation is suspended."""
+    return ApiError(403, "This organization is suspended", code="ORGANIZATION_SUSPENDED")
 
 
 OrgAdminDep = Annotated[Access, Depends(get_org_admin)]

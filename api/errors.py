@@ -34,6 +34,7 @@ from taximeter.meter import (
     UnknownHold,
 )
 from taximeter.settler.settle import TRANSIENT
+from taximeter.settler.stores import AWAY
 
 logger = logging.getLogger("taximeter.api")
 
@@ -49,6 +50,10 @@ UNAVAILABLE = "SERVICE_UNAVAILABLE"
 INTERNAL_ERROR = "INTERNAL_ERROR"
 UPSTREAM_ERROR = "UPSTREAM_ERROR"
 
+# Front ends know the sentence of a 402 by heart, and it speaks of the organisation's credits. What
+# is out is what was allocated to one user: the pool may be full.
+_USERS_ALLOCATION = "the user's allocation in the organization"
+
 _CODE_OF_STATUS = {
     400: INVALID_REQUEST,
     401: UNAUTHORIZED,
@@ -58,6 +63,7 @@ _CODE_OF_STATUS = {
     408: "REQUEST_TIMEOUT",
     409: ALREADY_EXISTS,
     413: "PAYLOAD_TOO_LARGE",
+    415: "UNSUPPORTED_MEDIA_TYPE",
     422: VALIDATION_ERROR,
     429: RATE_LIMITED,
     503: UNAVAILABLE,
@@ -115,7 +121,7 @@ def from_meter(error: MeterError) -> ApiError:
                 402,
                 "Insufficient organization credits. No credits are allocated to this user",
                 code=INSUFFICIENT_CREDITS,
-                details={"have": 0.0},
+                details={"have": 0.0, "limit_of": _USERS_ALLOCATION},
                 headers={"X-Should-Retry": "false"},
             )
         case NotAllowed():
@@ -177,7 +183,7 @@ def _insufficient(error: InsufficientCredits) -> ApiError:
         "Insufficient organization credits. "
         f"Need {text_of_credits(need)}, have {text_of_credits(have)}",
         code=INSUFFICIENT_CREDITS,
-        details=amounts,
+        details={**amounts, "limit_of": _USERS_ALLOCATION},
         headers={"X-Should-Retry": "false"},
     )
 
@@ -202,15 +208,7 @@ def _field_errors(errors: Sequence[Mapping[str, object]]) -> list[dict[str, str]
     return listed
 
 
-_DATABASE_ERRORS = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.QueryCanceledError,
-    ConnectionError,
-    TimeoutError,
-)
+_DATABASE_ERRORS = (*AWAY, asyncpg.InterfaceError)
 
 
 def validation_refusal(errors: Sequence[Mapping[str, object]]) -> ApiError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final
 
@@ -17,6 +18,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from taximeter.api.errors import ApiError
 from taximeter.api.shape import Shape, ShapeError
 from taximeter.meter import InvalidRequest
 from taximeter.meter.limits import AMOUNT_MAX, check_org_id, check_user_id
@@ -147,6 +149,20 @@ RESERVED_ORG_IDS: Final = frozenset(
 )
 """Words that stand in paths where an organisation may stand too. The database refuses them too."""
 
+
+def _iso_text(what: str) -> Callable[[object], object]:
+    """Times and days are texts: a number would be read as seconds since 1970, so that 20261102 is a
+    day in August of that year.
+    """
+
+    def check(value: object) -> object:
+        if not isinstance(value, str) or "-" not in value[1:]:
+            raise ValueError(f"must be {what}")
+        return value
+
+    return check
+
+
 _NUMBER = WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "multipleOf": 0.001})
 _DOLLARS = WithJsonSchema({"type": "number", "minimum": 0, "multipleOf": 0.01})
 Credits = Annotated[int, BeforeValidator(millicredits_of), _NUMBER]
@@ -157,6 +173,27 @@ UserId = Annotated[str, AfterValidator(_checked(check_user_id))]
 NewUserId = Annotated[UserId, AfterValidator(_without_blank_ends)]
 NewOrgId = Annotated[OrgId, AfterValidator(_no_part_of_a_path)]
 ShortText = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)]
+
+
+Day = Annotated[date, BeforeValidator(_iso_text("a day such as 2026-11-02"))]
+Time = Annotated[datetime, BeforeValidator(_iso_text("a time such as 2030-01-31T00:00:00Z"))]
+
+
+def in_the_future(value: datetime) -> datetime:
+    """The time, if it is to come and says its time zone. Raises ValueError."""
+    if value.tzinfo is None:
+        raise ValueError("must say its time zone, such as 2030-01-31T00:00:00Z")
+    if value <= datetime.now(UTC):
+        raise ValueError("must be in the future")
+    return value
+
+
+def check_email(value: str) -> str:
+    """The text, if it looks like an email address. Raises ValueError."""
+    name, at, domain = value.rpartition("@")
+    if not (name and at and "." in domain) or any(mark in value for mark in " <>"):
+        raise ValueError("must be an email address")
+    return value
 
 
 class Body(BaseModel):
@@ -172,13 +209,32 @@ class _ExactRequest(Request):
         return parse_json(await self.body())
 
 
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (
+        kind.startswith("application/") and kind.endswith("+json")
+    )
+
+
 class ExactRoute(APIRoute):
-    """A route whose JSON body keeps its numbers as they were written."""
+    """A route whose JSON body keeps its numbers as they were written. A body of another type is
+    refused with 415: read as text, it would be none of the fields.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def with_exact_numbers(request: Request) -> Response:
+            said = request.headers.get("content-type", "")
+            has_body = request.headers.get("content-length", "0") != "0" or (
+                "transfer-encoding" in request.headers
+            )
+            if self.body_field is not None and has_body and not _is_json(said):
+                raise ApiError(
+                    415,
+                    "The body must be JSON: send the header Content-Type: application/json",
+                    details={"field": "Content-Type"},
+                )
             return await handle(_ExactRequest(request.scope, request.receive))
 
         return with_exact_numbers

@@ -32,7 +32,7 @@ TROUBLE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Timeou
 class Membership:
     """One active membership. Personal is the organisation of one that holds individual credits;
     `plan_code` is that of the organisation's subscription; `has_allocation` says whether anything
-    was given to the user there.
+    was given to the user there, and `suspended` that nothing of it can be spent.
     """
 
     org_id: str
@@ -42,6 +42,7 @@ class Membership:
     is_default: bool = False
     plan_code: str | None = None
     has_allocation: bool = True
+    suspended: bool = False
 
 
 class Memberships:
@@ -116,6 +117,7 @@ class Memberships:
                 row["is_default"],
                 row["plan_code"],
                 row["has_allocation"],
+                row["suspended"],
             )
             for row in rows
         )

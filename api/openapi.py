@@ -49,6 +49,7 @@ Amounts of credits are JSON numbers of credits with at most three decimals; mone
 TAGS = [
     {"name": "system", "description": "Health, without a login"},
     {"name": "session", "description": "Who the caller is, and which organisation pays"},
+    {"name": "organizations", "description": "All organisations, their names, and how they end"},
     {"name": "subscriptions", "description": "Plans of organisations"},
     {"name": "credits", "description": "Pools, purchases, allocations"},
     {"name": "usage", "description": "What credits were used for"},
@@ -70,6 +71,7 @@ REFUSALS = {
     404: ("Not there, or not the caller's to see", "NOT_FOUND", "Organization not found"),
     409: ("In conflict with what is there", "ALREADY_EXISTS", "This key was used before"),
     413: ("The body is too large", "PAYLOAD_TOO_LARGE", "The body must be at most 65536 bytes"),
+    415: ("The body is no JSON", "UNSUPPORTED_MEDIA_TYPE", "The body must be JSON"),
     422: ("A field is not valid", "VALIDATION_ERROR", "credits: must be more than 0 credits"),
     429: ("Too many requests; see Retry-After", "RATE_LIMITED", "try again in 12 s"),
     502: ("The provider failed", "UPSTREAM_ERROR", "The provider failed"),
@@ -136,6 +138,8 @@ def _add_refusals(operation: dict[str, Any], method: str, path: str) -> None:
         statuses |= {400, 422}
     if has_body:
         statuses |= {400, 404, 409, 413}
+        if "/v1/org-billing" in path or "/v1/auth" in path:
+            statuses |= {415}
     for status in sorted(statuses):
         meaning, code, message = REFUSALS[status]
         given = responses.get(str(status), {})
@@ -160,6 +164,19 @@ def _add_examples(operation: dict[str, Any], example: dict[str, Any]) -> None:
         content.setdefault(JSON, {"schema": {}})["example"] = example["response"]
 
 
+_PAGE_HEADERS = {
+    # The page starts with a script and styles of its own; nothing comes from elsewhere, and no
+    # other site may show it in a frame.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
+    "script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'none'; object-src 'none'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
 def serve_docs(app: FastAPI) -> None:
     """Serve /docs with the files of a package: a browser without internet sees it too. Addresses
     are relative, so that it also works below another root.
@@ -169,7 +186,7 @@ def serve_docs(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url="openapi.json",
             title=f"{app.title} API",
             swagger_js_url="docs/assets/swagger-ui-bundle.js",
@@ -177,3 +194,5 @@ def serve_docs(app: FastAPI) -> None:
             swagger_favicon_url="docs/assets/favicon-32x32.png",
             swagger_ui_parameters={"persistAuthorization": True, "filter": True},
         )
+        page.headers.update(_PAGE_HEADERS)
+        return page

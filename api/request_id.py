@@ -1,5 +1,5 @@
 """An id for each request of the admin API: the caller's or a new one, said in the answer, and
-written into the audit log by whatever the request changes.
+written into the audit log by whatever the request changes. And what every answer tells browsers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,30 @@ def current_request_id() -> str | None:
     return _current.get()
 
 
+_ALWAYS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
+# An answer is somebody's money, or a key that is shown once: no cache keeps it.
+_OF_ANSWERS = (*_ALWAYS, (b"cache-control", b"no-store"))
+# The page holds a script in itself, and asks this server alone.
+_OF_PAGES = (
+    *_ALWAYS,
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline';"
+        b" img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
+        b" frame-ancestors 'none'",
+    ),
+)
+_PAGES = ("/docs", "/openapi.json")
+
+
+def _for_browsers(path: str) -> tuple[tuple[bytes, bytes], ...]:
+    return _OF_PAGES if path.startswith(_PAGES) else _OF_ANSWERS
+
+
 class RequestId:
     """Plain ASGI, since nothing here may buffer a stream. An id of another shape is replaced."""
 
@@ -35,8 +59,10 @@ class RequestId:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = list(message.get("headers", ()))
-                if all(name.lower() != b"x-request-id" for name, _ in headers):
+                said = {name.lower() for name, _ in headers}
+                if b"x-request-id" not in said:
                     headers.append((b"x-request-id", raw))
+                headers += [one for one in _for_browsers(scope["path"]) if one[0] not in said]
                 message = {**message, "headers": headers}
             await send(message)
 

@@ -159,6 +159,7 @@ async def open_services(
                 size_max=settings.database_pool_max,
                 command_timeout_s=settings.database_timeout_s,
                 wait_s=settings.database_wait_s,
+                accept_loss=settings.database_durability == "none",
                 server_settings={
                     "application_name": "taximeter-api",
                     # Compiling a report costs more than running it, where Postgres is built for it.

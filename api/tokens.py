@@ -76,12 +76,18 @@ def load_dev_key(data_dir: Path) -> DevKey:
     name, and takes its own only if that is still free.
     """
     path = data_dir / KEY_FILE_NAME
-    if not path.exists():
-        _create(path)
-    if path.stat().st_mode & 0o077:
+    try:
+        if not path.exists():
+            _create(path)
+        mode, pem = path.stat().st_mode, path.read_bytes()
+    except OSError as error:
+        raise DevKeyError(
+            f"the folder of TAXIMETER_DATA_DIR cannot be used: {path}: {error.strerror or error}"
+        ) from None
+    if mode & 0o077:
         raise DevKeyError(f"{path.name} can be read by others; set its mode to 0600 or delete it")
     try:
-        private = load_pem_private_key(path.read_bytes(), password=None)
+        private = load_pem_private_key(pem, password=None)
     except ValueError as error:
         raise DevKeyError(f"{path.name} does not hold a private key: {error}") from error
     if not isinstance(private, Ed25519PrivateKey):

@@ -10,10 +10,12 @@ from typing import Final, Literal
 
 from asyncpg import Record
 
+from taximeter.api.errors import ApiError
 from taximeter.api.queries import USAGE
 from taximeter.settler.stores import Connection
 
 DAYS_DEFAULT: Final = 30
+RANGE_DAYS_MAX: Final = 366
 
 Period = Literal["day", "week", "month"]
 
@@ -22,6 +24,28 @@ def last_days(days: int = DAYS_DEFAULT) -> tuple[date, date]:
     """The last `days` days in UTC, today included: first and last."""
     today = datetime.now(UTC).date()
     return today - timedelta(days=days - 1), today
+
+
+def day_range(start: date | None, end: date | None) -> tuple[date, date]:
+    """First and last day (UTC) of a report; by default the last 30 days, today included. Raises
+    ApiError 400.
+    """
+    last = end or datetime.now(UTC).date()
+    try:
+        first = start or last - timedelta(days=DAYS_DEFAULT - 1)
+    except OverflowError:
+        raise ApiError(400, "end_date is too early", details={"field": "end_date"}) from None
+    if first > last:
+        raise ApiError(
+            400, "start_date must not be after end_date", details={"field": "start_date"}
+        )
+    if (last - first).days >= RANGE_DAYS_MAX:
+        raise ApiError(
+            400,
+            f"a report covers at most {RANGE_DAYS_MAX} days",
+            details={"field": "start_date"},
+        )
+    return first, last
 
 
 @dataclass(frozen=True, slots=True)

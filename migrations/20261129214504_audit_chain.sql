@@ -104,4 +104,5 @@ DROP TABLE taximeter.audit_chain;
 DROP INDEX taximeter.audit_log_by_time;
 DROP TRIGGER audit_is_stamped ON taximeter.audit_log;
 DROP FUNCTION taximeter.stamp_audit();
+COMMENT ON COLUMN taximeter.audit_log.actor IS NULL;
 ALTER TABLE taximeter.audit_log DROP COLUMN written_by;

@@ -53,4 +53,5 @@ END;
 $$;
 DROP FUNCTION taximeter.close_expired();
 DROP INDEX IF EXISTS idx_user_allocations_expires; -- Of the guide, if somebody followed it.
+COMMENT ON INDEX allocations_by_expiry IS NULL;
 ALTER INDEX allocations_by_expiry RENAME TO idx_user_allocations_expires;

@@ -20,7 +20,13 @@ from taximeter.settler.queries import load_queries
 
 _SQL: Final = load_queries("connecting")
 _TOKEN: Final = "taximeter.started_with"
+_CHECK_S: Final = 3.0
 _WEAK: Final = "off"
+_NOT_POSTGRES: Final = (
+    "the settings of our sessions do not reach Postgres; is there a PgBouncer in between? Locks and"
+    " commits that wait need sessions of our own: let TAXIMETER_DATABASE_URL be the address of"
+    " Postgres itself"
+)
 
 log = logging.getLogger("taximeter.settler")
 
@@ -54,9 +60,12 @@ class SafeConnect:
             }
             if self._commit is not None:
                 settings["synchronous_commit"] = self._commit
-            conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
-                *args, server_settings=settings, **options
-            )
+            try:
+                conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
+                    *args, server_settings=settings, **options
+                )
+            except asyncpg.ProtocolViolationError as error:
+                raise UnsafeDatabase(f"{_NOT_POSTGRES} ({error})") from error
             try:
                 found = await conn.fetchrow(_SQL["read_guarantees"])
                 assert found is not None, "it reads no table"
@@ -74,11 +83,7 @@ class SafeConnect:
 
     def _check(self, found: asyncpg.Record, token: str) -> None:
         if found["started_with"] != token:
-            raise UnsafeDatabase(
-                "the settings of our sessions do not reach Postgres (a PgBouncer with"
-                " ignore_startup_parameters?): give TAXIMETER_DATABASE_URL the address of"
-                " Postgres itself"
-            )
+            raise UnsafeDatabase(_NOT_POSTGRES)
         if self._commit is not None and found["synchronous_commit"] == _WEAK:
             raise UnsafeDatabase("synchronous_commit is off in our sessions, against our setting")
         weak = [name for name in ("fsync", "full_page_writes") if found[name] != "on"]
@@ -96,3 +101,17 @@ class SafeConnect:
             log.warning(
                 "Postgres has %s off: a crash of its machine can take what is booked", words
             )
+
+
+async def check_database(url: str, *, accept_loss: bool) -> None:
+    """Raise UnsafeDatabase if this Postgres must not be used. One that is away, or refuses us, may
+    be another one later: that shows then.
+    """
+    connect = SafeConnect(accept_loss=accept_loss)
+    try:
+        conn = await connect(url, server_settings={}, timeout=_CHECK_S, command_timeout=_CHECK_S)
+    except UnsafeDatabase:
+        raise
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        return
+    await conn.close(timeout=_CHECK_S)

@@ -29,7 +29,7 @@ else:
     Connection = Any
 
 
-_AWAY: Final = (
+AWAY: Final = (
     OSError,  # Refused, unreachable, reset, and no answer in time.
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # It starts, stops, or somebody ends our session.
@@ -39,7 +39,9 @@ _AWAY: Final = (
     asyncpg.ObjectNotInPrerequisiteStateError,
     asyncpg.QueryCanceledError,
     asyncpg.LockNotAvailableError,
+    asyncpg.InternalClientError,  # A session that was ended between two commands of ours.
 )
+"""What a Postgres answers that cannot be used now, and may be later without anybody's doing."""
 
 
 def is_away(error: BaseException) -> bool:
@@ -48,7 +50,7 @@ def is_away(error: BaseException) -> bool:
     """
     if isinstance(error, UnsafeDatabase):
         return False
-    return isinstance(error, (*_AWAY, asyncpg.InterfaceError))
+    return isinstance(error, (*AWAY, asyncpg.InterfaceError))
 
 
 @dataclass(frozen=True, slots=True)

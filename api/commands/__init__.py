@@ -65,6 +65,16 @@ class LazyGroup(click.Group):
                 f"this command needs the package '{package}'; "
                 f"install the extra: pip install 'taximeter[{extra}]'"
             ) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            # Imported here, so that nothing is that was not asked for.
+            from taximeter.api.commands.common import in_one_line
+
+            line = in_one_line(error)
+            if line is None:
+                raise
+            raise click.ClickException(line) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -7,11 +7,13 @@ import uvicorn
 from pydantic import ValidationError
 
 from taximeter.api.app import create_app
-from taximeter.api.commands.common import explain
+from taximeter.api.commands.common import explain, refuse_unsafe_database
+from taximeter.api.commands.serving import serve_until_told
+from taximeter.api.connections import GuardingServer, connection_limits
 from taximeter.api.llm.config import ConfigError
 from taximeter.api.protocol import BoundedProtocol
 from taximeter.api.settings import ApiSettings
-from taximeter.api.tokens import DevKeyError
+from taximeter.api.tokens import DevKeyError, load_dev_key
 from taximeter.meter.pricing import PriceFileError
 
 
@@ -19,7 +21,7 @@ def server_config(settings: ApiSettings) -> uvicorn.Config:
     """How uvicorn serves the API. `dev` and `demo` use the same, so that what they show is what
     runs.
     """
-    return uvicorn.Config(
+    config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
         port=settings.port,
@@ -32,6 +34,10 @@ def server_config(settings: ApiSettings) -> uvicorn.Config:
         timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_s)),
         log_level="info",
     )
+    config.connection_limits = connection_limits(  # type: ignore[attr-defined]
+        settings.upstream_connections_max, settings.connections_per_peer_max
+    )
+    return config
 
 
 @click.command(help="Serve the admin API and the LLM route.")
@@ -47,12 +53,13 @@ def command(host: str | None, port: int | None) -> None:
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     try:
         settings = ApiSettings(**given)  # type: ignore[arg-type]  # Each key has a type of its own.
+        if settings.dev_mode:
+            load_dev_key(settings.data_dir)  # While there is somebody to tell, not in the server.
         config = server_config(settings)
     except ValidationError as error:
         raise click.ClickException(explain(error)) from error
     except (ConfigError, DevKeyError, PriceFileError) as error:
         raise click.ClickException(str(error)) from error
-    server = uvicorn.Server(config)
-    server.run()
-    if not server.started:
+    refuse_unsafe_database(settings)
+    if not serve_until_told(GuardingServer(config)):
         raise click.ClickException("the API could not start; see above")

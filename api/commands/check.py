@@ -10,11 +10,12 @@ from typing import NoReturn
 import asyncpg
 import click
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
-from taximeter.api.commands.common import explain
+from taximeter.api.commands.common import explain, in_one_line
 from taximeter.settler.check import Acknowledged, CheckLimits, Report, acknowledge, check
 from taximeter.settler.reconcile import CouldNotLook
 from taximeter.settler.settings import SettlerSettings
@@ -45,8 +46,8 @@ def command(context: click.Context, as_json: bool) -> None:
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
     ) as error:
-        _could_not_look(f"{type(error).__name__}: {error}", as_json)
-    except ValidationError as error:
+        _could_not_look(in_one_line(error) or f"{type(error).__name__}: {error}", as_json)
+    except (ValidationError, SettingsError) as error:
         _could_not_look(explain(error), as_json)
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2))

@@ -1,17 +1,74 @@
-"""What several commands share."""
+"""What several commands share: how what goes wrong is said in one line."""
 
 from __future__ import annotations
 
+import asyncio
+import re
+
+import asyncpg
+import click
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
+from redis.exceptions import RedisError
+
+from taximeter.settler.connecting import UnsafeDatabase, check_database
+from taximeter.settler.settings import StoreSettings
+
+_LISTS = frozenset({"oidc_algorithms"})
 
 
-def explain(error: ValidationError, prefix: str = "TAXIMETER_") -> str:
+def explain(error: ValidationError | SettingsError, prefix: str = "TAXIMETER_") -> str:
     """Name the environment variables that are wrong, and how; never their values, which may be
     secret.
     """
+    if isinstance(error, SettingsError):
+        return _not_json(error, prefix)
     lines = []
     for one in error.errors(include_input=False, include_url=False):
         message = one["msg"].removeprefix("Value error, ")
         name = "_".join(str(part) for part in one["loc"]).upper()
         lines.append(f"{prefix}{name}: {message}" if name else message)
     return "\n".join(lines)
+
+
+def _not_json(error: SettingsError, prefix: str) -> str:
+    """A variable that holds a list or a table, and what is in it is no JSON."""
+    found = re.search(r'field "(\w+)"', str(error))
+    name = found.group(1) if found is not None else ""
+    example = '["RS256", "ES256"]' if name in _LISTS else '{"name": 1.5}'
+    return f"{prefix}{name.upper()}: must be JSON, such as '{example}'"
+
+
+def in_one_line(error: Exception) -> str | None:
+    """What went wrong and what to do, for what the surroundings may do to any command; None for
+    what only we can have done wrong.
+    """
+    if isinstance(error, (ValidationError, SettingsError)):
+        return explain(error)
+    if isinstance(error, (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError)):
+        return (
+            "the database of TAXIMETER_DATABASE_URL lacks our tables: run `taximeter migrate`"
+            f" ({error})"
+        )
+    if isinstance(error, RedisError):
+        return f"the Redis of TAXIMETER_REDIS_URL does not answer as it should: {error}"
+    if isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError)):
+        return f"the Postgres of TAXIMETER_DATABASE_URL does not answer as it should: {error}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror or error}"
+    if isinstance(error, (ConnectionError, TimeoutError, OSError)):
+        # Redis and HTTP clients have errors of their own; this is what asyncpg leaves as it is.
+        said = str(error) or "no answer in time"
+        return f"the Postgres of TAXIMETER_DATABASE_URL cannot be reached: {said}"
+    return None
+
+
+def refuse_unsafe_database(settings: StoreSettings) -> None:
+    """Raise ClickException if the database must not be used, before anything is served. One that is
+    away is waited for.
+    """
+    accept_loss = settings.database_durability == "none"
+    try:
+        asyncio.run(check_database(settings.database_url, accept_loss=accept_loss))
+    except UnsafeDatabase as error:
+        raise click.ClickException(f"cannot start on this Postgres: {error}") from None

@@ -12,11 +12,12 @@ import click
 import httpx
 from rich.console import Console
 
+from taximeter.api.commands.token import DEV_DATA_DIR, data_dir_is_found
 from taximeter.api.demo.admin import Admin, DemoFailed
 from taximeter.api.embedded.machine import ServerFailed
 from taximeter.api.local.folder import FolderRefused, own_folder
 from taximeter.api.local.process import ProcessFailed
-from taximeter.api.local.system import LocalSystem, is_free, local_system
+from taximeter.api.local.system import LocalSystem, PortRefused, local_system
 from taximeter.api.migrate import MigrationFailed
 from taximeter.api.tokens import load_dev_key
 
@@ -34,12 +35,12 @@ CREDITS = 10_000
     "--port",
     type=click.IntRange(1, 65535),
     default=None,
-    help=f"Port of the API; {PORT} by default, or another one if that is taken.",
+    help=f"Port of the API; {PORT} by default. One that is taken is refused.",
 )
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".data/dev"),
+    default=DEV_DATA_DIR,
     show_default=True,
     help="Folder of the servers, the local key and the logs.",
 )
@@ -55,7 +56,8 @@ def command(port: int | None, data_dir: Path) -> None:
             console.status("starting") as status,
             local_system(
                 folder,
-                api_port=port or (PORT if is_free(PORT) else None),
+                api_port=port or PORT,
+                with_sidecar=True,
                 progress=lambda message: status.update(f"{message} ..."),
             ) as system,
         ):
@@ -65,7 +67,9 @@ def command(port: int | None, data_dir: Path) -> None:
             while not stop.wait(1.0):
                 system.check_alive()
             console.print("stopping ...")
-    except (DemoFailed, FolderRefused, ProcessFailed, ServerFailed, MigrationFailed) as error:
+    except ProcessFailed as error:
+        raise click.ClickException(f"{error} (everything else was stopped)") from error
+    except (DemoFailed, FolderRefused, PortRefused, ServerFailed, MigrationFailed) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -90,6 +94,7 @@ def _tell(console: Console, system: LocalSystem, token: str) -> None:
         "API": system.api_url,
         "API reference": f"{system.api_url}/docs",
         "status": f"{system.api_url}/api/v1/system/status",
+        "sidecar": f"{system.sidecar_url} (no key needed on this machine)",
         "Postgres": system.database_url,
         "Redis": system.redis_url,
         "upstream": f"{system.upstream_url} (simulated)",
@@ -105,5 +110,9 @@ def _tell(console: Console, system: LocalSystem, token: str) -> None:
         f"  -H 'Authorization: Bearer {token}' \\\n"
         f"  -H 'Content-Type: application/json' \\\n"
         f"  -d '{body}'\n"
+    )
+    beside = "" if data_dir_is_found(system.data_dir) else f" --data-dir {system.data_dir}"
+    console.print(
+        f"Sessions of others: taximeter token --user ann{beside}", highlight=False, soft_wrap=True
     )
     console.print("Ctrl-C stops everything; the data stays.", highlight=False)

@@ -8,7 +8,7 @@ import click
 import uvloop
 from pydantic import ValidationError
 
-from taximeter.api.commands.common import explain
+from taximeter.api.commands.common import explain, refuse_unsafe_database
 from taximeter.api.prices import make_pricer
 from taximeter.api.sidecar.run import run_sidecar
 from taximeter.api.sidecar.settings import SidecarSettings
@@ -43,6 +43,8 @@ def command(host: str | None, port: int | None, socket: str | None) -> None:
         raise click.ClickException(str(error)) from None
     except ValidationError as error:
         raise click.ClickException(explain(error)) from None
+    if settings.has_database:
+        refuse_unsafe_database(settings)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             started = runner.run(run_sidecar(settings, pricer))

@@ -7,6 +7,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain
+from taximeter.api.commands.serving import serve_until_told
 from taximeter.api.simulator import SimulatorSettings, create_simulator
 
 
@@ -61,4 +62,5 @@ def command(
         lifespan="off",
         timeout_graceful_shutdown=5,
     )
-    uvicorn.Server(config).run()
+    if not serve_until_told(uvicorn.Server(config)):
+        raise click.ClickException("the simulator could not start; see above")

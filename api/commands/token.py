@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Final
 
 import click
 from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain
 from taximeter.api.settings import ApiSettings
-from taximeter.api.tokens import TTL_S_MAX, DevKeyError, load_dev_key
+from taximeter.api.tokens import KEY_FILE_NAME, TTL_S_MAX, DevKeyError, load_dev_key
 from taximeter.meter import InvalidRequest
 from taximeter.meter.limits import check_user_id
 
+DEV_DATA_DIR: Final = Path(".data/dev")
+
+
+def data_dir_is_found(folder: Path) -> bool:
+    """Whether this command finds that folder by itself, when it is run where we are."""
+    return folder == DEV_DATA_DIR.resolve() and _is_unsaid()
+
+
+def _running_dev() -> Path | None:
+    """The folder of the `taximeter dev` that was started here, unless settings name another one."""
+    key = DEV_DATA_DIR / KEY_FILE_NAME
+    return DEV_DATA_DIR if _is_unsaid() and key.is_file() else None
+
+
+def _is_unsaid() -> bool:
+    names = ("TAXIMETER_DATA_DIR", "TAXIMETER_DEV_MODE", "TAXIMETER_OIDC_ISSUER")
+    return not any(os.environ.get(name) for name in names)
+
 
 @click.command(
-    help="Mint a session token with the local key. Dev mode only (TAXIMETER_DEV_MODE=1)."
+    help="Mint a session token with the local key. Dev mode only: beside `taximeter dev`, or with "
+    "TAXIMETER_DEV_MODE=1."
 )
 @click.option("--user", required=True, help="User id that the token is for.")
 @click.option("--email", default=None, help="Email address of the user.")
@@ -32,14 +53,16 @@ from taximeter.meter.limits import check_user_id
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
     default=None,
-    help="Folder with the key; TAXIMETER_DATA_DIR by default.",
+    help="Folder with the key; that of `taximeter dev`, or TAXIMETER_DATA_DIR, by default.",
 )
 def command(
     user: str, email: str | None, system_admin: bool, ttl_s: int, data_dir: Path | None
 ) -> None:
     """Print the token alone, so that a shell can keep it in a variable."""
+    folder = data_dir or _running_dev()
     try:
-        settings = ApiSettings()
+        # A folder that `taximeter dev` has made is dev mode, and needs no setting to say so.
+        settings = ApiSettings() if folder is None else ApiSettings(dev_mode=True)
     except ValidationError as error:
         raise click.ClickException(explain(error)) from error
     if not settings.dev_mode:
@@ -48,7 +71,7 @@ def command(
             "or log in with the configured identity provider"
         )
     try:
-        key = load_dev_key(data_dir or settings.data_dir)
+        key = load_dev_key(folder or settings.data_dir)
         roles = (settings.admin_role,) if system_admin else ()
         token = key.mint(check_user_id(user), ttl_s=ttl_s, roles=roles, email=email)
     except (DevKeyError, InvalidRequest, OSError) as error:

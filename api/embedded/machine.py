@@ -30,6 +30,32 @@ def wheel_folder(package: str) -> Path:
     return Path(found.submodule_search_locations[0])
 
 
+def is_free(port: int) -> bool:
+    """True when nobody listens on that loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def kept_port(path: Path) -> int:
+    """The port that is written down in a file, as long as nobody else listens on it; else a free
+    one, which is written down: what has once been started on a folder is found where it was.
+
+    Raises ServerFailed, OSError when the file cannot be written.
+    """
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        port = int(path.read_text(encoding="ascii"))
+        if PORT_MIN <= port <= PORT_MAX and is_free(port):
+            return port
+    port = free_port()
+    path.write_text(f"{port}\n", encoding="ascii")
+    return port
+
+
 def free_port() -> int:
     """Return a loopback port that nobody listens on at this moment."""
     for _ in range(100):

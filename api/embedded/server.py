@@ -15,7 +15,7 @@ from signal import SIGKILL, Signals
 from types import TracebackType
 from typing import Self
 
-from taximeter.api.embedded.machine import PortTaken, ServerFailed, free_port
+from taximeter.api.embedded.machine import PortTaken, ServerFailed, kept_port
 from taximeter.api.embedded.spawn import Child, Identity, spawn
 
 READY_TIMEOUT_S = 60.0
@@ -30,7 +30,8 @@ class EmbeddedServer(ABC):
     """A real server as our own child process, with its data and log under one folder.
 
     `start` returns when the server answers. It may be called again after `stop` or `kill`; the port
-    stays the same, so that clients find the server again. A folder left behind by a killed parent
+    stays the same, so that clients find the server again, and the next process that starts one on
+    the folder takes it too unless somebody else has it. A folder left behind by a killed parent
     starts like any other. The server never outlives this process.
     """
 
@@ -178,7 +179,7 @@ class EmbeddedServer(ABC):
         known = self._port is not None
         for attempt in range(1, PORT_ATTEMPTS_MAX + 1):
             if not known:
-                self._port = free_port()
+                self._port = kept_port(self.data_dir / "port")
             try:
                 self._launch(lock)
                 return

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 
+from taximeter.api.deps import suspended
 from taximeter.api.errors import ALREADY_EXISTS, ApiError, from_meter, text_of_credits
 from taximeter.api.exact import credits_of
 from taximeter.api.llm.estimates import PromptSize, output_bound
@@ -36,12 +37,18 @@ async def paying_org(services: Services, user_id: str, org_header: str | None) -
     if org_header is not None:
         for one in await services.memberships.of(user_id):
             if one.org_id == org_header:
-                return one
+                return _not_suspended(one)
         raise ApiError(404, "Organization not found")
     payer = await services.memberships.payer(user_id)
     if payer is None:
         raise ApiError(403, "You are not a member of any organization that could pay")
-    return payer
+    return _not_suspended(payer)
+
+
+def _not_suspended(membership: Membership) -> Membership:
+    if membership.suspended:
+        raise suspended()
+    return membership
 
 
 async def refuse_empty_account(services: Services, org_id: str, user_id: str) -> None:

@@ -15,7 +15,7 @@ LOG_TAIL_LINES = 30
 
 
 class ProcessFailed(RuntimeError):
-    """A process ended or did not answer; the message ends with the tail of its log."""
+    """A process ended or did not answer; the message says where its log is."""
 
 
 class LocalProcess:
@@ -53,10 +53,17 @@ class LocalProcess:
             )
 
     def check_alive(self) -> None:
-        """Raise ProcessFailed with the end of its log when it has ended."""
-        if self._child is None or self._child.poll() is not None:
+        """Raise ProcessFailed, in one line, when it has ended."""
+        if self.has_ended:
             code = None if self._child is None else self._child.returncode
-            raise ProcessFailed(f"{self.name} has ended (exit {code})\n{self.log_tail()}")
+            raise ProcessFailed(
+                f"the {self.name} has ended by itself (exit {code}); its log: {self.log_path}"
+            )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is not running, though it was started or never was."""
+        return self._child is None or self._child.poll() is not None
 
     def stop(self, grace_s: float = 15.0) -> int:
         """SIGTERM, then SIGKILL after the grace time. Returns its exit code; 0 if it never ran."""

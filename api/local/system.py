@@ -7,17 +7,17 @@ folders are chosen here.
 from __future__ import annotations
 
 import os
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
-from taximeter.api.embedded.machine import LOOPBACK, free_port
+from taximeter.api.embedded.machine import LOOPBACK, is_free, kept_port
 from taximeter.api.embedded.postgres import DATABASE, EmbeddedPostgres
+from taximeter.api.embedded.server import EmbeddedServer
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.api.local.process import LocalProcess, ProcessFailed
 from taximeter.api.migrate import migrate
@@ -34,7 +34,8 @@ Progress = Callable[[str], None]
 
 @dataclass(slots=True)
 class LocalSystem:
-    """A running system. `processes` are ours, in the order in which they were started.
+    """A running system. `processes` are ours, in the order in which they were started; `servers`
+    are those that run for it alone.
 
     `database_url` is that of the owner, who migrates; on an embedded Postgres each process of
     `logins` has a URL of its own.
@@ -46,7 +47,9 @@ class LocalSystem:
     api_url: str
     upstream_url: str
     data_dir: Path
+    sidecar_url: str | None = None
     logins: Mapping[str, str] = field(default_factory=dict)
+    servers: Sequence[EmbeddedServer] = ()
     processes: list[LocalProcess] = field(default_factory=list)
 
     def environment(self, process_name: str) -> dict[str, str]:
@@ -62,7 +65,12 @@ class LocalSystem:
         }
 
     def check_alive(self) -> None:
-        """Raise ProcessFailed when a process has ended by itself."""
+        """Raise ProcessFailed, in one line, when a process or a server has ended by itself."""
+        for server in self.servers:
+            if not server.running:
+                raise ProcessFailed(
+                    f"{server.name} has ended by itself; its log: {server.log_path}"
+                )
         for process in self.processes:
             process.check_alive()
 
@@ -72,19 +80,28 @@ def local_system(
     data_dir: Path,
     *,
     api_port: int | None = None,
+    with_sidecar: bool = False,
     settings: Mapping[str, str] | None = None,
     progress: Progress = lambda message: None,
 ) -> Iterator[LocalSystem]:
-    """Run everything until the block ends. Raises ProcessFailed or ServerFailed with a log's tail.
+    """Run everything until the block ends. Raises ProcessFailed or ServerFailed with a log's tail,
+    and PortRefused, before anything starts, for an `api_port` that somebody else listens on.
 
-    `settings` are further environment variables for our processes. What is in `data_dir` stays
-    there for the next time.
+    Ports are those of the last time, unless somebody else has them by now. `settings` are further
+    environment variables for our processes. What is in `data_dir` stays there for the next time.
     """
     data_dir = data_dir.resolve()
+    if api_port is not None and not is_free(api_port):
+        raise PortRefused(
+            f"port {api_port} of {LOOPBACK} is taken by another program: choose one with --port"
+        )
     with ExitStack() as stack:
-        redis_url, arq_redis_url = _redis_servers(stack, data_dir, progress)
-        database_url, logins = _database(stack, data_dir, progress)
-        simulator_port, api_port = free_port(), api_port or free_port()
+        servers: list[EmbeddedServer] = []
+        redis_url, arq_redis_url = _redis_servers(stack, servers, data_dir, progress)
+        database_url, logins = _database(stack, servers, data_dir, progress)
+        simulator_port = kept_port(data_dir / "simulator.port")
+        api_port = api_port or kept_port(data_dir / "api.port")
+        sidecar_port = kept_port(data_dir / "sidecar.port") if with_sidecar else None
         system = LocalSystem(
             redis_url,
             arq_redis_url,
@@ -92,13 +109,19 @@ def local_system(
             api_url=f"http://{LOOPBACK}:{api_port}",
             upstream_url=f"http://{LOOPBACK}:{simulator_port}/v1",
             data_dir=data_dir,
+            sidecar_url=None if sidecar_port is None else f"http://{LOOPBACK}:{sidecar_port}",
             logins=logins,
+            servers=servers,
         )
-        for name, arguments in (
+        commands = [
             ("simulator", ["simulator", "--port", str(simulator_port)]),
             ("settler", ["settler"]),
             ("api", ["api", "--host", LOOPBACK, "--port", str(api_port)]),
-        ):
+        ]
+        if sidecar_port is not None:
+            arguments = ["sidecar", "--host", LOOPBACK, "--port", str(sidecar_port)]
+            commands.insert(2, ("sidecar", arguments))
+        for name, arguments in commands:
             progress(f"starting the {name}")
             environment = {**system.environment(name), **(settings or {})}
             log_path = data_dir / "logs" / f"{name}.log"
@@ -112,21 +135,30 @@ def local_system(
         yield system
 
 
-def _redis_servers(stack: ExitStack, data_dir: Path, progress: Progress) -> tuple[str, str]:
+class PortRefused(RuntimeError):
+    """Somebody else listens on the port that was asked for."""
+
+
+def _redis_servers(
+    stack: ExitStack, servers: list[EmbeddedServer], data_dir: Path, progress: Progress
+) -> tuple[str, str]:
     """URLs of Redis and arq's Redis; what the environment does not name starts here."""
     redis_url, arq_redis_url = os.environ.get(REDIS_URL), os.environ.get(ARQ_REDIS_URL)
     if redis_url is None:
         progress("starting Valkey")
-        redis_url = stack.enter_context(EmbeddedValkey(data_dir / "valkey")).url
+        valkey = stack.enter_context(EmbeddedValkey(data_dir / "valkey"))
+        servers.append(valkey)
+        redis_url = valkey.url
     if arq_redis_url is None:
         progress("starting arq's Valkey")
         arq = EmbeddedValkey(data_dir / "arq", append_only=False)
         arq_redis_url = stack.enter_context(arq).url
+        servers.append(arq)
     return redis_url, arq_redis_url
 
 
 def _database(
-    stack: ExitStack, data_dir: Path, progress: Progress
+    stack: ExitStack, servers: list[EmbeddedServer], data_dir: Path, progress: Progress
 ) -> tuple[str, Mapping[str, str]]:
     """URL of the migrated Postgres, and those of the processes that log in as users of their own:
     none on a server of the environment's, whose users are not ours to make.
@@ -138,10 +170,13 @@ def _database(
         return database_url, {}
     progress("starting Postgres")
     server = stack.enter_context(EmbeddedPostgres(data_dir / "postgres"))
+    servers.append(server)
     progress("migrating the database")
     migrate(server.url)
     server.make_logins()
-    return server.url, {name: server.url_of(DATABASE, name) for name in ("api", "settler")}
+    return server.url, {
+        name: server.url_of(DATABASE, name) for name in ("api", "settler", "sidecar")
+    }
 
 
 def _wait_until_ready(system: LocalSystem) -> None:
@@ -149,7 +184,11 @@ def _wait_until_ready(system: LocalSystem) -> None:
     answer = "no answer yet"
     with httpx.Client(timeout=5.0) as client:
         while time.monotonic() < end:
-            system.check_alive()
+            try:
+                system.check_alive()
+            except ProcessFailed as error:
+                tails = [process.log_tail() for process in system.processes if process.has_ended]
+                raise ProcessFailed("\n".join([str(error), *tails])) from None
             try:
                 response = client.get(f"{system.api_url}/api/v1/system/status")
             except httpx.TransportError as error:
@@ -163,14 +202,3 @@ def _wait_until_ready(system: LocalSystem) -> None:
     raise ProcessFailed(
         f"the API is not ready after {READY_TIMEOUT_S:.0f} s: {answer}\n{api.log_tail()}"
     )
-
-
-def is_free(port: int) -> bool:
-    """True when nobody listens on that loopback port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from taximeter.api.deps import OrgAdminDep, ServicesDep
-from taximeter.api.exact import UserId
+from taximeter.api.exact import UserId, credits_of
 from taximeter.api.paging import LimitParam, OffsetParam
 from taximeter.api.queries import IDENTITY
 
@@ -28,7 +28,7 @@ Action = Annotated[
 
 
 class AuditEntry(BaseModel):
-    """One change. Amounts in `before` and `after` are millicredits."""
+    """One change. What is called credits in `before` and `after` is credits."""
 
     id: int
     at: datetime
@@ -72,5 +72,19 @@ async def get_audit(
 
 
 def _entry(row: Record) -> AuditEntry:
-    states = {name: row[name] and json.loads(row[name]) for name in ("before", "after")}
+    states = {
+        name: row[name] and _in_credits(json.loads(row[name])) for name in ("before", "after")
+    }
     return AuditEntry(**{**dict(row), **states})
+
+
+def _in_credits(state: Any) -> Any:
+    """The log keeps millicredits under the names of the tables' columns, as SQL writes it too; an
+    answer that says credits means credits.
+    """
+    if not isinstance(state, dict):
+        return state
+    return {
+        name: credits_of(value) if name.endswith("_credits") and type(value) is int else value
+        for name, value in state.items()
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import asyncpg
@@ -15,7 +15,7 @@ from taximeter.api.again import again_when_undone
 from taximeter.api.audit import write_audit
 from taximeter.api.deps import Access, MemberDep, OrgAdminDep, ServicesDep, own_user
 from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
-from taximeter.api.exact import Body, Credits, ExactRoute, UserId, credits_of
+from taximeter.api.exact import Body, Credits, ExactRoute, Time, UserId, credits_of, in_the_future
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.live import Account, live_balances, made_live
 from taximeter.api.paging import LimitParam, OffsetParam
@@ -34,14 +34,6 @@ from taximeter.settler.stores import Connection
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
 
 
-def _future(value: datetime) -> datetime:
-    if value.tzinfo is None:
-        raise ValueError("must say its time zone, such as 2030-01-31T00:00:00Z")
-    if value <= datetime.now(UTC):
-        raise ValueError("must be in the future")
-    return value
-
-
 class NewAllocation(Body):
     """Credits of the pool for one user. An allocation has one end: without `expires_at` the credits
     end with the allocation that stands, null takes its end away (and renewing with it), and another
@@ -50,7 +42,7 @@ class NewAllocation(Body):
 
     user_id: UserId
     credits: Credits
-    expires_at: Annotated[datetime, AfterValidator(_future)] | None = None
+    expires_at: Annotated[Time, AfterValidator(in_the_future)] | None = None
     auto_renew: StrictBool | None = None
 
 
@@ -183,23 +175,21 @@ async def _audit_allocation(
     allocated = row["allocated_credits"]
     # An allocation that holds no more than this request gave it was opened by it.
     opened = allocated == millicredits and row["used_credits"] == 0
-    actions = ["user.allocation.created"] if opened else []
-    for action in [*actions, "org.credits.allocated"]:
-        await write_audit(
-            conn,
-            actor=actor,
-            action=action,
-            org_id=org_id,
-            target=row["user_id"],
-            before={
-                "allocated_credits": allocated - millicredits,
-                "pool_available_credits": pool["available_credits"] + millicredits,
-            },
-            after={
-                "allocated_credits": allocated,
-                "pool_available_credits": pool["available_credits"],
-            },
-        )
+    await write_audit(
+        conn,
+        actor=actor,
+        action="user.allocation.created" if opened else "org.credits.allocated",
+        org_id=org_id,
+        target=row["user_id"],
+        before={
+            "allocated_credits": allocated - millicredits,
+            "pool_available_credits": pool["available_credits"] + millicredits,
+        },
+        after={
+            "allocated_credits": allocated,
+            "pool_available_credits": pool["available_credits"],
+        },
+    )
 
 
 def allocation_refusal(
@@ -230,7 +220,11 @@ def allocation_refusal(
             f"credits: an allocation holds at most {text_of_credits(BALANCE_MAX)} credits",
             details={"field": "credits", "limit": credits_of(BALANCE_MAX)},
         )
-    have = pool["available_credits"] if pool is not None else 0
+    return pool_cannot_pay(need, pool["available_credits"] if pool is not None else 0)
+
+
+def pool_cannot_pay(need: int, have: int) -> ApiError:
+    """The refusal where a pool has less millicredits available than are needed."""
     return ApiError(
         400,
         "Insufficient credits in the organization's pool. "

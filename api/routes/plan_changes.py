@@ -56,6 +56,12 @@ class Canceled(BaseModel):
     effective_date: date
 
 
+class Resumed(BaseModel):
+    """A subscription that goes on after all."""
+
+    subscription: SubscriptionView
+
+
 @router.put("/subscriptions/{org_id}/upgrade", summary="Move to a larger plan")
 @again_when_undone
 async def upgrade_subscription(
@@ -191,6 +197,47 @@ async def _cancel(conn: Connection, access: Access) -> Canceled:
         },
     )
     return Canceled(subscription=subscription_view(after), effective_date=ends_on)
+
+
+@router.post("/subscriptions/{org_id}/resume", summary="Undo a cancellation")
+@again_when_undone
+async def resume_subscription(
+    access: OrgAdminDep, services: ServicesDep, idempotency_key: IdempotencyKey = None
+) -> Resumed:
+    """The subscription goes on as if it had not been canceled, with the plan that it has.
+    Repeating it changes nothing. 409 once it has ended: then a system admin subscribes the
+    organisation again.
+    """
+    async with services.pool.acquire() as conn, conn.transaction():
+        return await answer_once(
+            conn,
+            Repeatable("subscriptions.resume", access.org_id, idempotency_key),
+            Resumed,
+            lambda: _resume(conn, access),
+        )
+
+
+async def _resume(conn: Connection, access: Access) -> Resumed:
+    org_id = access.org_id
+    before = await _running(conn, org_id)
+    if not before["cancel_at_period_end"]:
+        return Resumed(subscription=subscription_view(before))
+    after = await conn.fetchrow(SUBSCRIPTIONS["resume_subscription"], org_id)
+    assert after is not None, "its row is locked"
+    metadata = {"plan_code": before["plan_code"], "resumed_by": access.user_id}
+    await conn.execute(
+        SUBSCRIPTIONS["record_event"], org_id, "subscription_resumed", None, to_json(metadata)
+    )
+    await write_audit(
+        conn,
+        actor=access.user_id,
+        action="org.subscription.resumed",
+        org_id=org_id,
+        target=str(after["id"]),
+        before={"cancel_at_period_end": True},
+        after={"cancel_at_period_end": False},
+    )
+    return Resumed(subscription=subscription_view(after))
 
 
 async def _running(conn: Connection, org_id: str) -> asyncpg.Record:

@@ -13,13 +13,21 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from taximeter.api.again import again_when_undone
 from taximeter.api.audit import to_json, write_audit
-from taximeter.api.deps import MemberDep, ServicesDep, SystemAdminDep
+from taximeter.api.deps import MemberDep, PrincipalDep, ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, Credits, ExactRoute, NewOrgId, NewUserId, ShortText
+from taximeter.api.exact import (
+    Body,
+    Credits,
+    ExactRoute,
+    NewOrgId,
+    NewUserId,
+    ShortText,
+    check_email,
+)
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.personal import PERSONAL_PREFIX
-from taximeter.api.plans import Plan, plan_of
-from taximeter.api.queries import CREDITS, SUBSCRIPTIONS
+from taximeter.api.plans import PLANS, Plan, plan_of
+from taximeter.api.queries import CREDITS, ORGANIZATIONS, SUBSCRIPTIONS
 from taximeter.api.routes.purchases import book_purchase
 from taximeter.api.views import PoolView, SubscriptionView, pool_view, subscription_view
 from taximeter.api.vouching import BY_PLAN
@@ -28,20 +36,13 @@ from taximeter.settler.stores import Connection
 router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
 
 
-def _email(value: str) -> str:
-    name, at, domain = value.rpartition("@")
-    if not (name and at and "." in domain) or any(mark in value for mark in " <>"):
-        raise ValueError("must be an email address")
-    return value
-
-
 class NewSubscription(Body):
     """What it takes to subscribe an organisation."""
 
     org_id: NewOrgId
     plan_code: ShortText
     org_name: ShortText
-    billing_email: Annotated[ShortText, AfterValidator(_email)]
+    billing_email: Annotated[ShortText, AfterValidator(check_email)]
     initial_credits: Credits | None = Field(default=None, description="Credits to start with")
     user_id: NewUserId = Field(description="Becomes the organisation's admin")
 
@@ -62,6 +63,33 @@ class SubscriptionDetails(BaseModel):
     lago_status: str
     next_billing_date: date | None
     outstanding_balance: float
+
+
+class PlanView(BaseModel):
+    """A plan. The price is dollars a month."""
+
+    plan_code: str
+    plan_name: str
+    monthly_price: float
+
+
+class PlanList(BaseModel):
+    """What can be subscribed to, the smallest first."""
+
+    plans: list[PlanView]
+
+
+@router.get("/plans", summary="Plans that can be subscribed to")
+async def list_plans(principal: PrincipalDep) -> PlanList:
+    """Codes, names and prices. A subscription keeps the price that it was made at."""
+    return PlanList(
+        plans=[
+            PlanView(
+                plan_code=plan.code, plan_name=plan.name, monthly_price=float(plan.monthly_price)
+            )
+            for plan in PLANS.values()
+        ]
+    )
 
 
 @router.get("/subscriptions/{org_id}", summary="The subscription of an organization")
@@ -153,23 +181,39 @@ async def _create_organization(conn: Connection, body: NewSubscription, creator:
     """The organisation and its first admin; one that is there takes the name of this request. The
     slug is the id, or the id and a suffix if another one has that.
     """
+    known: asyncpg.Record | None = None
     for slug in (body.org_id, f"{body.org_id}-{secrets.token_hex(4)}"):
         await conn.execute(
             SUBSCRIPTIONS["create_organization"], body.org_id, body.org_name, slug, creator
         )
-        if await conn.fetchval(SUBSCRIPTIONS["lock_organization"], body.org_id) is not None:
+        known = await conn.fetchrow(SUBSCRIPTIONS["lock_organization"], body.org_id)
+        if known is not None:
             break
-    old_name = await conn.fetchval(SUBSCRIPTIONS["rename"], body.org_id, body.org_name)
-    if old_name is not None:
-        await write_audit(
-            conn,
-            actor=creator,
-            action="org.renamed",
-            org_id=body.org_id,
-            before={"org_name": old_name},
-            after={"org_name": body.org_name},
+    assert known is not None, "an organisation of this id is there, or was made"
+    if known["deleted_at"] is not None:
+        raise ApiError(
+            409,
+            "org_id: this organization was deleted; its id is not used again",
+            code="ORGANIZATION_DELETED",
+            details={"field": "org_id"},
         )
+    if known["org_name"] != body.org_name:
+        await _rename(conn, known["org_name"], body, creator)
     await conn.fetchrow(SUBSCRIPTIONS["put_admin"], body.org_id, body.user_id)
+
+
+async def _rename(conn: Connection, name_before: str, body: NewSubscription, actor: str) -> None:
+    """An organisation that subscribes again under another name has that name from now on."""
+    await conn.execute(ORGANIZATIONS["rename_organization"], body.org_id, body.org_name)
+    await write_audit(
+        conn,
+        actor=actor,
+        action="org.changed",
+        org_id=body.org_id,
+        target=body.org_id,
+        before={"org_name": name_before},
+        after={"org_name": body.org_name},
+    )
 
 
 async def _subscribe(conn: Connection, body: NewSubscription, plan: Plan) -> asyncpg.Record:

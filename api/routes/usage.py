@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from typing import Annotated, Literal
 
 from asyncpg import Record
@@ -11,15 +11,13 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from taximeter.api.deps import MemberDep, ServicesDep, own_user
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import ExactRoute, ShortText, UserId, credits_of
-from taximeter.api.usage import DAYS_DEFAULT, Scope
+from taximeter.api.exact import Day, ExactRoute, ShortText, UserId, credits_of
+from taximeter.api.usage import Scope, day_range
 from taximeter.api.users import emails_of
 from taximeter.api.views import FromBooks, percentage
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=ExactRoute)
 
-RANGE_DAYS_MAX = 366
 ROWS_MAX = 1000
 
 GroupBy = Literal["user", "service", "model", "day", "week", "month"]
@@ -82,8 +80,8 @@ class UsageReport(FromBooks):
 async def get_usage(
     access: MemberDep,
     services: ServicesDep,
-    start_date: Annotated[date | None, Query()] = None,
-    end_date: Annotated[date | None, Query()] = None,
+    start_date: Annotated[Day | None, Query()] = None,
+    end_date: Annotated[Day | None, Query()] = None,
     user_id: Annotated[UserId | None, Query()] = None,
     service_type: Annotated[ShortText | None, Query()] = None,
     group_by: Annotated[GroupBy | None, Query()] = None,
@@ -93,7 +91,7 @@ async def get_usage(
     Every charge that was acknowledged before the question is included; `complete` and `as_of` say
     if that took too long.
     """
-    first, last = _range(start_date, end_date)
+    first, last = day_range(start_date, end_date)
     user_id = own_user(access, user_id)
     scope = Scope(access.org_id, first, last, user_id, service_type)
     books = await services.catch_up.of_org(access.org_id)
@@ -150,25 +148,6 @@ async def get_usage(
 def average(millicredits: int, requests: int) -> float:
     """Credits a request cost on average, to six decimals; 0 without requests."""
     return round(credits_of(millicredits) / requests, 6) if requests else 0.0
-
-
-def _range(start: date | None, end: date | None) -> tuple[date, date]:
-    last = end or datetime.now(UTC).date()
-    try:
-        first = start or last - timedelta(days=DAYS_DEFAULT - 1)
-    except OverflowError:
-        raise ApiError(400, "end_date is too early", details={"field": "end_date"}) from None
-    if first > last:
-        raise ApiError(
-            400, "start_date must not be after end_date", details={"field": "start_date"}
-        )
-    if (last - first).days >= RANGE_DAYS_MAX:
-        raise ApiError(
-            400,
-            f"a report covers at most {RANGE_DAYS_MAX} days",
-            details={"field": "start_date"},
-        )
-    return first, last
 
 
 def _service(row: Record) -> ServiceUsage:

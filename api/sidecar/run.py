@@ -50,6 +50,7 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
                     size_max=settings.database_pool_max,
                     command_timeout_s=settings.database_timeout_s,
                     wait_s=settings.database_wait_s,
+                    accept_loss=settings.database_durability == "none",
                     server_settings={"application_name": "taximeter-sidecar"},
                 )
             )

@@ -1,8 +1,12 @@
 -- name: org_access
--- Why: what a caller may see of an organisation: one row with whether it exists and the caller's active role, if any.
+-- Why: what a caller may see of an organisation: one row with whether it exists, whether it is suspended or deleted, and the
+--      caller's active role, if any.
 -- $1 org_id, $2 user_id
 SELECT
-    EXISTS (SELECT FROM organizations WHERE id = $1) AS org_exists,
+    (
+        SELECT CASE WHEN deleted_at IS NOT NULL THEN 'deleted' WHEN suspended_at IS NOT NULL THEN 'suspended' ELSE 'active' END
+        FROM organizations WHERE id = $1
+    ) AS state,
     (
         SELECT role FROM organization_members
         WHERE org_id = $1 AND user_id = $2 AND status = 'active'
@@ -11,7 +15,7 @@ SELECT
 -- name: memberships
 -- Why: the caller's active memberships; the first one pays when a request does not say who does: the user's default, else the
 --      oldest one that has an allocation for them, and the organisation of one that holds individual credits after all others.
---      Nobody's own credits are out of reach because an organisation has nothing for them.
+--      Nobody's own credits are out of reach because an organisation has nothing for them, or is suspended.
 --      It pays at the markup of its plan; one that was canceled holds to the end of its period.
 -- $1 user_id, $2 how many at most
 SELECT
@@ -19,6 +23,7 @@ SELECT
     organizations.personal_of IS NOT NULL AS personal,
     (users.default_org_id = members.org_id) IS TRUE AS is_default,
     allocations.id IS NOT NULL AS has_allocation,
+    organizations.suspended_at IS NOT NULL AS suspended,
     subscriptions.plan_code
 FROM organization_members AS members
 JOIN organizations ON organizations.id = members.org_id
@@ -28,7 +33,7 @@ LEFT JOIN user_credit_allocations AS allocations
     ON allocations.org_id = members.org_id AND allocations.user_id = members.user_id
     AND allocations.is_active AND allocations.allocated_credits > 0
 WHERE members.user_id = $1 AND members.status = 'active'
-ORDER BY is_default DESC, has_allocation DESC, personal, members.created_at, members.org_id
+ORDER BY suspended, is_default DESC, has_allocation DESC, personal, members.created_at, members.org_id
 LIMIT $2;
 
 -- name: list_members

@@ -1,10 +1,12 @@
 -- name: find_key
--- Why: whether a key is good now, and what it may do. One for a user ends with that user's membership.
+-- Why: whether a key is good now, and what it may do. One for a user ends with that user's membership, and none opens anything while
+-- its organisation is suspended.
 -- $1 key_id
 SELECT key.org_id, key.user_id, key.operations, key.digest, key.name,
        extract(epoch FROM key.expires_at)::float8 AS expires_at
 FROM taximeter.api_keys AS key
 WHERE key.key_id = $1 AND key.revoked_at IS NULL AND key.expires_at > now()
+  AND NOT EXISTS (SELECT FROM organizations WHERE id = key.org_id AND suspended_at IS NOT NULL)
   AND (key.user_id IS NULL OR EXISTS (
         SELECT FROM organization_members AS member
         WHERE member.org_id = key.org_id AND member.user_id = key.user_id AND member.status = 'active'));

@@ -78,6 +78,13 @@ SET cancel_at_period_end = true, pending_plan = NULL, updated_at = now()
 WHERE org_id = $1
 RETURNING *;
 
+-- name: resume_subscription
+-- Why: the cancellation is taken back before its period has ended.
+-- $1 org_id
+UPDATE organization_subscriptions SET cancel_at_period_end = false, updated_at = now()
+WHERE org_id = $1
+RETURNING *;
+
 -- name: today
 -- Why: the day by the clock of the database, which the periods are counted by.
 SELECT (now() AT TIME ZONE 'UTC')::date;
@@ -113,15 +120,7 @@ INSERT INTO organization_credit_pools (org_id) VALUES ($1) ON CONFLICT (org_id) 
 -- Why: two first subscriptions of one organisation follow each other; also tells whether the organisation is there.
 -- Locks: the organisation's row, not its key, as in identity.sql.
 -- $1 org_id
-SELECT id FROM organizations WHERE id = $1 FOR NO KEY UPDATE;
-
--- name: rename
--- Why: who subscribes an organisation again names it anew. Answers the old name when that was another one. The row is locked.
--- $1 org_id, $2 org_name
-UPDATE organizations AS renamed SET org_name = $2
-FROM (SELECT id, org_name FROM organizations WHERE id = $1) AS before
-WHERE renamed.id = before.id AND before.org_name <> $2
-RETURNING before.org_name;
+SELECT id, org_name, deleted_at FROM organizations WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: put_admin
 -- Why: whoever a subscription is made for administers the organisation, also if the user was a mere member before.

@@ -59,7 +59,7 @@ LEFT JOIN user_credit_allocations AS allocations
 LEFT JOIN taximeter.users ON users.user_id = members.user_id
 WHERE members.user_id = $1 AND members.status = 'active'
 ORDER BY
-    (users.default_org_id = members.org_id) IS NOT TRUE, coalesce(allocations.allocated_credits, 0) <= 0,
+    organizations.suspended_at IS NOT NULL, (users.default_org_id = members.org_id) IS NOT TRUE, coalesce(allocations.allocated_credits, 0) <= 0,
     personal, members.created_at, members.org_id
 LIMIT $2;
 

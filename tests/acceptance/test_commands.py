@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -42,11 +43,14 @@ def test_the_demo_adds_up(tmp_path: Path) -> None:
 
 
 @contextmanager
-def dev(data_dir: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def dev(
+    data_dir: Path, port: int, *, cwd: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running `taximeter dev` and what it printed until it said how to stop it."""
     process = subprocess.Popen(
         [*COMMAND, "dev", "--data-dir", str(data_dir), "--port", str(port)],
         env=ENVIRONMENT,
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -99,3 +103,51 @@ def test_dev_stays_up_keeps_its_data_and_leaves_nothing_running(tmp_path: Path) 
             assert time.monotonic() < end, [child for child in children if child.is_running()]
             time.sleep(0.05)
     assert remaining[1] < remaining[0] < 5000, "the second run goes on where the first one ended"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_dev_keeps_its_ports_serves_a_sidecar_and_ends_when_a_part_of_it_dies(
+    tmp_path: Path,
+) -> None:
+    """In the folder that it takes by itself, so that `taximeter token` finds its key."""
+    home = tmp_path / "home"
+    home.mkdir()
+    places = []
+    for last in (False, True):
+        with dev(Path(".data/dev"), free_port(), cwd=home) as (process, printed):
+            places.append(re.findall(r"^ +(Postgres|Redis|sidecar) +(\S+)", printed, re.MULTILINE))
+            sidecar = dict(places[-1])["sidecar"]
+            assert httpx.get(f"{sidecar}/healthz", timeout=10, trust_env=False).status_code == 200
+            token = subprocess.run(
+                [*COMMAND, "token", "--user", "root", "--system-admin"],
+                cwd=home,
+                env=without_settings(),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=True,
+            ).stdout.strip()
+            [api] = re.findall(r"^ +API +(\S+)", printed, re.MULTILINE)
+            me = httpx.get(
+                f"{api}/api/v1/auth/user",
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=10,
+                trust_env=False,
+            )
+            assert me.json()["is_system_admin"] is True
+            if last:
+                [line] = re.findall(r"processes +(.*)", printed)
+                settler = int(dict(one.split(" ") for one in line.split(", "))["settler"])
+                os.kill(settler, signal.SIGKILL)
+                assert process.stdout is not None
+                told = process.stdout.read()
+                assert process.wait(60) == 1
+                assert "the settler has ended by itself (exit -9)" in told
+                assert "Traceback" not in told
+    assert places[0] == places[1]
+    assert len(places[0]) == 3
+
+
+def without_settings() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("TAXIMETER_")}

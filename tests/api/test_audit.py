@@ -25,10 +25,10 @@ async def test_every_change_is_there_with_its_request(world: World) -> None:
     assert page["total"] == len(page["entries"])
     found = {one["action"]: one for one in reversed(page["entries"])}
     assert found["org.credits.purchased"]["request_id"] == "from-the-front-end:1"
-    allocated = found["org.credits.allocated"]
+    allocated = found["user.allocation.created"]
     assert allocated["request_id"] == given.headers["X-Request-Id"]
     assert (allocated["actor"], allocated["target"]) == ("boss", "ann")
-    assert allocated["after"]["allocated_credits"] == 7_500
+    assert allocated["after"]["allocated_credits"] == 7.5
     assert allocated["before"]["allocated_credits"] == 0
     assert all(one["request_id"] for one in page["entries"])
     assert [one["id"] for one in page["entries"]] == sorted(

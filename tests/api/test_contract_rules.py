@@ -148,6 +148,7 @@ async def _sessions(world: World) -> None:
 @row("audit log")
 async def _audit(world: World) -> None:
     await world.funded("ann", 20.0)
+    assert (await world.allocate("ann", 5.0)).status_code == 200
     body: Any = {"new_plan_code": "enterprise"}
     await call(world, "PUT", "/subscriptions/acme/upgrade", body)
     await call(
@@ -187,8 +188,8 @@ async def _audit(world: World) -> None:
         ),
         "org.credits.allocated": (
             "boss",
-            {"allocated_credits": 0, "pool_available_credits": 100_000},
             {"allocated_credits": 20_000, "pool_available_credits": 80_000},
+            {"allocated_credits": 25_000, "pool_available_credits": 75_000},
         ),
         "org.credits.transferred": ("boss", {}, {}),
         "user.allocation.created": (

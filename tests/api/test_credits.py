@@ -197,7 +197,7 @@ async def test_allocations_at_once_never_exceed_the_pool(world: World) -> None:
     actions = await world.stores.pool.fetch(
         "SELECT action, count(*) FROM taximeter.audit_log WHERE action LIKE '%alloc%' GROUP BY 1"
     )
-    assert dict(map(tuple, actions)) == {"org.credits.allocated": 3, "user.allocation.created": 1}
+    assert dict(map(tuple, actions)) == {"org.credits.allocated": 2, "user.allocation.created": 1}
 
 
 async def test_credits_go_to_members_only(world: World) -> None:

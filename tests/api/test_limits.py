@@ -11,7 +11,8 @@ import redis.asyncio as redis_asyncio
 from support.world import BILLING, World, serving
 
 from taximeter.api.app import create_app
-from taximeter.api.limits import LIMIT, Limit, RateLimiter, kind_of, limits_of
+from taximeter.api.errors import ApiError
+from taximeter.api.limits import LIMIT, Limit, LocalCounts, RateLimiter, kind_of, limits_of
 from taximeter.api.settings import ApiSettings
 
 LOW = {
@@ -21,6 +22,7 @@ LOW = {
     "rate_limit_purchases_per_minute": 2,
     "rate_limit_allocations_per_minute": 2,
     "rate_limit_subscriptions_per_hour": 2,
+    "rate_limit_admin_subscriptions_per_hour": 2,
 }
 CREDITS = f"{BILLING}/credits/acme"
 
@@ -29,6 +31,7 @@ def test_the_limits_of_the_contract() -> None:
     assert limits_of(ApiSettings(dev_mode=True)) == {
         "reads": Limit(100, 60),
         "subscriptions": Limit(5, 3600),
+        "admin_subscriptions": Limit(1000, 3600),
         "purchases": Limit(20, 60),
         "allocations": Limit(30, 60),
         "changes": Limit(60, 60),
@@ -81,7 +84,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["reads", "changes", "purchases", "allocations", "subscriptions"])
 async def test_one_more_than_the_limit_is_refused(world: World, kind: str) -> None:
     assert (await world.subscribe()).status_code == 200
-    limit = limits_of(world.settings)[kind]
+    name = "admin_subscriptions" if kind == "subscriptions" else kind
+    limit = limits_of(world.settings)[name]
     for number in range(limit.count):
         assert (await send(world, kind, number=number)).status_code == 200
     refused = await send(world, kind, number=9)
@@ -90,7 +94,7 @@ async def test_one_more_than_the_limit_is_refused(world: World, kind: str) -> No
     document = refused.json()
     assert document["error"]["code"] == "RATE_LIMITED"
     assert document["error"]["details"] == {
-        "kind": kind,
+        "kind": name,
         "limit": limit.count,
         "window_s": limit.window_s,
     }
@@ -150,13 +154,40 @@ class Broken:
     ],
     ids=["away", "full", "silent"],
 )
-async def test_a_redis_that_fails_lets_everybody_in(error: Exception | None) -> None:
+async def test_without_redis_each_process_counts_for_itself(error: Exception | None) -> None:
     broken = Broken(error)
-    limiter = RateLimiter(broken, "t", {"reads": Limit(1, 60)})
+    limiter = RateLimiter(broken, "t", {"reads": Limit(3, 60)})
+    let_in, refused = 0, []
     async with asyncio.timeout(20):
-        for _ in range(50):
-            await limiter.admit("reads", "ann")
-    assert broken.asked < 50, "nobody waits for it again within the second"
+        for caller in [f"user{number % 10}" for number in range(100)]:
+            try:
+                await limiter.admit("reads", caller)
+                let_in += 1
+            except ApiError as error:
+                refused.append(error)
+    assert let_in == 10 * 3, "each caller as often as the limit says, and not once more"
+    assert {error.status for error in refused} == {429}
+    assert all(1 <= int(error.headers["Retry-After"]) <= 60 for error in refused)
+    assert broken.asked < 30, "nobody waits for it again within the second"
+
+
+async def test_a_redis_that_becomes_slow_begins_nobodys_window_anew(
+    redis: redis_asyncio.Redis, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter = RateLimiter(redis, key_prefix, {"reads": Limit(3, 60)})
+    for _ in range(3):
+        await limiter.admit("reads", "ann")
+    monkeypatch.setattr(limiter, "_redis", Broken(None))
+    with pytest.raises(ApiError, match="try again"):
+        await limiter.admit("reads", "ann")
+
+
+def test_a_process_remembers_so_many_callers_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taximeter.api.limits.CALLERS_MAX", 5)
+    counts = LocalCounts()
+    for number in range(50):
+        assert counts.count(f"user{number}", Limit(1, 60)) == 0
+    assert len(counts._seen) == 5
 
 
 async def call(redis: redis_asyncio.Redis, key: str, limit: int, window_ms: int) -> int:
@@ -188,3 +219,19 @@ async def test_arguments_outside_their_bounds(
 ) -> None:
     with pytest.raises(redis_asyncio.ResponseError, match=f"MALFORMED {field}"):
         await call(redis, f"{key_prefix}:limit", limit, window_ms)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("api_options", [LOW])
+async def test_attempts_of_who_may_not_subscribe_are_counted(world: World) -> None:
+    """Every one of them: they are refused whatever they send."""
+    body = {"org_id": "x"}
+    statuses = [
+        (
+            await world.client.post(
+                f"{BILLING}/subscriptions", json=body, headers=world.auth("nobody")
+            )
+        ).status_code
+        for _ in range(3)
+    ]
+    assert statuses == [403, 403, 429]

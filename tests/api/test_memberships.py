@@ -24,6 +24,7 @@ class AwayPool:
                 "is_default": False,
                 "plan_code": None,
                 "has_allocation": True,
+                "suspended": False,
             }
         ]
 

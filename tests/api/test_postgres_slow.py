@@ -144,3 +144,39 @@ async def test_connections_that_all_wait_for_a_lock_are_no_reason_to_hang(world:
     await eventually(done, what="an allocation after the lock is gone")
     assert (await world.balance("bob", "beta")).available < 10_000
     await world.prove()
+
+
+async def test_a_postgres_that_takes_no_writes_is_a_refusal_that_may_be_tried_again(
+    world: World,
+) -> None:
+    """As a standby, or a database that is closed for upkeep; users with credits notice nothing."""
+    await world.funded("ann", 50.0)
+    assert (await world.chat("ann")).status_code == 200
+    name = await world.stores.pool.fetchval("SELECT current_database()")
+    await world.stores.pool.execute(
+        f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'
+    )
+    # New sessions have it.
+    await world.stores.pool.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'taximeter-api'"
+    )
+
+    async def is_refused() -> bool:
+        response = await world.allocate("ann", 1.0)
+        assert response.status_code in (200, 503), response.text
+        return response.status_code == 503
+
+    await eventually(is_refused)
+    assert_refused(await world.allocate("ann", 1.0))
+    assert (await world.chat("ann")).status_code == 200
+    await world.stores.pool.execute(f'ALTER DATABASE "{name}" RESET ALL')
+    await world.stores.pool.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'taximeter-api'"
+    )
+
+    async def is_taken() -> bool:
+        return bool((await world.allocate("ann", 1.0)).status_code == 200)
+
+    await eventually(is_taken)

@@ -147,7 +147,7 @@ async def test_who_subscribes_again_names_anew(world: World) -> None:
     assert await world.stores.pool.fetchval("SELECT org_name FROM organizations") == "Acme & Sons"
     assert (
         await world.stores.pool.fetchval(
-            "SELECT before ->> 'org_name' FROM taximeter.audit_log WHERE action = 'org.renamed'"
+            "SELECT before ->> 'org_name' FROM taximeter.audit_log WHERE action = 'org.changed'"
         )
         == "The acme company"
     )

@@ -173,13 +173,27 @@ def test_a_taken_port_is_not_mistaken_for_our_own(
     """Another server on the port we chose answers too: only our own process counts."""
     other = valkey_server()
     ports = iter([other.port])
-    choose = server_module.free_port
-    monkeypatch.setattr(server_module, "free_port", lambda: next(ports, None) or choose())
+    choose = server_module.kept_port
+    monkeypatch.setattr(server_module, "kept_port", lambda path: next(ports, None) or choose(path))
     with EmbeddedValkey(tmp_path / "mine") as server:
         assert server.port != other.port
         client = redis_py.Redis.from_url(server.url)
         assert client.info("server")["process_id"] == server.pid
         client.close()
+
+
+def test_the_next_process_finds_a_server_on_the_port_of_the_last_one(tmp_path: Path) -> None:
+    """Unless somebody else has it by then."""
+    with EmbeddedValkey(tmp_path / "mine") as server:
+        first = server.port
+    with EmbeddedValkey(tmp_path / "mine") as server:
+        assert server.port == first
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind((LOOPBACK, first))
+        squatter.listen()
+        with EmbeddedValkey(tmp_path / "mine") as server:
+            assert server.port != first
 
 
 def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:

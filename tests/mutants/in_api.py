@@ -125,4 +125,32 @@ BUGS: Final = (
         '            "active",\n',
         "api/test_invitations.py::test_an_invitation_takes_nothing_from_its_user",
     ),
+    Bug(
+        "an answer is given before the live balance has the credits",
+        "api/live.py",
+        "    if not await apply_now(services, org_id, user_id):\n",
+        "    if False:\n",
+        "api/test_live_at_once.py::test_an_allocation_is_spent_in_the_next_request",
+    ),
+    Bug(
+        "more is refunded of a request than it was charged",
+        "api/routes/corrections.py",
+        "    if body.credits > left:\n",
+        "    if False:\n",
+        "api/test_corrections.py::test_a_request_is_refunded_once_at_most_what_it_cost",
+    ),
+    Bug(
+        "an adjustment takes credits that are allocated",
+        "api/sql/corrections.sql",
+        " AND ($2 > 0 OR available_credits + $2 >= 0)\n",
+        "\n",
+        "api/test_corrections.py::test_an_adjustment_takes_what_is_free_and_no_more",
+    ),
+    Bug(
+        "a suspended organisation pays",
+        "api/llm/admission.py",
+        "    if membership.suspended:\n",
+        "    if False:\n",
+        "api/test_organizations.py::test_own_credits_pay_while_an_organization_is_suspended",
+    ),
 )

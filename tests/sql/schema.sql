@@ -1531,12 +1531,19 @@ CREATE TABLE public.organizations (
     created_by text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     personal_of text,
+    suspended_at timestamp with time zone,
+    deleted_at timestamp with time zone,
+    CONSTRAINT deleted_is_suspended CHECK (((deleted_at IS NULL) OR (suspended_at IS NOT NULL))),
     CONSTRAINT org_id_is_well_formed CHECK ((id ~ '^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$'::text)),
     CONSTRAINT org_name_is_short CHECK (((length(org_name) >= 1) AND (length(org_name) <= 255))),
     CONSTRAINT slug_is_short CHECK (((length(slug) >= 1) AND (length(slug) <= 255)))
 );
 
 COMMENT ON COLUMN public.organizations.personal_of IS 'The user whose individual credits this organisation of one holds; else null.';
+
+COMMENT ON COLUMN public.organizations.suspended_at IS 'Since when nothing is spent or changed in its name; who and why is in the audit log.';
+
+COMMENT ON COLUMN public.organizations.deleted_at IS 'Since when it has ended for ever. Its id is not used again.';
 
 CREATE TABLE taximeter.account_entries (
     org_id text NOT NULL,
@@ -1933,6 +1940,7 @@ CREATE TABLE taximeter.watermarks (
     opened_at timestamp with time zone DEFAULT now() NOT NULL,
     settled_at timestamp with time zone,
     settled_to timestamp with time zone,
+    settled_entry text,
     CONSTRAINT dead_is_not_negative CHECK ((dead_events >= 0)),
     CONSTRAINT epoch_is_positive CHECK ((epoch > 0)),
     CONSTRAINT every_event_is_accounted_for CHECK ((((settled_events + dead_events) + lost_events) = seq)),
@@ -1943,6 +1951,8 @@ CREATE TABLE taximeter.watermarks (
 );
 
 COMMENT ON COLUMN taximeter.watermarks.settled_to IS 'Time of the last settled event, by Redis: every charge before it is in the books.';
+
+COMMENT ON COLUMN taximeter.watermarks.settled_entry IS 'id of the last settled entry, and a digest of what it holds';
 
 ALTER TABLE ONLY public.credit_usage_attribution ATTACH PARTITION taximeter.attribution_rest DEFAULT;
 

@@ -1,0 +1,216 @@
+"""Single charges, for whoever wants to know what a figure is made of."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
+from datetime import UTC, datetime, time, timedelta
+from typing import Annotated, Any
+
+from asyncpg import Record
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field
+
+from taximeter.api.deps import MemberDep, ServicesDep, own_user
+from taximeter.api.errors import ApiError
+from taximeter.api.exact import Day, ExactRoute, ShortText, UserId, credits_of
+from taximeter.api.paging import LimitParam
+from taximeter.api.queries import REQUESTS
+from taximeter.api.usage import day_range
+from taximeter.api.views import FromBooks
+
+router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=ExactRoute)
+
+CSV_ROWS_MAX = 10_000
+COLUMNS = (
+    "created_at",
+    "user_id",
+    "service_type",
+    "service_name",
+    "credits_used",
+    "request_id",
+    "reserved_credits",
+    "late",
+)
+Cursor = Annotated[
+    str | None,
+    Query(max_length=128, description="The `next` of the page before; nothing for the first page"),
+]
+ServiceName = Annotated[ShortText | None, Query(description="Only this model or service")]
+RequestIdParam = Annotated[ShortText | None, Query(description="Only this request")]
+
+
+class RequestView(BaseModel):
+    """One charge. `reserved_credits` is the estimate that was held for it; `late` says that its
+    hold had ended before it came.
+    """
+
+    id: str
+    created_at: datetime
+    user_id: str
+    service_type: str
+    service_name: str
+    credits_used: float
+    request_id: str | None
+    reserved_credits: float
+    late: bool
+    metadata: dict[str, Any]
+
+
+class RequestList(FromBooks):
+    """A page of charges, newest first. `next` leads to the page after it; null is the last one."""
+
+    requests: list[RequestView]
+    next: str | None = Field(description="Hand it over as `cursor` for the next page")
+    limit: int
+
+
+@router.get("/credits/{org_id}/requests", summary="Single charges")
+async def list_requests(
+    access: MemberDep,
+    services: ServicesDep,
+    start_date: Annotated[Day | None, Query()] = None,
+    end_date: Annotated[Day | None, Query()] = None,
+    user_id: Annotated[UserId | None, Query()] = None,
+    service_type: Annotated[ShortText | None, Query()] = None,
+    service_name: ServiceName = None,
+    request_id: RequestIdParam = None,
+    cursor: Cursor = None,
+    limit: LimitParam = 50,
+) -> RequestList:
+    """Admins see everybody's, members their own. Every charge that was acknowledged before the
+    question is included; `complete` and `as_of` say if that took too long.
+    """
+    books = await services.catch_up.of_org(access.org_id)
+    first, before = _between(start_date, end_date)
+    rows = await services.pool.fetch(
+        REQUESTS["list_requests"],
+        access.org_id,
+        first,
+        before,
+        own_user(access, user_id),
+        service_type,
+        service_name,
+        request_id,
+        *_place(cursor),
+        limit + 1,
+    )
+    shown = rows[:limit]
+    return RequestList(
+        as_of=books.as_of,
+        complete=books.complete,
+        requests=[_view(row) for row in shown],
+        next=_cursor(shown[-1]) if len(rows) > limit else None,
+        limit=limit,
+    )
+
+
+@router.get(
+    "/credits/{org_id}/requests.csv",
+    summary="Single charges, as a table for a spreadsheet",
+    response_class=Response,
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+)
+async def export_requests(
+    access: MemberDep,
+    services: ServicesDep,
+    start_date: Annotated[Day | None, Query()] = None,
+    end_date: Annotated[Day | None, Query()] = None,
+    user_id: Annotated[UserId | None, Query()] = None,
+    service_type: Annotated[ShortText | None, Query()] = None,
+    service_name: ServiceName = None,
+    request_id: RequestIdParam = None,
+    cursor: Cursor = None,
+) -> Response:
+    """The same, up to 10,000 rows at a time. The header `X-Next-Cursor` leads to the rows after
+    them and is missing when there are none. Text that a spreadsheet would take for a formula
+    begins with an apostrophe.
+    """
+    await services.catch_up.of_org(access.org_id)
+    first, before = _between(start_date, end_date)
+    rows = await services.pool.fetch(
+        REQUESTS["list_requests"],
+        access.org_id,
+        first,
+        before,
+        own_user(access, user_id),
+        service_type,
+        service_name,
+        request_id,
+        *_place(cursor),
+        CSV_ROWS_MAX + 1,
+    )
+    shown = rows[:CSV_ROWS_MAX]
+    headers = {"Content-Disposition": 'attachment; filename="requests.csv"'}
+    if len(rows) > CSV_ROWS_MAX:
+        headers["X-Next-Cursor"] = _cursor(shown[-1])
+    return Response(_csv(shown), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _between(start: Day | None, end: Day | None) -> tuple[datetime, datetime]:
+    first, last = day_range(start, end)
+    try:
+        midnight = datetime.combine(last + timedelta(days=1), time(), UTC)
+    except OverflowError:
+        raise ApiError(400, "end_date is too late", details={"field": "end_date"}) from None
+    return datetime.combine(first, time(), UTC), midnight
+
+
+def _cursor(row: Record) -> str:
+    text = f"{row['created_at'].timestamp():.6f} {row['id']}"
+    return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _place(cursor: str | None) -> tuple[datetime | None, int | None]:
+    """Where the page begins. Raises ApiError 400 for what no page has answered."""
+    if cursor is None:
+        return None, None
+    try:
+        text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        at, row_id = text.split(" ")
+        seconds, micros = at.split(".")
+        moment = datetime.fromtimestamp(int(seconds), UTC) + timedelta(microseconds=int(micros))
+        number = int(row_id)
+        if not 0 <= number < 2**63:
+            raise ValueError
+    except (ValueError, OverflowError, OSError) as error:
+        raise ApiError(
+            400, "cursor must be the `next` of a page", details={"field": "cursor"}
+        ) from error
+    return moment, number
+
+
+def _view(row: Record) -> RequestView:
+    metadata = json.loads(row["metadata"])
+    return RequestView(
+        id=str(row["id"]),
+        created_at=row["created_at"],
+        user_id=row["user_id"],
+        service_type=row["service_type"],
+        service_name=row["service_name"],
+        credits_used=credits_of(row["credits_used"]),
+        request_id=row["request_id"],
+        reserved_credits=credits_of(row["reserved"]),
+        late=row["late"],
+        metadata=metadata if isinstance(metadata, dict) else {"value": metadata},
+    )
+
+
+def _csv(rows: Iterable[Record]) -> str:
+    written = io.StringIO()
+    table = csv.writer(written)
+    table.writerow(COLUMNS)
+    for row in rows:
+        one = _view(row).model_dump(mode="json")
+        table.writerow([_cell(one[name]) for name in COLUMNS])
+    return written.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Names are chosen by callers, and a spreadsheet runs what begins with one of these."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value
