@@ -143,8 +143,8 @@ def _printable(value: str) -> str:
 
 RESERVED_ORG_IDS: Final = frozenset(
     (
-        *("billing", "credits", "history", "invitations", "orgs", "plans", "subscriptions"),
-        *("system", "user", "users"),
+        *("billing", "credits", "history", "invitations", "invoices", "orgs", "plans"),
+        *("subscriptions", "system", "user", "users"),
     )
 )
 """Words that stand in paths where an organisation may stand too. The database refuses them too."""

@@ -30,7 +30,7 @@ BEGIN
 END;
 $$;
 CREATE TRIGGER org_id_is_no_part_of_a_path BEFORE INSERT ON organizations
-    FOR EACH ROW WHEN (NEW.id IN ('billing', 'credits', 'history', 'invitations', 'orgs', 'plans', 'subscriptions', 'system', 'user',
+    FOR EACH ROW WHEN (NEW.id IN ('billing', 'credits', 'history', 'invitations', 'invoices', 'orgs', 'plans', 'subscriptions', 'system', 'user',
                                   'users'))
     EXECUTE FUNCTION taximeter.refuse_id('id: this word is part of a path of the API', 'and cannot name an organisation');
 CREATE TRIGGER user_id_has_no_blank_ends BEFORE INSERT ON organization_members
