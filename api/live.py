@@ -33,11 +33,21 @@ async def apply_now(services: Services, org_id: str, *user_ids: str) -> bool:
     Entries are numbered and applied once, whoever sends them. Call it after the commit, and with
     no connection in hand: it takes one itself.
     """
+    # Not cancelled when the time is over: that would cut a query off in the middle, and a Postgres
+    # driver's connection does not always come out of it whole. It goes on, since it has to be done.
+    work = services.tracker.spawn(_apply(services, org_id, user_ids))
+    done, _ = await asyncio.wait({work}, timeout=APPLY_TIMEOUT_S)
+    if not done:
+        logger.warning("live balances follow later: not within %.0f s", APPLY_TIMEOUT_S)
+        return False
+    return work.result()
+
+
+async def _apply(services: Services, org_id: str, user_ids: Sequence[str]) -> bool:
     try:
-        async with asyncio.timeout(APPLY_TIMEOUT_S):
-            mark = await mark_of(services.stores, org_id)
-            accounts = [(org_id, user_id) for user_id in user_ids]
-            return await bring_up_to_date(services.stores, mark, accounts)
+        mark = await mark_of(services.stores, org_id)
+        accounts = [(org_id, user_id) for user_id in user_ids]
+        return await bring_up_to_date(services.stores, mark, accounts)
     except (
         NotTaking,
         RedisError,

@@ -17,7 +17,7 @@ SELECT pg_advisory_xact_lock(74098, 0)
 
 -- name: read_watermark
 -- With the ledger that it stands in. $1 shard
-SELECT mark.shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
+SELECT mark.shard, epoch, seq, run_id, settled_entry, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
        coalesce(steps.step, 0) AS step, coalesce(steps.tokens, '{}') AS tokens
   FROM taximeter.ledger_position() AS ledger, taximeter.watermarks AS mark
   LEFT JOIN taximeter.ledger_steps AS steps ON steps.shard = mark.shard
@@ -25,7 +25,7 @@ SELECT mark.shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermark
 
 -- name: lock_watermark
 -- As settle locks it, but waiting: a settle that has read from a server before its restart must be through. $1 shard
-SELECT mark.shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
+SELECT mark.shard, epoch, seq, run_id, settled_entry, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
        coalesce(steps.step, 0) AS step, coalesce(steps.tokens, '{}') AS tokens
   FROM taximeter.ledger_position() AS ledger, taximeter.watermarks AS mark
   LEFT JOIN taximeter.ledger_steps AS steps ON steps.shard = mark.shard
@@ -81,9 +81,21 @@ SELECT shard, $3 FROM generate_series($1::integer, $2::integer - 1) AS shard
 INSERT INTO taximeter.shard_layouts (since_epoch, shards) VALUES ($1, $2)
 
 -- name: holds_ended
--- Which of these holds an entry has ended that is in a balance already. $1 holds, $2 org ids, $3 user ids, $4 last entries
-SELECT entry.hold
+-- Which of these holds of moves nobody will end any more: an entry has ended it that is in a balance already, or no such move is under way
+-- (this Postgres was put back to a copy that does not know it). $1 holds, $2 org ids, $3 user ids, $4 last entries
+SELECT wanted.hold
   FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS wanted (hold, org_id, user_id, applied)
-  JOIN taximeter.account_entries AS entry
-    ON entry.org_id = wanted.org_id AND entry.user_id = wanted.user_id AND entry.entry_seq <= wanted.applied
-       AND entry.hold = wanted.hold
+ WHERE EXISTS (SELECT FROM taximeter.account_entries AS entry
+                WHERE entry.org_id = wanted.org_id AND entry.user_id = wanted.user_id
+                  AND entry.entry_seq <= wanted.applied AND entry.hold = wanted.hold)
+    OR NOT EXISTS (SELECT FROM taximeter.moves AS move
+                    WHERE move.org_id || '/move/' || move.id = wanted.hold AND move.state = 'pending'
+                      AND move.org_id = wanted.org_id AND move.from_user = wanted.user_id)
+
+-- name: forget_settled_entry
+-- The last settled entry is in no stream. $1 shard
+UPDATE taximeter.watermarks SET settled_entry = NULL WHERE shard = $1
+
+-- name: set_aside
+-- Which of these lines are dead letters already. $1 shard, $2 epoch, $3 raw lines
+SELECT raw FROM taximeter.dead_letters WHERE shard = $1 AND epoch = $2 AND raw = ANY ($3::bytea[])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from support.proxy import Proxy
 from support.world import BILLING, World
 
+from taximeter.api import live
 from taximeter.api.live import APPLY_TIMEOUT_S
 from taximeter.settler.relay import relay
 
@@ -118,3 +120,25 @@ async def test_a_closed_shard_is_no_live_balance(world: World) -> None:
         await world.stores.redis.hset(world.stores.keys(shard).meta, "epoch", "1")
     assert (await world.allocate("ann", 1.0)).json()["allocation"]["remaining_credits"] == 3.0
     await world.prove()
+
+
+async def test_what_takes_too_long_goes_on_and_is_not_cut_off(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query that is cancelled in the middle can leave its connection unusable for others."""
+    begun, may_go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slow(*_: object) -> bool:
+        begun.set()
+        await may_go_on.wait()
+        ended.set()
+        return True
+
+    await opened(world, "ann")
+    monkeypatch.setattr(live, "bring_up_to_date", slow)
+    monkeypatch.setattr(live, "APPLY_TIMEOUT_S", 0.01)
+    assert not await live.apply_now(world.app.state.services, "acme", "ann")
+    await begun.wait()
+    may_go_on.set()
+    async with asyncio.timeout(10):
+        await ended.wait()

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -298,6 +299,27 @@ async def test_a_move_that_is_booked_does_not_keep_its_hold(world: World) -> Non
     assert (done.holds_kept, done.holds_dropped) == (1, 0)
     assert await world.live("ann") == (690, 10, 2)
     assert await undo_left(world.stores, grace_s=0) == 0
+    await world.assert_books()
+
+
+async def test_a_move_that_postgres_does_not_know_does_not_keep_its_hold(world: World) -> None:
+    """Postgres was put back to a copy from before it: nobody would end the hold for an hour."""
+    await world.organization(ann=1_000)
+    begun = await world.pool.fetchval(
+        "INSERT INTO taximeter.moves (org_id, kind, from_user, to_user, amount, actor)"
+        " VALUES ('acme', 'deallocation', 'ann', NULL, 200, 'boss') RETURNING id"
+    )
+    await world.operate(
+        "acme",
+        ("reserve", "ann", f"move/{begun}", 200),
+        ("reserve", "ann", f"move/{uuid4()}", 300),
+        ("reserve", "ann", "r", 10),
+    )
+    done = await rebuild_on_demand(world.stores, 0, reason="t", wait_s=0, force=True)
+    assert (done.holds_kept, done.holds_dropped) == (2, 0)
+    assert await world.live("ann") == (790, 210, 1)
+    assert await undo_left(world.stores, grace_s=0) == 1
+    assert await world.live("ann") == (990, 10, 1)
     await world.assert_books()
 
 
