@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 import uvicorn
 from pydantic import ValidationError
@@ -64,7 +66,7 @@ def command(host: str | None, port: int | None) -> None:
         raise click.ClickException(explain(error)) from error
     except (ConfigError, DevKeyError, PriceFileError) as error:
         raise click.ClickException(str(error)) from error
-    configure_logs(settings.log_format, request_id=current_request_id)
+    configure_logs(settings.log_format, stream=sys.stderr, request_id=current_request_id)
     refuse_unsafe_database(settings)
     if not serve_until_told(GuardingServer(config)):
         raise click.ClickException("the API could not start; see above")

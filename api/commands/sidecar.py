@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import click
 import uvloop
@@ -44,7 +45,7 @@ def command(host: str | None, port: int | None, socket: str | None) -> None:
         raise click.ClickException(str(error)) from None
     except ValidationError as error:
         raise click.ClickException(explain(error)) from None
-    configure_logs(settings.log_format)
+    configure_logs(settings.log_format, stream=sys.stderr)
     if settings.has_database:
         refuse_unsafe_database(settings)
     try:
