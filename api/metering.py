@@ -64,9 +64,9 @@ class MeteringSettings(StoreSettings):
         default=1.5,
         ge=0.001,
         le=60.0,
-        description="How long one wait may take (with `appendfsync everysec`, `fsync` takes up to "
-        "a second). After that the operation is repeated under its "
-        "id until time is over, and then its outcome is unknown (503 OUTCOME_UNKNOWN).",
+        description="How long what was done waits to be confirmed (with `appendfsync everysec`, "
+        "`fsync` takes up to a second). After that the answer is 503 OUTCOME_UNKNOWN and names who "
+        "did not confirm.",
     )
 
     account_queue_max: int = Field(
