@@ -179,7 +179,7 @@ class Settler:
         return guarded.epoch if guarded.usable else None
 
     async def _guard_in_turn(self, shard: int) -> bool:
-        if time.monotonic() - self._looked_at.get(shard, float("-inf")) > GUARD_EVERY_S * 0.8:
+        if time.monotonic() - self._looked_at.get(shard, float("-inf")) > GUARD_EVERY_S / 2:
             await self._guard(shard)
         return False
 
