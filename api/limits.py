@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ logger = logging.getLogger("taximeter.api")
 LIMIT = load_script("limit")
 ANSWER_TIMEOUT_S = 0.25
 REST_S = 1.0
+CALLERS_MAX = 10_000
+"""Most callers, each with a kind of request, that a process counts by itself."""
 MINUTE_S = 60
 HOUR_S = 3600
 _BILLING = "/api/v1/org-billing"
@@ -63,11 +66,30 @@ def kind_of(method: str, template: str) -> str:
     return _KINDS.get((method, template), "changes")
 
 
+class LocalCounts:
+    """The same count of this process alone: when each caller's last requests were let in."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def count(self, key: str, limit: Limit) -> int:
+        """Count one request; milliseconds to wait, which is 0 for one that is let in."""
+        now = time.monotonic()
+        times = self._seen.setdefault(key, deque(maxlen=limit.count))
+        self._seen.move_to_end(key)
+        if len(self._seen) > CALLERS_MAX:
+            self._seen.popitem(last=False)
+        if len(times) == limit.count and (wait_s := times[0] + limit.window_s - now) > 0:
+            return int(wait_s * 1000) + 1
+        times.append(now)
+        return 0
+
+
 class RateLimiter:
     """Lets requests in, or says when the next one will be.
 
-    Limits protect the system and no money, so a Redis that is away, full or slow lets everybody in:
-    that is logged, and not tried again for a second, since nobody should wait for it.
+    A Redis that is away, full or slow is not waited for: each process then counts for itself, from
+    what it has seen itself, which is logged, and Redis is not tried again for a second.
     """
 
     def __init__(self, redis: Any, prefix: str, limits: Mapping[str, Limit]) -> None:
@@ -75,20 +97,24 @@ class RateLimiter:
         self._prefix = prefix
         self._limits = limits
         self._rests_until = float("-inf")
+        self._local = LocalCounts()
 
     async def admit(self, kind: str, caller: str) -> None:
         """Count one request. Raises ApiError 429 that says how long to wait."""
         limit = self._limits.get(kind)
-        if limit is None or limit.count == 0 or time.monotonic() < self._rests_until:
+        if limit is None or limit.count == 0:
             return
         key = f"{self._prefix}:limit:{kind}:{caller}"
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                wait_ms = await LIMIT.call(self._redis, [key], [limit.count, limit.window_s * 1000])
-        except (RedisError, OSError, TimeoutError) as error:
-            self._rests_until = time.monotonic() + REST_S
-            logger.warning("rate limits are not counted for a second: %r", error)
-            return
+        # Counted here in any case, so that a Redis that becomes slow begins nobody's window anew.
+        wait_ms = self._local.count(key, limit)
+        if not wait_ms and time.monotonic() >= self._rests_until:
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    arguments = [limit.count, limit.window_s * 1000]
+                    wait_ms = await LIMIT.call(self._redis, [key], arguments)
+            except (RedisError, OSError, TimeoutError) as error:
+                self._rests_until = time.monotonic() + REST_S
+                logger.warning("rate limits are counted by each process for a second: %r", error)
         if wait_ms:
             wait_s = -(-int(wait_ms) // 1000)
             raise ApiError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,16 @@ from taximeter.meter import MeterSettings
 from taximeter.meter.credit_line import CreditLines
 from taximeter.meter.waits import Wait
 from taximeter.settler.settings import Seconds, StoreSettings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a TCP address."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class MeteringSettings(StoreSettings):
@@ -53,9 +64,9 @@ class MeteringSettings(StoreSettings):
         default=1.5,
         ge=0.001,
         le=60.0,
-        description="How long one wait may take (with `appendfsync everysec`, `fsync` takes up to "
-        "a second). After that the operation is repeated under its "
-        "id until time is over, and then its outcome is unknown (503 OUTCOME_UNKNOWN).",
+        description="How long what was done waits to be confirmed (with `appendfsync everysec`, "
+        "`fsync` takes up to a second). After that the answer is 503 OUTCOME_UNKNOWN and names who "
+        "did not confirm.",
     )
 
     account_queue_max: int = Field(
@@ -65,6 +76,15 @@ class MeteringSettings(StoreSettings):
         description="Most operations of one account that wait in this process beyond the next "
         "calls; more are refused (429, TOO_MANY_WAITING), commits and releases beyond twice as "
         "many.",
+    )
+
+    connections_per_peer_max: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Most connections from one address; by default three in four of all, which are "
+        "as many as the process has descriptors for, at most 10,000. Behind a proxy every caller "
+        "has its address.",
     )
 
     overdraft_report_credits: int = Field(

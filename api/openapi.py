@@ -164,6 +164,19 @@ def _add_examples(operation: dict[str, Any], example: dict[str, Any]) -> None:
         content.setdefault(JSON, {"schema": {}})["example"] = example["response"]
 
 
+_PAGE_HEADERS = {
+    # The page starts with a script and styles of its own; nothing comes from elsewhere, and no
+    # other site may show it in a frame.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
+    "script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'none'; object-src 'none'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
 def serve_docs(app: FastAPI) -> None:
     """Serve /docs with the files of a package: a browser without internet sees it too. Addresses
     are relative, so that it also works below another root.
@@ -173,7 +186,7 @@ def serve_docs(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url="openapi.json",
             title=f"{app.title} API",
             swagger_js_url="docs/assets/swagger-ui-bundle.js",
@@ -181,3 +194,5 @@ def serve_docs(app: FastAPI) -> None:
             swagger_favicon_url="docs/assets/favicon-32x32.png",
             swagger_ui_parameters={"persistAuthorization": True, "filter": True},
         )
+        page.headers.update(_PAGE_HEADERS)
+        return page

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from taximeter.api.connections import GuardedProtocol
 
 HEAD_BYTES_MAX = 32_768
 _CONTINUE = b"HTTP/1.1 100 "
@@ -46,7 +48,7 @@ class HeadWaits:
         return getattr(self._transport, name)
 
 
-class JoiningProtocol(HttpToolsProtocol):
+class JoiningProtocol(GuardedProtocol):
     """uvicorn's protocol, which sends the head of an answer together with what follows it.
 
     uvicorn writes them one by one, and a write is a system call and a packet: the dearest part of a

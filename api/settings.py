@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, model_validator
 from taximeter.api.auth import ASYMMETRIC_ALGORITHMS
 from taximeter.api.claims import ClaimPaths
 from taximeter.api.jwks import is_safe_url
-from taximeter.api.metering import MeteringSettings
+from taximeter.api.metering import MeteringSettings, is_loopback
 from taximeter.api.price_settings import PriceSettings
 
 SIMULATOR_URL = "http://127.0.0.1:8085/v1"
@@ -61,6 +61,12 @@ class ApiSettings(PriceSettings, MeteringSettings):
     dev_mode: bool = Field(
         default=False,
         description="Local development: sessions come from `taximeter token` and a local key.",
+    )
+    dev_mode_beyond_loopback: bool = Field(
+        default=False,
+        description="Let DEV_MODE listen on an address that other machines may reach, such as "
+        "inside of a container whose port is published on loopback alone. Whoever has the local "
+        "key, which lies in DATA_DIR, is anybody there.",
     )
     data_dir: Path = Field(
         default=Path(".data"), description="Folder of what dev mode keeps, such as its key."
@@ -216,6 +222,7 @@ class ApiSettings(PriceSettings, MeteringSettings):
     @model_validator(mode="after")
     def _sessions_can_be_checked(self) -> Self:
         if self.dev_mode:
+            self._dev_mode_is_alone()
             return self
         if not self.oidc_issuer or not self.oidc_audience:
             raise ValueError(
@@ -231,6 +238,20 @@ class ApiSettings(PriceSettings, MeteringSettings):
             if url is not None and not is_safe_url(url):
                 raise ValueError(f"{name} must start with https://")
         return self
+
+    def _dev_mode_is_alone(self) -> None:
+        given = [name for name in ("oidc_issuer", "oidc_audience", "oidc_jwks_url")
+                 if getattr(self, name)]  # fmt: skip
+        if given:
+            raise ValueError(
+                "TAXIMETER_DEV_MODE accepts tokens of a local key, and "
+                f"TAXIMETER_{given[0].upper()} is for real sessions: unset one of them"
+            )
+        if not self.dev_mode_beyond_loopback and not is_loopback(self.host):
+            raise ValueError(
+                f"TAXIMETER_DEV_MODE listens on loopback alone, and TAXIMETER_HOST is {self.host}; "
+                "TAXIMETER_DEV_MODE_BEYOND_LOOPBACK=1 lets it"
+            )
 
     @property
     def claim_paths(self) -> ClaimPaths:

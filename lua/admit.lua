@@ -11,6 +11,7 @@ ARGV[2] admit_until: the number of the last settled event, and as many more as m
 RETURNS the admit_until that holds now, as text; 0 while the shard is drained
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
+if #KEYS ~= 1 or #ARGV ~= 2 then return redis.error_reply('MALFORMED arguments are missing') end
 local meta = call('HMGET', KEYS[1], 'epoch', 'seq', 'drain_until_ms')
 local refused = refusal(meta[1], ARGV[1], meta[2])
 if refused then return refused end

@@ -21,7 +21,7 @@ RETURNS one string an entry: code, then the account's last applied entry
   -3 INVALID    field
   -6 GAP        applied (less than n - 1; nothing changed)
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
-local WIDTH = 4
+local WIDTH, ROW_KEYS = 4, 5
 --- @include "lib/shard"
 --- @include "lib/account"
 --- @include "lib/rows"
@@ -57,7 +57,8 @@ for i = 1, count do
     if not available then replies[i] = '-3 account'
     elseif applied >= number then replies[i] = format('2 %d', applied)
     elseif applied < number - 1 then replies[i] = format('-6 %d', applied)
-    elseif math.abs(available + freed + delta) > BALANCE_MAX then replies[i] = '-3 balance'
+    -- With what its holds keep: so an end of a hold never meets the limit.
+    elseif math.abs(available + held + delta) > BALANCE_MAX then replies[i] = '-3 balance'
     else
       current[account] = account_record(available + freed + delta, held - freed, number)
       changed[account] = true

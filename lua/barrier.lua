@@ -7,7 +7,8 @@ answered from memory has made none.
 KEYS[1] meta  hash  barrier, epoch, writes
 
 RETURNS {epoch, writes}, as text: what was written before this call is in what they count; empty where meta does not say
-ERRORS none ]]
+ERRORS MALFORMED: nothing was done ]]
+if #KEYS ~= 1 or #ARGV ~= 0 then return redis.error_reply('MALFORMED arguments are missing') end
 redis.call('HSET', KEYS[1], 'barrier', '1')
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'writes')
 return {meta[1] or '', meta[2] or ''}

@@ -11,6 +11,7 @@ ARGV[2] how long, in ms; 0 ends a drain (credit is taken again, without a bound 
 RETURNS OK
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
+if #KEYS ~= 1 or #ARGV ~= 2 then return redis.error_reply('MALFORMED arguments are missing') end
 local meta = call('HMGET', KEYS[1], 'epoch', 'seq')
 local refused = refusal(meta[1], ARGV[1], meta[2])
 if refused then return refused end

@@ -10,6 +10,7 @@ ARGV[2] window_ms, 1000..86400000
 
 RETURNS 0 when it is let in, else the milliseconds until the next one will be
 ERRORS MALFORMED: nothing was done ]]
+if #KEYS ~= 1 or #ARGV ~= 2 then return redis.error_reply('MALFORMED arguments are missing') end
 local call, format, floor, min = redis.call, string.format, math.floor, math.min
 local limit, window_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 if not limit or limit < 1 or limit > 100000 then return redis.error_reply('MALFORMED limit is 1 to 100000') end

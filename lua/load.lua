@@ -14,7 +14,7 @@ RETURNS one string an account: code, then fields
   2 REPLAYED  available held applied (it was there already; nothing was written)
   -3 INVALID  field
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
-local WIDTH = 3
+local WIDTH, ROW_KEYS = 3, 2
 --- @include "lib/shard"
 --- @include "lib/account"
 --- @include "lib/rows"
@@ -24,7 +24,7 @@ for i = 1, count do
   local account, available = names[i], signed(ARGV[i * 3])
   local applied = whole(ARGV[i * 3 + 1], BALANCE_MAX)
   local record = written[account] or records[i]
-  if not find(account, '^[^/%c]+/[^%c]+$') then replies[i] = '-3 account'
+  if #account > 1149 or not find(account, '^%w[%w._:@-]*/[^%c]+$') then replies[i] = '-3 account'
   elseif not available then replies[i] = '-3 available'
   elseif not applied then replies[i] = '-3 applied'
   elseif record then replies[i] = '2 ' .. record

@@ -8,7 +8,8 @@ KEYS[1] any  any key of the shard; it need not exist
 ARGV[1..] a command with arguments, a space between; `*` stands for the key
 
 RETURNS those of them that are refused
-ERRORS none ]]
+ERRORS MALFORMED ]]
+if #KEYS ~= 1 then return redis.error_reply('MALFORMED arguments are missing') end
 local refused = {}
 for i = 1, #ARGV do
   local words = {}

@@ -11,6 +11,7 @@ ARGV[3] writes that the server had when it was asked again: less
 RETURNS how many calls are known to be missing, as text
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
+if #KEYS ~= 1 or #ARGV ~= 3 then return redis.error_reply('MALFORMED arguments are missing') end
 if #KEYS ~= 1 or #ARGV ~= 3 then return redis.error_reply('MALFORMED report takes 1 key and 3 arguments') end
 local meta = call('HMGET', KEYS[1], 'epoch', 'seq', 'missing')
 local refused = refusal(meta[1], ARGV[1], meta[2])

@@ -13,6 +13,7 @@ ARGV[2] window_ms, 1000..86400000
 RETURNS 1 when it rotated, 0 when the window is not over
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
+if #KEYS ~= 3 or #ARGV ~= 2 then return redis.error_reply('MALFORMED arguments are missing') end
 local window_ms = whole(ARGV[2], TTL_MS_MAX)
 if not window_ms or window_ms < 1000 then return redis.error_reply('MALFORMED window_ms is 1000 to 86400000') end
 local meta = call('HMGET', KEYS[3], 'epoch', 'seq', 'rotated_ms')

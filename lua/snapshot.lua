@@ -15,6 +15,7 @@ RETURNS {seq, now_ms, holds_count, deadlines_count, first_deadline_ms (-1 when t
          {record or nil per account}, {hold key, hold record, ...} of these accounts, or nil when there are more than holds_limit}
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was read ]]
 --- @include "lib/shard"
+if #KEYS ~= 4 or #ARGV < 2 then return redis.error_reply('MALFORMED arguments are missing') end
 local holds_limit, count = whole(ARGV[2], 100000), #ARGV - 2
 if not holds_limit then return redis.error_reply('MALFORMED holds_limit is 0 to 100000') end
 if count > 1000 then return redis.error_reply('MALFORMED a call asks for at most 1000 accounts') end

@@ -21,6 +21,7 @@ ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
 --- @include "lib/account"
 --- @include "lib/events"
+if #KEYS ~= 6 or #ARGV ~= 2 then return redis.error_reply('MALFORMED arguments are missing') end
 local limit = whole(ARGV[2], 1000)
 if not limit or limit == 0 then return redis.error_reply('MALFORMED limit is 1 to 1000') end
 local meta = call('HMGET', KEYS[5], 'epoch', 'seq', 'start', 'run_id')

@@ -14,6 +14,7 @@ ARGV[3] the random numbers of the last steps, the youngest first, a space betwee
 RETURNS OK, or BEHIND: this Postgres is less far than one that was seen here, or another one; nothing was done
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
+if #KEYS ~= 1 or #ARGV < 2 then return redis.error_reply('MALFORMED arguments are missing') end
 -- Positions may have more digits than a number here holds.
 local function less(a, b) return #a < #b or (#a == #b and a < b) end
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 from typing import Any, Final, NamedTuple
 
-from taximeter.meter.calls import call_script
 from taximeter.meter.keys import ShardKeys
-from taximeter.meter.scripts import load_script
+from taximeter.meter.scripts import call_script, load_script
 
 log: Final = logging.getLogger("taximeter.meter")
 

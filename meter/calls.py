@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from hiredis import pack_command
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
 from taximeter.meter.codes import FENCED, STALE_EPOCH
 from taximeter.meter.errors import ShardFenced, StoreError, StoreOutOfMemory, StoreUnavailable
 from taximeter.meter.faults import is_out_of_memory
 from taximeter.meter.operations import TAKES_CREDIT
 from taximeter.meter.pending import Pending
-from taximeter.meter.scripts import Script, load_script
+from taximeter.meter.scripts import Script, call_script, load_script
 
 
 async def run_batch(
@@ -67,20 +66,3 @@ async def _call(
     if not isinstance(reply, list) or len(reply) != len(batch) + 1:
         raise StoreError(f"{script.name} answered {reply!r:.80} for {len(batch)} operations")
     return reply
-
-
-async def call_script(connection: Any, script: Script, arguments: list[Any]) -> Any:
-    """The script on this connection, `arguments` being the number of keys, the keys and the rest.
-    Raises what redis-py raises.
-    """
-    try:
-        return await _send(connection, "EVALSHA", script.sha, arguments)
-    except NoScriptError:
-        return await _send(connection, "EVAL", script.text, arguments)
-
-
-async def _send(connection: Any, command: str, script: str, arguments: list[Any]) -> Any:
-    # Packed by hiredis in C: redis-py's own packing costs more than the rest of the call.
-    packed = pack_command((command, script, *arguments))
-    await connection.send_packed_command(packed, check_health=False)
-    return await connection.read_response(disable_decoding=True)

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from taximeter.meter.calls import call_script
 from taximeter.meter.errors import NotConfirmed, StoreError, StoreUnavailable
 from taximeter.meter.faults import is_final
 from taximeter.meter.handshake import ShardIdentity, greet
@@ -127,10 +126,7 @@ class Confirmer:
                             await connection.connect()
                         if server is None:
                             server = await greet(connection, self._keys)
-                        found = await self._barrier(connection)
-                    self._drop_foreign(server, *found)
-                    if self._group:
-                        await self._confirm(connection)
+                    await self._confirm(connection, server)
                     continue
                 except (RedisError, StoreError, OSError, TimeoutError) as error:
                     await drop(connection)
@@ -146,10 +142,6 @@ class Confirmer:
                 await asyncio.sleep(self._pause_s)
         finally:
             await drop(connection)
-
-    async def _barrier(self, connection: Any) -> tuple[str, int]:
-        epoch, writes = await call_script(connection, load_script("barrier"), [1, self._keys.meta])
-        return epoch.decode(), int(writes or b"0")
 
     def _drop_foreign(self, server: ShardIdentity, epoch: str, writes: int) -> None:
         """What this server has not done cannot be confirmed here: the ids have to be asked for."""
@@ -167,9 +159,12 @@ class Confirmer:
             trouble = StoreUnavailable("the server that had done it is another one, or went back")
             self._ask_again(gone, trouble)
 
-    async def _confirm(self, connection: Any) -> None:
+    async def _confirm(self, connection: Any, server: ShardIdentity) -> None:
         asking = Asking(connection, self._goal)
         try:
+            async with asyncio.timeout(self._call_timeout_s):
+                epoch, writes = await asking.after(load_script("barrier"), [1, self._keys.meta])
+            self._drop_foreign(server, epoch.decode(), int(writes or b"0"))
             while self._group:
                 async with asyncio.timeout(self._call_timeout_s):
                     self._reached = await asking.answer()
@@ -215,11 +210,11 @@ async def what_is_missing(connection: Any, keys: ShardKeys, goal: Goal, within_s
     """Ask whether a write of now is confirmed within the time; empty when it is. Raises what
     redis-py raises.
     """
-    await call_script(connection, load_script("barrier"), [1, keys.meta])
     asking = Asking(connection, goal)
     loop = asyncio.get_running_loop()
     end = loop.time() + within_s
     try:
+        await asking.after(load_script("barrier"), [1, keys.meta])
         while True:
             reached = await asking.answer()
             if goal.is_met(reached) or loop.time() >= end:

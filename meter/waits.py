@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from hiredis import pack_command
+from redis.exceptions import NoScriptError
+
+from taximeter.meter.scripts import Script, call_script
 
 Wait = Literal["none", "fsync", "replica", "replica-fsync"]
 """`fsync`: on this server's disk (WAITAOF 1 0). `replica`: in the memory of replicas (WAIT).
@@ -86,6 +89,22 @@ class Asking:
         self._stopped = False
         self._again = asyncio.Event()
         self._repeating: asyncio.Task[None] | None = None
+
+    async def after(self, script: Script, arguments: list[Any]) -> Any:
+        """Run a script that writes, with the first question behind it in one packet; returns what
+        the script says. Raises what redis-py raises.
+        """
+        packed = pack_command(("EVALSHA", script.sha, *arguments)) + self._packed
+        self._asked += 1
+        self._unanswered += 1
+        await self._connection.send_packed_command(packed, check_health=False)
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except NoScriptError:
+            # The answer behind it is about what was written before.
+            await self._connection.read_response(disable_decoding=True)
+            self._unanswered -= 1
+            return await call_script(self._connection, script, arguments)
 
     async def answer(self) -> tuple[int, ...]:
         """How far it is now, as the next answer says. Raises what redis-py raises."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
+from taximeter.settler.fingerprint import check_settled
 from taximeter.settler.stores import Stores
 from taximeter.settler.stream import Run, read_run
 from taximeter.settler.usual import Usual, read_usual
@@ -16,6 +17,7 @@ class Mark(NamedTuple):
     epoch: int
     seq: int
     run_id: str | None
+    settled_entry: str | None = None
 
 
 class Prepared(NamedTuple):
@@ -41,7 +43,9 @@ class Reader:
         self._next: tuple[Mark, asyncio.Task[Prepared]] | None = None
 
     async def take(self, mark: Mark) -> Prepared:
-        """The run after a watermark that the caller has locked. Raises redis errors."""
+        """The run after a watermark that the caller has locked. Raises redis errors, and
+        StreamChanged.
+        """
         if self._next is not None and self._next[0] == mark:
             # A run that is asked for again, since its transaction was undone, is still the next.
             return await self._next[1]
@@ -50,7 +54,7 @@ class Reader:
 
     def go_on(self, mark: Mark, run: Run) -> None:
         """Begin to read what follows `run`, under the lock of `mark`."""
-        after = mark._replace(seq=run.last_seq)
+        after = mark._replace(seq=run.last_seq, settled_entry=run.fingerprint)
         self._next = (after, asyncio.create_task(self._read(after)))
 
     async def close(self) -> None:
@@ -63,5 +67,9 @@ class Reader:
 
     async def _read(self, mark: Mark) -> Prepared:
         keys = self._stores.keys(self._shard)
-        run = await read_run(self._stores.redis, keys, mark.epoch, mark.seq, self._events_max)
+        redis = self._stores.redis
+        run = await read_run(redis, keys, mark.epoch, mark.seq, self._events_max)
+        if not run.empty:
+            # After it: a server that has changed since would have something else there by now.
+            await check_settled(redis, keys, mark.epoch, mark.seq, mark.settled_entry)
         return Prepared(run, await read_usual(self._shard, run))

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from taximeter.meter.keys import shard_of
 from taximeter.settler.events import parse_time
+from taximeter.settler.fingerprint import StreamChanged
 from taximeter.settler.marks import count_shards
 from taximeter.settler.queries import load_queries
 from taximeter.settler.settle import settle_once
@@ -35,6 +36,7 @@ _TROUBLES: Final = (
     RedisError,
     OSError,
     NewerEvents,
+    StreamChanged,
 )
 
 log = logging.getLogger("taximeter.settler")

@@ -37,7 +37,8 @@ class UnknownDataFormat(Exception):
 class Guarded:
     """What the guardian did about a shard. usable: clients may work at `epoch`. lost: events found
     to be lost just now. holds: open holds that a rebuild kept; holds_dropped: those that it could
-    not, since nobody knows their account or their record is damaged.
+    not, since nobody knows their account or their record is damaged. displaced: events whose
+    numbers Postgres had given to others, and which are settled now.
     """
 
     shard: int
@@ -48,6 +49,7 @@ class Guarded:
     lost: int = 0
     holds: int = 0
     holds_dropped: int = 0
+    displaced: int = 0
 
 
 async def ensure_shards(stores: Stores, wanted: int | None) -> int:
@@ -86,7 +88,7 @@ async def guard(stores: Stores, shard: int, shards: int) -> Guarded:
         return Guarded(shard, False, mark.epoch, "waiting", f"there are {mark.shards} shards now")
     # Postgres first: Redis can only have moved on since, so an older watermark never looks like a
     # loss.
-    seen = await look(stores, shard)
+    seen = await look(stores, shard, mark)
     verdict = judge(mark, seen, shards)
     if verdict.action is Action.NOTHING:
         if mark.ledger is not None and mark.ledger != seen.ledger:
@@ -109,7 +111,7 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
             return Guarded(
                 shard, False, mark.epoch, "waiting", f"there are {mark.shards} shards now"
             )
-        seen = await look(stores, shard)
+        seen = await look(stores, shard, mark)
         # Once more after Redis: another guardian may have written a later position meanwhile.
         mark = await with_position_now(conn, mark)
         verdict = judge(mark, seen, shards)
@@ -135,7 +137,15 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
         return Guarded(shard, True, mark.epoch, "opened", verdict.reason)
     done = await rebuild(conn, stores, shard, shards, verdict.reason, whole=is_whole(mark, seen))
     return Guarded(
-        shard, True, done.epoch, "rebuilt", verdict.reason, done.lost, done.holds, done.dropped
+        shard,
+        True,
+        done.epoch,
+        "rebuilt",
+        verdict.reason,
+        done.lost,
+        done.holds,
+        done.dropped,
+        done.displaced,
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from taximeter.settler.events import parse_id
+from taximeter.settler.fingerprint import fingerprint
 from taximeter.settler.stores import Stores
-from taximeter.settler.verdict import Seen
+from taximeter.settler.verdict import Mark, Seen
 
 
-async def look(stores: Stores, shard: int) -> Seen:
+async def look(stores: Stores, shard: int, mark: Mark | None = None) -> Seen:
     """The shard as Redis has it: meta and the stream's last id at one moment, and the run id of the
-    server that has them.
+    server that has them. With `mark` also what the stream has under the id of that watermark, which
+    whoever judges needs. Raises redis errors.
     """
     keys = stores.keys(shard)
     async with stores.redis.pipeline(transaction=True) as pipe:
@@ -17,7 +19,10 @@ async def look(stores: Stores, shard: int) -> Seen:
         pipe.exists(keys.events)
         pipe.execute_command("XINFO STREAM", keys.events)
         pipe.info("server", "replication")
-        meta, exists, stream, server = await pipe.execute(raise_on_error=False)
+        if mark is not None:
+            entry_id = f"{mark.epoch}-{mark.seq}"
+            pipe.xrange(keys.events, entry_id, entry_id)
+        meta, exists, stream, server, *settled = await pipe.execute(raise_on_error=False)
     for answer in (meta, exists, server):
         if isinstance(answer, Exception):
             raise answer
@@ -28,4 +33,11 @@ async def look(stores: Stores, shard: int) -> Seen:
         last = parse_id(stream["last-generated-id"])
         last_id = None if last == (0, 0) else last
     texts = {name.decode(): value.decode("utf-8", "replace") for name, value in meta.items()}
-    return Seen(str(server["run_id"]), texts, last_id, str(server.get("master_replid", "")))
+    entries = settled[0] if settled and exists else []
+    return Seen(
+        str(server["run_id"]),
+        texts,
+        last_id,
+        str(server.get("master_replid", "")),
+        fingerprint(*entries[0]) if entries else None,
+    )

@@ -74,7 +74,7 @@ async def rebuild_on_demand(
     async with alone(stores, [shard]) as conn:
         await empty(stores, [shard], wait_s=wait_s, force=force)
         mark = await read_mark(stores.pool, shard)
-        whole = is_whole(mark, await look(stores, shard))
+        whole = is_whole(mark, await look(stores, shard, mark))
         done = await rebuild(conn, stores, shard, mark.shards, reason, whole=whole)
     return Rebuilt(shard, done.epoch, done.lost, done.holds, done.dropped)
 

@@ -45,5 +45,11 @@ def _mark(row: asyncpg.Record | None, shard: int) -> Mark:
     if row is None:
         raise LookupError(f"Postgres has no shard {shard}: its watermark is missing")
     return Mark(
-        row["shard"], row["epoch"], row["seq"], row["run_id"], row["shards"], ledger_of(row)
+        row["shard"],
+        row["epoch"],
+        row["seq"],
+        row["run_id"],
+        row["shards"],
+        ledger_of(row),
+        row["settled_entry"],
     )

@@ -11,6 +11,7 @@ from typing import Final
 
 from taximeter.meter.scripts import load_script
 from taximeter.settler.carry import carry_holds
+from taximeter.settler.displaced import settle_displaced
 from taximeter.settler.events import parse_id
 from taximeter.settler.look import look
 from taximeter.settler.marks import lock_mark, read_mark
@@ -18,6 +19,7 @@ from taximeter.settler.queries import load_queries
 from taximeter.settler.settle import settle_shard, write_run
 from taximeter.settler.stores import Connection, Stores
 from taximeter.settler.stream import Run, read_run
+from taximeter.settler.verdict import has_diverged
 
 _SQL: Final = load_queries("guardian")
 _SETTLE: Final = load_queries("settle")
@@ -30,13 +32,15 @@ _PAUSE_S: Final = 0.05
 @dataclass(frozen=True, slots=True)
 class Reopened:
     """A shard that was brought back: its new epoch, events found to be lost, open holds that it
-    kept and those that it could not keep.
+    kept and those that it could not keep, and events that were settled though Postgres had given
+    their numbers to others.
     """
 
     epoch: int
     lost: int
     holds: int
     dropped: int
+    displaced: int
 
 
 async def rebuild(
@@ -56,7 +60,10 @@ async def rebuild(
     await _FENCE.call(stores.redis, [keys.meta], [reason[:200], int(whole), begun])
     deadline = time.monotonic() + _PATIENCE_S
     epoch: int | None = None
-    lost = 0
+    lost = displaced = 0
+    mark = await read_mark(stores.pool, shard)
+    if has_diverged(mark, await look(stores, shard, mark)):
+        displaced = await settle_displaced(conn, stores, shard)
     while epoch is None:
         # Nothing can be appended any more, so this comes to an end.
         result = await settle_shard(stores, shard)
@@ -78,7 +85,7 @@ async def rebuild(
         keys.batch(),
         [epoch, shards, seen.run_id, seen.replid, carried.start, int(whole), *carried.accounts],
     )
-    return Reopened(epoch, lost, carried.kept, carried.dropped)
+    return Reopened(epoch, lost, carried.kept, carried.dropped, displaced)
 
 
 async def _finish_epoch(conn: Connection, stores: Stores, shard: int) -> tuple[int | None, int]:

@@ -7,6 +7,7 @@ import time
 from typing import Final
 
 from taximeter.meter.scripts import load_script
+from taximeter.settler.fingerprint import StreamChanged
 from taximeter.settler.guardian import guard
 from taximeter.settler.look import look
 from taximeter.settler.maintenance import alone, empty
@@ -51,7 +52,8 @@ async def reshard(stores: Stores, wanted: int, *, wait_s: float, force: bool = F
         await empty(stores, everyone, wait_s=wait_s, force=force)
         for shard in everyone:
             reason = f"the system gets {wanted} shards instead of {before}"
-            whole = is_whole(await read_mark(stores.pool, shard), await look(stores, shard))
+            mark = await read_mark(stores.pool, shard)
+            whole = is_whole(mark, await look(stores, shard, mark))
             await _FENCE.call(stores.redis, [stores.keys(shard).meta], [reason, int(whole)])
         for shard in everyone:
             await _settle_all(stores, shard)
@@ -88,7 +90,12 @@ async def _settle_all(stores: Stores, shard: int) -> None:
     """Settle until nothing is left. Nothing can be appended any more, so this comes to an end."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
-        result = await settle_shard(stores, shard)
+        try:
+            result = await settle_shard(stores, shard)
+        except StreamChanged as error:
+            raise EventsMissing(
+                f"{error}: run `taximeter rebuild --shard {shard}` first"
+            ) from error
         if result.state == "idle":
             break
         if time.monotonic() > deadline:

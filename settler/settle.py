@@ -57,8 +57,8 @@ async def settle_once(
 
     On return everything reported is durable in Postgres. A crash anywhere leaves all of the batch
     or none of it, and the next call goes on from the watermark. Any number of these may run at
-    once. Raises asyncpg and redis errors; deadlocks and the like are retried `attempts` times in
-    all.
+    once. Raises asyncpg and redis errors, StreamChanged; deadlocks and the like are retried
+    `attempts` times in all.
     """
     return await _with_retries(stores, shard, Reader(stores, shard, batch_events), False, attempts)
 
@@ -114,7 +114,7 @@ async def _settle(conn: Connection, shard: int, reader: Reader, ahead: bool) -> 
     row = await conn.fetchrow(_SQL["lock_watermark"], shard)
     if row is None:
         return Settled(shard, "busy")
-    mark = Mark(row["epoch"], row["seq"], row["run_id"])
+    mark = Mark(row["epoch"], row["seq"], row["run_id"], row["settled_entry"])
     # Under the lock: the guardian takes it too before it trusts a restarted server, so a run that
     # was read from the server before can never be booked after that.
     run, usual = await reader.take(mark)
@@ -154,6 +154,7 @@ async def write_run(conn: Connection, shard: int, run: Run, usual: Usual | None 
         run.last_seq,
         *counts,
         run.last_time,
+        run.fingerprint,
     )
     # Last, since who relays entries waits for this row, and for nothing else of a settle.
     await make_step(conn, shard)

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from taximeter.meter.keys import ShardKeys
 from taximeter.settler.events import BadLine, Event, parse_entry, parse_id, parse_time
+from taximeter.settler.fingerprint import fingerprint
 from taximeter.settler.verdict import DATA_FORMAT
 
 _SEQ_LAST: Final = 2**64 - 1
@@ -77,6 +78,13 @@ class Run:
         """When its last event happened, by Redis; None when it has none, or its time is damaged."""
         time_ms = parse_time(self.entries[-1].fields.get(b"t", b"")) if self.entries else None
         return None if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """That of its last entry; None when its last numbers have none."""
+        if not self.entries or self.entries[-1].last_seq != self.last_seq:
+            return None
+        return fingerprint(self.entries[-1].entry_id, self.entries[-1].fields)
 
     def add(self, entry_id: bytes, fields: Fields) -> None:
         """Take the next entry; numbers that were passed over become a hole."""

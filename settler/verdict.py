@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from taximeter.settler.fingerprint import applies
+
 DATA_FORMAT: Final = "1"
 """Version of keys and records that this release reads and writes."""
 
@@ -95,6 +97,13 @@ class Mark:
     run_id: str | None
     shards: int = 1
     ledger: Ledger | None = None
+    settled_entry: str | None = None
+
+    @property
+    def entry(self) -> str | None:
+        """The fingerprint of the entry that was settled last, None when it is not known."""
+        known = applies(self.settled_entry, self.epoch, self.seq)
+        return self.settled_entry if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,8 @@ class Seen:
     meta: Mapping[str, str]
     last_id: tuple[int, int] | None
     replid: str = ""
+    settled_entry: str | None = None
+    """The fingerprint of what the stream has under the id of the watermark; None: nothing."""
 
     @property
     def epoch(self) -> int | None:
@@ -193,9 +204,21 @@ def is_whole(mark: Mark, seen: Seen) -> bool:
         return seen.meta.get("fenced_whole") == "1"
     if seen.run_id != mark.run_id or epoch < mark.epoch or (epoch == mark.epoch and seq < mark.seq):
         return False
+    if has_diverged(mark, seen):
+        return False
     if seq == 0:
         return seen.last_id is None or seen.last_id[0] < epoch
     return seen.last_id == (epoch, seq)
+
+
+def has_diverged(mark: Mark, seen: Seen) -> bool:
+    """Whether the stream has something else under the id of the last settled entry. What it has
+    after that, and some of what it has before, is of another history than the settled one.
+    """
+    entry = mark.entry
+    if entry is None or seen.epoch != mark.epoch or seen.settled_entry == entry:
+        return False
+    return seen.last_id is not None and seen.last_id[0] == mark.epoch
 
 
 def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
@@ -215,6 +238,11 @@ def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
         return f"Redis has lost {seen.missing} calls that it had acknowledged to a client"
     if seq < mark.seq:
         return f"Redis went back in time: it is at event {seq}, Postgres has settled {mark.seq}"
+    if has_diverged(mark, seen):
+        return (
+            f"Redis went back in time and on: it has {seen.settled_entry or 'nothing'},"
+            f" Postgres has settled {mark.entry}"
+        )
     last = seen.last_id
     if seq == 0:
         if last is not None and last[0] >= mark.epoch:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from taximeter.api.app import create_app
 from taximeter.api.commands.common import explain, refuse_unsafe_database
 from taximeter.api.commands.serving import serve_until_told
+from taximeter.api.connections import GuardingServer, connection_limits
 from taximeter.api.llm.config import ConfigError
 from taximeter.api.protocol import BoundedProtocol
 from taximeter.api.settings import ApiSettings
@@ -20,7 +21,7 @@ def server_config(settings: ApiSettings) -> uvicorn.Config:
     """How uvicorn serves the API. `dev` and `demo` use the same, so that what they show is what
     runs.
     """
-    return uvicorn.Config(
+    config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
         port=settings.port,
@@ -33,6 +34,10 @@ def server_config(settings: ApiSettings) -> uvicorn.Config:
         timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_s)),
         log_level="info",
     )
+    config.connection_limits = connection_limits(  # type: ignore[attr-defined]
+        settings.upstream_connections_max, settings.connections_per_peer_max
+    )
+    return config
 
 
 @click.command(help="Serve the admin API and the LLM route.")
@@ -56,5 +61,5 @@ def command(host: str | None, port: int | None) -> None:
     except (ConfigError, DevKeyError, PriceFileError) as error:
         raise click.ClickException(str(error)) from error
     refuse_unsafe_database(settings)
-    if not serve_until_told(uvicorn.Server(config)):
+    if not serve_until_told(GuardingServer(config)):
         raise click.ClickException("the API could not start; see above")

@@ -15,6 +15,7 @@ from taximeter.api.llm.routing import Target
 from taximeter.meter import (
     Hold,
     MeterError,
+    NotConfirmed,
     Overloaded,
     Receipt,
     RequestConflict,
@@ -194,9 +195,12 @@ class OpenCharge:
 
     def _give_up(self, error: MeterError) -> None:
         """The last record of a charge that no store has taken: everything that is needed to book it
-        by hand.
+        by hand. What was done and not confirmed needs no hand, unless its server is lost.
         """
         self._ended = True
+        if isinstance(error, NotConfirmed):
+            logger.error("charge applied and not confirmed: %s: %s", self.request_id, error)
+            return
         outcome = error.outcome if isinstance(error, RequestConflict) else None
         logger.error(
             "charge not applied: org=%s user=%s request=%s credits=%s outcome=%s error=%r",

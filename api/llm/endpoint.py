@@ -146,6 +146,9 @@ async def _caller(
         token = cookie_token(Request(scope))
     elif token.startswith(PREFIX):
         user_header = _text(headers, b"x-user-id", "X-User-Id")
+        if sum(name == b"x-user-id" for name, _ in scope["headers"]) > 1:
+            # A gateway that adds where it should replace would let callers name themselves.
+            raise ApiError(422, "X-User-Id: must be given once", details={"field": "X-User-Id"})
         return await key_caller(services.keys, token, user_header, org_header)
     principal = await services.verifier.verify(token)
     return principal.user_id, org_header

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from asyncpg import Record
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, BaseModel, Field
 
 from taximeter.api.again import again_when_undone
@@ -101,13 +101,16 @@ class ApiKeyRevoked(BaseModel):
 
 @router.post("/orgs/{org_id}/keys", summary="Make an API key")
 @again_when_undone
-async def create_key(body: NewApiKey, access: OrgAdminDep, services: ServicesDep) -> ApiKeyMade:
+async def create_key(
+    body: NewApiKey, access: OrgAdminDep, services: ServicesDep, response: Response
+) -> ApiKeyMade:
     """The key is shown in this answer and never again. It needs a session of an org admin: no key
     makes keys.
 
     404 if `user_id` is no active member; 409 if there are 100 keys, or two of this name: revoke one
     first.
     """
+    response.headers["Cache-Control"] = "no-store"
     org_id, made = access.org_id, make_key()
     if body.user_id is not None and "lookup" in body.operations:
         raise ApiError(

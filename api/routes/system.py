@@ -36,12 +36,18 @@ async def get_livez() -> PartHealth:
 @router.get("/readyz", include_in_schema=False)
 async def get_readyz(services: ServicesDep, response: Response) -> PartHealth:
     """200 while this process can hold and charge: Redis answers and every shard is open. Postgres
-    may be away, since users and keys that are known go on.
+    may be away, since users and keys that are known go on. `degraded` names the disks and
+    replicas that do not confirm what is written, where answers wait for them.
     """
     response.headers["Cache-Control"] = "no-store"
     try:
-        await (await services.meters.get()).ready()
+        meter = await services.meters.get()
+        await meter.ready()
+        missing = await meter.missing()
     except MeterError as error:
         response.status_code = 503
         return PartHealth(status="down", reason=from_meter(error).code.lower())
+    if missing:
+        # Another process would miss the same, so this one is not taken out.
+        return PartHealth(status="degraded", reason="; ".join(missing))
     return PartHealth(status="ok")

@@ -15,6 +15,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from taximeter.api.connections import GuardingServer, connection_limits
 from taximeter.api.protocol import HEAD_BYTES_MAX, JoiningProtocol
 from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter.sidecar import Sidecar
@@ -72,7 +73,7 @@ def _is_answering(cycle: RequestResponseCycle | None) -> bool:
     return cycle is not None and not cycle.response_complete
 
 
-class DrainingServer(uvicorn.Server):
+class DrainingServer(GuardingServer):
     """A server whose first signal starts a drain; it stops when that is over, or at the second.
 
     During the drain the sidecar refuses new credits and still ends holds, for gateways that have
@@ -103,7 +104,7 @@ def server_config(application: Any, settings: SidecarSettings | None = None) -> 
     """How uvicorn serves the sidecar, or another ASGI application that is to be compared with
     it.
     """
-    return uvicorn.Config(
+    config = uvicorn.Config(
         application,
         host=settings.sidecar_host if settings else "127.0.0.1",
         port=settings.sidecar_port if settings else 0,
@@ -118,6 +119,9 @@ def server_config(application: Any, settings: SidecarSettings | None = None) -> 
         timeout_graceful_shutdown=int(settings.sidecar_grace_s) if settings else 10,
         log_level="info",
     )
+    per_peer = settings.connections_per_peer_max if settings else None
+    config.connection_limits = connection_limits(per_peer=per_peer)  # type: ignore[attr-defined]
+    return config
 
 
 def open_unix_socket(path: Path, mode: int) -> socket.socket:

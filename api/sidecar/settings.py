@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from taximeter.api.metering import MeteringSettings
+from taximeter.api.metering import MeteringSettings, is_loopback
 from taximeter.api.price_settings import PriceSettings
 from taximeter.meter.sidecar import ApiKeys
 from taximeter.meter.sidecar.forward_auth import ForwardAuthPolicy
@@ -104,12 +103,7 @@ class SidecarSettings(PriceSettings, MeteringSettings):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the TCP address."""
-        if self.sidecar_host == "localhost":
-            return True
-        try:
-            return ip_address(self.sidecar_host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.sidecar_host)
 
     @property
     def keys(self) -> ApiKeys | None:

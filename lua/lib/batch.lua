@@ -4,7 +4,7 @@
 local VOIDED_BYTES_MAX = 331
 local epoch, arguments = ARGV[1], #ARGV - 1
 local count = arguments / 7
-if arguments < 7 or count > 1000 or arguments % 7 ~= 0 then
+if #KEYS ~= 7 or arguments < 7 or count > 1000 or arguments % 7 ~= 0 then
   return redis.error_reply('MALFORMED a call carries 1 to 1000 operations of 7 arguments')
 end
 local meta = call('HMGET', KEYS[6], 'epoch', 'seq', 'admit_until', 'start', 'writes')
@@ -106,7 +106,8 @@ for i = 1, count do
 
   if not amount then reply = '-3 amount'
   elseif not ttl_ms then reply = '-3 ttl_ms'
-  elseif not slash or find(key, sub(account, 1, slash), 1, true) ~= 1 or #key == slash then reply = '-3 key'
+  elseif not slash or find(key, sub(account, 1, slash), 1, true) ~= 1 or #key > slash + 128
+    or not find(key, '^[%w._:/-]+$', slash + 1) then reply = '-3 key'
   elseif #payload > PAYLOAD_BYTES_MAX or find(payload, '\n', 1, true) or find(payload, '\t', 1, true) then reply = '-3 payload'
   elseif not free then reply = records[place] and '-3 account' or '-2'
   elseif not reserved_text then reply = '-3 record'
@@ -211,8 +212,10 @@ for i = 1, count do
   else reply = '-3 op'
   end
 
-  if free_now and (free_now < -BALANCE_MAX or free_now > BALANCE_MAX) then
-    reply, free_now = '-3 balance', nil
+  -- There is no such limit above: `apply` and `load` bound available and held together, and nothing here adds to both.
+  if free_now and free_now < -BALANCE_MAX and free_now < free then reply, free_now = '-3 balance', nil
+  -- A charge has a request id as the ledger knows them; only holds of moves have a further slash.
+  elseif event_kind and find(key, '/', slash + 1, true) then reply, free_now, known = '-3 key', nil, false
   end
   if known then
     reply = format('%s %d %d %s %s %s', known, free, kept, state, reserved_text, charged_text)

@@ -1,6 +1,6 @@
 -- Arguments in rows of WIDTH, each beginning with an account: counted, and the accounts read. For `apply` and `load`.
 local count = (#ARGV - 1) / WIDTH
-if count < 1 or count > 1000 or count ~= math.floor(count) then
+if #KEYS ~= ROW_KEYS or count < 1 or count > 1000 or count ~= math.floor(count) then
   return redis.error_reply(format('MALFORMED a call carries 1 to 1000 accounts of %d arguments', WIDTH))
 end
 local meta = call('HMGET', KEYS[2], 'epoch', 'seq')

@@ -24,7 +24,8 @@ from taximeter.meter.sidecar.body import (
     Headers,
     Message,
     Receive,
-    check_content_type,
+    check_headers,
+    check_host,
     read_body,
 )
 from taximeter.meter.sidecar.exact import parse_object
@@ -131,6 +132,8 @@ class Sidecar:
             return
         status, extra = 200, None
         try:
+            if self._keys is None:
+                check_host(scope["headers"])
             if scope["path"] == STATUS and scope["method"] == "GET":
                 status, body = await self._system_status()
             elif scope["path"].startswith(PREFIX):
@@ -168,7 +171,7 @@ class Sidecar:
             return await self._open_answer(path)
         grant = None if self._keys is None else await _grant(self._keys, scope["headers"])
         if method == "POST":
-            check_content_type(scope["headers"])
+            check_headers(scope["headers"], self.body_bytes_max)
             fields = parse_object(await read_body(receive, self.body_bytes_max))
             if path != BATCH:
                 return await operations.run(OPERATION_ROUTES[path], fields, grant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
@@ -12,19 +13,45 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Headers = Iterable[tuple[bytes, bytes]]
 
+_ADDRESS: Final = re.compile(rb"[0-9.]+|\[[0-9A-Fa-f:.]+\]")
+
 BODY_BYTES_MAX: Final = 1_048_576
 BODY_TIMEOUT_S: Final = 10.0
 """How long a body may take to arrive: a slow sender must not keep a task for ever."""
 
 
-def check_content_type(headers: Headers) -> None:
-    """A page in a browser cannot send JSON without asking first, so no web site can spend through a
+def check_headers(headers: Headers, bytes_max: int) -> None:
+    """Raise Refusal for a body that is not JSON, or is announced as too large: before its sender is
+    told to go on.
+
+    A page in a browser cannot send JSON without asking first, so no web site can spend through a
     sidecar on its visitor's machine.
     """
+    is_json = False
     for name, value in headers:
-        if name == b"content-type" and value[:16].lower() == b"application/json":
-            return
+        if name == b"content-type":
+            is_json = is_json or value[:16].lower() == b"application/json"
+        elif name == b"content-length" and (len(value) > 18 or int(value) > bytes_max):
+            raise _too_large(bytes_max)
+    if is_json:
+        return
     raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "The Content-Type must be application/json.")
+
+
+def check_host(headers: Headers) -> None:
+    """Where no key is asked for, a request must be for this machine by its name or address. A page
+    of a web site whose name was made to point here sends that site's name. Raises Refusal (403).
+    """
+    for name, value in headers:
+        if name == b"host":
+            host = value.rpartition(b":")[0] if value[-1:].isdigit() and b":" in value else value
+            if b"." in host and not host.endswith(b".localhost") and not _ADDRESS.fullmatch(host):
+                raise Refusal(
+                    403,
+                    "PERMISSION_DENIED",
+                    "Without keys, this sidecar is asked as localhost or by its address.",
+                    {"field": "Host"},
+                )
 
 
 async def read_body(receive: Receive, bytes_max: int) -> bytes:

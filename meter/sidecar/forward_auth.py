@@ -176,7 +176,7 @@ async def _settle(
     status, cost = headers.get(STATUS, ""), headers.get(COST)
     if cost is not None:
         amount = millicredits_of(cost, COST)
-    elif not (status.isascii() and status.isdigit()):
+    elif not (status.isascii() and status.isdigit() and len(status) <= 3):
         raise InvalidRequest(COST, f"given, or {STATUS} as a number")
     elif not 200 <= int(status) < 400:
         return await meter.release(org_id, user_id, request_id, asker=asker)

@@ -17,7 +17,7 @@ SELECT pg_advisory_xact_lock(74098, 0)
 
 -- name: read_watermark
 -- With the ledger that it stands in. $1 shard
-SELECT mark.shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
+SELECT mark.shard, epoch, seq, run_id, settled_entry, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
        coalesce(steps.step, 0) AS step, coalesce(steps.tokens, '{}') AS tokens
   FROM taximeter.ledger_position() AS ledger, taximeter.watermarks AS mark
   LEFT JOIN taximeter.ledger_steps AS steps ON steps.shard = mark.shard
@@ -25,7 +25,7 @@ SELECT mark.shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermark
 
 -- name: lock_watermark
 -- As settle locks it, but waiting: a settle that has read from a server before its restart must be through. $1 shard
-SELECT mark.shard, epoch, seq, run_id, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
+SELECT mark.shard, epoch, seq, run_id, settled_entry, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
        coalesce(steps.step, 0) AS step, coalesce(steps.tokens, '{}') AS tokens
   FROM taximeter.ledger_position() AS ledger, taximeter.watermarks AS mark
   LEFT JOIN taximeter.ledger_steps AS steps ON steps.shard = mark.shard
@@ -91,3 +91,11 @@ SELECT wanted.hold
     OR NOT EXISTS (SELECT FROM taximeter.moves AS move
                     WHERE move.org_id || '/move/' || move.id = wanted.hold AND move.state = 'pending'
                       AND move.org_id = wanted.org_id AND move.from_user = wanted.user_id)
+
+-- name: forget_settled_entry
+-- The last settled entry is in no stream. $1 shard
+UPDATE taximeter.watermarks SET settled_entry = NULL WHERE shard = $1
+
+-- name: set_aside
+-- Which of these lines are dead letters already. $1 shard, $2 epoch, $3 raw lines
+SELECT raw FROM taximeter.dead_letters WHERE shard = $1 AND epoch = $2 AND raw = ANY ($3::bytea[])

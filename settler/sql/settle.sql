@@ -8,7 +8,7 @@ SELECT set_config('taximeter.settling', 'on', true), set_config('work_mem', '32M
 -- The right to settle a shard, for this transaction. No row: another worker has it (or the shard is unknown), and that
 -- worker does the work, so waiting for it would only pile up workers.
 -- $1 shard
-SELECT epoch, seq, run_id
+SELECT epoch, seq, run_id, settled_entry
   FROM taximeter.watermarks
  WHERE shard = $1
    FOR UPDATE SKIP LOCKED
@@ -138,12 +138,14 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 
 -- name: move_watermark
 -- Exactly-once hangs on this row moving in the same transaction. It must match the one that was locked.
--- $1 shard, $2 epoch, $3 seq before, $4 seq after, $5 settled, $6 dead, $7 lost, $8 time of the last event or null
+-- $1 shard, $2 epoch, $3 seq before, $4 seq after, $5 settled, $6 dead, $7 lost, $8 time of the last event or null,
+-- $9 fingerprint of the last entry, null when the last number has none
 UPDATE taximeter.watermarks
    SET seq = $4,
        settled_events = settled_events + $5,
        dead_events = dead_events + $6,
        lost_events = lost_events + $7,
        settled_at = now(),
-       settled_to = coalesce($8, settled_to)
+       settled_to = coalesce($8, settled_to),
+       settled_entry = $9
  WHERE shard = $1 AND epoch = $2 AND seq = $3

@@ -1,8 +1,10 @@
 -- name: trim_boundary
 -- How far the stream may forget: the newest batch that was settled before the retention, or what exceeds the number of events
--- to keep, whichever is later; never past the watermark. Empty when nothing may go.
+-- to keep, whichever is later; never past the watermark, whose own entry stays: it tells whether the stream is still the same.
+-- Empty when nothing may go.
 -- $1 shard, $2 retention in seconds, $3 most events to keep
-SELECT boundary.epoch, boundary.seq
+SELECT boundary.epoch,
+       CASE WHEN boundary.epoch = mark.epoch THEN least(boundary.seq, mark.seq - 1) ELSE boundary.seq END AS seq
   FROM taximeter.watermarks AS mark
  CROSS JOIN LATERAL (
        (SELECT batch.epoch, batch.seq_last AS seq

@@ -11,7 +11,8 @@ import redis.asyncio as redis_asyncio
 from support.world import BILLING, World, serving
 
 from taximeter.api.app import create_app
-from taximeter.api.limits import LIMIT, Limit, RateLimiter, kind_of, limits_of
+from taximeter.api.errors import ApiError
+from taximeter.api.limits import LIMIT, Limit, LocalCounts, RateLimiter, kind_of, limits_of
 from taximeter.api.settings import ApiSettings
 
 LOW = {
@@ -153,13 +154,40 @@ class Broken:
     ],
     ids=["away", "full", "silent"],
 )
-async def test_a_redis_that_fails_lets_everybody_in(error: Exception | None) -> None:
+async def test_without_redis_each_process_counts_for_itself(error: Exception | None) -> None:
     broken = Broken(error)
-    limiter = RateLimiter(broken, "t", {"reads": Limit(1, 60)})
+    limiter = RateLimiter(broken, "t", {"reads": Limit(3, 60)})
+    let_in, refused = 0, []
     async with asyncio.timeout(20):
-        for _ in range(50):
-            await limiter.admit("reads", "ann")
-    assert broken.asked < 50, "nobody waits for it again within the second"
+        for caller in [f"user{number % 10}" for number in range(100)]:
+            try:
+                await limiter.admit("reads", caller)
+                let_in += 1
+            except ApiError as error:
+                refused.append(error)
+    assert let_in == 10 * 3, "each caller as often as the limit says, and not once more"
+    assert {error.status for error in refused} == {429}
+    assert all(1 <= int(error.headers["Retry-After"]) <= 60 for error in refused)
+    assert broken.asked < 30, "nobody waits for it again within the second"
+
+
+async def test_a_redis_that_becomes_slow_begins_nobodys_window_anew(
+    redis: redis_asyncio.Redis, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter = RateLimiter(redis, key_prefix, {"reads": Limit(3, 60)})
+    for _ in range(3):
+        await limiter.admit("reads", "ann")
+    monkeypatch.setattr(limiter, "_redis", Broken(None))
+    with pytest.raises(ApiError, match="try again"):
+        await limiter.admit("reads", "ann")
+
+
+def test_a_process_remembers_so_many_callers_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taximeter.api.limits.CALLERS_MAX", 5)
+    counts = LocalCounts()
+    for number in range(50):
+        assert counts.count(f"user{number}", Limit(1, 60)) == 0
+    assert len(counts._seen) == 5
 
 
 async def call(redis: redis_asyncio.Redis, key: str, limit: int, window_ms: int) -> int:

@@ -1,4 +1,4 @@
-"""The API on real sockets, to be attacked."""
+"""The API on real sockets, for the attacks on it."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from support.key_ring import Ring
 from support.shard import ScriptedShard, op
 from support.sidecar import Caller, calling, served
 
@@ -17,7 +18,7 @@ from taximeter.meter import Meter, MeterSettings, NotAllowed
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.records import Asker
 from taximeter.meter.sidecar import create_sidecar
-from taximeter.meter.sidecar.grants import ANY_HOLD, UNLIMITED, Grant
+from taximeter.meter.sidecar.grants import ANY_HOLD
 
 HELD = 300
 FUNDS = 10**9
@@ -134,21 +135,6 @@ async def test_an_asker_that_cannot_be_read_may_nothing(
     before = await shard.state()
     assert await shard.one(kind, "r", 5, owner=owner) == "-3 owner"
     assert await shard.state() == before
-
-
-class Ring:
-    """Keys whose text says what they may do: `reserve+commit@name`, `...@name/user`."""
-
-    def known(self, header: bytes) -> Grant | None:
-        text = header.decode().removeprefix("Bearer ")
-        if text == "everything":
-            return UNLIMITED
-        operations, _, name = text.partition("@")
-        name, _, user = name.partition("/")
-        return Grant("acme", user or None, frozenset(operations.split("+")), name)
-
-    async def find(self, header: bytes) -> Grant | None:
-        return self.known(header)
 
 
 @pytest.fixture

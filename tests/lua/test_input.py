@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -9,7 +10,11 @@ from redis.exceptions import ResponseError
 from support.shard import ScriptedShard, op
 
 from taximeter.meter.limits import AMOUNT_MAX, BALANCE_MAX
+from taximeter.meter.scripts import load_script
 
+SCRIPTS = sorted(
+    path.name[:-4] for path in files("taximeter.lua").iterdir() if path.name.endswith(".lua")
+)
 BAD_AMOUNTS = [
     "nan", "-nan", "inf", "-inf", "0x10", "1e3", "1.5", "-1", "+1", " 5", "5 ", "", "five",
     "12345678901234567", "9007199254740993", "1000000000001", "999999999999999", "٥",
@@ -51,6 +56,11 @@ async def test_a_life_outside_its_limits_is_refused(shard: ScriptedShard, ttl: s
         ({"key": "other/r"}, "key"),
         ({"key": "org/"}, "key"),
         ({"key": "orgr"}, "key"),
+        ({"key": "org/a\tb"}, "key"),
+        ({"key": "org/a\nb"}, "key"),
+        ({"key": "org/a b"}, "key"),
+        ({"key": "org/\u00fc"}, "key"),
+        ({"key": "org/" + "x" * 129}, "key"),
     ],
 )
 async def test_a_field_outside_its_limits_is_named(
@@ -203,3 +213,106 @@ async def test_load_refuses_what_is_no_account(
     reply = await shard.load(account, available)  # type: ignore[arg-type]
     assert reply == f"-3 {field}"
     assert await shard.redis.hlen(shard.keys.accounts) == 1
+
+
+@pytest.mark.parametrize("kind", ["charge", "commit"])
+@pytest.mark.parametrize("request_id", ["a\tb", "a\nb", "\x7f", "a/b", "a b", "x" * 129])
+async def test_nothing_is_charged_under_an_id_that_the_ledger_cannot_read(
+    shard: ScriptedShard, kind: str, request_id: str
+) -> None:
+    """It was answered OK, and set aside by the settler: credits gone, and nothing in the books."""
+    before = await shard.state()
+    assert await shard.one(kind, request_id, 1) == "-3 key"
+    assert await shard.state() == before
+
+
+async def test_a_hold_of_a_move_is_kept_under_a_key_that_no_request_can_have(
+    shard: ScriptedShard,
+) -> None:
+    assert await shard.one("reserve", "move/1f", 5) == "1 995 5"
+    assert await shard.one("release", "move/1f") == "1 1000 0"
+
+
+async def test_a_hold_at_the_cap_can_be_ended_in_every_way(shard: ScriptedShard) -> None:
+    """Credits that come while a hold is open must not leave it without room to be given back."""
+    await shard.load("org/rich", BALANCE_MAX)
+    for request in ("a", "b", "c"):
+        await shard.one("reserve", request, AMOUNT_MAX, user="org/rich")
+    assert await shard.apply(("org/rich", 2, 1)) == ["-3 balance"]
+    assert await shard.apply(("org/rich", 2, -7)) == ["1 2"]
+    assert await shard.apply(("org/rich", 3, 7)) == ["1 3"]
+    assert (await shard.one("release", "a", user="org/rich")).startswith("1 ")
+    assert (await shard.one("commit", "b", 0, user="org/rich")).startswith("1 ")
+    await shard.overdue("c")
+    assert (await shard.sweep())[0] == 1
+    assert await shard.account("org/rich") == (BALANCE_MAX, 0, 3)
+
+
+async def test_holds_that_an_earlier_release_left_above_the_cap_can_be_ended(
+    shard: ScriptedShard,
+) -> None:
+    await shard.one("reserve", "a", 100)
+    await shard.one("reserve", "b", 100)
+    await shard.redis.hset(shard.keys.accounts, "org/u", f"{BALANCE_MAX} 200 1")
+    assert await shard.one("release", "a") == f"1 {BALANCE_MAX + 100} 100"
+    assert await shard.one("commit", "b", 30) == f"1 {BALANCE_MAX + 170} 0"
+    assert await shard.account() == (BALANCE_MAX + 170, 0, 1)
+
+
+async def test_a_sweep_takes_no_balance_below_its_limit(shard: ScriptedShard) -> None:
+    """What does not fit is not charged, and counted."""
+    await shard.one("reserve", "a", 10)
+    await shard.one("touch", "a", 50)
+    await shard.redis.hset(shard.keys.accounts, "org/u", f"{-BALANCE_MAX} 10 1")
+    await shard.overdue("a")
+    assert await shard.sweep_fully() == [1, 1, 0, 1, 40]
+    assert await shard.account() == (-BALANCE_MAX, 0, 1)
+    assert [event[4] for event in await shard.events()] == ["10"]
+
+
+COMPLETE = {
+    "admit": (["meta"], ["1", "5"]),
+    "apply": (["accounts", "meta", "holds", "deadlines", "outcomes"], ["1", "org/u", "2", "5", ""]),
+    "approve": (["meta"], ["1", "run"]),
+    "barrier": (["meta"], []),
+    "complete": (["meta"], ["1", "1", "5", "1"]),
+    "drain": (["meta"], ["1", "0"]),
+    "fence": (["meta"], ["why"]),
+    "limit": (["limit"], ["1", "1000"]),
+    "load": (["accounts", "meta"], ["1", "org/v", "5", "1"]),
+    "permissions": (["meta"], []),
+    "report": (["meta"], ["1", "5", "4"]),
+    "rotate": (["outcomes", "outcomes_old", "meta"], ["1", "1000"]),
+    "snapshot": (["accounts", "holds", "deadlines", "meta"], ["1", "0"]),
+    "sweep": (["accounts", "holds", "deadlines", "outcomes", "meta", "events"], ["1", "1"]),
+    "witness": (["meta"], ["1", "a/1 1 1"]),
+} | {
+    name: (
+        ["accounts", "holds", "deadlines", "outcomes", "outcomes_old", "meta", "events"],
+        arguments,
+    )
+    for name, arguments in (
+        ("open", ["2", "1", "run", "", "1", "0"]),
+        ("operate", ["1", "charge", "org/u", "org/r", "1", "0", "", ""]),
+        ("resolve", ["1", "release", "org/u", "org/r", "0", "0", "", ""]),
+    )
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+async def test_missing_keys_and_arguments_are_refused_in_words(
+    shard: ScriptedShard, name: str
+) -> None:
+    """Not with an error of Lua, which tells a line number of ours and nothing of the caller's."""
+    keys, arguments = COMPLETE[name]
+    keys = [getattr(shard.keys, key, f"tm:{key}") for key in keys]
+    before = await shard.state()
+    for given in range(len(keys)):
+        with pytest.raises(ResponseError, match=r"^MALFORMED"):
+            await load_script(name).call(shard.redis, keys[:given], arguments)
+    for given in range(len(arguments)):
+        with pytest.raises(ResponseError, match=r"^MALFORMED"):
+            await load_script(name).call(shard.redis, keys, arguments[:given])
+    with pytest.raises(ResponseError, match=r"^MALFORMED"):
+        await load_script(name).call(shard.redis, [], [])
+    assert await shard.state() == before

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from os import kill
 from typing import Any
 
+import httpx
 import pytest
 from redis.asyncio import Redis
 from support.proxy import Proxy
@@ -19,8 +20,9 @@ from support.shard import ScriptedShard
 from support.waiting import eventually
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
-from taximeter.meter import InvalidRequest, MeterSettings, NotConfirmed, StoreError
+from taximeter.meter import InvalidRequest, Meter, MeterSettings, NotConfirmed, StoreError
 from taximeter.meter.keys import ShardKeys
+from taximeter.meter.sidecar import create_sidecar
 from taximeter.meter.waits import Waits
 
 pytestmark = pytest.mark.slow
@@ -165,14 +167,33 @@ async def test_reserves_pass_while_charges_wait_for_a_replica_that_is_away(
         found = await asyncio.gather(*charges, return_exceptions=True)
         assert {type(error) for error in found} == {NotConfirmed}
         assert await meter.missing() == ("0 of 1 replicas have the write",)
+        await said_by_the_sidecar(meter)
     finally:
         kill(pair.replica.pid, signal.SIGCONT)
     ((_, _, pressure),) = meter.pressure()
-    assert pressure.unconfirmed == 20
+    assert pressure.unconfirmed == 21
     assert "0 of 1 replicas have the write" in caplog.text
     for hold in holds:
         assert (await hold.release()).state == "released"
     assert await meter.missing() == ()
+
+
+async def said_by_the_sidecar(meter: Meter) -> None:
+    """Who does not confirm is named in the answer, to whoever looks after it, and counted."""
+    sidecar = httpx.ASGITransport(create_sidecar(meter))
+    async with httpx.AsyncClient(transport=sidecar, base_url="http://sidecar") as client:
+        ready = await client.get("/readyz")
+        body = {"status": "degraded", "missing": ["0 of 1 replicas have the write"]}
+        assert (ready.status_code, ready.json()) == (200, body)
+        fields = {"org_id": "org", "user_id": "u", "request_id": "c", "amount_millicredits": 1}
+        refused = await client.post("/v1/charge", json=fields)
+        assert refused.status_code == 503
+        error = refused.json()["error"]
+        assert error["code"] == "OUTCOME_UNKNOWN"
+        assert error["details"] == {"wait": "replica", "missing": "0 of 1 replicas have the write"}
+        assert "It was done" in error["message"]
+        metrics = (await client.get("/metrics")).text
+        assert 'taximeter_unconfirmed_answers_total{shard="0"} 21' in metrics
 
 
 async def test_what_another_server_has_done_is_not_confirmed_by_this_one(

@@ -110,6 +110,20 @@ BUGS: Final = (
         "lua/test_sweep.py",
     ),
     Bug(
+        "an id that the ledger cannot read is charged",
+        "lua/lib/batch.lua",
+        "\n    or not find(key, '^[%w._:/-]+$', slash + 1)",
+        "",
+        "lua/test_input.py",
+    ),
+    Bug(
+        "credits fill an account up to where its holds have no room",
+        "lua/apply.lua",
+        "math.abs(available + held + delta) > BALANCE_MAX",
+        "math.abs(available + delta) > BALANCE_MAX",
+        "lua/test_input.py",
+    ),
+    Bug(
         "a restart leaves the word of the settler standing",
         "lua/approve.lua",
         "call('HDEL', KEYS[1], 'complete_ms')\n",

@@ -8,6 +8,34 @@ from mutants.bug import Bug
 
 BUGS: Final = (
     Bug(
+        "any entry under the watermark's number is the settled one",
+        "settler/verdict.py",
+        "    if entry is None or seen.epoch != mark.epoch or seen.settled_entry == entry:\n",
+        "    if entry is None or seen.epoch != mark.epoch or seen.settled_entry is not None:\n",
+        "settler/test_histories.py",
+    ),
+    Bug(
+        "a run is booked behind an entry that is another one",
+        "settler/ahead.py",
+        "        if not run.empty:\n            # After it",
+        "        if run.empty:\n            # After it",
+        "settler/test_histories.py",
+    ),
+    Bug(
+        "what is booked already is taken for displaced",
+        "settler/displaced.py",
+        "        if line not in aside\n",
+        "        if True or line not in aside\n",
+        "settler/test_histories.py",
+    ),
+    Bug(
+        "the entry at the watermark is trimmed",
+        "settler/sql/upkeep.sql",
+        "least(boundary.seq, mark.seq - 1)",
+        "least(boundary.seq, mark.seq)",
+        "settler/test_histories.py settler/test_upkeep.py",
+    ),
+    Bug(
         "the relay vouches for a moment after it looked",
         "settler/ticks.py",
         "            await note_complete(self._stores, whole, began_ms)\n",

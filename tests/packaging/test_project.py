@@ -157,8 +157,28 @@ def test_compose_processes_own_nothing_in_postgres() -> None:
     assert migrating.startswith(f"postgresql://{owner}:")
     for name, role in (("api", "app"), ("settler", "settler"), ("sidecar", "sidecar")):
         url = services[name]["environment"]["TAXIMETER_DATABASE_URL"]
-        assert url.startswith(f"postgresql://{name}:{name}@")
-        assert f"CREATE ROLE {name} LOGIN PASSWORD '{name}' IN ROLE taximeter_{role};" in users
+        password = f"{name.upper()}_PASSWORD"
+        assert url.startswith(f"postgresql://{name}:${{{password}}}@")
+        [secret] = re.findall(
+            rf"CREATE ROLE {name} LOGIN PASSWORD '(.*)' IN ROLE taximeter_{role};", users
+        )
+        assert secret.startswith(f"${{{password}:?")
+
+
+def test_compose_has_no_secret_and_no_right_that_it_does_not_need() -> None:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    secrets = re.findall(
+        r"(?:PASSWORD|SIDECAR_KEYS): (\S+)|PASSWORD '(\S+)|://\w+:([^@\s]+)@", text
+    )
+    assert len(secrets) == 9
+    assert all("".join(one).startswith("${") for one in secrets)
+    assert not re.search(r"://(\w+):\1@", text)
+    assert not re.search(r"\b[0-9a-f]{64}\b", text)
+    for service in compose()["services"].values():
+        if "build" in service:
+            assert service["read_only"] is True
+            assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
 
 
 def test_image_gets_every_package() -> None:

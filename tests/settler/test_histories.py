@@ -14,8 +14,15 @@ import redis.asyncio as redis_asyncio
 from settler_world import World, eventually
 
 from taximeter.api.embedded.machine import LOOPBACK
-from taximeter.settler.guardian import guard, look
+from taximeter.meter.scripts import load_script
+from taximeter.settler.fingerprint import StreamChanged
+from taximeter.settler.guardian import guard
+from taximeter.settler.look import look
+from taximeter.settler.marks import read_mark
+from taximeter.settler.settle import settle_once
 from taximeter.settler.stores import Stores
+from taximeter.settler.sweep import sweep
+from taximeter.settler.trim import trim
 from taximeter.settler.verdict import Action, Mark, Seen, judge
 
 Server = Any
@@ -106,10 +113,10 @@ async def test_a_stale_replica_with_a_longer_history_is_rebuilt(pair: Pair) -> N
     seen = await look(replica.stores, 0)
     assert (seen.epoch, seen.seq, seen.last_id) == (1, 10, (1, 10)), "it looks whole"
     guarded = await guard(replica.stores, 0, 1)
-    assert (guarded.action, guarded.epoch) == ("rebuilt", 2)
-    assert "goes back to a server" in guarded.reason
-    # What was settled is not spent again; what only the replica had, and fits behind it, is booked.
-    assert await replica.used("ann") == 100 + 3_000 + 6 * 10
+    assert (guarded.action, guarded.epoch) == ("rebuilt", 3)
+    assert "went back in time and on" in guarded.reason
+    # What was settled is not spent again; what only the replica had is booked.
+    assert await replica.used("ann") == 100 + 3_000 + 9 * 10
     await replica.pool.execute(
         "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 1"
     )
@@ -132,6 +139,128 @@ async def test_an_old_primary_that_comes_back_after_a_failover_is_rebuilt(pair: 
     seen = await look(old.stores, 0)
     assert seen.meta["run_id"] == seen.run_id, "its data says that it is approved"
     guarded = await guard(old.stores, 0, 1)
-    assert (guarded.action, guarded.epoch) == ("rebuilt", 2)
-    assert await old.used("ann") == 100 + 1_000 + 3 * 10
+    assert (guarded.action, guarded.epoch) == ("rebuilt", 3)
+    assert await old.used("ann") == 100 + 1_000 + 4 * 10
     await old.assert_books()
+
+
+async def test_a_server_that_lost_what_is_settled_and_went_on_is_found_out(pair: Pair) -> None:
+    """Made a replica of a stale server and promoted again within one life of its process: run id,
+    epoch and numbers fit. The entry that Postgres has settled last is not the one that is there.
+    """
+    own = pair.worlds[0]
+    redis = own.stores.redis
+    for number in range(20):
+        await own.charge("ann", 10, f"before-{number}")
+    await own.settle()
+    await pair.split()
+    for number in range(50):
+        await own.charge("ann", 10, f"settled-{number}")
+    await own.settle()
+    await redis.execute_command("REPLICAOF", LOOPBACK, str(pair.servers[1].port))
+
+    async def is_stale() -> bool:
+        info = await redis.info("replication")
+        lost = await redis.hget(own.keys().meta, "seq") == b"20"
+        return bool(info["master_link_status"] == "up" and lost)
+
+    await eventually(is_stale)
+    await redis.execute_command("REPLICAOF", "NO", "ONE")
+    await own.operate("acme", ("reserve", "ann", "held", 100))
+    await own.operate("acme", ("touch", "ann", "held", 40))
+    for number in range(60):
+        await own.charge("ann", 10, f"after-{number}")
+    mark, seen = await read_mark(own.pool, 0), await look(own.stores, 0)
+    assert (mark.run_id, mark.seq) == (seen.run_id, 70)
+    assert (seen.meta["run_id"], seen.seq) == (seen.run_id, 80), "it looks whole"
+
+    with pytest.raises(StreamChanged, match="another entry under 1-70"):
+        await settle_once(own.stores, 0)
+    guarded = await guard(own.stores, 0, 1)
+    assert (guarded.action, guarded.displaced, guarded.lost) == ("rebuilt", 60, 0)
+    assert "1-70" in guarded.reason
+    # All that anybody was answered is booked, once.
+    assert await own.used("ann") == (20 + 50 + 60) * 10
+    assert await own.live("ann") == (ALLOCATED - 1_300 - 100, 100, 1)
+    await own.overdue("held")
+    assert (await sweep(own.stores, 0, guarded.epoch)).uncharged == 40
+    await own.assert_books()
+    assert (await guard(own.stores, 0, 1)).action == "nothing"
+    await own.charge("ann", 10)
+    await own.assert_books()
+
+
+async def test_an_entry_that_is_gone_is_found_out_too(world: World) -> None:
+    """Another server counts its entries otherwise: under the number of the last one is nothing."""
+    await world.organization("acme", ann=1_000)
+    for number in range(3):
+        await world.charge("ann", 10, f"r{number}")
+    await world.settle()
+    keys, redis = world.keys(), world.stores.redis
+    await redis.delete(keys.events)
+    line = await world.line("ann", 5, "of-the-other")
+    await redis.hset(keys.meta, "seq", 1)
+    await world.inject(b"garbage", await world.line("ann", 6, "two"), line)
+    assert (await look(world.stores, 0)).seq == 4
+    guarded = await guard(world.stores, 0, 1)
+    assert (guarded.action, guarded.displaced) == ("rebuilt", 3)
+    assert "it has nothing" in guarded.reason
+    (letter,) = await world.dead_letters()
+    assert letter["raw"] == b"garbage"
+    assert await world.used("ann") == 30 + 11
+    await world.assert_books(but="I4 I5")
+
+
+async def test_what_was_set_aside_is_not_set_aside_again(world: World) -> None:
+    await world.organization("acme", ann=1_000)
+    await world.inject(b"garbage", await world.line("ann", 5, "good"))
+    await world.settle()
+    await world.pool.execute(
+        "UPDATE taximeter.watermarks SET settled_entry = '1-2 of another history'"
+    )
+    guarded = await guard(world.stores, 0, 1)
+    assert (guarded.action, guarded.displaced) == ("rebuilt", 0)
+    assert len(await world.dead_letters()) == 1
+    assert await world.used("ann") == 5
+
+
+async def test_the_entry_at_the_watermark_is_never_trimmed(world: World) -> None:
+    await world.organization("acme", ann=100_000)
+    for _ in range(300):
+        await world.charge("ann", 1)
+    await world.settle()
+    await trim(world.stores, 0, retention_s=0, retention_max=1)
+    assert await world.stores.redis.xrange(world.keys().events, "1-300", "1-300")
+    assert (await guard(world.stores, 0, 1)).action == "nothing"
+    await world.assert_books()
+
+
+async def test_an_older_release_that_settled_last_leaves_no_doubt(world: World) -> None:
+    await world.organization("acme", ann=1_000)
+    await world.charge("ann", 1)
+    await world.settle()
+    before = (await world.mark())["settled_entry"]
+    await world.charge("ann", 1)
+    await world.settle()
+    await world.pool.execute("UPDATE taximeter.watermarks SET settled_entry = $1", before)
+    assert (await guard(world.stores, 0, 1)).action == "nothing"
+    await world.charge("ann", 1)
+    await world.assert_books()
+
+
+async def test_what_a_client_was_told_of_and_the_server_lacks_is_rebuilt(world: World) -> None:
+    """Nothing of it reached Postgres, so that only the client can know."""
+    await world.organization("acme", ann=1_000)
+    await world.operate("acme", ("reserve", "ann", "r", 100), ("touch", "ann", "r", 40))
+    epoch, writes = await world.stores.redis.hmget(world.keys().meta, "epoch", "writes")
+    told = int(writes) + 3
+    await load_script("report").call(
+        world.stores.redis, [world.keys().meta], [int(epoch), told, int(writes)]
+    )
+    guarded = await guard(world.stores, 0, 1)
+    assert (guarded.action, guarded.holds) == ("rebuilt", 1)
+    assert "lost 3 calls" in guarded.reason
+    await world.overdue("r")
+    assert (await sweep(world.stores, 0, guarded.epoch)).uncharged == 40
+    assert (await guard(world.stores, 0, 1)).action == "nothing"
+    await world.assert_books()

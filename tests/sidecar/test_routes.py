@@ -229,6 +229,7 @@ async def test_models_are_priced(caller: Caller, pricer: Pricer, shard: Scripted
             "model": model,
             "price_source": "genai-prices",
             "price_version": pricer.price_version,
+            "price_of": f"openai/{model}",
             "prompt_tokens": 900,
             "completion_tokens": 120,
             "tokens_used": 1020,

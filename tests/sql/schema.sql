@@ -1576,6 +1576,7 @@ CREATE TABLE taximeter.watermarks (
     opened_at timestamp with time zone DEFAULT now() NOT NULL,
     settled_at timestamp with time zone,
     settled_to timestamp with time zone,
+    settled_entry text,
     CONSTRAINT dead_is_not_negative CHECK ((dead_events >= 0)),
     CONSTRAINT epoch_is_positive CHECK ((epoch > 0)),
     CONSTRAINT every_event_is_accounted_for CHECK ((((settled_events + dead_events) + lost_events) = seq)),
@@ -1586,6 +1587,8 @@ CREATE TABLE taximeter.watermarks (
 );
 
 COMMENT ON COLUMN taximeter.watermarks.settled_to IS 'Time of the last settled event, by Redis: every charge before it is in the books.';
+
+COMMENT ON COLUMN taximeter.watermarks.settled_entry IS 'id of the last settled entry, and a digest of what it holds';
 
 ALTER TABLE ONLY public.credit_usage_attribution ATTACH PARTITION taximeter.attribution_rest DEFAULT;
 
