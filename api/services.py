@@ -39,6 +39,10 @@ from taximeter.settler.stores import Pool, Stores, open_redis
 logger = logging.getLogger("taximeter.api")
 
 METER_RETRY_S = 0.5
+CLOSE_S = 1.0
+"""Nobody waits for Postgres any more when its connections are closed."""
+REQUESTS_SHARE = 0.75
+"""Of the grace of a shutdown, what is for requests; the rest is for charges that still run."""
 
 
 class MeterGate:
@@ -160,6 +164,7 @@ async def open_services(
                 command_timeout_s=settings.database_timeout_s,
                 wait_s=settings.database_wait_s,
                 accept_loss=settings.database_durability == "none",
+                close_s=CLOSE_S,
                 server_settings={
                     "application_name": "taximeter-api",
                     # Compiling a report costs more than running it, where Postgres is built for it.
@@ -182,6 +187,8 @@ async def open_services(
                 size_max=KEY_CONNECTIONS,
                 command_timeout_s=settings.database_timeout_s,
                 wait_s=settings.database_wait_s,
+                close_s=CLOSE_S,
+                accept_loss=settings.database_durability == "none",
                 server_settings={"application_name": "taximeter-api-keys"},
             )
         )
@@ -190,7 +197,7 @@ async def open_services(
         tracker = TaskTracker()
 
         async def drain() -> None:
-            await tracker.drain(settings.shutdown_grace_s)
+            await tracker.drain(settings.shutdown_grace_s * (1 - REQUESTS_SHARE))
 
         stack.push_async_callback(drain)
         stores = Stores(pool, redis, settings.key_prefix)

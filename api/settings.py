@@ -11,6 +11,7 @@ from taximeter.api.auth import ASYMMETRIC_ALGORITHMS
 from taximeter.api.claims import ClaimPaths
 from taximeter.api.jwks import is_safe_url
 from taximeter.api.metering import MeteringSettings, is_loopback
+from taximeter.api.outermost import LogRequests
 from taximeter.api.price_settings import PriceSettings
 
 SIMULATOR_URL = "http://127.0.0.1:8085/v1"
@@ -26,6 +27,11 @@ class ApiSettings(PriceSettings, MeteringSettings):
         ge=0.0,
         le=600.0,
         description="How long the API waits for running requests and charges when it stops.",
+    )
+    log_requests: LogRequests = Field(
+        default="all",
+        description="Which requests have a line in the log: `all`, `refused` (status 400 and "
+        "above) or `none`.",
     )
     admin_body_bytes_max: int = Field(
         default=65_536, ge=1024, le=10**7, description="Largest body of an admin request."

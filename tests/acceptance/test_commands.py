@@ -128,7 +128,7 @@ def test_dev_keeps_its_ports_serves_a_sidecar_and_ends_when_a_part_of_it_dies(
                 timeout=60,
                 check=True,
             ).stdout.strip()
-            [api] = re.findall(r"^ +API +(\S+)", printed, re.MULTILINE)
+            [api] = re.findall(r"^ +API +(http\S+)", printed, re.MULTILINE)
             me = httpx.get(
                 f"{api}/api/v1/auth/user",
                 headers={"Authorization": f"Bearer {token}"},

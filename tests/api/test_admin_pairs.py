@@ -151,7 +151,50 @@ async def end_period(world: World, n: int) -> None:
     )
 
 
+async def refund(world: World, n: int) -> None:
+    body = {"user_id": USERS[n % 2], "credits": 0.1, "reason": "an outage"}
+    await post(world, "credits/acme/refund", world.root, **body)
+
+
+async def adjust(world: World, n: int) -> None:
+    credits = (0.1, -0.1)[n % 2]
+    await post(world, "credits/acme/adjust", world.root, credits=credits, reason="a mistake")
+
+
+async def change_terms(world: World, n: int) -> None:
+    """The end of an allocation, the monthly refresh, the name: whatever an admin may set."""
+    for method, path, body in (
+        ("PATCH", f"credits/acme/allocations/{USERS[n % 2]}", {"expires_at": None}),
+        ("PUT", "credits/acme/monthly-refresh", {"credits": n}),
+        ("PATCH", "orgs/acme", {"org_name": f"Acme {n}", "billing_email": "a@b.cd"}),
+        ("PUT", "orgs/acme/suspension", {"suspended": False, "reason": "none"}),
+    ):
+        response = await world.client.request(
+            method, f"{BILLING}/{path}", json=body, headers=world.root
+        )
+        assert response.status_code < 500, f"{path}: {response.status_code} {response.text}"
+
+
+async def invoice(world: World, n: int) -> None:
+    body = {"lago_invoice_id": f"inv-{n // 2}", "amount": 1, "status": ("failed", "paid")[n % 2]}
+    await post(world, "billing/acme/invoices", world.root, **body)
+
+
+async def invite(world: World, n: int) -> None:
+    """By an admin, and the answer of who was invited."""
+    await post(world, "orgs/acme/members", world.auth("boss"), user_id="eve")
+    await post(world, "invitations/acme/accept", world.auth("eve"))
+    path = f"{BILLING}/orgs/acme/members/eve"
+    left = await world.client.delete(path, headers=world.auth("eve"))
+    assert left.status_code < 500, left.text
+
+
 WORKS: tuple[Work, ...] = (
+    refund,
+    adjust,
+    change_terms,
+    invoice,
+    invite,
     put_member,
     remove_member,
     allocate,
@@ -216,6 +259,7 @@ async def beside(world: World, pair: asyncio.Future[list[None]]) -> None:
         await post(world, "credits/beta/allocate", world.root, user_id="ann", credits=0.001)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("first", WORKS, ids=lambda work: work.__name__)
 async def test_every_pair_gets_along(organisation: World, first: Work) -> None:
     world = organisation

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import asyncpg
 import httpx
 from support.aof import command_ends
 
@@ -117,10 +118,13 @@ async def sql_deductions(scene: Scene) -> Struck:
             request = f"sql-{time.time_ns()}"
             amount = scene.random.choice((1, 50, 5_000, 200_000))
             attempt = caller.invoke("deduct", account, request, amount)
-            done = await conn.fetchval(
-                "SELECT success FROM deduct_credits($1, $2, $3, 'llm_inference', 'sql', $4)",
-                *account.split("/"), amount, request,
-            )  # fmt: skip
+            try:
+                done = await conn.fetchval(
+                    "SELECT success FROM deduct_credits($1, $2, $3, 'llm_inference', 'sql', $4)",
+                    *account.split("/"), amount, request,
+                )  # fmt: skip
+            except asyncpg.ObjectNotInPrerequisiteStateError:
+                done = False  # No settler has looked for a while: refused, and nothing was done.
             receipt = {"state": "charged", "charged_millicredits": amount if done else 0}
             caller.answer(attempt, "ok" if done else "refused", receipt)
             taken += bool(done)

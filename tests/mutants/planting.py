@@ -34,13 +34,13 @@ class Found(NamedTuple):
 class Tree:
     """The copy. A test that is run in it imports our packages from it and from nowhere else.
 
-    Its Postgres serves all the runs, each of which migrates databases of its own. Nothing that is
-    on the disk matters when it ends, so it waits for none.
+    Its Postgres serves all the runs, each of which migrates databases of its own. It waits for the
+    disk like any other: our processes refuse one that does not.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.postgres = EmbeddedPostgres(folder / "postgres", ("-c", "fsync=off"))
+        self.postgres = EmbeddedPostgres(folder / "postgres")
         # Postgres may run as another user, who has to walk through here.
         folder.chmod(0o755)
         for name in (*PACKAGES, "tests", "docs"):
