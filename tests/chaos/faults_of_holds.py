@@ -18,10 +18,10 @@ from chaos.cluster import USERS
 from chaos.history import Recorder
 from chaos.scene import Loss, Scene, Struck
 
-HOLDS = 18
+HOLDS = 9
 TAIL_COMMANDS = 40
 DEDUCTING_S = 3.0
-TTL_S = 3.0
+TTL_S = 5.0
 
 
 class Caller:
@@ -56,7 +56,7 @@ async def cut_hold(scene: Scene) -> Struck:
     log = server.log_of_writes
     settled = await scene.settled()
     size = log.stat().st_size
-    async with httpx.AsyncClient(timeout=3.0, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
         lives = [_life(scene, client, number) for number in range(HOLDS)]
         ended = sum(await asyncio.gather(*lives))
     await asyncio.to_thread(server.kill)
