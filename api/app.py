@@ -19,6 +19,7 @@ from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
 from taximeter.api.llm.route import router as llm_router
 from taximeter.api.middleware import BodyLimit
 from taximeter.api.openapi import DESCRIPTION, TAGS, complete, serve_docs
+from taximeter.api.outermost import Outermost
 from taximeter.api.payments import PaymentVerifier
 from taximeter.api.prices import make_pricer
 from taximeter.api.request_id import RequestId
@@ -59,6 +60,7 @@ class Application(FastAPI):
         super().__init__(**options)
         # Around everything that the framework adds, its last resort for errors included.
         self._with_request_id = RequestId(super().__call__)
+        self.outermost = Outermost(self._serve)
 
     def openapi(self) -> dict[str, Any]:
         """The document with refusals and examples, made once."""
@@ -68,6 +70,9 @@ class Application(FastAPI):
         return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.outermost(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             keep_session_cookie(scope)
         if scope["type"] == "http" and scope["path"] in SURFACE_OF and scope["method"] == "POST":
@@ -107,6 +112,7 @@ def create_app(
         docs_url=None,  # The framework's own page loads its scripts from elsewhere.
         redoc_url=None,
     )
+    app.outermost.log(settings.log_requests)
     app.llm = LlmEndpoint(app.state, settings.llm_body_bytes_max)
     install_error_handlers(app)
     serve_docs(app)

@@ -5,6 +5,7 @@ OIDC issuer.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from taximeter.api.jwks import KeySet, KeysUnavailable
 from taximeter.api.tokens import DEV_ALGORITHM, DEV_AUDIENCE, DEV_ISSUER, DevKey
 from taximeter.meter import InvalidRequest
 from taximeter.meter.limits import check_user_id
+
+logger = logging.getLogger("taximeter.api.auth")
 
 TOKEN_BYTES_MAX = 8192
 LEEWAY_S = 30
@@ -72,7 +75,13 @@ class RememberingVerifier:
         known, now = self._known.get(digest), self._clock()
         if known is not None and now < known[0]:
             return known[1]
-        principal = await self._verifier.verify(token)
+        try:
+            principal = await self._verifier.verify(token)
+        except ApiError as error:
+            # Its kind alone: what a message of the library quotes may be of the token.
+            cause = "" if error.__cause__ is None else f" ({type(error.__cause__).__name__})"
+            logger.info("token refused: %s%s", error.message, cause)
+            raise
         self._known[digest] = (min(principal.expires_at, now + REMEMBERED_S), principal)
         self._known.move_to_end(digest)
         if len(self._known) > TOKENS_REMEMBERED_MAX:

@@ -23,6 +23,7 @@ from taximeter.meter import (
     InvalidRequest,
     MeterError,
     NotAllowed,
+    NotConfirmed,
     OutcomeUnknown,
     Overloaded,
     RequestConflict,
@@ -149,6 +150,13 @@ def from_meter(error: MeterError) -> ApiError:
             )
         case Overloaded():
             reason = "overloaded"
+        case NotConfirmed():
+            return ApiError(
+                503,
+                f"It was done, but not confirmed in time: {error.missing}",
+                details={"reason": "not_confirmed", "missing": error.missing},
+                headers={"Retry-After": "1"},
+            )
         case OutcomeUnknown():
             reason = "outcome_unknown"
         case StoreUnavailable():

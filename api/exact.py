@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Coroutine
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -123,10 +123,31 @@ def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
     return validate
 
 
+def _without_blank_ends(value: str) -> str:
+    if value != value.strip():
+        raise ValueError("must not begin or end with a blank: paths and headers lose it")
+    return value
+
+
+def _no_part_of_a_path(value: str) -> str:
+    if value in RESERVED_ORG_IDS:
+        raise ValueError("this word is part of a path of the API and cannot name an organization")
+    return value
+
+
 def _printable(value: str) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
         raise ValueError("must not contain control characters")
     return value
+
+
+RESERVED_ORG_IDS: Final = frozenset(
+    (
+        *("billing", "credits", "history", "invitations", "invoices", "orgs", "plans"),
+        *("subscriptions", "system", "user", "users"),
+    )
+)
+"""Words that stand in paths where an organisation may stand too. The database refuses them too."""
 
 
 def _iso_text(what: str) -> Callable[[object], object]:
@@ -148,6 +169,9 @@ Credits = Annotated[int, BeforeValidator(millicredits_of), _NUMBER]
 Dollars = Annotated[Decimal, BeforeValidator(dollars_of), _DOLLARS]
 OrgId = Annotated[str, AfterValidator(_checked(check_org_id))]
 UserId = Annotated[str, AfterValidator(_checked(check_user_id))]
+# Of whoever is new: those that are there keep their ids.
+NewUserId = Annotated[UserId, AfterValidator(_without_blank_ends)]
+NewOrgId = Annotated[OrgId, AfterValidator(_no_part_of_a_path)]
 ShortText = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -72,6 +72,12 @@ class PriceSettings(StoreSettings):
         default_factory=dict,
         description='Further factors by the power level of a request: `{"precision": "1.2"}`.',
     )
+    power_level_by_plan: dict[str, str] = Field(
+        default_factory=dict,
+        description="Power level of the LLM requests that organisations of a plan pay, where their "
+        'route has none, as JSON: `{"enterprise": "precision"}`. What a request itself says never '
+        "decides its price.",
+    )
     price_file: Path | None = Field(
         default=None,
         description="TOML or JSON file of the operator's own prices (prices.md).",
@@ -96,9 +102,9 @@ class PriceSettings(StoreSettings):
         description="Provider whose price list is used; by default found by the model.",
     )
 
-    @field_validator("markup_by_plan")
+    @field_validator("markup_by_plan", "power_level_by_plan")
     @classmethod
-    def _plans_exist(cls, factors: dict[str, Decimal]) -> dict[str, Decimal]:
+    def _plans_exist(cls, factors: dict[str, Any]) -> dict[str, Any]:
         for plan in factors:
             if plan not in PLANS:
                 raise ValueError(f"must name plans: {', '.join(PLANS)}")

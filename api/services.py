@@ -17,11 +17,15 @@ from taximeter.api.jwks import KeySet
 from taximeter.api.keys import KEY_CONNECTIONS, KeyStore
 from taximeter.api.limits import RateLimiter, limits_of
 from taximeter.api.llm.catalogue import Catalogue
+from taximeter.api.llm.charge import Keepers
 from taximeter.api.llm.config import RoutingConfig
+from taximeter.api.llm.progress import ProgressReports
+from taximeter.api.llm.resting import StoreRest
 from taximeter.api.llm.room import Room
 from taximeter.api.llm.routing import Router, upstream_health
 from taximeter.api.memberships import Memberships
 from taximeter.api.payments import PaymentVerifier
+from taximeter.api.pending import PendingCharges
 from taximeter.api.prices import following, make_holds
 from taximeter.api.refusals import RefusalAudit
 from taximeter.api.settings import ApiSettings
@@ -39,6 +43,10 @@ from taximeter.settler.stores import Pool, Stores, open_redis
 logger = logging.getLogger("taximeter.api")
 
 METER_RETRY_S = 0.5
+CLOSE_S = 1.0
+"""Nobody waits for Postgres any more when its connections are closed."""
+REQUESTS_SHARE = 0.75
+"""Of the grace of a shutdown, what is for requests; the rest is for charges that still run."""
 
 
 class MeterGate:
@@ -108,6 +116,9 @@ class Services:
     refusals: RefusalAudit
     payments: PaymentVerifier | None
     catch_up: CatchUp
+    store: StoreRest
+    keepers: Keepers
+    extra_fields: frozenset[str]
     requests: Room
     bodies: Room
 
@@ -160,6 +171,7 @@ async def open_services(
                 command_timeout_s=settings.database_timeout_s,
                 wait_s=settings.database_wait_s,
                 accept_loss=settings.database_durability == "none",
+                close_s=CLOSE_S,
                 server_settings={
                     "application_name": "taximeter-api",
                     # Compiling a report costs more than running it, where Postgres is built for it.
@@ -182,15 +194,22 @@ async def open_services(
                 size_max=KEY_CONNECTIONS,
                 command_timeout_s=settings.database_timeout_s,
                 wait_s=settings.database_wait_s,
+                close_s=CLOSE_S,
+                accept_loss=settings.database_durability == "none",
                 server_settings={"application_name": "taximeter-api-keys"},
             )
         )
         keys = KeyStore(key_pool, outage_s=settings.outage_belief_s)
         stack.push_async_callback(keys.aclose)
         tracker = TaskTracker()
+        pending = PendingCharges(settings.charges_folder, meters.get)
+        stack.push_async_callback(pending.aclose)
+        await pending.open()
+        progress = ProgressReports()
+        stack.push_async_callback(progress.aclose)
 
         async def drain() -> None:
-            await tracker.drain(settings.shutdown_grace_s)
+            await tracker.drain(settings.shutdown_grace_s * (1 - REQUESTS_SHARE))
 
         stack.push_async_callback(drain)
         stores = Stores(pool, redis, settings.key_prefix)
@@ -218,6 +237,10 @@ async def open_services(
             health=health,
             catch_up=catch_up,
             refusals=RefusalAudit(pool, tracker),
+            store=StoreRest(credit.limits if (credit := settings.credit) else ()),
+            keepers=Keepers(tracker, progress, pending),
+            extra_fields=frozenset(settings.llm_extra_fields)
+            | ({"simulate"} if settings.dev_mode else set()),
             requests=Room(settings.llm_requests_max, "requests"),
             bodies=Room(
                 max(settings.llm_bodies_bytes_max, 2 * settings.llm_body_bytes_max),

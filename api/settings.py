@@ -11,6 +11,7 @@ from taximeter.api.auth import ASYMMETRIC_ALGORITHMS
 from taximeter.api.claims import ClaimPaths
 from taximeter.api.jwks import is_safe_url
 from taximeter.api.metering import MeteringSettings, is_loopback
+from taximeter.api.outermost import LogRequests
 from taximeter.api.price_settings import PriceSettings
 
 SIMULATOR_URL = "http://127.0.0.1:8085/v1"
@@ -26,6 +27,11 @@ class ApiSettings(PriceSettings, MeteringSettings):
         ge=0.0,
         le=600.0,
         description="How long the API waits for running requests and charges when it stops.",
+    )
+    log_requests: LogRequests = Field(
+        default="all",
+        description="Which requests have a line in the log: `all`, `refused` (status 400 and "
+        "above) or `none`.",
     )
     admin_body_bytes_max: int = Field(
         default=65_536, ge=1024, le=10**7, description="Largest body of an admin request."
@@ -204,11 +210,23 @@ class ApiSettings(PriceSettings, MeteringSettings):
         default=1000, ge=1, le=10_000, description="Most connections to the upstream."
     )
 
+    llm_extra_fields: tuple[str, ...] = Field(
+        default=(),
+        description="Fields of a body that go upstream although this route does not know them, as "
+        'JSON: `["top_k_return"]`. Allow only what costs nothing that usage does not tell.',
+    )
     left_streams: Literal["stop", "finish"] = Field(
-        default="stop",
-        description="What becomes of a stream whose caller has left: `stop` lets the upstream go "
-        "and charges what was delivered; `finish` reads to the end and charges its usage, with "
-        "what a model reasons and does not show.",
+        default="finish",
+        description="What becomes of a stream whose caller has left: `finish` reads to the end and "
+        "charges its usage, with what a model reasons and does not show; `stop` lets the upstream "
+        "go and charges the prompt and what was delivered, counted.",
+    )
+
+    # Charges
+    charge_folder: Path | None = Field(
+        default=None,
+        description="Folder for charges that Redis could not take yet, on a disk that outlives the "
+        "process; by default `charges` in DATA_DIR. Processes may share one.",
     )
 
     # Holds
@@ -252,6 +270,11 @@ class ApiSettings(PriceSettings, MeteringSettings):
                 f"TAXIMETER_DEV_MODE listens on loopback alone, and TAXIMETER_HOST is {self.host}; "
                 "TAXIMETER_DEV_MODE_BEYOND_LOOPBACK=1 lets it"
             )
+
+    @property
+    def charges_folder(self) -> Path:
+        """Where charges wait that Redis could not take."""
+        return self.charge_folder or self.data_dir / "charges"
 
     @property
     def claim_paths(self) -> ClaimPaths:

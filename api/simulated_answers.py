@@ -5,6 +5,7 @@ same one.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import random
@@ -59,6 +60,20 @@ def words_of(seed: str, tokens: int) -> list[str]:
     return [*_OPENING[:tokens], *body]
 
 
+def _tool_of(body: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Kind and name of the tool that is called: the one that is chosen, or the first where one is
+    required. With `auto` this provider calls none.
+    """
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    if not isinstance(tools, list) or not tools or choice in (None, "auto", "none"):
+        return None
+    chosen = choice if isinstance(choice, Mapping) else tools[0]
+    kind = chosen.get("type") if isinstance(chosen, Mapping) else None
+    if kind not in ("function", "custom") or not isinstance(chosen.get(kind), Mapping):
+        return None
+    return kind, str(chosen[kind].get("name"))
+
+
 class Completion:
     """One request, and everything that its answer is made of."""
 
@@ -83,6 +98,10 @@ class Completion:
             "total_tokens": prompt + self.tokens * self.n,
             "prompt_tokens_details": {"cached_tokens": min(simulate.cached_tokens, prompt)},
         }
+        self.tool = _tool_of(body)
+        self.sounds = "audio" in (body.get("modalities") or ())
+        if self.tool is not None:
+            self.finish_reason = "tool_calls"
         options = body.get("stream_options")
         self.include_usage = bool(
             simulate.usage and isinstance(options, dict) and options.get("include_usage")
@@ -104,11 +123,7 @@ class Completion:
         choices = [
             {
                 "index": index,
-                "message": {
-                    "role": "assistant",
-                    "content": "".join(self.words(index)),
-                    "refusal": None,
-                },
+                "message": self._message(index),
                 "logprobs": None,
                 "finish_reason": self.finish_reason,
             }
@@ -117,11 +132,34 @@ class Completion:
         answer = {**self.envelope("chat.completion"), "choices": choices}
         return {**answer, "usage": self.usage} if self.simulate.usage else answer
 
+    def _message(self, index: int) -> dict[str, Any]:
+        text = "".join(self.words(index))
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if self.tool is not None:
+            message |= {"content": None, "tool_calls": [self._call(index, text)]}
+        elif self.sounds:
+            data = base64.b64encode(bytes(4800)).decode()
+            sound = {"id": f"audio_{self.seed[:24]}", "data": data, "transcript": text}
+            message |= {"content": None, "audio": {**sound, "expires_at": CREATED + 3600}}
+        return message
+
+    def _call(self, index: int, text: str) -> dict[str, Any]:
+        kind, name = self.tool or ("function", "")
+        said = {"name": name, "arguments": json.dumps({"text": text})}
+        if kind == "custom":
+            said = {"name": name, "input": text}
+        return {"id": f"call_{self.seed[:20]}_{index}", "type": kind, kind: said}
+
     async def chunks(self, delay_s: float, break_after: int | None) -> AsyncIterator[bytes]:
         sent = 0
         for index in range(self.n):
             role = {"role": "assistant", "content": ""}
             yield self._chunk(index, role, None)
+            if self.tool is not None:
+                call = {"index": 0, **self._call(index, "".join(self.words(index)))}
+                yield self._chunk(index, {"tool_calls": [call]}, None)
+                yield self._chunk(index, {}, self.finish_reason)
+                continue
             for word in self.words(index):
                 if break_after is not None and sent >= break_after:
                     raise _Broken
@@ -132,7 +170,7 @@ class Completion:
             yield self._chunk(index, {}, self.finish_reason)
         if self.include_usage:
             chunk = {**self.envelope("chat.completion.chunk"), "choices": [], "usage": self.usage}
-            yield _event(chunk)
+            yield event(chunk)
         yield b"data: [DONE]\n\n"
 
     def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None) -> bytes:
@@ -140,8 +178,8 @@ class Completion:
         chunk = {**self.envelope("chat.completion.chunk"), "choices": [choice]}
         # As the real one does: with usage asked for, every chunk has the field, and all but the
         # last have null.
-        return _event({**chunk, "usage": None} if self.include_usage else chunk)
+        return event({**chunk, "usage": None} if self.include_usage else chunk)
 
 
-def _event(document: Mapping[str, Any]) -> bytes:
+def event(document: Mapping[str, Any]) -> bytes:
     return b"data: " + _encode(document).encode() + b"\n\n"

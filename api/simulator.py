@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
+from typing import Any
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,8 +21,22 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from taximeter.api.simulated_answers import CREATED, Completion, Simulate
+from taximeter.api.simulated_surfaces import (
+    WHOLE,
+    ResponsesAnswer,
+    TextCompletion,
+    Wrong,
+    multipart,
+    speech,
+    transcription,
+)
 
 MODELS = ("gpt-3.5-turbo", "gpt-4o", "gpt-4o-mini")
+OTHER_MODELS = (
+    *("gpt-3.5-turbo-instruct", "gpt-4o-audio-preview", "gpt-image-1", "omni-moderation-latest"),
+    *("text-embedding-3-large", "text-embedding-3-small", "tts-1", "whisper-1"),
+)
+"""Those of the other routes, whose answers do not depend on the model."""
 LABEL_HEADERS = {"X-Simulated-Provider": "true"}
 N_MAX = 128
 
@@ -49,14 +65,18 @@ def _error(status: int, message: str, kind: str = "invalid_request_error") -> JS
     return JSONResponse(content, status, LABEL_HEADERS)
 
 
+def _check_model(model: object) -> str | None:
+    if model in (*MODELS, *OTHER_MODELS):
+        return None
+    return f"The model `{model}` does not exist here; there are {', '.join(MODELS)}."
+
+
 def _check(body: object) -> str | None:
     """What is wrong with a body, or None."""
     if not isinstance(body, dict):
         return "The body must be a JSON object."
-    if body.get("model") not in MODELS:
-        return (
-            f"The model `{body.get('model')}` does not exist here; there are {', '.join(MODELS)}."
-        )
+    if (wrong := _check_model(body.get("model"))) is not None:
+        return wrong
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         return "'messages' must be a list of at least one message."
@@ -71,7 +91,7 @@ def _check(body: object) -> str | None:
 
 def create_simulator(settings: SimulatorSettings | None = None) -> Starlette:
     """The provider as an ASGI application. It checks no key. `app.state.requests` counts
-    completions asked for.
+    those for answers.
     """
     settings = settings or SimulatorSettings()
     chance = random.Random(0)
@@ -79,17 +99,25 @@ def create_simulator(settings: SimulatorSettings | None = None) -> Starlette:
     async def models(_: Request) -> Response:
         listed = [
             {"id": model, "object": "model", "created": CREATED, "owned_by": "simulated"}
-            for model in MODELS
+            for model in (*MODELS, *OTHER_MODELS)
         ]
         return JSONResponse({"object": "list", "data": listed}, headers=LABEL_HEADERS)
 
-    async def complete(request: Request) -> Response:
+    async def begin(request: Request) -> tuple[dict[str, Any], Simulate] | Response:
+        """A body with what it asks of the simulator, after its latency, or the answer if it ends
+        there.
+        """
         request.app.state.requests += 1
         try:
             body = await request.json()
         except (ValueError, RecursionError):
             return _error(400, "The body is not valid JSON.")
-        if (wrong := _check(body)) is not None:
+        if isinstance(body, dict) and request.url.path.endswith("/moderations"):
+            body.setdefault("model", "omni-moderation-latest")  # As OpenAI does.
+        wrong = _check(body) if request.url.path.endswith("/chat/completions") else None
+        if wrong is None:
+            wrong = _check_model(body.get("model") if isinstance(body, dict) else None)
+        if wrong is not None:
             return _error(404 if "does not exist" in wrong else 400, wrong)
         try:
             simulate = Simulate.model_validate(body.get("simulate") or {})
@@ -102,23 +130,70 @@ def create_simulator(settings: SimulatorSettings | None = None) -> Starlette:
             return _error(simulate.status, "Simulated failure.", "simulated_failure")
         if chance.random() < settings.failure_rate:
             return _error(500, "Simulated failure.", "simulated_failure")
+        return body, simulate
+
+    def delay_of(simulate: Simulate) -> float:
+        return settings.chunk_delay_s if simulate.chunk_delay_s is None else simulate.chunk_delay_s
+
+    def streamed(chunks: AsyncIterator[bytes]) -> Response:
+        headers = {**LABEL_HEADERS, "Cache-Control": "no-cache"}
+        return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
+
+    async def complete(request: Request) -> Response:
+        begun = await begin(request)
+        if isinstance(begun, Response):
+            return begun
+        body, simulate = begun
         completion = Completion(body, simulate)
         if not body.get("stream"):
             return JSONResponse(completion.answer(), headers=LABEL_HEADERS)
         break_after = simulate.break_after
         if break_after is None and chance.random() < settings.break_rate:
             break_after = completion.tokens // 2
-        delay = settings.chunk_delay_s if simulate.chunk_delay_s is None else simulate.chunk_delay_s
-        return StreamingResponse(
-            completion.chunks(delay, break_after),
-            media_type="text/event-stream",
-            headers={**LABEL_HEADERS, "Cache-Control": "no-cache"},
-        )
+        return streamed(completion.chunks(delay_of(simulate), break_after))
 
+    async def other(request: Request) -> Response:
+        """The routes that answer whole, and the two that stream besides chats."""
+        begun = await begin(request)
+        if isinstance(begun, Response):
+            return begun
+        body, simulate = begun
+        path = request.url.path.removeprefix("/v1/")
+        try:
+            if path == "audio/speech":
+                return Response(speech(body), media_type="audio/wav", headers=LABEL_HEADERS)
+            if path in WHOLE:
+                return JSONResponse(WHOLE[path](body), headers=LABEL_HEADERS)
+            kind = TextCompletion if path == "completions" else ResponsesAnswer
+            answer = kind(body, simulate)
+        except Wrong as error:
+            return _error(400, str(error))
+        if body.get("stream"):
+            return streamed(answer.chunks(delay_of(simulate)))
+        return JSONResponse(answer.answer(), headers=LABEL_HEADERS)
+
+    async def transcribe(request: Request) -> Response:
+        request.app.state.requests += 1
+        content, fields = multipart(request.headers.get("content-type", ""), await request.body())
+        if (wrong := _check_model(fields.get("model"))) is not None:
+            return _error(404, wrong)
+        try:
+            said = transcription(content, fields)
+        except Wrong as error:
+            return _error(400, str(error))
+        if isinstance(said, str):
+            return Response(said, media_type="text/plain", headers=LABEL_HEADERS)
+        return JSONResponse(said, headers=LABEL_HEADERS)
+
+    posts = {
+        "chat/completions": complete,
+        **dict.fromkeys((*WHOLE, "completions", "responses", "audio/speech"), other),
+        **dict.fromkeys(("audio/transcriptions", "audio/translations"), transcribe),
+    }
     app = Starlette(
         routes=[
             Route("/v1/models", models, methods=["GET"]),
-            Route("/v1/chat/completions", complete, methods=["POST"]),
+            *(Route(f"/v1/{path}", one, methods=["POST"]) for path, one in posts.items()),
         ]
     )
     app.state.requests = 0

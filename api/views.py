@@ -6,7 +6,7 @@ import json
 from datetime import date, datetime
 
 from asyncpg import Record
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from taximeter.api.exact import credits_of
 from taximeter.settler.catch_up import AsOf
@@ -39,7 +39,9 @@ class SubscriptionView(BaseModel):
 
 
 class PoolView(BaseModel):
-    """What an organisation owns. available = total - allocated."""
+    """What an organisation owns: total = available + allocated + what closed allocations have
+    used.
+    """
 
     total_credits: float
     allocated_credits: float
@@ -48,9 +50,12 @@ class PoolView(BaseModel):
 
 
 class PoolDetails(PoolView, FromBooks):
-    """A pool with its percentages, each of what the one before it is part of."""
+    """A pool with its percentages, each of what the one before it is part of. Usage is of
+    everything that was ever allocated, so closed credits count on both sides.
+    """
 
     org_id: str
+    closed_credits: float = Field(description="What closed allocations have used")
     monthly_refresh_amount: float
     last_refresh_date: date | None
     allocation_percentage: float
@@ -125,6 +130,7 @@ def pool_details(org_id: str, row: Record | None, books: AsOf) -> PoolDetails:
             allocated_credits=0.0,
             used_credits=0.0,
             available_credits=0.0,
+            closed_credits=0.0,
             monthly_refresh_amount=0.0,
             last_refresh_date=None,
             allocation_percentage=0.0,
@@ -135,10 +141,13 @@ def pool_details(org_id: str, row: Record | None, books: AsOf) -> PoolDetails:
         as_of=books.as_of,
         complete=books.complete,
         org_id=org_id,
+        closed_credits=credits_of(row["closed_credits"]),
         monthly_refresh_amount=credits_of(row["monthly_refresh_amount"]),
         last_refresh_date=row["last_refresh_date"],
         allocation_percentage=percentage(row["allocated_credits"], row["total_credits"]),
-        usage_percentage=percentage(row["used_credits"], row["allocated_credits"]),
+        usage_percentage=percentage(
+            row["used_credits"], row["allocated_credits"] + row["closed_credits"]
+        ),
     )
 
 

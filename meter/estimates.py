@@ -18,6 +18,10 @@ from taximeter.meter.hold import Hold
 from taximeter.meter.models import Usage
 
 ACCOUNTS_REMEMBERED_MAX: Final = 10_000
+OPEN_END_SHARE: Final = Decimal("0.125")
+"""Of what a user has, the part that one request without a limit of output may hold: so about eight
+of them fit.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,15 @@ class HoldPolicy:
         if self.floor < 1:
             raise ValueError("floor must be at least 1 millicredit")
 
-    def hold_for(self, estimate: int, total: int) -> int:
-        """Millicredits to hold for this estimate, for a user who has `total`."""
+    def hold_for(self, estimate: int, total: int, least: int | None = None) -> int:
+        """Millicredits to hold for this estimate, for a user who has `total`.
+
+        `least` is for requests with an open end: that much is held as an estimate of its own, and
+        of what the end may cost besides only OPEN_END_SHARE of what the user has.
+        """
+        if least is not None and least < estimate:
+            most = self.hold_for(estimate, total)
+            return max(self.hold_for(least, total), min(most, int(total * OPEN_END_SHARE)))
         amount = estimate if self.cap is None else min(estimate, self.cap)
         if self.share is None:
             return amount
@@ -72,6 +83,7 @@ class EstimatedHolds:
         user_id: str,
         estimate: int,
         *,
+        least: int | None = None,
         request_id: str | None = None,
         ttl_s: float = 60.0,
         usage: Usage | None = None,
@@ -80,10 +92,12 @@ class EstimatedHolds:
         """Meter.reserve for as much of the estimate as the policy says. Raises what it raises;
         `need` of InsufficientCredits is what would have been held.
 
-        A repeat is a repeat also when the share is another amount by now.
+        `least` is what must be held of an estimate with an open end: see HoldPolicy. A repeat is a
+        repeat also when the share is another amount by now.
         """
         account = (org_id, user_id)
-        amount = await self._amount(meter, account, estimate)
+        depends = self.policy.share is not None or (least is not None and least < estimate)
+        amount = await self._amount(meter, account, estimate, least)
         reserve = partial(
             meter.reserve,
             org_id,
@@ -96,30 +110,34 @@ class EstimatedHolds:
         try:
             hold = await reserve(amount)
         except RequestConflict as error:
-            if self.policy.share is None:
+            if not depends:
                 raise
             # Only the amount may differ: asked for the one on record, it is a replay or refused.
             hold = await reserve(error.outcome.reserved)
         except InsufficientCredits as error:
             total = error.have + error.held
-            smaller = self.policy.hold_for(estimate, total)
-            self._remember(account, total)
+            smaller = self.policy.hold_for(estimate, total, least)
+            if depends:
+                self._remember(account, total)
             if smaller >= amount:
                 raise
             hold = await reserve(smaller)
-        self._remember(account, hold.available + hold.held)
+        if depends:
+            self._remember(account, hold.available + hold.held)
         return hold
 
-    async def _amount(self, meter: Meter, account: tuple[str, str], estimate: int) -> int:
+    async def _amount(
+        self, meter: Meter, account: tuple[str, str], estimate: int, least: int | None
+    ) -> int:
         total = self._totals.get(account, 0)
-        if self.policy.share is not None and estimate > self.policy.floor and not total:
+        is_share = self.policy.share is not None and estimate > self.policy.floor
+        is_open = least is not None and least < estimate
+        if (is_share or is_open) and not total:
             balance = await meter.balance(*account)
             total = balance.available + balance.held
-        return self.policy.hold_for(estimate, total)
+        return self.policy.hold_for(estimate, total, least)
 
     def _remember(self, account: tuple[str, str], total: int) -> None:
-        if self.policy.share is None:
-            return
         self._totals[account] = total
         self._totals.move_to_end(account)
         if len(self._totals) > ACCOUNTS_REMEMBERED_MAX:

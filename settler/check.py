@@ -108,7 +108,8 @@ async def _events(
     there.
     """
     figures = dict.fromkeys(
-        ("events", "settled", "set_aside", "lost", "in_stream", "deleted_by_hand"), 0
+        ("events", "settled", "set_aside", "lost", "in_stream", "deleted_by_hand", "acknowledged"),
+        0,
     )
     for row in await conn.fetch(_SQL["event_counts"]):
         cut = cuts[row["shard"]]
@@ -120,12 +121,19 @@ async def _events(
         figures["in_stream"] += cut.unsettled_events + cut.unreadable_events
         if cut.seq < row["seq"]:
             invariant.violate(f"{shard}: settled up to {row['seq']}, Redis is at {cut.seq}")
-        if row["charged_rows"] > row["settled_events"]:
+        figures["deleted_by_hand"] += row["deleted"]
+        figures["acknowledged"] += row["acknowledged"]
+        # What somebody has deleted is on record, organisation by organisation: whatever happened
+        # elsewhere explains no charge that is missing here.
+        missing = row["settled_events"] - row["charged_rows"] - row["deleted"] - row["acknowledged"]
+        if missing > 0:
+            invariant.violate(f"{shard}: {missing} settled events have no charge on record")
+        elif missing < 0:
             invariant.violate(
-                f"{shard}: {row['charged_rows']} charges stand for {row['settled_events']} settled "
+                f"{shard}: {row['charged_rows']} charges on record, {row['deleted']} deleted and "
+                f"{row['acknowledged']} acknowledged stand for {row['settled_events']} settled "
                 f"events"
             )
-        figures["deleted_by_hand"] += max(0, row["settled_events"] - row["charged_rows"])
         for what, rows, counted in (
             ("set aside", row["dead_rows"], row["dead_events"]),
             ("lost", row["lost_rows"], row["lost_events"]),
@@ -134,9 +142,6 @@ async def _events(
                 invariant.violate(f"{shard}: {counted} events were {what}, {rows} are on record")
         for first, last in cut.holes:
             invariant.violate(f"{shard}: events {first} to {last} are not in the stream")
-    by_hand = await conn.fetchval(_SQL["usage_by_hand"])
-    if figures["deleted_by_hand"] and not by_hand:
-        invariant.violate(f"{figures['deleted_by_hand']} settled events have no charge on record")
     for row in await conn.fetch(_SQL["numbers_used_twice"]):
         invariant.violate(row["violation"])
     figures["lost_ever"] = 0
@@ -149,6 +154,30 @@ async def _events(
                 f" are lost, found {row['found_at']:%Y-%m-%d %H:%M:%S} UTC"
             )
     invariant.figures |= figures
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A loss that somebody has looked at. `lost`: events from `seq_first` on, which Redis lost;
+    `uncharged`: so many settled events of an epoch have no charge.
+    """
+
+    what: str
+    shard: int
+    epoch: int
+    seq_first: int | None
+    events: int
+
+
+async def acknowledge(stores: Stores, note: str) -> list[Acknowledged]:
+    """Write down, with a note, that every loss which I4 knows is known to somebody: from now on
+    `check` shows them and does not fail for them. The next loss is an alarm again. Durable on
+    return; what was acknowledged before stays as it was. Raises asyncpg errors.
+    """
+    async with stores.pool.acquire() as conn, conn.transaction():
+        rows = await conn.fetch(_SQL["acknowledge_losses"], note)
+        rows += await conn.fetch(_SQL["acknowledge_uncharged"], note)
+    return [Acknowledged(**dict(row)) for row in rows]
 
 
 async def _conservation(conn: Connection, invariant: Invariant, books: Books) -> None:
@@ -167,6 +196,8 @@ async def _conservation(conn: Connection, invariant: Invariant, books: Books) ->
         "unapplied": totals.unapplied,
         "used": pools["used"],
         "pools_overdrawn": pools["overdrawn_pools"],
+        "accounts_overdrawn": totals.overdrawn_accounts,
+        "overdrawn": totals.overdrawn,
     }
     # A drift that was seen only once is traffic that this look could not pin down; I1 has already
     # looked twice.

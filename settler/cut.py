@@ -125,7 +125,7 @@ async def cut_accounts(
     cut.seq, cut.holds_count, cut.deadlines_count = seq, int(answer[2]), int(answer[3])
     if first_deadline_ms >= 0:
         cut.overdue_ms = max(cut.overdue_ms, now_ms - first_deadline_ms)
-    await _read_events(stores, cut, seq)
+    await read_events(stores, cut, seq)
     holds = _sum_holds(answer[6]) if answer[6] is not None else None
     cut.holds_judged = cut.holds_judged and holds is not None
     lives = [_parse(record) for record in answer[5]]
@@ -158,9 +158,9 @@ def _parse(record: bytes | None) -> tuple[Live | None, bool]:
         return None, True
 
 
-async def _read_events(stores: Stores, cut: ShardCut, up_to: int) -> None:
+async def read_events(stores: Stores, cut: ShardCut, up_to: int) -> None:
     """Add the events up to seq `up_to` to the sums; they are all there, since the cut was after
-    them.
+    them. Raises CutMoved.
     """
     while cut.read_to < up_to:
         run = await read_run(

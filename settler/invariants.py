@@ -13,18 +13,19 @@ VIOLATIONS_SHOWN_MAX: Final = 20
 TITLES: Final = {
     "I1": "every live balance is what the books say",
     "I2": "used is the sum of usage, for allocations and pools",
-    "I3": "what a pool has allocated is the sum of its allocations",
+    "I3": "what a pool has allocated is the sum of its active allocations",
     "I4": "every event is settled, set aside or still in the stream",
     "I5": "a request is charged once",
     "I6": "what is held is the sum of the open holds, and none is overdue",
     "I7": "credits are conserved over everything",
     "I11": "entries reach the live balance once, in order and in time",
     "I13": "organisations are kept apart",
+    "I14": "the audit log has no gap and no change",
 }
 FIRES: Final = {
     "I1": "something changed Redis past the scripts, Redis lost data and has not been rebuilt, or "
     "a script is wrong",
-    "I4": "Redis lost data (see runbook of a loss), or someone deleted entries of the stream or "
+    "I4": "Redis lost data (see docs/runbook.md), or someone deleted entries of the stream or "
     "rows of the ledger",
     "I6": "something changed holds past the scripts, or no settler sweeps",
     "I7": "a credit came from nowhere or went nowhere: look at the other invariants for where",

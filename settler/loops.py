@@ -5,6 +5,7 @@ raise and however long they take.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -17,14 +18,15 @@ from taximeter.settler.pulse import Pulse
 
 PAUSE_FIRST_S: Final = 0.2
 PAUSE_MAX_S: Final = 1.0
+_IN_STEP: Final = 0.75
 
 log = structlog.get_logger("taximeter.settler")
 
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A round of `work` begins every `every_s` seconds, or when the one before has ended; one that
-    takes longer than `timeout_s` is cancelled.
+    """A round of `work` begins every `every_s` seconds or a little earlier, or when the one before
+    has ended; one that takes longer than `timeout_s` is cancelled.
     """
 
     name: str
@@ -78,7 +80,9 @@ async def _keep(loop: Loop, pulse: Pulse, stop: asyncio.Event) -> None:
             continue
         pause_s = PAUSE_FIRST_S
         pulse.is_well(loop.name, "round")
-        await _pause(stop, loop.every_s - (time.monotonic() - started))
+        # Not in step with another settler, which would have the shard whenever this one comes.
+        every_s = loop.every_s * random.uniform(_IN_STEP, 1.0)
+        await _pause(stop, every_s - (time.monotonic() - started))
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

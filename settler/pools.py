@@ -30,8 +30,16 @@ class BoundedPool(Pool):
     server does not confirm that at once.
     """
 
-    def __init__(self, *args: Any, wait_s: float, command_timeout: float, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        wait_s: float,
+        command_timeout: float,
+        close_s: float | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(*args, command_timeout=command_timeout, **options)
+        self._close_s = command_timeout if close_s is None else close_s
         self._wait_s = wait_s
         self._command_timeout = command_timeout
 
@@ -46,9 +54,11 @@ class BoundedPool(Pool):
         await super().release(connection, timeout=timeout)
 
     async def close(self) -> None:
-        """Close gracefully within the time of one command, then by force."""
+        """Close gracefully within `close_s`, the time of one command if that is not given, then by
+        force.
+        """
         try:
-            async with asyncio.timeout(self._command_timeout):
+            async with asyncio.timeout(self._close_s):
                 await super().close()
         except TimeoutError:
             self.terminate()
@@ -63,6 +73,7 @@ def make_pool(
     server_settings: Mapping[str, str],
     size_min: int = 0,
     accept_loss: bool = False,
+    close_s: float | None = None,
 ) -> BoundedPool:
     """A pool that is opened by `async with`, also while Postgres is away: it connects when it is
     asked to, or at once with a `size_min`. See SafeConnect for what its sessions are.
@@ -70,6 +81,7 @@ def make_pool(
     return BoundedPool(
         url,
         wait_s=wait_s,
+        close_s=close_s,
         command_timeout=command_timeout_s,
         connection_class=asyncpg.Connection,
         record_class=asyncpg.Record,

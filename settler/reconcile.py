@@ -60,6 +60,8 @@ class Totals:
     expected: int = 0
     unapplied: int = 0
     unsettled: int = 0
+    overdrawn_accounts: int = 0
+    overdrawn: int = 0
 
 
 @dataclass(slots=True)
@@ -186,6 +188,8 @@ def _add(books: Books, cut: AccountCut, look: Look) -> None:
     totals.loaded += 1
     totals.live += live.available + live.held
     totals.held += live.held
+    totals.overdrawn_accounts += live.available < 0
+    totals.overdrawn -= min(0, live.available)
     drift = live.available + live.held - cut.expected
     if drift:
         suspect("I1", "live balance less what the books say", drift)

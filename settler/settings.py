@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from taximeter.meter.promise import Durability
+from taximeter.settler.logs import LogFormat
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -65,6 +66,11 @@ class StoreSettings(BaseSettings):
     )
     redis_timeout_s: Seconds = Field(
         default=5.0, description="Longest wait for a Redis connection or one reply."
+    )
+
+    log_format: LogFormat = Field(
+        default="auto",
+        description="`json`: an object a line; `text`: for people; `auto`: text on a terminal.",
     )
 
     @field_validator("database_url")

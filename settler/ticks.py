@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from taximeter.meter.errors import StoreError
 from taximeter.settler.admission import admit
 from taximeter.settler.closing import Closed, close_all, expire
+from taximeter.settler.exposure import look_at_exposure
 from taximeter.settler.fill import Filler, Place, note_complete, read_places
 from taximeter.settler.guardian import ensure_shards, guard
 from taximeter.settler.loops import Loop
@@ -148,7 +149,9 @@ class Settler:
         await self._turns.once("moves", self._moves)
 
     async def refresh(self) -> None:
-        """Give pools with a monthly refresh the months that they have not had."""
+        """Give pools with a monthly refresh the months that they have not had, and link what the
+        audit log has new.
+        """
         await self._turns.once("refresh", self._refresh, timeout_s=self._settings.upkeep_timeout_s)
 
     async def reconcile(self) -> None:
@@ -176,7 +179,7 @@ class Settler:
         return guarded.epoch if guarded.usable else None
 
     async def _guard_in_turn(self, shard: int) -> bool:
-        if time.monotonic() - self._looked_at.get(shard, float("-inf")) > GUARD_EVERY_S * 0.8:
+        if time.monotonic() - self._looked_at.get(shard, float("-inf")) > GUARD_EVERY_S / 2:
             await self._guard(shard)
         return False
 
@@ -207,6 +210,8 @@ class Settler:
             retention_s=settings.event_retention_s,
             retention_max=settings.event_retention_max,
         )
+        # Last, so that what was settled just now does not count as open too.
+        await look_at_exposure(self._stores, shard)
         return settled.state == "settled"
 
     async def _sweep(self, shard: int) -> bool:
@@ -285,6 +290,7 @@ class Settler:
             log.info("closed", **asdict(done))
 
     async def _refresh(self) -> None:
+        await self._stores.pool.execute(_MOVES["seal_audit"])
         pool = self._stores.pool
         rows = await pool.fetch(_MOVES["refresh_pools"], await self._now(), _REFRESHED_AT_ONCE)
         if rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 import uvicorn
 from pydantic import ValidationError
@@ -12,9 +14,12 @@ from taximeter.api.commands.serving import serve_until_told
 from taximeter.api.connections import GuardingServer, connection_limits
 from taximeter.api.llm.config import ConfigError
 from taximeter.api.protocol import BoundedProtocol
+from taximeter.api.request_id import current_request_id
+from taximeter.api.services import REQUESTS_SHARE
 from taximeter.api.settings import ApiSettings
 from taximeter.api.tokens import DevKeyError, load_dev_key
 from taximeter.meter.pricing import PriceFileError
+from taximeter.settler.logs import configure_logs
 
 
 def server_config(settings: ApiSettings) -> uvicorn.Config:
@@ -31,8 +36,9 @@ def server_config(settings: ApiSettings) -> uvicorn.Config:
         access_log=False,  # A line per request costs more than the request's own work here.
         server_header=False,
         proxy_headers=False,  # Nothing here asks for the client's address or scheme.
-        timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_s)),
-        log_level="info",
+        # Then what is left of the grace is for charges, and for closing connections.
+        timeout_graceful_shutdown=settings.shutdown_grace_s * REQUESTS_SHARE,  # type: ignore[arg-type]  # It only waits so long.
+        log_config=None,
     )
     config.connection_limits = connection_limits(  # type: ignore[attr-defined]
         settings.upstream_connections_max, settings.connections_per_peer_max
@@ -60,6 +66,7 @@ def command(host: str | None, port: int | None) -> None:
         raise click.ClickException(explain(error)) from error
     except (ConfigError, DevKeyError, PriceFileError) as error:
         raise click.ClickException(str(error)) from error
+    configure_logs(settings.log_format, stream=sys.stderr, request_id=current_request_id)
     refuse_unsafe_database(settings)
     if not serve_until_told(GuardingServer(config)):
         raise click.ClickException("the API could not start; see above")

@@ -16,22 +16,27 @@ from rich.console import Console
 from rich.table import Table
 
 from taximeter.api.commands.common import explain, in_one_line
-from taximeter.settler.check import CheckLimits, Report, check
+from taximeter.settler.check import Acknowledged, CheckLimits, Report, acknowledge, check
 from taximeter.settler.reconcile import CouldNotLook
 from taximeter.settler.settings import SettlerSettings
 from taximeter.settler.stores import open_stores
 
 EXIT_VIOLATED = 1
 EXIT_COULD_NOT_LOOK = 2
+NOTE_MAX = 1000
 
 
-@click.command(
+@click.group(
+    invoke_without_command=True,
     help="Prove the books at a consistent cut, also while traffic runs. "
-    "Exits 1 on any violation, 2 when the books could not be read."
+    "Exits 1 on any violation, 2 when the books could not be read.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def command(as_json: bool) -> None:
+@click.pass_context
+def command(context: click.Context, as_json: bool) -> None:
     """Print every invariant with its figures."""
+    if context.invoked_subcommand is not None:
+        return
     try:
         report = asyncio.run(run_check(SettlerSettings()))
     except (
@@ -49,6 +54,37 @@ def command(as_json: bool) -> None:
     else:
         print_report(report, Console())
     sys.exit(0 if report.holds else EXIT_VIOLATED)
+
+
+@command.command(
+    name="acknowledge",
+    help="Write down that the losses which `check` reports as I4 are known, with a note of what "
+    "was found and done. They stay visible, and no longer fail it; the next one does.",
+)
+@click.option("--note", required=True, help="What happened and what was done about it.")
+def acknowledge_command(note: str) -> None:
+    """Print what was acknowledged."""
+    if not 1 <= len(note.strip()) <= NOTE_MAX:
+        raise click.BadParameter(f"1 to {NOTE_MAX} characters", param_hint="--note")
+    try:
+        done = asyncio.run(_acknowledge(SettlerSettings(), note))
+    except (OSError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        _could_not_look(f"{type(error).__name__}: {error}", as_json=False)
+    except ValidationError as error:
+        _could_not_look(explain(error), as_json=False)
+    for one in done:
+        place = f"shard {one.shard} epoch {one.epoch}"
+        if one.what == "lost":
+            click.echo(f"{place}: {one.events} lost events from {one.seq_first} on are known now")
+        else:
+            click.echo(f"{place}: {one.events} settled events without a charge are known now")
+    if not done:
+        click.echo("nothing to acknowledge: no loss is on record that was not known already")
+
+
+async def _acknowledge(settings: SettlerSettings, note: str) -> list[Acknowledged]:
+    async with open_stores(settings) as stores:
+        return await acknowledge(stores, note)
 
 
 async def run_check(settings: SettlerSettings) -> Report:

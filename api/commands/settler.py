@@ -27,7 +27,7 @@ def command() -> None:
         settings = SettlerSettings()
     except ValidationError as error:
         raise click.ClickException(explain(error)) from None
-    configure_logs()
+    configure_logs(settings.log_format)
     try:
         asyncio.run(run_worker(settings))
     except ShardCountMismatch as error:

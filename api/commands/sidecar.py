@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import click
 import uvloop
@@ -13,6 +14,7 @@ from taximeter.api.prices import make_pricer
 from taximeter.api.sidecar.run import run_sidecar
 from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter.pricing import PriceFileError
+from taximeter.settler.logs import configure_logs
 
 
 @click.command(
@@ -43,6 +45,7 @@ def command(host: str | None, port: int | None, socket: str | None) -> None:
         raise click.ClickException(str(error)) from None
     except ValidationError as error:
         raise click.ClickException(explain(error)) from None
+    configure_logs(settings.log_format, stream=sys.stderr)
     if settings.has_database:
         refuse_unsafe_database(settings)
     try:

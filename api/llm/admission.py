@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 
 from taximeter.api.deps import suspended
 from taximeter.api.errors import ALREADY_EXISTS, ApiError, from_meter, text_of_credits
 from taximeter.api.exact import credits_of
-from taximeter.api.llm.estimates import PromptSize, output_bound
+from taximeter.api.llm.estimates import PromptSize
+from taximeter.api.llm.quote import Quote
+from taximeter.api.llm.reported import Bounds, bounds_of
 from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.routing import Target
 from taximeter.api.memberships import Membership
@@ -27,7 +30,7 @@ from taximeter.meter import (
     StoreError,
     Usage,
 )
-from taximeter.meter.pricing import Price, UnpricedModel
+from taximeter.meter.pricing import Price
 
 
 async def paying_org(services: Services, user_id: str, org_header: str | None) -> Membership:
@@ -60,7 +63,8 @@ async def refuse_empty_account(services: Services, org_id: str, user_id: str) ->
         balance = await meter.balance(org_id, user_id)
     except AccountNotFound as error:
         raise from_meter(InsufficientCredits(1, 0, 0)) from error
-    except StoreError:
+    except StoreError as error:
+        services.store.note(error)
         return  # Somebody with a credit line may go on; who has none is told so by the reserve.
     if balance.available <= 0:
         raise from_meter(InsufficientCredits(1, balance.available, balance.held))
@@ -85,66 +89,42 @@ async def refuse_settled_replay(services: Services, org_id: str, request_id: str
         raise _replayed(request_id, "committed", charged)
 
 
-def dearest(
-    services: Services,
-    chat: LlmRequest,
-    prompt: PromptSize,
-    targets: tuple[Target, ...],
-    plan: str | None,
-) -> tuple[int, dict[Target, Price]]:
-    """Millicredits that cover an answer of any of these targets, and the price of each from now to
-    its charge. Targets without a price are left out: nothing is sent where its cost would be
-    unknown. Raises ApiError 400 if none has one.
-    """
-    settings, surface = services.settings, chat.surface
-    output = surface.fixed_output
-    if output is None:
-        output = output_bound(chat, settings.output_tokens_assumed)
-    most, prices = 0, {}
-    refusal: UnpricedModel | None = None
-    for target in targets:
-        try:
-            price = services.pricer.price(target.price_as, plan=plan, power_level=chat.power_level)
-            amount = price.estimate(
-                prompt.bound(target.price_as, settings.estimate_bytes_per_token),
-                output,
-                chat.n,
-                service_tier=chat.service_tier,
-                prompt_kind=prompt.prompt_kind,
-                audio_tokens=prompt.audio_tokens,
-                images=chat.n if surface.makes_images else 0,
-            )
-        except UnpricedModel as error:
-            refusal = error
-            continue
-        most = max(most, amount)
-        prices[target] = price
-    if prices:
-        return most, prices
-    raise ApiError(
-        400, str(refusal), code="UNPRICED_MODEL", details={"model": chat.model}
-    ) from refusal
+def bounds_for(
+    chat: LlmRequest, prompt: PromptSize, prices: Mapping[Target, Price]
+) -> dict[Target, Bounds]:
+    """The most that this request can use at each target: what is reported beyond is cut."""
+    return {
+        target: bounds_of(
+            price,
+            prompt_bound=prompt.bound(target.price_as) + prompt.audio_tokens,
+            limit=chat.output_tokens_limit,
+            n=chat.n,
+            inputs=chat.inputs,
+        )
+        for target, price in prices.items()
+    }
 
 
 async def reserve(
     services: Services,
     meter: Meter,
-    chat: LlmRequest,
-    estimate: int,
+    quote: Quote,
     org_id: str,
     user_id: str,
     request_id: str,
 ) -> Hold:
-    """The hold, of as much of the estimate as the settings say. Raises ApiError: 402, 409 for a key
+    """The hold, of as much of the quote as the settings say. Raises ApiError: 402, 409 for a key
     that was used, 429 and 503.
     """
+    chat, estimate = quote.chat, quote.least
     usage = Usage("llm_inference", chat.model, {"model": chat.model, "estimated": True})
     try:
-        return await services.holds.reserve(
+        hold = await services.holds.reserve(
             meter,
             org_id,
             user_id,
-            estimate,
+            quote.full,
+            least=quote.least,
             request_id=request_id,
             ttl_s=services.settings.hold_ttl_s,
             usage=usage,
@@ -157,6 +137,7 @@ async def reserve(
         services.refusals.note(org_id, user_id, need=estimate, have=0, request_id=request_id)
         raise from_meter(InsufficientCredits(estimate, 0, 0)) from error
     except MeterError as error:
+        services.store.note(error)
         if isinstance(error, InsufficientCredits) and not error.only_holds_in_the_way:
             services.refusals.note(
                 org_id, user_id, need=error.need, have=error.have, request_id=request_id
@@ -164,6 +145,8 @@ async def reserve(
         refusal = from_meter(error)
         refusal.headers["X-Request-Id"] = request_id
         raise refusal from error
+    services.store.note(None)
+    return hold
 
 
 def _replayed(

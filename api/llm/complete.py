@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive
 
 from taximeter.api.errors import ApiError, text_of_credits
 from taximeter.api.llm.admission import (
-    dearest,
+    bounds_for,
     refuse_settled_replay,
     request_id_of,
     reserve,
@@ -21,10 +21,12 @@ from taximeter.api.llm.admission import (
 from taximeter.api.llm.answer import Answer
 from taximeter.api.llm.body import ClientLeft
 from taximeter.api.llm.charge import OpenCharge
+from taximeter.api.llm.delivered import Step
 from taximeter.api.llm.estimates import measure
 from taximeter.api.llm.event_stream import EventStream
 from taximeter.api.llm.failures import broken
 from taximeter.api.llm.parse import parse_request
+from taximeter.api.llm.quote import quote
 from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.room import Seat
 from taximeter.api.llm.routing import Target, ask
@@ -98,7 +100,7 @@ async def complete(services: Services, incoming: Incoming) -> ASGIApp:
     """Hold, start the answer and return it. Raises ApiError, ClientLeft, MeterError and what
     asyncpg raises; nothing is held then, or given back in the background.
     """
-    chat = parse_request(incoming.content, incoming.surface)
+    chat = parse_request(incoming.content, incoming.surface, services.extra_fields)
     if services.router is None:
         raise ApiError(
             503,
@@ -108,25 +110,29 @@ async def complete(services: Services, incoming: Incoming) -> ASGIApp:
     targets = services.router.targets(chat.model)
     org_id = incoming.payer.org_id
     prompt = await measure(chat.prompt)
-    estimate, prices = dearest(services, chat, prompt, targets, incoming.payer.plan_code)
+    quoted = quote(
+        services.settings, services.pricer, chat, prompt, targets, incoming.payer.plan_code
+    )
     request_id = request_id_of(incoming.user_id, incoming.key)
     if incoming.key is not None:
         await refuse_settled_replay(services, org_id, request_id)
     meter = await services.meters.get()
     started = time.perf_counter()
-    hold = await reserve(services, meter, chat, estimate, org_id, incoming.user_id, request_id)
+    hold = await reserve(services, meter, quoted, org_id, incoming.user_id, request_id)
     hold_ms = (time.perf_counter() - started) * 1000
     charge = OpenCharge(
         hold,
         chat,
-        prices,
-        services.tracker,
+        quoted.prices,
+        bounds_for(chat, prompt, quoted.prices),
+        services.keepers,
         prompt_tokens=prompt.guess,
         ttl_s=services.settings.hold_ttl_s,
         hold_ms=hold_ms,
     )
     headers = {**incoming.forwarded, "X-Request-Id": request_id}
-    call = _Call(services, incoming, chat, charge, tuple(prices), headers)
+    chat.limit_output(quoted.output_paid_by(hold.amount))
+    call = _Call(services, incoming, chat, charge, tuple(quoted.prices), headers)
     try:
         if chat.stream:
             return await call.stream(incoming.receive)
@@ -136,9 +142,6 @@ async def complete(services: Services, incoming: Incoming) -> ASGIApp:
         if incoming.key is not None:
             # The key is used: a client that repeats it would only be told so.
             error.headers["X-Should-Retry"] = "false"
-        raise
-    except BaseException:
-        charge.abandon()
         raise
 
 
@@ -182,11 +185,20 @@ class _Call:
             if not opening.done():
                 raise ClientLeft
             stream, headers = opening.result()
+        except ApiError:
+            left.cancel()
+            raise
         except BaseException:
+            has_left = left.done()
             left.cancel()
             # Only spawned, not awaited: this very task may be in the middle of being cancelled.
-            self._spawn(self._drop(opening))
+            self._spawn(self._drop(opening, left, has_left=has_left))
             raise
+        return self._metered(stream, headers, left)
+
+    def _metered(
+        self, stream: EventStream, headers: Mapping[str, str], left: asyncio.Task[None]
+    ) -> MeteredStream:
         return MeteredStream(
             stream,
             self._charge,
@@ -204,16 +216,17 @@ class _Call:
             content = await target.upstream.read(opened)
             document = _object(content)
             usage = surface.usage(document)
-            if usage is None and not surface.is_answer(document):
+            if not usage and not surface.is_answer(document):
                 raise broken("it held nothing of what was asked for", target.upstream.name)
         except BaseException:
             await charge.release()
             raise
         charge.images = surface.images(document)
-        if usage is None:
-            charge.delivered_tokens = surface.output(document)
-        tier = document.get("service_tier")
-        receipt = await charge.finish(usage, tier if isinstance(tier, str) else None)
+        if isinstance(tier := document.get("service_tier"), str):
+            charge.service_tier = tier
+        if not charge.tells_output(usage):
+            charge.count(Step(surface.made(document)))
+        receipt = await charge.finish(usage)
         headers = self._answer_headers(opened, receipt)
         headers["X-Cost-Incurred"] = text_of_credits(charge.cost or 0)
         if receipt is None:
@@ -226,23 +239,46 @@ class _Call:
             target, opened = await self._ask()
             stream = EventStream(target.upstream, opened, self._chat.surface)
             await stream.first()
-        except BaseException:
+        except BaseException as error:
             if stream is not None:
                 stream.close()
-            await self._charge.release()
-            raise
+            if not isinstance(error, asyncio.CancelledError):
+                await self._charge.release()
+            raise  # Who cancels it, ends the hold.
         return stream, self._answer_headers(opened, None)
 
-    async def _drop(self, opening: asyncio.Task[tuple[EventStream, dict[str, str]]]) -> None:
-        """End a call whose stream nobody will read."""
-        opening.cancel()
-        [result] = await asyncio.gather(opening, return_exceptions=True)
-        if isinstance(result, tuple):
-            result[0].close()
-        await self._charge.break_off()
+    async def _drop(
+        self,
+        opening: asyncio.Task[tuple[EventStream, dict[str, str]]],
+        left: asyncio.Task[None],
+        *,
+        has_left: bool,
+    ) -> None:
+        """End a call whose stream nobody will read: when its answer has ended, if it was its caller
+        who left and the operator wants that, or at once.
+        """
+        result: Any = None
+        # What waits for a connection costs nothing yet, and is not begun for nobody.
+        reads_on = has_left and self._finishes and self._charge.begun
+        try:
+            if reads_on:
+                await asyncio.wait({opening})
+            else:
+                opening.cancel()
+            [result] = await asyncio.gather(opening, return_exceptions=True)
+            if reads_on and isinstance(result, tuple):
+                stream, headers = result
+                await self._metered(stream, headers, left).read_alone()
+        finally:
+            opening.cancel()
+            if isinstance(result, tuple):
+                result[0].close()
+            await self._charge.break_off(by_caller=has_left)
 
     async def _ask(self) -> tuple[Target, Opened]:
-        target, opened = await ask(self._targets, self._chat, self._headers, self._payer)
+        target, opened = await ask(
+            self._targets, self._chat, self._headers, self._payer, self._charge.went_out
+        )
         self._charge.target = target
         self._chat.forget_body()
         self._place.body_is_gone()

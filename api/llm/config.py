@@ -8,7 +8,7 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -69,6 +69,7 @@ class UpstreamConfig(_Checked):
     silence_timeout_s: float = Field(default=60.0, ge=0.05, le=3600.0)
     answer_timeout_s: float = Field(default=3600.0, ge=0.05, le=86_400.0)
     retries: int = Field(default=1, ge=0, le=5)
+    output_limit_field: Literal["max_completion_tokens", "max_tokens", ""] = "max_completion_tokens"
     rest_after_failures: int = Field(default=3, ge=1, le=1000)
     rest_s: float = Field(default=10.0, ge=0.05, le=3600.0)
 
@@ -115,6 +116,7 @@ class RouteConfig(_Checked):
 
     models: Annotated[list[ModelName], Field(min_length=1, max_length=1000)]
     targets: Annotated[list[TargetConfig], Field(min_length=1, max_length=16)]
+    power_level: Name | None = None
 
 
 class RoutingConfig(_Checked):

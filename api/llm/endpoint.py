@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taximeter.api import middleware
 from taximeter.api.deps import bearer_needed, bearer_token, cookie_token
-from taximeter.api.errors import ApiError, error_response, refusal_of, validation_refusal
+from taximeter.api.errors import ApiError, refusal_of, validation_refusal
 from taximeter.api.exact import ShortText
 from taximeter.api.keys import PREFIX
 from taximeter.api.llm.admission import paying_org, refuse_empty_account
@@ -24,8 +24,9 @@ from taximeter.api.llm.body import ClientLeft, read_body
 from taximeter.api.llm.by_key import key_caller
 from taximeter.api.llm.complete import Incoming, Place, complete
 from taximeter.api.llm.parse import SURFACES
+from taximeter.api.llm.said import failure_response
 from taximeter.api.llm.surfaces import Surface
-from taximeter.api.middleware import announced_bytes, refuse_body
+from taximeter.api.middleware import announced_bytes, body_limit_words
 from taximeter.api.services import Services
 
 API_ROOT = "/api/v1/llm"
@@ -61,16 +62,13 @@ class LlmEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # The first of several headers of one name counts, as everywhere else in the API.
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
-        if announced_bytes(headers) > self._bytes_max:
-            await refuse_body(send, self._bytes_max)
-            return
         async with AsyncExitStack() as stack:
             try:
                 answer = await self._answer(scope, receive, headers, stack)
             except ClientLeft:
                 return
             except Exception as error:
-                answer = error_response(refusal_of(error, scope["method"], scope["path"]))
+                answer = failure_response(refusal_of(error, scope["method"], scope["path"]))
             await answer(scope, receive, send)
 
     async def _answer(
@@ -83,6 +81,10 @@ class LlmEndpoint:
         """The answer, whose place the stack gives back. Who calls, who pays and whether anything is
         left is known before the body is read, and its shape before it is parsed.
         """
+        if announced_bytes(headers) > self._bytes_max:
+            # The rest of the body is still on its way, and is not read.
+            words, details = body_limit_words(self._bytes_max), {"bytes_max": self._bytes_max}
+            raise ApiError(413, words, details=details, headers={"Connection": "close"})
         services: Services = self._state.services
         settings = services.settings
         org_header = _text(headers, b"x-org-id", "X-Org-Id")
@@ -90,6 +92,7 @@ class LlmEndpoint:
         key = _text(headers, b"idempotency-key", "Idempotency-Key")
         payer = await paying_org(services, user_id, org_header)
         account = (payer.org_id, user_id)
+        services.store.check(payer.org_id)
         place = Place(services.requests.enter(*account, 1), services.bodies.enter(*account))
         stack.callback(place.leave)
         if announced_bytes(headers) > LARGE_BYTES or b"content-length" not in headers:

@@ -9,12 +9,10 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taximeter.api.llm.request import LlmRequest
+from taximeter.api.llm.delivered import BYTES_PER_TOKEN
 
 MESSAGE_OVERHEAD_TOKENS = 8
 REPLY_OVERHEAD_TOKENS = 16
-BYTES_PER_TOKEN = 4
-ONE_TOKEN_BYTES_MAX = 16
 FIELDS_AT_ONCE = 2_000
 """So many fields of a prompt are measured before others have their turn: a millisecond or two."""
 
@@ -65,50 +63,6 @@ class PromptSize:
         images = self.images + self.small_images
         text = -(-self.text_bytes // BYTES_PER_TOKEN) + self.messages * 4
         return text + images * IMAGE_TOKENS_GUESSED + self.audio_tokens
-
-
-def output_bound(chat: LlmRequest, assumed: int) -> int:
-    """Output tokens of one answer to hold for: what the caller allows, or what we assume. The price
-    cuts it at what the model can put out.
-
-    A caller who sets no limit can exceed the assumption. The charge is then larger than the hold,
-    and is made all the same; holding for the ceiling every time would let a few requests block a
-    whole balance.
-    """
-    return assumed if chat.output_tokens_limit is None else chat.output_tokens_limit
-
-
-def output_guess(text: str) -> int:
-    """Tokens of one piece of streamed output. Upstreams send a token at a time; larger pieces go by
-    their bytes.
-    """
-    size = _bytes_of(text)
-    if size == 0:
-        return 0
-    return 1 if size <= ONE_TOKEN_BYTES_MAX else -(-size // BYTES_PER_TOKEN)
-
-
-def delta_text(delta: object) -> str:
-    """All text that a delta or a message brings, of whatever kind: each of them is paid for
-    upstream.
-    """
-    if not isinstance(delta, Mapping):
-        return ""
-    parts = [
-        value
-        for name in ("content", "refusal", "reasoning", "reasoning_content")
-        if isinstance(value := delta.get(name), str)
-    ]
-    if "tool_calls" not in delta and "function_call" not in delta:
-        return "".join(parts)
-    calls = delta.get("tool_calls")
-    functions = [delta.get("function_call")]
-    if isinstance(calls, list):
-        functions += [call.get("function") for call in calls if isinstance(call, Mapping)]
-    for function in functions:
-        if isinstance(function, Mapping):
-            parts += [v for key in ("name", "arguments") if isinstance(v := function.get(key), str)]
-    return "".join(parts)
 
 
 def _bytes_of(text: str) -> int:

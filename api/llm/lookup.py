@@ -16,9 +16,10 @@ from taximeter.api.deps import ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import credits_of
 from taximeter.api.llm.endpoint import API_ROOT, CLIENTS_ROOT, get_caller
+from taximeter.api.pending import Due
 from taximeter.api.queries import CREDITS
 from taximeter.api.services import Services
-from taximeter.meter import MeterError, Receipt
+from taximeter.meter import MeterError, Receipt, Usage
 
 router = APIRouter(tags=["llm"])
 
@@ -67,6 +68,10 @@ async def get_request(
     if only_org is not None:
         org_ids = [org_id for org_id in org_ids if org_id == only_org]
     booked = await services.pool.fetchrow(CREDITS["booked_request"], org_ids, user_id, request_id)
+    for org_id in org_ids:
+        due = services.keepers.pending.find(org_id, request_id)
+        if due is not None and due.user_id == user_id:
+            return _pending(due)
     try:
         org_id, live = await _live(services, org_ids, user_id, request_id)
     except MeterError:
@@ -78,6 +83,21 @@ async def get_request(
     elif live is None:
         raise ApiError(404, "There is no such request of yours")
     return _view(request_id, org_id, live, booked)
+
+
+def _pending(due: Due) -> RequestView:
+    """A charge that the meter could not take yet."""
+    usage = Usage.of_payload(due.payload)
+    return RequestView(
+        request_id=due.request_id,
+        org_id=due.org_id,
+        state="committed",
+        settlement="pending",
+        cost_incurred=credits_of(due.amount),
+        held_credits=0.0,
+        model=None if usage is None else usage.service_name,
+        usage={} if usage is None else dict(usage.metadata),
+    )
 
 
 async def _live(

@@ -22,8 +22,26 @@ def _refuse_constant(constant: str) -> Any:
 
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise NotAnObject(f"the name {name[:64]!r} stands twice in an object")
+            seen.add(name)
+    return members
+
+
+# Inside these we read what a request may cost, so that no name in them may stand twice either.
+_LOOKED_INTO = frozenset(("tools", "stream_options"))
 # One of each for all requests: making a new one every time costs more than using it.
 _value_at = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
+_distinct_value_at = json.JSONDecoder(
+    parse_constant=_refuse_constant, object_pairs_hook=_distinct
+).raw_decode
 _skip = _SPACE.match
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -52,16 +70,17 @@ class JsonObject:
 
 
 def parse_object(text: str) -> JsonObject:
-    """Raises ValueError for anything that is not one object whose names differ.
+    """Raises ValueError for anything that is not one object whose names differ, by more than case.
 
     A name that stands twice is refused, because two parsers may choose differently: the one here
-    would price one model while the provider runs the other.
+    would price one model while the provider runs the other. Some take `N` for `n`.
     """
     at = _after_space(text, 0)
     if text[at : at + 1] != "{":
         raise NotAnObject("it must be a JSON object")
     values: dict[str, Any] = {}
     members: dict[str, str] = {}
+    seen: dict[str, str] = {}
     at = _after_space(text, at + 1)
     if text[at : at + 1] == "}":
         at += 1
@@ -74,10 +93,13 @@ def parse_object(text: str) -> JsonObject:
             at = _after_space(text, at)
             if text[at : at + 1] != ":":
                 raise NotAnObject(f"a colon is missing at character {at}")
+            if (other := seen.setdefault(name.casefold(), name)) != name:
+                raise NotAnObject(f"{other[:64]!r} and {name[:64]!r} differ only by case")
             if name in values:
                 raise NotAnObject(f"the name {name[:64]!r} stands twice")
+            value_at = _distinct_value_at if name in _LOOKED_INTO else _value_at
             try:
-                values[name], at = _value_at(text, _after_space(text, at + 1))
+                values[name], at = value_at(text, _after_space(text, at + 1))
             except RecursionError:
                 raise NotAnObject("it is nested too deeply") from None
             members[name] = text[start:at]

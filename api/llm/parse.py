@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taximeter.api.llm.checks import LABEL_CHARACTERS_MAX, count, invalid, label
+from taximeter.api.llm.fields import OWN, check_fields
 from taximeter.api.llm.members import NotAnObject, parse_object
 from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.responses import Responses
@@ -16,20 +17,13 @@ MODEL_CHARACTERS_MAX = 200
 
 SURFACES: tuple[Surface, ...] = (Surface(), Completions(), Embeddings(), Images(), Responses())
 
-# The upstream and its key are the operator's: a caller who could name another one would be sent our
-# key.
-_ROUTING_FIELDS = (
-    *("api_base", "base_url", "api_key", "api_version", "organization", "user_config"),
-    # Gateways behind us take these for other models than the one that is priced.
-    *("models", "fallbacks", "context_window_fallbacks", "content_policy_fallbacks"),
-    *("model_list", "custom_llm_provider"),
-)
-# These two describe the request to us; an upstream would refuse them as unknown.
-_OWN_FIELDS = ("power_level", "task_type")
 
-
-def parse_request(content: bytes, surface: Surface) -> LlmRequest:
-    """Check a body of OpenAI's shape. Raises ApiError 422 that names the field and its limit."""
+def parse_request(
+    content: bytes, surface: Surface, extra_fields: frozenset[str] = frozenset()
+) -> LlmRequest:
+    """Check a body of OpenAI's shape, which may have these fields besides the known ones. Raises
+    ApiError 422 that names the field and its limit.
+    """
     try:
         # Other encodings were not counted as they came, and RFC 8259 knows none.
         source = parse_object(content.decode())
@@ -37,9 +31,7 @@ def parse_request(content: bytes, surface: Surface) -> LlmRequest:
         reason = str(error) if isinstance(error, NotAnObject) else f"not valid JSON: {error}"
         raise invalid("body", reason[:200]) from None
     body = source.values
-    for name in _ROUTING_FIELDS:
-        if name in body:
-            raise invalid(name, "is decided by the operator and cannot be sent")
+    check_fields(body, surface.fields, extra_fields)
     model = body.get("model")
     if not isinstance(model, str) or not 1 <= len(model) <= MODEL_CHARACTERS_MAX:
         raise invalid("model", f"must be text of 1 to {MODEL_CHARACTERS_MAX} characters")
@@ -52,7 +44,7 @@ def parse_request(content: bytes, surface: Surface) -> LlmRequest:
     if tier is not None and (not isinstance(tier, str) or len(tier) > LABEL_CHARACTERS_MAX):
         raise invalid("service_tier", f"must be text of at most {LABEL_CHARACTERS_MAX} characters")
     power_level, task_type = label(body, "power_level"), label(body, "task_type")
-    changes: dict[str, object] = {name: None for name in _OWN_FIELDS if name in body}
+    changes: dict[str, object] = {name: None for name in OWN if name in body}
     if stream and surface.asks_for_usage:
         # Without the usage chunk a stream could only be charged by counting what passed. It is
         # written anew also if it was asked for: two parsers may read a name that stands twice
@@ -71,6 +63,7 @@ def parse_request(content: bytes, surface: Surface) -> LlmRequest:
         stream=stream,
         wants_usage=not surface.asks_for_usage or options.get("include_usage") is True,
         n=surface.answers(body),
+        inputs=surface.inputs(body),
         output_tokens_limit=max(limits, default=None),
         service_tier=tier,
         power_level=power_level,

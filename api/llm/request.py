@@ -28,6 +28,7 @@ class LlmRequest:
     stream: bool
     wants_usage: bool
     n: int
+    inputs: int
     output_tokens_limit: int | None
     service_tier: str | None
     power_level: str | None
@@ -35,7 +36,12 @@ class LlmRequest:
     _content: bytes | None
     _source: JsonObject
     _changes: Mapping[str, object]
+    _limit: int | None = field(default=None, init=False)
     _is_gone: bool = field(default=False, init=False)
+
+    def limit_output(self, tokens: int | None) -> None:
+        """Send a limit of output with the request, whose caller set none; None sends none."""
+        self._limit = tokens
 
     def forget_body(self) -> None:
         """Let the body go, which is most of the memory of a request: once it was sent, nobody needs
@@ -44,14 +50,19 @@ class LlmRequest:
         self.body = self.prompt = {}
         self._content, self._source, self._is_gone = None, _EMPTY, True
 
-    def encoded(self, model: str) -> bytes:
-        """The body as it goes upstream, where the model has this name: what we do not change in it
-        keeps every byte.
+    def encoded(self, model: str, chat_limit_field: str = "") -> bytes:
+        """The body as it goes upstream, where the model has this name and chats this field for
+        their limit of output (none if it is empty): what we do not change in it keeps every byte.
         """
         assert not self._is_gone, "a body is sent before it is forgotten"
         changes = self._changes
         if model != self.model:
             changes = {**changes, "model": model}
+        if self._limit is not None:
+            limits = self.surface.limits
+            name = chat_limit_field if len(limits) > 1 else limits[0]
+            if name:
+                changes = {**changes, name: self._limit}
         if not changes and self._content is not None:
             return self._content
         return self._source.text(changes).encode("utf-8", "surrogatepass")

@@ -7,14 +7,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from taximeter.api.llm import fields
 from taximeter.api.llm.checks import invalid
-from taximeter.api.llm.estimates import output_guess
+from taximeter.api.llm.delivered import Made, Step, made_of
 from taximeter.api.llm.surfaces import Surface, as_chat, in_chat_words
 
 # These would be taken from the provider's account, where the callers of all organisations are one.
 _KEPT_AT_PROVIDER = ("previous_response_id", "conversation", "prompt")
-# Other tools run at the provider and have prices of their own, which no usage tells.
-_METERED_TOOLS = ("function", "custom")
+# These say again, or only that there will be something.
+_REPEATED = (".done", ".added", ".created", ".queued", ".in_progress")
 _LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 
@@ -22,6 +23,7 @@ class Responses(Surface):
     """Usage always comes, with the last event of a stream or in the answer."""
 
     path = "/responses"
+    fields = fields.RESPONSES
     asks_for_usage = False
     limits = ("max_output_tokens",)
 
@@ -34,16 +36,7 @@ class Responses(Surface):
                 raise invalid(name, "is kept at the provider and not served; send the whole input")
         if body.get("background"):
             raise invalid("background", "is not served: its usage would come after the answer")
-        tools = body.get("tools")
-        if tools is None:
-            return
-        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-            raise invalid("tools", "must be a list of objects")
-        for tool in tools:
-            if tool.get("type") not in _METERED_TOOLS:
-                raise invalid(
-                    "tools", f"only those of type {' or '.join(_METERED_TOOLS)} are served"
-                )
+        fields.check_tools(body)
 
     def prompt(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         chat = as_chat(body["input"], body.get("instructions"), body.get("text"))
@@ -57,31 +50,26 @@ class Responses(Surface):
         usage = _answer_of(document).get("usage")
         return in_chat_words(usage) if isinstance(usage, dict) else None
 
-    def output(self, document: Mapping[str, Any]) -> int:
-        """All text inside the items of the output, whatever their kind."""
-        tokens = 0
-        waiting: list[Any] = [document.get("output")]
-        while waiting:
-            value = waiting.pop()
-            if isinstance(value, list):
-                waiting.extend(value)
-            elif isinstance(value, dict):
-                for name, part in value.items():
-                    if isinstance(part, str):
-                        shown = name in ("text", "refusal", "arguments", "input", "name")
-                        tokens += output_guess(part) if shown else 0
-                    else:
-                        waiting.append(part)
-        return tokens
+    def made(self, document: Mapping[str, Any]) -> Made:
+        return made_of(document.get("output"))
 
     def is_answer(self, document: Mapping[str, Any]) -> bool:
         return bool(document.get("output"))
 
-    def step(self, document: Mapping[str, Any]) -> tuple[int, list[str]]:
-        kind, delta = document.get("type"), document.get("delta")
-        if isinstance(kind, str) and kind.endswith(".delta") and isinstance(delta, str):
-            return output_guess(delta), []
-        return 0, ["0"] if kind in _LAST_EVENTS else []
+    def step(self, document: Mapping[str, Any]) -> Step:
+        """Pieces count as they come, whatever they are called; items and the last event, which
+        repeat them, as a whole.
+        """
+        kind = document.get("type")
+        if not isinstance(kind, str):
+            return Step(made_of(document))
+        if kind in _LAST_EVENTS:
+            return Step(ended=("0",))
+        if kind == "response.output_item.done":
+            return Step(whole=made_of(document.get("item")))
+        if kind.endswith(_REPEATED):
+            return Step()
+        return Step(made_of(document, is_audio="audio" in kind and "transcript" not in kind))
 
     def is_usage_event(self, document: Mapping[str, Any]) -> bool:
         return document.get("type") in _LAST_EVENTS

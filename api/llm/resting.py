@@ -1,9 +1,17 @@
-"""A pause for an upstream that is not there, so that not every request waits for it again."""
+"""A pause for an upstream or a Redis that is not there, so that not every request waits for it
+again.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from typing import Final
+
+from taximeter.api.errors import from_meter
+from taximeter.meter import MeterError, NotConfirmed, OutcomeUnknown, StoreUnavailable
+
+STORE_REST_S: Final = 0.5
 
 
 class Rest:
@@ -51,3 +59,28 @@ class Rest:
     def answered(self) -> None:
         """It is there, whatever it answered."""
         self._failures = 0
+
+
+class StoreRest:
+    """Refuses at once what would wait for a Redis that has just not answered. One request in each
+    STORE_REST_S still tries, so that the first one after an outage goes through.
+
+    Organisations with a credit line are let through: they go on without Redis.
+    """
+
+    def __init__(self, with_credit_line: Container[str]) -> None:
+        self._rest = Rest(1, STORE_REST_S)
+        self._with_credit_line = with_credit_line
+
+    def check(self, org_id: str) -> None:
+        """Raises ApiError 503."""
+        if org_id not in self._with_credit_line and self._rest.is_resting:
+            raise from_meter(StoreUnavailable("Redis has not answered a moment ago"))
+
+    def note(self, error: MeterError | None) -> None:
+        """How a call to the meter went."""
+        is_away = isinstance(error, StoreUnavailable | OutcomeUnknown)
+        if is_away and not isinstance(error, NotConfirmed):
+            self._rest.failed()
+        else:
+            self._rest.answered()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import translate
@@ -24,12 +24,13 @@ RETRY_PAUSE_S = 0.1
 @dataclass(frozen=True, slots=True)
 class Target:
     """One place that can answer a request. `model` is its name there, `price_as` the name whose
-    price is charged.
+    price is charged, `power_level` what the route sells it as.
     """
 
     upstream: Upstream
     model: str
     price_as: str
+    power_level: str | None = None
 
 
 class Router:
@@ -91,7 +92,8 @@ class Router:
         targets = []
         for one in route.targets:
             there = one.model or model
-            targets.append(Target(self.upstreams[one.upstream], there, one.price_as or there))
+            upstream, price_as = self.upstreams[one.upstream], one.price_as or there
+            targets.append(Target(upstream, there, price_as, route.power_level))
         return tuple(targets)
 
 
@@ -100,6 +102,7 @@ async def ask(
     chat: LlmRequest,
     headers: Mapping[str, str],
     payer: tuple[str, str],
+    went_out: Callable[[], None],
 ) -> tuple[Target, Opened]:
     """The first target that answers `payer`, and its answer. Raises ApiError: the last failure, or
     503 when all of them rest.
@@ -112,12 +115,14 @@ async def ask(
     for target in targets:
         if target.upstream.rest.is_resting:
             continue
-        content = chat.encoded(target.model)
+        content = chat.encoded(target.model, target.upstream.limit_field)
         for attempt in range(target.upstream.retries + 1):
             if attempt:
                 await asyncio.sleep(RETRY_PAUSE_S * 2**attempt)
             try:
-                answer = await target.upstream.send(chat.surface.path, content, headers, payer)
+                answer = await target.upstream.send(
+                    chat.surface.path, content, headers, payer, went_out
+                )
             except UpstreamFailure as error:
                 failure = error
                 if not error.again:

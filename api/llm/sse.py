@@ -76,6 +76,12 @@ def parse_event(raw: bytes) -> Event:
     return Event(raw, document if isinstance(document, dict) else None, False)
 
 
+def data_of(event: Event) -> str:
+    """The data of an event as text, whatever it is."""
+    lines = [line[5:].strip() for line in event.raw.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines).decode("utf-8", "replace")
+
+
 def is_event(event: Event) -> bool:
     """Whether it is one at all: an answer that is no stream reads as one event without any of the
     fields that events have.

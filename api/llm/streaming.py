@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from taximeter.api.errors import ApiError, error_content
+from taximeter.api.errors import ApiError
 from taximeter.api.exact import credits_of
 from taximeter.api.llm.answer import raw_headers
 from taximeter.api.llm.charge import OpenCharge
+from taximeter.api.llm.delivered import Made, Step, output_guess
 from taximeter.api.llm.event_stream import EventStream
 from taximeter.api.llm.request import LlmRequest
+from taximeter.api.llm.said import failure_content
 from taximeter.api.llm.sse import (
     DONE,
     Event,
+    data_of,
     encode_event,
     with_data,
     without_usage,
 )
+from taximeter.meter import Receipt
 
 logger = logging.getLogger("taximeter.api")
 
@@ -31,17 +35,6 @@ STALLED_S = 60.0
 """A caller who takes nothing for so long has left: the upstream's connection and the hold are not
 kept for who is connected and does not read.
 """
-
-
-class _Ending(NamedTuple):
-    """How a stream ended: the last event with usage, that usage, the service tier, and whether the
-    mark of the end came.
-    """
-
-    usage_event: Event | None
-    usage: Mapping[str, Any] | None
-    tier: str | None
-    was_marked: bool
 
 
 class MeteredStream:
@@ -75,6 +68,11 @@ class MeteredStream:
         self._left = left
         self._finishes = finishes
         self._is_complete = False
+        self._is_stalled = False
+        self._is_marked = False
+        self._usage_event: Event | None = None
+        self._usage: Mapping[str, Any] | None = None
+        self._ended: set[str] = set()
         self._writing_since = float("inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,9 +84,14 @@ class MeteredStream:
                 relay = asyncio.create_task(self._relay(send))
                 await self._until_over(relay)
         finally:
+            has_left = self._left.done() or self._is_stalled
             self._left.cancel()
             # Only spawned, not awaited: this very task may be in the middle of being cancelled.
-            self._spawn(self._end(relay))
+            self._spawn(self._end(relay, has_left=has_left))
+
+    async def read_alone(self) -> None:
+        """Read the answer to its end and charge it, when its caller has left before it began."""
+        await self._end(None, has_left=True)
 
     async def _until_over(self, relay: asyncio.Task[None]) -> None:
         """Return when the relay has ended, or its caller has left or does not read."""
@@ -101,19 +104,26 @@ class MeteredStream:
                 return
             if loop.time() - self._writing_since > STALLED_S:
                 logger.warning("the caller of stream %s does not read", self._charge.request_id)
+                self._is_stalled = True
                 relay.cancel()
                 return
 
-    async def _end(self, relay: asyncio.Task[None] | None) -> None:
+    async def _end(self, relay: asyncio.Task[None] | None, *, has_left: bool) -> None:
         """Stop what still runs, then charge what was delivered. After a complete stream there is
         nothing left to do. An answer that is complete but for its usage is read on, and so is any
-        where the operator wants it: the hidden reasoning of a model is in its usage alone.
+        whose caller has left, where the operator wants it: the hidden reasoning of a model is in
+        its usage alone.
         """
+        finishes = self._finishes and has_left
         try:
+            if finishes and (relay is None or self._is_stalled):
+                if relay is not None:
+                    await asyncio.gather(relay, return_exceptions=True)
+                relay = asyncio.create_task(self._read_on())
             if relay is not None:
                 try:
                     patience_s = USAGE_WAIT_S if self._is_complete else 0.0
-                    await asyncio.wait({relay}, timeout=None if self._finishes else patience_s)
+                    await asyncio.wait({relay}, timeout=None if finishes else patience_s)
                 finally:
                     relay.cancel()
                 await asyncio.gather(relay, return_exceptions=True)
@@ -125,83 +135,95 @@ class MeteredStream:
             try:
                 self._stream.close()
             finally:
-                await self._charge.break_off()
+                await self._charge.break_off(by_caller=has_left)
 
     async def _relay(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         try:
-            ending = await self._relay_events(send)
+            await self._relay_events(send)
         except ApiError as error:
-            await self._charge.break_off()
-            content = error_content(error.code, error.message, error.details)
-            await self._write(send, encode_event(content), last=True)
+            await self._charge.break_off(by_caller=self._left.done())
+            await self._write(send, encode_event(failure_content(error)), last=True)
             return
-        receipt = await self._charge.finish(ending.usage, ending.tier)
-        end = DONE if ending.was_marked or self._chat.surface.asks_for_usage else b""
-        if ending.usage_event is not None and self._chat.wants_usage:
-            remaining = self._charge.remaining
-            if receipt is not None:
-                remaining = receipt.available + receipt.held
-            end = self._with_cost(ending.usage_event, remaining) + end
+        receipt = await self._charge.finish(self._usage)
+        end = DONE if self._is_marked or self._chat.surface.asks_for_usage else b""
+        if self._chat.wants_usage:
+            end = self._cost_event(receipt) + end
         await self._write(send, self._stream.without_key(end), last=True)
 
-    async def _relay_events(self, send: Send) -> _Ending:
+    async def _read_on(self) -> None:
+        """Read what nobody gets, and charge it."""
+        try:
+            await self._relay_events(None)
+        except ApiError:
+            return  # What was counted is charged where this ends.
+        await self._charge.finish(self._usage)
+
+    async def _relay_events(self, send: Send | None) -> None:
         """Pass on everything but the event with the usage and the mark of the end. Raises ApiError
         when the upstream breaks off.
 
-        That event is kept back until the charge is made, since it tells the cost.
+        That event is kept back until the charge is made, since it tells the cost. What is kept of
+        the stream stands in this object, so that it can be read on by another.
         """
-        surface, wants_usage = self._chat.surface, self._chat.wants_usage
-        usage_event: Event | None = None
-        usage: Mapping[str, Any] | None = None
-        tier: str | None = None
-        ended: set[str] = set()
-        marked = False
-        while not marked and (events := await self._stream.more()):
-            parts: list[bytes] = []
-            tokens = 0
-            for event in events:
-                document = event.document
-                if event.is_done:
-                    marked = True
-                    break
-                if document is None:
-                    parts.append(event.raw)
-                    continue
-                if isinstance(document.get("service_tier"), str):
-                    tier = document["service_tier"]
-                brought, complete = surface.step(document)
-                tokens += brought
-                ended.update(complete)
-                reported = surface.usage(document)
-                if reported is not None:
-                    usage, usage_event = reported, event
-                    self._charge.reported = reported
-                    if surface.is_usage_event(document):
-                        continue
-                parts.append(event.raw if wants_usage else without_usage(event))
-            if parts:
+        while not self._is_marked and (events := await self._stream.more()):
+            # Counted before it is written: a write that waits is already on its way.
+            parts = [part for event in events if (part := self._take(event))]
+            self._is_complete = self._has_end()
+            if parts and send is not None:
                 await self._write(send, self._stream.without_key(b"".join(parts)))
-                self._charge.delivered_tokens += tokens
-            self._is_complete = marked or len(ended) >= self._chat.n
         if not self._is_complete:
             raise self._stream.broken("it ended without an end")
-        return _Ending(usage_event, usage, tier, marked)
+
+    def _has_end(self) -> bool:
+        return self._is_marked or len(self._ended) >= self._chat.n
+
+    def _take(self, event: Event) -> bytes:
+        """Count one event; returns what is passed on of it now."""
+        if event.is_done or self._is_marked:
+            self._is_marked = True
+            return b""
+        document, surface, charge = event.document, self._chat.surface, self._charge
+        if document is None:
+            if data := data_of(event):
+                charge.grow(Step(Made(output_guess(data))))
+            return event.raw
+        if isinstance(tier := document.get("service_tier"), str):
+            charge.service_tier = tier
+        step = surface.step(document)
+        charge.grow(step)
+        self._ended.update(step.ended)
+        reported = surface.usage(document)
+        if reported is not None:
+            self._usage = reported if charge.hear(reported) else None
+            self._usage_event = event
+            if surface.is_usage_event(document):
+                return b""
+        return event.raw if self._chat.wants_usage else without_usage(event)
 
     async def _write(self, send: Send, body: bytes, *, last: bool = False) -> None:
-        if self._left.done():
+        if self._left.done() or self._is_stalled:
             return
         self._writing_since = asyncio.get_running_loop().time()
         await send({"type": "http.response.body", "body": body, "more_body": not last})
         self._writing_since = float("inf")
 
-    def _with_cost(self, event: Event, remaining: int) -> bytes:
-        assert event.document is not None, "usage was read from it"
-        cost = {
+    def _cost_event(self, receipt: Receipt | None) -> bytes:
+        """The event that tells usage and cost, of our own where the upstream sent none."""
+        remaining = self._charge.remaining if receipt is None else receipt.available + receipt.held
+        cost: dict[str, Any] = {
             "cost_incurred": credits_of(self._charge.cost or 0),
             "credits_remaining": credits_of(remaining),
         }
-        return with_data(event, self._chat.surface.with_cost(event.document, cost))
+        if receipt is None:
+            cost["charge_pending"] = True
+        event, surface = self._usage_event, self._chat.surface
+        if event is None or event.document is None:
+            if not surface.asks_for_usage:
+                return b""
+            event = Event(b"", surface.usage_chunk(self._chat.model, self._charge.counted), False)
+        assert event.document is not None, "usage was read from it"
+        return with_data(event, surface.with_cost(event.document, cost))
 
 
 async def until_disconnect(receive: Receive) -> None:

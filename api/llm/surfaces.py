@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from taximeter.api.llm import fields
 from taximeter.api.llm.checks import count, invalid
-from taximeter.api.llm.estimates import delta_text, output_guess
+from taximeter.api.llm.delivered import NOTHING, Made, Step, chat_step, made_of
 
 ANSWERS_MAX = 128
 INPUTS_MAX = 2048
@@ -19,6 +20,7 @@ class Surface:
     """One route. This is the one of chat completions; the others say what is different."""
 
     path = "/chat/completions"
+    fields = fields.CHAT
     can_stream = True
     # Whether usage in a stream must be asked for with `stream_options`.
     asks_for_usage = True
@@ -28,6 +30,7 @@ class Surface:
     # Output tokens of one answer, where they do not depend on what the caller allows.
     fixed_output: int | None = None
     makes_images = False
+    chunk_kind = "chat.completion.chunk"
 
     def check(self, body: Mapping[str, Any]) -> None:
         """Raises ApiError 422 for a body that cannot be priced or must not be sent."""
@@ -36,10 +39,15 @@ class Surface:
             raise invalid("messages", "must be a list of at least one message")
         if not all(isinstance(message, dict) for message in messages):
             raise invalid("messages", "must be a list of objects")
+        fields.check_tools(body)
 
     def prompt(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """What is paid for as input, in the shape of a chat."""
         return body
+
+    def inputs(self, body: Mapping[str, Any]) -> int:
+        """How many prompts there are, each of which can be as long as the model reads."""
+        return 1
 
     def answers(self, body: Mapping[str, Any]) -> int:
         """How many answers the caller asks for. Raises ApiError 422."""
@@ -50,9 +58,9 @@ class Surface:
         usage = document.get("usage")
         return usage if isinstance(usage, dict) else None
 
-    def output(self, document: Mapping[str, Any]) -> int:
-        """Output tokens of a whole answer, counted: for an upstream that reports none."""
-        return sum(output_guess(delta_text(one.get("message"))) for one in _choices(document))
+    def made(self, document: Mapping[str, Any]) -> Made:
+        """What a whole answer brings, counted: for an upstream that reports none."""
+        return made_of(document)
 
     def images(self, document: Mapping[str, Any]) -> int:
         """How many images an answer brings, for models that are sold by the image."""
@@ -64,15 +72,9 @@ class Surface:
         """
         return bool(_choices(document))
 
-    def step(self, document: Mapping[str, Any]) -> tuple[int, list[str]]:
-        """(output tokens that an event brings, which of the answers are complete with it)."""
-        tokens: int = 0
-        ended: list[str] = []
-        for choice in _choices(document):
-            tokens += output_guess(delta_text(choice.get("delta")))
-            if choice.get("finish_reason"):  # Some send an empty one all the time.
-                ended.append(str(choice.get("index")))
-        return tokens, ended
+    def step(self, document: Mapping[str, Any]) -> Step:
+        """What an event brings."""
+        return chat_step(document)
 
     def is_usage_event(self, document: Mapping[str, Any]) -> bool:
         """Whether an event with usage brings nothing else, and waits for the charge."""
@@ -81,6 +83,16 @@ class Surface:
     def with_cost(self, document: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, Any]:
         """The event that tells the usage, with what it cost."""
         return {**document, "choices": [], "usage": {**document["usage"], **cost}}
+
+    def usage_chunk(self, model: str, usage: Mapping[str, Any]) -> dict[str, Any]:
+        """An event of our own with the usage that was counted, for an upstream that told none."""
+        return {
+            "object": self.chunk_kind,
+            "created": 0,
+            "model": model,
+            "choices": [],
+            "usage": {**usage},
+        }
 
     def is_failure(self, document: Mapping[str, Any]) -> bool:
         """Whether an event says that the upstream has given up."""
@@ -91,6 +103,8 @@ class Completions(Surface):
     """The older route of plain text."""
 
     path = "/completions"
+    fields = fields.COMPLETIONS
+    chunk_kind = "text_completion"
     limits = ("max_tokens",)
 
     def check(self, body: Mapping[str, Any]) -> None:
@@ -103,28 +117,18 @@ class Completions(Surface):
         """Each of several prompts gets its own answers, and the ones that `best_of` drops are paid
         for too.
         """
-        prompt = body["prompt"]
-        prompts = len(prompt) if isinstance(prompt, list) and type(prompt[0]) is not int else 1
         most = max(count(body, "n", ANSWERS_MAX) or 1, count(body, "best_of", ANSWERS_MAX) or 1)
-        return prompts * most
+        return self.inputs(body) * most
 
-    def output(self, document: Mapping[str, Any]) -> int:
-        return sum(output_guess(_text(one)) for one in _choices(document))
-
-    def step(self, document: Mapping[str, Any]) -> tuple[int, list[str]]:
-        tokens: int = 0
-        ended: list[str] = []
-        for choice in _choices(document):
-            tokens += output_guess(_text(choice))
-            if choice.get("finish_reason"):
-                ended.append(str(choice.get("index")))
-        return tokens, ended
+    def inputs(self, body: Mapping[str, Any]) -> int:
+        return _inputs(body["prompt"])
 
 
 class Embeddings(Surface):
     """Paid by input alone."""
 
     path = "/embeddings"
+    fields = fields.EMBEDDINGS
     can_stream = False
     fixed_output = 0
 
@@ -134,20 +138,24 @@ class Embeddings(Surface):
     def prompt(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         return as_chat(body["input"])
 
+    def inputs(self, body: Mapping[str, Any]) -> int:
+        return _inputs(body["input"])
+
     def answers(self, body: Mapping[str, Any]) -> int:
         return 1
 
     def is_answer(self, document: Mapping[str, Any]) -> bool:
         return bool(document.get("data"))
 
-    def output(self, document: Mapping[str, Any]) -> int:
-        return 0
+    def made(self, document: Mapping[str, Any]) -> Made:
+        return NOTHING
 
 
 class Images(Surface):
     """Paid by usage where the upstream reports it, else by the number of images that came."""
 
     path = "/images/generations"
+    fields = fields.IMAGES
     can_stream = False
     fixed_output = 0
     makes_images = True
@@ -174,8 +182,8 @@ class Images(Surface):
     def is_answer(self, document: Mapping[str, Any]) -> bool:
         return bool(document.get("data"))
 
-    def output(self, document: Mapping[str, Any]) -> int:
-        return 0
+    def made(self, document: Mapping[str, Any]) -> Made:
+        return NOTHING
 
     def images(self, document: Mapping[str, Any]) -> int:
         images = document.get("data")
@@ -197,16 +205,15 @@ def in_chat_words(usage: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _inputs(value: object) -> int:
+    return len(value) if isinstance(value, list) and type(value[0]) is not int else 1
+
+
 def _choices(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     choices = document.get("choices")
     if not isinstance(choices, list):
         return []
     return [choice for choice in choices if isinstance(choice, dict)]
-
-
-def _text(choice: Mapping[str, Any]) -> str:
-    text = choice.get("text")
-    return text if isinstance(text, str) else ""
 
 
 def _check_texts(body: Mapping[str, Any], name: str) -> None:

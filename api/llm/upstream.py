@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,6 +26,22 @@ _ERROR_TIMEOUT_S = 5.0
 # so that one large request does not hold up the others.
 _ONE_PIECE_BYTES_MAX = 1024 * 1024
 _HIDDEN = "[hidden]"
+
+
+def _nobody_asks() -> None:
+    pass
+
+
+def _telling_what_went_out() -> aiohttp.TraceConfig:
+    """Calls what stands as context of a request as soon as the request was written."""
+
+    async def tell(_: object, context: Any, __: object) -> None:
+        if (went_out := context.trace_request_ctx) is not None:
+            went_out()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(tell)
+    return trace
 
 
 class Opened:
@@ -63,6 +79,7 @@ class Upstream:
         self.rest = Rest(config.rest_after_failures, config.rest_s)
         self._turns = Turns(config.connections_max)
         self.retries = config.retries
+        self.limit_field = config.output_limit_field
         self._last = "ok"
 
     @property
@@ -99,16 +116,22 @@ class Upstream:
             ),
             # One caller's cookie must not come back with the request of another.
             cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[_telling_what_went_out()],
             trust_env=False,
         )
         async with session:
             yield cls(session, config)
 
     async def send(
-        self, path: str, content: bytes, headers: Mapping[str, str], payer: tuple[str, str]
+        self,
+        path: str,
+        content: bytes,
+        headers: Mapping[str, str],
+        payer: tuple[str, str],
+        went_out: Callable[[], None] = _nobody_asks,
     ) -> Opened:
-        """Ask for this account, when it is its turn, and return the answer. Raises UpstreamFailure
-        unless its status is 200.
+        """Ask for this account, when it is its turn, and return the answer. `went_out` is called
+        when the head of the request was written. Raises UpstreamFailure unless the status is 200.
         """
         try:
             async with asyncio.timeout(self._config.first_byte_timeout_s):
@@ -116,13 +139,17 @@ class Upstream:
         except TimeoutError:
             raise no_connection_free(self.name) from None
         try:
-            return Opened(await self._post(path, content, headers), turn)
+            return Opened(await self._post(path, content, headers, went_out), turn)
         except BaseException:
             turn.end()
             raise
 
     async def _post(
-        self, path: str, content: bytes, headers: Mapping[str, str]
+        self,
+        path: str,
+        content: bytes,
+        headers: Mapping[str, str],
+        went_out: Callable[[], None],
     ) -> aiohttp.ClientResponse:
         try:
             # Connecting and the first byte have limits of their own, which tell more. This one is
@@ -132,6 +159,7 @@ class Upstream:
                     f"{self._config.base_url}{path}",
                     data=io.BytesIO(content) if len(content) > _ONE_PIECE_BYTES_MAX else content,
                     headers=headers,
+                    trace_request_ctx=went_out,
                     # A redirect would carry prompts and our key to another place.
                     allow_redirects=False,
                 )

@@ -35,7 +35,10 @@ router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=E
 
 
 class NewAllocation(Body):
-    """Credits of the pool for one user."""
+    """Credits of the pool for one user. An allocation has one end: without `expires_at` the credits
+    end with the allocation that stands, null takes its end away (and renewing with it), and another
+    end than its own is refused.
+    """
 
     user_id: UserId
     credits: Credits
@@ -88,7 +91,9 @@ async def allocate(
     `live` is true, and what remains and is held is of now, also in the answer to a repetition.
     Where the live balance is away, `live` is false, and it has the credits once it is back.
 
-    400 INSUFFICIENT_CREDITS if the pool cannot pay; 404 if the user is no active member.
+    400 INSUFFICIENT_CREDITS if the pool cannot pay, and for auto_renew without an end; 404 if the
+    user is no active member; 409 EXPIRY_CONFLICT for another end than that of the credits that the
+    user has.
     """
     async with services.pool.acquire() as conn:
         try:
@@ -102,6 +107,7 @@ async def allocate(
                         access,
                         body.user_id,
                         body.credits,
+                        names_an_end="expires_at" in body.model_fields_set,
                         expires_at=body.expires_at,
                         auto_renew=body.auto_renew,
                     ),
@@ -120,6 +126,7 @@ async def allocate_credits(
     user_id: str,
     millicredits: int,
     *,
+    names_an_end: bool = False,
     expires_at: datetime | None = None,
     auto_renew: bool | None = None,
 ) -> Allocated:
@@ -134,9 +141,16 @@ async def allocate_credits(
             details={"field": "user_id"},
         )
     allocation_id = await conn.fetchval(
-        CREDITS["allocate"], org_id, user_id, millicredits, access.user_id
+        CREDITS["allocate"],
+        org_id,
+        user_id,
+        millicredits,
+        access.user_id,
+        names_an_end,
+        expires_at,
+        auto_renew,
     )
-    row = await conn.fetchrow(CREDITS["describe_allocation"], allocation_id, expires_at, auto_renew)
+    row = await conn.fetchrow(CREDITS["read_allocation"], allocation_id)
     pool = await conn.fetchrow(CREDITS["pool"], org_id)
     assert row is not None, "it was allocated above"
     assert pool is not None, "an allocation has a pool"
@@ -181,8 +195,26 @@ async def _audit_allocation(
 def allocation_refusal(
     pool: Record | None, need: int, error: asyncpg.IntegrityConstraintViolationError
 ) -> ApiError:
-    """Why an allocation was refused: the pool as it is could not pay, or the cap is reached."""
-    if getattr(error, "constraint_name", None) not in ("pool_can_pay", "allocation_has_a_pool"):
+    """Why an allocation was refused: its terms do not go together, the pool as it is could not pay,
+    or the cap is reached.
+    """
+    constraint = getattr(error, "constraint_name", None)
+    if constraint == "renewal_needs_an_end":
+        return ApiError(
+            400,
+            "auto_renew: an allocation renews at its end, and this one has none; name expires_at",
+            details={"field": "auto_renew"},
+        )
+    if constraint == "one_end_for_an_allocation":
+        return ApiError(
+            409,
+            "expires_at: this user's allocation ends at another time, and credits with different "
+            "ends are not merged. Leave it out to add to the allocation as it stands, or send null "
+            "to take its end away",
+            code="EXPIRY_CONFLICT",
+            details={"field": "expires_at", "standing_expires_at": error.detail},
+        )
+    if constraint not in ("pool_can_pay", "allocation_has_a_pool"):
         return ApiError(
             400,
             f"credits: an allocation holds at most {text_of_credits(BALANCE_MAX)} credits",

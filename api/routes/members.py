@@ -14,7 +14,7 @@ from taximeter.api.again import again_when_undone
 from taximeter.api.audit import write_audit
 from taximeter.api.deps import MemberDep, OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, ExactRoute, UserId, credits_of
+from taximeter.api.exact import Body, ExactRoute, NewUserId, UserId, credits_of
 from taximeter.api.paging import LimitParam, OffsetParam
 from taximeter.api.queries import IDENTITY, MOVES, USERS
 from taximeter.api.request_id import current_request_id
@@ -32,7 +32,7 @@ Role = Literal["admin", "member"]
 class NewMember(Body):
     """A user and what they may do. For a member or somebody invited, the role becomes this one."""
 
-    user_id: UserId
+    user_id: NewUserId
     role: Role = "member"
 
 
@@ -128,7 +128,7 @@ async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep
     return MemberPut(member=_view(row))
 
 
-@router.delete("/orgs/{org_id}/members/{user_id}", summary="Remove a member, or leave")
+@router.delete("/orgs/{org_id}/members/{user_id:path}", summary="Remove a member, or leave")
 @again_when_undone
 async def remove_member(
     user_id: Annotated[UserId, Path()], access: MemberDep, services: ServicesDep

@@ -13,7 +13,7 @@ from taximeter.api.again import again_when_undone
 from taximeter.api.auth import Principal
 from taximeter.api.deps import Access, ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, Credits, Dollars, ExactRoute, UserId
+from taximeter.api.exact import Body, Credits, Dollars, ExactRoute, NewUserId
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.live import made_live
 from taximeter.api.personal import personal_org_id
@@ -43,10 +43,10 @@ class Granted(BaseModel):
     transaction: TransactionView
 
 
-@router.post("/users/{user_id}/credits", summary="Grant individual credits to a user")
+@router.post("/users/{user_id:path}/credits", summary="Grant individual credits to a user")
 @again_when_undone
 async def grant_credits(
-    user_id: Annotated[UserId, Path(examples=["ann"])],
+    user_id: Annotated[NewUserId, Path(examples=["ann"])],
     body: Grant,
     admin: SystemAdminDep,
     services: ServicesDep,

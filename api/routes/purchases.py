@@ -135,27 +135,30 @@ async def book_purchase(
     the purchase is believed. Raises ApiError 400 over the cap, 409 for a payment that has bought
     credits.
     """
-    try:
-        await conn.execute(CREDITS["add_credits"], org_id, millicredits, dollars)
-    except asyncpg.CheckViolationError as error:
-        raise ApiError(
-            400,
-            f"credits: a pool holds at most {text_of_credits(BALANCE_MAX)} credits",
-            details={"field": "credits", "limit": credits_of(BALANCE_MAX)},
-        ) from error
     metadata: dict[str, object] = {"millicredits": millicredits, "purchased_by": buyer}
     metadata["vouched_by"] = vouched_by
     if idempotency_key is not None:
         metadata["idempotency_key"] = idempotency_key
     try:
         line = await conn.fetchrow(
-            CREDITS["describe_purchase"], org_id, stripe_payment_id, to_json(metadata)
+            CREDITS["buy_credits"],
+            org_id,
+            millicredits,
+            dollars,
+            stripe_payment_id,
+            to_json(metadata),
         )
+    except asyncpg.CheckViolationError as error:
+        raise ApiError(
+            400,
+            f"credits: a pool holds at most {text_of_credits(BALANCE_MAX)} credits",
+            details={"field": "credits", "limit": credits_of(BALANCE_MAX)},
+        ) from error
     except asyncpg.UniqueViolationError as error:
         raise _payment_is_used() from error
-    assert line is not None, "add_credits_to_pool has written it in this transaction"
+    assert line is not None, "a purchase that was booked has a line"
     pool = await conn.fetchrow(CREDITS["pool"], org_id)
-    assert pool is not None, "add_credits_to_pool has made it"
+    assert pool is not None, "a purchase makes it"
     await write_audit(
         conn,
         actor=buyer,

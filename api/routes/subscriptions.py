@@ -15,7 +15,15 @@ from taximeter.api.again import again_when_undone
 from taximeter.api.audit import to_json, write_audit
 from taximeter.api.deps import MemberDep, PrincipalDep, ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, Credits, ExactRoute, OrgId, ShortText, UserId, check_email
+from taximeter.api.exact import (
+    Body,
+    Credits,
+    ExactRoute,
+    NewOrgId,
+    NewUserId,
+    ShortText,
+    check_email,
+)
 from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.personal import PERSONAL_PREFIX
 from taximeter.api.plans import PLANS, Plan, plan_of
@@ -31,12 +39,12 @@ router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_c
 class NewSubscription(Body):
     """What it takes to subscribe an organisation."""
 
-    org_id: OrgId
+    org_id: NewOrgId
     plan_code: ShortText
     org_name: ShortText
     billing_email: Annotated[ShortText, AfterValidator(check_email)]
     initial_credits: Credits | None = Field(default=None, description="Credits to start with")
-    user_id: UserId = Field(description="Becomes the organisation's admin")
+    user_id: NewUserId = Field(description="Becomes the organisation's admin")
 
 
 class SubscriptionCreated(BaseModel):
@@ -116,7 +124,8 @@ async def create_subscription(
 ) -> SubscriptionCreated:
     """Creates the organisation if it is new, makes `user_id` its admin, and fills its pool.
 
-    409 if the organisation has a subscription already; one that was canceled starts again.
+    409 if the organisation has a subscription already; one that was canceled starts again, under
+    the name that this request gives.
     """
     if body.org_id.startswith(PERSONAL_PREFIX):
         raise ApiError(
@@ -169,8 +178,8 @@ async def _create(
 
 
 async def _create_organization(conn: Connection, body: NewSubscription, creator: str) -> None:
-    """The organisation and its first admin. The slug is the id, or the id and a suffix if another
-    one has that.
+    """The organisation and its first admin; one that is there takes the name of this request. The
+    slug is the id, or the id and a suffix if another one has that.
     """
     known: asyncpg.Record | None = None
     for slug in (body.org_id, f"{body.org_id}-{secrets.token_hex(4)}"):

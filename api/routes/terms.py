@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
+import asyncpg
 from fastapi import APIRouter, Path
 from pydantic import AfterValidator, BaseModel, StrictBool, model_validator
 
@@ -41,7 +42,9 @@ class TermsChanged(BaseModel):
     allocation: AllocationView
 
 
-@router.patch("/credits/{org_id}/allocations/{user_id}", summary="Change when an allocation ends")
+@router.patch(
+    "/credits/{org_id}/allocations/{user_id:path}", summary="Change when an allocation ends"
+)
 @again_when_undone
 async def change_terms(
     user_id: Annotated[UserId, Path()], body: Terms, access: OrgAdminDep, services: ServicesDep
@@ -51,27 +54,30 @@ async def change_terms(
     """
     org_id = access.org_id
     async with services.pool.acquire() as conn, conn.transaction():
-        row = await conn.fetchrow(
-            CORRECTIONS["change_terms"],
-            org_id,
-            user_id,
-            "expires_at" in body.model_fields_set,
-            body.expires_at,
-            # Nothing is left to renew when the end is taken away.
-            False if _ends_no_more(body) else body.auto_renew,
-        )
-        if row is None:
-            raise ApiError(
-                404,
-                "The user has no active allocation in this organization",
-                details={"field": "user_id"},
+        try:
+            row = await conn.fetchrow(
+                CORRECTIONS["change_terms"],
+                org_id,
+                user_id,
+                "expires_at" in body.model_fields_set,
+                body.expires_at,
+                # Nothing is left to renew when the end is taken away.
+                False if _ends_no_more(body) else body.auto_renew,
             )
-        if row["auto_renew"] and row["expires_at"] is None:
+        except asyncpg.CheckViolationError as error:
+            if error.constraint_name != "renewal_needs_an_end":
+                raise
             raise ApiError(
                 409,
                 "auto_renew: this allocation has no end at which it could be renewed",
                 code="NO_EXPIRY",
                 details={"field": "auto_renew"},
+            ) from error
+        if row is None:
+            raise ApiError(
+                404,
+                "The user has no active allocation in this organization",
+                details={"field": "user_id"},
             )
         await write_audit(
             conn,

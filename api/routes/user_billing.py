@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 
 from asyncpg import Record
 from fastapi import APIRouter
@@ -13,11 +13,10 @@ from taximeter.api.exact import credits_of
 from taximeter.api.live import live_balances
 from taximeter.api.memberships import MEMBERSHIPS_MAX
 from taximeter.api.queries import USERS
+from taximeter.api.usage import last_days
 from taximeter.api.views import FromBooks
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["user"])
-
-USAGE_DAYS = 30
 
 
 class SubscriptionOfUser(BaseModel):
@@ -63,7 +62,7 @@ class Totals(BaseModel):
 
 
 class UsageOfUser(BaseModel):
-    """The user's own usage of the last 30 days."""
+    """The user's own usage of the last 30 days in UTC, today included."""
 
     total_requests: int
     total_credits: float
@@ -83,7 +82,6 @@ class BillingOfUser(FromBooks):
 async def get_user_billing(principal: PrincipalDep, services: ServicesDep) -> BillingOfUser:
     """Role, plan and allocation in each organisation, their sums, and the last 30 days of usage."""
     user_id = principal.user_id
-    first_day = datetime.now(UTC).date() - timedelta(days=USAGE_DAYS - 1)
     mine = await services.memberships.of(user_id)
     books = await services.catch_up.of_orgs(one.org_id for one in mine)
     async with (
@@ -92,7 +90,7 @@ async def get_user_billing(principal: PrincipalDep, services: ServicesDep) -> Bi
     ):
         rows = await conn.fetch(USERS["billing_of_user"], user_id, MEMBERSHIPS_MAX)
         org_ids = [row["org_id"] for row in rows]
-        usage = await conn.fetchrow(USERS["usage_of_user"], user_id, org_ids, first_day)
+        usage = await conn.fetchrow(USERS["usage_of_user"], user_id, org_ids, *last_days())
     assert usage is not None, "a sum has a row"
     accounts = [(row["org_id"], user_id) for row in rows if row["allocation_id"] is not None]
     balances = await live_balances(services, accounts)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from taximeter.api.keys import KEY_CONNECTIONS, KeyStore
+from taximeter.api.outermost import Outermost
 from taximeter.api.prices import following, make_holds
 from taximeter.api.sidecar.keys import Keys
 from taximeter.api.sidecar.server import DrainingServer, open_unix_socket, server_config
@@ -84,7 +85,10 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
             forward_auth=settings.forward_auth,
             status=status,
         )
-        server = DrainingServer(server_config(sidecar, settings), sidecar, settings.sidecar_drain_s)
+        outermost = Outermost(sidecar, settings.sidecar_log_requests)
+        server = DrainingServer(
+            server_config(outermost, settings), sidecar, settings.sidecar_drain_s
+        )
         sockets = None
         if (path := settings.sidecar_socket) is not None:
             sockets = [open_unix_socket(path, int(settings.sidecar_socket_mode, 8))]

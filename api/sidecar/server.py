@@ -46,7 +46,7 @@ class SidecarProtocol(JoiningProtocol):
             return
         self._received += len(data)
         if _is_answering(before):
-            body_bytes_max = getattr(self.config.app, "body_bytes_max", BODY_BYTES_MAX)
+            body_bytes_max = getattr(self.config.app, "body_bytes_max", None) or BODY_BYTES_MAX
             if self._received > HEAD_BYTES_MAX + 2 * body_bytes_max:
                 self._give_up()
         elif self._received > HEAD_BYTES_MAX:
@@ -117,7 +117,7 @@ def server_config(application: Any, settings: SidecarSettings | None = None) -> 
         server_header=False,
         limit_concurrency=CONNECTIONS_MAX,
         timeout_graceful_shutdown=int(settings.sidecar_grace_s) if settings else 10,
-        log_level="info",
+        log_config=None,
     )
     per_peer = settings.connections_per_peer_max if settings else None
     config.connection_limits = connection_limits(per_peer=per_peer)  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from taximeter.api.metering import MeteringSettings, is_loopback
+from taximeter.api.outermost import LogRequests
 from taximeter.api.price_settings import PriceSettings
 from taximeter.meter.sidecar import ApiKeys
 from taximeter.meter.sidecar.forward_auth import ForwardAuthPolicy
@@ -53,6 +54,11 @@ class SidecarSettings(PriceSettings, MeteringSettings):
         ge=1.0,
         le=600.0,
         description="How long after that running requests and commits may finish.",
+    )
+    sidecar_log_requests: LogRequests = Field(
+        default="refused",
+        description="Which requests have a line in the log: `all`, `refused` (status 400 and "
+        "above) or `none`. A line for each costs more than the request's own work.",
     )
     sidecar_body_bytes_max: int = Field(
         default=1_048_576, ge=1024, le=10**8, description="Largest body of a request."

@@ -2,7 +2,7 @@
 -- Why: the pool of one organisation.
 -- $1 org_id
 SELECT
-    org_id, total_credits, allocated_credits, used_credits, available_credits,
+    org_id, total_credits, allocated_credits, used_credits, available_credits, closed_credits,
     monthly_refresh_amount, last_refresh_date
 FROM organization_credit_pools WHERE org_id = $1;
 
@@ -13,19 +13,11 @@ SELECT id, org_id, event_type, amount, stripe_payment_id, metadata, created_at
 FROM org_billing_history
 WHERE event_type = 'credits_purchased' AND stripe_payment_id = $1;
 
--- name: add_credits
--- Why: raises the pool and writes the history line, by the function that operators use too.
--- $1 org_id, $2 millicredits, $3 purchase_amount in dollars
-SELECT add_credits_to_pool($1, $2, $3);
-
--- name: describe_purchase
--- Why: adds to the history line that add_credits_to_pool has just written what it cannot know: who paid, and by what key.
---      The line is the one that this very transaction has inserted.
--- $1 org_id, $2 stripe_payment_id or null, $3 metadata
-UPDATE org_billing_history
-SET stripe_payment_id = $2, metadata = metadata || $3::text::jsonb
-WHERE org_id = $1 AND event_type = 'credits_purchased' AND xmin = pg_current_xact_id()::xid
-RETURNING id, event_type, amount, metadata, created_at;
+-- name: buy_credits
+-- Why: raises the pool and writes the history line, whole: lines are added and never changed.
+-- $1 org_id, $2 millicredits, $3 purchase_amount in dollars, $4 stripe_payment_id or null, $5 metadata
+SELECT id, event_type, amount, metadata, created_at
+FROM taximeter.buy_credits($1, $2, $3, $4, $5::text::jsonb);
 
 -- name: lock_member
 -- Why: credits go to active members alone; the row stays as it is until the allocation is made.
@@ -51,20 +43,14 @@ SELECT org_id, user_id FROM allocation
 ON CONFLICT (org_id, user_id) DO UPDATE SET entry_seq = account.entry_seq;
 
 -- name: allocate
--- Why: takes credits from the pool for a user, by the function that operators use too.
--- $1 org_id, $2 user_id, $3 millicredits, $4 allocated_by
-SELECT allocate_credits_to_user($1, $2, $3, $4);
+-- Why: takes credits from the pool for a user, on terms, by what operators' function uses too.
+-- $1 org_id, $2 user_id, $3 millicredits, $4 allocated_by, $5 whether an end is named, $6 the end or null, $7 auto_renew or null
+SELECT taximeter.allocate_credits($1, $2, $3, $4, $5, $6, $7);
 
--- name: describe_allocation
--- Why: sets the terms of an allocation, where the request names them, and reads it back.
--- $1 id, $2 expires_at or null, $3 auto_renew or null
-UPDATE user_credit_allocations
-SET
-    expires_at = coalesce($2, expires_at),
-    auto_renew = coalesce($3, auto_renew),
-    updated_at = now()
-WHERE id = $1
-RETURNING
+-- name: read_allocation
+-- Why: an allocation that was just changed, for the answer.
+-- $1 id
+SELECT
     id, user_id, allocated_credits, used_credits, remaining_credits, allocated_by,
     is_active, expires_at, auto_renew, created_at, updated_at,
     (
@@ -72,7 +58,9 @@ RETURNING
         FROM organization_members AS members JOIN taximeter.users USING (user_id)
         WHERE members.org_id = user_credit_allocations.org_id
             AND members.user_id = user_credit_allocations.user_id AND members.status = 'active'
-    ) AS email;
+    ) AS email
+FROM user_credit_allocations
+WHERE id = $1;
 
 -- name: list_allocations
 -- Why: allocations of an organisation, active ones first, a page at a time.

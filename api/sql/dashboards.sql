@@ -23,7 +23,7 @@ LIMIT $2;
 --      is none that anybody made.
 SELECT
     (SELECT count(*) FROM organizations WHERE personal_of IS NULL AND deleted_at IS NULL) AS organizations,
-    coalesce(sum(allocated_credits), 0)::bigint AS allocated_credits,
+    coalesce(sum(allocated_credits + closed_credits), 0)::bigint AS allocated_credits,
     coalesce(sum(used_credits), 0)::bigint AS used_credits
 FROM organization_credit_pools;
 

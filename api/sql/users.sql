@@ -64,8 +64,8 @@ ORDER BY
 LIMIT $2;
 
 -- name: usage_of_user
--- Why: what one user has used in all organisations since a day.
--- $1 user_id, $2 org_ids, $3 first day
+-- Why: what one user has used in all organisations from one day to another.
+-- $1 user_id, $2 org_ids, $3 first day, $4 last day
 SELECT coalesce(sum(requests), 0)::bigint AS requests, coalesce(sum(credits_used), 0)::bigint AS credits_used
 FROM taximeter.usage_daily
-WHERE org_id = ANY($2::text[]) AND user_id = $1 AND day >= $3;
+WHERE org_id = ANY($2::text[]) AND user_id = $1 AND day BETWEEN $3 AND $4;

@@ -132,8 +132,10 @@ class Sidecar:
             return
         status, extra = 200, None
         try:
-            if self._keys is None:
-                check_host(scope["headers"])
+            # No browser reaches a Unix socket, which has no port.
+            if self._keys is None and (port := _own_port(scope)) is not None:
+                is_gate = scope["path"].startswith(PREFIX)
+                check_host(scope["headers"], port if is_gate else None)
             if scope["path"] == STATUS and scope["method"] == "GET":
                 status, body = await self._system_status()
             elif scope["path"].startswith(PREFIX):
@@ -255,6 +257,12 @@ async def _grant(keys: KeyRing, headers: Headers) -> Grant | None:
         if grant is not None:
             return None if grant is UNLIMITED else grant
     raise Refusal(401, "UNAUTHORIZED", "A valid API key is needed: Authorization: Bearer.")
+
+
+def _own_port(scope: MutableMapping[str, Any]) -> int | None:
+    """The TCP port that the request came to; none on a Unix socket."""
+    server = scope.get("server") or (None, None)
+    return server[1] if isinstance(server[1], int) else None
 
 
 def _refused(refusal: Refusal) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:

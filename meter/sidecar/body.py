@@ -38,13 +38,20 @@ def check_headers(headers: Headers, bytes_max: int) -> None:
     raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "The Content-Type must be application/json.")
 
 
-def check_host(headers: Headers) -> None:
+def check_host(headers: Headers, port: int | None = None) -> None:
     """Where no key is asked for, a request must be for this machine by its name or address. A page
     of a web site whose name was made to point here sends that site's name. Raises Refusal (403).
+
+    With a `port`, which is our own, only names with it are looked at: gateways that ask forward
+    auth pass on the name that their caller used, and a browser that was led here names our port.
     """
     for name, value in headers:
         if name == b"host":
-            host = value.rpartition(b":")[0] if value[-1:].isdigit() and b":" in value else value
+            host, given = value, b"80"
+            if value[-1:].isdigit() and b":" in value:
+                host, _, given = value.rpartition(b":")
+            if port is not None and given != b"%d" % port:
+                continue
             if b"." in host and not host.endswith(b".localhost") and not _ADDRESS.fullmatch(host):
                 raise Refusal(
                     403,

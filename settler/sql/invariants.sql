@@ -133,23 +133,27 @@ HAVING sum(requests) <> 0 OR sum(credits) <> 0
 
 -- name: pool_allocated_is_its_allocations
 -- invariant: I3
--- fires: a pool's allocated was changed past the triggers.
-SELECT format('%s: allocated of the pool differs from its allocations by %s', org_id, sum(difference)) AS violation
-  FROM (SELECT org_id, allocated_credits AS difference FROM organization_credit_pools
+-- fires: a pool's allocated or closed was changed past the triggers. Active allocations are allocated, the others closed.
+SELECT format('%s: allocated of the pool differs from its active allocations by %s, closed from the others by %s',
+              org_id, sum(allocated), sum(closed)) AS violation
+  FROM (SELECT org_id, allocated_credits AS allocated, closed_credits AS closed FROM organization_credit_pools
         UNION ALL
-        SELECT org_id, -allocated_credits FROM user_credit_allocations) AS terms
+        SELECT org_id, CASE WHEN is_active THEN -allocated_credits ELSE 0 END,
+               CASE WHEN is_active THEN 0 ELSE -allocated_credits END
+          FROM user_credit_allocations) AS terms
  GROUP BY org_id
-HAVING sum(difference) <> 0
+HAVING sum(allocated) <> 0 OR sum(closed) <> 0
  ORDER BY org_id
  LIMIT 21
 
 -- name: terms_are_not_negative
 -- invariant: I3
 -- fires: a constraint was dropped. (Free may be negative: a late charge of a closed account is always booked.)
-SELECT format('%s: total %s, allocated %s, used %s', org_id, total_credits, allocated_credits, used_credits) AS violation
+SELECT format('%s: total %s, allocated %s, closed %s, used %s', org_id, total_credits, allocated_credits, closed_credits,
+              used_credits) AS violation
   FROM organization_credit_pools
- WHERE least(total_credits, allocated_credits, used_credits) < 0
-    OR available_credits IS DISTINCT FROM total_credits - allocated_credits
+ WHERE least(total_credits, allocated_credits, closed_credits, used_credits) < 0
+    OR available_credits IS DISTINCT FROM total_credits - allocated_credits - closed_credits
  ORDER BY org_id
  LIMIT 21
 
@@ -251,4 +255,38 @@ SELECT format('%s/%s: move %s and its entries differ by %s', org_id, user_id, re
  GROUP BY org_id, user_id, reference
 HAVING sum(amount) <> 0
  ORDER BY org_id, user_id, reference
+ LIMIT 21
+
+-- name: audit_links_fit
+-- invariant: I14
+-- fires: a row of the audit log or of its chain was changed past the triggers, which only the owner of the database can do.
+SELECT format('link %s of the audit log (row %s) does not fit: the row or a link before it was changed', n, audit_id) AS violation
+  FROM (SELECT chain.n, chain.audit_id, chain.digest,
+               taximeter.audit_link(coalesce(lag(chain.digest) OVER (ORDER BY chain.n), decode(repeat('00', 32), 'hex')), audit)
+               AS expected
+          FROM taximeter.audit_chain AS chain
+          LEFT JOIN taximeter.audit_log AS audit ON audit.id = chain.audit_id) AS links
+ WHERE digest <> expected AND EXISTS (SELECT FROM taximeter.audit_log AS audit WHERE audit.id = links.audit_id)
+ ORDER BY n
+ LIMIT 21
+
+-- name: audit_rows_are_there
+-- invariant: I14
+-- fires: rows of the audit log, or links of its chain, were taken out past the triggers.
+SELECT format('row %s of the audit log is gone (link %s)', chain.audit_id, chain.n) AS violation
+  FROM taximeter.audit_chain AS chain
+  LEFT JOIN taximeter.audit_log AS audit ON audit.id = chain.audit_id
+ WHERE audit.id IS NULL
+UNION ALL
+SELECT format('%s links of the audit log are gone', max(n) - count(*)) FROM taximeter.audit_chain HAVING max(n) <> count(*)
+ LIMIT 21
+
+-- name: audit_rows_are_linked
+-- invariant: I14
+-- fires: no settler has run its minute's work for ten minutes, or links were taken out from the end.
+SELECT format('row %s of the audit log, written at %s, is not linked', audit.id, audit.at) AS violation
+  FROM taximeter.audit_log AS audit
+ WHERE audit.at < now() - interval '10 minutes'
+   AND NOT EXISTS (SELECT FROM taximeter.audit_chain AS chain WHERE chain.audit_id = audit.id)
+ ORDER BY audit.id
  LIMIT 21

@@ -63,6 +63,10 @@ SELECT id, org_id, user_id, closing
  ORDER BY org_id, user_id
  LIMIT $3
 
+-- name: seal_audit
+-- Links the rows of the audit log that are not linked yet.
+SELECT taximeter.seal_audit()
+
 -- name: refresh_pools
 -- Gives pools the months that they have not had. $1 the time, $2 most pools
 SELECT * FROM taximeter.refresh_pools($1, $2)

@@ -70,7 +70,11 @@ SELECT mark.shard, mark.epoch, mark.seq, mark.settled_events, mark.dead_events, 
        (SELECT count(*) FROM taximeter.dead_letters AS d
          WHERE d.shard = mark.shard AND d.epoch = mark.epoch AND d.seq IS NOT NULL) AS dead_rows,
        (SELECT coalesce(sum(l.seq_last - l.seq_first + 1), 0) FROM taximeter.lost_events AS l
-         WHERE l.shard = mark.shard AND l.epoch = mark.epoch)::bigint AS lost_rows
+         WHERE l.shard = mark.shard AND l.epoch = mark.epoch)::bigint AS lost_rows,
+       (SELECT coalesce(sum(d.events), 0) FROM taximeter.deletions AS d
+         WHERE d.shard = mark.shard AND d.epoch = mark.epoch)::bigint AS deleted,
+       (SELECT coalesce(sum(a.events), 0) FROM taximeter.acknowledgements AS a
+         WHERE a.shard = mark.shard AND a.epoch = mark.epoch AND a.what = 'uncharged')::bigint AS acknowledged
   FROM taximeter.watermarks AS mark
  ORDER BY mark.shard
 
@@ -87,11 +91,35 @@ HAVING count(*) > 1
 -- name: losses
 -- Every hole that was ever found, newest first. $1 how long a loss is an alarm, in seconds
 SELECT shard, epoch, seq_first, seq_last, found_at,
-       found_at > now() - make_interval(secs => $1) AS alarming
-  FROM taximeter.lost_events
+       found_at > now() - make_interval(secs => $1) AND NOT EXISTS (
+           SELECT FROM taximeter.acknowledgements AS a
+            WHERE a.what = 'lost' AND (a.shard, a.epoch, a.seq_first) = (lost.shard, lost.epoch, lost.seq_first)) AS alarming
+  FROM taximeter.lost_events AS lost
  ORDER BY found_at DESC
  LIMIT 1000
 
--- name: usage_by_hand
--- Usage that was deleted by plain SQL took its charged rows along; the books say so here.
-SELECT count(*) FROM taximeter.accounts WHERE used_by_hand <> 0
+-- name: acknowledge_losses
+-- Notes that somebody knows of every hole that was found. $1 note
+INSERT INTO taximeter.acknowledgements (what, shard, epoch, seq_first, events, note)
+SELECT 'lost', lost.shard, lost.epoch, lost.seq_first, lost.seq_last - lost.seq_first + 1, $1
+  FROM taximeter.lost_events AS lost
+ ORDER BY lost.shard, lost.epoch, lost.seq_first
+ON CONFLICT (shard, epoch, seq_first) WHERE what = 'lost' DO NOTHING
+RETURNING what, shard, epoch, seq_first, events
+
+-- name: acknowledge_uncharged
+-- The same of events that are settled and have neither a charge nor a record of its deletion. $1 note
+INSERT INTO taximeter.acknowledgements (what, shard, epoch, events, note)
+SELECT 'uncharged', missing.shard, missing.epoch, missing.events, $1
+  FROM (SELECT mark.shard, mark.epoch,
+               mark.settled_events
+               - (SELECT count(*) FROM taximeter.charged_requests AS c
+                   WHERE c.shard = mark.shard AND c.epoch = mark.epoch AND c.seq IS NOT NULL)
+               - (SELECT coalesce(sum(d.events), 0) FROM taximeter.deletions AS d
+                   WHERE d.shard = mark.shard AND d.epoch = mark.epoch)
+               - (SELECT coalesce(sum(a.events), 0) FROM taximeter.acknowledgements AS a
+                   WHERE a.shard = mark.shard AND a.epoch = mark.epoch AND a.what = 'uncharged') AS events
+          FROM taximeter.watermarks AS mark) AS missing
+ WHERE missing.events > 0
+ ORDER BY missing.shard
+RETURNING what, shard, epoch, seq_first, events

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taximeter.api.llm.estimates import output_bound, prompt_size
+from taximeter.api.llm.estimates import prompt_size
 from taximeter.api.llm.parse import parse_request
 from taximeter.api.llm.surfaces import Completions, Surface
 from taximeter.meter.pricing import Pricer, output_ceiling
@@ -72,7 +72,7 @@ def test_output_is_held_for_as_the_caller_limits_it() -> None:
         request = parse_request(
             b'{"model": "gpt-4o", "messages": [{}]' + extra.encode() + b"}", Surface()
         )
-        return output_bound(request, 4096)
+        return request.output_tokens_limit or 4096
 
     assert asked("") == 4096
     assert asked(', "max_tokens": 10') == 10
@@ -92,7 +92,7 @@ def test_an_answer_is_no_longer_than_the_model_can_make_it() -> None:
 def test_each_of_several_answers_is_held_for() -> None:
     body = {"model": "gpt-4o", "prompt": ["a", "b"], "n": 2, "best_of": 5, "max_tokens": 7}
     request = parse_request(json.dumps(body).encode(), Completions())
-    assert (request.n, output_bound(request, 4096)) == (10, 7)
+    assert (request.n, (request.output_tokens_limit or 4096)) == (10, 7)
 
 
 def test_media_are_not_counted_as_text() -> None:

@@ -16,7 +16,15 @@ from support.sidecar import JSON, calling, problem, served
 from support.waiting import eventually
 from support.world import BILLING, CHAT, World
 
-from taximeter.api.keys import BELIEVED_S, KeyStore, _checksum, key_id_of, make_key
+from taximeter.api.keys import (
+    BELIEVED_S,
+    UNKNOWN_WAITING_MAX,
+    KeysBusy,
+    KeyStore,
+    _checksum,
+    key_id_of,
+    make_key,
+)
 from taximeter.api.sidecar.keys import Keys
 from taximeter.meter.sidecar import create_sidecar
 
@@ -277,6 +285,7 @@ class FakePool:
         self.asked = 0
         self.up = True
         self.rows: dict[str, dict[str, Any]] = {}
+        self.known: set[str] = set()
 
     def add(self, expires_at: float = 9e12) -> bytes:
         made = make_key()
@@ -367,6 +376,48 @@ async def test_a_key_that_was_revoked_after_an_outage_is_not_believed_once_more(
     assert store.known(key) is None
     assert await store.find(key) is None
     await store.aclose()
+
+
+async def test_waiting_for_its_turn_is_no_outage() -> None:
+    """Made-up keys that Postgres is slow to deny: a known key is asked for all the same, and one
+    that was revoked is not believed.
+    """
+
+    class Busy(FakePool):
+        async def fetchrow(self, query: str, key_id: str) -> dict[str, Any] | None:
+            if key_id not in self.known:
+                await asyncio.sleep(3600)
+            return await super().fetchrow(query, key_id)
+
+    pool, clock = Busy(), Clock()
+    store = KeyStore(pool, clock=clock, wall_clock=clock)  # type: ignore[arg-type]  # As above.
+    key, other = pool.add(), pool.add()
+    pool.known = set(pool.rows)
+    assert await store.find(key) is not None
+    assert await store.find(other) is not None
+    flood = [asyncio.create_task(store.find(make_key().text.encode())) for _ in range(200)]
+    await asyncio.sleep(0)
+    refused = [task for task in flood if task.done() or await _ends(task)]
+    assert len(refused) == 200 - UNKNOWN_WAITING_MAX
+    assert all(isinstance(task.exception(), KeysBusy) for task in refused)
+    pool.rows = {key_id: row for key_id, row in pool.rows.items() if key_id in other.decode()}
+    clock.now += 1.5
+    assert store.known(key) is not None, "believed for three seconds, and asked for meanwhile"
+    await store._asking[sha256(key).digest()]
+    assert store.known(key) is None
+    clock.now += 10
+    assert await store.find(other) is not None
+    with pytest.raises(KeysBusy):  # It is as unknown as they are by now, and no more believed.
+        await store.find(key)
+    for task in flood:
+        task.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+    await store.aclose()
+
+
+async def _ends(task: asyncio.Task[Any]) -> bool:
+    await asyncio.wait((task,), timeout=0.01)
+    return task.done()
 
 
 async def test_a_key_is_immutable_for_the_processes(world: World, app_database_url: str) -> None:

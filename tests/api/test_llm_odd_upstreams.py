@@ -167,6 +167,7 @@ async def test_usage_in_every_chunk_is_charged_once_by_the_last(
         assert b"usage" not in response.content
 
 
+@pytest.mark.parametrize("api_options", [{"left_streams": "stop"}], indirect=True)
 async def test_who_leaves_pays_what_the_upstream_had_said_so_far(
     world: World, provider: Provider
 ) -> None:
@@ -211,6 +212,7 @@ async def test_who_leaves_before_the_usage_of_a_complete_answer_pays_it(
     assert (charge["completion_tokens"], charge.get("estimated")) == (5_003, None)
 
 
+@pytest.mark.parametrize("api_options", [{"left_streams": "stop"}], indirect=True)
 async def test_a_caller_who_does_not_read_keeps_nothing(
     world: World, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,10 +83,11 @@ async def test_the_first_chunk_is_here_before_the_second_is_sent(
     assert (await only_charge(world))["completion_tokens"] == 20
 
 
+@pytest.mark.parametrize("api_options", [{"left_streams": "stop"}], indirect=True)
 async def test_the_client_leaves_before_the_first_byte_of_a_stream(
     world: World, provider: Provider
 ) -> None:
-    """The upstream is let go at once, and nothing is charged: nothing was delivered."""
+    """The upstream is let go at once, and its prompt is charged: it was sent and is paid for."""
     await world.funded()
     raw = await open_stream(world)
     asked = await asked_once(provider)
@@ -94,6 +95,28 @@ async def test_the_client_leaves_before_the_first_byte_of_a_stream(
     async with asyncio.timeout(10):
         await asked.gone.wait()
     await nothing_open(world)
+    charge = await only_charge(world)
+    assert (charge["completion_tokens"], charge["estimated"]) == (0, True)
+    assert charge["prompt_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    "api_options", [{"left_streams": "stop"}, {"left_streams": "finish"}], indirect=True
+)
+async def test_the_client_leaves_before_a_connection_to_the_upstream(
+    world: World, provider: Provider
+) -> None:
+    """Nothing was sent, so nothing is charged."""
+    await world.funded()
+    upstream = world.app.state.services.router.upstreams["scripted"]
+    turns = [await upstream._turns.wait("acme", "ann") for _ in range(500)]
+    raw = await open_stream(world)
+    await something_held(world)
+    abort(raw)
+    await nothing_open(world)
+    for turn in turns:
+        turn.end()
+    assert not provider.asked
     await nothing_charged(world)
 
 
@@ -112,6 +135,7 @@ async def test_the_client_leaves_before_a_whole_answer(world: World, provider: P
     assert (charge["completion_tokens"], charge.get("estimated")) == (20, None)
 
 
+@pytest.mark.parametrize("api_options", [{"left_streams": "stop"}], indirect=True)
 async def test_the_client_leaves_in_the_middle(world: World, provider: Provider) -> None:
     await world.funded()
 

@@ -178,7 +178,7 @@ async def test_an_upstream_that_is_gone_is_left_alone_for_a_while(
 
 async def test_names_there_and_prices(world: World, second: Provider) -> None:
     await world.funded()
-    response = await world.chat(model="house-large", extra={"x": 1.50})
+    response = await world.chat(model="house-large", metadata={"x": "1.50"})
     assert response.status_code == 200
     assert second.asked[0].body["model"] == "deployed-7"
     [charge] = await booked(world)

@@ -275,8 +275,9 @@ async def test_what_is_not_known_goes_through_untouched(world: World, provider: 
     """Byte for byte, both ways: but for what must be added, and what was only for us."""
     await world.funded()
     sent = (
-        b'{ "model" : "gpt-4o",\n "new_field": {"x": 1.50, "big": 123456789012345678901234567890},'
-        b' "messages": [{"role":"user","content":"\\u00e9\\/", "odd": null}], "temperature": 1E0 }'
+        b'{ "model" : "gpt-4o",\n "prediction": {"x": 1.50, "big": 123456789012345678901234567890},'
+        b' "messages": [{"role":"user","content":"\\u00e9\\/", "odd": null}], "temperature": 1E0,'
+        b' "max_tokens" : 9 }'
     )
     answer = (
         b'{"id":"1", "price": 0.10, "choices":[ {"index":0,"message":{"content":"x","new":[1.0]}}],'

@@ -33,22 +33,27 @@ def write(path: Path, text: str) -> None:
     [
         {
             "markup_by_plan": {"professional": Decimal(20)},
-            "markup_by_power_level": {"precision": Decimal(3)},
+            "markup_by_power_level": {"precision": Decimal(3), "eco": Decimal("0.1")},
+            "power_level_by_plan": {"professional": "precision"},
         }
     ],
 )
-async def test_a_plan_and_a_power_level_have_their_markup(world: World) -> None:
+async def test_a_plan_has_its_markup_and_its_power_level(world: World) -> None:
+    """Which price a request has is decided by route and plan; what it says itself changes none."""
     await world.funded()
-    for level in ("balanced", "precision"):
-        assert (await world.chat(power_level=level)).status_code == 200
-    (plain, first), (precise, second) = await charged(world)
-    tokens = {name: first[name] for name in ("prompt_tokens", "completion_tokens")}
+    for level in ({}, {"power_level": "precision"}, {"power_level": "a word"}):
+        assert (await world.chat(**level)).status_code == 200
+    cheap = await world.chat(power_level="eco")
+    assert cheap.status_code == 422
+    assert "here it is 'precision'" in cheap.json()["error"]["message"]
     dollars = Pricer(markup=Decimal(20), markup_by_power_level={"p": Decimal(3)})
-    assert plain == dollars.price(MODEL).cost(tokens)
-    assert precise == dollars.price(MODEL, power_level="p").cost(tokens) > plain
-    assert first["price_version"].endswith("markup 20 of professional")
-    assert second["price_version"].endswith("markup 20 of professional, precision 3")
-    assert first["price_source"] == "genai-prices"
+    charges = await charged(world)
+    assert len(charges) == 3
+    for cost, made in charges:
+        tokens = {name: made[name] for name in ("prompt_tokens", "completion_tokens")}
+        assert cost == dollars.price(MODEL, power_level="p").cost(tokens)
+        assert made["price_version"].endswith("markup 20 of professional, precision 3")
+        assert made["price_source"] == "genai-prices"
 
 
 @pytest.fixture

@@ -72,6 +72,7 @@ async def test_chunks_are_not_kept_back(world: World) -> None:
     assert arrivals[-1] - arrivals[0] > (len(arrivals) - 5) * 0.05 / 2
 
 
+@pytest.mark.parametrize("api_options", [{"left_streams": "stop"}])
 async def test_a_client_that_leaves_pays_what_it_got(world: World) -> None:
     """A plain `finally` would be cancelled again here, and the delivered tokens would be free."""
     await world.funded()
@@ -89,6 +90,7 @@ async def test_a_client_that_leaves_pays_what_it_got(world: World) -> None:
     await world.prove()
 
 
+@pytest.mark.parametrize("api_options", [{"left_streams": "stop"}])
 async def test_a_client_that_leaves_stops_the_upstream(world: World) -> None:
     await world.funded()
     raw = await open_stream(world, simulate={"chunk_delay_s": 0.5})
@@ -103,14 +105,17 @@ async def test_a_client_that_leaves_stops_the_upstream(world: World) -> None:
     await eventually(no_connection_open, what="the end of all work")
 
 
-async def test_a_client_that_leaves_before_the_first_token_pays_nothing(world: World) -> None:
+async def test_a_client_that_leaves_before_the_first_token_pays_the_answer(world: World) -> None:
+    """The provider works for it, and is paid by us."""
     await world.funded()
-    raw = await open_stream(world, simulate={"latency_s": 0.4, "chunk_delay_s": 0.2})
+    raw = await open_stream(world, simulate={"latency_s": 0.4}, max_tokens=20)
     await something_held(world)
     abort(raw)
     await nothing_open(world)
-    assert await world.charges() == []
-    assert (await world.balance()).available == 50_000
+    (charge,) = await world.charges()
+    metadata = json.loads(charge["metadata"])
+    assert (metadata["completion_tokens"], metadata.get("estimated")) == (20, None)
+    await world.prove()
 
 
 async def test_an_upstream_that_breaks_off_is_charged_by_what_came(world: World) -> None:

@@ -4,9 +4,7 @@ also when it has few descriptors.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 from support import processes
+from support.hostile import Hostile
 from support.processes import Running, running
 from support.shard import ScriptedShard
 from support.waiting import eventually
@@ -54,44 +53,6 @@ async def served(
         settings |= {"database_url": app_database_url, "dev_mode": 1, "data_dir": tmp_path}
     async with running(request.param, "--port", "0", **settings) as made:
         yield made
-
-
-class Hostile:
-    """Many connections to one process, each of which may drip something now and then."""
-
-    def __init__(self, url: str) -> None:
-        host, port = url.removeprefix("http://").split(":")
-        self._address = host, int(port)
-        self.sockets: list[socket.socket] = []
-
-    async def open(self, count: int, first: bytes = b"") -> None:
-        loop = asyncio.get_running_loop()
-        for _ in range(count):
-            one = socket.socket()
-            one.setblocking(False)
-            self.sockets.append(one)
-            with contextlib.suppress(OSError):
-                await asyncio.wait_for(loop.sock_connect(one, self._address), 5)
-                one.send(first)
-
-    def drip(self, data: bytes) -> int:
-        """Send this on all that still live; returns how many do."""
-        alive = 0
-        for one in self.sockets:
-            try:
-                while one.recv(65536):
-                    pass
-            except BlockingIOError:
-                with contextlib.suppress(OSError):
-                    one.send(data)
-                    alive += 1
-            except OSError:
-                pass
-        return alive
-
-    def close(self) -> None:
-        for one in self.sockets:
-            one.close()
 
 
 @contextlib.asynccontextmanager

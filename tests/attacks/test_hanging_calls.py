@@ -22,6 +22,8 @@ from support.world import CHAT, World
 from taximeter.api.errors import ApiError
 from taximeter.api.llm.room import Room, Turns
 
+# Some start processes of their own, several of them one after the other.
+pytestmark = pytest.mark.timeout(300)
 HANGS = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hang"}], "max_tokens": 1}
 ASKS = {**HANGS, "messages": [{"role": "user", "content": "answer"}]}
 

@@ -67,9 +67,21 @@ async def test_a_status_that_is_none_is_no_500(keyless: Caller, status: str) -> 
 async def test_without_keys_a_web_site_that_points_here_is_refused(
     keyless: Caller, host: str, status: int
 ) -> None:
-    for path in ("/v1/balance?org_id=acme&user_id=ann", "/auth/charge/0.001"):
-        headers = {"Host": host, "X-Org-Id": "acme", "X-User-Id": "ann"}
-        assert (await keyless.client.get(path, headers=headers)).status_code == status
+    headers = {"Host": host, "X-Org-Id": "acme", "X-User-Id": "ann"}
+    path = "/v1/balance?org_id=acme&user_id=ann"
+    assert (await keyless.client.get(path, headers=headers)).status_code == status
+
+
+@pytest.mark.parametrize("host", ["app.example", "app.example:8443", "localhost.evil.example"])
+async def test_a_gateway_passes_on_the_name_that_its_caller_used(
+    keyless: Caller, host: str
+) -> None:
+    """Caddy and Envoy do. A browser that was led here has our own port in it."""
+    headers = {"Host": host, "X-Org-Id": "acme", "X-User-Id": "ann"}
+    path = "/auth/charge/0.001"
+    assert (await keyless.client.get(path, headers=headers)).status_code == 200
+    headers["Host"] = f"{host.partition(':')[0]}:{keyless.url.rpartition(':')[2]}"
+    assert (await keyless.client.get(path, headers=headers)).status_code == 403
 
 
 async def test_with_keys_any_name_will_do(meter: Meter) -> None:

@@ -21,6 +21,8 @@ from support.world import BILLING, CHAT, World
 from taximeter.api.exact import parse_json
 from taximeter.api.shape import GROUP_OF_VALUES, Shape
 
+# Some start processes of their own, several of them one after the other.
+pytestmark = pytest.mark.timeout(300)
 BOMB_BYTES = 8_000_000
 CALLS = 40
 SLOWER_MAX = 20

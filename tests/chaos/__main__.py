@@ -39,7 +39,9 @@ def main() -> int:
         shards = 1 + seed % 3
         seconds = min(RUN_S, max(5.0, end - time.monotonic() - 15.0))
         run = Run(seed, seconds, faults, fsync=fsync, shards=shards,
-                  outcome_window_s=(300.0, 2.0)[seed % 4 == 0])  # fmt: skip
+                  outcome_window_s=(300.0, 2.0)[seed % 4 == 0],
+                  commit_wait="replica" if "replica_away" in faults and seed % 5 == 0 else "none",
+                  )  # fmt: skip
         print(f"seed {seed}: appendfsync {fsync}, {shards} shards", flush=True)
         outcomes.append(_run(run, options.keep))
         _tell(outcomes[-1])

@@ -143,7 +143,17 @@ CI_RUNS: Final = (
     ),
     Ci(
         "answers",
-        Run(seed=107, seconds=20, faults=(*ANSWERS, *HOLDS), in_order=True),
+        Run(
+            seed=107,
+            seconds=20,
+            faults=(
+                "swallow_then_full",
+                "restart_in_outage",
+                "swallow_then_flush",
+                "sql_deductions",
+            ),
+            in_order=True,
+        ),
         ("healed", "out of memory", "rebuilt", "late"),
     ),
 )

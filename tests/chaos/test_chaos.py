@@ -81,6 +81,7 @@ def test_every_fault_is_in_a_run_and_every_name_is_a_fault() -> None:
         "kill_scheduler_redis", "pause_api", "pause_gateway", "restart_api",
         # Those that take long.
         "freeze_settler", "freeze_settlers", "older_postgres_written", "replica_away",
+        "swallow_then_rebuild", "cut_hold",
     }  # fmt: skip
 
 

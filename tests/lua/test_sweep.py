@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+from redis.exceptions import ResponseError
 from support.shard import ScriptedShard, op
 from support.waiting import eventually
 
@@ -114,3 +116,19 @@ async def test_two_sweepers_end_a_hold_once(shard: ScriptedShard) -> None:
     assert sum(count for count, _, _ in ended) == 1
     assert await shard.account() == (950, 0, 1)
     assert len(await shard.events()) == 1
+
+
+async def test_nothing_is_swept_on_a_server_that_nobody_has_approved(shard: ScriptedShard) -> None:
+    """A settler that froze between its look and its sweep, and wakes after Redis came back without
+    its newest writes, would charge what was released, under the number of a lost event.
+    """
+    await shard.one("reserve", "r", 300)
+    await shard.one("touch", "r", 120)
+    await shard.overdue("r")
+    approved = await shard.redis.hget(shard.keys.meta, "run_id")
+    await shard.redis.hset(shard.keys.meta, "run_id", "of-another-server")
+    with pytest.raises(ResponseError, match="FENCED the server has not been approved"):
+        await shard.sweep()
+    assert await shard.account() == (700, 300, 1)
+    await shard.redis.hset(shard.keys.meta, "run_id", approved)
+    assert (await shard.sweep())[:2] == [1, 1]

@@ -51,6 +51,7 @@ class Books:
         self.booked: list[list[str]] = []
         """Events that were lost with the server: Postgres had settled them before."""
         self.meter: Meter
+        self.request_id = ""
 
     async def loader(self, org_id: str, user_id: str) -> LoadedAccount | None:
         if isinstance(self.loaded, Exception):
@@ -80,7 +81,7 @@ class Books:
                 return bool(await self.ask("charge", name))
             return False
 
-        await eventually(works)
+        await eventually(works, within_s=30.0)
 
     async def ask(self, kind: str, request_id: str) -> object:
         meter = self.meter
@@ -104,7 +105,14 @@ async def books(valkey_server: ValkeyFactory) -> AsyncIterator[Books]:
         settings = MeterSettings(
             lanes_per_shard=1, take_timeout_s=0.15, resolve_timeout_s=0.15, call_timeout_s=0.15
         )
-        made.meter = await Meter.connect(proxy.url, loader=made.loader, settings=settings)
+
+        async def connected() -> bool:
+            with suppress(StoreError):
+                made.meter = await Meter.connect(proxy.url, loader=made.loader, settings=settings)
+                return True
+            return False
+
+        await eventually(connected, within_s=30.0)
         yield made
         await made.meter.aclose()
         await made.redis.aclose()
@@ -170,8 +178,7 @@ async def rebuilt_and_postgres_is_away(books: Books) -> None:
 async def rebuilt_and_another_has_the_id(books: Books) -> None:
     await books.begin()
     await books.shard.load("org/other", 1000)
-    request_id = books.request_id  # type: ignore[attr-defined]
-    await books.shard.batch(op("charge", request_id, 1, user="org/other"))
+    await books.shard.batch(op("charge", books.request_id, 1, user="org/other"))
 
 
 async def closed_to_writes(books: Books) -> None:
@@ -246,19 +253,34 @@ async def no_hold_is_left(books: Books, request_id: str) -> None:
     await eventually(gone, what=f"the end of the hold of {request_id}")
 
 
+async def prepared(books: Books, condition: str, kind: str, attempt: int) -> str:
+    """A fresh shard and a meter that is connected to it; returns the id to ask for."""
+    request_id = books.request_id = f"{kind}-{attempt}"
+    await heal(books)
+    await books.begin()
+    if kind not in ("reserve", "charge"):
+        await books.shard.one("reserve", request_id, AMOUNT)
+    await books.warm(f"{kind}-warm-{attempt}")
+    return request_id
+
+
+ATTEMPTS = 30
+"""On a busy machine a call may end before it was sent at all: it is made once more."""
+
+
 @pytest.mark.parametrize("condition", CONDITIONS)
 async def test_what_took_effect_is_never_refused(books: Books, condition: str) -> None:
     """The reply is lost, and the condition is there before the client knows."""
     for kind in KINDS:
-        request_id = books.request_id = f"{kind}-lost"  # type: ignore[attr-defined]
-        await heal(books)
-        await books.begin()
-        if kind not in ("reserve", "charge"):
-            await books.shard.one("reserve", request_id, AMOUNT)
-        await books.warm(f"{kind}-warm")
-        books.proxy.lose_replies(1, then=lambda: CONDITIONS[condition](books))
-        told = await outcome(books, kind, request_id)
-        assert books.proxy.replies_to_lose == 0, "no reply was lost"
+        for attempt in range(ATTEMPTS):
+            request_id = await prepared(books, condition, kind, attempt)
+            books.proxy.lose_replies(1, then=lambda: CONDITIONS[condition](books))
+            told = await outcome(books, kind, request_id)
+            if books.proxy.replies_to_lose == 0:
+                break
+            books.proxy.lose_replies(0)
+        else:
+            raise AssertionError("no reply was lost")
         assert not was_refused(told), f"{kind} took effect and was told {told!r}"
         await heal(books)
         if kind == "reserve" and isinstance(told, OutcomeUnknown):
@@ -273,16 +295,17 @@ async def test_what_took_effect_is_never_refused(books: Books, condition: str) -
 async def test_what_is_refused_has_no_effect_later(books: Books, condition: str) -> None:
     """The request is held up, the repeat meets the condition, and then the request arrives."""
     for kind in KINDS:
-        request_id = books.request_id = f"{kind}-late"  # type: ignore[attr-defined]
-        await heal(books)
-        await books.begin()
-        if kind not in ("reserve", "charge"):
-            await books.shard.one("reserve", request_id, AMOUNT)
-        await books.warm(f"{kind}-warm")
-        books.proxy.withhold_request(request_id.encode(), then=lambda: CONDITIONS[condition](books))
-        told = await outcome(books, kind, request_id)
-        await heal(books)
-        assert await books.proxy.deliver() == 1, "no request was held up"
+        for attempt in range(ATTEMPTS):
+            request_id = await prepared(books, condition, kind, attempt)
+            books.proxy.withhold_request(
+                request_id.encode(), then=lambda: CONDITIONS[condition](books)
+            )
+            told = await outcome(books, kind, request_id)
+            await heal(books)
+            if await books.proxy.deliver() == 1:
+                break
+        else:
+            raise AssertionError("no request was held up")
         if was_refused(told) and kind in ("reserve", "charge"):
             assert not await books.stands(request_id), f"{kind} was told {told!r} and stands"
         if kind == "reserve" and isinstance(told, OutcomeUnknown):
@@ -301,10 +324,12 @@ async def test_a_first_answer_that_refuses_is_told_as_it_is(books: Books) -> Non
 
 async def test_out_of_memory_says_what_an_id_stands_for(books: Books) -> None:
     """The repeat of what was done asks for no memory: it is told so, and not that who knows."""
-    for kind in ("charge", "reserve"):
-        await books.begin()
-        await books.warm(f"{kind}-warm")
-        books.proxy.lose_replies(1, then=lambda: out_of_memory(books))
-        told: Any = await books.ask(kind, f"{kind}-done")
-        assert told.request_id == f"{kind}-done"
-        await heal(books)
+    settings = MeterSettings(lanes_per_shard=1, take_timeout_s=20.0, call_timeout_s=5.0)
+    async with await Meter.connect(books.proxy.url, settings=settings) as meter:
+        for kind in ("charge", "reserve"):
+            await heal(books)
+            await meter.charge("org", "u", 1, request_id=f"{kind}-warm")
+            books.proxy.lose_replies(1, then=lambda: out_of_memory(books))
+            call = meter.charge if kind == "charge" else meter.reserve
+            told: Any = await call("org", "u", AMOUNT, request_id=f"{kind}-done")  # type: ignore[operator]
+            assert told.request_id == f"{kind}-done"

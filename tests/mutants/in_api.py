@@ -24,7 +24,7 @@ BUGS: Final = (
     Bug(
         "a stream is charged in a plain finally",
         "api/llm/streaming.py",
-        "            self._spawn(self._end(relay))\n",
+        "            self._spawn(self._end(relay, has_left=has_left))\n",
         "            if relay is not None:\n"
         "                relay.cancel()\n"
         "                await asyncio.gather(relay, return_exceptions=True)\n"
@@ -37,9 +37,62 @@ BUGS: Final = (
         "an answer is given before its charge is made",
         "api/llm/charge.py",
         "        return await self._apply()\n\n",
-        "        self._tracker.spawn(self._apply())\n        return None\n\n",
+        "        self._keepers.tracker.spawn(self._apply())\n        return None\n\n",
         "api/test_llm.py",
         item="BackgroundTask commit",
+    ),
+    Bug(
+        "only text that is called content counts as delivered",
+        "api/llm/delivered.py",
+        "for key, one in part.items() if key not in _ENVELOPE]\n",
+        'for key, one in part.items() if key in ("choices", "delta", "content")]\n',
+        "attacks/test_answers_for_nothing.py::"
+        "test_leaving_before_the_usage_is_paid_whatever_was_delivered",
+    ),
+    Bug(
+        "a usage of nothing is believed",
+        "api/llm/reported.py",
+        "    if not counts.prompt or (delivered and makes_output and not counts.output):\n",
+        "    if False:\n",
+        "attacks/test_answers_for_nothing.py::test_a_usage_that_cannot_be_read_is_none",
+    ),
+    Bug(
+        "a cheap tier is the caller's wish",
+        "api/llm/charge.py",
+        "service_tier=self.service_tier)\n",
+        "service_tier=self.service_tier or self._chat.service_tier)\n",
+        "attacks/test_answers_for_nothing.py::test_a_cheap_tier_is_no_wish_of_the_caller",
+    ),
+    Bug(
+        "leaving before the first byte is free",
+        "api/llm/charge.py",
+        "or (by_caller and self.begun)",
+        "",
+        "attacks/test_answers_for_nothing.py::test_leaving_before_the_first_byte_is_paid",
+    ),
+    Bug(
+        "a charge that the store cannot take is told and not kept",
+        "api/llm/charge.py",
+        "            await pending.keep(self._due(amount, usage))\n",
+        "",
+        "attacks/test_killed_while_charging.py::"
+        "test_what_was_told_in_an_outage_is_booked_after_a_restart",
+    ),
+    Bug(
+        "the progress of a dead process is forgotten",
+        "api/pending.py",
+        "                    left[due.key] = due\n",
+        "                    if fields[5]:\n                        left[due.key] = due\n",
+        "attacks/test_killed_while_charging.py",
+    ),
+    Bug(
+        "what was delivered is reported with the heartbeat alone",
+        "api/llm/charge.py",
+        "            self._delivered.add(step)\n"
+        "            self._keepers.progress.note(self, self._report)\n",
+        "            self._delivered.add(step)\n",
+        "attacks/test_killed_while_charging.py::"
+        "test_what_is_delivered_is_reported_long_before_a_heartbeat",
     ),
     Bug(
         "a used key with another body is answered as the first",

@@ -81,9 +81,9 @@ BUGS: Final = (
     ),
     Bug(
         "one who is not waited for waits with those who are",
-        "meter/shard.py",
-        '                if wait == "none" or reply.startswith(b"-"):\n',
-        '                if reply.startswith(b"-"):\n',
+        "meter/waits.py",
+        '        return self.reserve if op == "reserve" else self.commit\n',
+        "        return self.commit\n",
         "meter/test_waits.py",
     ),
     Bug(

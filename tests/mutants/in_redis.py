@@ -131,6 +131,13 @@ BUGS: Final = (
         "settler/test_fill.py",
     ),
     Bug(
+        "holds are swept on a server that nobody has approved",
+        "lua/sweep.lua",
+        "if type(info) == 'string' and meta[4] ~= match",
+        "if type(info) == 'nil' and meta[4] ~= match",
+        "lua/test_sweep.py search/test_search.py",
+    ),
+    Bug(
         "a report from before a start is charged",
         "lua/sweep.lua",
         "local progress = counts and math.max",

@@ -8,6 +8,12 @@ from mutants.bug import Bug
 
 RUNNING_TOTALS: Final = "migrations/20261129110000_running_totals.sql"
 
+CLOSED_CREDITS: Final = "migrations/20261129213704_closed_credits.sql"
+EXPOSURES: Final = "migrations/20261129214004_exposures.sql"
+TERMS: Final = "migrations/20261129214304_terms_and_records.sql"
+DELETIONS: Final = "migrations/20261129214404_deletions.sql"
+AUDIT_CHAIN: Final = "migrations/20261129214504_audit_chain.sql"
+
 BUGS: Final = (
     Bug(
         "a charge is known by its place in the stream",
@@ -43,14 +49,15 @@ BUGS: Final = (
     ),
     Bug(
         "a change by hand of what was used is no entry",
-        "migrations/20261123150200_account_entries.sql",
-        "allocated_change - CASE WHEN settling THEN 0 ELSE used_change END, kind,",
-        "allocated_change, kind,",
+        CLOSED_CREDITS,
+        "active_change + closed_change - CASE WHEN settling THEN 0 ELSE used_change END, kind,",
+        "active_change + closed_change, kind,",
         "sql/test_direct_sql.py",
     ),
     Bug(
         "deleted usage stays in the figures of its organisation",
-        RUNNING_TOTALS,
+        DELETIONS,
+        "    -- Writer 2: what was done by hand, with its sign.\n"
         "    SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, -requests,"
         " -credits_used)",
         "    SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, 0::bigint,"
@@ -73,16 +80,125 @@ BUGS: Final = (
     ),
     Bug(
         "a move lowers nothing where it comes from",
-        "migrations/20261123151000_moves.sql",
-        "SET allocated_credits = allocation.allocated_credits - moved, is_active",
-        "SET allocated_credits = allocation.allocated_credits, is_active",
+        TERMS,
+        "    -- The hold ends in the step that applies the first of the entries that follow.\n"
+        "    PERFORM set_config('taximeter.entry_kind', move.kind, true),\n"
+        "            set_config('taximeter.entry_reference', move_id::text, true),\n"
+        "            set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id,"
+        " true);\n"
+        "    UPDATE public.user_credit_allocations AS allocation\n"
+        "       SET allocated_credits = allocation.allocated_credits - moved, is_active",
+        "    -- The hold ends in the step that applies the first of the entries that follow.\n"
+        "    PERFORM set_config('taximeter.entry_kind', move.kind, true),\n"
+        "            set_config('taximeter.entry_reference', move_id::text, true),\n"
+        "            set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id,"
+        " true);\n"
+        "    UPDATE public.user_credit_allocations AS allocation\n"
+        "       SET allocated_credits = allocation.allocated_credits, is_active",
         "settler/test_moves.py",
     ),
     Bug(
         "a move leaves its hold to the deadline",
-        "migrations/20261123151000_moves.sql",
-        "set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id, true);",
-        "set_config('taximeter.entry_hold', '', true);",
+        TERMS,
+        "    -- The hold ends in the step that applies the first of the entries that follow.\n"
+        "    PERFORM set_config('taximeter.entry_kind', move.kind, true),\n"
+        "            set_config('taximeter.entry_reference', move_id::text, true),\n"
+        "            set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id, true);",
+        "    -- The hold ends in the step that applies the first of the entries that follow.\n"
+        "    PERFORM set_config('taximeter.entry_kind', move.kind, true),\n"
+        "            set_config('taximeter.entry_reference', move_id::text, true),\n"
+        "            set_config('taximeter.entry_hold', '', true);",
         "settler/test_moves.py",
+    ),
+    Bug(
+        "closing leaves what was used in allocated",
+        CLOSED_CREDITS,
+        "        active_change := active_change - CASE WHEN OLD.is_active THEN"
+        " OLD.allocated_credits ELSE 0 END;\n"
+        "        closed_change := closed_change - CASE WHEN OLD.is_active THEN 0 ELSE"
+        " OLD.allocated_credits END;\n",
+        "        active_change := active_change + closed_change - OLD.allocated_credits;\n"
+        "        closed_change := 0;\n",
+        "sql/test_closed_credits.py",
+    ),
+    Bug(
+        "one that is used up stays in allocated when it is closed",
+        CLOSED_CREDITS,
+        "        OR OLD.is_active <> NEW.is_active\n        OR (OLD.used_credits",
+        "        OR (OLD.used_credits",
+        "sql/test_closed_credits.py",
+    ),
+    Bug(
+        "a deduction takes what requests hold",
+        EXPOSURES,
+        "    IF remaining - opened < millicredits THEN",
+        "    IF remaining < millicredits THEN",
+        "settler/test_exposure.py",
+    ),
+    Bug(
+        "charges that are not settled are nothing that is open",
+        "settler/exposure.py",
+        "    for account, amount in cut.unsettled.items():\n        opened[account] += amount\n",
+        "",
+        "settler/test_exposure.py",
+    ),
+    Bug(
+        "a deduction promises what it does not know",
+        EXPOSURES,
+        "    PERFORM taximeter.check_exposure_is_known();\n",
+        "",
+        "settler/test_exposure.py",
+    ),
+    Bug(
+        "closing in SQL gives back what requests hold",
+        EXPOSURES,
+        "        kept := greatest(0, least(left_over,"
+        " taximeter.open_credits(NEW.org_id, NEW.user_id)));\n",
+        "        kept := 0;\n",
+        "settler/test_exposure.py",
+    ),
+    Bug(
+        "an older look replaces a newer one",
+        EXPOSURES,
+        "     WHERE look.looked_at < EXCLUDED.looked_at;",
+        "     WHERE true;",
+        "settler/test_exposure.py",
+    ),
+    Bug(
+        "temporary credits end permanent ones",
+        TERMS,
+        "NOT takes_terms AND standing.expires_at IS DISTINCT FROM new_expiry THEN",
+        "false THEN",
+        "sql/test_terms.py",
+    ),
+    Bug(
+        "a charge goes with another phase of its request",
+        DELETIONS,
+        "           AND (charged.shard, charged.epoch, charged.seq) IS NOT DISTINCT FROM"
+        " (deleted.shard, deleted.epoch, deleted.seq)\n",
+        "",
+        "settler/test_deletions.py",
+    ),
+    Bug(
+        "any deletion explains every missing charge",
+        "settler/check.py",
+        "        if missing > 0:\n",
+        '        if missing > 0 and not row["deleted"]:\n',
+        "settler/test_deletions.py",
+    ),
+    Bug(
+        "a revoked key can be given back",
+        AUDIT_CHAIN,
+        "    IF OLD.revoked_at IS NOT NULL AND (NEW.revoked_at, NEW.revoked_by) IS DISTINCT FROM"
+        " (OLD.revoked_at, OLD.revoked_by) THEN",
+        "    IF false THEN",
+        "sql/test_audit_chain.py",
+    ),
+    Bug(
+        "a link says nothing of what was before",
+        AUDIT_CHAIN,
+        "    SELECT sha256(link_before || convert_to(",
+        "    SELECT sha256(convert_to(",
+        "sql/test_audit_chain.py",
     ),
 )

@@ -46,7 +46,8 @@ class Model:
             return "-2"
         balance = f"{mine.available} {mine.held}"
         if known and known.account != account:
-            return self._known(-4, mine, known)
+            # Whose it is and what it came to is nobody else's business.
+            return f"-4 {mine.available} {mine.held} foreign 0 0"
         return {
             "reserve": self._reserve,
             "charge": self._charge,

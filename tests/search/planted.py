@@ -114,6 +114,14 @@ BUGS: dict[str, Bug] = {
         4,
         "invented",
     ),
+    "a sweep does not ask whether the server is approved": Bug(
+        lambda: Rules(
+            scripts=_script("sweep", "if type(info) == 'string' and", "if false and"),
+            budgets=_budgets(loss=1),
+        ),
+        5,
+        "invented",
+    ),
     "a start after a loss is no other start": Bug(_every_start_is_one, 6, "invented"),
     "a commit keeps what it did not need": Bug(
         lambda: Rules(

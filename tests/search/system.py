@@ -6,6 +6,7 @@ What is decided is decided by the settler's own `judge`, `Run` and `Claims`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -79,7 +80,9 @@ def sweep(world: Any) -> None:
     world.alter("later", _later)
     keys = [KEYS.accounts, KEYS.holds, KEYS.deadlines, KEYS.outcomes, KEYS.meta, KEYS.events]
     if _is_open(world):
-        world.run("sweep", keys, [world.books.epoch, 1000])
+        # Without a look of the guardian before it: a settler may have frozen in between.
+        with suppress(ResponseError):
+            world.run("sweep", keys, [world.books.epoch, 1000])
 
 
 def relay(world: Any) -> None:

@@ -95,7 +95,7 @@ async def test_commands_do_what_they_do_on_a_server(redis: Redis, seed: int) -> 
         assert modelled == real, command
 
 
-def call(dice: random.Random, keys: ShardKeys) -> tuple[str, list[str], list[Any]]:
+def call(dice: random.Random, keys: ShardKeys, run_id: str) -> tuple[str, list[str], list[Any]]:
     """A script call as a client or a settler makes it, now and then a senseless one."""
     request = f"org/r{dice.randrange(4)}"
     account = dice.choice(("org/u", "org/u", "org/v"))
@@ -121,9 +121,9 @@ def call(dice: random.Random, keys: ShardKeys) -> tuple[str, list[str], list[Any
         ("load", rows, [epoch, account, dice.choice((100, -5)), 1]),
         ("admit", [keys.meta], [epoch, dice.choice((1, 1000))]),
         ("fence", [keys.meta], ["why"]) if dice.random() < 0.1 else ("barrier", [keys.meta], []),
-        ("open", batch, [dice.choice((1, 2)), 1, "run", "rep", *dice.choice(((1, 0), (2, 1))),
+        ("open", batch, [dice.choice((1, 2)), 1, run_id, "rep", *dice.choice(((1, 0), (2, 1))),
                          *dice.choice(([], ["org/u", 70, 2]))]),
-        ("approve", [keys.meta], [epoch, "run", "rep"]),
+        ("approve", [keys.meta], [epoch, run_id, "rep"]),
         ("complete", [keys.meta], [epoch, dice.choice((0, 1, 2)), 1_000, dice.choice((0, 1))]),
         ("report", [keys.meta], [epoch, 9, dice.choice((5, 9))]),
         ("rotate", [keys.outcomes, keys.outcomes_old, keys.meta], [epoch, 1_000]),
@@ -156,8 +156,10 @@ async def test_scripts_do_what_they_do_on_a_server(
 ) -> None:
     """Same calls, same answers, same content: also of what is refused."""
     dice, store, scripts, keys = random.Random(seed), Store(), Scripts(), ShardKeys(key_prefix, 0)
+    run_id = str((await redis.info("server"))["run_id"])
+    store.run_id = int(run_id, 16)
     for _ in range(ROUNDS):
-        name, names, args = call(dice, keys)
+        name, names, args = call(dice, keys, dice.choice((run_id, run_id, run_id, "another")))
         if name == "sweep":
             # Everything is due, by each one's own clock.
             store.zsets[keys.deadlines] = dict.fromkeys(store.zsets.get(keys.deadlines, {}), 1)

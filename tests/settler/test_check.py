@@ -90,6 +90,14 @@ async def waiting_entry(world: World) -> None:
     await sql(world, "UPDATE taximeter.account_entries SET created_at = now() - interval '1 hour'")
 
 
+async def changed_audit(world: World) -> None:
+    await world.pool.execute(
+        "INSERT INTO taximeter.audit_log (actor, action) VALUES ('ann', 'org.tested')"
+    )
+    await world.pool.execute("SELECT taximeter.seal_audit()")
+    await sql(world, "UPDATE taximeter.audit_log SET actor = 'bob'")
+
+
 PLANTED = {
     "I1 live balance": ("I1", by_redis("HSET", "accounts", "acme/ann", "9401 500 1")),
     "I1 unreadable record": ("I1", by_redis("HSET", "accounts", "acme/ann", "nonsense")),
@@ -129,6 +137,10 @@ PLANTED = {
         "I3",
         by_sql("UPDATE organization_credit_pools SET allocated_credits = allocated_credits + 1"),
     ),
+    "I3 closed of a pool": (
+        "I3",
+        by_sql("UPDATE organization_credit_pools SET closed_credits = closed_credits + 1"),
+    ),
     "I4 charge deleted": ("I4", by_sql("DELETE FROM taximeter.charged_requests WHERE seq = 1")),
     "I4 dead letter deleted": ("I4", by_sql("DELETE FROM taximeter.dead_letters")),
     "I4 lost": ("I4", lost_events),
@@ -136,6 +148,7 @@ PLANTED = {
         "I4",
         by_sql("UPDATE taximeter.charged_requests SET seq = 1 WHERE org_id = 'other'"),
     ),
+    "I14 audit row changed": ("I14", changed_audit),
     "I4 stream forgot": ("I4", by_redis("DEL", "events")),
     "I5 charged twice": (
         "I5",

@@ -46,7 +46,7 @@ async def test_nothing_is_running_so_everything_returns_at_once(world: World) ->
     await world.charge("ann", 100)
     await world.settle()
     assert await remove(world.stores, "ann") == 900
-    assert await pool_of(world) == (100, 100, 900)
+    assert await pool_of(world) == (0, 100, 900)
     assert tuple(await allocation(world, "ann")) == (100, 100, False, "removal")
     assert await world.live("ann") == (0, 0, 2)
     assert await audited(world, "org.credits.returned") == 1
@@ -79,7 +79,7 @@ async def test_open_requests_of_a_removed_member_finish(world: World) -> None:
     await world.settle()
     assert (await close(world)).emptied == 1
     assert tuple(await allocation(world, "ann")) == (300, 300, False, "removal")
-    assert await pool_of(world) == (300, 300, 700)
+    assert await pool_of(world) == (0, 300, 700)
     await assert_history_adds_up(world)
     await world.assert_books()
 
@@ -92,7 +92,7 @@ async def test_a_request_that_costs_more_than_was_left_is_paid_by_the_pool(world
     await world.settle()
     assert (await close(world)).emptied == 1
     await world.relay()
-    assert await pool_of(world) == (350, 350, 650)
+    assert await pool_of(world) == (0, 350, 650)
     assert await world.live("ann") == (0, 0, 3)
     await world.assert_books()
 
@@ -133,7 +133,7 @@ async def test_expiry_waits_for_open_streams_and_not_for_a_day(world: World) -> 
     await world.settle()
     await settler_at(world, NOON + timedelta(seconds=5)).moves()
     assert tuple(await allocation(world, "ann")) == (10, 10, False, "expiry")
-    assert await pool_of(world) == (410, 10, 590)
+    assert await pool_of(world) == (400, 10, 590)
     assert await audited(world, "user.allocation.expired") == 1
     await assert_history_adds_up(world)
     await world.assert_books()
@@ -155,10 +155,10 @@ async def test_a_renewal_never_takes_from_a_live_balance(world: World) -> None:
     assert row is not None
     assert tuple(row) == (600, True, NOON, NOON + timedelta(days=30))
     assert await world.live("ann") == (350, 250, 3)
-    assert await pool_of(world) == (700, 100, 300)
+    assert await pool_of(world) == (600, 100, 300)
     assert await audited(world, "user.allocation.renewed") == 1
     await settler_at(world, NOON).moves()
-    assert await pool_of(world) == (700, 100, 300), "once a period"
+    assert await pool_of(world) == (600, 100, 300), "once a period"
     await world.operate("acme", ("commit", "ann", "a", 250))
     await world.assert_books()
 
@@ -180,7 +180,7 @@ async def test_a_renewal_that_the_pool_cannot_pay_closes_and_says_so(world: Worl
     assert said == "600 500"
     await world.operate("acme", ("release", "ann", "a", 0))
     await settler_at(world, NOON).moves()
-    assert await pool_of(world) == (100, 100, 500)
+    assert await pool_of(world) == (0, 100, 500)
     await world.assert_books()
 
 
@@ -197,7 +197,7 @@ async def test_plain_sql_still_closes_what_has_expired(world: World) -> None:
     assert await world.pool.fetchval("SELECT deactivate_expired_allocations()") == 1
     await world.operate("acme", ("commit", "ann", "a", 100))
     await world.settle()
-    assert await pool_of(world) == (500, 100, 500)
+    assert await pool_of(world) == (400, 100, 500)
     await world.assert_books()
 
 

@@ -159,7 +159,7 @@ async def test_the_job_finds_pools_by_index(pool: asyncpg.Pool) -> None:
             "EXPLAIN SELECT FROM user_credit_allocations"
             " WHERE is_active AND closing IS NULL AND expires_at <= now()"
         )
-        assert "idx_user_allocations_expires" in str(plan)
+        assert "allocations_by_expiry" in str(plan)
         plan = await conn.fetch(
             "EXPLAIN SELECT FROM user_credit_allocations WHERE is_active AND closing IS NOT NULL"
             " AND (org_id, user_id) > ('', '') ORDER BY org_id, user_id LIMIT 500"

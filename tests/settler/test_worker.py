@@ -79,7 +79,7 @@ async def opened(world: World) -> None:
     async def is_open() -> bool:
         return bool(await world.stores.redis.hget(world.keys().meta, "run_id"))
 
-    await eventually(is_open)
+    await eventually(is_open, 60.0)
 
 
 async def live_is(world: World, user_id: str, available: int) -> float:
@@ -175,7 +175,7 @@ async def test_two_workers_and_kills_book_everything_once(
                         logged = await asyncio.to_thread(log.read_text)
                         return '"event": "settled"' in logged
 
-                    await eventually(victim_settled)
+                    await eventually(victim_settled, 60.0)  # Its start is in it.
                     victim.send_signal(signal.SIGKILL)
         await all_settled(world)
     assert await world.used("ann") == charged

@@ -1,12 +1,18 @@
 -- What is true of the tables after every statement. A query that returns a row has found a mistake.
 
--- name: pool sums are those of its allocations, closed ones included
-SELECT coalesce(p.org_id, a.org_id), p.allocated_credits, a.allocated, p.used_credits, a.used
+-- name: pool sums are those of its allocations: allocated of the active ones, closed of the others
+SELECT coalesce(p.org_id, a.org_id), p.allocated_credits, a.allocated, p.closed_credits, a.closed, p.used_credits, a.used
   FROM organization_credit_pools AS p
-  FULL JOIN (SELECT org_id, sum(allocated_credits) AS allocated, sum(used_credits) AS used
+  FULL JOIN (SELECT org_id, sum(allocated_credits) FILTER (WHERE is_active) AS allocated,
+                    sum(allocated_credits) FILTER (WHERE NOT is_active) AS closed, sum(used_credits) AS used
                FROM user_credit_allocations GROUP BY 1) AS a USING (org_id)
  WHERE p.org_id IS NULL
-    OR (p.allocated_credits, p.used_credits) <> (coalesce(a.allocated, 0), coalesce(a.used, 0));
+    OR (p.allocated_credits, p.closed_credits, p.used_credits)
+       <> (coalesce(a.allocated, 0), coalesce(a.closed, 0), coalesce(a.used, 0));
+
+-- name: what was bought is free, allocated or closed
+SELECT org_id FROM organization_credit_pools
+ WHERE total_credits <> available_credits + allocated_credits + closed_credits;
 
 -- name: entries less settled events are what is left of the allocations
 SELECT org_id, user_id, coalesce(entries, 0), coalesce(events, 0), coalesce(remaining, 0)

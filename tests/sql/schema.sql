@@ -4,17 +4,16 @@ CREATE FUNCTION public.add_credits_to_pool(org_id text, millicredits bigint, pur
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
+DECLARE
+    line  public.org_billing_history;
+    total bigint;
 BEGIN
-    PERFORM taximeter.check_millicredits(millicredits);
-    IF purchase_amount IS NULL OR purchase_amount = 'NaN' OR purchase_amount NOT BETWEEN 0 AND 99999999.99 THEN
-        RAISE EXCEPTION 'purchase_amount must be between 0 and 99999999.99 dollars, not %',
-            coalesce(purchase_amount::text, 'null') USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    INSERT INTO public.organization_credit_pools AS pool (org_id, total_credits) VALUES ($1, millicredits)
-    ON CONFLICT ON CONSTRAINT organization_credit_pools_pkey DO UPDATE
-       SET total_credits = pool.total_credits + EXCLUDED.total_credits, updated_at = now();
-    INSERT INTO public.org_billing_history (org_id, event_type, amount, metadata)
-    VALUES ($1, 'credits_purchased', purchase_amount, jsonb_build_object('millicredits', millicredits));
+    line := taximeter.buy_credits($1, $2, $3);
+    SELECT pool.total_credits INTO total FROM public.organization_credit_pools AS pool WHERE pool.org_id = $1;
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    VALUES (session_user, 'org.credits.purchased', $1, line.id::text,
+            jsonb_build_object('total_credits', total - millicredits),
+            jsonb_build_object('total_credits', total, 'purchase_amount', purchase_amount::text, 'vouched_by', 'sql'));
 END;
 $_$;
 
@@ -22,52 +21,28 @@ CREATE FUNCTION public.allocate_credits_to_user(org_id text, user_id text, milli
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
-#variable_conflict use_column
 DECLARE
-    allocation_id uuid;
+    made_id CONSTANT uuid := taximeter.allocate_credits($1, $2, $3, $4);
+    made    public.user_credit_allocations;
+    have    bigint;
 BEGIN
-    PERFORM taximeter.check_millicredits(millicredits);
-    IF NOT EXISTS (SELECT FROM public.organization_credit_pools AS pool WHERE pool.org_id = $1) THEN
-        RAISE EXCEPTION 'organisation % has no credit pool; call add_credits_to_pool first', coalesce($1, 'null')
-            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'allocation_has_a_pool', SCHEMA = 'public',
-                  TABLE = 'user_credit_allocations';
-    END IF;
-    SELECT allocation.id INTO allocation_id FROM public.user_credit_allocations AS allocation
-     WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
-       AND allocation.expires_at <= now() AND allocation.closing IS NULL
-       FOR NO KEY UPDATE;
-    IF FOUND THEN
-        PERFORM taximeter.expire_allocation(allocation_id);
-    END IF;
-    INSERT INTO public.user_credit_allocations AS allocation (org_id, user_id, allocated_credits, allocated_by)
-    VALUES ($1, $2, millicredits, $4)
-    ON CONFLICT (org_id, user_id) WHERE is_active DO UPDATE
-       SET allocated_credits = allocation.allocated_credits + EXCLUDED.allocated_credits,
-           allocated_by = EXCLUDED.allocated_by, updated_at = now(), closing = NULL,
-           expires_at = CASE WHEN allocation.closing IS NULL THEN allocation.expires_at END
-    RETURNING allocation.id INTO allocation_id;
-    RETURN allocation_id;
+    SELECT * INTO STRICT made FROM public.user_credit_allocations AS allocation WHERE allocation.id = made_id;
+    SELECT pool.available_credits INTO have FROM public.organization_credit_pools AS pool WHERE pool.org_id = $1;
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    SELECT session_user, action, $1, $2,
+           jsonb_build_object('allocated_credits', made.allocated_credits - millicredits, 'pool_available_credits', have + millicredits),
+           jsonb_build_object('allocated_credits', made.allocated_credits, 'pool_available_credits', have, 'allocated_by', $4)
+      FROM unnest(ARRAY['user.allocation.created', 'org.credits.allocated']) AS action
+     WHERE action <> 'user.allocation.created' OR made.allocated_credits = millicredits AND made.used_credits = 0;
+    RETURN made_id;
 END;
 $_$;
 
 CREATE FUNCTION public.deactivate_expired_allocations() RETURNS integer
-    LANGUAGE plpgsql
+    LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-DECLARE
-    expired_ids uuid[];
-    expired_id  uuid;
-BEGIN
-    SELECT array_agg(locked.id) INTO expired_ids
-      FROM (SELECT allocation.id FROM public.user_credit_allocations AS allocation
-             WHERE allocation.is_active AND allocation.expires_at <= now()
-             ORDER BY allocation.org_id, allocation.user_id
-               FOR NO KEY UPDATE) AS locked;
-    FOREACH expired_id IN ARRAY coalesce(expired_ids, '{}') LOOP
-        PERFORM taximeter.expire_allocation(expired_id);
-    END LOOP;
-    RETURN coalesce(array_length(expired_ids, 1), 0);
-END;
+    SELECT taximeter.close_expired();
 $$;
 
 CREATE FUNCTION public.deduct_credits(org_id text, user_id text, millicredits bigint, service_type text, service_name text, request_id text, request_metadata jsonb DEFAULT '{}'::jsonb) RETURNS TABLE(success boolean, remaining_credits bigint)
@@ -78,6 +53,7 @@ DECLARE
     allocation_id uuid;
     remaining     bigint;
     request       CONSTANT text := request_id;
+    opened        bigint; -- What requests have open.
 BEGIN
     PERFORM taximeter.check_millicredits(millicredits);
     IF service_type IS NULL OR length(service_type) NOT BETWEEN 1 AND 64 OR length(service_name) > 255 THEN
@@ -99,13 +75,15 @@ BEGIN
         EXIT WHEN FOUND;
     END LOOP;
     remaining := coalesce(remaining, 0);
+    -- After the lock: what was settled meanwhile is in `remaining`, and may still count as open, never the other way round.
+    opened := taximeter.open_credits($1, $2);
 
-    IF remaining < millicredits THEN
+    IF remaining - opened < millicredits THEN
         -- It may still be a repetition of what took the credits.
         success := coalesce(taximeter.was_charged($1, $2, request, millicredits), false);
-        remaining_credits := remaining;
+        remaining_credits := CASE WHEN success THEN remaining ELSE remaining - least(opened, greatest(remaining, 0)) END;
         IF NOT success THEN
-            PERFORM taximeter.note_refused_deduction($1, $2, millicredits, remaining, request);
+            PERFORM taximeter.note_refused_deduction($1, $2, millicredits, remaining_credits, request);
         END IF;
         RETURN NEXT;
         RETURN;
@@ -119,6 +97,7 @@ BEGIN
             RETURN;
         END IF;
     END IF;
+    PERFORM taximeter.check_exposure_is_known();
 
     PERFORM set_config('taximeter.charging', 'on', true),
             set_config('taximeter.entry_reference', coalesce(request, ''), true);
@@ -146,7 +125,7 @@ BEGIN
         SELECT FROM public.user_credit_allocations AS allocation
          WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
            AND (allocation.expires_at IS NULL OR allocation.expires_at > now())
-           AND allocation.allocated_credits - allocation.used_credits >= $3);
+           AND allocation.allocated_credits - allocation.used_credits - taximeter.open_credits($1, $2) >= $3);
 END;
 $_$;
 
@@ -217,49 +196,103 @@ CREATE FUNCTION taximeter.add_usage_of_all(changes taximeter.usage_daily_by_org[
            credits_to_day = taximeter.add_totals(monthly.credits_to_day, EXCLUDED.credits_to_day);
 $$;
 
+CREATE FUNCTION taximeter.allocate_credits(org_id text, user_id text, millicredits bigint, allocated_by text, set_expiry boolean DEFAULT false, new_expiry timestamp with time zone DEFAULT NULL::timestamp with time zone, new_renewal boolean DEFAULT NULL::boolean) RETURNS uuid
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+#variable_conflict use_column
+DECLARE
+    standing      public.user_credit_allocations;
+    allocation_id uuid;
+    takes_terms   boolean;
+BEGIN
+    PERFORM taximeter.check_millicredits(millicredits);
+    IF NOT EXISTS (SELECT FROM public.organization_credit_pools AS pool WHERE pool.org_id = $1) THEN
+        RAISE EXCEPTION 'organisation % has no credit pool; call add_credits_to_pool first', coalesce($1, 'null')
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'allocation_has_a_pool', SCHEMA = 'public',
+                  TABLE = 'user_credit_allocations';
+    END IF;
+    SELECT allocation.id INTO allocation_id FROM public.user_credit_allocations AS allocation
+     WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
+       AND allocation.expires_at <= now() AND allocation.closing IS NULL
+       FOR NO KEY UPDATE;
+    IF FOUND THEN
+        PERFORM taximeter.expire_allocation(allocation_id);
+    END IF;
+    SELECT * INTO standing FROM public.user_credit_allocations AS allocation
+     WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
+       FOR NO KEY UPDATE;
+    -- What has nothing left, or is being closed, has no credits that an end could take away.
+    takes_terms := standing.id IS NULL OR standing.closing IS NOT NULL OR standing.allocated_credits <= standing.used_credits;
+    IF set_expiry AND new_expiry IS NOT NULL AND NOT takes_terms AND standing.expires_at IS DISTINCT FROM new_expiry THEN
+        RAISE EXCEPTION 'the allocation of %/% ends %, and credits that end at % are not merged with it', $1, $2,
+            coalesce('at ' || (standing.expires_at AT TIME ZONE 'UTC')::text || ' UTC', 'never'),
+            (new_expiry AT TIME ZONE 'UTC')::text || ' UTC'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'one_end_for_an_allocation', SCHEMA = 'public',
+                  TABLE = 'user_credit_allocations', DETAIL = coalesce(standing.expires_at::text, 'never'),
+                  HINT = 'Leave the end out to add to the allocation as it stands, or take the end away with null.';
+    END IF;
+    INSERT INTO public.user_credit_allocations AS allocation
+           (org_id, user_id, allocated_credits, allocated_by, expires_at, auto_renew)
+    VALUES ($1, $2, millicredits, $4, CASE WHEN set_expiry THEN new_expiry END, coalesce(new_renewal, false))
+    ON CONFLICT (org_id, user_id) WHERE is_active DO UPDATE
+       SET allocated_credits = allocation.allocated_credits + EXCLUDED.allocated_credits,
+           allocated_by = EXCLUDED.allocated_by, updated_at = now(), closing = NULL,
+           expires_at = CASE WHEN set_expiry THEN new_expiry
+                             WHEN allocation.closing IS NULL THEN allocation.expires_at END,
+           auto_renew = CASE WHEN new_renewal IS NOT NULL THEN new_renewal
+                             WHEN set_expiry AND new_expiry IS NULL THEN false
+                             ELSE allocation.auto_renew END
+    RETURNING allocation.id INTO allocation_id;
+    RETURN allocation_id;
+END;
+$_$;
+
 CREATE FUNCTION taximeter.allocation_changed() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-    settling         boolean := coalesce(current_setting('taximeter.settling', true), '') = 'on';
-    charging         boolean := coalesce(current_setting('taximeter.charging', true), '') = 'on';
-    kind             text := nullif(current_setting('taximeter.entry_kind', true), '');
-    org              text;
-    usr              text;
-    allocated_change bigint;
-    used_change      bigint;
-    stays_open       boolean := false;
+    settling      boolean := coalesce(current_setting('taximeter.settling', true), '') = 'on';
+    charging      boolean := coalesce(current_setting('taximeter.charging', true), '') = 'on';
+    kind          text := nullif(current_setting('taximeter.entry_kind', true), '');
+    org           text;
+    usr           text;
+    active_change bigint := 0; -- Of what active rows have allocated,
+    closed_change bigint := 0; -- and of what closed ones have.
+    used_change   bigint := 0;
+    stays_open    boolean := false;
 BEGIN
-    IF TG_OP = 'INSERT' THEN
+    IF TG_OP <> 'DELETE' THEN
         org := NEW.org_id;
         usr := NEW.user_id;
-        allocated_change := NEW.allocated_credits;
+        stays_open := NEW.is_active;
         used_change := NEW.used_credits;
-        stays_open := NEW.is_active;
+        active_change := CASE WHEN NEW.is_active THEN NEW.allocated_credits ELSE 0 END;
+        closed_change := CASE WHEN NEW.is_active THEN 0 ELSE NEW.allocated_credits END;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        org := OLD.org_id;
+        usr := OLD.user_id;
+        used_change := used_change - OLD.used_credits;
+        active_change := active_change - CASE WHEN OLD.is_active THEN OLD.allocated_credits ELSE 0 END;
+        closed_change := closed_change - CASE WHEN OLD.is_active THEN 0 ELSE OLD.allocated_credits END;
+    END IF;
+    IF TG_OP = 'INSERT' THEN
         kind := coalesce(kind, CASE WHEN settling THEN 'give_back' ELSE 'allocation' END);
-    ELSIF TG_OP = 'UPDATE' THEN
-        org := NEW.org_id;
-        usr := NEW.user_id;
-        allocated_change := NEW.allocated_credits - OLD.allocated_credits;
-        used_change := NEW.used_credits - OLD.used_credits;
-        stays_open := NEW.is_active;
+    ELSIF TG_OP = 'DELETE' THEN
+        kind := coalesce(kind, 'deletion');
+    ELSE
         kind := coalesce(kind, CASE
             WHEN settling THEN 'give_back'
             WHEN OLD.is_active AND NOT NEW.is_active THEN 'closing'
-            WHEN allocated_change <> 0 THEN 'allocation'
+            WHEN active_change + closed_change <> 0 THEN 'allocation'
             WHEN charging THEN 'deduction'
             ELSE 'correction' END);
-    ELSE
-        org := OLD.org_id;
-        usr := OLD.user_id;
-        allocated_change := -OLD.allocated_credits;
-        used_change := -OLD.used_credits;
-        kind := coalesce(kind, 'deletion');
     END IF;
 
     PERFORM taximeter.append_entry(
-        org, usr, allocated_change - CASE WHEN settling THEN 0 ELSE used_change END, kind,
+        org, usr, active_change + closed_change - CASE WHEN settling THEN 0 ELSE used_change END, kind,
         nullif(current_setting('taximeter.entry_reference', true), ''),
         nullif(current_setting('taximeter.entry_hold', true), ''));
     IF used_change <> 0 AND NOT settling AND NOT charging THEN
@@ -267,7 +300,7 @@ BEGIN
     END IF;
     -- A transfer has lowered one allocation before it raises the other: it asks nothing of the pool, overdrawn or not.
     PERFORM taximeter.move_pool(
-        org, allocated_change, CASE WHEN settling THEN 0 ELSE used_change END,
+        org, active_change, closed_change, CASE WHEN settling THEN 0 ELSE used_change END,
         stays_open AND NOT settling AND kind <> 'transfer');
     RETURN NULL;
 END;
@@ -294,6 +327,33 @@ BEGIN
     VALUES (org, usr, number, delta, kind, reference, hold);
     RETURN number;
 END;
+$$;
+
+CREATE TABLE taximeter.audit_log (
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    actor text NOT NULL,
+    action text NOT NULL,
+    org_id text,
+    target text,
+    before jsonb,
+    after jsonb,
+    request_id text,
+    written_by text,
+    CONSTRAINT action_is_dotted CHECK ((action ~ '^[a-z_]+(\.[a-z_]+)*$'::text))
+);
+
+COMMENT ON COLUMN taximeter.audit_log.actor IS 'Who did it, as the process in written_by says.';
+
+COMMENT ON COLUMN taximeter.audit_log.written_by IS 'The role of the database that wrote the row; null before this was noted.';
+
+CREATE FUNCTION taximeter.audit_link(link_before bytea, audit taximeter.audit_log) RETURNS bytea
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT sha256(link_before || convert_to(jsonb_build_array(
+               audit.id, extract(epoch FROM audit.at), audit.actor, audit.action, audit.org_id, audit.target, audit.before,
+               audit.after, audit.request_id, audit.written_by)::text, 'UTF8'));
 $$;
 
 CREATE FUNCTION taximeter.begin_closing(allocation_id uuid, why text) RETURNS text
@@ -354,6 +414,44 @@ BEGIN
     END LOOP;
 END;
 $$;
+
+CREATE TABLE public.org_billing_history (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    org_id text NOT NULL,
+    event_type text NOT NULL,
+    amount numeric(10,2),
+    currency text DEFAULT 'USD'::text NOT NULL,
+    lago_invoice_id text,
+    stripe_payment_id text,
+    status text DEFAULT 'completed'::text NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT currency_has_three_letters CHECK ((currency ~ '^[A-Z]{3}$'::text)),
+    CONSTRAINT event_type_is_a_word CHECK ((event_type ~ '^[a-z_]{1,64}$'::text))
+);
+
+CREATE FUNCTION taximeter.buy_credits(org_id text, millicredits bigint, purchase_amount numeric, stripe_payment_id text DEFAULT NULL::text, metadata jsonb DEFAULT '{}'::jsonb) RETURNS public.org_billing_history
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    line public.org_billing_history;
+BEGIN
+    PERFORM taximeter.check_millicredits(millicredits);
+    IF purchase_amount IS NULL OR purchase_amount = 'NaN' OR purchase_amount NOT BETWEEN 0 AND 99999999.99
+       OR purchase_amount <> round(purchase_amount, 2) THEN
+        RAISE EXCEPTION 'purchase_amount must be between 0 and 99999999.99 dollars, in whole cents, not %',
+            coalesce(purchase_amount::text, 'null') USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    INSERT INTO public.organization_credit_pools AS pool (org_id, total_credits) VALUES ($1, millicredits)
+    ON CONFLICT ON CONSTRAINT organization_credit_pools_pkey DO UPDATE
+       SET total_credits = pool.total_credits + EXCLUDED.total_credits, updated_at = now();
+    INSERT INTO public.org_billing_history (org_id, event_type, amount, stripe_payment_id, metadata)
+    VALUES ($1, 'credits_purchased', purchase_amount, $4, jsonb_build_object('millicredits', millicredits) || $5)
+    RETURNING * INTO line;
+    RETURN line;
+END;
+$_$;
 
 CREATE TABLE taximeter.moves (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -439,6 +537,7 @@ BEGIN
         ON CONFLICT (org_id, user_id) WHERE is_active DO NOTHING;
     END IF;
 
+    -- The hold ends in the step that applies the first of the entries that follow.
     PERFORM set_config('taximeter.entry_kind', move.kind, true),
             set_config('taximeter.entry_reference', move_id::text, true),
             set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id, true);
@@ -453,6 +552,11 @@ BEGIN
     PERFORM set_config('taximeter.entry_kind', '', true), set_config('taximeter.entry_reference', '', true);
 
     SELECT * INTO STRICT pool FROM public.organization_credit_pools AS found WHERE found.org_id = move.org_id;
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
+    SELECT move.actor, 'user.allocation.created', move.org_id, move.to_user,
+           jsonb_build_object('allocated_credits', 0),
+           jsonb_build_object('allocated_credits', moved, 'move_id', move_id), move.request_id
+     WHERE move.kind = 'transfer' AND target.id IS NULL;
     INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
     VALUES (move.actor,
             CASE move.kind WHEN 'transfer' THEN 'org.credits.transferred'
@@ -472,6 +576,24 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.check_exposure_is_known() RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    oldest   timestamptz;
+    are_full boolean;
+BEGIN
+    SELECT min(look.looked_at), bool_and(look.complete) INTO oldest, are_full FROM taximeter.exposure_looks AS look;
+    IF oldest < clock_timestamp() - interval '10 seconds' OR NOT are_full THEN
+        RAISE EXCEPTION 'what requests hold is not known (%), so nothing can be taken by SQL now; nothing was changed',
+            CASE WHEN are_full THEN format('no settler has looked since %s', oldest) ELSE 'too many holds are open' END
+            USING ERRCODE = 'object_not_in_prerequisite_state', CONSTRAINT = 'exposure_is_known',
+                  HINT = 'Look for the settler, then try again: `taximeter check` says what is wrong.';
+    END IF;
+END;
+$$;
+
 CREATE FUNCTION taximeter.check_millicredits(millicredits bigint) RETURNS void
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -488,10 +610,43 @@ CREATE FUNCTION taximeter.close_allocation() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+DECLARE
+    left_over CONSTANT bigint := least(NEW.allocated_credits, OLD.allocated_credits) - NEW.used_credits;
+    kept      bigint := 0;
 BEGIN
-    NEW.allocated_credits := NEW.used_credits;
+    IF coalesce(current_setting('taximeter.renewing', true), '') <> 'on' THEN
+        kept := greatest(0, least(left_over, taximeter.open_credits(NEW.org_id, NEW.user_id)));
+    END IF;
+    NEW.allocated_credits := NEW.used_credits + kept;
+    IF kept > 0 THEN
+        NEW.is_active := true;
+        NEW.closing := coalesce(
+            NEW.closing, CASE WHEN current_setting('taximeter.entry_kind', true) = 'expiry' THEN 'expiry' ELSE 'removal' END);
+        NEW.auto_renew := false;
+        RAISE NOTICE 'requests of %/% have % millicredits open: the allocation is closed when they end', NEW.org_id, NEW.user_id, kept;
+    END IF;
     NEW.updated_at := now();
     RETURN NEW;
+END;
+$$;
+
+CREATE FUNCTION taximeter.close_expired() RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    expired_ids uuid[];
+    expired_id  uuid;
+BEGIN
+    SELECT array_agg(locked.id) INTO expired_ids
+      FROM (SELECT allocation.id FROM public.user_credit_allocations AS allocation
+             WHERE allocation.is_active AND allocation.expires_at <= now()
+             ORDER BY allocation.org_id, allocation.user_id
+               FOR NO KEY UPDATE) AS locked;
+    FOREACH expired_id IN ARRAY coalesce(expired_ids, '{}') LOOP
+        PERFORM taximeter.expire_allocation(expired_id);
+    END LOOP;
+    RETURN coalesce(array_length(expired_ids, 1), 0);
 END;
 $$;
 
@@ -662,36 +817,46 @@ CREATE FUNCTION taximeter.expire_allocation(expired_id uuid, at_time timestamp w
     AS $$
 DECLARE
     expired public.user_credit_allocations;
+    closed  public.user_credit_allocations;
     period  interval; -- In seconds alone: a period does not change with the clocks of a time zone.
     starts  timestamptz;
-    have    bigint;
+    have    bigint := 0;
     renewed boolean := false;
 BEGIN
     SELECT * INTO STRICT expired FROM public.user_credit_allocations AS allocation WHERE allocation.id = expired_id;
-    PERFORM set_config('taximeter.entry_kind', 'expiry', true);
-    UPDATE public.user_credit_allocations AS allocation SET is_active = false WHERE allocation.id = expired_id;
     IF expired.auto_renew THEN
-        SELECT pool.available_credits INTO have
+        -- The account before the pool, as everywhere.
+        PERFORM FROM taximeter.accounts AS account
+          WHERE account.org_id = expired.org_id AND account.user_id = expired.user_id FOR NO KEY UPDATE;
+        -- With what it gives back itself.
+        SELECT pool.available_credits + expired.allocated_credits - expired.used_credits INTO have
           FROM public.organization_credit_pools AS pool WHERE pool.org_id = expired.org_id FOR NO KEY UPDATE;
         renewed := have >= expired.allocated_credits;
-        IF renewed THEN
-            period := make_interval(secs => greatest(1, extract(epoch FROM expired.expires_at - expired.created_at)));
-            starts := CASE WHEN expired.expires_at + period > at_time THEN expired.expires_at ELSE at_time END;
-            PERFORM set_config('taximeter.entry_kind', 'renewal', true);
-            INSERT INTO public.user_credit_allocations
-                   (org_id, user_id, allocated_credits, allocated_by, auto_renew, created_at, expires_at)
-            VALUES (expired.org_id, expired.user_id, expired.allocated_credits, expired.allocated_by, true,
-                    starts, starts + period);
-        ELSE
-            PERFORM taximeter.note_failed_renewal(expired, have);
-        END IF;
     END IF;
-    PERFORM set_config('taximeter.entry_kind', '', true);
+    -- A renewed one is replaced in this transaction, by one that pays for what requests have open.
+    PERFORM set_config('taximeter.entry_kind', 'expiry', true),
+            set_config('taximeter.renewing', CASE WHEN renewed THEN 'on' ELSE '' END, true);
+    UPDATE public.user_credit_allocations AS allocation
+       SET is_active = false
+     WHERE allocation.id = expired_id
+    RETURNING * INTO closed;
+    IF renewed THEN
+        period := make_interval(secs => greatest(1, extract(epoch FROM expired.expires_at - expired.created_at)));
+        starts := CASE WHEN expired.expires_at + period > at_time THEN expired.expires_at ELSE at_time END;
+        PERFORM set_config('taximeter.entry_kind', 'renewal', true);
+        INSERT INTO public.user_credit_allocations
+               (org_id, user_id, allocated_credits, allocated_by, auto_renew, created_at, expires_at)
+        VALUES (expired.org_id, expired.user_id, expired.allocated_credits, expired.allocated_by, true,
+                starts, starts + period);
+    ELSIF expired.auto_renew THEN
+        PERFORM taximeter.note_failed_renewal(expired, have);
+    END IF;
+    PERFORM set_config('taximeter.entry_kind', '', true), set_config('taximeter.renewing', '', true);
     INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
     VALUES ('taximeter:expiry', CASE WHEN renewed THEN 'user.allocation.renewed' ELSE 'user.allocation.expired' END,
             expired.org_id, expired.user_id,
             jsonb_build_object('allocated_credits', expired.allocated_credits, 'used_credits', expired.used_credits),
-            jsonb_build_object('returned_credits', expired.allocated_credits - expired.used_credits,
+            jsonb_build_object('returned_credits', expired.allocated_credits - closed.allocated_credits,
                                'renewed_credits', CASE WHEN renewed THEN expired.allocated_credits ELSE 0 END));
 END;
 $$;
@@ -715,6 +880,23 @@ BEGIN
         partition_name);
 END;
 $_$;
+
+CREATE FUNCTION taximeter.keep_what_is_open() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    opened CONSTANT bigint := taximeter.open_credits(NEW.org_id, NEW.user_id);
+BEGIN
+    IF opened > 0 AND NEW.allocated_credits - NEW.used_credits < opened THEN
+        RAISE EXCEPTION 'requests of %/% have % millicredits open, and % would be left for them', NEW.org_id, NEW.user_id, opened,
+            NEW.allocated_credits - NEW.used_credits
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'open_credits_stay', SCHEMA = 'public',
+                  TABLE = 'user_credit_allocations', HINT = 'Try again when they have ended, or leave that much.';
+    END IF;
+    RETURN NULL;
+END;
+$$;
 
 CREATE FUNCTION taximeter.ledger_position(OUT history text, OUT "position" bigint) RETURNS record
     LANGUAGE sql
@@ -757,23 +939,25 @@ BEGIN
 END;
 $_$;
 
-CREATE FUNCTION taximeter.move_pool(org text, allocated_change bigint, used_change bigint, enforce boolean) RETURNS void
+CREATE FUNCTION taximeter.move_pool(org text, allocated_change bigint, closed_change bigint, used_change bigint, enforce boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
+    need CONSTANT bigint := allocated_change + closed_change;
     have bigint;
 BEGIN
     UPDATE public.organization_credit_pools AS pool
        SET allocated_credits = pool.allocated_credits + allocated_change,
+           closed_credits = pool.closed_credits + closed_change,
            used_credits = pool.used_credits + used_change,
            updated_at = now()
      WHERE pool.org_id = org
-       AND (NOT enforce OR allocated_change <= 0 OR pool.total_credits - pool.allocated_credits >= allocated_change);
+       AND (NOT enforce OR need <= 0 OR pool.total_credits - pool.allocated_credits - pool.closed_credits >= need);
     IF NOT FOUND THEN
         SELECT pool.available_credits INTO have FROM public.organization_credit_pools AS pool WHERE pool.org_id = org;
         RAISE EXCEPTION 'Insufficient credits in the pool of organisation %: need % millicredits, have %',
-            org, allocated_change, coalesce(have, 0)
+            org, need, coalesce(have, 0)
             USING ERRCODE = 'check_violation', CONSTRAINT = 'pool_can_pay', SCHEMA = 'public',
                   TABLE = 'organization_credit_pools';
     END IF;
@@ -800,6 +984,33 @@ BEGIN
             jsonb_build_object('allocated_credits', OLD.allocated_credits, 'used_credits', OLD.used_credits),
             jsonb_build_object('allocated_credits', NEW.allocated_credits, 'used_credits', NEW.used_credits));
     RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_exposures(shard_seen integer, seen_at timestamp with time zone, is_complete boolean, org_ids text[], user_ids text[], amounts bigint[]) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO taximeter.exposure_looks AS look (shard, looked_at, complete) VALUES (shard_seen, seen_at, is_complete)
+    ON CONFLICT (shard) DO UPDATE SET looked_at = EXCLUDED.looked_at, complete = EXCLUDED.complete
+     WHERE look.looked_at < EXCLUDED.looked_at;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    DELETE FROM taximeter.exposure_looks AS look
+     WHERE look.shard >= (SELECT count(*) FROM taximeter.watermarks);
+    DELETE FROM taximeter.exposures AS known
+     WHERE (known.shard = shard_seen OR known.shard >= (SELECT count(*) FROM taximeter.watermarks))
+       AND NOT EXISTS (SELECT FROM unnest(org_ids, user_ids) AS seen (org_id, user_id)
+                        WHERE seen.org_id = known.org_id AND seen.user_id = known.user_id);
+    INSERT INTO taximeter.exposures AS known (org_id, user_id, shard, open)
+    SELECT seen.org_id, seen.user_id, shard_seen, seen.amount
+      FROM unnest(org_ids, user_ids, amounts) AS seen (org_id, user_id, amount)
+     ORDER BY 1, 2
+    ON CONFLICT (org_id, user_id) DO UPDATE SET shard = EXCLUDED.shard, open = EXCLUDED.open
+     WHERE (known.shard, known.open) <> (EXCLUDED.shard, EXCLUDED.open);
+    RETURN true;
 END;
 $$;
 
@@ -863,6 +1074,13 @@ CREATE FUNCTION taximeter.note_used_by_hand(org text, usr text, millicredits big
     AS $$
     INSERT INTO taximeter.accounts AS account (org_id, user_id, used_by_hand) VALUES (org, usr, millicredits)
     ON CONFLICT (org_id, user_id) DO UPDATE SET used_by_hand = account.used_by_hand + EXCLUDED.used_by_hand;
+$$;
+
+CREATE FUNCTION taximeter.open_credits(org text, usr text) RETURNS bigint
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce((SELECT known.open FROM taximeter.exposures AS known WHERE known.org_id = org AND known.user_id = usr), 0);
 $$;
 
 CREATE FUNCTION taximeter.refresh_pools(at_time timestamp with time zone, most integer) RETURNS TABLE(org_id text, period date, amount bigint)
@@ -949,6 +1167,82 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.refuse_id() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RAISE EXCEPTION '% %', TG_ARGV[0], TG_ARGV[1] USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
+END;
+$$;
+
+CREATE FUNCTION taximeter.refuse_renewal_without_end() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RAISE EXCEPTION 'auto_renew needs an end: allocation of %/% has no expires_at', NEW.org_id, NEW.user_id
+        USING ERRCODE = 'check_violation', CONSTRAINT = 'renewal_needs_an_end', SCHEMA = 'public',
+              TABLE = 'user_credit_allocations';
+END;
+$$;
+
+CREATE FUNCTION taximeter.revoke_once() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF OLD.revoked_at IS NOT NULL AND (NEW.revoked_at, NEW.revoked_by) IS DISTINCT FROM (OLD.revoked_at, OLD.revoked_by) THEN
+        RAISE EXCEPTION 'key % was revoked at %, and stays so', OLD.key_id, OLD.revoked_at
+            USING ERRCODE = 'restrict_violation', TABLE = 'api_keys';
+    END IF;
+    IF OLD.revoked_at IS NULL AND NEW.revoked_at IS NOT NULL THEN
+        NEW.revoked_at := now();
+    END IF;
+    RETURN NEW;
+END;
+$$;
+
+CREATE FUNCTION taximeter.seal_audit(since interval DEFAULT '2 days'::interval) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    audit  taximeter.audit_log;
+    last_n bigint;
+    link   bytea;
+    linked integer := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('taximeter.audit_chain', 0));
+    SELECT chain.n, chain.digest INTO last_n, link FROM taximeter.audit_chain AS chain ORDER BY chain.n DESC LIMIT 1;
+    last_n := coalesce(last_n, 0);
+    link := coalesce(link, decode(repeat('00', 32), 'hex'));
+    FOR audit IN
+        SELECT log.* FROM taximeter.audit_log AS log
+         WHERE log.at > now() - since
+           AND NOT EXISTS (SELECT FROM taximeter.audit_chain AS chain WHERE chain.audit_id = log.id)
+         ORDER BY log.id
+    LOOP
+        last_n := last_n + 1;
+        link := taximeter.audit_link(link, audit);
+        INSERT INTO taximeter.audit_chain (n, audit_id, digest) VALUES (last_n, audit.id, link);
+        linked := linked + 1;
+    END LOOP;
+    RETURN linked;
+END;
+$$;
+
+CREATE FUNCTION taximeter.stamp_audit() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    NEW.written_by := session_user;
+    NEW.at := now();
+    RETURN NEW;
+END;
+$$;
+
 CREATE FUNCTION taximeter.totals_from(day date, amount bigint) RETURNS bigint[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (array_fill((0)::bigint, ARRAY[((EXTRACT(day FROM day))::integer - 1)]) || array_fill(amount, ARRAY[(32 - (EXTRACT(day FROM day))::integer)]));
@@ -989,6 +1283,7 @@ BEGIN
     DELETE FROM taximeter.usage_monthly_by_user AS monthly
      USING (SELECT DISTINCT org_id, user_id FROM deleted) AS gone
      WHERE monthly.org_id = gone.org_id AND monthly.user_id = gone.user_id AND monthly.requests_to_day[31] = 0;
+    -- Writer 2: what was done by hand, with its sign.
     SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
                      ::taximeter.usage_daily_by_org)
       INTO changes
@@ -997,9 +1292,23 @@ BEGIN
               FROM deleted GROUP BY 1, 2, 3, 4) AS by_org;
     PERFORM taximeter.add_usage_by_org(changes);
     PERFORM taximeter.add_usage_of_all(changes, NULL);
-    DELETE FROM taximeter.charged_requests AS charged
-     USING deleted
-     WHERE charged.org_id = deleted.org_id AND charged.request_id = deleted.request_id;
+    -- The charge of each row goes with it, and no other phase of its request; what went is on record.
+    WITH uncharged AS (
+        DELETE FROM taximeter.charged_requests AS charged
+         USING deleted
+         WHERE charged.org_id = deleted.org_id AND charged.request_id = deleted.request_id
+           AND (charged.shard, charged.epoch, charged.seq) IS NOT DISTINCT FROM (deleted.shard, deleted.epoch, deleted.seq)
+        RETURNING charged.org_id, charged.shard, charged.epoch, charged.seq
+    )
+    INSERT INTO taximeter.deletions (org_id, shard, epoch, events, requests, credits, reason)
+    SELECT org_id, shard, epoch, sum(events)::bigint, sum(requests)::bigint, sum(credits)::bigint,
+           nullif(current_setting('taximeter.deletion_reason', true), '')
+      FROM (SELECT org_id, shard, epoch, 0 AS events, count(*) AS requests, sum(credits_used) AS credits
+              FROM deleted GROUP BY 1, 2, 3
+            UNION ALL
+            SELECT org_id, shard, epoch, count(*) FILTER (WHERE seq IS NOT NULL), 0, 0 FROM uncharged GROUP BY 1, 2, 3) AS parts
+     GROUP BY org_id, shard, epoch
+     ORDER BY 1, 2, 3;
     RETURN NULL;
 END;
 $$;
@@ -1153,33 +1462,20 @@ CREATE SEQUENCE public.credit_usage_attribution_id_seq
 
 ALTER SEQUENCE public.credit_usage_attribution_id_seq OWNED BY public.credit_usage_attribution.id;
 
-CREATE TABLE public.org_billing_history (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    org_id text NOT NULL,
-    event_type text NOT NULL,
-    amount numeric(10,2),
-    currency text DEFAULT 'USD'::text NOT NULL,
-    lago_invoice_id text,
-    stripe_payment_id text,
-    status text DEFAULT 'completed'::text NOT NULL,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT currency_has_three_letters CHECK ((currency ~ '^[A-Z]{3}$'::text)),
-    CONSTRAINT event_type_is_a_word CHECK ((event_type ~ '^[a-z_]{1,64}$'::text))
-);
-
 CREATE TABLE public.organization_credit_pools (
     org_id text NOT NULL,
     total_credits bigint DEFAULT 0 NOT NULL,
     allocated_credits bigint DEFAULT 0 NOT NULL,
     used_credits bigint DEFAULT 0 NOT NULL,
-    available_credits bigint GENERATED ALWAYS AS ((total_credits - allocated_credits)) STORED,
+    available_credits bigint GENERATED ALWAYS AS (((total_credits - allocated_credits) - closed_credits)) STORED,
     monthly_refresh_amount bigint DEFAULT 0 NOT NULL,
     last_refresh_date date,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     refreshed_through date DEFAULT '-infinity'::date NOT NULL,
+    closed_credits bigint DEFAULT 0 NOT NULL,
     CONSTRAINT allocated_is_in_range CHECK (((allocated_credits >= 0) AND (allocated_credits <= '900000000000000'::bigint))),
+    CONSTRAINT closed_is_in_range CHECK (((closed_credits >= 0) AND (closed_credits <= '900000000000000'::bigint))),
     CONSTRAINT refresh_is_in_range CHECK (((monthly_refresh_amount >= 0) AND (monthly_refresh_amount <= '1000000000000'::bigint))),
     CONSTRAINT total_is_in_range CHECK (((total_credits >= 0) AND (total_credits <= '900000000000000'::bigint))),
     CONSTRAINT used_is_in_range CHECK (((used_credits >= 0) AND (used_credits <= '900000000000000'::bigint)))
@@ -1187,6 +1483,8 @@ CREATE TABLE public.organization_credit_pools (
 WITH (fillfactor='50');
 
 COMMENT ON COLUMN public.organization_credit_pools.refreshed_through IS 'The last month (its first day, UTC) that needs no refresh any more. Derived: see taximeter.refresh_starts().';
+
+COMMENT ON COLUMN public.organization_credit_pools.closed_credits IS 'What closed allocations have used.';
 
 CREATE TABLE public.organization_members (
     org_id text NOT NULL,
@@ -1275,6 +1573,31 @@ CREATE TABLE taximeter.accounts (
 
 COMMENT ON COLUMN taximeter.accounts.applied_seq IS 'A hint for the relay, never trusted: the live account knows better.';
 
+CREATE TABLE taximeter.acknowledgements (
+    id bigint NOT NULL,
+    what text NOT NULL,
+    shard integer NOT NULL,
+    epoch bigint NOT NULL,
+    seq_first bigint,
+    events bigint NOT NULL,
+    note text NOT NULL,
+    acknowledged_by text DEFAULT SESSION_USER NOT NULL,
+    acknowledged_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT events_is_positive CHECK ((events > 0)),
+    CONSTRAINT lost_names_its_events CHECK (((what = 'lost'::text) = (seq_first IS NOT NULL))),
+    CONSTRAINT note_is_said CHECK (((length(btrim(note)) >= 1) AND (length(btrim(note)) <= 1000))),
+    CONSTRAINT what_is_known CHECK ((what = ANY (ARRAY['lost'::text, 'uncharged'::text])))
+);
+
+ALTER TABLE taximeter.acknowledgements ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.acknowledgements_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE taximeter.api_keys (
     key_id text NOT NULL,
     org_id text NOT NULL,
@@ -1322,17 +1645,13 @@ CREATE TABLE taximeter.attribution_rest (
     CONSTRAINT service_type_is_short CHECK ((length(service_type) <= 64))
 );
 
-CREATE TABLE taximeter.audit_log (
-    id bigint NOT NULL,
-    at timestamp with time zone DEFAULT now() NOT NULL,
-    actor text NOT NULL,
-    action text NOT NULL,
-    org_id text,
-    target text,
-    before jsonb,
-    after jsonb,
-    request_id text,
-    CONSTRAINT action_is_dotted CHECK ((action ~ '^[a-z_]+(\.[a-z_]+)*$'::text))
+CREATE TABLE taximeter.audit_chain (
+    n bigint NOT NULL,
+    audit_id bigint NOT NULL,
+    digest bytea NOT NULL,
+    linked_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT digest_is_sha256 CHECK ((length(digest) = 32)),
+    CONSTRAINT n_is_positive CHECK ((n > 0))
 );
 
 ALTER TABLE taximeter.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -1389,6 +1708,32 @@ ALTER TABLE taximeter.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENT
     CACHE 1
 );
 
+CREATE TABLE taximeter.deletions (
+    id bigint NOT NULL,
+    org_id text NOT NULL,
+    shard integer,
+    epoch bigint,
+    events bigint NOT NULL,
+    requests bigint NOT NULL,
+    credits bigint NOT NULL,
+    deleted_by text DEFAULT SESSION_USER NOT NULL,
+    deleted_at timestamp with time zone DEFAULT now() NOT NULL,
+    reason text,
+    CONSTRAINT events_is_not_negative CHECK ((events >= 0)),
+    CONSTRAINT requests_is_not_negative CHECK ((requests >= 0))
+);
+
+COMMENT ON COLUMN taximeter.deletions.events IS 'Events of the shard and epoch whose charge went with it.';
+
+ALTER TABLE taximeter.deletions ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.deletions_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE taximeter.dropped_months (
     month date NOT NULL,
     requests bigint NOT NULL,
@@ -1401,6 +1746,25 @@ CREATE TABLE taximeter.dropped_months (
 COMMENT ON TABLE taximeter.dropped_months IS 'Months whose rows of usage are gone, and what the rollup had of them at that time. It still has it.';
 
 COMMENT ON COLUMN taximeter.dropped_months.dropped_by IS 'The role of the database that did it.';
+
+CREATE TABLE taximeter.exposure_looks (
+    shard integer NOT NULL,
+    looked_at timestamp with time zone NOT NULL,
+    complete boolean NOT NULL
+);
+
+COMMENT ON COLUMN taximeter.exposure_looks.looked_at IS 'Before Redis was read.';
+
+COMMENT ON COLUMN taximeter.exposure_looks.complete IS 'False: more holds were open than are read, and what they come to is not known.';
+
+CREATE TABLE taximeter.exposures (
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    shard integer NOT NULL,
+    open bigint NOT NULL,
+    CONSTRAINT open_is_positive CHECK ((open > 0))
+)
+WITH (fillfactor='70');
 
 CREATE UNLOGGED TABLE taximeter.heartbeats (
     settler text NOT NULL,
@@ -1624,17 +1988,26 @@ ALTER TABLE ONLY public.organizations
 ALTER TABLE ONLY public.user_credit_allocations
     ADD CONSTRAINT user_credit_allocations_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY taximeter.audit_chain
+    ADD CONSTRAINT a_row_is_linked_once UNIQUE (audit_id);
+
 ALTER TABLE ONLY taximeter.account_entries
     ADD CONSTRAINT account_entries_pkey PRIMARY KEY (org_id, user_id, entry_seq);
 
 ALTER TABLE ONLY taximeter.accounts
     ADD CONSTRAINT accounts_pkey PRIMARY KEY (org_id, user_id);
 
+ALTER TABLE ONLY taximeter.acknowledgements
+    ADD CONSTRAINT acknowledgements_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY taximeter.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (key_id);
 
 ALTER TABLE ONLY taximeter.attribution_rest
     ADD CONSTRAINT attribution_rest_pkey PRIMARY KEY (created_at, id);
+
+ALTER TABLE ONLY taximeter.audit_chain
+    ADD CONSTRAINT audit_chain_pkey PRIMARY KEY (n);
 
 ALTER TABLE ONLY taximeter.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
@@ -1645,8 +2018,17 @@ ALTER TABLE ONLY taximeter.charged_requests
 ALTER TABLE ONLY taximeter.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY taximeter.deletions
+    ADD CONSTRAINT deletions_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY taximeter.dropped_months
     ADD CONSTRAINT dropped_months_pkey PRIMARY KEY (month);
+
+ALTER TABLE ONLY taximeter.exposure_looks
+    ADD CONSTRAINT exposure_looks_pkey PRIMARY KEY (shard);
+
+ALTER TABLE ONLY taximeter.exposures
+    ADD CONSTRAINT exposures_pkey PRIMARY KEY (org_id, user_id);
 
 ALTER TABLE ONLY taximeter.heartbeats
     ADD CONSTRAINT heartbeats_pkey PRIMARY KEY (settler, loop);
@@ -1693,6 +2075,10 @@ ALTER TABLE ONLY taximeter.users
 ALTER TABLE ONLY taximeter.watermarks
     ADD CONSTRAINT watermarks_pkey PRIMARY KEY (shard);
 
+CREATE INDEX allocations_by_expiry ON public.user_credit_allocations USING btree (expires_at) WHERE (is_active AND (expires_at IS NOT NULL));
+
+COMMENT ON INDEX public.allocations_by_expiry IS 'The guide makes idx_user_allocations_expires: that name is left to operators.';
+
 CREATE INDEX allocations_closing ON public.user_credit_allocations USING btree (org_id, user_id) WHERE (is_active AND (closing IS NOT NULL));
 
 CREATE INDEX idx_allocations_org_user_created ON public.user_credit_allocations USING btree (org_id, user_id, created_at DESC);
@@ -1704,8 +2090,6 @@ CREATE INDEX idx_members_user ON public.organization_members USING btree (user_i
 CREATE INDEX idx_usage_attribution_org_created ON ONLY public.credit_usage_attribution USING btree (org_id, created_at DESC);
 
 CREATE INDEX idx_usage_attribution_org_user_created ON ONLY public.credit_usage_attribution USING btree (org_id, user_id, created_at DESC);
-
-CREATE INDEX idx_user_allocations_expires ON public.user_credit_allocations USING btree (expires_at) WHERE (is_active AND (expires_at IS NOT NULL));
 
 CREATE UNIQUE INDEX one_active_allocation_per_user ON public.user_credit_allocations USING btree (org_id, user_id) WHERE is_active;
 
@@ -1723,13 +2107,21 @@ CREATE INDEX attribution_rest_org_id_user_id_created_at_idx ON taximeter.attribu
 
 CREATE INDEX audit_log_by_org ON taximeter.audit_log USING btree (org_id, at DESC);
 
+CREATE INDEX audit_log_by_time ON taximeter.audit_log USING btree (at);
+
 CREATE INDEX dead_letters_by_event ON taximeter.dead_letters USING btree (shard, epoch, seq);
+
+CREATE INDEX deletions_by_epoch ON taximeter.deletions USING btree (shard, epoch);
+
+CREATE INDEX exposures_by_shard ON taximeter.exposures USING btree (shard);
 
 CREATE INDEX idempotent_answers_by_time ON taximeter.idempotent_answers USING btree (created_at);
 
 CREATE INDEX moves_by_org ON taximeter.moves USING btree (org_id, created_at DESC, id);
 
 CREATE INDEX moves_pending ON taximeter.moves USING btree (created_at) WHERE (state = 'pending'::text);
+
+CREATE UNIQUE INDEX one_acknowledgement_a_loss ON taximeter.acknowledgements USING btree (shard, epoch, seq_first) WHERE (what = 'lost'::text);
 
 CREATE UNIQUE INDEX one_move_per_key ON taximeter.moves USING btree (org_id, kind, idempotency_key) WHERE ((idempotency_key IS NOT NULL) AND (state = ANY (ARRAY['pending'::text, 'done'::text])));
 
@@ -1753,19 +2145,25 @@ CREATE TRIGGER allocation_inserted AFTER INSERT ON public.user_credit_allocation
 
 CREATE TRIGGER allocation_keeps_its_owner BEFORE UPDATE OF id, org_id, user_id ON public.user_credit_allocations FOR EACH ROW WHEN (((old.id <> new.id) OR (old.org_id <> new.org_id) OR (old.user_id <> new.user_id))) EXECUTE FUNCTION taximeter.refuse('an allocation keeps its id, organisation and user; close it and open another');
 
-CREATE TRIGGER allocation_updated AFTER UPDATE ON public.user_credit_allocations FOR EACH ROW WHEN (((old.allocated_credits <> new.allocated_credits) OR ((old.used_credits <> new.used_credits) AND (current_setting('taximeter.settling'::text, true) IS DISTINCT FROM 'on'::text)))) EXECUTE FUNCTION taximeter.allocation_changed();
+CREATE TRIGGER allocation_keeps_what_is_open AFTER UPDATE ON public.user_credit_allocations FOR EACH ROW WHEN ((new.is_active AND ((new.allocated_credits - new.used_credits) < (old.allocated_credits - old.used_credits)) AND (COALESCE(current_setting('taximeter.settling'::text, true), ''::text) <> 'on'::text) AND (COALESCE(current_setting('taximeter.charging'::text, true), ''::text) <> 'on'::text) AND (COALESCE(current_setting('taximeter.entry_hold'::text, true), ''::text) = ''::text))) EXECUTE FUNCTION taximeter.keep_what_is_open();
+
+CREATE TRIGGER allocation_updated AFTER UPDATE ON public.user_credit_allocations FOR EACH ROW WHEN (((old.allocated_credits <> new.allocated_credits) OR (old.is_active <> new.is_active) OR ((old.used_credits <> new.used_credits) AND (current_setting('taximeter.settling'::text, true) IS DISTINCT FROM 'on'::text)))) EXECUTE FUNCTION taximeter.allocation_changed();
 
 CREATE TRIGGER allocations_are_not_truncated BEFORE TRUNCATE ON public.user_credit_allocations FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('the live balances would not hear of it; use DELETE');
 
 CREATE TRIGGER closed_allocation_has_a_pool BEFORE INSERT ON public.user_credit_allocations FOR EACH ROW WHEN ((NOT new.is_active)) EXECUTE FUNCTION taximeter.ensure_pool();
 
-CREATE TRIGGER pool_covers_its_allocations BEFORE UPDATE OF total_credits ON public.organization_credit_pools FOR EACH ROW WHEN (((new.total_credits < old.total_credits) AND (new.total_credits < new.allocated_credits))) EXECUTE FUNCTION taximeter.refuse('total_credits would fall below what is allocated; take back allocations first');
+CREATE TRIGGER org_id_is_no_part_of_a_path BEFORE INSERT ON public.organizations FOR EACH ROW WHEN ((new.id = ANY (ARRAY['billing'::text, 'credits'::text, 'history'::text, 'invitations'::text, 'invoices'::text, 'orgs'::text, 'plans'::text, 'subscriptions'::text, 'system'::text, 'user'::text, 'users'::text]))) EXECUTE FUNCTION taximeter.refuse_id('id: this word is part of a path of the API', 'and cannot name an organisation');
+
+CREATE TRIGGER pool_covers_its_allocations BEFORE UPDATE OF total_credits ON public.organization_credit_pools FOR EACH ROW WHEN (((new.total_credits < old.total_credits) AND (new.total_credits < (new.allocated_credits + new.closed_credits)))) EXECUTE FUNCTION taximeter.refuse('total_credits would fall below what is allocated or was used; take back allocations first');
 
 CREATE TRIGGER pool_refresh_starts BEFORE INSERT OR UPDATE OF monthly_refresh_amount, last_refresh_date ON public.organization_credit_pools FOR EACH ROW EXECUTE FUNCTION taximeter.refresh_starts();
 
-CREATE TRIGGER pool_starts_empty BEFORE INSERT ON public.organization_credit_pools FOR EACH ROW WHEN (((new.allocated_credits <> 0) OR (new.used_credits <> 0))) EXECUTE FUNCTION taximeter.refuse('allocated_credits and used_credits are sums of allocations and start at 0');
+CREATE TRIGGER pool_starts_empty BEFORE INSERT ON public.organization_credit_pools FOR EACH ROW WHEN (((new.allocated_credits <> 0) OR (new.used_credits <> 0) OR (new.closed_credits <> 0))) EXECUTE FUNCTION taximeter.refuse('allocated_credits, closed_credits and used_credits are sums of allocations and start at 0');
 
-CREATE TRIGGER pool_sums_are_derived BEFORE UPDATE OF allocated_credits, used_credits ON public.organization_credit_pools FOR EACH ROW WHEN ((((old.allocated_credits <> new.allocated_credits) OR (old.used_credits <> new.used_credits)) AND (pg_trigger_depth() = 0) AND (current_setting('taximeter.settling'::text, true) IS DISTINCT FROM 'on'::text))) EXECUTE FUNCTION taximeter.refuse('allocated_credits and used_credits are sums of allocations; change those');
+CREATE TRIGGER pool_sums_are_derived BEFORE UPDATE OF allocated_credits, used_credits, closed_credits ON public.organization_credit_pools FOR EACH ROW WHEN ((((old.allocated_credits <> new.allocated_credits) OR (old.used_credits <> new.used_credits) OR (old.closed_credits <> new.closed_credits)) AND (pg_trigger_depth() = 0) AND (current_setting('taximeter.settling'::text, true) IS DISTINCT FROM 'on'::text))) EXECUTE FUNCTION taximeter.refuse('allocated_credits, closed_credits and used_credits are sums of allocations; change those');
+
+CREATE TRIGGER renewal_needs_an_end BEFORE INSERT OR UPDATE OF auto_renew, expires_at ON public.user_credit_allocations FOR EACH ROW WHEN ((new.auto_renew AND (new.expires_at IS NULL) AND new.is_active)) EXECUTE FUNCTION taximeter.refuse_renewal_without_end();
 
 CREATE TRIGGER usage_is_append_only BEFORE UPDATE OR TRUNCATE ON public.credit_usage_attribution FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('usage is append-only; DELETE is kept for cleaning up');
 
@@ -1773,13 +2171,27 @@ CREATE TRIGGER usage_is_rolled_up AFTER INSERT ON public.credit_usage_attributio
 
 CREATE TRIGGER usage_is_taken_back AFTER DELETE ON public.credit_usage_attribution REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION taximeter.usage_deleted();
 
+CREATE TRIGGER user_id_has_no_blank_ends BEFORE INSERT ON public.organization_members FOR EACH ROW WHEN ((new.user_id <> btrim(new.user_id))) EXECUTE FUNCTION taximeter.refuse_id('user_id:', 'must not begin or end with a blank');
+
+CREATE TRIGGER user_id_has_no_blank_ends BEFORE INSERT ON public.user_credit_allocations FOR EACH ROW WHEN ((new.is_active AND (new.user_id <> btrim(new.user_id)))) EXECUTE FUNCTION taximeter.refuse_id('user_id:', 'must not begin or end with a blank');
+
+CREATE TRIGGER a_key_is_revoked_once BEFORE UPDATE OF revoked_at, revoked_by ON taximeter.api_keys FOR EACH ROW EXECUTE FUNCTION taximeter.revoke_once();
+
 CREATE TRIGGER accounts_are_kept BEFORE DELETE OR TRUNCATE ON taximeter.accounts FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('entry numbers must go on; accounts are kept for ever');
 
+CREATE TRIGGER acknowledgements_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.acknowledgements FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('what was acknowledged stays so');
+
+CREATE TRIGGER audit_is_stamped BEFORE INSERT ON taximeter.audit_log FOR EACH ROW EXECUTE FUNCTION taximeter.stamp_audit();
+
 CREATE TRIGGER audit_log_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.audit_log FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('the audit log is append-only');
+
+CREATE TRIGGER deletions_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.deletions FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('what was deleted stays on record');
 
 CREATE TRIGGER ended_moves_stay_ended BEFORE UPDATE ON taximeter.moves FOR EACH ROW WHEN ((old.state <> 'pending'::text)) EXECUTE FUNCTION taximeter.refuse('a move ends once');
 
 CREATE TRIGGER entries_are_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.account_entries FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('entries are append-only; append another entry');
+
+CREATE TRIGGER links_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.audit_chain FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('links are kept for ever');
 
 CREATE TRIGGER moves_are_kept BEFORE DELETE OR TRUNCATE ON taximeter.moves FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('moves are kept for ever');
 

@@ -20,7 +20,7 @@ TABLES: dict[str, tuple[str, list[str], dict[str, str], dict[str, set[str]]]] = 
     "organization_credit_pools": (
         "org_id",
         [],
-        {"available_credits": "(total_credits - allocated_credits)"},
+        {"available_credits": "((total_credits - allocated_credits) - closed_credits)"},
         {},
     ),
     "user_credit_allocations": (

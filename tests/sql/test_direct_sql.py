@@ -63,7 +63,7 @@ async def test_closing_by_the_flag_alone_gives_the_rest_back(books: Books) -> No
     assert await books.row(
         "SELECT allocated_credits, used_credits, remaining_credits FROM user_credit_allocations"
     ) == (30, 30, 0)
-    assert await books.totals() == (1000, 30, 30, 970)
+    assert await books.totals() == (1000, 0, 30, 970)
     assert (await books.entries())[-1] == (3, -70, "closing")
 
 

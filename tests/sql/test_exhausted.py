@@ -44,7 +44,9 @@ async def test_settling_tells_it(books: Books) -> None:
             " VALUES ('org', 'ann', 's', 950, 0)"
         )
     assert await exhausted(books) == [(1_000, 950)]
-    assert await books.value("SELECT actor FROM taximeter.audit_log") == "taximeter:settle"
+    assert await books.rows(
+        "SELECT actor FROM taximeter.audit_log WHERE action = 'user.allocation.exhausted'"
+    ) == [("taximeter:settle",)]
 
 
 async def test_taking_back_credits_can_cross_too(books: Books) -> None:

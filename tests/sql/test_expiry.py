@@ -22,7 +22,7 @@ async def test_closing_keeps_what_was_used_and_gives_the_rest_back(books: Books)
         "SELECT allocated_credits, used_credits, remaining_credits, is_active"
         " FROM user_credit_allocations"
     ) == [(120, 120, 0, False)]
-    assert await books.totals() == (1000, 120, 120, 880)
+    assert await books.totals() == (1000, 0, 120, 880)
     assert (await books.entries())[-1] == (3, -380, "expiry")
     assert await books.live() == 0
     assert await books.value(DEACTIVATE) == 0
@@ -57,7 +57,7 @@ async def test_a_renewal_has_the_same_size_and_the_same_length_of_period(books: 
         "  FROM user_credit_allocations old, user_credit_allocations new"
         " WHERE NOT old.is_active AND new.is_active"
     ) == (True, True, True, "boss")
-    assert await books.totals() == (1000, 420, 120, 580)
+    assert await books.totals() == (1000, 300, 120, 580)
     assert [entry[1:] for entry in (await books.entries())[-2:]] == [
         (-180, "expiry"),
         (300, "renewal"),
@@ -126,7 +126,7 @@ async def test_an_overdrawn_allocation_closes_and_its_pool_pays(books: Books) ->
     await books.run("UPDATE user_credit_allocations SET used_credits = 130")
     await books.run(EXPIRE, False, "ann")
     assert await books.value(DEACTIVATE) == 1
-    assert await books.totals() == (100, 130, 130, -30)
+    assert await books.totals() == (100, 0, 130, -30)
     assert await books.live() == 0
 
 
@@ -138,7 +138,7 @@ async def test_allocating_to_an_expired_one_closes_it_first(books: Books) -> Non
     await books.allocate(80)
     assert await books.allocation() == (80, 0)
     assert await books.value("SELECT has_sufficient_credits('org', 'ann', 80)") is True
-    assert await books.totals() == (1000, 130, 50, 870)
+    assert await books.totals() == (1000, 80, 50, 870)
 
 
 async def test_allocating_to_an_expired_one_that_renews_adds_to_the_renewal(books: Books) -> None:

@@ -7,7 +7,7 @@ from support.books import Books
 EXPECTED = {
     "one_active_allocation_per_user": "SELECT 1 FROM user_credit_allocations"
     " WHERE org_id = 'org7' AND user_id = 'u33' AND is_active FOR NO KEY UPDATE",
-    "idx_user_allocations_expires": "SELECT 1 FROM user_credit_allocations"
+    "allocations_by_expiry": "SELECT 1 FROM user_credit_allocations"
     " WHERE is_active AND expires_at <= now()",
     "idx_allocations_org_user_created": "SELECT 1 FROM user_credit_allocations"
     " WHERE org_id = 'org7' AND user_id = 'u33' AND NOT is_active ORDER BY created_at DESC LIMIT 1",

@@ -19,7 +19,7 @@ COLUMNS = {
     "organization_credit_pools": "org_id text, total_credits bigint, allocated_credits bigint,"
     " used_credits bigint, available_credits bigint, monthly_refresh_amount bigint,"
     " last_refresh_date date, created_at timestamptz, updated_at timestamptz,"
-    " refreshed_through date",
+    " refreshed_through date, closed_credits bigint",
     "user_credit_allocations": "id uuid, org_id text, user_id text, allocated_credits bigint,"
     " used_credits bigint, remaining_credits bigint, allocated_by text, is_active boolean,"
     " expires_at timestamptz, auto_renew boolean, created_at timestamptz, updated_at timestamptz,"
@@ -39,7 +39,8 @@ async def test_the_columns_that_users_know(books: Books) -> None:
         found = await books.value(
             "SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', '"
             "                  ORDER BY attnum)"
-            "  FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0",
+            "  FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0"
+            "   AND NOT attisdropped",
             table,
         )
         assert found.replace("timestamp with time zone", "timestamptz") == columns, table

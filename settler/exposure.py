@@ -1,0 +1,69 @@
+"""Looks at what requests have open on the live side, and writes it down where SQL can see it.
+
+Postgres knows what is allocated and what was settled. What is held at this moment, and what was
+charged and is not settled yet, only Redis knows; whoever takes credits by SQL leaves alone what the
+last look has seen of it (docs/decisions/0056-what-sql-may-take.md).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+
+from taximeter.meter.keys import split_account
+from taximeter.settler.cut import CutMoved, ShardCut, parse_hold, read_events
+from taximeter.settler.queries import load_queries
+from taximeter.settler.stores import Stores
+
+_SQL: Final = load_queries("exposure")
+_SCAN_COUNT: Final = 1_000
+HOLDS_READ_MAX: Final = 50_000
+
+
+async def look_at_exposure(
+    stores: Stores, shard: int, *, holds_limit: int = HOLDS_READ_MAX
+) -> bool:
+    """Write down what each account of a shard has open. False when that was not possible (the shard
+    moved on meanwhile): the look before it stands, and is too old in ten seconds.
+
+    With more than `holds_limit` open holds nothing is read, and it is written down that they are
+    not known. Safe to run any number of times at once: the newest look counts. Raises asyncpg and
+    redis errors.
+    """
+    mark = await stores.pool.fetchrow(_SQL["mark_and_time"], shard)
+    if mark is None:
+        return False
+    keys = stores.keys(shard)
+    complete = int(await stores.redis.hlen(keys.holds)) <= holds_limit
+    opened: defaultdict[str, int] = defaultdict(int)
+    if complete:
+        # Holds first: one that is charged between the two readings counts twice, and never not at
+        # all.
+        scan = stores.redis.hscan_iter(keys.holds, count=_SCAN_COUNT)
+        # By their keys, since a scan may answer one twice.
+        for record in {key: record async for key, record in scan}.values():
+            account, amount = parse_hold(record)
+            opened[account] += amount
+    cut = ShardCut(shard, mark["epoch"], mark["seq"])
+    epoch, seq = await stores.redis.hmget(keys.meta, "epoch", "seq")
+    if epoch is None or seq is None or int(epoch) != cut.epoch:
+        return False
+    try:
+        await read_events(stores, cut, int(seq))
+    except CutMoved:
+        return False
+    for account, amount in cut.unsettled.items():
+        opened[account] += amount
+    seen = {
+        split_account(account): amount for account, amount in opened.items() if account and amount
+    }
+    noted: bool = await stores.pool.fetchval(
+        _SQL["note_exposures"],
+        shard,
+        mark["now"],
+        complete,
+        [org_id for org_id, _ in seen],
+        [user_id for _, user_id in seen],
+        list(seen.values()),
+    )
+    return noted
