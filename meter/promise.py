@@ -106,10 +106,10 @@ async def read_facts(redis: Any) -> ServerFacts:
 
 
 async def _config(redis: Any, name: str) -> dict[str, str]:
+    # A refusal would stand in the server's ACL LOG each time: look before asking.
+    if await load_script("permissions").call(redis, [], [f"CONFIG GET {name}"]):
+        return {}
     try:
-        # A refusal would stand in the server's ACL LOG each time: look before asking.
-        if await load_script("permissions").call(redis, [], [f"CONFIG GET {name}"]):
-            return {}
         answer = await redis.config_get(name)
     except ResponseError:  # It is switched off, or renamed, as managed services do.
         return {}
