@@ -115,12 +115,14 @@ async def test_a_refused_token_is_explained_in_the_log_and_never_shown(world: Wo
 def logged() -> Iterator[io.StringIO]:
     """What is logged as JSON; logging is as before afterwards."""
     root = logging.getLogger()
-    before, level = root.handlers[:], root.level
+    before = root.handlers[:]
+    levels = {log: log.level for log in (root, *map(logging.getLogger, ("taximeter", "uvicorn")))}
     stream = io.StringIO()
     configure_logs("json", stream=stream, request_id=lambda: "r-1")
     yield stream
     root.handlers[:] = before
-    root.setLevel(level)
+    for log, level in levels.items():
+        log.setLevel(level)
     structlog.reset_defaults()
 
 

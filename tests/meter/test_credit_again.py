@@ -49,20 +49,26 @@ async def all_of(books: Books, request_id: str, amount: int) -> None:
     await eventually(there, what=f"{amount} charged for {request_id}")
 
 
-async def test_whoever_held_it_may_commit_after_a_restart(books: Books) -> None:
+@pytest.mark.parametrize("reported", [None, 12])
+async def test_whoever_held_it_may_commit_after_a_restart(
+    books: Books, reported: int | None
+) -> None:
     """A sidecar restarts, and the gateway behind it goes on: what it used is charged, not only
-    what it had reported.
+    what it had reported. Its hold lives as long as before, whether it has reported or not.
     """
     first = await books.meter()
     books.server.kill()
     hold = await first.reserve("org", "u", 60, request_id="a")
-    await hold.touch(12)
+    if reported is not None:
+        await hold.touch(reported)
     await die(first)
     await books.back()
     async with await books.meter() as second:
         books.server.kill()
+        assert second._desk is not None
+        await second._desk.expire()  # whose time is over ends now, and not when it happens to
         receipt = await second.commit("org", "u", "a", 45)
-        assert (receipt.state, receipt.charged) == ("committed", 45)
+        assert (receipt.state, receipt.charged, receipt.late) == ("committed", 45, False)
         await books.back()
         await books.all_charged("a")
     assert await books.charged() == {"a": 45}

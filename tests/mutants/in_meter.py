@@ -194,6 +194,13 @@ BUGS: Final = (
         "meter/test_credit_again.py",
     ),
     Bug(
+        "a hold on credit that has reported ends with the process that admitted it",
+        "meter/credit_line.py",
+        "                    entry.deadline = deadline_in(ttl_ms)\n",
+        "                    entry.deadline = deadline_in(0)\n",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
         "a commit that the journal refused is made all the same",
         "meter/credit_line.py",
         "        await self._write(due_line(due))\n        self._set_due(entry, due)\n\n"

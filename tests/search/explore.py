@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from search.judge import at_rest, violations
@@ -43,8 +44,30 @@ def explore(
     """Every sequence of up to `depth` steps, as far as `seconds` go; a depth that was not finished
     is not counted in `depth`. Ends early when `enough` says so.
     """
-    # Clients say in their log what a server has lost; here that is every other world.
-    logging.getLogger("taximeter.meter").setLevel(logging.CRITICAL)
+    with _quiet(logging.getLogger("taximeter.meter")):
+        return _explore(rules, depth, seconds, say, enough)
+
+
+@contextmanager
+def _quiet(log: logging.Logger) -> Iterator[None]:
+    """Clients say in their log what a server has lost; here that is every other world. Whoever
+    runs next in this process hears it again.
+    """
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def _explore(
+    rules: Rules,
+    depth: int,
+    seconds: float,
+    say: Callable[[Found], None],
+    enough: Callable[[Found], bool],
+) -> Found:
     found, started = Found(), time.monotonic()
     first = World(rules)
     seen: set[object] = {first.key()}

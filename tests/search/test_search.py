@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from search.explore import explore
@@ -48,3 +50,11 @@ def test_a_planted_bug_is_found(bug: Bug) -> None:
 
 def test_a_depth_that_time_did_not_allow_is_not_claimed() -> None:
     assert explore(Rules(), 50, seconds=0.0).depth == 0
+
+
+def test_whoever_runs_afterwards_hears_the_log_of_the_clients() -> None:
+    log = logging.getLogger("taximeter.meter")
+    before = log.level
+    explore(Rules(), 1)
+    assert log.level == before
+    assert log.isEnabledFor(logging.WARNING)
