@@ -17,7 +17,8 @@ from taximeter.meter.credit_line import CreditLines
 from taximeter.meter.keys import ShardKeys
 
 LINE = 100
-QUICK = {"take_timeout_s": 0.2, "resolve_timeout_s": 0.5, "call_timeout_s": 0.2}
+QUICK = {"take_timeout_s": 1.0, "resolve_timeout_s": 1.0, "call_timeout_s": 1.0}
+"""Soon at the desk when the server is away, and patient enough for one that is only slow."""
 
 
 class Books:
