@@ -295,7 +295,8 @@ async def test_both_choices_with_tools_are_relayed_and_charged(
     response = await world.chat(stream=True, n=2)
     assert response.content == b"".join(pieces) + END
     charge = await only_charge(world)
-    assert (charge["completion_tokens"], charge["estimated"]) == (2, True)
+    # The text, the name of the tool and its arguments.
+    assert (charge["completion_tokens"], charge["estimated"]) == (3, True)
 
 
 async def test_events_cut_anywhere_are_relayed_whole_and_at_once(

@@ -299,7 +299,7 @@ async def test_ten_callers_while_the_first_is_down_pay_once_each(
 ) -> None:
     await world.funded()
     first.script = failing("503 X")
-    responses = await asyncio.gather(*(world.chat(model=CHEAP) for _ in range(10)))
+    responses = await asyncio.gather(*(world.chat(model=CHEAP, max_tokens=50) for _ in range(10)))
     assert {response.headers["X-Provider-Used"] for response in responses} == {"second"}
     assert len(second.asked) == 10
     charges = await booked(world)

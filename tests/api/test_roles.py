@@ -258,11 +258,11 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
         (401, 404, 404, 404, 404),
     ),
     **{
-        ("POST", f"{root}/{name}"): (f"{root}/{name}", body, (401, 403, 404, admin, 403))
+        ("POST", f"{root}/{name}"): (f"{root}/{name}", body, (401, 403, 200, admin, 403))
         for root in ("/api/v1/llm", "/v1")
-        for name, body, admin in (  # The simulated provider serves chat alone.
+        for name, body, admin in (  # The admin was moved 0.001 credits: an embedding.
             ("completions", {"model": "gpt-3.5-turbo-instruct", "prompt": "Hi"}, 402),
-            ("embeddings", {"model": "text-embedding-3-small", "input": "Hi"}, 404),
+            ("embeddings", {"model": "text-embedding-3-small", "input": "Hi"}, 200),
             ("images/generations", {"model": "gpt-image-1", "prompt": "A taxi"}, 402),
             ("responses", {"model": "gpt-4o-mini", "input": "Hi"}, 402),
         )
@@ -303,7 +303,10 @@ async def test_every_route_for_every_role(world: World) -> None:
             if response.status_code >= 400:
                 document = response.json()
                 assert set(document) == {"error", "detail"}, (method, path)
-                assert set(document["error"]) == {"code", "message", "details"}
+                shape = {"code", "message", "details"}
+                if method == "POST" and ("/llm/" in path or path.startswith("/v1/")):
+                    shape |= {"type", "param"}  # As OpenAI's clients read it.
+                assert set(document["error"]) == shape, (method, path)
                 assert document["detail"] == document["error"]["message"]
         assert tuple(found) == expected, (method, path)
 

@@ -23,7 +23,6 @@ from taximeter.api.app import create_app
 from taximeter.api.commands.token import command as token_command
 from taximeter.api.settings import ApiSettings
 from taximeter.api.simulator import create_simulator
-from taximeter.api.tokens import load_dev_key
 from taximeter.settler.stores import Stores
 
 STATUS = "/api/v1/system/status"
@@ -150,26 +149,20 @@ async def test_who_am_i(world: World) -> None:
     ]
 
 
-async def test_without_an_upstream_the_llm_route_says_so(
-    stores: Stores, database_url: str, redis_url: str, tmp_path: Path
-) -> None:
-    settings = ApiSettings(
-        database_url=database_url, redis_url=redis_url, dev_mode=True, data_dir=tmp_path
-    )
-    app = create_app(settings)
-    async with (
-        serving(app) as url,
-        httpx.AsyncClient(base_url=url, trust_env=False) as client,
-    ):
-        app.state.services = dataclasses.replace(app.state.services, router=None)
-        token = load_dev_key(tmp_path).mint("ann", ttl_s=60)
-        response = await client.post(
+async def test_without_an_upstream_the_llm_route_says_so(world: World) -> None:
+    await world.funded()
+    services = world.app.state.services
+    world.app.state.services = dataclasses.replace(services, router=None)
+    try:
+        response = await world.client.post(
             "/v1/chat/completions",
             json={"model": "gpt-4o", "messages": [{"role": "user", "content": "x"}]},
-            headers={"Authorization": f"Bearer {token}"},
+            headers=world.auth("ann"),
         )
-        assert response.status_code == 503
-        assert response.json()["error"]["details"]["reason"] == "upstream_not_configured"
+    finally:
+        world.app.state.services = services
+    assert response.status_code == 503
+    assert response.json()["error"]["details"]["reason"] == "upstream_not_configured"
 
 
 def test_token_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +173,14 @@ def test_token_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAXIMETER_OIDC_AUDIENCE", "taximeter")
     refused = runner.invoke(token_command, ["--user", "ann", "--data-dir", str(tmp_path)])
     assert refused.exit_code == 1
-    assert "dev mode only" in refused.output
-    assert list(tmp_path.iterdir()) == []
+    assert "TAXIMETER_OIDC_ISSUER is for real sessions" in refused.output
     monkeypatch.setenv("TAXIMETER_DEV_MODE", "1")
+    refused = runner.invoke(token_command, ["--user", "ann", "--data-dir", str(tmp_path)])
+    assert refused.exit_code == 1
+    assert "unset one of them" in refused.output
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.delenv("TAXIMETER_OIDC_ISSUER")
+    monkeypatch.delenv("TAXIMETER_OIDC_AUDIENCE")
     minted = runner.invoke(token_command, ["--user", "ann", "--data-dir", str(tmp_path)])
     assert minted.exit_code == 0
     assert minted.output.count(".") == 2

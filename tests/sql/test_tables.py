@@ -8,7 +8,7 @@ from support.books import Books
 
 COLUMNS = {
     "organizations": "id text, org_name text, slug text, created_by text, created_at timestamptz,"
-    " personal_of text",
+    " personal_of text, suspended_at timestamptz, deleted_at timestamptz",
     "organization_members": "org_id text, user_id text, role text, status text,"
     " created_at timestamptz",
     "organization_subscriptions": "id uuid, org_id text, plan_code text, plan_name text,"
