@@ -14,6 +14,8 @@ from support.servers import ValkeyFactory
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter, MeterSettings, UnsafeServer
+from taximeter.meter.keys import ShardKeys
+from taximeter.meter.permissions import METER, check_permissions
 from taximeter.meter.promise import Durability, read_facts
 from taximeter.meter.waits import Wait, Waits
 from taximeter.settler.settings import SettlerSettings
@@ -145,3 +147,27 @@ async def test_of_a_server_that_hides_its_configuration_the_operator_is_believed
     async with Redis.from_url(server.url, username="root", password="for-tests") as root:
         assert await root.acl_log() == []  # Who watches it is told of no refusal that is no attack.
     await redis.aclose()
+
+
+@pytest.mark.parametrize("name", ["", "for-the-provider-alone"])
+async def test_a_server_without_config_is_one_that_hides_its_configuration(
+    valkey_server: ValkeyFactory, name: str
+) -> None:
+    """As managed services have it: not refused, and nothing is claimed."""
+    async with Redis.from_url(valkey_server("--rename-command", "CONFIG", name).url) as redis:
+        facts = await read_facts(redis)
+        assert facts.appendfsync is None
+        assert facts.promise().startswith("?: ")
+        await check_permissions(redis, METER, ShardKeys("tm", 0).meta)
+
+
+async def test_a_replica_and_a_server_that_refuses_writes_say_what_they_are(
+    valkey_server: ValkeyFactory,
+) -> None:
+    """Else their refusal of a script would hide why credits must not be kept there."""
+    lonely = valkey_server("--min-replicas-to-write", "1")
+    replica = valkey_server("--replicaof", "127.0.0.1", str(lonely.port))
+    for server, is_primary in ((lonely, True), (replica, False)):
+        async with Redis.from_url(server.url) as redis:
+            facts = await read_facts(redis)
+            assert (facts.is_primary, facts.appendfsync) == (is_primary, "everysec")
