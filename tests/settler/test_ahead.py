@@ -15,14 +15,14 @@ from taximeter.settler.settle import settle_shard
 
 
 class Counting:
-    """A Redis client that counts reads of streams."""
+    """A Redis client that counts reads of runs: what comes after an entry, without it."""
 
     def __init__(self, redis: Any) -> None:
         self._redis = redis
         self.reads = 0
 
     async def xrange(self, *args: Any, **kwargs: Any) -> Any:
-        self.reads += 1
+        self.reads += str(args[1]).startswith("(")
         return await self._redis.xrange(*args, **kwargs)
 
 
@@ -77,10 +77,11 @@ async def test_the_next_run_is_there_when_it_is_asked_for(world: World) -> None:
         return redis.reads == 2
 
     await eventually(read)
-    run, usual = await reader.take(Mark(1, 2, "server"))
+    mark = Mark(1, 2, "server", run.fingerprint)
+    run, usual = await reader.take(mark)
     assert (run.after_seq, run.last_seq, redis.reads) == (2, 4, 2)
     # A transaction that was undone asks for it again.
-    again, _ = await reader.take(Mark(1, 2, "server"))
+    again, _ = await reader.take(mark)
     assert (again, redis.reads) == (run, 2)
     await reader.close()
 

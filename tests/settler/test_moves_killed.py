@@ -153,6 +153,6 @@ async def test_a_closing_goes_on_and_returns_each_credit_once(
         await world.settle()
         await close(world)
         used += 30
-        assert await pool_of(world) == (used, used, 10**6 - used)
+        assert await pool_of(world) == (0, used, 10**6 - used), "what is used is closed"
     await assert_history_adds_up(world)
     await world.assert_books()

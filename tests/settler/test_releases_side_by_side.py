@@ -75,7 +75,7 @@ async def test_events_of_a_newer_release_wait_for_its_settler(world: World, befo
     await redis.delete(keys.events)
     for entry_id, fields in entries:
         line = fields.get(b"v1") or fields[b"v2"]
-        await redis.xadd(keys.events, {b"t": TIME, b"v1": line}, id=entry_id)
+        await redis.xadd(keys.events, {b"t": fields[b"t"], b"v1": line}, id=entry_id)
     await world.assert_books()
     assert await world.used("ann") == 100 * before + 50 + 100
 
