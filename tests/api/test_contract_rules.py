@@ -168,8 +168,11 @@ async def _audit(world: World) -> None:
 
     await eventually(refused)
     rows = await world.stores.pool.fetch("SELECT * FROM taximeter.audit_log ORDER BY id")
-    # The first of each: the transfer opens an allocation as well, and says so.
-    found = {one["action"]: one for one in reversed(rows)}
+    found = {one["action"]: one for one in rows}
+    # The last one is bob's, which the transfer has opened.
+    opened = [one for one in rows if one["action"] == "user.allocation.created"]
+    assert [one["target"] for one in opened] == ["ann", "bob"]
+    found["user.allocation.created"] = opened[0]
     expected: dict[str, tuple[str, dict[str, Any] | None, dict[str, Any]]] = {
         "org.subscription.created": ("root", None, {"plan_code": "professional"}),
         "org.subscription.upgraded": (
