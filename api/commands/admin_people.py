@@ -248,5 +248,5 @@ def _run(database_url: str, work: Callable[..., Awaitable[T]], *arguments: objec
         ) from None
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise click.ClickException(
-            f"the Postgres of --database-url cannot be used: {error or type(error).__name__}"
+            f"the Postgres of --database-url cannot be used: {str(error) or type(error).__name__}"
         ) from None
