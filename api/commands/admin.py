@@ -1,0 +1,13 @@
+"""`taximeter admin`: what the operator of an installation does from its own machine."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group(
+    name="admin",
+    help="Administer this installation itself, with the rights of its database's owner.",
+)
+def command() -> None:
+    """Give these commands the same parent."""
