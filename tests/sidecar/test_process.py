@@ -18,12 +18,12 @@ import pytest
 from pydantic import ValidationError
 from redis.asyncio import Redis
 from support.books import Books
+from support.old_keys import make_old_key
 from support.servers import ValkeyFactory
 from support.shard import ScriptedShard
 from support.sidecar import FUNDS, JSON, Caller, calling, problem
 from support.waiting import eventually
 
-from taximeter.api.keys import make_key
 from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter.keys import ShardKeys
 
@@ -285,7 +285,7 @@ async def test_keys_of_organisations_come_from_postgres(
 ) -> None:
     """With a database it may be reached from elsewhere without keys of its own."""
     await books.open(total=5000, allocated=3000)
-    made = make_key()
+    made = make_old_key()
     await books.run(
         "INSERT INTO taximeter.api_keys"
         " (key_id, org_id, name, operations, digest, last_four, created_by, expires_at)"
