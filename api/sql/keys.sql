@@ -64,6 +64,27 @@ FROM taximeter.api_keys AS key
 WHERE key.org_id = $1 AND key.key_id = $2
 FOR NO KEY UPDATE OF key;
 
+-- name: end_keys_of
+-- Why: what a person has made, or what acts for them alone, does not go on without them. Whose membership goes on keeps the keys that
+-- act for them and that others have made.
+-- $1 org_id, $2 user_id, $3 who ends it, $4 whether the user is still a member, $5 whether keys that the user has made are kept
+UPDATE taximeter.api_keys SET revoked_at = now(), revoked_by = $3
+WHERE org_id = $1 AND revoked_at IS NULL AND expires_at > now()
+  AND ((created_by = $2 AND NOT $5) OR (user_id = $2 AND NOT $4))
+RETURNING key_id, name, last_four, user_id, created_by, revoked_at;
+
+-- name: keys_made_by
+-- Why: which keys go on although who made them does not. $1 org_id, $2 user_id
+SELECT key_id, name, last_four, user_id, created_by, revoked_at
+FROM taximeter.api_keys
+WHERE org_id = $1 AND created_by = $2 AND revoked_at IS NULL AND expires_at > now();
+
+-- name: end_all_keys
+-- Why: a deleted organisation's keys are good for nothing. $1 org_id, $2 who ends it
+UPDATE taximeter.api_keys SET revoked_at = now(), revoked_by = $2
+WHERE org_id = $1 AND revoked_at IS NULL AND expires_at > now()
+RETURNING key_id, name, last_four, user_id, created_by, revoked_at;
+
 -- name: revoke_key
 -- $1 key_id, $2 who
 UPDATE taximeter.api_keys SET revoked_at = now(), revoked_by = $2 WHERE key_id = $1;
