@@ -46,6 +46,7 @@ logger = logging.getLogger("taximeter.api")
 METER_RETRY_S = 0.5
 CLOSE_S = 1.0
 """Nobody waits for Postgres any more when its connections are closed."""
+GOOGLE = "https://accounts.google.com"
 REQUESTS_SHARE = 0.75
 """Of the grace of a shutdown, what is for requests; the rest is for charges that still run."""
 
@@ -134,6 +135,11 @@ def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
             admin_role=settings.admin_role,
             members_role=settings.members_role,
         )
+    if settings.oidc_issuer == GOOGLE and "hd" not in settings.oidc_required_claims:
+        logger.warning(
+            "anybody with a Google account has a session here: TAXIMETER_OIDC_REQUIRED_CLAIMS"
+            ' such as {"hd": "example.com"} lets in those of your domain alone'
+        )
     keys = KeySet(
         settings.oidc_jwks_url,
         client,
@@ -151,6 +157,8 @@ def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
         members_role=settings.members_role,
         paths=settings.claim_paths,
         only_access_tokens=settings.oidc_only_access_tokens,
+        required=settings.required_claims,
+        id_tokens=settings.oidc_id_tokens,
     )
 
 
