@@ -29,7 +29,8 @@ from taximeter.api.pending import PendingCharges
 from taximeter.api.prices import following, make_holds
 from taximeter.api.refusals import RefusalAudit
 from taximeter.api.settings import ApiSettings
-from taximeter.api.tokens import load_dev_key
+from taximeter.api.system_admins import SystemAdmins
+from taximeter.api.tokens import DEV_ISSUER, load_dev_key
 from taximeter.api.users import NotingVerifier
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
 from taximeter.meter.estimates import EstimatedHolds
@@ -104,6 +105,7 @@ class Services:
     stores: Stores
     meters: MeterGate
     verifier: Verifier
+    admins: SystemAdmins
     router: Router | None
     catalogue: Catalogue | None
     pricer: Pricer
@@ -224,6 +226,11 @@ async def open_services(
             meters=meters,
             verifier=RememberingVerifier(
                 NotingVerifier(make_verifier(settings, plain_client), pool, tracker)
+            ),
+            admins=SystemAdmins(
+                pool,
+                DEV_ISSUER if settings.dev_mode else settings.oidc_issuer or "",
+                outage_s=settings.outage_belief_s,
             ),
             router=router,
             catalogue=None if router is None else Catalogue(router),

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "check": "Prove the books; exit 1 on any violation.",
     "rebuild": "Bring live balances back from Postgres, after letting open holds end.",
     "reshard": "Spread the organisations over another number of shards.",
+    "admin": "Administer the installation itself, as its operator.",
     "acl": "Print the rules of the Redis users that the processes need.",
     "prices": "Show what a model costs; check and import price files.",
     "token": "Mint a session token (dev mode only).",
