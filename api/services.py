@@ -29,7 +29,8 @@ from taximeter.api.pending import PendingCharges
 from taximeter.api.prices import following, make_holds
 from taximeter.api.refusals import RefusalAudit
 from taximeter.api.settings import ApiSettings
-from taximeter.api.tokens import load_dev_key
+from taximeter.api.system_admins import SystemAdmins
+from taximeter.api.tokens import DEV_ISSUER, load_dev_key
 from taximeter.api.users import NotingVerifier
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
 from taximeter.meter.estimates import EstimatedHolds
@@ -45,6 +46,7 @@ logger = logging.getLogger("taximeter.api")
 METER_RETRY_S = 0.5
 CLOSE_S = 1.0
 """Nobody waits for Postgres any more when its connections are closed."""
+GOOGLE = "https://accounts.google.com"
 
 
 class MeterGate:
@@ -102,6 +104,7 @@ class Services:
     stores: Stores
     meters: MeterGate
     verifier: Verifier
+    admins: SystemAdmins
     router: Router | None
     catalogue: Catalogue | None
     pricer: Pricer
@@ -130,6 +133,11 @@ def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
             admin_role=settings.admin_role,
             members_role=settings.members_role,
         )
+    if settings.oidc_issuer == GOOGLE and "hd" not in settings.oidc_required_claims:
+        logger.warning(
+            "anybody with a Google account has a session here: TAXIMETER_OIDC_REQUIRED_CLAIMS"
+            ' such as {"hd": "example.com"} lets in those of your domain alone'
+        )
     keys = KeySet(
         settings.oidc_jwks_url,
         client,
@@ -147,6 +155,8 @@ def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
         members_role=settings.members_role,
         paths=settings.claim_paths,
         only_access_tokens=settings.oidc_only_access_tokens,
+        required=settings.required_claims,
+        id_tokens=settings.oidc_id_tokens,
     )
 
 
@@ -228,6 +238,11 @@ async def open_services(
             meters=meters,
             verifier=RememberingVerifier(
                 NotingVerifier(make_verifier(settings, plain_client), pool, tracker)
+            ),
+            admins=SystemAdmins(
+                pool,
+                DEV_ISSUER if settings.dev_mode else settings.oidc_issuer or "",
+                outage_s=settings.outage_belief_s,
             ),
             router=router,
             catalogue=None if router is None else Catalogue(router),
