@@ -202,9 +202,9 @@ async def suspend_organization(
     body: Suspension, admin: SystemAdminDep, access: OrgAdminDep, services: ServicesDep
 ) -> SuspensionSet:
     """While it is suspended, nobody spends its credits through the LLM route or by an API key
-    (within three seconds), and its own admins change nothing. Keys work again when it is lifted. Running requests end normally;
-    balances stay. Gateways that charge in Redis by themselves are not stopped by it. Repeating it
-    changes nothing.
+    (within three seconds), and its own admins change nothing. Keys work again when it is lifted.
+    Running requests end normally; balances stay. Gateways that charge in Redis by themselves are
+    not stopped by it. Repeating it changes nothing.
     """
     org_id = access.org_id
     async with services.pool.acquire() as conn, conn.transaction():
@@ -232,9 +232,9 @@ async def suspend_organization(
 async def delete_organization(
     body: Deletion, admin: SystemAdminDep, access: OrgAdminDep, services: ServicesDep
 ) -> OrganizationDeleted:
-    """Ends its subscription, its memberships and its API keys, and closes all allocations: what is left returns
-    to its pool, running requests are charged. Its books stay readable for system admins, and its
-    id is not used again. 409 for a personal organisation, and for one that is deleted.
+    """Ends its subscription, its memberships and its API keys, and closes all allocations: what is
+    left returns to its pool, running requests are charged. Its books stay readable for system
+    admins, and its id is not used again. 409 for a personal organisation, and for one that is deleted.
     """
     org_id = access.org_id
     if body.confirm_org_id != org_id:
