@@ -59,6 +59,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.api_keys": ("SI", "", "S"),
     "taximeter.idempotent_answers": ("SI", "SD", ""),
     "taximeter.users": ("SIU", "S", ""),
+    "taximeter.system_admins": ("S", "", ""),
 }
 APPEND_ONLY = ("credit_usage_attribution", "taximeter.account_entries", "taximeter.audit_log")
 
