@@ -234,7 +234,8 @@ async def delete_organization(
 ) -> OrganizationDeleted:
     """Ends its subscription, its memberships and its API keys, and closes all allocations: what is
     left returns to its pool, running requests are charged. Its books stay readable for system
-    admins, and its id is not used again. 409 for a personal organisation, and for one that is deleted.
+    admins, and its id is not used again. 409 for a personal organisation, and for one that is
+    deleted.
     """
     org_id = access.org_id
     if body.confirm_org_id != org_id:

@@ -1,4 +1,4 @@
-"""Who is removed leaves nothing that acts for them, no key and no invitation; the answer says so."""
+"""Who is removed leaves nothing that acts for them, no key and no invitation, and it is said."""
 
 from __future__ import annotations
 
