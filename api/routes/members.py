@@ -166,7 +166,8 @@ async def remove_member(
     end too, and the user's invitations; `keep_keys` keeps the keys that do not act for the user.
 
     403 for a member who names somebody else, and for who would keep their own keys; 404 if the user
-    is no active member and was not invited; 409 for the last admin, and for the user of a personal organisation.
+    is no active member and was not invited; 409 for the last admin, and for the user of a personal
+    organisation.
     """
     org_id = access.org_id
     if user_id != access.user_id and not access.is_admin:
