@@ -15,7 +15,7 @@ import pytest
 from redis.asyncio import Redis
 from support.proxy import Proxy
 from support.servers import ValkeyFactory
-from support.shard import ScriptedShard, op
+from support.shard import FULL, ScriptedShard, op
 from support.waiting import eventually
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
@@ -123,7 +123,7 @@ async def nothing(books: Books) -> None:
 
 
 async def out_of_memory(books: Books) -> None:
-    await books.redis.config_set("maxmemory", "1mb")
+    await books.redis.config_set("maxmemory", FULL)
 
 
 async def backlog(books: Books) -> None:

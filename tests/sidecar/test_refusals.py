@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from support.proxy import Proxy
 from support.servers import ValkeyFactory
-from support.shard import ScriptedShard
+from support.shard import FULL, ScriptedShard
 from support.sidecar import FUNDS, Caller, calling, problem, served
 
 from taximeter.meter import (
@@ -383,7 +383,7 @@ async def test_memory_is_out(valkey_server: ValkeyFactory) -> None:
         calling(url) as caller,
     ):
         await caller.ok("reserve", request_id="r1", amount_millicredits=100)
-        await redis.config_set("maxmemory", "1")
+        await redis.config_set("maxmemory", FULL)
         for op in ("reserve", "charge"):
             refused = await caller.refused(op, amount_millicredits=1)
             assert refused == (503, "OUT_OF_MEMORY", {})
