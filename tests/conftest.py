@@ -19,6 +19,7 @@ import redis as redis_py
 import redis.asyncio as redis_asyncio
 from hypothesis import HealthCheck, settings
 from support.memory import memory_folder
+from support.patience import be_patient
 from support.servers import ValkeyFactory, run_sql, with_database, with_login
 
 from taximeter.api.embedded.postgres import EmbeddedPostgres
@@ -51,6 +52,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TIMED):
             item.add_marker(pytest.mark.alone)
+
+
+@pytest.fixture(autouse=True)
+def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time-out of production ends because the machine is slow, but where one is tested."""
+    own = request.node.get_closest_marker("timeouts")
+    if own is None or own.kwargs:
+        be_patient(monkeypatch, **({} if own is None else own.kwargs))
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ async def test_the_page_is_true(world: World) -> None:
                 stderr=asyncio.subprocess.PIPE,
                 env=environment,
             )
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 output, errors = await running.communicate()
             assert running.returncode == 0, (command, errors.decode())
             if promised:

@@ -67,7 +67,7 @@ async def hostile(url: str) -> AsyncIterator[Hostile]:
 async def answers(url: str) -> bool:
     """Whether somebody who comes now is served."""
     try:
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
             return (await client.get(f"{url}/openapi.json")).status_code == 200
     except httpx.TransportError:
         return False

@@ -81,7 +81,7 @@ class Books:
                 return bool(await self.ask("charge", name))
             return False
 
-        await eventually(works, within_s=30.0)
+        await eventually(works, within_s=60)
 
     async def ask(self, kind: str, request_id: str) -> object:
         meter = self.meter
@@ -112,7 +112,7 @@ async def books(valkey_server: ValkeyFactory) -> AsyncIterator[Books]:
                 return True
             return False
 
-        await eventually(connected, within_s=30.0)
+        await eventually(connected, within_s=60)
         yield made
         await made.meter.aclose()
         await made.redis.aclose()

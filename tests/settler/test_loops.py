@@ -20,7 +20,7 @@ async def running(pulse: Pulse, *loops: Loop, grace_s: float = 1.0) -> AsyncIter
     task = asyncio.create_task(run_loops(loops, pulse, stop, grace_s=grace_s))
     yield
     stop.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await task
 
 

@@ -336,6 +336,7 @@ async def test_only_json_is_taken(caller: Caller) -> None:
     assert response.status_code == 200
 
 
+@pytest.mark.timeouts(take_timeout_s=1.0)
 async def test_a_fenced_shard(caller: Caller, shard: ScriptedShard, redis: Redis) -> None:
     await redis.hset(shard.keys.meta, "epoch", "fenced")
     for response in (
