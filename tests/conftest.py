@@ -18,6 +18,8 @@ import pytest
 import redis as redis_py
 import redis.asyncio as redis_asyncio
 from hypothesis import HealthCheck, settings
+from support.leftovers import left_open, limits, lowered, sockets
+from support.marks import mark, starts_by_itself
 from support.memory import memory_folder
 from support.patience import be_patient
 from support.servers import ValkeyFactory, run_sql, with_database, with_login
@@ -47,11 +49,41 @@ settings.register_profile(
 settings.load_profile("any-machine")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What compares timings must not share the machine with other tests."""
     for item in items:
         if item.path.is_relative_to(TIMED):
             item.add_marker(pytest.mark.alone)
+        mark(item)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Who asks for a few tests need not wait until all the others are read."""
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    asked = config.option.markexpr
+    timed = collection_path.is_relative_to(TIMED)
+    left_out = (asked == "alone" and not timed) or (
+        asked == "fast" and (timed or starts_by_itself(collection_path))
+    )
+    return True if left_out else None
+
+
+@pytest.fixture(autouse=True)
+def full_limits() -> Iterator[None]:
+    """The limits of this process are those of every test in it."""
+    before = limits()
+    yield
+    assert not lowered(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """The connections of a file of tests end with it."""
+    before = sockets()
+    yield
+    assert not left_open(before)
 
 
 @pytest.fixture(autouse=True)
