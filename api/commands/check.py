@@ -118,13 +118,9 @@ def _looking(as_json: bool) -> Iterator[None]:
     """Say in one line why the stores could not be read, and exit 2."""
     try:
         yield
-    except (
-        CouldNotLook,
-        OSError,
-        RedisError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-    ) as error:
+    except CouldNotLook as error:
+        _could_not_look(str(error), as_json)
+    except (OSError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         _could_not_look(in_one_line(error) or f"{type(error).__name__}: {error}", as_json)
     except (ValidationError, SettingsError) as error:
         _could_not_look(explain(error), as_json)
