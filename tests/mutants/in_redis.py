@@ -95,11 +95,9 @@ BUGS: Final = (
         "an account may be overdrawn by one reserve",
         "lua/lib/batch.lua",
         "    elseif free < amount then reply = format('-1 %d %d', free, kept)\n"
-        "    else\n"
-        "      free_now, kept_now = free - amount, kept + amount\n",
+        "    -- What a move holds",
         "    elseif free < 0 then reply = format('-1 %d %d', free, kept)\n"
-        "    else\n"
-        "      free_now, kept_now = free - amount, kept + amount\n",
+        "    -- What a move holds",
         "lua/test_operate.py meter/test_client.py meter/test_batching.py",
     ),
     Bug(

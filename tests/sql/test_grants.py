@@ -57,8 +57,10 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.deletions": ("S", "S", ""),
     "taximeter.acknowledgements": ("S", "SI", ""),
     "taximeter.api_keys": ("SI", "", "S"),
+    "taximeter.key_seal": ("S", "", "S"),
     "taximeter.idempotent_answers": ("SI", "SD", ""),
     "taximeter.users": ("SIU", "S", ""),
+    "taximeter.system_admins": ("S", "", ""),
 }
 APPEND_ONLY = ("credit_usage_attribution", "taximeter.account_entries", "taximeter.audit_log")
 
