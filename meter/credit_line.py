@@ -88,14 +88,12 @@ class CreditDesk:
         """What waits to be charged."""
         return [entry for entry in self._entries.values() if entry.due is not None]
 
-    async def admit(
-        self, operation: Operation, trouble: StoreError, account_max: int
-    ) -> Receipt:
+    async def admit(self, operation: Operation, trouble: StoreError, account_max: int) -> Receipt:
         """Admit a reserve, or a charge, which is due at once. An account has at most `account_max`
         here, charges included, of which those of nothing use up no line.
 
-        Raises `trouble` when the line is used up, TooManyHolds, InsufficientCredits or AccountNotFound when
-        Postgres can be asked and says so, RequestReplayed, RequestConflict.
+        Raises `trouble` when the line is used up, TooManyHolds, InsufficientCredits or
+        AccountNotFound when Postgres can be asked and says so, RequestReplayed, RequestConflict.
         """
         if known := await self._known(operation):
             return self._again(known, operation)

@@ -120,8 +120,8 @@ class TooManyForAccount(Overloaded):
 
 
 class TooManyHolds(MeterError):
-    """The account has as many holds open as it may have (`limit`). Nothing was taken; each hold that
-    ends makes room for another.
+    """The account has as many holds open as it may have (`limit`). Nothing was taken; each hold
+    that ends makes room for another.
     """
 
     def __init__(self, limit: int) -> None:

@@ -27,16 +27,14 @@ async def admit(
     backlog_max: int,
     open_holds_max: int,
 ) -> None:
-    """Let the shard take credit until `backlog_max` events wait after `settled_seq`, and each account
-    have `open_holds_max` holds open.
+    """Let the shard take credit until `backlog_max` events wait after `settled_seq`, and each
+    account have `open_holds_max` holds open.
 
     Nothing is durable that matters: the next tick says it again. A drain under way goes on. Raises
     redis errors, ResponseError when the shard is not at `epoch` any more.
     """
     keys = stores.keys(shard)
-    await _ADMIT.call(
-        stores.redis, [keys.meta], [epoch, settled_seq + backlog_max, open_holds_max]
-    )
+    await _ADMIT.call(stores.redis, [keys.meta], [epoch, settled_seq + backlog_max, open_holds_max])
 
 
 async def recount(stores: Stores, shard: int, epoch: int, holds_limit: int) -> int:

@@ -27,8 +27,8 @@ FIRES: Final = {
     "a script is wrong",
     "I4": "Redis lost data (see docs/runbook.md), or someone deleted entries of the stream or "
     "rows of the ledger",
-    "I6": "something changed holds past the scripts, or no settler sweeps; beside a release that does "
-    "not count open holds, the settler counts them anew within a minute",
+    "I6": "something changed holds past the scripts, or no settler sweeps; beside a release that "
+    "does not count open holds, the settler counts them anew within a minute",
     "I7": "a credit came from nowhere or went nowhere: look at the other invariants for where",
     "I11": "no settler relays, Postgres went back in time, or an account refuses its entries (see "
     "the settler's log)",

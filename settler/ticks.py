@@ -333,9 +333,7 @@ class Settler:
     async def _recount(self, shard: int, epoch: int) -> None:
         """Counts of open holds are no money, so what is wrong with them is mended at once."""
         try:
-            wrong = await recount(
-                self._stores, shard, epoch, self._settings.reconcile_holds_limit
-            )
+            wrong = await recount(self._stores, shard, epoch, self._settings.reconcile_holds_limit)
         except ResponseError as error:  # Closed, or reopened since: then it was counted.
             log.info("recount", shard=shard, could_not_count=str(error))
         else:

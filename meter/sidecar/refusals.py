@@ -174,8 +174,8 @@ def refusal_of(error: MeterError) -> Refusal:
             return Refusal(
                 429,
                 "TOO_MANY_HOLDS",
-                f"The user has {error.limit} requests open, as many as one may have. Nothing was done;"
-                " try again when one has ended.",
+                f"The user has {error.limit} requests open, as many as one may have. Nothing was"
+                " done; try again when one has ended.",
                 {"limit": "open_holds", "open_holds_max": error.limit},
                 retry=True,
             )

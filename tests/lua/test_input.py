@@ -295,8 +295,10 @@ COMPLETE = {
     "witness": (["meta"], ["1", "a/1 1 1"]),
 } | {
     name: (
-        ["accounts", "holds", "deadlines", "outcomes", "outcomes_old", "meta", "events"]
-        + ["open_holds"],
+        [
+            *("accounts", "holds", "deadlines", "outcomes", "outcomes_old", "meta", "events"),
+            "open_holds",
+        ],
         arguments,
     )
     for name, arguments in (

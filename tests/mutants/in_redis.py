@@ -96,8 +96,7 @@ BUGS: Final = (
         "lua/lib/batch.lua",
         "    elseif free < amount then reply = format('-1 %d %d', free, kept)\n"
         "    -- What a move holds",
-        "    elseif free < 0 then reply = format('-1 %d %d', free, kept)\n"
-        "    -- What a move holds",
+        "    elseif free < 0 then reply = format('-1 %d %d', free, kept)\n    -- What a move holds",
         "lua/test_operate.py meter/test_client.py meter/test_batching.py",
     ),
     Bug(

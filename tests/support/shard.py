@@ -108,9 +108,7 @@ class ScriptedShard:
     async def sweep_fully(self, limit: int = 100) -> list[int]:
         """The same, then holds whose progress was not charged, and that progress."""
         keys = self.keys
-        reply = await load_script("sweep").call(
-            self.redis, keys.sweeping(), [self.epoch, limit]
-        )
+        reply = await load_script("sweep").call(self.redis, keys.sweeping(), [self.epoch, limit])
         return [int(count) for count in reply]
 
     async def rotate(self, window_ms: int = 1000) -> int:
