@@ -1462,7 +1462,7 @@ BEGIN
     IF actor IS NULL OR actor !~ '^[^[:cntrl:]]{1,255}$' THEN
         RAISE EXCEPTION 'taximeter.actor must say who does it, in 1 to 255 characters' USING ERRCODE = 'check_violation';
     END IF;
-    IF actor ~ '^(taximeter|operator):' AND actor !~ '^taximeter:key:[0-9A-Za-z]{12}$' OR actor IN ('settler', 'operator') THEN
+    IF actor ~ '^(taximeter|operator):' AND actor !~ '^taximeter:key:[0-9A-Za-z]{12}$' THEN
         RAISE EXCEPTION 'taximeter.actor is a user or a key of the installation, and not one of our own programs'
             USING ERRCODE = 'insufficient_privilege';
     END IF;
