@@ -168,6 +168,7 @@ PLANTED = {
         by_sql("DELETE FROM credit_usage_attribution WHERE request_id = 'sql1'"),
     ),
     "I6 held": ("I6", by_redis("HSET", "accounts", "acme/ann", "9300 600 1")),
+    "I6 count": ("I6", by_redis("HSET", "open_holds", "acme/ann", "3")),
     "I6 hold vanished": ("I6", by_redis("HDEL", "holds", "acme/open")),
     "I6 deadline vanished": ("I6", by_redis("DEL", "deadlines")),
     "I6 overdue": ("I6", overdue_hold),
