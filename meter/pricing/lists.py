@@ -7,10 +7,19 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from taximeter.meter.pricing.amendments import amended
 from taximeter.meter.pricing.file_reader import Entry
 from taximeter.meter.pricing.files import PriceFile, parse_price_file, read_price_file
 from taximeter.meter.pricing.identity import Identity, host_of
-from taximeter.meter.pricing.published import Found, Listed, PublishedPrices, zone_factor
+from taximeter.meter.pricing.published import (
+    Found,
+    Listed,
+    PublishedPrices,
+    in_its_zone,
+    names_of,
+    zone_factor,
+)
+from taximeter.meter.pricing.sheet import Sheet
 
 
 class PriceLists:
@@ -45,10 +54,12 @@ class PriceLists:
         if self._file is not None:
             entry = self._file.find(name, of, host) or self._file.find(name, maker)
             if entry is not None:
-                return _listed(entry, "override", self._file, maker)
+                return _listed(entry, "override", self._file, maker, entry.sheet)
         entry = self._correction(of, found)
         if entry is not None:
-            return _listed(entry, "corrections", self._corrections, maker)
+            listed = maker if found is None else Identity(found[0].id, found[1].id.lower())
+            sheet = in_its_zone(amended(entry.sheet, *names_of(maker, listed)), maker)
+            return _listed(entry, "corrections", self._corrections, maker, sheet)
         if self._published is None or found is None:
             return None
         return self._published.listed(of, *found)
@@ -108,12 +119,9 @@ def _published_prices() -> PublishedPrices | None:
         return None
 
 
-def _listed(entry: Entry, source: str, file: PriceFile, of: Identity) -> Listed:
+def _listed(entry: Entry, source: str, file: PriceFile, of: Identity, sheet: Sheet) -> Listed:
     identity = of if of.provider else of._replace(provider=host_of(entry.provider))
-    # The operator's prices are what they are; a correction is one of the list's prices.
-    factor = 1 if source == "override" else zone_factor(of) or 1
-    sheets = ((None, entry.sheet.times(factor)),)
-    return Listed(identity.provider, source, file.version, sheets, str(identity))
+    return Listed(identity.provider, source, file.version, ((None, sheet),), str(identity))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -50,15 +50,18 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.shard_layouts": ("S", "SI", ""),
     "taximeter.moves": ("SIU", "SIU", ""),
     "taximeter.pool_refreshes": ("S", "SI", ""),
-    "taximeter.audit_log": ("SI", "SI", ""),
+    "taximeter.audit_log": ("S", "SI", ""),
     "taximeter.audit_chain": ("S", "S", ""),
     "taximeter.exposures": ("S", "SIUD", ""),
     "taximeter.exposure_looks": ("S", "SIUD", ""),
     "taximeter.deletions": ("S", "S", ""),
     "taximeter.acknowledgements": ("S", "SI", ""),
     "taximeter.api_keys": ("SI", "", "S"),
+    "taximeter.key_seal": ("S", "", "S"),
+    "taximeter.system_keys": ("S", "", ""),
     "taximeter.idempotent_answers": ("SI", "SD", ""),
     "taximeter.users": ("SIU", "S", ""),
+    "taximeter.system_admins": ("S", "", ""),
 }
 APPEND_ONLY = ("credit_usage_attribution", "taximeter.account_entries", "taximeter.audit_log")
 
