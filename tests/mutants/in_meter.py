@@ -152,6 +152,27 @@ BUGS: Final = (
         "prices/test_usage.py",
     ),
     Bug(
+        "a service tier that only its host publishes costs the plain price",
+        "meter/pricing/amendments.py",
+        "            if mode not in modes:\n",
+        "            if False:\n",
+        "prices/test_amendments.py",
+    ),
+    Bug(
+        "each query of a grounded prompt is paid",
+        "meter/pricing/price.py",
+        '        if self.search_once and kinds.get("search", 0) > 1:\n',
+        "        if False:\n",
+        "prices/test_amendments.py",
+    ),
+    Bug(
+        "a service tier without a price is let in at the plain one",
+        "meter/pricing/price.py",
+        '            raise UnpricedModel(self.model, tier=service_tier or "")\n',
+        "            pass\n",
+        "prices/test_pricer.py",
+    ),
+    Bug(
         "402 for credits that open holds keep",
         "meter/sidecar/refusals.py",
         "    if error.only_holds_in_the_way:\n",
