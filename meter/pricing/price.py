@@ -31,6 +31,9 @@ from taximeter.meter.pricing.usage import Counts, counts_of
 
 IMAGE_TOKENS_MAX = 6_240
 """Most output tokens of an image where tokens are what it is sold by."""
+VERSION_LENGTH_MAX: Final = 256
+IDENTITY_LENGTH_MAX: Final = 320
+"""What a charge says of its price has a bound, since it travels with each."""
 _TRAFFIC: Final = {"ON_DEMAND_PRIORITY": "priority", "ON_DEMAND_FLEX": "flex"}
 """Gemini's words for service tiers."""
 
@@ -55,7 +58,7 @@ class Price:
     model: as the caller named it. provider: whose price it is, empty when no list has it. source:
     `genai-prices`, `corrections`, `override`, `default` or `free`. version: which edition of the
     source, and by which rates of the operator. identity: the model that was meant, as
-    host/region/name.
+    host/region/name. dated: the day of which the source's prices are; empty if nobody says.
     """
 
     model: str
@@ -69,6 +72,7 @@ class Price:
     context_window: int | None = None
     max_output: int | None = None
     identity: str = ""
+    dated: str = ""
 
     @classmethod
     def of(
@@ -82,6 +86,7 @@ class Price:
         version: str,
         max_output: int | None = None,
         identity: str = "",
+        dated: str = "",
     ) -> Price:
         """The price that a sheet makes at this worth of a dollar."""
         factor = Fraction(millicredits_per_dollar)
@@ -100,14 +105,15 @@ class Price:
             model=model,
             provider=provider,
             source=source,
-            version=version,
+            version=version[:VERSION_LENGTH_MAX],
             parts=parts,
             rates=whole.pop(""),
             modes=whole,
             is_part=sheet.tier_rule == "part",
             context_window=sheet.context_window,
             max_output=sheet.max_output or max_output,
-            identity=identity,
+            identity=identity[:IDENTITY_LENGTH_MAX],
+            dated=dated,
         )
 
     def cost(self, usage: Mapping[str, object], *, service_tier: str | None = None) -> int:
@@ -200,6 +206,8 @@ class Price:
         found: dict[str, object] = {"price_source": self.source, "price_version": self.version}
         if self.identity:
             found["price_of"] = self.identity
+        if self.dated:
+            found["price_dated"] = self.dated
         if self.is_free:
             found["free"] = True
         return found
@@ -207,7 +215,8 @@ class Price:
     def packed(self) -> dict[str, Any]:
         """All of it as JSON, to travel with a hold: some hundred bytes. See `unpacked`."""
         modes = {mode: packed_rates(rates) for mode, rates in self.modes.items()}
-        found = [self.provider, self.source, self.version, self.parts, self.is_part, self.identity]
+        found = [self.provider, self.source, self.version, self.parts, self.is_part]
+        found += [self.identity, self.dated]
         return {"m": self.model, "p": found, "r": packed_rates(self.rates), "s": modes}
 
     @classmethod
@@ -228,7 +237,9 @@ class Price:
                 rates=rates,
                 modes=modes,
                 is_part=bool(is_part),
-                identity=str(rest[0]) if rest else "",  # Holds of before have none.
+                # Holds of before have none of these.
+                identity=str(rest[0]) if rest else "",
+                dated=str(rest[1]) if len(rest) > 1 else "",
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a packed price: {error!r}") from error

@@ -59,6 +59,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.api_keys": ("SI", "", "S"),
     "taximeter.idempotent_answers": ("SI", "SD", ""),
     "taximeter.users": ("SIU", "S", ""),
+    "taximeter.price_lists": ("SI", "S", "S"),
 }
 APPEND_ONLY = ("credit_usage_attribution", "taximeter.account_entries", "taximeter.audit_log")
 
