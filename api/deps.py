@@ -88,7 +88,8 @@ def _refuse_foreign_site(request: Request) -> None:
 async def get_principal(request: Request, services: ServicesDep) -> Principal:
     """The caller, by bearer token or session cookie. Raises ApiError 401, 403 or 503."""
     token = bearer_token(request.headers.get("authorization"))
-    return await services.verifier.verify(cookie_token(request) if token is None else token)
+    principal = await services.verifier.verify(cookie_token(request) if token is None else token)
+    return await services.admins.of(principal)
 
 
 PrincipalDep = Annotated[Principal, Depends(get_principal)]

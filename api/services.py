@@ -30,7 +30,8 @@ from taximeter.api.price_lists import Editions
 from taximeter.api.prices import PriceAge, following, make_holds
 from taximeter.api.refusals import RefusalAudit
 from taximeter.api.settings import ApiSettings
-from taximeter.api.tokens import load_dev_key
+from taximeter.api.system_admins import SystemAdmins
+from taximeter.api.tokens import DEV_ISSUER, load_dev_key
 from taximeter.api.users import NotingVerifier
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
 from taximeter.meter.estimates import EstimatedHolds
@@ -105,6 +106,7 @@ class Services:
     stores: Stores
     meters: MeterGate
     verifier: Verifier
+    admins: SystemAdmins
     router: Router | None
     catalogue: Catalogue | None
     pricer: Pricer
@@ -232,6 +234,11 @@ async def open_services(
             meters=meters,
             verifier=RememberingVerifier(
                 NotingVerifier(make_verifier(settings, plain_client), pool, tracker)
+            ),
+            admins=SystemAdmins(
+                pool,
+                DEV_ISSUER if settings.dev_mode else settings.oidc_issuer or "",
+                outage_s=settings.outage_belief_s,
             ),
             router=router,
             catalogue=None if router is None else Catalogue(router),

@@ -2,8 +2,9 @@
 --[[ open: makes a shard usable at a new epoch. For the guardian alone, which has fenced and settled it before.
 
 Invariant: an epoch is opened once, and epochs only grow. Of the accounts only those that are given start here, less what their
-open holds keep (the others load from Postgres when they are first needed); a hold of any other account is gone. Outcomes stay if
-that is said. Events stay, for the settler's retention.
+open holds keep (the others load from Postgres when they are first needed); a hold of any other account is gone, and one whose
+request the ledger has charged ends with that as its outcome. Other outcomes stay if that is said. Events stay, for the settler's
+retention.
 
 KEYS[1] accounts      hash    org/user -> available held applied
 KEYS[2] holds         hash    org/request -> amount, account, progress, mark, payload (TAB between)
@@ -18,7 +19,8 @@ ARGV[3] run_id of the server, as the guardian saw it
 ARGV[4] replid: its replication history, as the guardian saw it; may be empty
 ARGV[5] start: the number of this start. What a hold has reported counts at its expiry if its mark has this number
 ARGV[6] 1 when outcomes stay, else 0
-ARGV[7..] three per account with open holds: account, remaining (what Postgres says, may be negative), applied
+ARGV[7..] three per account with open holds: account, remaining (what Postgres says, may be negative), applied; or three per hold
+  that the ledger has ended: org/request, outcome, `ended`
 
 RETURNS OK
 ERRORS MALFORMED; OPEN_ALREADY: the shard is open; EPOCH_USED: the epoch is not greater than one that it has had, or
@@ -34,11 +36,17 @@ local epoch, shards, start = whole(ARGV[1], BALANCE_MAX), whole(ARGV[2], 16384),
 if not epoch or epoch == 0 then return redis.error_reply('MALFORMED epoch is 1 or more') end
 if not shards or shards == 0 then return redis.error_reply('MALFORMED shards is 1 to 16384') end
 if not start then return redis.error_reply('MALFORMED start is 0 or more') end
-local accounts = {}
+local accounts, ended, outcome_fields = {}, {}, {}
 for i = 7, #ARGV, 3 do
-  local available = signed(ARGV[i + 1])
-  if not available or not whole(ARGV[i + 2], BALANCE_MAX) then return redis.error_reply('MALFORMED account') end
-  accounts[ARGV[i]] = {available, 0, ARGV[i + 2]}
+  if ARGV[i + 2] == 'ended' then
+    if not find(ARGV[i + 1], '^%l+ %d+ %d+ .') then return redis.error_reply('MALFORMED outcome') end
+    ended[ARGV[i]] = true
+    outcome_fields[#outcome_fields + 1], outcome_fields[#outcome_fields + 2] = ARGV[i], ARGV[i + 1]
+  else
+    local available = signed(ARGV[i + 1])
+    if not available or not whole(ARGV[i + 2], BALANCE_MAX) then return redis.error_reply('MALFORMED account') end
+    accounts[ARGV[i]] = {available, 0, ARGV[i + 2]}
+  end
 end
 local meta = call('HMGET', KEYS[6], 'epoch', 'fenced_epoch', 'uncharged_holds', 'uncharged_amount', 'fenced_floor')
 if meta[1] and find(meta[1], '^%d+$') then return redis.error_reply('OPEN_ALREADY the shard is at epoch ' .. meta[1]) end
@@ -57,7 +65,7 @@ if not holds.err then
   for i = 1, #holds, 2 do
     local key, record = holds[i], holds[i + 1]
     local reserved, account = match(record, '^(%d+)\t([^\t]+)\t%d+\t%w*\t')
-    local one = reserved and accounts[account]
+    local one = reserved and not ended[key] and accounts[account]
     if one then
       one[1], one[2] = one[1] - tonumber(reserved), one[2] + tonumber(reserved)
       hold_fields[#hold_fields + 1], hold_fields[#hold_fields + 2] = key, record
@@ -73,6 +81,10 @@ end
 local CHUNK = 2000
 call('UNLINK', KEYS[1], KEYS[2], KEYS[3], KEYS[6])
 if ARGV[6] ~= '1' then call('UNLINK', KEYS[4], KEYS[5]) end
+if type(redis.pcall('HLEN', KEYS[4])) ~= 'number' then call('UNLINK', KEYS[4]) end
+for i = 1, #outcome_fields, CHUNK do
+  call('HSET', KEYS[4], unpack(outcome_fields, i, math.min(i + CHUNK - 1, #outcome_fields)))
+end
 for i = 1, #account_fields, CHUNK do
   call('HSET', KEYS[1], unpack(account_fields, i, math.min(i + CHUNK - 1, #account_fields)))
 end

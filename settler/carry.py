@@ -1,4 +1,9 @@
-"""Takes open holds over a reopening of their shard: a gateway at work does not notice it."""
+"""Takes open holds over a reopening of their shard: a gateway at work does not notice it.
+
+A hold whose request the ledger has charged is open only in the history that this server has: in the
+one that was settled it has ended. It ends here too, as it did there, so that a commit which comes
+to it is told what is charged in all, and charges what is missing.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
-from taximeter.meter.keys import ShardKeys, shard_of, split_account
+from taximeter.meter.keys import ShardKeys, account_field, shard_of, split_account
 from taximeter.meter.records import HoldRecord
 from taximeter.settler.accounts import load_accounts
 from taximeter.settler.queries import load_queries
@@ -17,18 +22,20 @@ from taximeter.settler.verdict import Seen
 
 _SQL: Final = load_queries("guardian")
 _SCAN_COUNT: Final = 1_000
-_ACCOUNTS_PER_QUERY: Final = 1_000
+_PER_QUERY: Final = 1_000
 
 
 @dataclass(slots=True)
 class Carried:
     """What a reopened shard begins with. start: the number of this start. accounts: those with open
-    holds, as `open` takes them. kept and dropped: holds.
+    holds, and the holds that the ledger has ended, as `open` takes them. kept, dropped and ended:
+    how many holds.
     """
 
     start: int
     kept: int = 0
     dropped: int = 0
+    ended: int = 0
     accounts: list[str | int] = field(default_factory=list)
 
 
@@ -54,8 +61,8 @@ async def carry_holds(stores: Stores, shard: int, shards: int, seen: Seen, whole
     carried = Carried(start, dropped=unreadable)
     wanted = sorted({hold.account for hold in home.values()})
     known: dict[str, int] = {}
-    for first in range(0, len(wanted), _ACCOUNTS_PER_QUERY):
-        page = [split_account(account) for account in wanted[first : first + _ACCOUNTS_PER_QUERY]]
+    for first in range(0, len(wanted), _PER_QUERY):
+        page = [split_account(account) for account in wanted[first : first + _PER_QUERY]]
         for (org_id, user_id), figures in (await load_accounts(stores.pool, page)).items():
             account = f"{org_id}/{user_id}"
             known[account] = figures.applied
@@ -63,8 +70,12 @@ async def carry_holds(stores: Stores, shard: int, shards: int, seen: Seen, whole
     ended = await _ended_by_entries(stores, home, known)
     if ended:
         await stores.redis.hdel(keys.holds, *ended)
+    charged = await _charged(stores, home)
+    carried.ended = len(charged)
+    for key, outcome in charged.items():
+        carried.accounts += [key, outcome, "ended"]
     for key, hold in home.items():
-        if key not in ended:
+        if key not in ended and key not in charged:
             carried.kept += hold.account in known
             carried.dropped += hold.account not in known
     return carried
@@ -109,3 +120,19 @@ async def _ended_by_entries(
     keys, orgs, users, applied = map(list, zip(*moves, strict=True))
     rows = await stores.pool.fetch(_SQL["holds_ended"], keys, orgs, users, applied)
     return [row["hold"] for row in rows]
+
+
+async def _charged(stores: Stores, holds: dict[str, HoldRecord]) -> dict[str, str]:
+    """Outcomes, by their keys, of holds whose requests the ledger has charged. All that the stream
+    has is settled.
+    """
+    requests = [key.split("/") for key in holds if key.count("/") == 1]
+    outcomes: dict[str, str] = {}
+    for first in range(0, len(requests), _PER_QUERY):
+        page = list(map(list, zip(*requests[first : first + _PER_QUERY], strict=True)))
+        for row in await stores.pool.fetch(_SQL["charged_in_all"], *page):
+            org_id, key = row["org_id"], f"{row['org_id']}/{row['request_id']}"
+            state = "expired" if row["by_expiry"] else "committed"
+            account = account_field(org_id, row["user_id"])
+            outcomes[key] = f"{state} {holds[key].amount} {row['amount']} {account}"
+    return outcomes

@@ -1,8 +1,9 @@
 """Claims (organisation, request, phase) for events, which is what charges a request once.
 
-A repeat is set aside as a duplicate. One repeat is due all the same: a commit that came so late
-that Redis had forgotten how its hold expired. What the expiry has charged is taken off it and the
-rest is booked, as Redis would have done had it remembered.
+A repeat is set aside as a duplicate. One repeat is due all the same: a commit of more than the
+expiry of its hold has charged, made where Redis did not know of that expiry, since it had forgotten
+it or went on from before it. What the expiry has charged is taken off it and the rest is booked, as
+Redis would have done had it remembered.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Claims:
 
     def _repeat(self, event: Event, by_expiry: bool, user_id: str, amount: int) -> None:
         rest = event.amount - amount
-        if by_expiry and event.flags == "late" and event.user_id == user_id and rest > 0:
+        if by_expiry and event.kind == "commit" and event.user_id == user_id and rest > 0:
             self.paid_before[event.seq] = amount
             self._whole[event.seq] = event
             self.add(event._replace(amount=rest, flags="rest"))

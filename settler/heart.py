@@ -1,9 +1,10 @@
 """The heartbeat of a settler, and what it does about others whose heart has stopped.
 
 A settler that freezes in the middle of a transaction keeps its locks, and with them a shard, until
-Postgres ends its session. The others see within about a second that its beats have stopped, and end
-that session themselves: what it had begun leaves nothing, and it finds out when it wakes. Beats are
-counted, so no clock decides who is dead; a wall clock that is far from the stores' is an alarm.
+Postgres ends its session. The others see within a second that its beats have stopped, end that
+session themselves, and go to work at once: what it had begun leaves nothing, and it finds out when
+it wakes. Beats are counted, so no clock decides who is dead; a wall clock that is far from the
+stores' is an alarm.
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ import structlog
 from redis.exceptions import RedisError
 
 from taximeter.settler.hearts import CLOCK_ALARM_S
+from taximeter.settler.loops import Bell
 from taximeter.settler.pulse import Pulse
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Pool
 
 _SQL: Final = load_queries("heart")
 
-BEAT_EVERY_S: Final = 0.25
-STOPPED_S: Final = 1.0
+BEAT_EVERY_S: Final = 0.2
+STOPPED_S: Final = 0.7
 """Whoever has not beaten for this long while others looked is taken for frozen or dead."""
-LOOK_GAP_S: Final = 0.75
+LOOK_GAP_S: Final = 0.5
 """A watcher that was away for longer than this begins anew: it may have been frozen itself."""
 FORGOTTEN_S: Final = 60.0
+_END_WAIT_MS: Final = 200
+"""How long to wait for each session to be gone, with what it has locked."""
 CLOCK_EVERY_S: Final = 5.0
 _SESSION: Final = "taximeter-settler"
 
@@ -69,13 +73,18 @@ class Watch:
 
 
 class Heart:
-    """Beats for one process. `pool` is its own, so that no long work of the process stops it."""
+    """Beats for one process. `pool` is its own, so that no long work of the process stops it; the
+    bell is rung when what a frozen settler had locked is free.
+    """
 
-    def __init__(self, pool: Pool, redis: Any, pulse: Pulse, settler: str) -> None:
+    def __init__(
+        self, pool: Pool, redis: Any, pulse: Pulse, settler: str, bell: Bell | None = None
+    ) -> None:
         self._pool = pool
         self._redis = redis
         self._pulse = pulse
         self._settler = settler
+        self._bell = bell or Bell()
         self._watch = Watch()
         self._ended: set[str] = set()
         self._forgot_at = float("-inf")
@@ -98,13 +107,17 @@ class Heart:
 
     async def _end_sessions(self, settler: str) -> None:
         try:
-            ended = await self._pool.fetchval(_SQL["end_sessions"], session_name(settler))
+            ended = await self._pool.fetchval(
+                _SQL["end_sessions"], session_name(settler), _END_WAIT_MS
+            )
         except asyncpg.InsufficientPrivilegeError:
             # It logs in as somebody else: then Postgres ends its sessions, after a while.
             ended = 0
         if ended or settler not in self._ended:
             log.warning("stopped_settler", settler=settler, sessions_ended=ended)
         self._ended.add(settler)
+        if ended:
+            self._bell.ring()
 
     async def compare_clocks(self) -> None:
         """How far the wall clock of this machine is ahead of those of the stores. Raises asyncpg

@@ -8,7 +8,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +20,23 @@ PAUSE_MAX_S: Final = 1.0
 _IN_STEP: Final = 0.75
 
 log = structlog.get_logger("taximeter.settler")
+
+
+class Bell:
+    """Says to every loop at once that there is work that none of them could know of."""
+
+    def __init__(self) -> None:
+        self._next_ring = asyncio.Event()
+
+    def ring(self) -> None:
+        """Let every loop begin a round now, or as soon as the one that it is in has ended."""
+        self._next_ring.set()
+        self._next_ring = asyncio.Event()
+
+    @property
+    def next_ring(self) -> asyncio.Event:
+        """Set by the next ring after now."""
+        return self._next_ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +52,22 @@ class Loop:
 
 
 async def run_loops(
-    loops: Sequence[Loop], pulse: Pulse, stop: asyncio.Event, *, grace_s: float
+    loops: Sequence[Loop],
+    pulse: Pulse,
+    stop: asyncio.Event,
+    *,
+    grace_s: float,
+    bell: Bell | None = None,
 ) -> None:
-    """Run until `stop` is set; rounds that run then get `grace_s` to end, and are cancelled.
+    """Run until `stop` is set; rounds that run then get `grace_s` to end, and are cancelled. When
+    the bell rings, loops that pause between two rounds pause no longer.
 
     A loop that ends by itself, which none should, is started again.
     """
     for loop in loops:
         pulse.expect(loop.name, loop.every_s)
-    running = {asyncio.create_task(_keep(loop, pulse, stop)): loop for loop in loops}
+    bell = bell or Bell()
+    running = {asyncio.create_task(_keep(loop, pulse, stop, bell)): loop for loop in loops}
     stopping = asyncio.create_task(stop.wait())
     try:
         while not stop.is_set():
@@ -53,8 +76,8 @@ async def run_loops(
                 loop = running.pop(ended)
                 reason = "cancelled" if ended.cancelled() else repr(ended.exception())
                 log.error("loop", name=loop.name, ended=reason, restart_in_s=PAUSE_FIRST_S)
-                await _pause(stop, PAUSE_FIRST_S)
-                running[asyncio.create_task(_keep(loop, pulse, stop))] = loop
+                await _pause(PAUSE_FIRST_S, stop)
+                running[asyncio.create_task(_keep(loop, pulse, stop, bell))] = loop
         await asyncio.wait(running, timeout=grace_s)
     finally:
         for task in (stopping, *running):
@@ -62,10 +85,10 @@ async def run_loops(
         await asyncio.gather(stopping, *running, return_exceptions=True)
 
 
-async def _keep(loop: Loop, pulse: Pulse, stop: asyncio.Event) -> None:
+async def _keep(loop: Loop, pulse: Pulse, stop: asyncio.Event, bell: Bell) -> None:
     pause_s = PAUSE_FIRST_S
     while not stop.is_set():
-        started = time.monotonic()
+        started, ring = time.monotonic(), bell.next_ring
         pulse.beat(loop.name)
         try:
             async with asyncio.timeout(loop.timeout_s):
@@ -75,17 +98,21 @@ async def _keep(loop: Loop, pulse: Pulse, stop: asyncio.Event) -> None:
             log.error(
                 loop.name, failed=type(error).__name__, reason=str(error)[:500], retry_in_s=pause_s
             )
-            await _pause(stop, pause_s)
+            await _pause(pause_s, stop)
             pause_s = min(PAUSE_MAX_S, pause_s * 2)
             continue
         pause_s = PAUSE_FIRST_S
         pulse.is_well(loop.name, "round")
         # Not in step with another settler, which would have the shard whenever this one comes.
         every_s = loop.every_s * random.uniform(_IN_STEP, 1.0)
-        await _pause(stop, every_s - (time.monotonic() - started))
+        await _pause(every_s - (time.monotonic() - started), stop, ring)
 
 
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
+async def _pause(seconds: float, *unless: asyncio.Event) -> None:
     """Wait, also for no time at all, so that a loop that has always more to do leaves room."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), max(0.0, seconds))
+    ends = [asyncio.create_task(event.wait()) for event in unless]
+    try:
+        await asyncio.wait(ends, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for end in ends:
+            end.cancel()

@@ -31,7 +31,7 @@ from taximeter.settler.heart import (
     settler_name,
 )
 from taximeter.settler.http import serving
-from taximeter.settler.loops import Loop, run_loops
+from taximeter.settler.loops import Bell, Loop, run_loops
 from taximeter.settler.pools import make_pool
 from taximeter.settler.pulse import Pulse
 from taximeter.settler.settings import SettlerSettings
@@ -86,14 +86,15 @@ async def run_worker(settings: SettlerSettings) -> None:
         )
         if not await _start(settler, stop):
             return
-        heart = await stack.enter_async_context(_heart(settings, stores.redis, pulse, name))
+        bell = Bell()
+        heart = await stack.enter_async_context(_heart(settings, stores.redis, pulse, name, bell))
         loops = [
             Loop("heart", heart.beat, BEAT_EVERY_S, _HEART_TIMEOUT_S),
             Loop("clock", heart.compare_clocks, CLOCK_EVERY_S, settings.redis_timeout_s * 2),
             *settler.loops(),
         ]
         await asyncio.gather(
-            run_loops(loops, pulse, stop, grace_s=settings.shutdown_grace_s),
+            run_loops(loops, pulse, stop, grace_s=settings.shutdown_grace_s, bell=bell),
             _keep_arq(settler, settings, pulse, stop),
         )
         await settler.end()
@@ -121,7 +122,7 @@ async def _start(settler: Settler, stop: asyncio.Event) -> bool:
 
 @asynccontextmanager
 async def _heart(
-    settings: SettlerSettings, redis: Any, pulse: Pulse, name: str
+    settings: SettlerSettings, redis: Any, pulse: Pulse, name: str, bell: Bell
 ) -> AsyncIterator[Heart]:
     """The heart on a connection of its own; at the end its beats are taken away."""
     pool = make_pool(
@@ -133,7 +134,7 @@ async def _heart(
         server_settings={"application_name": "taximeter-settler-heart"},
     )
     async with pool:
-        heart = Heart(pool, redis, pulse, name)
+        heart = Heart(pool, redis, pulse, name, bell)
         yield heart
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             await heart.stop()

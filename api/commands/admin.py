@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from taximeter.api.commands.admin_people import bootstrap, list_admins, remove
+
 
 @click.group(
     name="admin",
@@ -11,3 +13,7 @@ import click
 )
 def command() -> None:
     """Give these commands the same parent."""
+
+
+for one in (bootstrap, list_admins, remove):
+    command.add_command(one)

@@ -15,11 +15,26 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+<<<<<<< HEAD
 from taximeter.meter.pricing.editions import Edition
 from taximeter.meter.pricing.file_reader import Entry
 from taximeter.meter.pricing.files import PriceFile, parse_price_file, read_price_file
 from taximeter.meter.pricing.identity import HOSTS, Identity, host_of
 from taximeter.meter.pricing.published import Found, Listed, PublishedPrices, zone_factor
+=======
+from taximeter.meter.pricing.amendments import amended
+from taximeter.meter.pricing.file_reader import Entry
+from taximeter.meter.pricing.files import PriceFile, parse_price_file, read_price_file
+from taximeter.meter.pricing.identity import Identity, host_of
+from taximeter.meter.pricing.published import (
+    Found,
+    Listed,
+    PublishedPrices,
+    names_of,
+    zone_factor,
+)
+from taximeter.meter.pricing.sheet import Sheet
+>>>>>>> main
 
 CHECKED_PACKAGE: Final = "genai-prices 0.2.3"
 """The list that the corrections were compared with, on the day that is their version: that is the
@@ -91,6 +106,7 @@ class PriceLists:
         if self._file is not None:
             entry = self._file.find(name, of, host) or self._file.find(name, maker)
             if entry is not None:
+<<<<<<< HEAD
                 return _listed(entry, "override", self._file.version, maker)
         dated = self.dated
         day = "" if dated is None else dated.isoformat()
@@ -107,6 +123,15 @@ class PriceLists:
                 dated="" if corrected is None else corrected.isoformat(),
             )
         if published is None or found is None:
+=======
+                return _listed(entry, "override", self._file, maker, entry.sheet)
+        entry = self._correction(of, found)
+        if entry is not None:
+            listed = maker if found is None else Identity(found[0].id, found[1].id.lower())
+            sheet = amended(entry.sheet, *names_of(maker, listed)).times(zone_factor(maker) or 1)
+            return _listed(entry, "corrections", self._corrections, maker, sheet)
+        if self._published is None or found is None:
+>>>>>>> main
             return None
         price = published.listed(of, *found)
         if price is None:
@@ -192,6 +217,7 @@ def _published_prices() -> PublishedPrices | None:
         return None
 
 
+<<<<<<< HEAD
 def _corrected_on() -> date | None:
     """The day that the corrections are of; None if their version is none."""
     try:
@@ -206,6 +232,11 @@ def _listed(entry: Entry, source: str, version: str, of: Identity) -> Listed:
     factor = 1 if source == "override" else zone_factor(of) or 1
     sheets = ((None, entry.sheet.times(factor)),)
     return Listed(identity.provider, source, version, sheets, str(identity))
+=======
+def _listed(entry: Entry, source: str, file: PriceFile, of: Identity, sheet: Sheet) -> Listed:
+    identity = of if of.provider else of._replace(provider=host_of(entry.provider))
+    return Listed(identity.provider, source, file.version, ((None, sheet),), str(identity))
+>>>>>>> main
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

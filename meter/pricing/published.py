@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from taximeter.meter.pricing.amendments import amended
 from taximeter.meter.pricing.identity import Identity
 from taximeter.meter.pricing.matching import Shelf
 from taximeter.meter.pricing.sheet import Rate, Rates, Sheet
@@ -205,7 +206,7 @@ class PublishedPrices:
         sheets = tuple(
             (
                 None if when is None else when.active,
-                _sheet(model, price).times(zone_factor(of) or 1),
+                self._sheet(of, seller, model, price),
             )
             for when, price in conditional
         )
@@ -213,6 +214,16 @@ class PublishedPrices:
             return None
         identity = of._replace(provider=of.provider or seller.id)
         return Listed(identity.provider, "genai-prices", self.version, sheets, str(identity))
+
+    def _sheet(self, of: Identity, seller: Provider, model: ModelInfo, price: ModelPrice) -> Sheet:
+        names = names_of(of, Identity(seller.id, model.id.lower()))
+        return amended(_sheet(model, price), *names).times(zone_factor(of) or 1)
+
+
+def names_of(of: Identity, listed: Identity) -> tuple[str, ...]:
+    """What a model is called where it was asked for, and where the list has it."""
+    host = of.provider or listed.provider
+    return (f"{host}/{of.model}", f"{host}/{listed.model}", f"{listed.provider}/{listed.model}")
 
 
 def _sheet(model: ModelInfo, price: ModelPrice) -> Sheet:

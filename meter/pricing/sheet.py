@@ -21,6 +21,11 @@ class Rate:
     base: Decimal
     tiers: tuple[tuple[int, Decimal], ...] = ()
 
+    def times(self, factor: Decimal | int) -> Rate:
+        """The same, multiplied."""
+        tiers = tuple((start, price * factor) for start, price in self.tiers)
+        return Rate(self.base * factor, tiers)
+
 
 Rates = Mapping[str, Rate]
 
@@ -32,7 +37,8 @@ class Sheet:
     tier_rule: `whole` when a long prompt puts the whole request into the tier, `part` when only the
     tokens beyond the start of the tier cost its price. modes: other rates of a service tier, in
     full. context_window and max_output bound estimates; None when they are not known. not_metered:
-    what the publisher charges for besides, and this meter cannot count.
+    what the publisher charges for besides, and this meter cannot count. search_once: searches are
+    charged once a request, however many there were.
     """
 
     rates: Rates
@@ -41,6 +47,7 @@ class Sheet:
     context_window: int | None = None
     max_output: int | None = None
     not_metered: tuple[str, ...] = ()
+    search_once: bool = False
 
     def times(self, factor: Decimal | int) -> Sheet:
         """The same sheet with the prices of tokens multiplied; searches, images and the like cost
@@ -62,11 +69,6 @@ class Sheet:
 
 def _times(rates: Rates, factor: Decimal | int) -> Rates:
     return {
-        kind: _dearer(rate, factor) if KINDS[kind].side != "other" else rate
+        kind: rate.times(factor) if KINDS[kind].side != "other" else rate
         for kind, rate in rates.items()
     }
-
-
-def _dearer(rate: Rate, factor: Decimal | int) -> Rate:
-    tiers = tuple((start, price * factor) for start, price in rate.tiers)
-    return Rate(rate.base * factor, tiers)

@@ -99,3 +99,11 @@ UPDATE taximeter.watermarks SET settled_entry = NULL WHERE shard = $1
 -- name: set_aside
 -- Which of these lines are dead letters already. $1 shard, $2 epoch, $3 raw lines
 SELECT raw FROM taximeter.dead_letters WHERE shard = $1 AND epoch = $2 AND raw = ANY ($3::bytea[])
+
+-- name: charged_in_all
+-- What each of these requests is charged, and whether by the expiry of its hold alone. $1 org ids, $2 request ids
+SELECT c.org_id, c.request_id, min(c.user_id) AS user_id, sum(c.amount)::bigint AS amount, bool_and(c.by_expiry) AS by_expiry
+  FROM taximeter.charged_requests AS c
+  JOIN unnest($1::text[], $2::text[]) AS wanted (org_id, request_id)
+    ON c.org_id = wanted.org_id AND c.request_id = wanted.request_id
+ GROUP BY c.org_id, c.request_id

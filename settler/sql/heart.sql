@@ -23,9 +23,9 @@ DELETE FROM taximeter.heartbeats WHERE beat_at < clock_timestamp() - make_interv
 
 -- name: end_sessions
 -- Ends what a settler that is frozen has locked: its open transactions, which leave nothing, and its rights as a guardian. Its
--- other sessions lock nothing. $1 their application_name
+-- other sessions lock nothing. $1 their application_name, $2 milliseconds to wait for each to be gone
 SELECT count(*) FILTER (WHERE ended) AS ended
-  FROM (SELECT pg_terminate_backend(session.pid) AS ended
+  FROM (SELECT pg_terminate_backend(session.pid, $2) AS ended
           FROM pg_stat_activity AS session
          WHERE session.datname = current_database() AND session.usename = current_user
            AND session.application_name = $1

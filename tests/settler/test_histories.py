@@ -16,7 +16,7 @@ from settler_world import World, eventually
 from taximeter.api.embedded.machine import LOOPBACK
 from taximeter.meter.scripts import load_script
 from taximeter.settler.fingerprint import StreamChanged
-from taximeter.settler.guardian import guard
+from taximeter.settler.guardian import Guarded, guard
 from taximeter.settler.look import look
 from taximeter.settler.marks import read_mark
 from taximeter.settler.settle import settle_once
@@ -264,3 +264,115 @@ async def test_what_a_client_was_told_of_and_the_server_lacks_is_rebuilt(world: 
     assert (await sweep(world.stores, 0, guarded.epoch)).uncharged == 40
     assert (await guard(world.stores, 0, 1)).action == "nothing"
     await world.assert_books()
+
+
+class TwoEnds:
+    """Holds of 100, each of which ends twice: as its first steps say, which is settled, and then,
+    on a server that has gone back to before that, as its second steps say. Steps are `touch 37`,
+    `commit 56` or `expire`.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def make(self, *cases: tuple[str, str]) -> None:
+        redis, keys = self.world.stores.redis, self.world.keys()
+        await self.world.organization("acme", ann=10_000)
+        for number in range(len(cases)):
+            await self.world.operate("acme", ("reserve", "ann", f"r{number}", 100))
+        kept = {key: await redis.dump(key) for key in keys.batch()}
+        for number, (first, _) in enumerate(cases):
+            await self.take(number, first)
+        await self.world.settle()
+        await redis.delete(*kept)
+        for key, value in kept.items():
+            if value is not None:
+                await redis.restore(key, 0, value)
+        for number, (_, second) in enumerate(cases):
+            await self.take(number, second)
+
+    async def take(self, number: int, steps: str) -> list[str]:
+        """Take the steps of one hold; returns what was answered."""
+        replies = []
+        for step in filter(None, steps.split(", ")):
+            op, _, amount = step.partition(" ")
+            if op == "expire":
+                await self.world.overdue(f"r{number}")
+                epoch = (await self.world.mark())["epoch"]
+                assert (await sweep(self.world.stores, 0, epoch)).ended == 1
+            else:
+                replies += await self.world.operate("acme", (op, "ann", f"r{number}", int(amount)))
+        return replies
+
+    async def go_on(self) -> Guarded:
+        """The guardian comes. However many numbers it gave, the server is of another history."""
+        other = "UPDATE taximeter.watermarks SET settled_entry = epoch || '-' || seq || ' another'"
+        await self.world.pool.execute(other)
+        guarded = await guard(self.world.stores, 0, 1)
+        assert guarded.action == "rebuilt"
+        return guarded
+
+    async def charged(self, number: int) -> list[int]:
+        """What the ledger has charged for the request of one, by phase."""
+        rows = await self.world.pool.fetch(
+            "SELECT amount FROM taximeter.charged_requests WHERE request_id = $1 ORDER BY phase",
+            f"r{number}",
+        )
+        return [row["amount"] for row in rows]
+
+
+async def test_a_request_that_ended_in_two_histories_is_charged_its_commit_once(
+    world: World,
+) -> None:
+    """What was answered before the guardian came is settled beside what the ledger has already."""
+    cases = {
+        # A commit was answered here, and an expiry is in the ledger: the commit is owed.
+        ("touch 37, expire", "commit 56"): [37, 19],
+        ("touch 37, expire", "commit 20"): [37],
+        ("touch 37, expire", "commit 37"): [37],
+        # Without progress it expired for nothing, there or here.
+        ("expire", "commit 56"): [56],
+        ("touch 37, expire", "expire, commit 56"): [37, 19],
+        # Both expired, and the commit here was told what was missing to its own expiry.
+        ("touch 37, expire", "touch 20, expire, commit 56"): [37, 19],
+        ("touch 37, expire", "touch 20, expire, commit 30"): [37],
+        ("touch 20, expire", "touch 37, expire, commit 56"): [20, 36],
+        # The same commit, once in parts: never once more.
+        ("commit 56", "touch 20, expire, commit 56"): [56],
+        ("touch 20, expire, commit 56", "commit 56"): [20, 36],
+        ("touch 20, expire, commit 56", "touch 37, expire, commit 56"): [20, 36],
+        ("commit 56", "commit 56"): [56],
+        ("commit 0", "commit 0"): [0],
+        ("", "commit 0"): [0],
+    }
+    ends = TwoEnds(world)
+    await ends.make(*cases)
+    await ends.go_on()
+    await world.assert_books()
+    for number, (case, charged) in enumerate(cases.items()):
+        assert await ends.charged(number) == charged, case
+    assert await world.used("ann") == sum(map(sum, cases.values()))
+
+
+async def test_a_hold_that_has_ended_in_the_ledger_is_not_brought_back(world: World) -> None:
+    """A server without that end takes over, with the hold: a commit that comes to it is told what
+    the request costs in all, and costs that.
+    """
+    cases = {
+        ("touch 37, expire", "commit 56"): (["3 56"], [37, 19]),
+        ("touch 37, expire", "commit 20"): (["3 37"], [37]),
+        ("commit 56", "commit 56"): (["2 committed 100 56"], [56]),
+        ("touch 37, expire", "touch 40"): (["-4 expired 100 37"], [37]),
+        ("touch 37, expire, commit 56", "commit 56"): (["2 committed 100 56"], [37, 19]),
+        # What was only reported has left nothing in the ledger.
+        ("touch 37", "commit 56"): (["1"], [56]),
+    }
+    ends = TwoEnds(world)
+    await ends.make(*((first, "") for first, _ in cases))
+    assert (await ends.go_on()).holds == 1
+    for number, ((_, then), (replies, _)) in enumerate(cases.items()):
+        code, _, _, *rest = (await ends.take(number, then))[0].split(" ")
+        assert [" ".join([code, *rest])] == replies, then
+    await world.assert_books()
+    for number, (case, (_, charged)) in enumerate(cases.items()):
+        assert await ends.charged(number) == charged, case

@@ -9,15 +9,17 @@ from contextlib import asynccontextmanager
 import pytest
 from settler_world import eventually
 
-from taximeter.settler.loops import Loop, run_loops
+from taximeter.settler.loops import Bell, Loop, run_loops
 from taximeter.settler.pulse import Pulse
 from taximeter.settler.turns import Turns
 
 
 @asynccontextmanager
-async def running(pulse: Pulse, *loops: Loop, grace_s: float = 1.0) -> AsyncIterator[None]:
+async def running(
+    pulse: Pulse, *loops: Loop, grace_s: float = 1.0, bell: Bell | None = None
+) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    task = asyncio.create_task(run_loops(loops, pulse, stop, grace_s=grace_s))
+    task = asyncio.create_task(run_loops(loops, pulse, stop, grace_s=grace_s, bell=bell))
     yield
     stop.set()
     async with asyncio.timeout(30):
@@ -50,6 +52,29 @@ async def test_a_loop_goes_on(ending: Callable[[], BaseException] | None) -> Non
         await eventually(three)
         if ending is not asyncio.CancelledError:
             assert troubles(pulse)["work"] is not None
+
+
+@pytest.mark.parametrize("rings_in_a_round", [True, False])
+async def test_a_bell_begins_the_next_round_of_every_loop(rings_in_a_round: bool) -> None:
+    rounds = {"guard": 0, "settle": 0}
+    bell = Bell()
+
+    def loop(name: str) -> Loop:
+        async def work() -> None:
+            rounds[name] += 1
+            if rings_in_a_round and rounds[name] == 1:
+                bell.ring()
+
+        return Loop(name, work, 3_600.0, 10.0)
+
+    async def all_did(wanted: int) -> bool:
+        return all(count >= wanted for count in rounds.values())
+
+    async with running(Pulse(), *map(loop, rounds), bell=bell):
+        if not rings_in_a_round:
+            await eventually(lambda: all_did(1))
+            bell.ring()
+        await eventually(lambda: all_did(2))
 
 
 async def test_a_long_round_delays_no_other_loop_and_is_cut_off_at_the_end() -> None:

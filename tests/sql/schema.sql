@@ -606,6 +606,24 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.claim_system_admin(issuer text, user_id text, email text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+BEGIN
+    UPDATE taximeter.system_admins AS listed SET user_id = $2
+     WHERE listed.issuer = $1 AND listed.email = lower($3) AND listed.user_id IS NULL AND listed.removed_at IS NULL
+       AND NOT EXISTS (SELECT FROM taximeter.system_admins AS other
+                        WHERE other.issuer = $1 AND other.user_id = $2 AND other.removed_at IS NULL);
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO taximeter.audit_log (actor, action, target, after)
+    VALUES ($2, 'system.admin.claimed', $2, jsonb_build_object('issuer', $1, 'user_id', $2, 'email', lower($3)));
+    RETURN true;
+END;
+$_$;
+
 CREATE FUNCTION taximeter.close_allocation() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1859,6 +1877,36 @@ CREATE TABLE taximeter.shard_layouts (
     CONSTRAINT since_epoch_is_positive CHECK ((since_epoch > 0))
 );
 
+CREATE TABLE taximeter.system_admins (
+    id bigint NOT NULL,
+    issuer text NOT NULL,
+    user_id text,
+    email text,
+    reason text,
+    added_by text NOT NULL,
+    added_at timestamp with time zone DEFAULT now() NOT NULL,
+    removed_by text,
+    removed_at timestamp with time zone,
+    CONSTRAINT email_is_in_lower_case CHECK (((email = lower(email)) AND (email ~ '^[^@[:space:]]+@[^@[:space:]]+$'::text))),
+    CONSTRAINT issuer_is_short CHECK (((length(issuer) >= 1) AND (length(issuer) <= 2048))),
+    CONSTRAINT removed_by_somebody CHECK (((removed_by IS NULL) = (removed_at IS NULL))),
+    CONSTRAINT somebody_is_named CHECK (((user_id IS NOT NULL) OR (email IS NOT NULL))),
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+);
+
+COMMENT ON TABLE taximeter.system_admins IS 'System admins besides those whose token has the role; rows stay when they end.';
+
+COMMENT ON COLUMN taximeter.system_admins.user_id IS 'What the issuer calls them; null until the first session with the address.';
+
+ALTER TABLE taximeter.system_admins ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.system_admins_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE taximeter.usage_daily (
     org_id text NOT NULL,
     user_id text NOT NULL,
@@ -2054,6 +2102,9 @@ ALTER TABLE ONLY taximeter.settled_batches
 ALTER TABLE ONLY taximeter.shard_layouts
     ADD CONSTRAINT shard_layouts_pkey PRIMARY KEY (since_epoch);
 
+ALTER TABLE ONLY taximeter.system_admins
+    ADD CONSTRAINT system_admins_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY taximeter.usage_daily_by_org
     ADD CONSTRAINT usage_daily_by_org_pkey PRIMARY KEY (org_id, day, service_type, service_name, writer);
 
@@ -2126,6 +2177,10 @@ CREATE UNIQUE INDEX one_acknowledgement_a_loss ON taximeter.acknowledgements USI
 CREATE UNIQUE INDEX one_move_per_key ON taximeter.moves USING btree (org_id, kind, idempotency_key) WHERE ((idempotency_key IS NOT NULL) AND (state = ANY (ARRAY['pending'::text, 'done'::text])));
 
 CREATE INDEX settled_batches_by_time ON taximeter.settled_batches USING btree (settled_at);
+
+CREATE UNIQUE INDEX system_admins_by_email ON taximeter.system_admins USING btree (issuer, email) WHERE (removed_at IS NULL);
+
+CREATE UNIQUE INDEX system_admins_by_user ON taximeter.system_admins USING btree (issuer, user_id) WHERE (removed_at IS NULL);
 
 CREATE INDEX usage_daily_by_org_day ON taximeter.usage_daily USING btree (org_id, day);
 

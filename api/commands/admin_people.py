@@ -1,0 +1,252 @@
+"""`taximeter admin bootstrap`, `list` and `remove`: the system admins that Postgres lists."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import os
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import asyncpg
+import click
+
+from taximeter.api.jwks import is_safe_url
+from taximeter.api.queries import ADMINS
+from taximeter.api.tokens import DEV_ISSUER
+from taximeter.meter import InvalidRequest
+from taximeter.meter.limits import check_user_id
+
+T = TypeVar("T")
+
+REASON_MAX: Final = 1000
+EMAIL_MAX: Final = 255
+_ADDRESS: Final = re.compile(r"[^@\s]+@[^@\s]+")
+
+DATABASE = click.option(
+    "--database-url",
+    envvar=["TAXIMETER_MIGRATE_DATABASE_URL", "TAXIMETER_DATABASE_URL"],
+    required=True,
+    show_envvar=True,
+    help="The database, as the user who owns it.",
+)
+SUBJECT = click.option(
+    "--subject",
+    default=None,
+    help="The user's id at the identity provider: their claim of TAXIMETER_OIDC_USER_CLAIM (sub).",
+)
+EMAIL = click.option(
+    "--email",
+    default=None,
+    help="Their address instead: the first user whose token says that the provider has verified it "
+    "is meant, and from then on nobody else.",
+)
+ISSUER = click.option(
+    "--issuer",
+    default=None,
+    help="The identity provider; TAXIMETER_OIDC_ISSUER by default, or dev mode's own.",
+)
+
+
+@click.command(
+    help="Make the first system admin, by the user's id at the identity provider or by an address "
+    "that it has verified. Refused when there is one already, unless --force says why there should "
+    "be another. Doing it again for the same person changes nothing."
+)
+@SUBJECT
+@EMAIL
+@ISSUER
+@click.option("--force", is_flag=True, help="Add another one; needs --reason.")
+@click.option("--reason", default=None, help="Why, for the audit log.")
+@DATABASE
+def bootstrap(
+    subject: str | None,
+    email: str | None,
+    issuer: str | None,
+    force: bool,
+    reason: str | None,
+    database_url: str,
+) -> None:
+    """Say who is a system admin now."""
+    person = _person(subject, email, issuer)
+    if reason is not None and not 1 <= len(reason.strip()) <= REASON_MAX:
+        raise click.BadParameter(f"1 to {REASON_MAX} characters", param_hint="--reason")
+    if force and reason is None:
+        raise click.UsageError("--force needs --reason, which the audit log keeps")
+    click.echo(_run(database_url, _bootstrap, person, force, reason))
+
+
+@click.command(name="list", help="Show the system admins of this list, and who was removed.")
+@DATABASE
+def list_admins(database_url: str) -> None:
+    """Print a line each, the oldest first."""
+    rows = _run(database_url, _all)
+    for row in rows:
+        state = "waits for the first session" if row["user_id"] is None else "is a system admin"
+        if row["removed_at"] is not None:
+            state = f"removed {row['removed_at']:%Y-%m-%d %H:%M} by {row['removed_by']}"
+        added = f"added {row['added_at']:%Y-%m-%d %H:%M} by {row['added_by']}"
+        click.echo(f"{_named(row)} of {row['issuer']}  {state}  {added}")
+    if not rows:
+        click.echo("nobody is listed: system admins are those whose token has the role")
+
+
+@click.command(help="Take somebody off the list; processes that run see it within seconds.")
+@SUBJECT
+@EMAIL
+@ISSUER
+@click.option("--reason", default=None, help="Why, for the audit log.")
+@DATABASE
+def remove(
+    subject: str | None,
+    email: str | None,
+    issuer: str | None,
+    reason: str | None,
+    database_url: str,
+) -> None:
+    """Say who is none any more."""
+    person = _person(subject, email, issuer)
+    click.echo(_run(database_url, _remove, person, reason))
+
+
+def _person(subject: str | None, email: str | None, issuer: str | None) -> dict[str, str | None]:
+    """Who is meant, as the columns of the list. Raises ClickException and UsageError."""
+    if (subject is None) == (email is None):
+        raise click.UsageError("say who: either --subject or --email")
+    if subject is not None:
+        try:
+            check_user_id(subject)
+        except InvalidRequest as error:
+            raise click.BadParameter(str(error), param_hint="--subject") from None
+    if email is not None and (len(email) > EMAIL_MAX or not _ADDRESS.fullmatch(email)):
+        raise click.BadParameter(
+            f"an address such as ann@example.com, at most {EMAIL_MAX} characters",
+            param_hint="--email",
+        )
+    if issuer is None:
+        issuer = os.environ.get("TAXIMETER_OIDC_ISSUER") or _issuer_of_dev_mode()
+    if issuer is None:
+        raise click.UsageError("which identity provider: set TAXIMETER_OIDC_ISSUER, or --issuer")
+    if issuer != DEV_ISSUER and not is_safe_url(issuer):
+        raise click.BadParameter(
+            "must start with https://, and be written as in the tokens", param_hint="--issuer"
+        )
+    return {
+        "issuer": issuer,
+        "user_id": subject,
+        "email": None if email is None else email.lower(),
+    }
+
+
+def _issuer_of_dev_mode() -> str | None:
+    is_on = os.environ.get("TAXIMETER_DEV_MODE", "").lower() in {"1", "true", "yes", "on", "t", "y"}
+    return DEV_ISSUER if is_on else None
+
+
+def _named(row: Any) -> str:
+    both = [text for text in (row["user_id"], row["email"]) if text is not None]
+    return both[0] if len(both) == 1 else f"{both[0]} ({both[1]})"
+
+
+def _is_meant(row: Any, person: dict[str, str | None]) -> bool:
+    if row["removed_at"] is not None or row["issuer"] != person["issuer"]:
+        return False
+    if person["user_id"] is not None:
+        return bool(row["user_id"] == person["user_id"])
+    return bool(row["email"] == person["email"])
+
+
+async def _all(conn: Any) -> list[Any]:
+    return list(await conn.fetch(ADMINS["all"]))
+
+
+async def _bootstrap(
+    conn: Any, person: dict[str, str | None], force: bool, reason: str | None
+) -> str:
+    await conn.execute(ADMINS["lock"])
+    rows = await _all(conn)
+    if any(_is_meant(row, person) for row in rows):
+        return f"{_named(person)} is listed already: nothing was changed"
+    standing = [row for row in rows if row["removed_at"] is None]
+    if standing and not force:
+        others = ", ".join(f"{_named(row)} of {row['issuer']}" for row in standing)
+        raise click.ClickException(
+            f"there is a system admin already: {others}. Nothing was changed; --force --reason "
+            "'...' adds another one"
+        )
+    await conn.execute(
+        ADMINS["add"], person["issuer"], person["user_id"], person["email"], reason, _operator()
+    )
+    await _audit(conn, "system.admin.added", person, None, {**person, "reason": reason})
+    if person["user_id"] is None:
+        return (
+            f"{_named(person)} becomes a system admin with their first session in which"
+            f" {person['issuer']} says that the address is verified"
+        )
+    return f"{_named(person)} is a system admin now, by sessions of {person['issuer']}"
+
+
+async def _remove(conn: Any, person: dict[str, str | None], reason: str | None) -> str:
+    await conn.execute(ADMINS["lock"])
+    found = [row for row in await _all(conn) if _is_meant(row, person)]
+    if not found:
+        raise click.ClickException(f"{_named(person)} of {person['issuer']} is not listed")
+    [row] = found
+    await conn.execute(ADMINS["remove"], row["id"], _operator())
+    before = {name: row[name] for name in ("issuer", "user_id", "email")}
+    await _audit(conn, "system.admin.removed", before, before, {"reason": reason})
+    return f"{_named(row)} is no system admin by this list any more"
+
+
+async def _audit(
+    conn: Any,
+    action: str,
+    person: dict[str, str | None],
+    before: dict[str, str | None] | None,
+    after: dict[str, str | None],
+) -> None:
+    await conn.execute(
+        ADMINS["write_audit"],
+        _operator(),
+        action,
+        person["user_id"] or person["email"],
+        None if before is None else json.dumps(before),
+        json.dumps(after),
+    )
+
+
+def _operator() -> str:
+    """Who runs this, as the machine says; the audit log has the database's user beside it."""
+    try:
+        return f"operator:{getpass.getuser()}"
+    except (OSError, KeyError, ImportError):
+        return "operator"
+
+
+def _run(database_url: str, work: Callable[..., Awaitable[T]], *arguments: object) -> T:
+    """Do `work` in one transaction. Whatever Postgres says becomes an error of one line."""
+
+    async def connected() -> T:
+        conn = await asyncpg.connect(database_url, timeout=10, command_timeout=30)
+        try:
+            async with conn.transaction():
+                return await work(conn, *arguments)
+        finally:
+            await conn.close()
+
+    try:
+        return asyncio.run(connected())
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+        raise click.ClickException(
+            "the database lacks our tables: run `taximeter migrate`"
+        ) from None
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise click.ClickException(
+            f"only the owner of the database may: set TAXIMETER_MIGRATE_DATABASE_URL ({error})"
+        ) from None
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise click.ClickException(
+            f"the Postgres of --database-url cannot be used: {str(error) or type(error).__name__}"
+        ) from None
