@@ -84,6 +84,7 @@ class Editions:
                     row["version"],
                     row["dated"],
                     row["starts_at"].timestamp(),
+                    row["digest"],
                     self._parsed[key],
                 )
             )
@@ -114,6 +115,7 @@ class Editions:
                         str(version),
                         date.fromisoformat(dated),
                         moment.timestamp(),
+                        str(digest),
                         self._parsed[key],
                     )
                 )

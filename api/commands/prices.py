@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from pathlib import Path
 
+import asyncpg
 import click
 from pydantic import ValidationError
 
+from taximeter.api.commands import price_lists
 from taximeter.api.commands.common import explain
+from taximeter.api.price_lists import Editions
 from taximeter.api.price_settings import PriceSettings
 from taximeter.api.prices import make_pricer
 from taximeter.api.prices_diff import FINE, compare
 from taximeter.meter.pricing import KINDS, PriceFileError, Pricer, UnpricedModel, read_price_file
+from taximeter.meter.pricing.editions import Edition
 from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.files import parse_price_file
 from taximeter.meter.pricing.litellm_map import Imported, read_map
@@ -21,9 +26,19 @@ from taximeter.meter.pricing.sheet import Rates
 NOTES_SHOWN = 10
 
 
-@click.group(help="Show what a model costs, check a price file, import LiteLLM's price map.")
+@click.group(
+    help="Show what a model costs, check a price file, import LiteLLM's price map; take newer "
+    "price lists over."
+)
 def command() -> None:
-    """Group the three; each works without any store."""
+    """Group them; those of the first kind work without any store."""
+
+
+command.add_command(price_lists.refresh)
+command.add_command(price_lists.history)
+command.add_command(price_lists.back)
+command.add_command(price_lists.withdraw_list, "withdraw")
+command.add_command(price_lists.export)
 
 
 @command.command(help="Show what MODEL is charged at, and where that is from.")
@@ -34,7 +49,7 @@ def command() -> None:
 def show(model: str, provider: str | None, plan: str | None, power_level: str | None) -> None:
     """Print the price of each kind, in dollars as published and in credits as charged."""
     try:
-        pricer = make_pricer(PriceSettings())
+        pricer = _pricer_in_force(PriceSettings())
         sheet, listed = pricer.sheet(model, provider=provider)
         price = pricer.price(model, provider=provider, plan=plan, power_level=power_level)
     except ValidationError as error:
@@ -45,6 +60,8 @@ def show(model: str, provider: str | None, plan: str | None, power_level: str | 
     click.echo(f"identity  {price.identity}")
     click.echo(f"source    {listed.source}")
     click.echo(f"version   {price.version}")
+    if price.dated:
+        click.echo(f"dated     {price.dated}")
     if sheet.context_window is not None:
         click.echo(f"context   {sheet.context_window} tokens")
     click.echo(f"output    at most {price.max_output} tokens are held for")
@@ -56,6 +73,28 @@ def show(model: str, provider: str | None, plan: str | None, power_level: str | 
         click.echo("It costs nothing. A charge of 0 is recorded for each request.")
     for name in sheet.not_metered:
         click.echo(f"NOT METERED: the publisher also charges for {name}")
+
+
+def _pricer_in_force(settings: PriceSettings) -> Pricer:
+    """As the services price now: by the lists of the database, if one is named."""
+    pricer = make_pricer(settings)
+    is_named = "database_url" in settings.model_fields_set
+    if not is_named and settings.price_lists_file is None:
+        return pricer
+
+    async def read() -> list[Edition]:
+        if settings.price_lists_file is not None:
+            return await Editions(None, settings.price_lists_file).read()
+        async with price_lists.open_pool(settings.database_url) as pool:
+            return await Editions(pool, None).read()
+
+    try:
+        pricer.follow(asyncio.run(read()))
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        click.echo(
+            f"by the installed package, since the lists in force cannot be read: {error}", err=True
+        )
+    return pricer
 
 
 def _rates(

@@ -38,13 +38,14 @@ class Edition:
     """A list, and from when on it holds.
 
     number: in the order in which they were taken over. starts_at: seconds since 1970. dated: the
-    day of which its prices are.
+    day of which its prices are. digest: what it is told apart by.
     """
 
     number: int
     version: str
     dated: date
     starts_at: float
+    digest: str
     prices: PublishedPrices | PriceFile
 
     @property

@@ -15,17 +15,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-<<<<<<< HEAD
+from taximeter.meter.pricing.amendments import amended
 from taximeter.meter.pricing.editions import Edition
 from taximeter.meter.pricing.file_reader import Entry
 from taximeter.meter.pricing.files import PriceFile, parse_price_file, read_price_file
 from taximeter.meter.pricing.identity import HOSTS, Identity, host_of
-from taximeter.meter.pricing.published import Found, Listed, PublishedPrices, zone_factor
-=======
-from taximeter.meter.pricing.amendments import amended
-from taximeter.meter.pricing.file_reader import Entry
-from taximeter.meter.pricing.files import PriceFile, parse_price_file, read_price_file
-from taximeter.meter.pricing.identity import Identity, host_of
 from taximeter.meter.pricing.published import (
     Found,
     Listed,
@@ -34,7 +28,6 @@ from taximeter.meter.pricing.published import (
     zone_factor,
 )
 from taximeter.meter.pricing.sheet import Sheet
->>>>>>> main
 
 CHECKED_PACKAGE: Final = "genai-prices 0.2.3"
 """The list that the corrections were compared with, on the day that is their version: that is the
@@ -69,6 +62,11 @@ class PriceLists:
         """The day of which its prices are; None where that is not known."""
         if self.edition is not None:
             return self.edition.dated
+        return self._installed_on
+
+    @property
+    def _installed_on(self) -> date | None:
+        """The day of which the prices of the installed package are, where we know it."""
         if self._installed is None or self._installed.version != CHECKED_PACKAGE:
             return None
         return _corrected_on()
@@ -106,40 +104,28 @@ class PriceLists:
         if self._file is not None:
             entry = self._file.find(name, of, host) or self._file.find(name, maker)
             if entry is not None:
-<<<<<<< HEAD
-                return _listed(entry, "override", self._file.version, maker)
-        dated = self.dated
-        day = "" if dated is None else dated.isoformat()
-        listed = self._listed_file
-        if listed is not None:
-            entry = listed.find(name, of, host) or listed.find(name, maker)
+                return _listed(entry, "override", self._file.version, maker, entry.sheet)
+        day = _in_words(self.dated)
+        listed_file = self._listed_file
+        if listed_file is not None:
+            entry = listed_file.find(name, of, host) or listed_file.find(name, maker)
             if entry is not None:
-                return replace(_listed(entry, "list", self.version, maker), dated=day)
-        entry = self._correction(of, found)
-        if entry is not None:
-            corrected = _corrected_on()
-            return replace(
-                _listed(entry, "corrections", self._corrections.version, maker),
-                dated="" if corrected is None else corrected.isoformat(),
-            )
-        if published is None or found is None:
-=======
-                return _listed(entry, "override", self._file, maker, entry.sheet)
+                price = _listed(entry, "list", self.version, maker, entry.sheet)
+                return replace(price, dated=day)
         entry = self._correction(of, found)
         if entry is not None:
             listed = maker if found is None else Identity(found[0].id, found[1].id.lower())
             sheet = amended(entry.sheet, *names_of(maker, listed)).times(zone_factor(maker) or 1)
-            return _listed(entry, "corrections", self._corrections, maker, sheet)
-        if self._published is None or found is None:
->>>>>>> main
+            price = _listed(entry, "corrections", self._corrections.version, maker, sheet)
+            return replace(price, dated=_in_words(_corrected_on()))
+        if published is None or found is None:
             return None
-        price = published.listed(of, *found)
-        if price is None:
+        named = published.listed(of, *found)
+        if named is None:
             return None
-        if self.edition is None or published is self._installed:
-            corrected = _corrected_on() if published.version == CHECKED_PACKAGE else None
-            return replace(price, dated="" if corrected is None else corrected.isoformat())
-        return replace(price, version=self.version, dated=day)
+        if published is self._installed:
+            return replace(named, dated=_in_words(self._installed_on))
+        return replace(named, version=self.version, dated=day)
 
     def names(self) -> Iterable[str]:
         """Every model of the list in force, as host/name; those of the package also where a file is
@@ -217,7 +203,6 @@ def _published_prices() -> PublishedPrices | None:
         return None
 
 
-<<<<<<< HEAD
 def _corrected_on() -> date | None:
     """The day that the corrections are of; None if their version is none."""
     try:
@@ -226,17 +211,13 @@ def _corrected_on() -> date | None:
         return None
 
 
-def _listed(entry: Entry, source: str, version: str, of: Identity) -> Listed:
+def _in_words(day: date | None) -> str:
+    return "" if day is None else day.isoformat()
+
+
+def _listed(entry: Entry, source: str, version: str, of: Identity, sheet: Sheet) -> Listed:
     identity = of if of.provider else of._replace(provider=host_of(entry.provider))
-    # The operator's prices are what they are; a correction is one of the list's prices.
-    factor = 1 if source == "override" else zone_factor(of) or 1
-    sheets = ((None, entry.sheet.times(factor)),)
-    return Listed(identity.provider, source, version, sheets, str(identity))
-=======
-def _listed(entry: Entry, source: str, file: PriceFile, of: Identity, sheet: Sheet) -> Listed:
-    identity = of if of.provider else of._replace(provider=host_of(entry.provider))
-    return Listed(identity.provider, source, file.version, ((None, sheet),), str(identity))
->>>>>>> main
+    return Listed(identity.provider, source, version, ((None, sheet),), str(identity))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

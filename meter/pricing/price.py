@@ -72,11 +72,8 @@ class Price:
     context_window: int | None = None
     max_output: int | None = None
     identity: str = ""
-<<<<<<< HEAD
-    dated: str = ""
-=======
     search_once: bool = False
->>>>>>> main
+    dated: str = ""
 
     @classmethod
     def of(
@@ -116,13 +113,9 @@ class Price:
             is_part=sheet.tier_rule == "part",
             context_window=sheet.context_window,
             max_output=sheet.max_output or max_output,
-<<<<<<< HEAD
             identity=identity[:IDENTITY_LENGTH_MAX],
-            dated=dated,
-=======
-            identity=identity,
             search_once=sheet.search_once,
->>>>>>> main
+            dated=dated,
         )
 
     def cost(self, usage: Mapping[str, object], *, service_tier: str | None = None) -> int:
@@ -226,13 +219,8 @@ class Price:
     def packed(self) -> dict[str, Any]:
         """All of it as JSON, to travel with a hold: some hundred bytes. See `unpacked`."""
         modes = {mode: packed_rates(rates) for mode, rates in self.modes.items()}
-<<<<<<< HEAD
-        found = [self.provider, self.source, self.version, self.parts, self.is_part]
-        found += [self.identity, self.dated]
-=======
         found: list[object] = [self.provider, self.source, self.version, self.parts]
-        found += [self.is_part, self.identity, self.search_once]
->>>>>>> main
+        found += [self.is_part, self.identity, self.search_once, self.dated]
         return {"m": self.model, "p": found, "r": packed_rates(self.rates), "s": modes}
 
     @classmethod
@@ -253,14 +241,10 @@ class Price:
                 rates=rates,
                 modes=modes,
                 is_part=bool(is_part),
-<<<<<<< HEAD
                 # Holds of before have none of these.
                 identity=str(rest[0]) if rest else "",
-                dated=str(rest[1]) if len(rest) > 1 else "",
-=======
-                identity=str(rest[0]) if rest else "",  # Holds of before have none.
                 search_once=len(rest) > 1 and rest[1] is True,
->>>>>>> main
+                dated=str(rest[2]) if len(rest) > 2 else "",
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a packed price: {error!r}") from error
