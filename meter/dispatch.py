@@ -51,13 +51,11 @@ class Dispatcher:
         self,
         shards: Shards,
         accounts: AccountReader,
-        close_timeout_s: float,
         overdraft_report: int,
     ) -> None:
         self._shards = shards
         self._clients = shards.clients
         self._accounts = accounts
-        self._close_timeout_s = close_timeout_s
         self._floor = -overdraft_report
         self.overdrafts = 0
         """Operations that have left an account further below zero than is let pass in silence."""
@@ -121,12 +119,13 @@ class Dispatcher:
             *(operation.account, available),
         )
 
-    async def aclose(self) -> None:
-        """Finish what goes on in the background and what is queued, each within close_timeout_s."""
+    async def aclose(self, timeout_s: float) -> None:
+        """Finish what goes on in the background and what is queued, all within the time."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
         if self._background:
-            await asyncio.wait(self._background, timeout=self._close_timeout_s)
-        await self._giving_back.aclose(self._close_timeout_s)
-        await self._shards.aclose()
+            await asyncio.wait(self._background, timeout=max(0.0, timeout_s))
+        await self._giving_back.aclose(deadline)
+        await self._shards.aclose(deadline)
 
     def _submit(self, operation: Operation, *, in_doubt: bool = False) -> asyncio.Future[bytes]:
         clients = self._clients

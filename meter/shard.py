@@ -123,10 +123,12 @@ class ShardClient:
         """How many operations wait."""
         return len(self._queue) + self._crowd.waiting
 
-    async def aclose(self) -> None:
-        """Finish what is queued (bounded by close_timeout_s), then stop; what is left fails."""
+    async def aclose(self, deadline: float) -> None:
+        """Finish what is queued before the deadline, a time of the loop, then stop; what is left
+        fails.
+        """
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.close_timeout_s):
+            async with asyncio.timeout_at(deadline):
                 await self._drained.wait()
         for pending in await self.retire():
             pending.give_up()

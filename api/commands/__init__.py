@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = {
     "settler": "Settle, relay, sweep and reconcile: the background worker.",
     "migrate": "Apply, roll back or list the migrations of the database.",
     "partitions": "List the months of usage, and drop the rows of old ones.",
+    "ready": "Ask a process whether it is ready: the health check of containers.",
     "check": "Prove the books; exit 1 on any violation.",
     "rebuild": "Bring live balances back from Postgres, after letting open holds end.",
     "reshard": "Spread the organisations over another number of shards.",

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 import click
 
+from taximeter.api.commands.common import owner_database
 from taximeter.api.jwks import is_safe_url
 from taximeter.api.queries import ADMINS
 from taximeter.api.tokens import DEV_ISSUER
@@ -25,13 +26,7 @@ REASON_MAX: Final = 1000
 EMAIL_MAX: Final = 255
 _ADDRESS: Final = re.compile(r"[^@\s]+@[^@\s]+")
 
-DATABASE = click.option(
-    "--database-url",
-    envvar=["TAXIMETER_MIGRATE_DATABASE_URL", "TAXIMETER_DATABASE_URL"],
-    required=True,
-    show_envvar=True,
-    help="The database, as the user who owns it.",
-)
+DATABASE = owner_database()
 SUBJECT = click.option(
     "--subject",
     default=None,
