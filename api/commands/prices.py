@@ -10,13 +10,20 @@ import asyncpg
 import click
 from pydantic import ValidationError
 
-from taximeter.api.commands import price_lists
+from taximeter.api.commands import price_lists, price_rounding
 from taximeter.api.commands.common import explain
 from taximeter.api.price_lists import Editions
 from taximeter.api.price_settings import PriceSettings
 from taximeter.api.prices import make_pricer
 from taximeter.api.prices_diff import FINE, compare
-from taximeter.meter.pricing import KINDS, PriceFileError, Pricer, UnpricedModel, read_price_file
+from taximeter.meter.pricing import (
+    KINDS,
+    TOKENS_MAX,
+    PriceFileError,
+    Pricer,
+    UnpricedModel,
+    read_price_file,
+)
 from taximeter.meter.pricing.editions import Edition
 from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.files import parse_price_file
@@ -242,6 +249,46 @@ def diff(file: Path, show_all: bool) -> None:
     ]
     for line in _some(lines, None if show_all else NOTES_SHOWN, "--all shows them"):
         click.echo(line)
+
+
+@command.command(
+    help="Show at which models a small request costs a tenth more, or more than that, because a "
+    "charge is rounded up to a whole millicredit: for choosing TAXIMETER_CREDITS_PER_DOLLAR."
+)
+@click.option("--prompt-tokens", type=click.IntRange(0, TOKENS_MAX), default=500, show_default=True)
+@click.option("--output-tokens", type=click.IntRange(0, TOKENS_MAX), default=100, show_default=True)
+@click.option(
+    "--credits-per-dollar",
+    type=float,
+    default=None,
+    help="As if this were set; TAXIMETER_CREDITS_PER_DOLLAR by default.",
+)
+@click.option("--all", "show_all", is_flag=True, help="Show every model.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def rounding(
+    prompt_tokens: int,
+    output_tokens: int,
+    credits_per_dollar: float | None,
+    show_all: bool,
+    as_json: bool,
+) -> None:
+    """Print what it adds, the most first."""
+    given = {} if credits_per_dollar is None else {"credits_per_dollar": credits_per_dollar}
+    try:
+        settings = PriceSettings(**given)  # type: ignore[arg-type]  # It is checked there.
+        pricer = _pricer_in_force(settings)
+    except ValidationError as error:
+        raise click.ClickException(explain(error)) from None
+    except PriceFileError as error:
+        raise click.ClickException(str(error)) from None
+    price_rounding.report(
+        pricer,
+        settings.credits_per_dollar,
+        prompt_tokens,
+        output_tokens,
+        show_all=show_all,
+        as_json=as_json,
+    )
 
 
 def _some(

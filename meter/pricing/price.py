@@ -128,6 +128,14 @@ class Price:
 
     def cost_of(self, counts: Counts, *, service_tier: str | None = None) -> int:
         """Millicredits of counts that were read before."""
+        return min(-(-self._total(counts, service_tier) // self.parts), AMOUNT_MAX)
+
+    def exact_of(self, counts: Counts, *, service_tier: str | None = None) -> Fraction:
+        """The same before it is rounded."""
+        return Fraction(self._total(counts, service_tier), self.parts)
+
+    def _total(self, counts: Counts, service_tier: str | None) -> int:
+        """What counts cost, in parts of a millicredit."""
         rates = self._all_rates.get(service_tier or "", self._all_rates[""])
         kinds = counts.kinds
         if "image" in kinds and "image" not in self._sold_by(service_tier) and not counts.output:
@@ -145,7 +153,7 @@ class Price:
                     if prompt > start:
                         price = dearer
                 total += price * count
-        return min(-(-total // self.parts), AMOUNT_MAX)
+        return total
 
     def estimate(
         self,

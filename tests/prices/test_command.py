@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from pathlib import Path
 
@@ -84,3 +85,20 @@ def test_what_is_held_comes_from_the_settings(monkeypatch: pytest.MonkeyPatch) -
             patch.setenv(f"TAXIMETER_ESTIMATE_{name}", wrong)
             with pytest.raises(ValidationError):
                 PriceSettings()
+
+
+def test_rounding_says_which_models_cost_more_by_it_and_what_would_mend_that() -> None:
+    one = ("rounding", "--prompt-tokens", 1, "--output-tokens", 0, "--json")
+    found = json.loads(run(*one, TAXIMETER_MARKUP="2").output)
+    mini = next(each for each in found["rounded"] if each["model"] == "openai/gpt-4o-mini")
+    # 0.15 dollars a million, twice: 0.03 millicredits.
+    assert mini["exact_millicredits"] == pytest.approx(0.03)
+    assert (mini["charged_millicredits"], round(mini["more"], 2)) == (1, 32.33)
+    # With so many credits a dollar the exact cost is ten millicredits, of which one is a tenth.
+    assert mini["credits_per_dollar_needed"] == pytest.approx(100 * 10 / 0.03)
+    usual = run("rounding", TAXIMETER_CREDITS_PER_DOLLAR="10000").output.splitlines()
+    assert usual[0] == "a request of 500 prompt and 100 output tokens, 10000 credits a dollar"
+    assert usual[1].startswith("0 of ")
+    table = run("rounding", "--credits-per-dollar", 100).output
+    assert "openai/text-embedding-3-small" in table
+    assert "1,000 credits a dollar" in table
