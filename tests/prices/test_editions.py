@@ -71,7 +71,7 @@ def test_what_is_no_list_is_refused(content: bytes) -> None:
 
 def test_a_list_that_is_damaged_is_not_used() -> None:
     kept = packed(b"a list")
-    for wrong in (b"", kept[:9], packed(b"another"), b"no zlib at all"):
+    for wrong in (b"", kept[:3], packed(b"another"), b"no zlib at all"):
         with pytest.raises(PriceFileError, match="damaged"):
             unpacked(wrong, digest_of(b"a list"))
 
