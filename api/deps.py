@@ -17,6 +17,7 @@ from taximeter.api.auth import Principal
 from taximeter.api.cookies import SESSION_COOKIE
 from taximeter.api.errors import ApiError, validation_refusal
 from taximeter.api.exact import OrgId
+from taximeter.api.key_text import SYSTEM_PREFIX
 from taximeter.api.limits import kind_of
 from taximeter.api.queries import IDENTITY
 from taximeter.api.services import Services
@@ -24,7 +25,9 @@ from taximeter.api.services import Services
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 # These two only describe the ways to authenticate in the OpenAPI document.
-bearer_scheme = HTTPBearer(auto_error=False, description="A session token")
+bearer_scheme = HTTPBearer(
+    auto_error=False, description="A session token, or a key of the installation"
+)
 cookie_scheme = APIKeyCookie(name=SESSION_COOKIE, auto_error=False, description="A session token")
 
 
@@ -86,8 +89,13 @@ def _refuse_foreign_site(request: Request) -> None:
 
 
 async def get_principal(request: Request, services: ServicesDep) -> Principal:
-    """The caller, by bearer token or session cookie. Raises ApiError 401, 403 or 503."""
+    """The caller, by bearer token, key of the installation or session cookie. Raises ApiError 401,
+    403 or 503.
+    """
     token = bearer_token(request.headers.get("authorization"))
+    if token is not None and token.startswith(SYSTEM_PREFIX):
+        tags = frozenset(str(tag) for tag in request.scope["route"].tags)
+        return await services.system_keys.caller(token, request.method, tags)
     principal = await services.verifier.verify(cookie_token(request) if token is None else token)
     return await services.admins.of(principal)
 

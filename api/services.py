@@ -31,6 +31,7 @@ from taximeter.api.prices import PriceAge, following, make_holds
 from taximeter.api.refusals import RefusalAudit
 from taximeter.api.settings import ApiSettings
 from taximeter.api.system_admins import SystemAdmins
+from taximeter.api.system_keys import SystemKeys
 from taximeter.api.tokens import DEV_ISSUER, load_dev_key
 from taximeter.api.users import NotingVerifier
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
@@ -114,6 +115,7 @@ class Services:
     tracker: TaskTracker
     memberships: Memberships
     keys: KeyStore
+    system_keys: SystemKeys
     health: HealthCheck
     limiter: RateLimiter
     refusals: RefusalAudit
@@ -263,6 +265,7 @@ async def open_services(
                 pool, settings.membership_cache_s, outage_s=settings.outage_belief_s
             ),
             keys=keys,
+            system_keys=SystemKeys(pool, keys.seal),
             health=health,
             catch_up=catch_up,
             refusals=RefusalAudit(pool, tracker),

@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+<<<<<<< HEAD
 import time
+=======
+from collections.abc import Iterator
+from contextlib import contextmanager
+>>>>>>> main
 from typing import NoReturn
 
 import asyncpg
@@ -47,6 +52,7 @@ def command(context: click.Context, as_json: bool) -> None:
     """Print every invariant with its figures."""
     if context.invoked_subcommand is not None:
         return
+<<<<<<< HEAD
     try:
         report, alarm = asyncio.run(_check_all(SettlerSettings(), PriceSettings()))
     except (
@@ -59,6 +65,10 @@ def command(context: click.Context, as_json: bool) -> None:
         _could_not_look(in_one_line(error) or f"{type(error).__name__}: {error}", as_json)
     except (ValidationError, SettingsError) as error:
         _could_not_look(explain(error), as_json)
+=======
+    with _looking(as_json):
+        report = asyncio.run(run_check(SettlerSettings()))
+>>>>>>> main
     if as_json:
         click.echo(json.dumps({**report.as_dict(), "alarms": alarm}, indent=2))
     else:
@@ -80,12 +90,8 @@ def acknowledge_command(note: str) -> None:
     """Print what was acknowledged."""
     if not 1 <= len(note.strip()) <= NOTE_MAX:
         raise click.BadParameter(f"1 to {NOTE_MAX} characters", param_hint="--note")
-    try:
+    with _looking(as_json=False):
         done = asyncio.run(_acknowledge(SettlerSettings(), note))
-    except (OSError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        _could_not_look(f"{type(error).__name__}: {error}", as_json=False)
-    except ValidationError as error:
-        _could_not_look(explain(error), as_json=False)
     for one in done:
         place = f"shard {one.shard} epoch {one.epoch}"
         if one.what == "lost":
@@ -160,6 +166,19 @@ def print_report(report: Report, console: Console) -> None:
             console.print(f"{one.name}: {one.unjudged}", style="yellow", markup=False)
     verdict = "The books are right." if report.holds else "The books are NOT right."
     console.print(f"{verdict} (amounts in millicredits)")
+
+
+@contextmanager
+def _looking(as_json: bool) -> Iterator[None]:
+    """Say in one line why the stores could not be read, and exit 2."""
+    try:
+        yield
+    except CouldNotLook as error:
+        _could_not_look(str(error), as_json)
+    except (OSError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        _could_not_look(in_one_line(error) or f"{type(error).__name__}: {error}", as_json)
+    except (ValidationError, SettingsError) as error:
+        _could_not_look(explain(error), as_json)
 
 
 def _could_not_look(reason: str, as_json: bool) -> NoReturn:

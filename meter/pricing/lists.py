@@ -24,6 +24,7 @@ from taximeter.meter.pricing.published import (
     Found,
     Listed,
     PublishedPrices,
+    in_its_zone,
     names_of,
     zone_factor,
 )
@@ -115,7 +116,7 @@ class PriceLists:
         entry = self._correction(of, found)
         if entry is not None:
             listed = maker if found is None else Identity(found[0].id, found[1].id.lower())
-            sheet = amended(entry.sheet, *names_of(maker, listed)).times(zone_factor(maker) or 1)
+            sheet = in_its_zone(amended(entry.sheet, *names_of(maker, listed)), maker)
             price = _listed(entry, "corrections", self._corrections.version, maker, sheet)
             return replace(price, dated=_in_words(_corrected_on()))
         if published is None or found is None:
@@ -125,7 +126,9 @@ class PriceLists:
             return None
         if published is self._installed:
             return replace(named, dated=_in_words(self._installed_on))
-        return replace(named, version=self.version, dated=day)
+        # What is amended in it stands behind its version.
+        version = named.version.replace(published.version, self.version, 1)
+        return replace(named, version=version, dated=day)
 
     def names(self) -> Iterable[str]:
         """Every model of the list in force, as host/name; those of the package also where a file is
