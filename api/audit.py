@@ -26,19 +26,13 @@ async def write_audit(
     after: Mapping[str, object] | None = None,
     request_id: str | None = None,
 ) -> None:
-<<<<<<< HEAD
     """Add one row, with the id of the request that is being answered unless another one is given;
     without an `org_id` for what is of no organisation alone. What is named `..._credits` in
     `before` and `after` is millicredits, as in the tables and in what SQL writes; answers turn it
     into credits. Durable when the transaction is.
-=======
-    """Add one row, with the id of the request that is being answered unless another one is given.
-    What is named `..._credits` in `before` and `after` is millicredits, as in the tables and in
-    what SQL writes; answers turn it into credits. Durable when the transaction is.
 
     The one way in which the API writes audit rows: Postgres takes `actor` from the transaction, and
     refuses one that is missing or stands for a program of ours.
->>>>>>> main
     """
     await conn.execute(
         IDENTITY["write_audit"],

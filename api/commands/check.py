@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-<<<<<<< HEAD
 import time
-=======
 from collections.abc import Iterator
 from contextlib import contextmanager
->>>>>>> main
 from typing import NoReturn
 
 import asyncpg
@@ -52,23 +49,8 @@ def command(context: click.Context, as_json: bool) -> None:
     """Print every invariant with its figures."""
     if context.invoked_subcommand is not None:
         return
-<<<<<<< HEAD
-    try:
-        report, alarm = asyncio.run(_check_all(SettlerSettings(), PriceSettings()))
-    except (
-        CouldNotLook,
-        OSError,
-        RedisError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-    ) as error:
-        _could_not_look(in_one_line(error) or f"{type(error).__name__}: {error}", as_json)
-    except (ValidationError, SettingsError) as error:
-        _could_not_look(explain(error), as_json)
-=======
     with _looking(as_json):
-        report = asyncio.run(run_check(SettlerSettings()))
->>>>>>> main
+        report, alarm = asyncio.run(_check_all(SettlerSettings(), PriceSettings()))
     if as_json:
         click.echo(json.dumps({**report.as_dict(), "alarms": alarm}, indent=2))
     else:
