@@ -102,3 +102,26 @@ def test_rounding_says_which_models_cost_more_by_it_and_what_would_mend_that() -
     table = run("rounding", "--credits-per-dollar", 100).output
     assert "openai/text-embedding-3-small" in table
     assert "1,000 credits a dollar" in table
+
+
+def test_the_report_of_an_import_is_whole_on_request_and_as_a_file(tmp_path: Path) -> None:
+    """Every model that is left out or metered in part, with what of it, however many there are."""
+    partly = {"input_cost_per_token": 1e-06, "file_search_cost_per_1k_calls": 0.0025}
+    models = {f"partly-{n}": partly for n in range(30)}
+    models |= {f"queries-{n}": {"input_cost_per_query": 0.002} for n in range(500)}
+    models |= {f"nothing-{n}": {"input_cost_per_token": 0.0} for n in range(60)}
+    map_file, report = tmp_path / "map.json", tmp_path / "report.txt"
+    map_file.write_text(json.dumps(models))
+    shown = run("import", map_file, "-o", tmp_path / "out.toml", "--report", report).output
+    assert f"the whole report is in {report}" in shown
+    assert "and 20 more; --all shows them, --report FILE writes them down" in shown
+    assert "and 550 more; --all" in shown
+    assert "partly-29" not in shown
+    whole = run("import", map_file, "-o", tmp_path / "out.toml", "--all").output.splitlines()[1:]
+    assert report.read_text().splitlines() == whole
+    assert len(whole) == 2 + 590
+    assert whole[0] == "30 of them also have prices that are NOT METERED here:"
+    assert whole[30] == "  partly-29: file_search_cost_per_1k_calls"
+    assert whole[31] == "560 models were left out:"
+    assert whole[531] == "  queries-499: cannot be metered: input_cost_per_query"
+    assert whole[-1] == "  nothing-59: every price is 0"
