@@ -86,7 +86,8 @@ def quote(
             price = pricer.price(
                 target.price_as, provider=target.provider, plan=plan, power_level=level
             )
-            price.estimate(0, 0, images=chat.n if chat.surface.makes_images else 0)
+            images = chat.n if chat.surface.makes_images else 0
+            price.estimate(0, 0, service_tier=chat.service_tier, images=images)
         except PricesNotKnown as error:
             raise prices_not_known() from error
         except UnpricedModel as error:

@@ -78,7 +78,7 @@ class Prices:
                 prompt, output, answers, service_tier=fields.get("service_tier"), images=images
             )
         except UnpricedModel as error:
-            raise _unpriced(error) from None
+            raise _unpriced(error, str(error)) from None
         found = {**price.metadata(), "estimated": True, _PACKED: price.packed()}
         hold = await self._holds.reserve(
             meter,
@@ -168,7 +168,7 @@ def _cost(price: Price, fields: Mapping[str, Any], usage: Usage | None) -> tuple
     except UnknownUsage as error:
         raise InvalidRequest(f"tokens.{error.field}", error.limit) from None
     found = {
-        **price.metadata(),
+        **price.metadata(tokens, fields.get("service_tier")),
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.output,
         "tokens_used": counts.prompt + counts.output,
@@ -206,7 +206,7 @@ def _count(fields: Mapping[str, Any], field: str) -> int:
     return count
 
 
-def _unpriced(error: UnpricedModel) -> Refusal:
+def _unpriced(error: UnpricedModel, said: str = "") -> Refusal:
     details: dict[str, object] = {"field": "model", "model": error.model}
     known = ""
     if error.near:
@@ -215,6 +215,7 @@ def _unpriced(error: UnpricedModel) -> Refusal:
     return Refusal(
         400,
         "UNPRICED_MODEL",
-        f"This model has no known price.{known} Give an amount, or let the operator price it.",
+        said
+        or f"This model has no known price.{known} Give an amount, or let the operator price it.",
         details,
     )
