@@ -41,6 +41,7 @@ MAKE = "tests/acceptance runs the commands, test_pages looks for the targets"
 NEEDS_OTHERS = "needs names, keys or machines of the reader's own"
 NGINX = "tests/gateways/test_forward_auth.py"
 LITELLM = "tests/gateways/test_litellm_docs.py"
+PROVIDERS = "tests/api/test_providers.py"
 SHOWN = {
     "README.md": {
         "gateway (Python) ── Meter ──┐                                ┌── admin API, LLM route "
@@ -79,6 +80,11 @@ SHOWN = {
         "static_resources:": NGINX,
         "# Dynamic configuration. A middleware before it sets X-Org-Id and X-User-Id from your "
         "login.": "nothing: Traefik is not run by our tests, as the page says",
+    },
+    "docs/production.md": {
+        "# keycloak": PROVIDERS,
+        "# entra": PROVIDERS,
+        "# google": PROVIDERS,
     },
     "docs/security.md": {
         "TAXIMETER_DATABASE_URL=$TAXIMETER_MIGRATE_DATABASE_URL taximeter reshard --shards 4": (
