@@ -18,6 +18,9 @@ TIMEOUT_S = 600.0
 # dbmate's driver insists on TLS unless told otherwise; every other client here tries TLS and then
 # goes without.
 NO_TLS_MESSAGE = "SSL is not enabled on the server"
+# A user named like our schema has that one first on its path by default ("$user", public): what
+# the migrations and dbmate name without a schema would change its place with the schema's making.
+SEARCH_PATH = "public"
 # Everybody who wants the table queues behind a migration that waits for a lock, for instance until
 # a long report ends: it gives way before they notice, and tries again.
 LOCK_TIMEOUT_MS = 500
@@ -81,7 +84,8 @@ def _dbmate() -> str:
 
 def _postgres_environment() -> dict[str, str]:
     found = {name: value for name, value in os.environ.items() if name.startswith("PG")}
-    options = f"{found.get('PGOPTIONS', '')} -c lock_timeout={LOCK_TIMEOUT_MS}"
+    ours = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c search_path={SEARCH_PATH}"
+    options = f"{found.get('PGOPTIONS', '')} {ours}"
     return {**found, "PGOPTIONS": options.strip()}
 
 

@@ -214,6 +214,7 @@ async def open_services(
         )
         keys = KeyStore(key_pool, outage_s=settings.outage_belief_s)
         stack.push_async_callback(keys.aclose)
+        keys.listen()
         tracker = TaskTracker()
         pending = PendingCharges(settings.charges_folder, meters.get)
         stack.push_async_callback(pending.aclose)

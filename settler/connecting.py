@@ -55,6 +55,8 @@ class SafeConnect:
             token = uuid4().hex
             settings = {
                 "default_transaction_isolation": "read committed",
+                # A user named taximeter would look into the schema of that name first.
+                "search_path": "public",
                 **server_settings,
                 _TOKEN: token,
             }

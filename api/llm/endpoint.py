@@ -18,7 +18,7 @@ from taximeter.api import middleware
 from taximeter.api.deps import bearer_needed, bearer_token, cookie_token
 from taximeter.api.errors import ApiError, refusal_of, validation_refusal
 from taximeter.api.exact import ShortText
-from taximeter.api.keys import PREFIX
+from taximeter.api.key_text import PREFIX
 from taximeter.api.llm.admission import paying_org, refuse_empty_account
 from taximeter.api.llm.body import ClientLeft, read_body
 from taximeter.api.llm.by_key import key_caller

@@ -71,6 +71,7 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
                 )
                 store = KeyStore(key_pool, outage_s=settings.outage_belief_s)
                 stack.push_async_callback(store.aclose)
+                store.listen()
             keys = Keys(settings.keys, store)
         status = None
         if pool is not None:

@@ -372,20 +372,6 @@ async def test_nginx_settles_a_request_whose_caller_has_left(
         await eventually(is_settled, what="the charge")
 
 
-async def test_the_page_settles_by_hand(
-    sidecar: Sidecar, shard: ScriptedShard, meter: Meter
-) -> None:
-    [command] = blocks("sh")
-    await meter.reserve("acme", "ann", 2000, request_id="r-1")
-    async with served(create_sidecar(meter)) as url:
-        process = await asyncio.create_subprocess_exec(
-            *("bash", "-c", command.replace("http://127.0.0.1:8086", url)),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        told, _ = await process.communicate()
-    assert json.loads(told)["charged_millicredits"] == 125
-
-
 class _AnyId:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, str) and bool(re.fullmatch("[0-9a-f]{32}", other))

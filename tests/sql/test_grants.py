@@ -57,6 +57,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.deletions": ("S", "S", ""),
     "taximeter.acknowledgements": ("S", "SI", ""),
     "taximeter.api_keys": ("SI", "", "S"),
+    "taximeter.key_seal": ("S", "", "S"),
     "taximeter.idempotent_answers": ("SI", "SD", ""),
     "taximeter.users": ("SIU", "S", ""),
     "taximeter.system_admins": ("S", "", ""),

@@ -45,6 +45,10 @@ async def serving(app: Any) -> AsyncIterator[str]:
         await task
 
 
+NOTHING_ENDED: dict[str, Any] = {"keys_ended": [], "keys_kept": [], "invitations_withdrawn": 0}
+"""In the answer of a removal: no keys and no invitations ended with it."""
+
+
 @dataclass
 class World:
     """One running API, and short words for what callers do to it.
