@@ -19,6 +19,7 @@ from taximeter.meter.errors import (
     RequestConflict,
     RequestReplayed,
     StoreError,
+    TooManyHolds,
     UnknownHold,
 )
 from taximeter.meter.giving_back import GivingBack
@@ -41,7 +42,7 @@ logger = logging.getLogger("taximeter.meter")
 
 REPORT_PAUSE_S = 1.0
 # What nobody needs to hear of: the answer was no, and nothing was left open.
-_REFUSALS = (InsufficientCredits, NotAllowed, RequestConflict, UnknownHold)
+_REFUSALS = (InsufficientCredits, NotAllowed, RequestConflict, TooManyHolds, UnknownHold)
 
 
 class Dispatcher:
@@ -109,6 +110,10 @@ class Dispatcher:
             return ok_receipt(operation, reply.available, reply.held)
         raise_refusal(operation, reply)
         return known_receipt(operation, reply)
+
+    def open_holds_max(self, account: str) -> int:
+        """How many holds it may have open, as its shard said last."""
+        return self._clients[shard_of_account(account, len(self._clients))].open_holds_max
 
     def _report_overdraft(self, operation: Operation, available: int) -> None:
         """Every one of them: each is credit that somebody was given without having it."""

@@ -84,7 +84,9 @@ class FailOpenDispatcher:
     async def _admit(self, operation: Operation, trouble: StoreError) -> Receipt:
         """On credit. What Redis may have done is not refused because the desk would not do it."""
         try:
-            return await asyncio.shield(self._desk.admit(operation, trouble))
+            return await asyncio.shield(
+                self._desk.admit(operation, trouble, self._inner.open_holds_max(operation.account))
+            )
         except MeterError as error:
             if isinstance(trouble, OutcomeUnknown) and not isinstance(error, RequestReplayed):
                 raise trouble from error

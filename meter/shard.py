@@ -28,6 +28,7 @@ from taximeter.meter.errors import (
 from taximeter.meter.faults import is_final, may_have_written
 from taximeter.meter.handshake import ShardIdentity, greet
 from taximeter.meter.keys import ShardKeys
+from taximeter.meter.limits import OPEN_HOLDS_MAX
 from taximeter.meter.operations import TAKES_CREDIT, Operation
 from taximeter.meter.pending import Pending
 from taximeter.meter.pressure import Pressure
@@ -67,6 +68,7 @@ class ShardClient:
         self._crowd = Crowd()
         self.pressure = Pressure()
         self.acknowledged = Acknowledged(keys)
+        self.open_holds_max = OPEN_HOLDS_MAX
         self._confirmers: dict[Wait, Confirmer] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
         self._drained = asyncio.Event()
@@ -201,11 +203,13 @@ class ShardClient:
     async def _greet(self, connection: Any) -> ShardIdentity:
         """Also on a server that nobody may use yet, what it has lost is found and reported."""
         try:
-            return await greet(connection, self.keys, self._check_count, self.acknowledged)
+            server = await greet(connection, self.keys, self._check_count, self.acknowledged)
         except ShardFenced:
             if self.acknowledged.has_news:
                 await self._report(connection)
             raise
+        self.open_holds_max = server.open_holds_max
+        return server
 
     async def _report(self, connection: Any) -> bool:
         """Tell the guardian what was lost; False when that has to be tried again elsewhere."""

@@ -251,6 +251,15 @@ class SettlerSettings(StoreSettings):
         "100 to 300 bytes of Redis memory.",
     )
 
+    open_holds_max: int = Field(
+        default=1_000,
+        ge=1,
+        le=1_000_000,
+        description="Most holds that one account may have open at a time; the next one is refused "
+        "(429, TOO_MANY_HOLDS) until one of them ends. Raise it where one user stands for a whole "
+        "service with more requests in progress than this.",
+    )
+
     idempotency_retention_s: float = Field(
         default=604_800.0,
         ge=3_600.0,

@@ -193,8 +193,8 @@ def diff(file: Path, show_all: bool) -> None:
         f"{found.models} models of the map are sold by tokens; {found.only_map} are refused here"
     )
     click.echo(
-        f"{found.compared} usages are priced by both, {found.guessed} by a price that the map "
-        "does not have itself"
+        f"{found.compared} usages are priced by both; set aside are {found.set_aside.total()}: "
+        + (", ".join(f"{rule} {count}" for rule, count in found.set_aside.most_common()) or "none")
     )
     click.echo(f"{found.agreement:.1%} of the former cost the same")
     lines = [

@@ -72,9 +72,9 @@ async def running(*command: str, folder: Path, port: int) -> AsyncIterator[httpx
             writer.close()
             return True
 
-        await eventually(listens, within_s=30, what=f"{command[0]} on its port")
+        await eventually(listens, within_s=60, what=f"{command[0]} on its port")
         url = f"http://{LOOPBACK}:{port}"
-        async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
             yield client
     finally:
         child.terminate()
