@@ -98,7 +98,7 @@ async def test_nobody_is_told_to_go_on_with_a_gigabyte(keyless: Caller) -> None:
         b"POST /v1/charge HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n"
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         first = await reader.readline()
     assert first.startswith(b"HTTP/1.1 413")
     writer.close()
