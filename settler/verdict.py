@@ -221,6 +221,14 @@ def has_diverged(mark: Mark, seen: Seen) -> bool:
     return seen.last_id is not None and seen.last_id[0] == mark.epoch
 
 
+def is_of_another_history(mark: Mark, seen: Seen) -> bool:
+    """Whether what Redis has after the settled events is not what was answered last: its data has
+    diverged, or goes back to a server before the one that was approved last.
+    """
+    approved = mark.run_id in (None, seen.run_id, seen.meta.get("run_id"))
+    return has_diverged(mark, seen) or (not approved and seen.epoch == mark.epoch)
+
+
 def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
     """The first thing that does not fit, or None."""
     epoch, seq = seen.meta.get("epoch", ""), seen.seq

@@ -31,8 +31,22 @@ BUGS: Final = (
     Bug(
         "a rest of another history is charged whole",
         "settler/displaced.py",
-        "        return in_all - charge if in_all > charge else None\n",
-        "        return event.amount\n",
+        '        return _changed(event.line, rest, b"rest") if rest > 0 else None\n',
+        "        return event.line\n",
+        "settler/test_histories.py",
+    ),
+    Bug(
+        "whoever settles takes what a server has that was passed over",
+        "settler/ahead.py",
+        "            if not self._closed:\n",
+        "            if False:\n",
+        "settler/test_histories.py",
+    ),
+    Bug(
+        "a server that was passed over is taken for the approved one",
+        "settler/verdict.py",
+        "    return has_diverged(mark, seen) or (not approved and seen.epoch == mark.epoch)\n",
+        "    return has_diverged(mark, seen)\n",
         "settler/test_histories.py",
     ),
     Bug(
