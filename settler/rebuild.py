@@ -65,9 +65,9 @@ async def rebuild(
     lost = displaced = 0
     mark = await read_mark(stores.pool, shard)
     if is_of_another_history(mark, await look(stores, shard, mark)):
-        found = await settle_displaced(conn, stores, shard)
-        displaced = found.events
-        await _count_uncharged(stores, shard, found.unpaid.values())
+        other = await settle_displaced(conn, stores, shard)
+        displaced = other.events
+        await _count_uncharged(stores, shard, other.unpaid.values())
     while epoch is None:
         # Nothing can be appended any more, so this comes to an end.
         result = await settle_shard(stores, shard, closed=True)

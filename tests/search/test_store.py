@@ -125,7 +125,7 @@ def call(dice: random.Random, keys: ShardKeys, run_id: str) -> tuple[str, list[s
         ("fence", [keys.meta], ["why"]) if dice.random() < 0.1 else ("barrier", [keys.meta], []),
         ("open", batch, [dice.choice((1, 2)), 1, run_id, "rep", *dice.choice(((1, 0), (2, 1))),
                          *dice.choice(([], ["org/u", 70, 2],
-                                       ["org/u", 70, 2, request, "expired 40 10 org/u", "ended"]))]),
+                                       ["org/u", 70, 2, request, "expired 4 1 org/u", "ended"]))]),
         ("approve", [keys.meta], [epoch, run_id, "rep"]),
         ("complete", [keys.meta], [epoch, dice.choice((0, 1, 2)), 1_000, dice.choice((0, 1))]),
         ("report", [keys.meta], [epoch, 9, dice.choice((5, 9))]),
