@@ -8,13 +8,13 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jwt
 
-from taximeter.api.claims import KEYCLOAK, ClaimPaths, claim_at
+from taximeter.api.claims import KEYCLOAK, ClaimPaths, claim_at, lacking
 from taximeter.api.errors import ApiError
 from taximeter.api.jwks import KeySet, KeysUnavailable
 from taximeter.api.tokens import DEV_ALGORITHM, DEV_AUDIENCE, DEV_ISSUER, DevKey
@@ -30,6 +30,9 @@ ASYMMETRIC_ALGORITHMS = frozenset(
 )
 TOKENS_REMEMBERED_MAX = 10_000
 REMEMBERED_S = 60.0
+KEY_ACTOR = "taximeter:key:"
+"""How the id of a key of the installation stands where others have the id of a user."""
+_RESERVED_IDS = ("taximeter:", "operator:")
 _ACCESS_TOKEN_TYPES = frozenset({"at+jwt", "application/at+jwt"})
 _ID_TOKEN_CLAIMS = frozenset({"at_hash", "c_hash", "s_hash"})
 _REQUIRED_CLAIMS = ["exp", "iat", "iss", "aud", "sub"]
@@ -118,7 +121,8 @@ class OidcVerifier:
     """Accepts access tokens of one issuer for one audience, signed with one of its published keys.
 
     The algorithms come from our configuration and never from the token; symmetric ones cannot be
-    configured.
+    configured. `required`: claims, and what each must hold one of. `id_tokens` lets ID tokens in
+    too, for issuers whose access tokens are no JWTs.
     """
 
     def __init__(
@@ -132,6 +136,8 @@ class OidcVerifier:
         members_role: str | None = None,
         paths: ClaimPaths = KEYCLOAK,
         only_access_tokens: bool = False,
+        required: Mapping[str, tuple[str, ...]] | None = None,
+        id_tokens: bool = False,
     ) -> None:
         if not algorithms or not set(algorithms) <= ASYMMETRIC_ALGORITHMS:
             raise ValueError(
@@ -145,6 +151,8 @@ class OidcVerifier:
         self._members_role = members_role
         self._paths = paths
         self._only_access_tokens = only_access_tokens
+        self._required = required or {}
+        self._id_tokens = id_tokens
 
     async def verify(self, token: str) -> Principal:
         header = _read_header(token)
@@ -175,8 +183,14 @@ class OidcVerifier:
             raise _unauthorized(error) from error
         # An ID token tells a front end who is there, and opens nothing. Keycloak says in `typ` what
         # a token is for; the other claims bind an ID token to what came with it.
-        if claims.get("typ", "Bearer") != "Bearer" or _ID_TOKEN_CLAIMS & claims.keys():
+        kind = claims.get("typ", "Bearer")
+        is_id_token = kind == "ID" or bool(_ID_TOKEN_CLAIMS & claims.keys())
+        if kind not in ("Bearer", "ID") or (is_id_token and not self._id_tokens):
             raise ApiError(401, "The session token is not an access token")
+        path = lacking(claims, self._required)
+        if path is not None:
+            # Its name and no value: what somebody else's token says is nobody's business.
+            raise ApiError(401, f"The session token does not have the {path} that is accepted here")
         return _principal(claims, self._admin_role, self._paths, members_role=self._members_role)
 
 
@@ -213,6 +227,8 @@ def _principal(
         user_id = check_user_id(claim_at(claims, paths.user))
     except InvalidRequest as error:
         raise ApiError(401, "The session token names no usable user") from error
+    if user_id.startswith(_RESERVED_IDS):  # Or it would stand in the audit log as one of us.
+        raise ApiError(401, "The session token names a user whose id is kept for our programs")
     roles = paths.roles_of(claims)
     return Principal(
         user_id=user_id,
@@ -220,7 +236,7 @@ def _principal(
         name=_text(claim_at(claims, paths.name)) or _text(claims.get("preferred_username")),
         is_system_admin=admin_role in roles,
         expires_at=float(claims["exp"]),
-        email_verified=claims.get("email_verified") is True,
+        email_verified=paths.is_email_verified(claims),
         adds_members=members_role is not None and members_role in roles,
     )
 

@@ -6,12 +6,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 logger = logging.getLogger("taximeter.api")
 
 T = TypeVar("T")
+REQUESTS_SHARE = 0.75
+"""Of the grace of a shutdown, what is for requests; the rest is for charges that still run."""
+
+
+class Grace:
+    """What is left of the grace of a shutdown, for everything that has to end within it."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends_at: float | None = None
+
+    def begin(self) -> None:
+        """It counts from now on."""
+        self._ends_at = time.monotonic() + self._seconds
+
+    def left_s(self) -> float:
+        """Seconds, never below 0; all of them before it has begun."""
+        if self._ends_at is None:
+            return self._seconds
+        return max(0.0, self._ends_at - time.monotonic())
 
 
 class TaskTracker:

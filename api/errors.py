@@ -32,6 +32,7 @@ from taximeter.meter import (
     StoreOutOfMemory,
     StoreUnavailable,
     TooManyForAccount,
+    TooManyHolds,
     UnknownHold,
 )
 from taximeter.settler.settle import TRANSIENT
@@ -146,6 +147,13 @@ def from_meter(error: MeterError) -> ApiError:
                 429,
                 f"Too many requests of this {error.limit} wait already",
                 details={"reason": "too_many_waiting", "limit": error.limit},
+                headers={"Retry-After": "1"},
+            )
+        case TooManyHolds():
+            return ApiError(
+                429,
+                f"You have {error.limit} requests open, as many as one user may have",
+                details={"reason": "too_many_holds", "open_holds_max": error.limit},
                 headers={"Retry-After": "1"},
             )
         case Overloaded():

@@ -1,87 +1,60 @@
-"""API keys of gateways: their text, and what a key allows as Postgres says it, remembered for
-seconds.
-"""
+"""API keys of gateways: what a key allows as Postgres says it, remembered for seconds."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import logging
-import re
-import secrets
-import string
 import time
-import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 import asyncpg
 
+from taximeter.api.key_text import has_shape, read_key
 from taximeter.api.queries import KEYS
 from taximeter.meter.sidecar.grants import ANY_HOLD, SIDECAR_OPERATIONS, Grant
-from taximeter.settler.stores import Pool
+from taximeter.settler.stores import Pool, is_away
 
 logger = logging.getLogger("taximeter.api.keys")
 
 OPERATIONS: Final = (*SIDECAR_OPERATIONS, ANY_HOLD, "llm")
-PREFIX: Final = "tm_"
-"""Says what it is to programs that look for secrets where none should be."""
 
 ASK_AGAIN_S: Final = 1.0
 """A key in use is looked up anew this often, while it goes on to be accepted."""
 BELIEVED_S: Final = 3.0
 """Longest life of what was read: a key that is revoked anywhere stops everywhere within it."""
 BELIEVED_IN_OUTAGE_S: Final = 3600.0
-"""The same by default while Postgres does not answer: a gateway must not stop with it."""
+"""The same by default while Postgres is away: a gateway must not stop with it."""
 KEYS_REMEMBERED_MAX: Final = 10_000
-ROOM: Final = 2
-"""Look-ups at a time of keys that were good lately, and as many of keys that nobody knows here."""
+KEYS_A_LOOK_MAX: Final = 1000
+"""Most keys that one query asks for."""
+ROOM_OF_UNKNOWN: Final = 2
+"""Look-ups at a time of keys that anybody can have made up."""
 UNKNOWN_WAITING_MAX: Final = 64
 """Most keys that wait for theirs; more are refused at once."""
-KEY_CONNECTIONS: Final = 2 * ROOM + 1
-"""Postgres connections that look-ups and the note of a last use take: each finds one free."""
+KEY_CONNECTIONS: Final = ROOM_OF_UNKNOWN + 5
+"""Postgres connections: one each for keys of ours, for whether there are older ones, for the
+note of a last use and to be told of ended keys, and one for a query that was given up and is not
+back yet.
+"""
 LOOKUP_TIMEOUT_S: Final = 1.0
+_TURNS: Final = 10
 NOTE_USE_S: Final = 60.0
+CHANNEL: Final = "taximeter_keys"
+"""On which Postgres tells the organisation of keys that have ended."""
+LISTEN_AGAIN_S: Final = 1.0
 
-_ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
-_SHAPE: Final = re.compile(rb"tm_([0-9A-Za-z]{12})_[0-9A-Za-z]{43}([0-9A-Za-z]{6})")
 TROUBLE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_SLOW: Final = (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError)
 _T = TypeVar("_T")
 
 
 class KeysBusy(TimeoutError):
     """Too many unknown keys are being looked up. It says nothing about Postgres."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """A key that was just made. `text` is shown once and kept nowhere."""
-
-    key_id: str
-    text: str
-    digest: bytes
-
-    def __repr__(self) -> str:
-        return f"NewKey({self.key_id!r})"
-
-
-def make_key() -> NewKey:
-    """A key of 256 random bits: `tm_<id>_<secret><checksum>`."""
-    key_id, secret = _random(12), _random(43)
-    unchecked = f"{PREFIX}{key_id}_{secret}"
-    text = unchecked + _checksum(unchecked.encode())
-    return NewKey(key_id, text, sha256(text.encode()).digest())
-
-
-def key_id_of(text: bytes) -> str | None:
-    """The id in a key, or None when it cannot be one of ours: a typing error, or a made-up key."""
-    match = _SHAPE.fullmatch(text)
-    if match is None or match[2].decode() != _checksum(text[:-6]):
-        return None
-    return match[1].decode()
 
 
 def opener_of(name: str) -> str:
@@ -91,35 +64,26 @@ def opener_of(name: str) -> str:
     return sha256(name.encode()).hexdigest()[:24]
 
 
-def _random(length: int) -> str:
-    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
-
-
-def _checksum(text: bytes) -> str:
-    number, digits = zlib.crc32(text), ""
-    for _ in range(6):
-        number, digit = divmod(number, 62)
-        digits = _ALPHABET[digit] + digits
-    return digits
-
-
 @dataclass(slots=True)
 class _Read:
-    """What Postgres said of a good key, when, and whether it has stopped to answer since."""
+    """What Postgres said of a good key, when, and whether it has gone away since."""
 
+    key_id: str
     grant: Grant
     expires_at: float
     read_at: float
-    failed_at: float = float("-inf")  # When Postgres was asked for it last, in vain.
+    failed_at: float = float("-inf")  # When Postgres was asked for it last, and was away.
 
 
 class KeyStore:
     """The keys in Postgres. What it says is remembered, by digest, for good keys and bad ones.
 
-    A busy key is asked for again in the background each second, so no request waits for Postgres;
-    an idle one is asked for when it comes. Bad keys have a memory of their own, and unknown ones a
-    queue of their own: a flood of them pushes out no good one, and delays no look at one. Waiting
-    is no outage: only what Postgres itself fails to answer is.
+    Busy keys are asked for again in the background each second, all of them by one query, so no
+    request waits for Postgres; an idle one is asked for when it comes. `listen` hears of keys that
+    end, and asks at once. Keys whose check digits are not ours are refused without a look, and
+    those of before there were seals, which anybody can make up, have a queue of their own: a flood
+    of them delays no look at a key that we have made. Waiting is no outage, and neither is a slow
+    answer: only a Postgres that cannot be reached is one.
 
     `pool` should be nobody else's, and have KEY_CONNECTIONS.
     """
@@ -136,15 +100,22 @@ class KeyStore:
         self._outage_s = outage_s
         self._clock = clock
         self._wall_clock = wall_clock
+        self._seal: bytes | None = None
+        self._reading_seal: asyncio.Task[bytes] | None = None
+        self._old_keys: tuple[float, bool] = (float("-inf"), False)
         self._good: OrderedDict[bytes, _Read] = OrderedDict()
         self._bad: OrderedDict[bytes, float] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[Grant | None]] = {}
+        self._asking: dict[bytes, asyncio.Future[Grant | None]] = {}
+        self._due: list[tuple[str, bytes]] = []
         self._noted: dict[str, float] = {}
-        self._noting: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Semaphore(ROOM)
-        self._room_of_unknown = asyncio.Semaphore(ROOM)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._asks_due = False
+        self._room_of_unknown = asyncio.Semaphore(ROOM_OF_UNKNOWN)
+        self._room_of_old = asyncio.Semaphore(1)
         self._room_of_notes = asyncio.Semaphore(1)
         self._unknown_waiting = 0
+        self.listening = asyncio.Event()
+        """Set while ended keys are told to this process; without it they are found by asking."""
 
     def known(self, key: bytes) -> Grant | None:
         """What the key allows, if that was read a moment ago, or before Postgres went away."""
@@ -160,7 +131,7 @@ class KeyStore:
         if age_s >= (max(self._outage_s, BELIEVED_S) if is_outage else BELIEVED_S):
             return None
         if age_s >= ASK_AGAIN_S:
-            self._ask(key, digest)
+            self._ask(read.key_id, digest)
         return read.grant
 
     async def find(self, key: bytes) -> Grant | None:
@@ -168,55 +139,210 @@ class KeyStore:
         Postgres does not answer and did not vouch for the key lately, KeysBusy when too many
         unknown ones come.
         """
-        if key_id_of(key) is None:
+        if not has_shape(key):
             return None
         digest = sha256(key).digest()
         found_bad_at = self._bad.get(digest)
         if found_bad_at is not None and self._clock() - found_bad_at < BELIEVED_S:
             return None
         try:
-            return await asyncio.shield(self._ask(key, digest))
+            text = read_key(key, await self.seal())
+            if text is None:
+                return None
+            if not text.is_sealed and digest not in self._good:
+                if not await self._has_old_keys():
+                    return None
+                return await asyncio.shield(self._ask_for_unknown(text.key_id, digest))
+            return await asyncio.shield(self._ask(text.key_id, digest))
         except TROUBLE:
             grant = self.known(key)
             if grant is None:
                 raise
             return grant
 
+    async def seal(self) -> bytes:
+        """What check digits are made with; read once. Raises asyncpg errors, OSError."""
+        if self._seal is not None:
+            return self._seal
+        if self._reading_seal is None:
+            self._reading_seal = self._spawn(self._read_seal())
+        return await asyncio.shield(self._reading_seal)
+
+    def listen(self) -> None:
+        """Hear of keys that end, until `aclose`, and ask for those of their organisations when they
+        come next. While Postgres cannot tell, asking each second finds the same.
+        """
+        self._spawn(self._listen())
+
     async def aclose(self) -> None:
         """Give up what is being asked or noted; a last use may stay a minute old."""
-        tasks = [*self._asking.values(), *self._noting]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _ask(self, key: bytes, digest: bytes) -> asyncio.Task[Grant | None]:
-        """The one look-up of this key that runs."""
+    async def _listen(self) -> None:
+        said = False
+        while True:
+            try:
+                async with self._pool.acquire() as conn:
+                    lost = asyncio.Event()
+                    conn.add_termination_listener(lambda *_, lost=lost: lost.set())
+                    try:
+                        await conn.add_listener(CHANNEL, self._told)
+                        self.listening.set()
+                        said = False
+                        await lost.wait()
+                    finally:
+                        self.listening.clear()
+                        conn.terminate()  # It is for nobody else; and nobody waits for a goodbye.
+            except TROUBLE as error:
+                if not said:
+                    logger.warning("ended API keys are asked for and not told: %r", error)
+                said = True
+            await asyncio.sleep(LISTEN_AGAIN_S)
+
+    def _told(self, _conn: object, _pid: int, _channel: str, org_id: object) -> None:
+        """Keys of this organisation have ended: what was read of any of them counts no more."""
+        for read in self._good.values():
+            if read.grant.org_id == org_id:
+                read.read_at = read.failed_at = float("-inf")
+
+    def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # Nobody may wait for it any more.
+
+    def _ask(self, key_id: str, digest: bytes) -> asyncio.Future[Grant | None]:
+        """The one look-up of this key that runs, with all others that are due."""
         asking = self._asking.get(digest)
         if asking is None:
-            asking = asyncio.create_task(self._look_up(key, digest))
-            self._asking[digest] = asking
-            asking.add_done_callback(lambda task: self._asked(digest, task))
+            asking = asyncio.get_running_loop().create_future()
+            self._follow(digest, asking)
+            self._due.append((key_id, digest))
+            if not self._asks_due:
+                self._asks_due = True
+                self._spawn(self._ask_for_due())
         return asking
 
-    def _asked(self, digest: bytes, task: asyncio.Task[Grant | None]) -> None:
-        del self._asking[digest]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.warning("an API key could not be looked up: %r", error)
+    def _ask_for_unknown(self, key_id: str, digest: bytes) -> asyncio.Future[Grant | None]:
+        asking = self._asking.get(digest)
+        if asking is None:
+            asking = self._spawn(self._look_up_unknown(key_id, digest))
+            self._follow(digest, asking)
+        return asking
 
-    async def _look_up(self, key: bytes, digest: bytes) -> Grant | None:
-        key_id = key_id_of(key) or ""
-        if digest in self._good:
-            async with self._room:
-                row, read_at = await self._ask_postgres(key_id, digest)
-        else:
-            if self._unknown_waiting >= UNKNOWN_WAITING_MAX:
-                raise KeysBusy("too many unknown keys are being looked up")
-            self._unknown_waiting += 1
-            try:
-                async with self._room_of_unknown:
-                    row, read_at = await self._ask_postgres(key_id, digest)
-            finally:
-                self._unknown_waiting -= 1
+    def _follow(self, digest: bytes, asking: asyncio.Future[Grant | None]) -> None:
+        self._asking[digest] = asking
+
+        def ended(asking: asyncio.Future[Grant | None]) -> None:
+            del self._asking[digest]
+            if not asking.cancelled():
+                asking.exception()  # As above.
+
+        asking.add_done_callback(ended)
+
+    async def _ask_for_due(self) -> None:
+        """Ask for every key that is due, one query after the other, until none is."""
+        asked: list[tuple[str, bytes]] = []
+        try:
+            while self._due:
+                asked, self._due = self._due[:KEYS_A_LOOK_MAX], self._due[KEYS_A_LOOK_MAX:]
+                read_at = self._clock()
+                try:
+                    rows = await self._rows_of(asked)
+                except Exception as error:
+                    logger.warning("%s API keys could not be looked up: %r", len(asked), error)
+                    for _, digest in asked:
+                        self._asking[digest].set_exception(error)
+                    continue
+                for key_id, digest in asked:
+                    grant = self._take(key_id, digest, rows.get(key_id), read_at)
+                    self._asking[digest].set_result(grant)
+        finally:
+            self._asks_due = False
+            for _, digest in (*asked, *self._due):  # What a cancellation has left.
+                if (left := self._asking.get(digest)) is not None:
+                    left.cancel()
+            self._due.clear()
+
+    async def _rows_of(self, asked: list[tuple[str, bytes]]) -> dict[str, Any]:
+        """The rows of the keys that are good. Notes an outage, if what fails is one."""
+        query = self._pool.fetch(KEYS["find_keys"], [key_id for key_id, _ in asked])
+        try:
+            rows = await self._in_turns(query)
+        except TROUBLE as error:
+            if await self._is_outage(error):
+                for _, digest in asked:
+                    if (read := self._good.get(digest)) is not None:
+                        read.failed_at = self._clock()
+            raise
+        return {row["key_id"]: row for row in rows}
+
+    async def _is_outage(self, error: BaseException) -> bool:
+        """Whether Postgres is away. One that took too long may be held up by somebody's lock, and
+        answers something else then.
+        """
+        if not isinstance(error, (TimeoutError, *_SLOW)):
+            return is_away(error)
+        try:
+            await self._in_turns(self._pool.fetchval("SELECT 1"))
+        except TROUBLE:
+            return True
+        return False
+
+    async def _in_turns(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """What `work` returns within LOOKUP_TIMEOUT_S. Raises TimeoutError, which says that no
+        answer came: in a process that is too busy to look, none of the turns is over.
+        """
+        task = self._spawn(work)
+        for _ in range(_TURNS):
+            done, _pending = await asyncio.wait((task,), timeout=LOOKUP_TIMEOUT_S / _TURNS)
+            if done:
+                return task.result()
+        task.cancel()
+        raise TimeoutError("no answer from Postgres in time")
+
+    async def _look_up_unknown(self, key_id: str, digest: bytes) -> Grant | None:
+        if self._unknown_waiting >= UNKNOWN_WAITING_MAX:
+            raise KeysBusy("too many unknown keys are being looked up")
+        self._unknown_waiting += 1
+        try:
+            async with self._room_of_unknown, asyncio.timeout(LOOKUP_TIMEOUT_S):
+                read_at = self._clock()
+                row = await self._pool.fetchrow(KEYS["find_keys"], [key_id])
+        finally:
+            self._unknown_waiting -= 1
+        return self._take(key_id, digest, row, read_at)
+
+    async def _read_seal(self) -> bytes:
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                seal: bytes | None = await self._pool.fetchval(KEYS["read_seal"])
+        finally:
+            self._reading_seal = None
+        assert seal is not None, "a migration has made it"
+        self._seal = seal
+        return seal
+
+    async def _has_old_keys(self) -> bool:
+        read_at, found = self._old_keys
+        if self._clock() - read_at >= BELIEVED_S:
+            async with self._room_of_old, asyncio.timeout(LOOKUP_TIMEOUT_S):
+                read_at, found = self._old_keys
+                now = self._clock()
+                if now - read_at >= BELIEVED_S:
+                    found = await self._pool.fetchval(KEYS["has_old_keys"])
+                    self._old_keys = (now, found)
+        return found
+
+    def _take(self, key_id: str, digest: bytes, row: Any, read_at: float) -> Grant | None:
+        """Remember what Postgres said of a key, and return what it allows."""
         if row is None or not hmac.compare_digest(row["digest"], digest):
             self._good.pop(digest, None)
             _keep(self._bad, digest, read_at)
@@ -224,32 +350,13 @@ class KeyStore:
         grant = Grant(
             row["org_id"], row["user_id"], frozenset(row["operations"]), opener_of(row["name"])
         )
-        _keep(self._good, digest, _Read(grant, row["expires_at"], read_at))
+        _keep(self._good, digest, _Read(key_id, grant, row["expires_at"], read_at))
         if read_at - self._noted.get(key_id, float("-inf")) >= NOTE_USE_S:
             if len(self._noted) >= KEYS_REMEMBERED_MAX:
                 self._noted.clear()
             self._noted[key_id] = read_at
-            noting = asyncio.create_task(self._note_use(key_id))
-            self._noting.add(noting)
-            noting.add_done_callback(self._noting.discard)
+            self._spawn(self._note_use(key_id))
         return grant
-
-    async def _ask_postgres(self, key_id: str, digest: bytes) -> tuple[Any, float]:
-        """The row, and from when it is. What fails here is Postgres and nothing else: one time-out
-        may also be a moment in which this process was busy, so it is asked once more.
-        """
-        for is_last in (False, True):
-            read_at = self._clock()
-            try:
-                async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                    return await self._pool.fetchrow(KEYS["find_key"], key_id), read_at
-            except TROUBLE as error:
-                if isinstance(error, TimeoutError) and not is_last:
-                    continue
-                if (read := self._good.get(digest)) is not None:
-                    read.failed_at = self._clock()
-                raise
-        raise AssertionError("the last time returns or raises")
 
     async def _note_use(self, key_id: str) -> None:
         """Nobody waits for this: the next minute notes it again."""

@@ -18,6 +18,9 @@ TIMEOUT_S = 600.0
 # dbmate's driver insists on TLS unless told otherwise; every other client here tries TLS and then
 # goes without.
 NO_TLS_MESSAGE = "SSL is not enabled on the server"
+# A user named like our schema has that one first on its path by default ("$user", public): what
+# the migrations and dbmate name without a schema would change its place with the schema's making.
+SEARCH_PATH = "public"
 # Everybody who wants the table queues behind a migration that waits for a lock, for instance until
 # a long report ends: it gives way before they notice, and tries again.
 LOCK_TIMEOUT_MS = 500
@@ -26,8 +29,31 @@ LOCK_ATTEMPTS = 60
 LOCK_PAUSE_S = 1.0
 
 
+# What Postgres says by its code, or dbmate itself, and what helps.
+WAYS_OUT = {
+    "(28P01)": "give the right password in postgresql://USER:PASSWORD@HOST/DATABASE",
+    "(28000)": "name a user who may log in: postgresql://USER:PASSWORD@HOST/DATABASE, and see the "
+    "server's pg_hba.conf",
+    "permission denied for schema public": "the user must own the database: as a superuser, ALTER "
+    "DATABASE ... OWNER TO ...",
+    "permission denied to create database": "the database is missing: as a superuser, CREATE "
+    "DATABASE ... OWNER ...",
+    "connection refused": "is Postgres running, on this host and port?",
+    "no such host": "is the host right?",
+    "invalid url": "it must be postgresql://USER:PASSWORD@HOST/DATABASE",
+}
+
+
 class MigrationFailed(RuntimeError):
     """dbmate said no; the message is what it printed."""
+
+    @property
+    def in_one_line(self) -> str:
+        """What went wrong and what to do, without the steps before it."""
+        last = str(self).rpartition("Error: ")[2]
+        said = " ".join(last.removeprefix("pq: ").split())
+        help = next((way for sign, way in WAYS_OUT.items() if sign in said), None)
+        return said if help is None else f"{said}; {help}"
 
 
 def migrate(database_url: str, action: Action = "up") -> str:
@@ -81,7 +107,8 @@ def _dbmate() -> str:
 
 def _postgres_environment() -> dict[str, str]:
     found = {name: value for name, value in os.environ.items() if name.startswith("PG")}
-    options = f"{found.get('PGOPTIONS', '')} -c lock_timeout={LOCK_TIMEOUT_MS}"
+    ours = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c search_path={SEARCH_PATH}"
+    options = f"{found.get('PGOPTIONS', '')} {ours}"
     return {**found, "PGOPTIONS": options.strip()}
 
 

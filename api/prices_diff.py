@@ -1,20 +1,30 @@
-"""Compares the prices that are charged here with LiteLLM's price map, usage by usage."""
+"""Compares the prices that are charged here with LiteLLM's price map, usage by usage.
+
+Usages are generated for every model that both price, of every kind of token, service tier, long
+prompt and time of day that either of them has a price for. A usage is set aside, and neither agrees
+nor differs, by the rules of `prices_set_aside`; docs/prices-diff.md has them and what is left.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
+from taximeter.api.prices_set_aside import Case, rule_for
+from taximeter.api.prices_table import figures_of
 from taximeter.meter.pricing import KINDS, Price, Pricer, UnpricedModel
 from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.files import PriceFile, parse_price_file
-from taximeter.meter.pricing.identity import Identity, identify
-from taximeter.meter.pricing.litellm_map import read_map
+from taximeter.meter.pricing.identity import identify
+from taximeter.meter.pricing.litellm_map import parse_map, read_models
 from taximeter.meter.pricing.pricer import MILLICREDITS_PER_CREDIT
-from taximeter.meter.pricing.rates import rate_of
+from taximeter.meter.pricing.published import Listed
+from taximeter.meter.pricing.rates import WholeRate, rate_of
+from taximeter.meter.pricing.sheet import Sheet
 from taximeter.meter.pricing.usage import Counts
 
 TOLERANCE: Final = Decimal("0.0005")
@@ -22,39 +32,52 @@ TOLERANCE: Final = Decimal("0.0005")
 publish rounded ones.
 """
 FINE: Final = Decimal(10**6)
-TIER_TOKENS_MIN: Final = 100_000
+AGREEMENT: Final = 0.995
+"""What is wanted of the usages that both price."""
+BEYOND: Final = 1_003
+"""How many tokens a long prompt has beyond the start of a tier: hosts say "above" and "from"."""
 
-# Counts by kind; those that are long are beyond every tier that a list has.
 _USAGES: Final[Mapping[str, Mapping[str, int]]] = {
     "plain": {"input": 1_201, "output": 307},
     "prompt": {"input": 20_011},
     "cached": {"input": 1_009, "cache_read": 8_009, "output": 211},
     "written": {"input": 13, "cache_write": 4_099, "output": 101},
     "written_1h": {"input": 13, "cache_write_1h": 4_099, "output": 101},
+    "written_12h": {"input": 13, "cache_write_12h": 4_099, "output": 101},
     "reasoning": {"input": 503, "output": 101, "reasoning": 2_003},
     "heard": {"input": 101, "input_audio": 1_999, "output": 53},
+    "heard_cached": {"input": 101, "cache_read_audio": 1_999, "output": 53},
     "spoken": {"input": 101, "output": 53, "output_audio": 1_499},
     "seen": {"input": 101, "input_image": 1_301, "output": 53},
+    "seen_cached": {"input": 101, "cache_read_image": 1_301, "output": 53},
     "drawn": {"input": 101, "output_image": 1_301},
-    "long": {"input": 1_000_003, "output": 1_009},
-    "long_cached": {"input": 11, "cache_read": 1_000_003, "output": 1_009},
+    "searched": {"input": 1_009, "output": 307, "search": 1},
+    "searched_often": {"input": 1_009, "output": 307, "search": 3},
 }
-_IN_A_TIER: Final = ("plain", "cached", "long")
+_IN_A_TIER: Final = ("plain", "cached")
+# Hours at which prices differ, for models that have such: a peak of a working day, the same hours
+# of a weekend, and the night.
+_HOURS: Final = (
+    datetime(2026, 11, 25, 2, 30, tzinfo=UTC),
+    datetime(2026, 11, 28, 2, 30, tzinfo=UTC),
+    datetime(2026, 11, 25, 20, 0, tzinfo=UTC),
+)
 
 
 @dataclass(slots=True)
 class Difference:
     """What came of a comparison, in usages. `causes` are (host, kind and what differs) -> usages,
-    with an example model each. `guessed`: usages that the map has no price of its own for, at
-    which it falls back to another one. `only_map`: models that are refused here.
+    with an example model each. `set_aside`: by the name of a rule. `only_map`: models that are
+    refused here. `table`: by model, the prices of both that were compared.
     """
 
     models: int = 0
     only_map: int = 0
-    guessed: int = 0
     agreed: int = 0
+    set_aside: Counter[str] = field(default_factory=Counter)
     causes: Counter[tuple[str, str]] = field(default_factory=Counter)
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
+    table: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
 
     @property
     def compared(self) -> int:
@@ -67,84 +90,145 @@ class Difference:
         return self.agreed / self.compared if self.compared else 1.0
 
 
-def compare(pricer: Pricer, content: bytes) -> Difference:
+def compare(pricer: Pricer, content: bytes, at: datetime | None = None) -> Difference:
     """Price generated usages of every model of LiteLLM's map that is sold by tokens, with the lists
-    that `pricer` has and with the map. Raises PriceFileError for what is no such map.
-
-    The pricer must make a dollar FINE credits, so that rounding hides nothing.
+    that `pricer` has and with the map, at a moment (now by default). Raises PriceFileError for what
+    is no such map.
     """
-    table = read_map(content).models
-    theirs = parse_price_file(price_file_text(table, "map").encode(), "map.toml")
+    at = at or datetime.now(UTC)
+    document = parse_map(content)
     found = Difference()
-    for name, fields in table.items():
+    own = read_models(document, at=at).models
+    theirs = _file(own)
+    by_hour = {name: fields for name, fields in document.items() if "off_peak_pricing" in fields}
+    at_hours = [(hour, _file(read_models(by_hour, at=hour).models)) for hour in _HOURS]
+    for name, fields in own.items():
         if "input" not in fields or "output" not in fields:
             continue
         found.models += 1
         provider = str(fields.get("provider", "")) or None
         try:
-            ours = pricer.price(name, provider=provider)
+            _, listed = pricer.sheet(name, provider=provider)
         except UnpricedModel:
             found.only_map += 1
             continue
-        their_price = _price(theirs, name, identify(name, provider))
-        for mode, counts in _usages(their_price):
-            _judge(found, name, ours, their_price, mode, counts)
+        moments = at_hours if name in by_hour else [(at, theirs)]
+        for moment, file in moments:
+            entry = file.find(name, identify(name, provider))
+            assert entry is not None, "every model of the map is in the file that was made of it"
+            pair = (_at(listed, moment), entry.sheet)
+            prices = [_price(name, listed, sheet) for sheet in pair]
+            found.table[name] = {
+                side: figures_of(sheet) for side, sheet in zip(("list", "map"), pair, strict=True)
+            }
+            for mode, counts in _usages(*pair):
+                case = Case(name, document, own, mode, counts, moment, listed, *prices)
+                _judge(found, case)
     return found
 
 
-def _usages(price: Price) -> Iterator[tuple[str, Mapping[str, int]]]:
-    for mode in ("", *price.modes):
-        labels = _USAGES if not mode else _IN_A_TIER
-        for label in labels:
-            yield mode, _USAGES[label]
+def _usages(*sheets: Sheet) -> Iterator[tuple[str, Counts]]:
+    """The usages that are worth a look: each service tier, and beyond each start of a tier."""
+    for mode in sorted({"", *(mode for sheet in sheets for mode in sheet.modes)}):
+        for label in _USAGES if not mode else _IN_A_TIER:
+            yield mode, _counts(_USAGES[label])
+        starts = {
+            start
+            for sheet in sheets
+            for rate in sheet.modes.get(mode, sheet.rates).values()
+            for start, _ in rate.tiers
+        }
+        last = 0
+        for start in sorted(starts):
+            if start - last < BEYOND:  # "From 200,000 on" and "above 199,999" are the same.
+                continue
+            last = start
+            yield mode, _counts({"input": start + BEYOND, "output": 1_009})
+            yield mode, _counts({"input": BEYOND, "cache_read": start, "output": 1_009})
 
 
-def _judge(
-    found: Difference,
-    name: str,
-    ours: Price,
-    theirs: Price,
-    mode: str,
-    counts: Mapping[str, int],
-) -> None:
-    listed = theirs.modes.get(mode, theirs.rates)
-    # A price of 0 stands there for what the model does not do, as embeddings that write nothing.
-    if not all(listed.get(kind, (0, ()))[0] for kind in counts):
-        found.guessed += 1
+def _counts(kinds: Mapping[str, int]) -> Counts:
+    prompt, output = (
+        sum(count for kind, count in kinds.items() if KINDS[kind].side == side)
+        for side in ("prompt", "output")
+    )
+    return Counts(kinds, prompt, output)
+
+
+def _judge(found: Difference, case: Case) -> None:
+    rule = rule_for(case)
+    if rule is None:
+        here, there = (
+            price.cost_of(case.counts, service_tier=case.mode or None)
+            for price in (case.ours, case.theirs)
+        )
+        if abs(here - there) <= max(here, there) * TOLERANCE:
+            found.agreed += 1
+            return
+        rule = rule_for(case, differs=True)
+    if rule is not None:
+        found.set_aside[rule] += 1
         return
-    kinds = Counts(counts, _sum(counts, "prompt"), _sum(counts, "output"))
-    here, there = (one.cost_of(kinds, service_tier=mode or None) for one in (ours, theirs))
-    if abs(here - there) <= max(here, there) * TOLERANCE:
-        found.agreed += 1
-        return
-    cause = (theirs.provider, _cause(ours, theirs, mode, kinds))
+    cause = (case.listed.provider, _cause(case))
     found.causes[cause] += 1
-    found.examples.setdefault(cause, name)
+    found.examples.setdefault(cause, case.name)
 
 
-def _sum(counts: Mapping[str, int], side: str) -> int:
-    return sum(count for kind, count in counts.items() if KINDS[kind].side == side)
-
-
-def _cause(ours: Price, theirs: Price, mode: str, kinds: Counts) -> str:
-    """The first kind whose price differs, and how."""
+def _cause(case: Case) -> str:
+    """The kind that makes the largest difference, and how."""
+    mode, counts = case.mode, case.counts
+    ours, theirs = case.ours, case.theirs
     if mode and mode not in ours.modes:
         return f"service tier {mode}: only the map has it"
-    here, there = (one.modes.get(mode, one.rates) for one in (ours, theirs))
+    if mode and mode not in theirs.modes:
+        return f"service tier {mode}: only the list has it"
     where = f" of service tier {mode}" if mode else ""
-    for kind in kinds.kinds:
-        (one, tiers), (other, other_tiers) = rate_of(kind, here), rate_of(kind, there)
-        if kind not in here:
-            return f"{kind}{where}: only the map has a price of its own"
-        if abs(one * theirs.parts - other * ours.parts) > other * ours.parts * TOLERANCE:
-            return f"{kind}{where}: another price"
-        if kinds.prompt > TIER_TOKENS_MIN and bool(tiers) != bool(other_tiers):
-            return f"{kind}{where}: a tier that only {'the list' if tiers else 'the map'} has"
-    return f"long prompts{where}: another tier"
+    here, there = (one.modes.get(mode, one.rates) for one in (ours, theirs))
+
+    def gap(kind: str) -> Decimal:
+        one, other = _rate(kind, here, counts.prompt), _rate(kind, there, counts.prompt)
+        return abs(Decimal(one * theirs.parts - other * ours.parts)) * counts.kinds[kind]
+
+    kind = max(counts.kinds, key=gap)
+    if kind not in here:
+        return f"{kind}{where}: only the map has a price of its own"
+    if kind not in there:
+        return f"{kind}{where}: only the list has a price of its own"
+    if bool(here[kind][1]) != bool(there[kind][1]) and not _differs(
+        kind, here, there, ours, theirs
+    ):
+        return f"{kind}{where}: a tier that only {'the list' if here[kind][1] else 'the map'} has"
+    return f"{kind}{where}: another price"
 
 
-def _price(file: PriceFile, name: str, of: Identity) -> Price:
-    entry = file.find(name, of)
-    assert entry is not None, "every model of the map is in the file that was made of it"
+def _differs(
+    kind: str,
+    here: Mapping[str, WholeRate],
+    there: Mapping[str, WholeRate],
+    ours: Price,
+    theirs: Price,
+) -> bool:
+    one, other = here[kind][0] * theirs.parts, there[kind][0] * ours.parts
+    return abs(one - other) > max(one, other) * TOLERANCE
+
+
+def _rate(kind: str, rates: Mapping[str, WholeRate], prompt: int) -> int:
+    price, tiers = rate_of(kind, rates)
+    for start, dearer in tiers:
+        if prompt > start:
+            price = dearer
+    return price
+
+
+def _file(models: Mapping[str, Mapping[str, Any]]) -> PriceFile:
+    return parse_price_file(price_file_text(models, "map").encode(), "map.toml")
+
+
+def _at(listed: Listed, moment: datetime) -> Sheet:
+    return listed.sheets[listed.place(moment)][1]
+
+
+def _price(name: str, listed: Listed, sheet: Sheet) -> Price:
+    """With a dollar worth FINE credits, so that rounding hides nothing."""
     worth = FINE * MILLICREDITS_PER_CREDIT
-    return Price.of(entry.sheet, worth, model=name, provider=of.provider, source="map", version="")
+    return Price.of(sheet, worth, model=name, provider=listed.provider, source="", version="")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpx
 
 from taximeter.api.auth import DevVerifier, OidcVerifier, RememberingVerifier, Verifier
-from taximeter.api.background import TaskTracker
+from taximeter.api.background import REQUESTS_SHARE, Grace, TaskTracker
 from taximeter.api.jwks import KeySet
 from taximeter.api.keys import KEY_CONNECTIONS, KeyStore
 from taximeter.api.limits import RateLimiter, limits_of
@@ -30,6 +30,7 @@ from taximeter.api.prices import following, make_holds
 from taximeter.api.refusals import RefusalAudit
 from taximeter.api.settings import ApiSettings
 from taximeter.api.system_admins import SystemAdmins
+from taximeter.api.system_keys import SystemKeys
 from taximeter.api.tokens import DEV_ISSUER, load_dev_key
 from taximeter.api.users import NotingVerifier
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
@@ -46,8 +47,7 @@ logger = logging.getLogger("taximeter.api")
 METER_RETRY_S = 0.5
 CLOSE_S = 1.0
 """Nobody waits for Postgres any more when its connections are closed."""
-REQUESTS_SHARE = 0.75
-"""Of the grace of a shutdown, what is for requests; the rest is for charges that still run."""
+GOOGLE = "https://accounts.google.com"
 
 
 class MeterGate:
@@ -90,10 +90,10 @@ class MeterGate:
                 raise self._refusal from error
         return self._meter
 
-    async def aclose(self) -> None:
-        """Close the connection, if there is one; what is queued is finished first."""
+    async def aclose(self, timeout_s: float) -> None:
+        """Close the connection, if there is one; what is queued has this long to finish."""
         if self._meter is not None:
-            await self._meter.aclose()
+            await self._meter.aclose(timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,7 @@ class Services:
     tracker: TaskTracker
     memberships: Memberships
     keys: KeyStore
+    system_keys: SystemKeys
     health: HealthCheck
     limiter: RateLimiter
     refusals: RefusalAudit
@@ -134,6 +135,11 @@ def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
             admin_role=settings.admin_role,
             members_role=settings.members_role,
         )
+    if settings.oidc_issuer == GOOGLE and "hd" not in settings.oidc_required_claims:
+        logger.warning(
+            "anybody with a Google account has a session here: TAXIMETER_OIDC_REQUIRED_CLAIMS"
+            ' such as {"hd": "example.com"} lets in those of your domain alone'
+        )
     keys = KeySet(
         settings.oidc_jwks_url,
         client,
@@ -151,6 +157,8 @@ def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
         members_role=settings.members_role,
         paths=settings.claim_paths,
         only_access_tokens=settings.oidc_only_access_tokens,
+        required=settings.required_claims,
+        id_tokens=settings.oidc_id_tokens,
     )
 
 
@@ -184,7 +192,12 @@ async def open_services(
         redis = open_redis(settings)
         stack.push_async_callback(redis.aclose)
         meters = MeterGate(settings, account_loader(pool))
-        stack.push_async_callback(meters.aclose)
+        grace = Grace(settings.shutdown_grace_s * (1 - REQUESTS_SHARE))
+
+        async def close_meter() -> None:
+            await meters.aclose(grace.left_s())
+
+        stack.push_async_callback(close_meter)
         plain_client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
         router = None
         if routing is not None:
@@ -203,6 +216,7 @@ async def open_services(
         )
         keys = KeyStore(key_pool, outage_s=settings.outage_belief_s)
         stack.push_async_callback(keys.aclose)
+        keys.listen()
         tracker = TaskTracker()
         pending = PendingCharges(settings.charges_folder, meters.get)
         stack.push_async_callback(pending.aclose)
@@ -211,7 +225,8 @@ async def open_services(
         stack.push_async_callback(progress.aclose)
 
         async def drain() -> None:
-            await tracker.drain(settings.shutdown_grace_s * (1 - REQUESTS_SHARE))
+            grace.begin()
+            await tracker.drain(grace.left_s())
 
         stack.push_async_callback(drain)
         stores = Stores(pool, redis, settings.key_prefix)
@@ -241,6 +256,7 @@ async def open_services(
                 pool, settings.membership_cache_s, outage_s=settings.outage_belief_s
             ),
             keys=keys,
+            system_keys=SystemKeys(pool, keys.seal),
             health=health,
             catch_up=catch_up,
             refusals=RefusalAudit(pool, tracker),

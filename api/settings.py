@@ -103,6 +103,12 @@ class ApiSettings(PriceSettings, MeteringSettings):
         default="sub", min_length=1, description="Claim with the user's id. Dots step into objects."
     )
     oidc_email_claim: str = Field(default="email", min_length=1, description="Claim of the email.")
+    oidc_email_verified_claim: str = Field(
+        default="email_verified",
+        min_length=1,
+        description="Claim that says whether the address is the user's: true, 1, or either as "
+        "text. Without it no address is noted or believed.",
+    )
     oidc_name_claim: str = Field(
         default="name", min_length=1, description="Claim with the name to show."
     )
@@ -110,6 +116,16 @@ class ApiSettings(PriceSettings, MeteringSettings):
         default="realm_access.roles",
         min_length=1,
         description="Claim with the roles: a list, or text with spaces between.",
+    )
+    oidc_required_claims: dict[str, str | tuple[str, ...]] = Field(
+        default={},
+        description="Claims without which no token is accepted, and the value of each, or a list "
+        'of which it holds one, as JSON: `{"hd": "example.com"}`. Dots step into objects.',
+    )
+    oidc_id_tokens: bool = Field(
+        default=False,
+        description="Accept ID tokens too, whose `aud` is the id of the client that asked for "
+        "them: for identity providers whose access tokens are no JWTs, such as Google.",
     )
     oidc_only_access_tokens: bool = Field(
         default=False,
@@ -251,6 +267,16 @@ class ApiSettings(PriceSettings, MeteringSettings):
             raise ValueError(
                 f"oidc_algorithms must be some of {', '.join(sorted(ASYMMETRIC_ALGORITHMS))}"
             )
+        if self.oidc_id_tokens and self.oidc_only_access_tokens:
+            raise ValueError(
+                "TAXIMETER_OIDC_ONLY_ACCESS_TOKENS refuses the ID tokens that"
+                " TAXIMETER_OIDC_ID_TOKENS lets in: unset one of them"
+            )
+        for path, values in self.required_claims.items():
+            if not path or not values or not all(values):
+                raise ValueError(
+                    f"oidc_required_claims must name a value for {path or 'each claim'}"
+                )
         for name in ("oidc_issuer", "oidc_jwks_url"):
             url = getattr(self, name)
             if url is not None and not is_safe_url(url):
@@ -282,9 +308,18 @@ class ApiSettings(PriceSettings, MeteringSettings):
         return ClaimPaths(
             user=self.oidc_user_claim,
             email=self.oidc_email_claim,
+            email_verified=self.oidc_email_verified_claim,
             name=self.oidc_name_claim,
             roles=self.oidc_roles_claim,
         )
+
+    @property
+    def required_claims(self) -> dict[str, tuple[str, ...]]:
+        """What each required claim must hold one of."""
+        return {
+            path: (values,) if isinstance(values, str) else values
+            for path, values in self.oidc_required_claims.items()
+        }
 
     @property
     def upstream_url(self) -> str | None:

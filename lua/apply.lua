@@ -10,6 +10,7 @@ KEYS[2] meta       hash  epoch, seq
 KEYS[3] holds      hash  org/request -> amount, account, progress, mark, payload (TAB between)
 KEYS[4] deadlines  zset  org/request by Redis time in ms
 KEYS[5] outcomes   hash  org/request -> state reserved charged account
+KEYS[6] open_holds hash  org/user -> how many holds it has open, but for one if it holds anything
 ARGV[1] epoch
 ARGV[2..] four per entry: account, n, delta (millicredits, may be negative), the hold that it ends (org/request) or nothing;
           at most 1000 entries
@@ -21,13 +22,14 @@ RETURNS one string an entry: code, then the account's last applied entry
   -3 INVALID    field
   -6 GAP        applied (less than n - 1; nothing changed)
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
-local WIDTH, ROW_KEYS = 4, 5
+local WIDTH, ROW_KEYS = 4, 6
 --- @include "lib/shard"
 --- @include "lib/account"
 --- @include "lib/rows"
+--- @include "lib/counts"
 
 -- Few entries name a hold. ZCARD and HLEN are here for the type of their keys: a wrong one must show before the first write.
-local wanted, holds = {}, {}
+local wanted, holds, counts, further, places = {}, {}, {}, {}, {}
 for i = 1, count do
   local hold = ARGV[i * 4 + 1]
   if hold ~= '' then wanted[#wanted + 1] = hold end
@@ -37,6 +39,7 @@ if #wanted > 0 then
   call('HLEN', KEYS[5])
   local found = call('HMGET', KEYS[3], unpack(wanted))
   for i = 1, #wanted do holds[wanted[i]] = found[i] end
+  counts = call('HMGET', KEYS[6], unpack(names))
 end
 
 local current, replies, changed = {}, {}, {}
@@ -68,6 +71,11 @@ for i = 1, count do
         outcomes[#outcomes + 1] = hold
         outcomes[#outcomes + 1] = 'released ' .. reserved .. ' 0 ' .. account
         holds[hold] = nil
+        if held > freed or freed == 0 then
+          local place = places[account] or i
+          places[account] = place
+          further[place] = math.max(0, (further[place] or tonumber(counts[place] or 0) or 0) - 1)
+        end
       end
     end
   end
@@ -81,5 +89,6 @@ if #ended > 0 then
   call('HSET', KEYS[5], unpack(outcomes))
   call('HDEL', KEYS[3], unpack(ended))
   call('ZREM', KEYS[4], unpack(ended))
+  write_counts(KEYS[6], names, counts, further)
 end
 return replies

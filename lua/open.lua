@@ -11,8 +11,10 @@ KEYS[2] holds         hash    org/request -> amount, account, progress, mark, pa
 KEYS[3] deadlines     zset    org/request by Redis time in ms; a hold without one is due at once
 KEYS[4] outcomes      hash
 KEYS[5] outcomes_old  hash
-KEYS[6] meta          hash    epoch, seq, shards, format, run_id, replid, start, rotated_ms, fenced_epoch, fenced_floor
+KEYS[6] meta          hash    epoch, seq, shards, format, run_id, replid, start, rotated_ms, fenced_epoch, fenced_floor,
+                              open_holds_max
 KEYS[7] events        stream  read only: its last id must be of an earlier epoch
+KEYS[8] open_holds    hash    org/user -> how many holds it has open, but for one if it holds anything: counted here
 ARGV[1] epoch, 1 or more
 ARGV[2] shards: how many there are in all
 ARGV[3] run_id of the server, as the guardian saw it
@@ -31,7 +33,7 @@ ERRORS MALFORMED; OPEN_ALREADY: the shard is open; EPOCH_USED: the epoch is not 
 if format('%d %d', BALANCE_MAX, -BALANCE_MAX) ~= '900000000000000 -900000000000000' then
   return redis.error_reply('UNSUPPORTED %d of this Lua does not reach 15 digits')
 end
-if #KEYS ~= 7 or #ARGV < 6 or #ARGV % 3 ~= 0 then return redis.error_reply('MALFORMED arguments are missing') end
+if #KEYS ~= 8 or #ARGV < 6 or #ARGV % 3 ~= 0 then return redis.error_reply('MALFORMED arguments are missing') end
 local epoch, shards, start = whole(ARGV[1], BALANCE_MAX), whole(ARGV[2], 16384), whole(ARGV[5], BALANCE_MAX)
 if not epoch or epoch == 0 then return redis.error_reply('MALFORMED epoch is 1 or more') end
 if not shards or shards == 0 then return redis.error_reply('MALFORMED shards is 1 to 16384') end
@@ -45,10 +47,11 @@ for i = 7, #ARGV, 3 do
   else
     local available = signed(ARGV[i + 1])
     if not available or not whole(ARGV[i + 2], BALANCE_MAX) then return redis.error_reply('MALFORMED account') end
-    accounts[ARGV[i]] = {available, 0, ARGV[i + 2]}
+    accounts[ARGV[i]] = {available, 0, ARGV[i + 2], 0}
   end
 end
-local meta = call('HMGET', KEYS[6], 'epoch', 'fenced_epoch', 'uncharged_holds', 'uncharged_amount', 'fenced_floor')
+local meta = call('HMGET', KEYS[6], 'epoch', 'fenced_epoch', 'uncharged_holds', 'uncharged_amount', 'fenced_floor',
+  'open_holds_max')
 if meta[1] and find(meta[1], '^%d+$') then return redis.error_reply('OPEN_ALREADY the shard is at epoch ' .. meta[1]) end
 local last = call('XREVRANGE', KEYS[7], '+', '-', 'COUNT', 1)[1]
 local before = math.max(tonumber(meta[2] or '') or 0, tonumber(meta[5] or '') or 0, last and tonumber(match(last[1], '^(%d+)')) or 0)
@@ -60,7 +63,7 @@ local due = {}
 if not deadlines.err then
   for i = 1, #deadlines, 2 do due[deadlines[i]] = deadlines[i + 1] end
 end
-local now, hold_fields, deadline_fields, account_fields = format('%d', now_ms()), {}, {}, {}
+local now, hold_fields, deadline_fields, account_fields, count_fields = format('%d', now_ms()), {}, {}, {}, {}
 if not holds.err then
   for i = 1, #holds, 2 do
     local key, record = holds[i], holds[i + 1]
@@ -68,6 +71,7 @@ if not holds.err then
     local one = reserved and not ended[key] and accounts[account]
     if one then
       one[1], one[2] = one[1] - tonumber(reserved), one[2] + tonumber(reserved)
+      one[4] = one[4] + 1
       hold_fields[#hold_fields + 1], hold_fields[#hold_fields + 2] = key, record
       deadline_fields[#deadline_fields + 1], deadline_fields[#deadline_fields + 2] = due[key] or now, key
     end
@@ -76,10 +80,12 @@ end
 for account, one in pairs(accounts) do
   account_fields[#account_fields + 1] = account
   account_fields[#account_fields + 1] = account_record(one[1], one[2], one[3])
+  local further = one[4] - (one[2] > 0 and 1 or 0)
+  if further > 0 then count_fields[#count_fields + 1], count_fields[#count_fields + 2] = account, format('%d', further) end
 end
 
 local CHUNK = 2000
-call('UNLINK', KEYS[1], KEYS[2], KEYS[3], KEYS[6])
+call('UNLINK', KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[8])
 if ARGV[6] ~= '1' then call('UNLINK', KEYS[4], KEYS[5]) end
 if type(redis.pcall('HLEN', KEYS[4])) ~= 'number' then call('UNLINK', KEYS[4]) end
 for i = 1, #outcome_fields, CHUNK do
@@ -88,6 +94,9 @@ end
 for i = 1, #account_fields, CHUNK do
   call('HSET', KEYS[1], unpack(account_fields, i, math.min(i + CHUNK - 1, #account_fields)))
 end
+for i = 1, #count_fields, CHUNK do
+  call('HSET', KEYS[8], unpack(count_fields, i, math.min(i + CHUNK - 1, #count_fields)))
+end
 for i = 1, #hold_fields, CHUNK do
   call('HSET', KEYS[2], unpack(hold_fields, i, math.min(i + CHUNK - 1, #hold_fields)))
   call('ZADD', KEYS[3], unpack(deadline_fields, i, math.min(i + CHUNK - 1, #deadline_fields)))
@@ -95,4 +104,5 @@ end
 call('HSET', KEYS[6], 'epoch', format('%d', epoch), 'seq', '0', 'shards', format('%d', shards), 'format', '1',
   'run_id', ARGV[3], 'replid', ARGV[4], 'start', format('%d', start), 'rotated_ms', now,
   'uncharged_holds', meta[3] or '0', 'uncharged_amount', meta[4] or '0')
+if meta[6] then call('HSET', KEYS[6], 'open_holds_max', meta[6]) end
 return redis.status_reply('OK')

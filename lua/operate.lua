@@ -10,8 +10,10 @@ KEYS[2] holds         hash    org/request -> amount, account, progress, mark, pa
 KEYS[3] deadlines     zset    org/request by Redis time in ms
 KEYS[4] outcomes      hash    org/request -> state reserved charged account (younger generation); voided: TAB and its owners
 KEYS[5] outcomes_old  hash    the older generation, read only
-KEYS[6] meta          hash    epoch, seq, admit_until (no credit is taken once seq has reached it; 0: a drain), writes
+KEYS[6] meta          hash    epoch, seq, admit_until (no credit is taken once seq has reached it; 0: a drain), writes,
+                              open_holds_max (most holds that an account may have open; 1000 where it is missing)
 KEYS[7] events        stream  id epoch-seq; fields t, v1
+KEYS[8] open_holds    hash    org/user -> how many holds it has open, but for one if it holds anything
 ARGV[1] epoch the client believes in
 ARGV[2..] seven per operation: op, account, key (org/request), amount, ttl_ms, owner, payload
 
@@ -27,9 +29,11 @@ RETURNS one string an operation: code, then fields with a space between; then `w
   -5 UNKNOWN_HOLD available held
   -7 PAUSED       reason (backlog or drain): no credit is taken now; what ends holds goes on
   -8 NOT_ALLOWED  right: opener (another key's hold), charge (beyond the hold, or without one), progress (beyond the hold)
+  -9 TOO_MANY_HOLDS available held limit: the account has as many holds open as it may have
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 local SPENDING = true
 --- @include "lib/shard"
 --- @include "lib/account"
 --- @include "lib/events"
+--- @include "lib/counts"
 --- @include "lib/batch"

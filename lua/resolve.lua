@@ -11,6 +11,7 @@ KEYS[4] outcomes      hash    org/request -> state reserved charged account (you
 KEYS[5] outcomes_old  hash    the older generation, read only
 KEYS[6] meta          hash    epoch, seq, writes
 KEYS[7] events        stream  id epoch-seq; fields t, v1
+KEYS[8] open_holds    hash    org/user -> how many holds it has open, but for one if it holds anything
 ARGV[1] epoch the client believes in
 ARGV[2..] seven per operation: op, account, key (org/request), amount, ttl_ms, owner, payload
 
@@ -29,4 +30,5 @@ local SPENDING = false
 --- @include "lib/shard"
 --- @include "lib/account"
 --- @include "lib/events"
+--- @include "lib/counts"
 --- @include "lib/batch"

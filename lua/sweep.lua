@@ -13,6 +13,7 @@ KEYS[3] deadlines  zset    org/request by Redis time in ms
 KEYS[4] outcomes   hash    org/request -> state reserved charged account
 KEYS[5] meta       hash    epoch, seq, run_id, start, uncharged_holds, uncharged_amount
 KEYS[6] events     stream  id epoch-seq; fields t, v1
+KEYS[7] open_holds hash    org/user -> how many holds it has open, but for one if it holds anything
 ARGV[1] epoch
 ARGV[2] limit: how many holds at most, 1..1000
 
@@ -21,7 +22,8 @@ ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
 --- @include "lib/account"
 --- @include "lib/events"
-if #KEYS ~= 6 or #ARGV ~= 2 then return redis.error_reply('MALFORMED arguments are missing') end
+--- @include "lib/counts"
+if #KEYS ~= 7 or #ARGV ~= 2 then return redis.error_reply('MALFORMED arguments are missing') end
 local limit = whole(ARGV[2], 1000)
 if not limit or limit == 0 then return redis.error_reply('MALFORMED limit is 1 to 1000') end
 local meta = call('HMGET', KEYS[5], 'epoch', 'seq', 'start', 'run_id')
@@ -56,6 +58,7 @@ for i = 1, #due do
   end
 end
 local records = #names > 0 and call('HMGET', KEYS[1], unpack(names)) or {}
+local counted, further = #names > 0 and call('HMGET', KEYS[7], unpack(names)) or {}, {}
 local available, held, applied = {}, {}, {}
 for i = 1, #names do
   if records[i] then available[i], held[i], applied[i] = parse_account(records[i]) end
@@ -76,6 +79,9 @@ for i = 1, #due do
     end
     available[place] = available[place] + reserved - progress
     held[place] = held[place] - reserved
+    if held[place] > 0 or reserved == 0 then
+      further[place] = math.max(0, (further[place] or tonumber(counted[place] or 0) or 0) - 1)
+    end
     changed[place] = true
     if progress > 0 then
       events[#events + 1] =
@@ -97,6 +103,7 @@ if #fields > 0 then
   call('HSET', KEYS[1], unpack(fields))
   call('HSET', KEYS[4], unpack(outcomes))
   call('HDEL', KEYS[2], unpack(ended))
+  write_counts(KEYS[7], names, counted, further)
 end
 call('ZREM', KEYS[3], unpack(due))
 if uncharged_holds > 0 then

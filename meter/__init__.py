@@ -20,6 +20,7 @@ from taximeter.meter.errors import (
     StoreOutOfMemory,
     StoreUnavailable,
     TooManyForAccount,
+    TooManyHolds,
     UnknownHold,
     UnsafeServer,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "StoreOutOfMemory",
     "StoreUnavailable",
     "TooManyForAccount",
+    "TooManyHolds",
     "UnknownHold",
     "UnsafeServer",
     "Usage",

@@ -53,7 +53,7 @@ class AccountReader:
             reply = await self._call(
                 load_script("snapshot"),
                 keys,
-                [keys.accounts, keys.holds, keys.deadlines, keys.meta],
+                [keys.accounts, keys.holds, keys.deadlines, keys.meta, keys.open_holds],
                 ["0", account],
             )
             if reply[5] and reply[5][0]:

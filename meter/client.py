@@ -55,9 +55,7 @@ class Meter:
         self._redis = Redis(connection_pool=pool)
         of_all = self._shards = Shards(pool, shards, settings)
         self._accounts = AccountReader(self._redis, of_all, loader, settings)
-        dispatcher = self._to_redis = Dispatcher(
-            of_all, self._accounts, settings.close_timeout_s, settings.overdraft_report
-        )
+        dispatcher = self._to_redis = Dispatcher(of_all, self._accounts, settings.overdraft_report)
         self._desk = None if credit is None else CreditDesk(credit, loader)
         self._dispatcher = (
             dispatcher if self._desk is None else FailOpenDispatcher(dispatcher, self._desk)
@@ -254,11 +252,14 @@ class Meter:
         """What holds for what this meter has answered, in one sentence. Raises StoreUnavailable."""
         return (await self.server_facts()).promise(self._settings.waits, self._settings.durability)
 
-    async def aclose(self) -> None:
-        """Finish what is queued or goes on in the background (bounded by close_timeout_s), then
-        disconnect.
+    async def aclose(self, timeout_s: float | None = None) -> None:
+        """Finish what is queued or goes on in the background, then disconnect.
+
+        Takes `timeout_s` (None: close_timeout_s) altogether. What is not answered by then fails
+        for whoever waits for it: with OutcomeUnknown when it may have been done.
         """
-        await self._dispatcher.aclose()
+        of_setting = self._settings.close_timeout_s
+        await self._dispatcher.aclose(of_setting if timeout_s is None else timeout_s)
         await self._redis.aclose()
         await self._pool.disconnect()
 

@@ -21,6 +21,7 @@ class Code(IntEnum):
     GAP = -6
     PAUSED = -7
     NOT_ALLOWED = -8
+    TOO_MANY_HOLDS = -9
 
 
 FENCED = "FENCED"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,9 +36,10 @@ from taximeter.meter.errors import (
     RequestConflict,
     RequestReplayed,
     StoreError,
+    TooManyHolds,
 )
 from taximeter.meter.journal import Journal, Line, LineInDoubt
-from taximeter.meter.limits import AMOUNT_MAX, check_org_id
+from taximeter.meter.limits import AMOUNT_MAX, FREE_HOLD_TTL_MS, check_org_id
 from taximeter.meter.models import Loader, Receipt
 from taximeter.meter.operations import Operation
 
@@ -66,6 +68,7 @@ class CreditDesk:
         self._loader = loader
         self._entries: dict[str, Entry] = {}
         self._outstanding: dict[str, int] = {}
+        self._of_account: Counter[str] = Counter()
         self._journal, found = Journal.open(lines.journal)
         for line in found:
             self._remember(line)
@@ -84,11 +87,12 @@ class CreditDesk:
         """What waits to be charged."""
         return [entry for entry in self._entries.values() if entry.due is not None]
 
-    async def admit(self, operation: Operation, trouble: StoreError) -> Receipt:
-        """Admit a reserve, or a charge, which is due at once.
+    async def admit(self, operation: Operation, trouble: StoreError, account_max: int) -> Receipt:
+        """Admit a reserve, or a charge, which is due at once. An account has at most `account_max`
+        here, charges included, of which those of nothing use up no line.
 
-        Raises `trouble` when the line is used up, InsufficientCredits or AccountNotFound when
-        Postgres can be asked and says so, RequestReplayed, RequestConflict.
+        Raises `trouble` when the line is used up, TooManyHolds, InsufficientCredits or
+        AccountNotFound when Postgres can be asked and says so, RequestReplayed, RequestConflict.
         """
         if known := await self._known(operation):
             return self._again(known, operation)
@@ -96,8 +100,12 @@ class CreditDesk:
         await self._ask_postgres(operation, org_id, user_id)
         if known := await self._known(operation):  # Postgres took its time.
             return self._again(known, operation)
+        if self._of_account[operation.account] >= account_max:
+            raise TooManyHolds(account_max)
         if self._outstanding.get(org_id, 0) + operation.amount > self._limits[org_id]:
             raise trouble
+        if operation.amount == 0:
+            operation = operation._replace(ttl_ms=_life_of(operation, operation.ttl_ms))
         entry = Entry.opened(operation)
         lines, due = [opened_line(entry)], None
         if operation.op == "charge":
@@ -180,8 +188,9 @@ class CreditDesk:
             if entry.due is not None:
                 raise RequestConflict(receipt_of(entry))
             progress = max(entry.progress, operation.amount)
-            await self._write(touched_line(entry, progress, operation.ttl_ms))
-            entry.touched(progress, operation.ttl_ms)
+            ttl_ms = _life_of(entry.operation, operation.ttl_ms)
+            await self._write(touched_line(entry, progress, ttl_ms))
+            entry.touched(progress, ttl_ms)
             return receipt_of(entry)
 
     async def expire(self) -> None:
@@ -262,12 +271,17 @@ class CreditDesk:
 
     def _add(self, entry: Entry) -> None:
         self._entries[entry.operation.key] = entry
+        self._of_account[entry.operation.account] += 1
         org_id = org_of(entry.operation)
         self._outstanding[org_id] = self._outstanding.get(org_id, 0) + entry.outstanding
 
     def _remove(self, entry: Entry) -> None:
         if self._entries.pop(entry.operation.key, None) is not None:
             self._outstanding[org_of(entry.operation)] -= entry.outstanding
+            account = entry.operation.account
+            self._of_account[account] -= 1
+            if not self._of_account[account]:
+                del self._of_account[account]
 
     def _set_due(self, entry: Entry, due: Operation) -> None:
         self._outstanding[org_of(due)] += due.amount - entry.outstanding
@@ -315,6 +329,11 @@ class CreditDesk:
 def _charge(operation: Operation, payload: str) -> Operation:
     """What is sent to Redis in the end. It is ours to charge now, whoever asked for it."""
     return operation._replace(op="commit", owner="", payload=payload)
+
+
+def _life_of(opened: Operation, ttl_ms: int) -> int:
+    """As the scripts do: a hold of nothing lives shortly."""
+    return ttl_ms if opened.amount else min(ttl_ms, FREE_HOLD_TTL_MS)
 
 
 def _is_over(entry: Entry, now: float) -> bool:

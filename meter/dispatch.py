@@ -19,6 +19,7 @@ from taximeter.meter.errors import (
     RequestConflict,
     RequestReplayed,
     StoreError,
+    TooManyHolds,
     UnknownHold,
 )
 from taximeter.meter.giving_back import GivingBack
@@ -41,7 +42,7 @@ logger = logging.getLogger("taximeter.meter")
 
 REPORT_PAUSE_S = 1.0
 # What nobody needs to hear of: the answer was no, and nothing was left open.
-_REFUSALS = (InsufficientCredits, NotAllowed, RequestConflict, UnknownHold)
+_REFUSALS = (InsufficientCredits, NotAllowed, RequestConflict, TooManyHolds, UnknownHold)
 
 
 class Dispatcher:
@@ -51,13 +52,11 @@ class Dispatcher:
         self,
         shards: Shards,
         accounts: AccountReader,
-        close_timeout_s: float,
         overdraft_report: int,
     ) -> None:
         self._shards = shards
         self._clients = shards.clients
         self._accounts = accounts
-        self._close_timeout_s = close_timeout_s
         self._floor = -overdraft_report
         self.overdrafts = 0
         """Operations that have left an account further below zero than is let pass in silence."""
@@ -112,6 +111,10 @@ class Dispatcher:
         raise_refusal(operation, reply)
         return known_receipt(operation, reply)
 
+    def open_holds_max(self, account: str) -> int:
+        """How many holds it may have open, as its shard said last."""
+        return self._clients[shard_of_account(account, len(self._clients))].open_holds_max
+
     def _report_overdraft(self, operation: Operation, available: int) -> None:
         """Every one of them: each is credit that somebody was given without having it."""
         self.overdrafts += 1
@@ -121,12 +124,13 @@ class Dispatcher:
             *(operation.account, available),
         )
 
-    async def aclose(self) -> None:
-        """Finish what goes on in the background and what is queued, each within close_timeout_s."""
+    async def aclose(self, timeout_s: float) -> None:
+        """Finish what goes on in the background and what is queued, all within the time."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
         if self._background:
-            await asyncio.wait(self._background, timeout=self._close_timeout_s)
-        await self._giving_back.aclose(self._close_timeout_s)
-        await self._shards.aclose()
+            await asyncio.wait(self._background, timeout=max(0.0, timeout_s))
+        await self._giving_back.aclose(deadline)
+        await self._shards.aclose(deadline)
 
     def _submit(self, operation: Operation, *, in_doubt: bool = False) -> asyncio.Future[bytes]:
         clients = self._clients

@@ -119,6 +119,16 @@ class TooManyForAccount(Overloaded):
         self.waiting = waiting
 
 
+class TooManyHolds(MeterError):
+    """The account has as many holds open as it may have (`limit`). Nothing was taken; each hold
+    that ends makes room for another.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the account has {limit} holds open, as many as it may have")
+        self.limit = limit
+
+
 class StoreError(MeterError):
     """Redis could not do what was asked."""
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Final
 
 from taximeter.meter.credit_entries import Entry
@@ -83,18 +84,25 @@ class FailOpenDispatcher:
     async def _admit(self, operation: Operation, trouble: StoreError) -> Receipt:
         """On credit. What Redis may have done is not refused because the desk would not do it."""
         try:
-            return await asyncio.shield(self._desk.admit(operation, trouble))
+            return await asyncio.shield(
+                self._desk.admit(operation, trouble, self._inner.open_holds_max(operation.account))
+            )
         except MeterError as error:
             if isinstance(trouble, OutcomeUnknown) and not isinstance(error, RequestReplayed):
                 raise trouble from error
             raise
 
-    async def aclose(self) -> None:
-        """Charge what can be charged now; the rest is in the journal for the next process."""
+    async def aclose(self, timeout_s: float) -> None:
+        """Charge what can be charged within the time; the rest is in the journal for the next
+        process.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
         self._draining.cancel()
         await asyncio.gather(self._draining, return_exceptions=True)
-        await self._charge_all()
-        await self._inner.aclose()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._charge_all()
+        await self._inner.aclose(deadline - asyncio.get_running_loop().time())
         await self._desk.aclose()
 
     def _known_trouble(self, operation: Operation) -> StoreError | None:

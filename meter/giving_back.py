@@ -45,10 +45,13 @@ class GivingBack:
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work(), name="meter-giving-back")
 
-    async def aclose(self, timeout_s: float) -> None:
-        """Finish within the time; the rest is left to the deadlines."""
+    async def aclose(self, deadline: float) -> None:
+        """Finish before the deadline, a time of the loop; the rest ends by itself when it is
+        due.
+        """
         if self._worker is not None and not self._worker.done():
-            await asyncio.wait((self._worker,), timeout=timeout_s)
+            left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+            await asyncio.wait((self._worker,), timeout=left_s)
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
 

@@ -14,6 +14,7 @@ from typing import Any
 from taximeter.meter.acknowledged import Acknowledged
 from taximeter.meter.errors import ShardFenced
 from taximeter.meter.keys import ShardKeys
+from taximeter.meter.limits import OPEN_HOLDS_MAX
 
 FORMAT = "1"
 """Version of keys and records that this release reads and writes."""
@@ -26,6 +27,8 @@ class ShardIdentity:
     epoch: str
     shards: int
     run_id: str
+    open_holds_max: int
+    """How many holds an account may have open."""
 
 
 async def greet(
@@ -47,10 +50,10 @@ async def greet(
         "HMGET",
         keys.meta,
         *("epoch", "shards", "run_id", "format", "fenced_reason", "writes", "start"),
-        "start_writes",
+        *("start_writes", "open_holds_max"),
     )
     fields = [_text(value) for value in await connection.read_response(disable_decoding=True)]
-    epoch, found_shards, approved, data_format, reason, writes, start, began = fields
+    epoch, found_shards, approved, data_format, reason, writes, start, began, most = fields
     if check_count is not None:
         check_count(found_shards)
     run_id = next(
@@ -71,7 +74,12 @@ async def greet(
         raise ShardFenced(
             f"shard {keys.shard} is on a server that the settler's guardian has not approved yet"
         )
-    return ShardIdentity(epoch=epoch, shards=int(found_shards), run_id=run_id)
+    return ShardIdentity(
+        epoch=epoch,
+        shards=int(found_shards),
+        run_id=run_id,
+        open_holds_max=int(most) if most.isdigit() else OPEN_HOLDS_MAX,
+    )
 
 
 def _text(value: object) -> str:

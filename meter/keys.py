@@ -9,7 +9,7 @@ from functools import lru_cache
 
 @dataclass(frozen=True, slots=True)
 class ShardKeys:
-    """The seven keys of one shard. They share a hash tag, so that a shard is one slot of a Redis
+    """The eight keys of one shard. They share a hash tag, so that a shard is one slot of a Redis
     Cluster.
     """
 
@@ -22,6 +22,7 @@ class ShardKeys:
     outcomes_old: str = field(init=False)
     meta: str = field(init=False)
     events: str = field(init=False)
+    open_holds: str = field(init=False)
 
     def __post_init__(self) -> None:
         tag = f"{{{self.prefix}:{self.shard}}}"
@@ -33,6 +34,7 @@ class ShardKeys:
             "outcomes_old",
             "meta",
             "events",
+            "open_holds",
         ):
             object.__setattr__(self, name, f"{tag}:{name}")
 
@@ -46,6 +48,30 @@ class ShardKeys:
             self.outcomes_old,
             self.meta,
             self.events,
+            self.open_holds,
+        ]
+
+    def applying(self) -> list[str]:
+        """KEYS of `apply`, in their order."""
+        return [
+            self.accounts,
+            self.meta,
+            self.holds,
+            self.deadlines,
+            self.outcomes,
+            self.open_holds,
+        ]
+
+    def sweeping(self) -> list[str]:
+        """KEYS of `sweep`, in their order."""
+        return [
+            self.accounts,
+            self.holds,
+            self.deadlines,
+            self.outcomes,
+            self.meta,
+            self.events,
+            self.open_holds,
         ]
 
 

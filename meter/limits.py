@@ -17,6 +17,10 @@ PAYLOAD_BYTES_MAX: Final = 4096
 """Most bytes of the JSON that says what a charge was for."""
 TTL_MS_MAX: Final = 86_400_000
 """Longest life of a hold without a heartbeat: one day."""
+OPEN_HOLDS_MAX: Final = 1000
+"""Most holds that an account may have open where the settler has not said another number."""
+FREE_HOLD_TTL_MS: Final = 300_000
+"""Longest life of a hold of nothing: five minutes."""
 OPERATIONS_PER_CALL_MAX: Final = 1000
 """Most operations of one script call."""
 

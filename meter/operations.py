@@ -12,6 +12,7 @@ from taximeter.meter.errors import (
     NotAllowed,
     RequestConflict,
     StoreOutOfMemory,
+    TooManyHolds,
     UnknownHold,
 )
 from taximeter.meter.ids import new_owner
@@ -52,7 +53,7 @@ class Operation(NamedTuple):
 
 class Reply(NamedTuple):
     """One reply, parsed. `field` names what was INVALID, why it is PAUSED or what was NOT_ALLOWED;
-    figures are 0 where the code has none.
+    `limit` is how many holds there may be (TOO_MANY_HOLDS); figures are 0 where the code has none.
     """
 
     code: Code
@@ -62,6 +63,7 @@ class Reply(NamedTuple):
     reserved: int = 0
     charged: int = 0
     field: str = ""
+    limit: int = 0
 
 
 _CODES: dict[bytes, Code] = {str(code.value).encode(): code for code in Code}
@@ -89,6 +91,8 @@ def parse_reply(raw: bytes) -> Reply:
         return Reply(code, field=words[1].decode())
     if code is Code.LATE:
         return Reply(code, int(words[1]), int(words[2]), charged=int(words[3]))
+    if code is Code.TOO_MANY_HOLDS:
+        return Reply(code, int(words[1]), int(words[2]), limit=int(words[3]))
     available, held, reserved, charged = (int(words[place]) for place in (1, 2, 4, 5))
     return Reply(code, available, held, cast(State, words[3].decode()), reserved, charged)
 
@@ -148,6 +152,8 @@ def raise_refusal(operation: Operation, reply: Reply) -> None:
                 "Redis is out of memory; holds can still be committed or released"
             )
         raise AdmissionPaused(reply.field)
+    if reply.code is Code.TOO_MANY_HOLDS:
+        raise TooManyHolds(reply.limit)
     if reply.code is Code.INVALID:
         raise InvalidRequest(reply.field, "what the script accepts (see lua/operate.lua)")
 

@@ -135,7 +135,7 @@ SETTLER: Final = Role(
     "settler",
     (
         *("admit", "apply", "approve", "complete", "drain", "fence", "load"),
-        *("open", "operate", "resolve", "rotate", "snapshot", "sweep"),
+        *("open", "operate", "recount", "resolve", "rotate", "snapshot", "sweep"),
     ),
     (
         *("EXISTS", "HGET", "HGETALL", "HLEN", "HMGET", "HSCAN", "HSET", "INFO", "TIME"),

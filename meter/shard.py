@@ -28,6 +28,7 @@ from taximeter.meter.errors import (
 from taximeter.meter.faults import is_final, may_have_written
 from taximeter.meter.handshake import ShardIdentity, greet
 from taximeter.meter.keys import ShardKeys
+from taximeter.meter.limits import OPEN_HOLDS_MAX
 from taximeter.meter.operations import TAKES_CREDIT, Operation
 from taximeter.meter.pending import Pending
 from taximeter.meter.pressure import Pressure
@@ -67,6 +68,7 @@ class ShardClient:
         self._crowd = Crowd()
         self.pressure = Pressure()
         self.acknowledged = Acknowledged(keys)
+        self.open_holds_max = OPEN_HOLDS_MAX
         self._confirmers: dict[Wait, Confirmer] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
         self._drained = asyncio.Event()
@@ -123,10 +125,12 @@ class ShardClient:
         """How many operations wait."""
         return len(self._queue) + self._crowd.waiting
 
-    async def aclose(self) -> None:
-        """Finish what is queued (bounded by close_timeout_s), then stop; what is left fails."""
+    async def aclose(self, deadline: float) -> None:
+        """Finish what is queued before the deadline, a time of the loop, then stop; what is left
+        fails.
+        """
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.close_timeout_s):
+            async with asyncio.timeout_at(deadline):
                 await self._drained.wait()
         for pending in await self.retire():
             pending.give_up()
@@ -199,11 +203,13 @@ class ShardClient:
     async def _greet(self, connection: Any) -> ShardIdentity:
         """Also on a server that nobody may use yet, what it has lost is found and reported."""
         try:
-            return await greet(connection, self.keys, self._check_count, self.acknowledged)
+            server = await greet(connection, self.keys, self._check_count, self.acknowledged)
         except ShardFenced:
             if self.acknowledged.has_news:
                 await self._report(connection)
             raise
+        self.open_holds_max = server.open_holds_max
+        return server
 
     async def _report(self, connection: Any) -> bool:
         """Tell the guardian what was lost; False when that has to be tried again elsewhere."""

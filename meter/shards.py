@@ -48,11 +48,12 @@ class Shards:
             self.resize(int(found))
             raise ShardsChanged(shard, int(found), believed)
 
-    async def aclose(self) -> None:
-        """Finish what is queued (bounded by close_timeout_s each), then stop."""
+    async def aclose(self, deadline: float) -> None:
+        """Finish what is queued before the deadline, a time of the loop, then stop."""
         if self._retiring:
-            await asyncio.wait(self._retiring, timeout=self._settings.close_timeout_s)
-        closing: list[Awaitable[None]] = [client.aclose() for client in self.clients]
+            left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+            await asyncio.wait(self._retiring, timeout=left_s)
+        closing: list[Awaitable[None]] = [client.aclose(deadline) for client in self.clients]
         await asyncio.gather(*closing)
 
     async def _move(self, old: ShardClient) -> None:

@@ -1,4 +1,5 @@
-"""How much credit a shard takes ahead of Postgres, and how it stops taking any.
+"""How much credit a shard takes ahead of Postgres, how it stops taking any, and how many holds an
+account may have open.
 
 The backlog of events lives in Redis memory. While Postgres is away it grows with every charge, so
 the settler says each time it has settled how far it may grow: a shard that reaches that number
@@ -15,16 +16,34 @@ from taximeter.settler.stores import Stores
 
 _ADMIT: Final = load_script("admit")
 _DRAIN: Final = load_script("drain")
+_RECOUNT: Final = load_script("recount")
 
 
-async def admit(stores: Stores, shard: int, epoch: int, settled_seq: int, backlog_max: int) -> None:
-    """Let the shard take credit until `backlog_max` events wait after `settled_seq`.
+async def admit(
+    stores: Stores,
+    shard: int,
+    epoch: int,
+    settled_seq: int,
+    backlog_max: int,
+    open_holds_max: int,
+) -> None:
+    """Let the shard take credit until `backlog_max` events wait after `settled_seq`, and each
+    account have `open_holds_max` holds open.
 
     Nothing is durable that matters: the next tick says it again. A drain under way goes on. Raises
     redis errors, ResponseError when the shard is not at `epoch` any more.
     """
     keys = stores.keys(shard)
-    await _ADMIT.call(stores.redis, [keys.meta], [epoch, settled_seq + backlog_max])
+    await _ADMIT.call(stores.redis, [keys.meta], [epoch, settled_seq + backlog_max, open_holds_max])
+
+
+async def recount(stores: Stores, shard: int, epoch: int, holds_limit: int) -> int:
+    """Make the count of each account's open holds what its holds say; returns how many were wrong,
+    -1 when there are more than `holds_limit` holds and nothing was counted. Raises as `admit`.
+    """
+    keys = stores.keys(shard)
+    names = [keys.holds, keys.meta, keys.open_holds]
+    return int(await _RECOUNT.call(stores.redis, names, [epoch, holds_limit]))
 
 
 async def drain(stores: Stores, shard: int, epoch: int, lasting_s: float) -> None:

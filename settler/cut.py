@@ -29,6 +29,7 @@ from taximeter.settler.stream import read_run
 _SQL: Final = load_queries("reconcile")
 _SNAPSHOT: Final = load_script("snapshot")
 _EVENTS_PER_READ: Final = 5_000
+_NO_HOLDS: Final = (0, 0, 0)
 
 
 class CutMoved(Exception):
@@ -57,7 +58,8 @@ class AccountCut:
 
     remaining: of the snapshot. entries: what the applied number adds to it or takes from it.
     unsettled: charges of events after the watermark. holds: sum of its open holds, None when they
-    were too many to be read at the cut.
+    were too many to be read at the cut; open_holds: how many they are. counted: the same as Redis
+    counts it.
     """
 
     org_id: str
@@ -72,6 +74,8 @@ class AccountCut:
     unsettled: int
     holds: int | None
     foreign_holds: int = 0
+    open_holds: int = 0
+    counted: int = 0
 
     @property
     def account(self) -> str:
@@ -118,7 +122,7 @@ async def cut_accounts(
     names = [account_field(row["org_id"], row["user_id"]) for row in rows]
     answer = await _SNAPSHOT.call(
         stores.redis,
-        [keys.accounts, keys.holds, keys.deadlines, keys.meta],
+        [keys.accounts, keys.holds, keys.deadlines, keys.meta, keys.open_holds],
         [cut.epoch, holds_limit, *names],
     )
     seq, now_ms, first_deadline_ms = int(answer[0]), int(answer[1]), int(answer[4])
@@ -142,11 +146,20 @@ async def cut_accounts(
             entries=sums.get(name, (0, 0.0))[0],
             entries_age_s=sums.get(name, (0, 0.0))[1],
             unsettled=cut.unsettled.get(name, 0),
-            holds=None if holds is None else holds.get(name, (0, 0))[0],
-            foreign_holds=0 if holds is None else holds.get(name, (0, 0))[1],
+            holds=None if holds is None else holds.get(name, _NO_HOLDS)[0],
+            foreign_holds=0 if holds is None else holds.get(name, _NO_HOLDS)[1],
+            open_holds=0 if holds is None else holds.get(name, _NO_HOLDS)[2],
+            counted=_count(count) + (live is not None and live.held > 0),
         )
-        for row, name, (live, damaged) in zip(rows, names, lives, strict=True)
+        for row, name, (live, damaged), count in zip(rows, names, lives, answer[7], strict=True)
     ]
+
+
+def _count(text: bytes | None) -> int:
+    """How many holds are counted but for one; far from all truth for what is no number."""
+    if text is None:
+        return 0
+    return int(text) if text.isdigit() else -(10**6)
 
 
 def _parse(record: bytes | None) -> tuple[Live | None, bool]:
@@ -192,16 +205,16 @@ async def read_events(stores: Stores, cut: ShardCut, up_to: int) -> None:
         cut.read_to = run.last_seq
 
 
-def _sum_holds(flat: Sequence[bytes]) -> dict[str, tuple[int, int]]:
-    """By account: the sum of its open holds, and how many of them are keyed under another
-    organisation.
+def _sum_holds(flat: Sequence[bytes]) -> dict[str, tuple[int, int, int]]:
+    """By account: the sum of its open holds, how many of them are keyed under another organisation,
+    and how many there are.
     """
-    sums: dict[str, tuple[int, int]] = {}
+    sums: dict[str, tuple[int, int, int]] = {}
     for key, record in zip(flat[::2], flat[1::2], strict=True):
         account, amount = parse_hold(record)
         foreign = key.decode().partition("/")[0] != account.partition("/")[0]
-        total, strangers = sums.get(account, (0, 0))
-        sums[account] = (total + amount, strangers + foreign)
+        total, strangers, count = sums.get(account, _NO_HOLDS)
+        sums[account] = (total + amount, strangers + foreign, count + 1)
     return sums
 
 

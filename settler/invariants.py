@@ -16,7 +16,7 @@ TITLES: Final = {
     "I3": "what a pool has allocated is the sum of its active allocations",
     "I4": "every event is settled, set aside or still in the stream",
     "I5": "a request is charged once",
-    "I6": "what is held is the sum of the open holds, and none is overdue",
+    "I6": "what is held is the sum of the open holds, which are counted, and none is overdue",
     "I7": "credits are conserved over everything",
     "I11": "entries reach the live balance once, in order and in time",
     "I13": "organisations are kept apart",
@@ -27,7 +27,8 @@ FIRES: Final = {
     "a script is wrong",
     "I4": "Redis lost data (see docs/runbook.md), or someone deleted entries of the stream or "
     "rows of the ledger",
-    "I6": "something changed holds past the scripts, or no settler sweeps",
+    "I6": "something changed holds past the scripts, or no settler sweeps; beside a release that "
+    "does not count open holds, the settler counts them anew within a minute",
     "I7": "a credit came from nowhere or went nowhere: look at the other invariants for where",
     "I11": "no settler relays, Postgres went back in time, or an account refuses its entries (see "
     "the settler's log)",

@@ -29,6 +29,9 @@ _PAUSE_S: Final = 0.1
 Account = tuple[str, str]
 
 
+_FENCED: Final = "FENCED "
+
+
 class CouldNotLook(Exception):
     """The books could not be read at a consistent cut, so nothing is said about them. The message
     has the reason.
@@ -119,6 +122,8 @@ async def _look_until_still(
         except (CutMoved, ResponseError) as error:
             reason = str(error)
             await asyncio.sleep(_PAUSE_S)
+    if reason.startswith(_FENCED):
+        reason = f"{reason.removeprefix(_FENCED)}; is a settler running?"
     raise CouldNotLook(reason)
 
 
@@ -195,6 +200,10 @@ def _add(books: Books, cut: AccountCut, look: Look) -> None:
         suspect("I1", "live balance less what the books say", drift)
     if cut.holds is not None and cut.holds != live.held:
         suspect("I6", "held less the sum of its open holds", live.held - cut.holds)
+    if cut.holds is not None and cut.open_holds != cut.counted:
+        suspect(
+            "I6", "holds that are counted less those that are open", cut.counted - cut.open_holds
+        )
     if cut.foreign_holds:
         suspect("I13", "holds that are keyed under another organisation", cut.foreign_holds)
     if live.applied < cut.hint:

@@ -177,7 +177,7 @@ async def _apply(
         args += [account_field(org_id, user_id), number, delta, hold or ""]
     replies = await _APPLY.call(
         stores.redis,
-        [keys.accounts, keys.meta, keys.holds, keys.deadlines, keys.outcomes],
+        keys.applying(),
         args,
     )
     for account, reply in zip(accounts, replies, strict=True):

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import os
+from pathlib import Path
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from taximeter.meter.promise import Durability
 from taximeter.settler.logs import LogFormat
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
+"""The variable by which systemd names the folder of what LoadCredential gives a service."""
+
+
+def credential(name: str) -> str | None:
+    """What a file of this name holds in the folder of credentials, without blanks at its ends; None
+    without a folder or such a file. Raises OSError when it cannot be read, ValueError for a file
+    that is no text.
+    """
+    folder = os.environ.get(CREDENTIALS)
+    path = Path(folder, name) if folder else None
+    if path is None or not path.is_file():
+        return None
+    return path.read_text(encoding="utf-8").strip()
 
 
 class StoreSettings(BaseSettings):
@@ -19,6 +41,24 @@ class StoreSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="TAXIMETER_", extra="ignore", frozen=True, hide_input_in_errors=True
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Variables first; then files of the folder of credentials, named like variables in lower
+        case, so that secrets need not stand in the environment.
+        """
+        folder = os.environ.get(CREDENTIALS)
+        if not folder or not Path(folder).is_dir():
+            return (init_settings, env_settings)
+        files = SecretsSettingsSource(settings_cls, secrets_dir=folder)
+        return (init_settings, env_settings, files)
 
     database_url: str = Field(
         default="postgresql://localhost/taximeter",
@@ -197,6 +237,15 @@ class SettlerSettings(StoreSettings):
         description="With this many events of a shard waiting for Postgres, no credit is taken "
         "(503, BACKLOG) until they are settled; open holds can still be committed. An event takes "
         "100 to 300 bytes of Redis memory.",
+    )
+
+    open_holds_max: int = Field(
+        default=1_000,
+        ge=1,
+        le=1_000_000,
+        description="Most holds that one account may have open at a time; the next one is refused "
+        "(429, TOO_MANY_HOLDS) until one of them ends. Raise it where one user stands for a whole "
+        "service with more requests in progress than this.",
     )
 
     idempotency_retention_s: float = Field(

@@ -42,7 +42,7 @@ async def sweep(
     for _ in range(calls_max):
         counts = await _SWEEP.call(
             stores.redis,
-            [keys.accounts, keys.holds, keys.deadlines, keys.outcomes, keys.meta, keys.events],
+            keys.sweeping(),
             [epoch, limit],
         )
         swept = Swept(

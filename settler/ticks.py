@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any, Final
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from taximeter.meter.errors import StoreError
-from taximeter.settler.admission import admit
+from taximeter.settler.admission import admit, recount
 from taximeter.settler.closing import Closed, close_all, expire
 from taximeter.settler.exposure import look_at_exposure
 from taximeter.settler.fill import Filler, Place, note_complete, read_places
@@ -202,7 +202,12 @@ class Settler:
             log.info("settled", seconds=round(time.monotonic() - started, 3), **asdict(settled))
         if settled.state != "busy":
             await admit(
-                self._stores, shard, settled.epoch, settled.seq, settings.unsettled_events_max
+                self._stores,
+                shard,
+                settled.epoch,
+                settled.seq,
+                settings.unsettled_events_max,
+                settings.open_holds_max,
             )
         await trim(
             self._stores,
@@ -310,6 +315,8 @@ class Settler:
         except CouldNotLook as error:
             log.warning("reconcile", could_not_look=str(error))
             return
+        for cut in books.shards:
+            await self._recount(cut.shard, cut.epoch)
         suspects = frozenset(books.suspects)
         drift, self._suspects = suspects & self._suspects, suspects
         figures: dict[str, Any] = {
@@ -322,6 +329,16 @@ class Settler:
             log.error("reconcile", drift=shown, **figures)
         else:
             log.info("reconcile", **figures)
+
+    async def _recount(self, shard: int, epoch: int) -> None:
+        """Counts of open holds are no money, so what is wrong with them is mended at once."""
+        try:
+            wrong = await recount(self._stores, shard, epoch, self._settings.reconcile_holds_limit)
+        except ResponseError as error:  # Closed, or reopened since: then it was counted.
+            log.info("recount", shard=shard, could_not_count=str(error))
+        else:
+            if wrong > 0:
+                log.warning("recount", shard=shard, accounts=wrong)
 
     async def _daily(self) -> None:
         made = await self._stores.pool.fetchval(

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = {
     "settler": "Settle, relay, sweep and reconcile: the background worker.",
     "migrate": "Apply, roll back or list the migrations of the database.",
     "partitions": "List the months of usage, and drop the rows of old ones.",
+    "ready": "Ask a process whether it is ready: the health check of containers.",
     "check": "Prove the books; exit 1 on any violation.",
     "rebuild": "Bring live balances back from Postgres, after letting open holds end.",
     "reshard": "Spread the organisations over another number of shards.",
@@ -63,8 +64,8 @@ class LazyGroup(click.Group):
                 raise
             extra = EXTRA_OF_PACKAGE.get(package, "server")
             raise click.ClickException(
-                f"this command needs the package '{package}'; "
-                f"install the extra: pip install 'taximeter[{extra}]'"
+                f"this command needs the package '{package}'; install the extra '{extra}' of the "
+                f"clone or the wheel: pip install 'PATH[{extra}]'"
             ) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise

@@ -9,13 +9,13 @@ import uvicorn
 from pydantic import ValidationError
 
 from taximeter.api.app import create_app
+from taximeter.api.background import REQUESTS_SHARE
 from taximeter.api.commands.common import explain, refuse_unsafe_database
 from taximeter.api.commands.serving import serve_until_told
 from taximeter.api.connections import GuardingServer, connection_limits
 from taximeter.api.llm.config import ConfigError
 from taximeter.api.protocol import BoundedProtocol
 from taximeter.api.request_id import current_request_id
-from taximeter.api.services import REQUESTS_SHARE
 from taximeter.api.settings import ApiSettings
 from taximeter.api.tokens import DevKeyError, load_dev_key
 from taximeter.meter.pricing import PriceFileError

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import asyncpg
 import click
@@ -12,9 +15,45 @@ from pydantic_settings import SettingsError
 from redis.exceptions import RedisError
 
 from taximeter.settler.connecting import UnsafeDatabase, check_database
-from taximeter.settler.settings import StoreSettings
+from taximeter.settler.settings import StoreSettings, credential
 
-_LISTS = frozenset({"oidc_algorithms"})
+F = TypeVar("F", bound=Callable[..., Any])
+
+OWNER_VARIABLES = ["TAXIMETER_MIGRATE_DATABASE_URL", "TAXIMETER_DATABASE_URL"]
+
+
+def owner_database(said: str = "The database, as the user who owns it.") -> Callable[[F], F]:
+    """The option `--database-url` of commands that the owner of the database runs: from a variable,
+    or from a file of the folder of credentials that is named like one.
+    """
+
+    def or_credential(context: click.Context, option: click.Parameter, url: str | None) -> str:
+        found = (credential(name.lower()) for name in OWNER_VARIABLES)
+        url = url or next((one for one in found if one), None)
+        if url is None:
+            raise click.MissingParameter(ctx=context, param=option)
+        return url
+
+    return click.option(
+        "--database-url",
+        envvar=OWNER_VARIABLES,
+        callback=or_credential,
+        show_envvar=True,
+        help=f"{said}  [required]",
+    )
+
+
+def owner_database_is_from(url: str) -> str:
+    """The variable, or else the option, that this URL of `owner_database` was given in."""
+    given = ((name, os.environ.get(name), credential(name.lower())) for name in OWNER_VARIABLES)
+    return next((name for name, *urls in given if url in urls), "--database-url")
+
+
+_EXAMPLES = {
+    "oidc_algorithms": '["RS256", "ES256"]',
+    "oidc_required_claims": '{"hd": "example.com"}',
+    "llm_extra_fields": '["top_k_return"]',
+}
 
 
 def explain(error: ValidationError | SettingsError, prefix: str = "TAXIMETER_") -> str:
@@ -35,7 +74,7 @@ def _not_json(error: SettingsError, prefix: str) -> str:
     """A variable that holds a list or a table, and what is in it is no JSON."""
     found = re.search(r'field "(\w+)"', str(error))
     name = found.group(1) if found is not None else ""
-    example = '["RS256", "ES256"]' if name in _LISTS else '{"name": 1.5}'
+    example = _EXAMPLES.get(name, '{"name": 1.5}')
     return f"{prefix}{name.upper()}: must be JSON, such as '{example}'"
 
 
@@ -72,3 +111,14 @@ def refuse_unsafe_database(settings: StoreSettings) -> None:
         asyncio.run(check_database(settings.database_url, accept_loss=accept_loss))
     except UnsafeDatabase as error:
         raise click.ClickException(f"cannot start on this Postgres: {error}") from None
+
+
+def some_lines(
+    lines: list[str],
+    most: int | None,
+    how: str = "--all shows them, --report FILE writes them down",
+) -> list[str]:
+    """The first of them, and how many more there are; all without `most`."""
+    if most is None or len(lines) <= most:
+        return lines
+    return [*lines[:most], f"  and {len(lines) - most} more; {how}"]

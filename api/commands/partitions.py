@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import asyncpg
 import click
 
+from taximeter.api.commands.common import owner_database
 from taximeter.api.exact import credits_of
 from taximeter.api.queries import PARTITIONS
 
@@ -23,13 +24,7 @@ T = TypeVar("T")
 ATTEMPTS = 5
 TIMEOUT_S = 3_600.0
 
-DATABASE = click.option(
-    "--database-url",
-    envvar=["TAXIMETER_MIGRATE_DATABASE_URL", "TAXIMETER_DATABASE_URL"],
-    required=True,
-    show_envvar=True,
-    help="The database, as the user who owns it.",
-)
+DATABASE = owner_database()
 
 
 class Month(click.ParamType):  # type: ignore[type-arg]  # Generic in newer versions alone.

@@ -14,7 +14,7 @@ from taximeter.api.audit import write_audit
 from taximeter.api.deps import OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, ExactRoute, ShortText, UserId
-from taximeter.api.keys import make_key
+from taximeter.api.key_text import make_key
 from taximeter.api.paging import LimitParam, OffsetParam
 from taximeter.api.queries import IDENTITY, KEYS
 from taximeter.settler.stores import Connection
@@ -111,7 +111,7 @@ async def create_key(
     first.
     """
     response.headers["Cache-Control"] = "no-store"
-    org_id, made = access.org_id, make_key()
+    org_id, made = access.org_id, make_key(await services.keys.seal())
     if body.user_id is not None and "lookup" in body.operations:
         raise ApiError(
             400,

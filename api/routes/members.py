@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 
 from asyncpg import Record
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
 from taximeter.api.again import again_when_undone
 from taximeter.api.audit import write_audit
 from taximeter.api.deps import MemberDep, OrgAdminDep, ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, ExactRoute, NewUserId, UserId, credits_of
+from taximeter.api.leaving import Ended, end_what_acts_for, refuse_to_keep
 from taximeter.api.paging import LimitParam, OffsetParam
 from taximeter.api.queries import IDENTITY, MOVES, USERS
 from taximeter.api.request_id import current_request_id
@@ -34,6 +35,10 @@ class NewMember(Body):
 
     user_id: NewUserId
     role: Role = "member"
+    keep_keys: StrictBool = Field(
+        default=False,
+        description="Whether API keys go on that were made by an admin who is to be one no more",
+    )
 
 
 class MemberView(BaseModel):
@@ -55,15 +60,15 @@ class MemberList(BaseModel):
     offset: int
 
 
-class MemberPut(BaseModel):
-    """The member or invitation as it is now."""
+class MemberPut(Ended):
+    """The member or invitation as it is now, and what ended if it was an admin and is none."""
 
     member: MemberView
 
 
-class MemberRemoved(BaseModel):
-    """Who is gone, and what went back to the pool. `closing`: requests are still running, and what
-    they leave goes back when they end.
+class MemberRemoved(Ended):
+    """Who is gone, what went back to the pool, and what ended with it. `closing`: requests are
+    still running, and what they leave goes back when they end.
     """
 
     user_id: str
@@ -95,16 +100,22 @@ async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep
     accept. A system admin adds them directly, and so does an admin whose session has the role that
     the identity provider gives for it. For a member, only the role is changed.
 
-    Repeating it changes nothing. 409 if it would take the role from the last admin, and for a
-    personal organisation.
+    Who is an admin no more loses the API keys that they have made, unless `keep_keys`, and the
+    invitations.
+
+    Repeating it changes nothing. 403 for who would keep their own keys; 409 if it would take the
+    role from the last admin, and for a personal organisation.
     """
     org_id, caller = access.org_id, access.principal
+    if body.keep_keys:
+        refuse_to_keep(actor=access.user_id, user_id=body.user_id)
     async with services.pool.acquire() as conn, conn.transaction():
         await conn.fetchval(IDENTITY["lock_organization"], org_id)
         await _refuse_personal(conn, org_id)
         before = await conn.fetchrow(IDENTITY["find_member"], org_id, body.user_id)
         is_member = before is not None and before["status"] == "active"
-        if body.role != "admin" and _is_active_admin(before):
+        is_demoted = body.role != "admin" and _is_active_admin(before)
+        if is_demoted:
             await _keep_an_admin(conn, org_id, body.user_id)
         directly = is_member or caller.is_system_admin or caller.adds_members
         row = await conn.fetchrow(
@@ -113,6 +124,7 @@ async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep
             body.user_id,
             body.role,
             "active" if directly else "invited",
+            access.user_id,
         )
         assert row is not None, "an upsert returns its row"
         await write_audit(
@@ -124,25 +136,44 @@ async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep
             before=_state(before),
             after=_state(row),
         )
+        ended = Ended()
+        if is_demoted:
+            ended = await end_what_acts_for(
+                conn,
+                org_id,
+                body.user_id,
+                actor=access.user_id,
+                is_member=True,
+                keep_keys=body.keep_keys,
+            )
     services.memberships.forget(body.user_id)
-    return MemberPut(member=_view(row))
+    return MemberPut(member=_view(row), **dict(ended))
 
 
 @router.delete("/orgs/{org_id}/members/{user_id:path}", summary="Remove a member, or leave")
 @again_when_undone
 async def remove_member(
-    user_id: Annotated[UserId, Path()], access: MemberDep, services: ServicesDep
+    user_id: Annotated[UserId, Path()],
+    access: MemberDep,
+    services: ServicesDep,
+    keep_keys: Annotated[
+        bool, Query(description="Whether API keys that the user has made go on")
+    ] = False,
 ) -> MemberRemoved:
     """Admins remove members and withdraw invitations; every member may leave. Closes the user's
     allocation: what is left returns to the pool. Requests in progress finish and are charged; what
-    they do not use returns when they end.
+    they do not use returns when they end. API keys that act for the user or that the user has made
+    end too, and the user's invitations; `keep_keys` keeps the keys that do not act for the user.
 
-    403 for a member who names somebody else; 404 if the user is no active member and was not
-    invited; 409 for the last admin, and for the user of a personal organisation.
+    403 for a member who names somebody else, and for who would keep their own keys; 404 if the user
+    is no active member and was not invited; 409 for the last admin, and for the user of a personal
+    organisation.
     """
     org_id = access.org_id
     if user_id != access.user_id and not access.is_admin:
         raise ApiError(403, "Org admin permission required")
+    if keep_keys:
+        refuse_to_keep(actor=access.user_id, user_id=user_id)
     async with services.pool.acquire() as conn, conn.transaction():
         await conn.fetchval(IDENTITY["lock_organization"], org_id)
         before = await conn.fetchrow(IDENTITY["find_member"], org_id, user_id)
@@ -162,14 +193,27 @@ async def remove_member(
             before=_state(before),
             after={"status": "removed"},
         )
+        ended = Ended()
+        if before["status"] == "active":
+            ended = await end_what_acts_for(
+                conn,
+                org_id,
+                user_id,
+                actor=access.user_id,
+                is_member=False,
+                keep_keys=keep_keys,
+            )
     services.memberships.forget(user_id)
     if closing is None:
-        return MemberRemoved(user_id=user_id, returned_credits=0.0, closing=False)
+        return MemberRemoved(user_id=user_id, returned_credits=0.0, closing=False, **dict(ended))
     returned, is_closed = await asyncio.shield(
         services.tracker.spawn(_take_back(services, closing, access.user_id))
     )
     return MemberRemoved(
-        user_id=user_id, returned_credits=credits_of(returned), closing=not is_closed
+        user_id=user_id,
+        returned_credits=credits_of(returned),
+        closing=not is_closed,
+        **dict(ended),
     )
 
 

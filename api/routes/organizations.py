@@ -16,8 +16,9 @@ from taximeter.api.audit import write_audit
 from taximeter.api.deps import Access, MemberDep, OrgAdminDep, ServicesDep, SystemAdminDep
 from taximeter.api.errors import ApiError
 from taximeter.api.exact import Body, ExactRoute, ShortText, check_email
+from taximeter.api.leaving import KeyNamed, end_all_keys
 from taximeter.api.paging import LimitParam, OffsetParam
-from taximeter.api.queries import ORGANIZATIONS
+from taximeter.api.queries import KEYS, ORGANIZATIONS
 from taximeter.api.views import PoolView, pool_view
 from taximeter.settler.stores import Connection
 
@@ -90,6 +91,13 @@ class OrganizationDeleted(BaseModel):
 
     organization: OrganizationView
     closing_allocations: int
+    keys_ended: list[KeyNamed]
+
+
+class SuspensionSet(OrganizationView):
+    """The organisation, and how many of its API keys open nothing until that is lifted."""
+
+    keys_stopped: int
 
 
 @router.get("/orgs", summary="All organizations")
@@ -192,11 +200,11 @@ async def change_organization(
 @again_when_undone
 async def suspend_organization(
     body: Suspension, admin: SystemAdminDep, access: OrgAdminDep, services: ServicesDep
-) -> OrganizationView:
+) -> SuspensionSet:
     """While it is suspended, nobody spends its credits through the LLM route or by an API key
-    (within a few seconds), and its own admins change nothing. Running requests end normally;
-    balances stay. Gateways that charge in Redis by themselves are not stopped by it. Repeating it
-    changes nothing.
+    (within three seconds), and its own admins change nothing. Keys work again when it is lifted.
+    Running requests end normally; balances stay. Gateways that charge in Redis by themselves are
+    not stopped by it. Repeating it changes nothing.
     """
     org_id = access.org_id
     async with services.pool.acquire() as conn, conn.transaction():
@@ -213,7 +221,10 @@ async def suspend_organization(
             before={"suspended_at": before["suspended_at"]},
             after={"suspended_at": after["suspended_at"], "reason": body.reason},
         )
-    return _view(after)
+        stopped = 0
+        if after["suspended_at"] is not None:
+            stopped = await conn.fetchval(KEYS["count_keys"], org_id, False)
+    return SuspensionSet(**dict(_view(after)), keys_stopped=stopped)
 
 
 @router.post("/orgs/{org_id}/delete", summary="End an organization for ever")
@@ -221,9 +232,10 @@ async def suspend_organization(
 async def delete_organization(
     body: Deletion, admin: SystemAdminDep, access: OrgAdminDep, services: ServicesDep
 ) -> OrganizationDeleted:
-    """Ends its subscription and its memberships, and closes all allocations: what is left returns
-    to its pool, running requests are charged. Its books stay readable for system admins, and its
-    id is not used again. 409 for a personal organisation, and for one that is deleted.
+    """Ends its subscription, its memberships and its API keys, and closes all allocations: what is
+    left returns to its pool, running requests are charged. Its books stay readable for system
+    admins, and its id is not used again. 409 for a personal organisation, and for one that is
+    deleted.
     """
     org_id = access.org_id
     if body.confirm_org_id != org_id:
@@ -243,6 +255,7 @@ async def delete_organization(
         closing = await conn.fetchval(ORGANIZATIONS["close_all_allocations"], org_id)
         await conn.execute(ORGANIZATIONS["stop_refreshing"], org_id)
         await conn.execute(ORGANIZATIONS["delete"], org_id)
+        keys = await end_all_keys(conn, org_id, actor=admin.user_id)
         after = await _read(conn, org_id)
         await write_audit(
             conn,
@@ -253,7 +266,9 @@ async def delete_organization(
             before={"plan_code": plan, "suspended_at": row["suspended_at"]},
             after={"reason": body.reason, "closing_allocations": closing},
         )
-    return OrganizationDeleted(organization=_view(after), closing_allocations=closing)
+    return OrganizationDeleted(
+        organization=_view(after), closing_allocations=closing, keys_ended=keys
+    )
 
 
 def personal_refused() -> ApiError:

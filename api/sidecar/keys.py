@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from taximeter.api.keys import PREFIX, TROUBLE, KeyStore
+from taximeter.api.key_text import PREFIX
+from taximeter.api.keys import TROUBLE, KeyStore
 from taximeter.meter.sidecar import ApiKeys
 from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.sidecar.keys import bearer

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from taximeter.api.background import REQUESTS_SHARE
 from taximeter.api.keys import KEY_CONNECTIONS, KeyStore
 from taximeter.api.outermost import Outermost
 from taximeter.api.prices import following, make_holds
@@ -32,7 +33,7 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
     """Serve until a signal has come and the drain is over. Returns whether it could start.
 
     What was answered is in Redis. Commits of callers who left are finished before this returns, or
-    given up after the meter's own time-out; their holds then end at their deadlines.
+    given up at the end of the grace; their holds then end at their deadlines.
     """
 
     async def ready() -> None:
@@ -70,6 +71,7 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
                 )
                 store = KeyStore(key_pool, outage_s=settings.outage_belief_s)
                 stack.push_async_callback(store.aclose)
+                store.listen()
             keys = Keys(settings.keys, store)
         status = None
         if pool is not None:
@@ -123,7 +125,8 @@ async def _meter_of(
     finally:
         connecting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await (await connecting).aclose()
+            meter = await connecting
+            await meter.aclose(settings.sidecar_grace_s * (1 - REQUESTS_SHARE))
 
 
 async def _connect(sidecar: Sidecar, settings: SidecarSettings, loader: Loader | None) -> Meter:

@@ -15,6 +15,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from taximeter.api.background import REQUESTS_SHARE
 from taximeter.api.connections import GuardingServer, connection_limits
 from taximeter.api.protocol import HEAD_BYTES_MAX, JoiningProtocol
 from taximeter.api.sidecar.settings import SidecarSettings
@@ -116,7 +117,8 @@ def server_config(application: Any, settings: SidecarSettings | None = None) -> 
         proxy_headers=False,  # Nothing here depends on who the caller says it is.
         server_header=False,
         limit_concurrency=CONNECTIONS_MAX,
-        timeout_graceful_shutdown=int(settings.sidecar_grace_s) if settings else 10,
+        # Then what is left of the grace is for what the meter has queued.
+        timeout_graceful_shutdown=settings.sidecar_grace_s * REQUESTS_SHARE if settings else 10,  # type: ignore[arg-type]  # It only waits so long.
         log_config=None,
     )
     per_peer = settings.connections_per_peer_max if settings else None

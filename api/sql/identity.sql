@@ -66,12 +66,13 @@ FROM organization_members WHERE org_id = $1 AND user_id = $2;
 -- name: put_member
 -- Why: makes the user a member with this role, or invites them; whoever was one before comes back by the same row. The age of a
 --      membership, which decides who pays, is counted from when it last began.
--- $1 org_id, $2 user_id, $3 role, $4 active or invited
-INSERT INTO organization_members AS known (org_id, user_id, role, status)
-VALUES ($1, $2, $3, $4)
+-- $1 org_id, $2 user_id, $3 role, $4 active or invited, $5 who does it
+INSERT INTO organization_members AS known (org_id, user_id, role, status, invited_by)
+VALUES ($1, $2, $3, $4, CASE $4 WHEN 'invited' THEN $5 END)
 ON CONFLICT (org_id, user_id) DO UPDATE SET
     role = excluded.role,
     status = excluded.status,
+    invited_by = excluded.invited_by,
     created_at = CASE WHEN known.status = excluded.status THEN known.created_at ELSE now() END
 RETURNING
     user_id, role, status, created_at,
@@ -89,6 +90,11 @@ WHERE org_id = $1 AND user_id <> $2 AND role = 'admin' AND status = 'active';
 -- Why: ends a membership or an invitation and keeps the row, which usage and audit refer to.
 -- $1 org_id, $2 user_id
 UPDATE organization_members SET status = 'removed' WHERE org_id = $1 AND user_id = $2;
+
+-- name: withdraw_invitations_of
+-- Why: whom a former admin has invited does not come in their name. $1 org_id, $2 who has invited
+UPDATE organization_members SET status = 'removed' WHERE org_id = $1 AND invited_by = $2 AND status = 'invited'
+RETURNING user_id, role;
 
 -- name: list_invitations
 -- Why: the organisations that want a user to be their member, newest first, a page at a time.
@@ -111,10 +117,11 @@ WHERE org_id = $1 AND user_id = $2 AND status = 'invited'
 RETURNING user_id, role, status, created_at;
 
 -- name: write_audit
--- Why: who did what to whom, with the state before and after, in the transaction of the change itself.
+-- Why: who did what to whom, with the state before and after, in the transaction of the change itself. The actor is set for that
+--      transaction, here alone, and the function takes it from there.
 -- $1 actor, $2 action, $3 org_id, $4 target, $5 before, $6 after, $7 request_id
-INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
-VALUES ($1, $2, $3, $4, $5::text::jsonb, $6::text::jsonb, $7);
+SELECT taximeter.write_audit($2, $3, $4, $5::text::jsonb, $6::text::jsonb, $7)
+FROM set_config('taximeter.actor', $1, true);
 
 -- name: list_audit
 -- Why: the audit log of one organisation, newest first.

@@ -2,16 +2,19 @@
 -- A Lua error does not roll back, so nothing that can fail comes after the first write. It is the hot path: amounts go from
 -- ARGV into records as the text they came in (validated), and the loop makes no closures, since those cost more than the sums.
 local VOIDED_BYTES_MAX = 331
+-- Most holds of an account where meta does not say, and the longest life of a hold of nothing, which costs nobody anything.
+local OPEN_HOLDS_MAX, FREE_HOLD_TTL_MS = 1000, 300000
 local epoch, arguments = ARGV[1], #ARGV - 1
 local count = arguments / 7
-if #KEYS ~= 7 or arguments < 7 or count > 1000 or arguments % 7 ~= 0 then
+if #KEYS ~= 8 or arguments < 7 or count > 1000 or arguments % 7 ~= 0 then
   return redis.error_reply('MALFORMED a call carries 1 to 1000 operations of 7 arguments')
 end
-local meta = call('HMGET', KEYS[6], 'epoch', 'seq', 'admit_until', 'start', 'writes')
+local meta = call('HMGET', KEYS[6], 'epoch', 'seq', 'admit_until', 'start', 'writes', 'open_holds_max')
 local refused = refusal(meta[1], epoch, meta[2])
 if refused then return refused end
 local start = (meta[4] or '0') .. 'S'
 local writes = tonumber(match(meta[5] or '', '^%d+$') or '0')
+local open_max = tonumber(match(meta[6] or '', '^%d+$') or OPEN_HOLDS_MAX)
 -- Why no credit is taken now. What an id stands for already is said all the same: a repeat asks for nothing new.
 local paused
 if not SPENDING then paused = '-7 memory'
@@ -47,6 +50,15 @@ end
 local available, held, applied = {}, {}, {}
 for i = 1, #names do
   if records[i] then available[i], held[i], applied[i] = parse_account(records[i]) end
+end
+
+-- How many holds each account has open, but for the one that `held` above nothing stands for. Read when first needed: an account
+-- with one request at a time never needs it.
+local counts, further = nil, {}
+local function further_of(place)
+  if not counts then counts = call('HMGET', KEYS[8], unpack(names)) end
+  further[place] = further[place] or tonumber(counts[place] or 0) or 0
+  return further[place]
 end
 
 -- Decide.
@@ -148,8 +160,13 @@ for i = 1, count do
     elseif state then known = state ~= 'charged' and tonumber(reserved_text) == amount and '2' or '-4'
     elseif paused then reply = paused
     elseif free < amount then reply = format('-1 %d %d', free, kept)
+    -- What a move holds is an administrator's, whom no flood of a user's may stop.
+    elseif (kept > 0 or amount == 0) and further_of(place) + (kept > 0 and 1 or 0) >= open_max
+      and not find(key, '/', slash + 1, true) then
+      reply = format('-9 %d %d %d', free, kept, open_max)
     else
       free_now, kept_now = free - amount, kept + amount
+      if amount == 0 and ttl_ms > FREE_HOLD_TTL_MS then ttl_ms = FREE_HOLD_TTL_MS end
       hold = amount_text .. '\t' .. account .. '\t0\t' .. start .. owner .. '\t' .. payload
     end
 
@@ -177,6 +194,7 @@ for i = 1, count do
       local progress, mark, about = match(hold, '^%d+\t[^\t]+\t(%d+)\t(%w*)\t(.*)$')
       if amount > tonumber(progress) then progress = amount_text end
       if payload ~= '' then about = payload end
+      if ttl_ms > FREE_HOLD_TTL_MS and tonumber(reserved_text) == 0 then ttl_ms = FREE_HOLD_TTL_MS end
       free_now, kept_now = free, kept
       -- Who touches has not ended it: what it reported before this start of the server is true as well. What a release
       -- before this one opened is from now on that of the key which goes on with it.
@@ -233,8 +251,11 @@ for i = 1, count do
       local at = #outcome_fields
       outcome_fields[at + 1], outcome_fields[at + 2] = key, outcome
       ended_keys[#ended_keys + 1] = key
+      -- Not below nothing: a release before this one has opened holds without counting them.
+      if hold and (kept_now > 0 or kept == kept_now) then further[place] = math.max(0, further_of(place) - 1) end
       holds[key], outcomes[key] = nil, outcome
     else
+      if op == 'reserve' and (kept > 0 or amount == 0) then further[place] = further_of(place) + 1 end
       time_ms = time_ms or now_ms()
       if ttl_ms ~= ttl_seen then ttl_seen, deadline = ttl_ms, format('%d', time_ms + ttl_ms) end
       local at = #held_fields
@@ -269,4 +290,5 @@ if #ended_keys > 0 then
   call('HDEL', KEYS[2], unpack(ended_keys))
   call('ZREM', KEYS[3], unpack(ended_keys))
 end
+if counts then write_counts(KEYS[8], names, counts, further) end
 return replies

@@ -49,6 +49,10 @@ def refusal_of(answer: Answer) -> Exception:
         return refusal(429, code, message, **details)
     if code == "TOO_MANY_WAITING":
         return refusal(429, code, "Too many requests wait already; try again.", **details)
+    if code == "TOO_MANY_HOLDS":
+        most = details.get("open_holds_max", "many")
+        message = f"You have {most} requests open, as many as one may have; try again."
+        return refusal(429, code, message, **details)
     if code == "UNPRICED_MODEL":
         return refusal(400, code, "This model has no known price.")
     if code in ("REPLAYED", "CONFLICT"):

@@ -10,7 +10,10 @@ _OUTPUT = ("completion_tokens", "output_tokens")
 # What has a price of its own.
 _PROMPT_KINDS = ("cached_tokens", "audio_tokens", "image_tokens", "video_tokens")
 _OUTPUT_KINDS = ("reasoning_tokens", "audio_tokens", "image_tokens")
-_CACHE_LIVES = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+_CACHE_LIVES = (
+    *("ephemeral_5m_input_tokens", "ephemeral_30m_input_tokens"),
+    *("ephemeral_1h_input_tokens", "ephemeral_12h_input_tokens"),
+)
 _SEARCHES = "web_search_requests"
 _MODES = ("service_tier", "speed")
 _MEDIA = ("audio_tokens", "image_tokens", "video_tokens")

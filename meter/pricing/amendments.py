@@ -9,13 +9,13 @@ of a model, the price of a search. `amendments.toml` has them, each with its sou
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from taximeter.meter.pricing.kinds import KINDS
 from taximeter.meter.pricing.sheet import Rate, Rates, Sheet
@@ -26,16 +26,25 @@ _FIELDS: Final = frozenset(
 ) | {"as_of"}
 
 
+class Tier(NamedTuple):
+    """A service tier: a factor of all tokens, but for kinds with dollars of their own and those
+    that cost as usual.
+    """
+
+    factor: Decimal
+    own: Mapping[str, Decimal]
+    as_usual: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Amendment:
     """One correction. `models` are patterns of `host/name` with `*`, without those of `but_not`.
 
     prices: dollars by kind, as in a price file; they stand for what the list has. shares: kind ->
     the kind of whose price it is a part, and which; where the list has no price of it. long:
-    prompts of more tokens than that, and the factors of prompt and output; where the list has no
-    tiers. service_tiers: name -> a factor for all tokens, and dollars for the kinds that have their
-    own; where the list has no such tier. search_once: searches are charged once a request, however
-    many there were.
+    prompts of more tokens than that, and the factors of prompt and output; where the list, or one
+    of its service tiers, has no tiers. service_tiers: by name, where the list has no such tier.
+    search_once: searches are charged once a request, however many there were.
     """
 
     models: tuple[str, ...]
@@ -43,16 +52,14 @@ class Amendment:
     prices: Mapping[str, Decimal]
     shares: Mapping[str, tuple[str, Decimal]]
     long: tuple[int, Decimal, Decimal] | None
-    service_tiers: Mapping[str, tuple[Decimal, Mapping[str, Decimal]]]
+    service_tiers: Mapping[str, Tier]
     search_once: bool
     source: str
     as_of: str
 
-    def is_for(self, name: str) -> bool:
-        """Whether it is for this model, as `host/name` in small letters."""
-        return any(fnmatchcase(name, one) for one in self.models) and not any(
-            fnmatchcase(name, one) for one in self.but_not
-        )
+    def is_for(self, *names: str) -> bool:
+        """Whether it is for the model of these names, each as `host/name` in small letters."""
+        return _any(names, self.models) and not _any(names, self.but_not)
 
     def of(self, sheet: Sheet) -> Sheet:
         """The sheet as it should be, but for the service tiers."""
@@ -60,7 +67,7 @@ class Amendment:
         for kind, (parent, share) in self.shares.items():
             if kind not in sheet.rates and parent in sheet.rates:
                 sheet = _shared(sheet, kind, parent, share)
-        if self.long is not None and not any(rate.tiers for rate in sheet.rates.values()):
+        if self.long is not None:
             sheet = replace(
                 sheet,
                 rates=_longer(sheet.rates, self.long),
@@ -71,23 +78,28 @@ class Amendment:
     def with_tiers(self, sheet: Sheet) -> Sheet:
         """The sheet with the service tiers that it lacks."""
         modes = dict(sheet.modes)
-        for mode, (factor, own) in self.service_tiers.items():
+        for mode, (factor, own, as_usual) in self.service_tiers.items():
             if mode not in modes:
-                rates = sheet.times(factor).rates
+                rates = {**sheet.times(factor).rates}
+                rates |= {kind: sheet.rates[kind] for kind in as_usual if kind in sheet.rates}
                 modes[mode] = {**rates, **{kind: Rate(price) for kind, price in own.items()}}
         return replace(sheet, modes=modes)
 
 
 def amended(sheet: Sheet, *names: str) -> Sheet:
     """A sheet with all that is published besides for a model under these names, as `host/name`; an
-    amendment that comes first in the file goes before another.
+    amendment that comes first in the file goes before another. The sheet says when what was added
+    to it was read.
     """
-    wanted = [one for one in amendments() if any(one.is_for(name) for name in names)]
+    wanted = [one for one in amendments() if one.is_for(*names)]
+    found = sheet
     for one in wanted:
-        sheet = one.of(sheet)
+        found = one.of(found)
     for one in wanted:
-        sheet = one.with_tiers(sheet)
-    return sheet
+        found = one.with_tiers(found)
+    if found == sheet:
+        return sheet
+    return replace(found, amended=max(one.as_of for one in wanted))
 
 
 @cache
@@ -133,11 +145,12 @@ def _dollars(fields: Mapping[str, Any]) -> dict[str, Decimal]:
     return {_kind(kind): Decimal(price) for kind, price in fields.items()}
 
 
-def _tier(change: Any) -> tuple[Decimal, dict[str, Decimal]]:
+def _tier(change: Any) -> Tier:
     if not isinstance(change, dict):
-        return Decimal(change), {}
+        return Tier(Decimal(change), {}, ())
     own = dict(change)
-    return Decimal(own.pop("factor", 1)), _dollars(own)
+    factor, as_usual = Decimal(own.pop("factor", 1)), own.pop("as_usual", ())
+    return Tier(factor, _dollars(own), tuple(map(_kind, as_usual)))
 
 
 def _kind(name: str) -> str:
@@ -172,6 +185,8 @@ def _shared(sheet: Sheet, kind: str, parent: str, share: Decimal) -> Sheet:
 
 
 def _longer(rates: Rates, long: tuple[int, Decimal, Decimal]) -> Rates:
+    if any(rate.tiers for rate in rates.values()):
+        return rates
     above, prompt, output = long
     factors = {"prompt": prompt, "output": output}
     return {
@@ -182,3 +197,7 @@ def _longer(rates: Rates, long: tuple[int, Decimal, Decimal]) -> Rates:
         )
         for kind, rate in rates.items()
     }
+
+
+def _any(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, one) for name in names for one in patterns)

@@ -18,7 +18,7 @@ CONTEXT_MAX: Final = 10**9
 
 _TOP = frozenset(("version", "models"))
 _NUMBERS = ("context_window", "max_output")
-_REST = (*_NUMBERS, "provider", "tier_rule", "tiers", "service_tiers", "not_metered")
+_REST = (*_NUMBERS, "provider", "tier_rule", "tiers", "service_tiers", "search_once", "not_metered")
 _MODEL = frozenset((*KINDS, *_REST))
 
 
@@ -93,13 +93,17 @@ class FileReader:
         provider = fields.get("provider", "")
         if not isinstance(provider, str) or len(provider) > 64:
             self._say(model, "provider", "must be text of at most 64 characters")
+        once = fields.get("search_once", False)
+        if not isinstance(once, bool):
+            self._say(model, "search_once", "must be true or false")
         rest = fields.get("not_metered", [])
         if not isinstance(rest, list) or not all(isinstance(one, str) for one in rest):
             self._say(model, "not_metered", "must be a list of texts")
             rest = []
         context, output = (self._count(model, name, fields) for name in _NUMBERS)
         kept: TierRule = rule
-        return Entry(str(provider), Sheet(rates, kept, modes, context, output, tuple(rest)))
+        sheet = Sheet(rates, kept, modes, context, output, tuple(rest), once is True)
+        return Entry(str(provider), sheet)
 
     def _with_tiers(
         self, model: str, place: str, fields: Mapping[str, object], rates: dict[str, Rate]

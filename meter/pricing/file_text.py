@@ -16,6 +16,8 @@ def price_file_text(models: Mapping[str, Mapping[str, object]], title: str) -> s
 
 
 def _inline(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, dict):
         pairs = (f"{_key(name)} = {_inline(one)}" for name, one in value.items())
         return "{ " + ", ".join(pairs) + " }"

@@ -58,6 +58,9 @@ KINDS: Final[Mapping[str, Kind]] = {
     "cache_write_1h": Kind(
         "prompt", _MILLION, "prompt tokens cached for an hour", ("cache_write", "input")
     ),
+    "cache_write_12h": Kind(
+        "prompt", _MILLION, "prompt tokens cached for half a day", ("cache_write", "input")
+    ),
     "input": Kind("prompt", _MILLION, "prompt tokens"),
     "input_audio": Kind("prompt", _MILLION, "audio tokens of the prompt", ("input",)),
     "input_image": Kind("prompt", _MILLION, "image tokens of the prompt", ("input",)),

@@ -15,6 +15,7 @@ from taximeter.meter.pricing.published import (
     Found,
     Listed,
     PublishedPrices,
+    in_its_zone,
     names_of,
     zone_factor,
 )
@@ -57,7 +58,7 @@ class PriceLists:
         entry = self._correction(of, found)
         if entry is not None:
             listed = maker if found is None else Identity(found[0].id, found[1].id.lower())
-            sheet = amended(entry.sheet, *names_of(maker, listed)).times(zone_factor(maker) or 1)
+            sheet = in_its_zone(amended(entry.sheet, *names_of(maker, listed)), maker)
             return _listed(entry, "corrections", self._corrections, maker, sheet)
         if self._published is None or found is None:
             return None

@@ -11,12 +11,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
 from taximeter.meter.pricing.file_reader import dollars_of
 from taximeter.meter.pricing.files import PriceFileError
+from taximeter.meter.pricing.identity import host_of
 from taximeter.meter.pricing.kinds import CAN_STAND_ALONE, KINDS
+from taximeter.meter.pricing.off_peak import is_off_peak
 
 # Their name -> ours, and what one of theirs has to be multiplied with to be one of ours.
 _TOKENS: Final[Mapping[str, str]] = {
@@ -26,6 +29,7 @@ _TOKENS: Final[Mapping[str, str]] = {
     "input_cost_per_token_cache_hit": "cache_read",
     "cache_creation_input_token_cost": "cache_write",
     "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+    "cache_creation_input_token_cost_above_12hr": "cache_write_12h",
     "output_cost_per_reasoning_token": "reasoning",
     "input_cost_per_audio_token": "input_audio",
     "output_cost_per_audio_token": "output_audio",
@@ -44,11 +48,14 @@ _SUFFIXES: Final[Mapping[str, str]] = {
     "_priority": "priority",
     "_flex": "flex",
     "_batches": "batch",
+    "_ultrafast": "ultrafast",
+    "_balanced": "balanced",
 }
 _ABOVE: Final = re.compile(r"(.+)_above_(\d+)k_tokens")
 _SIZE: Final = re.compile(r"(\d{2,5})-x-(\d{2,5})")
 _IS_PRICE: Final = re.compile(r"cost|price|pricing")
 _NO_PRICE: Final = frozenset(("supports_tool_choice_cost",))
+GROUNDED_PROMPT: Final = Decimal("0.035")
 _MODES_OF_IMAGES: Final = ("image_generation", "image_edit")
 
 Table = dict[str, Any]
@@ -72,6 +79,13 @@ def read_map(content: bytes, *, providers: Iterable[str] = (), with_free: bool =
     Models whose every price is 0 are left out unless `with_free`: they stand for prices that the
     map does not know, and would be free.
     """
+    return read_models(parse_map(content), providers=providers, with_free=with_free)
+
+
+def parse_map(content: bytes) -> dict[str, Table]:
+    """The fields of each model, with prices as they are written. Raises PriceFileError when it is
+    no such map.
+    """
     try:
         document = json.loads(content, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
@@ -80,14 +94,47 @@ def read_map(content: bytes, *, providers: Iterable[str] = (), with_free: bool =
         isinstance(one, dict) for one in document.values()
     ):
         raise PriceFileError(["the map must be an object of models"])
+    return document
+
+
+def read_models(
+    document: Mapping[str, Table],
+    *,
+    providers: Iterable[str] = (),
+    with_free: bool = False,
+    at: datetime | None = None,
+) -> Imported:
+    """The same of a map that was parsed. `at`: the prices of that moment, where the map has some of
+    hours and days; without it those are not metered.
+    """
     wanted = frozenset(providers)
     found = Imported()
     for name, fields in document.items():
         provider = str(fields.get("litellm_provider", ""))
         if name == "sample_spec" or (wanted and provider not in wanted):
             continue
+        off_peak = fields.get("off_peak_pricing")
+        if at is not None and off_peak is not None:
+            fields = {key: value for key, value in fields.items() if key != "off_peak_pricing"}
+            if is_off_peak(off_peak, at):
+                own = {key: value for key, value in off_peak.items() if key in _TOKENS}
+                kinds = {_TOKENS[key] for key in own}
+                fields = {k: v for k, v in fields.items() if _TOKENS.get(k) not in kinds} | own
         _Model(name, fields, provider).into(found, with_free)
     return found
+
+
+def kinds_of(fields: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    """(service tier, kind of token) that a model of the map has a price of its own for."""
+    found = set()
+    for name in fields:
+        base, mode = _mode_of(name)
+        if base in _TOKENS:
+            found.add((mode, _TOKENS[base]))
+    tiered = fields.get("tiered_pricing")
+    for tier in tiered if isinstance(tiered, list) else ():
+        found |= {("", _TOKENS[name]) for name in tier if name in _TOKENS}
+    return frozenset(found)
 
 
 class _Model:
@@ -99,6 +146,7 @@ class _Model:
         self._provider = provider
         self._rates: dict[tuple[str, int], Table] = {}
         self._notes: list[str] = []
+        self._search_once = False
 
     def into(self, found: Imported, with_free: bool) -> None:
         """Add it to what was imported, or say why not."""
@@ -130,6 +178,13 @@ class _Model:
                 # The dearest size, as a usage object does not tell which one it was.
                 prices = [_dollars(name, price) for price in value.values()]
                 self._put("", 0, "search", max(prices, default=Decimal(0)) * 1000)
+                # Google charged grounded prompts, before it charged each of their queries.
+                self._search_once = (
+                    host_of(self._provider) in ("google", "vertex")
+                    and "gemini" in self._name
+                    and self._fields.get("web_search_billing_unit") != "per_query"
+                    and max(prices, default=0) >= GROUNDED_PROMPT
+                )
             elif not self._one(name, value):
                 self._notes.append(name)
 
@@ -198,6 +253,8 @@ class _Model:
             value = self._fields.get(theirs)
             if isinstance(value, (int, Decimal)) and not isinstance(value, bool) and value >= 1:
                 table[ours] = int(value)
+        if self._search_once:
+            table["search_once"] = True
         if self._notes:
             table["not_metered"] = self._notes
         return table

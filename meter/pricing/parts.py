@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from taximeter.meter.pricing.kinds import TOKENS_MAX
 
@@ -34,7 +35,13 @@ def plain(prompt: int, output: int) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def split_prompt(
-    total: int, details: Mapping[str, object], *, cached: int, written: int, written_1h: int
+    total: int,
+    details: Mapping[str, object],
+    *,
+    cached: int,
+    written: int,
+    written_1h: int,
+    written_12h: int = 0,
 ) -> dict[str, int]:
     """The kinds of a prompt. A part that is larger than the whole is no part; of parts that overlap
     the cheapest gives way, so that no contradiction makes a request cheaper.
@@ -44,6 +51,8 @@ def split_prompt(
         for name in ("audio", "image", "video")
     }
     cached, written = _within(cached, total), _within(written, total)
+    written_12h = min(written_12h, written)
+    written_1h = min(written_1h, written - written_12h)
     cached_details = part_of(details, "cached_tokens_details")
     cached_audio = min(count_of(cached_details, "audio_tokens"), cached, media["audio"])
     cached_image = min(
@@ -59,8 +68,9 @@ def split_prompt(
         "cache_read_audio": cached_audio,
         "cache_read_image": cached_image,
         "cache_read_video": cached_video,
-        "cache_write": written - min(written_1h, written),
-        "cache_write_1h": min(written_1h, written),
+        "cache_write": written - written_1h - written_12h,
+        "cache_write_1h": written_1h,
+        "cache_write_12h": written_12h,
         "input_audio": media["audio"] - cached_audio,
         "input_image": media["image"] - cached_image,
         "input_video": media["video"] - cached_video,
@@ -107,15 +117,32 @@ def modalities(usage: Mapping[str, object], name: str) -> dict[str, object]:
     return found
 
 
-def written_of(usage: Mapping[str, object], details: Mapping[str, object]) -> tuple[int, int]:
-    """(tokens written to a cache, how many of them for an hour)."""
-    split = part_of(usage, "cache_creation") or part_of(details, "cache_creation_token_details")
+class Written(NamedTuple):
+    """Tokens that were written to a cache, and those of them that are kept for longer."""
+
+    written: int
+    written_1h: int = 0
+    written_12h: int = 0
+
+
+def written_of(usage: Mapping[str, object], details: Mapping[str, object]) -> Written:
+    """What was written to a cache, by how long it is kept: Anthropic's and LiteLLM's names, and
+    those of OpenAI's responses.
+    """
+    split = part_of(usage, "cache_creation") or part_of(
+        details, "cache_creation_token_details", "cache_write_tokens_details"
+    )
     for_an_hour = count_of(split, "ephemeral_1h_input_tokens")
+    for_half_a_day = count_of(split, "ephemeral_12h_input_tokens", "ttl_12h_tokens")
+    short = (
+        count_of(split, "ephemeral_5m_input_tokens"),
+        count_of(split, "ephemeral_30m_input_tokens", "ttl_30m_tokens"),
+    )
     written = count_of(
         {**details, **usage},
         "cache_creation_input_tokens",
         "cache_write_tokens",
         "cache_creation_tokens",
     )
-    written = max(written, for_an_hour + count_of(split, "ephemeral_5m_input_tokens"))
-    return written, for_an_hour
+    written = max(written, for_an_hour + for_half_a_day + sum(short))
+    return Written(written, for_an_hour, for_half_a_day)

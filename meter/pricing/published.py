@@ -6,12 +6,13 @@ policy for unknown models are all there is.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from taximeter.meter.pricing.amendments import amended
 from taximeter.meter.pricing.identity import Identity
@@ -52,16 +53,20 @@ _SOLD_ALIKE: Final[Mapping[str, tuple[str, ...]]] = {
     "azure": ("openai", "anthropic"),
     "vertex": ("google", "anthropic"),
 }
-# What a model costs there, of what it costs elsewhere at this host. Azure's data zones add a tenth;
-# Bedrock's list prices are those of these two regions.
+# What a model costs there, of what it costs elsewhere at this host. Azure's data zones add a tenth,
+# and Europe's a fifth from GPT-6 on; Bedrock's list prices are those of these two regions.
 _ZONES: Final[Mapping[tuple[str, str], Decimal]] = {
     ("azure", "eu"): Decimal("1.1"),
     ("azure", "us"): Decimal("1.1"),
     ("aws", "us-east-1"): Decimal(1),
     ("aws", "us-west-2"): Decimal(1),
 }
+_DEARER: Final = (("azure", "eu", "gpt-6", Decimal("1.2")),)
+# Azure prints a thousand tokens of these with six decimals: its invoices have the rounded price.
+_PRINTED: Final = re.compile(r"gpt-(?:3|4|5-codex)|o[134]|codex|text-embedding")
 # Models whose weights are for all, which their maker sells to nobody: the price is their host's.
 _NOT_SOLD: Final = frozenset((("openai", "gpt-oss-120b"), ("openai", "gpt-oss-20b")))
+FRIDAY: Final = 5
 NEAR_LENGTH_MIN: Final = 3
 """Shorter common beginnings say nothing."""
 NEAR_NAMES_MAX: Final = 3
@@ -116,7 +121,30 @@ def zone_factor(of: Identity) -> Decimal | None:
     """
     if of.provider == "aws" and of.model.startswith("us-gov."):
         return None
+    for host, region, beginning, factor in _DEARER:
+        if (of.provider, of.region) == (host, region) and of.model.startswith(beginning):
+            return factor
     return _ZONES.get((of.provider, of.region)) if of.region else Decimal(1)
+
+
+# Hosts whose dearer hours are those of working days, which the list does not say.
+_PEAKS_OF_WORKING_DAYS: Final = frozenset(("deepseek",))
+
+
+def _active(seller: str, when: Any) -> IsActive:
+    """When a price of the list holds."""
+    if seller not in _PEAKS_OF_WORKING_DAYS or type(when).__name__ != "TimeOfDateConstraint":
+        return cast(IsActive, when.active)
+    # The hours are 9 to 18 of China, so that the day is the same as in UTC.
+    return lambda at: at.astimezone(UTC).isoweekday() <= FRIDAY and when.active(at)
+
+
+def in_its_zone(sheet: Sheet, of: Identity) -> Sheet:
+    """What the list has, at the price of the zone in which the model runs."""
+    factor = zone_factor(of) or 1
+    if factor == 1 or of.provider != "azure" or not _PRINTED.match(of.model):
+        return sheet.times(factor)
+    return sheet.times(factor, Decimal("0.001"))
 
 
 class PublishedPrices:
@@ -198,7 +226,7 @@ class PublishedPrices:
         )
         sheets = tuple(
             (
-                None if when is None else when.active,
+                None if when is None else _active(seller.id, when),
                 self._sheet(of, seller, model, price),
             )
             for when, price in conditional
@@ -206,19 +234,20 @@ class PublishedPrices:
         if not sheets or not all(sheet.is_price for _, sheet in sheets):
             return None
         identity = of._replace(provider=of.provider or seller.id)
-        return Listed(
-            identity.provider, "genai-prices", f"genai-prices {self.version}", sheets, str(identity)
-        )
+        version = f"genai-prices {self.version}"
+        if day := max(sheet.amended for _, sheet in sheets):
+            version += f" amended {day}"
+        return Listed(identity.provider, "genai-prices", version, sheets, str(identity))
 
     def _sheet(self, of: Identity, seller: Provider, model: ModelInfo, price: ModelPrice) -> Sheet:
         names = names_of(of, Identity(seller.id, model.id.lower()))
-        return amended(_sheet(model, price), *names).times(zone_factor(of) or 1)
+        return in_its_zone(amended(_sheet(model, price), *names), of)
 
 
 def names_of(of: Identity, listed: Identity) -> tuple[str, ...]:
     """What a model is called where it was asked for, and where the list has it."""
     host = of.provider or listed.provider
-    return (f"{host}/{of.model}", f"{host}/{listed.model}", f"{listed.provider}/{listed.model}")
+    return (f"{host}/{of.model}", f"{host}/{listed.model}")
 
 
 def _sheet(model: ModelInfo, price: ModelPrice) -> Sheet:

@@ -46,14 +46,14 @@ def _chat(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
     cached = count_of(
         {**usage, **details}, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"
     )
-    written, written_1h = written_of(usage, details)
+    written = written_of(usage, details)
     surplus = total - prompt - output
     # Gateways in front of Anthropic use these names; some of them leave its parts out of the total.
     outside = count_of(usage, "cache_read_input_tokens") + count_of(
         usage, "cache_creation_input_tokens"
     )
     if outside and (surplus == outside or outside > prompt):
-        prompt += cached + written
+        prompt += cached + written.written
     elif surplus > 0:
         output += surplus  # Reasoning that is billed and stands in no other figure.
     if (
@@ -63,7 +63,7 @@ def _chat(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
     ):
         output, made = output + beside, {"reasoning_tokens": beside}
     return (
-        split_prompt(prompt, details, cached=cached, written=written, written_1h=written_1h),
+        split_prompt(prompt, details, cached=cached, **written._asdict()),
         split_output(output, made),
     )
 
@@ -79,10 +79,10 @@ def _responses(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, i
     details = part_of(usage, "input_tokens_details", "input_token_details")
     made = part_of(usage, "output_tokens_details", "output_token_details")
     cached = count_of(details, "cached_tokens")
-    written, written_1h = written_of({}, details)
+    written = written_of({}, details)
     prompt = count_of(usage, "input_tokens")
     return (
-        split_prompt(prompt, details, cached=cached, written=written, written_1h=written_1h),
+        split_prompt(prompt, details, cached=cached, **written._asdict()),
         split_output(count_of(usage, "output_tokens"), made),
     )
 
@@ -95,10 +95,10 @@ def _is_anthropic(usage: Mapping[str, object]) -> bool:
 def _messages(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
     """Anthropic's messages: three figures of the prompt, beside each other."""
     cached = count_of(usage, "cache_read_input_tokens")
-    written, written_1h = written_of(usage, {})
-    prompt = count_of(usage, "input_tokens") + cached + written
+    written = written_of(usage, {})
+    prompt = count_of(usage, "input_tokens") + cached + written.written
     return (
-        split_prompt(prompt, {}, cached=cached, written=written, written_1h=written_1h),
+        split_prompt(prompt, {}, cached=cached, **written._asdict()),
         plain(0, count_of(usage, "output_tokens"))[1],
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal
 
 from taximeter.meter.pricing.kinds import CAN_STAND_ALONE, KINDS
@@ -21,10 +21,14 @@ class Rate:
     base: Decimal
     tiers: tuple[tuple[int, Decimal], ...] = ()
 
-    def times(self, factor: Decimal | int) -> Rate:
-        """The same, multiplied."""
-        tiers = tuple((start, price * factor) for start, price in self.tiers)
-        return Rate(self.base * factor, tiers)
+    def times(self, factor: Decimal | int, printed: Decimal | None = None) -> Rate:
+        """The same, multiplied; rounded to what is printed, half up, if that is given."""
+
+        def one(price: Decimal) -> Decimal:
+            exact = price * factor
+            return exact if printed is None else exact.quantize(printed, ROUND_HALF_UP)
+
+        return Rate(one(self.base), tuple((start, one(price)) for start, price in self.tiers))
 
 
 Rates = Mapping[str, Rate]
@@ -38,7 +42,8 @@ class Sheet:
     tokens beyond the start of the tier cost its price. modes: other rates of a service tier, in
     full. context_window and max_output bound estimates; None when they are not known. not_metered:
     what the publisher charges for besides, and this meter cannot count. search_once: searches are
-    charged once a request, however many there were.
+    charged once a request, however many there were. amended: the day as of which something was
+    added to what its list has, else empty.
     """
 
     rates: Rates
@@ -48,17 +53,18 @@ class Sheet:
     max_output: int | None = None
     not_metered: tuple[str, ...] = ()
     search_once: bool = False
+    amended: str = ""
 
-    def times(self, factor: Decimal | int) -> Sheet:
-        """The same sheet with the prices of tokens multiplied; searches, images and the like cost
-        what they cost everywhere.
+    def times(self, factor: Decimal | int, printed: Decimal | None = None) -> Sheet:
+        """The same sheet with the prices of tokens multiplied, and rounded to what is printed if
+        that is given; searches, images and the like cost what they cost everywhere.
         """
         if factor == 1:
             return self
         return replace(
             self,
-            rates=_times(self.rates, factor),
-            modes={mode: _times(rates, factor) for mode, rates in self.modes.items()},
+            rates=_times(self.rates, factor, printed),
+            modes={mode: _times(rates, factor, printed) for mode, rates in self.modes.items()},
         )
 
     @property
@@ -67,8 +73,8 @@ class Sheet:
         return not CAN_STAND_ALONE.isdisjoint(self.rates)
 
 
-def _times(rates: Rates, factor: Decimal | int) -> Rates:
+def _times(rates: Rates, factor: Decimal | int, printed: Decimal | None) -> Rates:
     return {
-        kind: rate.times(factor) if KINDS[kind].side != "other" else rate
+        kind: rate.times(factor, printed) if KINDS[kind].side != "other" else rate
         for kind, rate in rates.items()
     }

@@ -25,6 +25,7 @@ from taximeter.meter.errors import (
     ShardFenced,
     StoreOutOfMemory,
     TooManyForAccount,
+    TooManyHolds,
     UnknownHold,
 )
 from taximeter.meter.limits import BALANCE_MAX
@@ -169,6 +170,15 @@ def refusal_of(error: MeterError) -> Refusal:
             return _OUTCOME_UNKNOWN
         case TooManyForAccount():
             return _TOO_MANY[error.limit]
+        case TooManyHolds():
+            return Refusal(
+                429,
+                "TOO_MANY_HOLDS",
+                f"The user has {error.limit} requests open, as many as one may have. Nothing was"
+                " done; try again when one has ended.",
+                {"limit": "open_holds", "open_holds_max": error.limit},
+                retry=True,
+            )
         case Overloaded():
             return _OVERLOADED
         case _:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.waiting import eventually
-from support.world import BILLING, World
+from support.world import BILLING, NOTHING_ENDED, World
 
 from taximeter.api.tokens import load_dev_key
 
@@ -105,7 +105,7 @@ async def test_declined_withdrawn_and_left_end_it(world: World) -> None:
     await call(world, "POST", "/credits/acme/allocate", "boss", ALLOCATE)
     await call(world, "DELETE", "/orgs/acme/members/boss", "ann", status=403)
     left = await call(world, "DELETE", "/orgs/acme/members/ann", "ann")
-    assert left == {"user_id": "ann", "returned_credits": 1.0, "closing": False}
+    assert left == {"user_id": "ann", "returned_credits": 1.0, "closing": False, **NOTHING_ENDED}
     await call(world, "GET", "/credits/acme", "ann", status=404)
     allocations = await call(world, "GET", "/credits/acme/allocations", "boss")
     assert ADDRESS not in str(allocations)

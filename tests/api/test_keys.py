@@ -12,18 +12,19 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from support.old_keys import SEAL, make_old_key
 from support.sidecar import JSON, calling, problem, served
 from support.waiting import eventually
 from support.world import BILLING, CHAT, World
 
+from taximeter.api import keys as key_store
+from taximeter.api.key_text import KeyText, make_key, plain_digits, read_key, sealed_digits
 from taximeter.api.keys import (
     BELIEVED_S,
+    KEYS_A_LOOK_MAX,
     UNKNOWN_WAITING_MAX,
     KeysBusy,
     KeyStore,
-    _checksum,
-    key_id_of,
-    make_key,
 )
 from taximeter.api.sidecar.keys import Keys
 from taximeter.meter.sidecar import create_sidecar
@@ -53,16 +54,18 @@ async def chat(world: World, key: str, user: str | None = None, **headers: str) 
 
 
 def test_a_key_is_random_and_its_mistakes_are_found_without_asking() -> None:
-    keys = {make_key().text for _ in range(200)}
-    assert len(keys) == 200
-    for text in keys:
+    made = [make_key(SEAL).text for _ in range(100)] + [make_old_key().text for _ in range(100)]
+    assert len(set(made)) == 200
+    for number, text in enumerate(made):
         assert re.fullmatch(r"tm_[0-9A-Za-z]{12}_[0-9A-Za-z]{49}", text)
-        assert key_id_of(text.encode()) == text[3:15]
+        assert read_key(text.encode(), SEAL) == KeyText(text[3:15], is_sealed=number < 100)
         swapped = text[:-1] + ("0" if text[-1] != "0" else "1")
         other = text[:20] + ("0" if text[20] != "0" else "1") + text[21:]
         for wrong in (swapped, other, text + "0", text[:-1], text.upper(), ""):
-            assert key_id_of(wrong.encode()) is None
-    assert make_key().text not in repr(make_key())
+            assert read_key(wrong.encode(), SEAL) is None
+    assert read_key(make_key(b"another" * 5).text.encode(), SEAL) is None
+    key = make_key(SEAL)
+    assert key.text not in repr(key)
 
 
 async def test_the_key_is_shown_once_and_kept_as_a_digest(world: World) -> None:
@@ -83,10 +86,14 @@ async def test_the_key_is_shown_once_and_kept_as_a_digest(world: World) -> None:
     assert stored == sha256(key.encode()).digest()
 
 
-def another_secret(key: str) -> str:
-    """A key with the same id that was never made, as one could who has seen the id in a list."""
-    text = key[:16] + make_key().text[16:59]
-    return text + _checksum(text.encode())
+def another_secret(key: str, seal: bytes | None = None) -> str:
+    """A key with the same id that was never made, as one could who has seen the id in a list: with
+    the digits of before seals, or with right ones.
+    """
+    text = key[:16] + make_old_key().text[16:59]
+    return text + (
+        plain_digits(text.encode()) if seal is None else sealed_digits(seal, text.encode())
+    )
 
 
 async def test_a_key_pays_for_its_user_on_the_llm_route(world: World) -> None:
@@ -113,6 +120,7 @@ async def test_a_key_is_no_wider_than_it_was_made(world: World) -> None:
     for_all, _ = await make(world)
     for_ann, _ = await make(world, name="of ann", user_id="ann", operations=["llm"])
     for_sidecar, view = await make(world, name="sidecar", operations=GATEWAY)
+    seal = await world.app.state.services.keys.seal()
     for key, user, extra, status in (
         (for_all, None, {}, 422),  # It must be said for whom.
         (for_all, "stranger", {}, 404),
@@ -120,9 +128,11 @@ async def test_a_key_is_no_wider_than_it_was_made(world: World) -> None:
         (for_all, "ann", {"X-Org-Id": "other"}, 403),
         (for_ann, "bob", {}, 403),
         (for_sidecar, "ann", {}, 403),
-        (make_key().text, "ann", {}, 401),
+        (make_old_key().text, "ann", {}, 401),
+        (make_key(seal).text, "ann", {}, 401),
         (for_all[:-1] + "x", "ann", {}, 401),
         (another_secret(for_all), "ann", {}, 401),
+        (another_secret(for_all, seal), "ann", {}, 401),
     ):
         assert (await chat(world, key, user, **extra)).status_code == status, (user, extra)
     # Keys make and take back no keys, and are nobody's session.
@@ -268,7 +278,7 @@ async def test_the_last_use_is_noted_once_a_minute(world: World) -> None:
 
 
 async def _no_task(store: KeyStore) -> bool:
-    return not store._noting
+    return not store._tasks
 
 
 class Clock:
@@ -279,17 +289,18 @@ class Clock:
 
 
 class FakePool:
-    """Postgres as the store asks it, with a count, and an off switch."""
+    """Postgres as the store asks it, with a count of look-ups, and an off switch."""
 
     def __init__(self) -> None:
         self.asked = 0
         self.up = True
+        self.has_old_keys = False
         self.rows: dict[str, dict[str, Any]] = {}
-        self.known: set[str] = set()
 
     def add(self, expires_at: float = 9e12) -> bytes:
-        made = make_key()
+        made = make_key(SEAL)
         self.rows[made.key_id] = {
+            "key_id": made.key_id,
             "org_id": "acme",
             "user_id": None,
             "name": "gateway",
@@ -299,14 +310,25 @@ class FakePool:
         }
         return made.text.encode()
 
-    async def fetchrow(self, query: str, key_id: str) -> dict[str, Any] | None:
+    async def fetch(self, query: str, key_ids: list[str]) -> list[dict[str, Any]]:
         self.asked += 1
-        await asyncio.sleep(0)
-        if not self.up:
-            raise asyncpg.CannotConnectNowError("down")
-        return self.rows.get(key_id)
+        await self._answer()
+        return [self.rows[key_id] for key_id in key_ids if key_id in self.rows]
+
+    async def fetchrow(self, query: str, key_ids: list[str]) -> dict[str, Any] | None:
+        return next(iter(await self.fetch(query, key_ids)), None)
+
+    async def fetchval(self, query: str) -> object:
+        await self._answer()
+        if "key_seal" in query:
+            return SEAL
+        return self.has_old_keys if "sealed" in query else 1
 
     async def execute(self, query: str, key_id: str) -> None:
+        await self._answer()
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(0)
         if not self.up:
             raise asyncpg.CannotConnectNowError("down")
 
@@ -329,10 +351,31 @@ async def test_a_busy_key_never_waits_and_a_flood_of_bad_ones_is_cheap() -> None
     for _ in range(100):
         assert await store.find(b"tm_not-a-key") is None
     assert pool.asked == asked
-    stranger = make_key().text.encode()
+    for _ in range(100):
+        for made_up in (make_old_key(), make_key(b"guessed" * 5)):
+            assert await store.find(made_up.text.encode()) is None
+    assert pool.asked == asked, "there are no keys of before seals, and the others are not ours"
+    pool.has_old_keys = True
+    clock.now += BELIEVED_S
+    stranger = make_old_key().text.encode()
     for _ in range(100):
         assert await store.find(stranger) is None
     assert pool.asked == asked + 1
+    await store.aclose()
+
+
+async def test_all_keys_in_use_are_asked_for_at_once() -> None:
+    """However many there are, none gets old because of the others."""
+    pool, clock = FakePool(), Clock()
+    store = KeyStore(pool, clock=clock)  # type: ignore[arg-type]  # As above.
+    keys = [pool.add() for _ in range(KEYS_A_LOOK_MAX + 100)]
+    assert all(await asyncio.gather(*(store.find(key) for key in keys)))
+    for second in range(1, 5):
+        clock.now += 1
+        assert all(store.known(key) for key in keys)
+        await asyncio.gather(*store._asking.values())
+        assert pool.asked == 2 + 2 * second
+    await store.aclose()
 
 
 async def test_while_postgres_is_away_a_key_that_was_good_stays_so() -> None:
@@ -379,39 +422,112 @@ async def test_a_key_that_was_revoked_after_an_outage_is_not_believed_once_more(
 
 
 async def test_waiting_for_its_turn_is_no_outage() -> None:
-    """Made-up keys that Postgres is slow to deny: a known key is asked for all the same, and one
+    """Made-up keys that Postgres is slow to deny: a key of ours is asked for all the same, and one
     that was revoked is not believed.
     """
 
     class Busy(FakePool):
-        async def fetchrow(self, query: str, key_id: str) -> dict[str, Any] | None:
-            if key_id not in self.known:
-                await asyncio.sleep(3600)
-            return await super().fetchrow(query, key_id)
+        async def fetchrow(self, query: str, key_ids: list[str]) -> dict[str, Any] | None:
+            await asyncio.Event().wait()
+            raise AssertionError("it waits for ever")
 
     pool, clock = Busy(), Clock()
+    pool.has_old_keys = True
     store = KeyStore(pool, clock=clock, wall_clock=clock)  # type: ignore[arg-type]  # As above.
     key, other = pool.add(), pool.add()
-    pool.known = set(pool.rows)
     assert await store.find(key) is not None
-    assert await store.find(other) is not None
-    flood = [asyncio.create_task(store.find(make_key().text.encode())) for _ in range(200)]
+    flood = [asyncio.create_task(store.find(make_old_key().text.encode())) for _ in range(200)]
     await asyncio.sleep(0)
     refused = [task for task in flood if task.done() or await _ends(task)]
     assert len(refused) == 200 - UNKNOWN_WAITING_MAX
     assert all(isinstance(task.exception(), KeysBusy) for task in refused)
+    assert await store.find(other) is not None, "ours, though it was never seen here"
     pool.rows = {key_id: row for key_id, row in pool.rows.items() if key_id in other.decode()}
     clock.now += 1.5
     assert store.known(key) is not None, "believed for three seconds, and asked for meanwhile"
     await store._asking[sha256(key).digest()]
     assert store.known(key) is None
+    assert await store.find(key) is None
     clock.now += 10
     assert await store.find(other) is not None
-    with pytest.raises(KeysBusy):  # It is as unknown as they are by now, and no more believed.
-        await store.find(key)
     for task in flood:
         task.cancel()
     await asyncio.gather(*flood, return_exceptions=True)
+    await store.aclose()
+
+
+@pytest.mark.parametrize("answers_at_all", [True, False])
+async def test_a_slow_answer_is_no_outage_and_silence_is(
+    answers_at_all: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who holds up the look at the keys, by a lock say, does not make a revoked key live on."""
+
+    class Slow(FakePool):
+        slow = False
+
+        async def fetch(self, query: str, key_ids: list[str]) -> list[dict[str, Any]]:
+            if self.slow:
+                await asyncio.Event().wait()
+            return await super().fetch(query, key_ids)
+
+        async def fetchval(self, query: str) -> object:
+            if self.slow and not answers_at_all:
+                await asyncio.Event().wait()
+            return await super().fetchval(query)
+
+    monkeypatch.setattr(key_store, "LOOKUP_TIMEOUT_S", 0.05)
+    pool, clock = Slow(), Clock()
+    store = KeyStore(pool, clock=clock, wall_clock=clock)  # type: ignore[arg-type]  # As above.
+    key = pool.add()
+    assert await store.find(key) is not None
+    pool.slow = True
+    clock.now += 2
+    assert store.known(key) is not None
+    await asyncio.gather(*store._asking.values(), return_exceptions=True)
+    clock.now += 1.5
+    if answers_at_all:
+        assert store.known(key) is None
+        with pytest.raises(TimeoutError):
+            await store.find(key)
+    else:
+        assert store.known(key) is not None
+    await store.aclose()
+
+
+@pytest.mark.parametrize("ended_by", ["revoking", "the member", "the organisation"])
+async def test_the_end_of_a_key_is_told(world: World, ended_by: str) -> None:
+    """By Postgres, to whoever remembers it: the clock of this process stands still, so nothing that
+    it remembers ever gets old.
+    """
+    await world.funded("ann", 50.0)
+    key, view = await make(world, user_id="ann", operations=["llm"])
+    store = KeyStore(world.stores.pool, clock=Clock())
+    store.listen()
+    await store.listening.wait()
+    assert await store.find(key.encode()) is not None
+    assert store.known(key.encode()) is not None
+    match ended_by:
+        case "revoking":
+            ended = await world.client.delete(
+                f"{KEYS}/{view['key_id']}", headers=world.auth("boss")
+            )
+        case "the member":
+            ended = await world.client.delete(
+                f"{BILLING}/orgs/acme/members/ann", headers=world.auth("boss")
+            )
+        case _:
+            ended = await world.client.put(
+                f"{BILLING}/orgs/acme/suspension",
+                json={"suspended": True, "reason": "unpaid"},
+                headers=world.root,
+            )
+    assert ended.status_code == 200, ended.text
+
+    async def is_over() -> bool:
+        return store.known(key.encode()) is None
+
+    await eventually(is_over, what="the news of the key's end")
+    assert await store.find(key.encode()) is None
     await store.aclose()
 
 
@@ -478,7 +594,7 @@ async def test_a_sidecar_checks_what_a_key_is_for(world: World, sidecar_database
                 (for_ann, "/v1/operations?org_id=acme&request_id=x", 403),
                 (for_all, "/v1/operations?org_id=acme&request_id=x", 404),
                 (for_all, "/v1/operations?org_id=other&request_id=x", 403),
-                (make_key().text, "/v1/balance?org_id=acme&user_id=ann", 401),
+                (make_old_key().text, "/v1/balance?org_id=acme&user_id=ann", 401),
             ):
                 response = await gateway.client.get(path, headers=bearer(key))
                 assert response.status_code == status, path

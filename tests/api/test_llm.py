@@ -13,6 +13,8 @@ import pytest
 from support.waiting import eventually
 from support.world import World
 
+from taximeter.settler.marks import count_shards
+
 
 def credits(text: str) -> int:
     """Millicredits of a header."""
@@ -88,6 +90,25 @@ async def test_429_while_only_holds_are_in_the_way(world: World) -> None:
     assert response.json()["error"]["details"]["reason"] == "credits_held"
     assert (await slow).status_code == 200
     assert world.upstream_calls == 1
+
+
+async def test_429_with_as_many_open_as_one_user_may_have(world: World) -> None:
+    await world.funded()
+    for shard in range(await count_shards(world.stores.pool)):
+        await world.stores.redis.hset(world.stores.keys(shard).meta, "open_holds_max", 1)
+    slow = asyncio.create_task(world.chat(simulate={"latency_s": 1.5}))
+
+    async def is_held() -> bool:
+        return (await world.balance()).held > 0
+
+    await eventually(is_held)
+    response = await world.chat()
+    assert response.status_code == 429, response.text
+    assert response.headers["Retry-After"].isdigit()
+    details = response.json()["error"]["details"]
+    assert details == {"reason": "too_many_holds", "open_holds_max": 1}
+    assert (await slow).status_code == 200
+    assert (await world.chat()).status_code == 200
 
 
 async def test_a_used_key_never_calls_upstream_again(world: World) -> None:

@@ -14,6 +14,7 @@ from taximeter.meter import (
     StoreOutOfMemory,
     StoreUnavailable,
     TooManyForAccount,
+    TooManyHolds,
 )
 
 REASONS: list[tuple[MeterError, int, str]] = [
@@ -26,6 +27,7 @@ REASONS: list[tuple[MeterError, int, str]] = [
     (Overloaded("x"), 503, "overloaded"),
     (TooManyForAccount("account", 5), 429, "too_many_waiting"),
     (TooManyForAccount("organization", 5), 429, "too_many_waiting"),
+    (TooManyHolds(5), 429, "too_many_holds"),
 ]
 
 

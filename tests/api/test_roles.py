@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from fastapi.routing import iter_route_contexts
-from support.world import BILLING, World
+from support.world import BILLING, NOTHING_ENDED, World
 
 SUBSCRIBE = {
     "org_id": "fresh",
@@ -414,6 +414,7 @@ async def test_a_member_who_was_removed_is_a_stranger(world: World) -> None:
         "user_id": "ann",
         "returned_credits": 20.0,
         "closing": False,
+        **NOTHING_ENDED,
     }
     assert (await world.chat()).status_code == 403
     assert (await world.client.get(CREDITS, headers=world.auth("ann"))).status_code == 404

@@ -17,19 +17,22 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 from support.hostile import Hostile
+from support.old_keys import make_old_key
 from support.processes import Running, running
 from support.shard import ScriptedShard
 from support.waiting import eventually
 
-from taximeter.api.keys import BELIEVED_S, make_key
+from taximeter.api.key_text import make_key
 from taximeter.meter.keys import ShardKeys
 
 HOSTILE = 500
 CALLS = 60
 MEMORY_BYTES_MAX = 300 * 2**20
 JSON = {"Content-Type": "application/json"}
-STOPS_WITHIN_S = BELIEVED_S + 10.0
-"""The promise, and what a busy machine may add. What is not noticed at all takes an hour."""
+STOPS_WITHIN_S = 60.0
+"""The promise is three seconds, and api/test_keys.py shows by a clock of its own that nothing is
+believed for longer; this is what a busy machine may add. What is not noticed takes an hour.
+"""
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Scene:
     rival: str
 
     async def pay(self, number: int) -> int:
-        async with httpx.AsyncClient(base_url=self.served.url, timeout=30, trust_env=False) as one:
+        async with httpx.AsyncClient(base_url=self.served.url, timeout=60, trust_env=False) as one:
             body = {"org_id": "acme", "user_id": "ann", "request_id": f"p{number}"}
             answer = await one.post(
                 "/v1/charge",
@@ -65,17 +68,18 @@ async def scene(
     for account in ("acme/ann", "rival/eve"):
         await shard.load(account, 10**9)
     keys = []
-    for org_id in ("acme", "rival"):
-        made = make_key()
+    seal = await pool.fetchval("SELECT secret FROM taximeter.key_seal")
+    # With a key of before there were seals, others of its kind that are made up are looked up too.
+    for org_id, made in (("acme", make_key(seal)), ("rival", make_old_key())):
         await pool.execute(
             "INSERT INTO organizations (id, org_name, slug, created_by) VALUES ($1, $1, $1, 'a')",
             org_id,
         )
         await pool.execute(
             "INSERT INTO taximeter.api_keys (key_id, org_id, name, operations, digest, last_four,"
-            " created_by, expires_at) VALUES ($1, $2, 'k', ARRAY['charge', 'touch'], $3, $4, 'a',"
-            " now() + interval '1 day')",
-            *(made.key_id, org_id, made.digest, made.text[-4:]),
+            " created_by, expires_at, sealed) VALUES ($1, $2, 'k', ARRAY['charge', 'touch'], $3,"
+            " $4, 'a', now() + interval '1 day', $5)",
+            *(made.key_id, org_id, made.digest, made.text[-4:], org_id == "acme"),
         )
         keys.append(made.text)
     async with running(
@@ -96,7 +100,7 @@ async def slow(scene: Scene, crowd: Hostile) -> None:
 
 
 async def _again(scene: Scene, send: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> None:
-    async with httpx.AsyncClient(base_url=scene.served.url, timeout=30, trust_env=False) as one:
+    async with httpx.AsyncClient(base_url=scene.served.url, timeout=60, trust_env=False) as one:
         while True:
             with contextlib.suppress(httpx.TransportError):
                 await send(one)
@@ -104,7 +108,7 @@ async def _again(scene: Scene, send: Callable[[httpx.AsyncClient], Awaitable[Any
 
 async def forged_keys(scene: Scene, crowd: Hostile) -> None:
     async def send(one: httpx.AsyncClient) -> None:
-        key = {"Authorization": f"Bearer {make_key().text}"}  # Its check digits are right.
+        key = {"Authorization": f"Bearer {make_old_key().text}"}  # Its checksum is right.
         await one.get("/v1/balance?org_id=acme&user_id=ann", headers=key)
 
     await asyncio.gather(*(_again(scene, send) for _ in range(50)))

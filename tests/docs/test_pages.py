@@ -1,4 +1,4 @@
-"""What the documents say is true: links resolve, settings are those of the code, code runs."""
+"""Links between pages resolve, and settings are those of the code. Commands: tests/pages."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from pathlib import Path
 
 import pytest
 from pydantic_core import PydanticUndefined
-from redis.asyncio import Redis
-from support.programs import output_of
-from support.shard import ScriptedShard
 
 from taximeter.api.metering import MeteringSettings
 from taximeter.api.price_settings import PriceSettings
 from taximeter.api.settings import ApiSettings
 from taximeter.api.sidecar.settings import SidecarSettings
 from taximeter.meter import MeterSettings
-from taximeter.meter.keys import ShardKeys
 from taximeter.settler.invariants import TITLES
 from taximeter.settler.settings import SettlerSettings, StoreSettings
 
@@ -74,15 +70,6 @@ def test_every_invariant_that_is_checked_is_described() -> None:
     text = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
     for name in TITLES:
         assert f"| {name} |" in text
-
-
-async def test_the_readme_embeds_a_meter_that_works(redis: Redis, redis_url: str) -> None:
-    shard = ScriptedShard(redis, ShardKeys("tm", 0))
-    await shard.open()
-    await shard.load("acme/ann", 1000)
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert "Balance(available=880, held=0)" in output_of(code, redis_url)
-    assert await shard.account("acme/ann") == (880, 0, 1)
 
 
 def test_the_two_commands_of_the_readme_are_targets() -> None:

@@ -1,30 +1,14 @@
-"""docs/python-client.md is one program that prints what it says, and names every error."""
+"""docs/python-client.md names every error. Its program is run by tests/pages."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from redis.asyncio import Redis
-from support.programs import output_of
-from support.shard import ScriptedShard
-
 import taximeter.meter
 from taximeter.meter import MeterError
-from taximeter.meter.keys import ShardKeys
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python-client.md").read_text(encoding="utf-8")
-
-
-async def test_the_program_prints_what_the_page_says(redis: Redis, redis_url: str) -> None:
-    shard = ScriptedShard(redis, ShardKeys("tm", 0))
-    await shard.open()
-    await shard.settler_was_there()
-    await shard.load("acme/ann", 1000)
-    await shard.load("acme/poor", 100)
-    program = "\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
-    [promised] = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
-    assert output_of(program, redis_url) == promised
 
 
 def test_every_error_is_in_the_table() -> None:

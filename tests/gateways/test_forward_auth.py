@@ -140,9 +140,9 @@ async def running(*command: str, folder: Path, port: int) -> AsyncIterator[httpx
             writer.close()
             return True
 
-        await eventually(listens, within_s=30, what=f"{command[0]} on its port")
+        await eventually(listens, within_s=60, what=f"{command[0]} on its port")
         url = f"http://{LOOPBACK}:{port}"
-        async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
             yield client
     finally:
         child.terminate()
@@ -339,7 +339,7 @@ async def test_nginx_settles_what_the_upstream_says(
 ) -> None:
     async with (
         nginx(upstream, sidecar_url, tmp_path) as (_, url),
-        httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client,
+        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client,
     ):
         response = await get(client, **asked)
         assert response.status_code == int(asked.get("ask_status", 200))
@@ -360,7 +360,7 @@ async def test_nginx_settles_a_request_whose_caller_has_left(
 ) -> None:
     async with (
         nginx(upstream, sidecar_url, tmp_path) as (_, url),
-        httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client,
+        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client,
     ):
         asked = {**ANN, "ask-cost": "0.7", "ask-delay": "1"}
         async with client.stream("GET", "/v1/things", headers=asked) as response:
@@ -370,20 +370,6 @@ async def test_nginx_settles_a_request_whose_caller_has_left(
             return (await shard.account("acme/ann"))[:2] == (FUNDS - 700, 0)
 
         await eventually(is_settled, what="the charge")
-
-
-async def test_the_page_settles_by_hand(
-    sidecar: Sidecar, shard: ScriptedShard, meter: Meter
-) -> None:
-    [command] = blocks("sh")
-    await meter.reserve("acme", "ann", 2000, request_id="r-1")
-    async with served(create_sidecar(meter)) as url:
-        process = await asyncio.create_subprocess_exec(
-            *("bash", "-c", command.replace("http://127.0.0.1:8086", url)),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        told, _ = await process.communicate()
-    assert json.loads(told)["charged_millicredits"] == 125
 
 
 class _AnyId:

@@ -22,7 +22,7 @@ from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import create_sidecar
 
 PAGE = (Path(__file__).parents[2] / "docs" / "litellm.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+COMMANDS = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
 [CONFIG] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -47,7 +47,7 @@ async def test_the_page_is_true(
         for line in start.splitlines()
         if line.startswith("export ")
     )
-    assert start.splitlines()[-1] == "litellm --config config.yaml --port 4000"
+    assert start.splitlines()[-1] == "litellm/bin/litellm --config config.yaml --port 4000"
     assert len(CONFIG.splitlines()) <= 20
     assert settings["TAXIMETER_SIDECAR_URL"] == LiteLLMSettings().sidecar_url
     async with served(create_sidecar(meter, pricer=pricer)) as url, calling(url) as caller:
@@ -74,7 +74,7 @@ async def test_the_page_is_true(
             }
             headers = {"Authorization": f"Bearer {proxy.master_key}"}
             async with (
-                httpx.AsyncClient(base_url=proxy.url, timeout=30, trust_env=False) as client,
+                httpx.AsyncClient(base_url=proxy.url, timeout=60, trust_env=False) as client,
                 client.stream(
                     "POST", "/v1/chat/completions", json=body, headers=headers
                 ) as response,
@@ -86,7 +86,7 @@ async def test_the_page_is_true(
                     await anext(lines)
                     return await reported(shard, call_id) > 0
 
-                await eventually(progress, within_s=30, what="a heartbeat")
+                await eventually(progress, within_s=60, what="a heartbeat")
                 proxy.kill()
         await ends_by_itself(shard, call_id, cost)
 

@@ -11,7 +11,8 @@ from taximeter.meter.scripts import load_script
 
 
 async def admit(shard: ScriptedShard, until: object, epoch: int = 1) -> str:
-    return text(await load_script("admit").call(shard.redis, [shard.keys.meta], [epoch, until]))
+    args = [epoch, until, 1000]
+    return text(await load_script("admit").call(shard.redis, [shard.keys.meta], args))
 
 
 async def drain(shard: ScriptedShard, lasting_ms: object, epoch: int = 1) -> str:

@@ -14,6 +14,8 @@ from taximeter.meter.codes import Code
 from taximeter.meter.limits import (
     AMOUNT_MAX,
     BALANCE_MAX,
+    FREE_HOLD_TTL_MS,
+    OPEN_HOLDS_MAX,
     OPERATIONS_PER_CALL_MAX,
     PAYLOAD_BYTES_MAX,
     TTL_MS_MAX,
@@ -37,8 +39,8 @@ def header_and_body(name: str) -> tuple[str, str]:
 def test_there_is_one_script_a_job() -> None:
     assert SCRIPTS == [
         "admit", "apply", "approve", "barrier", "complete", "drain", "fence", "limit", "load",
-        "open", "operate", "permissions", "report", "resolve", "rotate", "snapshot", "sweep",
-        "witness",
+        "open", "operate", "permissions", "recount", "report", "resolve", "rotate", "snapshot",
+        "sweep", "witness",
     ]  # fmt: skip
 
 
@@ -81,7 +83,7 @@ def test_codes_of_the_header_are_those_of_the_code(name: str) -> None:
     answered = {int(number) for number in re.findall(r"'(-?\d)(?: [^']*)?'", body)} - {0}
     if name == "resolve":
         # The shared body has it; resolve never takes credit.
-        answered -= {Code.INSUFFICIENT}
+        answered -= {Code.INSUFFICIENT, Code.TOO_MANY_HOLDS}
     assert answered == set(documented)
 
 
@@ -112,6 +114,8 @@ def test_limits_are_the_same_in_lua_and_python() -> None:
         "PAYLOAD_BYTES_MAX": PAYLOAD_BYTES_MAX,
         "TTL_MS_MAX": TTL_MS_MAX,
     }
+    ours = f"OPEN_HOLDS_MAX, FREE_HOLD_TTL_MS = {OPEN_HOLDS_MAX}, {FREE_HOLD_TTL_MS}\n"
+    assert ours in read_source("lib/batch")
     assert f"count > {OPERATIONS_PER_CALL_MAX}" in read_source("lib/batch")
 
 

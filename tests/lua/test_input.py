@@ -271,8 +271,11 @@ async def test_a_sweep_takes_no_balance_below_its_limit(shard: ScriptedShard) ->
 
 
 COMPLETE = {
-    "admit": (["meta"], ["1", "5"]),
-    "apply": (["accounts", "meta", "holds", "deadlines", "outcomes"], ["1", "org/u", "2", "5", ""]),
+    "admit": (["meta"], ["1", "5", "9"]),
+    "apply": (
+        ["accounts", "meta", "holds", "deadlines", "outcomes", "open_holds"],
+        ["1", "org/u", "2", "5", ""],
+    ),
     "approve": (["meta"], ["1", "run"]),
     "barrier": (["meta"], []),
     "complete": (["meta"], ["1", "1", "5", "1"]),
@@ -281,14 +284,21 @@ COMPLETE = {
     "limit": (["limit"], ["1", "1000"]),
     "load": (["accounts", "meta"], ["1", "org/v", "5", "1"]),
     "permissions": (["meta"], []),
+    "recount": (["holds", "meta", "open_holds"], ["1", "5"]),
     "report": (["meta"], ["1", "5", "4"]),
     "rotate": (["outcomes", "outcomes_old", "meta"], ["1", "1000"]),
-    "snapshot": (["accounts", "holds", "deadlines", "meta"], ["1", "0"]),
-    "sweep": (["accounts", "holds", "deadlines", "outcomes", "meta", "events"], ["1", "1"]),
+    "snapshot": (["accounts", "holds", "deadlines", "meta", "open_holds"], ["1", "0"]),
+    "sweep": (
+        ["accounts", "holds", "deadlines", "outcomes", "meta", "events", "open_holds"],
+        ["1", "1"],
+    ),
     "witness": (["meta"], ["1", "a/1 1 1"]),
 } | {
     name: (
-        ["accounts", "holds", "deadlines", "outcomes", "outcomes_old", "meta", "events"],
+        [
+            *("accounts", "holds", "deadlines", "outcomes", "outcomes_old", "meta", "events"),
+            "open_holds",
+        ],
         arguments,
     )
     for name, arguments in (

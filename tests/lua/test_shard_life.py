@@ -178,7 +178,7 @@ async def test_snapshot_reads_one_cut(shard: ScriptedShard) -> None:
     await shard.batch(
         op("reserve", "a", 10), op("reserve", "b", 20, user="org/v"), op("charge", "c", 5)
     )
-    seq, now_ms, holds, deadlines, first, records, found = await shard.snapshot(
+    seq, now_ms, holds, deadlines, first, records, found, _ = await shard.snapshot(
         "org/u", "org/nobody"
     )
     assert (seq, holds, deadlines) == (b"1", 2, 2)
@@ -189,4 +189,4 @@ async def test_snapshot_reads_one_cut(shard: ScriptedShard) -> None:
 
 
 async def test_snapshot_of_an_empty_shard(shard: ScriptedShard) -> None:
-    assert (await shard.snapshot())[2:] == [0, 0, b"-1", [], []]
+    assert (await shard.snapshot())[2:] == [0, 0, b"-1", [], [], []]

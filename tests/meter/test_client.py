@@ -23,6 +23,7 @@ from taximeter.meter import (
     Usage,
 )
 from taximeter.meter.limits import AMOUNT_MAX
+from taximeter.meter.operations import Operation
 
 USAGE = Usage("llm_inference", "gpt-4o", {"provider": "openai", "tokens_used": 12})
 
@@ -181,9 +182,33 @@ async def test_a_cancelled_reserve_gives_back_no_hold_of_somebody_elses_with_its
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    await meter._dispatcher.aclose()  # What goes on in the background has ended.
+    await meter._dispatcher.aclose(10.0)  # What goes on in the background has ended.
     assert await shard.account() == (990, 10, 1)
     assert await shard.redis.hget(shard.keys.holds, f"org/{kept.request_id}")
+
+
+async def test_closing_takes_one_time_altogether(
+    meter: Meter, shard: ScriptedShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What callers left behind, holds to give back and the queue wait for the same store: each gets
+    what those before it have left of the time.
+    """
+    dispatcher = meter._to_redis
+    left: list[float] = []
+
+    async def never(*_: object) -> bool:
+        return await asyncio.Event().wait()
+
+    async def close_shards(deadline: float) -> None:
+        left.append(deadline - asyncio.get_running_loop().time())
+
+    monkeypatch.setattr(dispatcher._giving_back, "_void", never)
+    dispatcher._giving_back.add(Operation("reserve", "org/u", "org/gone", 1, 60_000))
+    dispatcher._background.add(asyncio.create_task(never()))
+    with monkeypatch.context() as patched:
+        patched.setattr(dispatcher._shards, "aclose", close_shards)
+        await dispatcher.aclose(0.1)
+    assert left[0] <= 0
 
 
 async def test_close_finishes_what_was_asked_for(meter: Meter, shard: ScriptedShard) -> None:

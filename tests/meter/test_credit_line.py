@@ -17,10 +17,12 @@ from taximeter.meter import (
     RequestConflict,
     RequestReplayed,
     StoreError,
+    TooManyHolds,
     Usage,
 )
 from taximeter.meter.credit_line import CreditLines
 from taximeter.meter.journal import Journal, JournalInUse
+from taximeter.meter.limits import FREE_HOLD_TTL_MS
 
 pytestmark = pytest.mark.slow
 
@@ -174,6 +176,31 @@ async def test_postgres_is_asked_who_may_go_on(books: Books) -> None:
         assert (refused.value.need, refused.value.have) == (11, 10)
         with pytest.raises(AccountNotFound):
             await meter.reserve("org", "stranger", 1)
+
+
+async def test_an_account_has_as_many_on_credit_as_it_may_have_open(books: Books) -> None:
+    """Also those of nothing, which use up no line; and such a hold lives shortly here too."""
+    await books.redis.hset(books.shard.keys.meta, "open_holds_max", 3)
+    async with await books.meter() as meter:
+        await meter.charge("org", "u", 1, request_id="greeting")
+        books.server.kill()
+        held = [
+            await meter.reserve("org", "u", 0, request_id=f"r{n}", ttl_s=86_400) for n in range(2)
+        ]
+        await meter.charge("org", "u", 0, request_id="c")
+        for refused in (meter.reserve("org", "u", 0), meter.charge("org", "u", 0)):
+            with pytest.raises(TooManyHolds) as caught:
+                await refused
+            assert caught.value.limit == 3
+        assert meter._desk is not None
+        entry = meter._desk.entry("org/r0")
+        assert entry is not None
+        now = asyncio.get_running_loop().time()
+        assert entry.deadline <= now + FREE_HOLD_TTL_MS / 1000
+        await held[0].touch(ttl_s=86_400)
+        assert entry.deadline <= now + 60 + FREE_HOLD_TTL_MS / 1000
+        await held[1].release()
+        await meter.reserve("org", "u", 0)
 
 
 async def test_what_can_never_be_charged_is_set_aside(books: Books) -> None:

@@ -45,7 +45,7 @@ BUGS: Final = (
     Bug(
         "a server that was passed over is taken for the approved one",
         "settler/verdict.py",
-        "    return has_diverged(mark, seen) or (not approved and seen.epoch == mark.epoch)\n",
+        "    return has_diverged(mark, seen) or passed_over\n",
         "    return has_diverged(mark, seen)\n",
         "settler/test_histories.py",
     ),

@@ -40,9 +40,7 @@ async def main(url):
     keys = ShardKeys("tm", 0)
     run_id = (await client.info("server"))["run_id"]
     run_id = run_id.decode() if isinstance(run_id, bytes) else run_id
-    names = [keys.accounts, keys.holds, keys.deadlines, keys.outcomes, keys.outcomes_old]
-    names += [keys.meta, keys.events]
-    await load_script("open").call(client, names, [1, 1, run_id, "", 1, 0])
+    await load_script("open").call(client, keys.batch(), [1, 1, run_id, "", 1, 0])
     load = load_script("load")
     await load.call(client, [keys.accounts, keys.meta], [1, "org/user", 1000, 0])
     await client.aclose()
@@ -140,4 +138,4 @@ def test_the_command_line_of_the_plain_install_names_the_extra(plain_install: Pa
     assert told.returncode == 2
     assert told.stdout == ""
     assert told.stderr.count("\n") == 1
-    assert "taximeter[server]" in told.stderr
+    assert "pip install 'PATH[server]'" in told.stderr

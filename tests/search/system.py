@@ -93,11 +93,10 @@ def settle(world: Any) -> None:
 def sweep(world: Any) -> None:
     """Later, when every deadline has passed."""
     world.alter("later", _later)
-    keys = [KEYS.accounts, KEYS.holds, KEYS.deadlines, KEYS.outcomes, KEYS.meta, KEYS.events]
     if _is_open(world):
         # Without a look of the guardian before it: a settler may have frozen in between.
         with suppress(ResponseError):
-            world.run("sweep", keys, [world.books.epoch, 1000])
+            world.run("sweep", KEYS.sweeping(), [world.books.epoch, 1000])
 
 
 def relay(world: Any) -> None:
@@ -123,8 +122,7 @@ def relay_all(world: Any, applied: int = 0) -> None:
     """Send every entry after `applied`."""
     books = world.books
     for number, (delta, hold) in enumerate(books.entries[applied:], applied + 1):
-        keys = [KEYS.accounts, KEYS.meta, KEYS.holds, KEYS.deadlines, KEYS.outcomes]
-        world.run("apply", keys, [books.epoch, ACCOUNT, number, delta, hold])
+        world.run("apply", KEYS.applying(), [books.epoch, ACCOUNT, number, delta, hold])
 
 
 def load(world: Any) -> None:

@@ -111,17 +111,18 @@ def call(dice: random.Random, keys: ShardKeys, run_id: str) -> tuple[str, list[s
 
     operations = [part for _ in range(dice.randrange(1, 4)) for part in operation()]
     epoch = dice.choice((1, 1, 1, 1, 2))
-    sweep = [keys.accounts, keys.holds, keys.deadlines, keys.outcomes, keys.meta, keys.events]
+    sweep = keys.sweeping()
     return dice.choice([
         ("operate", batch, [epoch, *operations]),
         ("operate", batch, [epoch, *operations]),
         ("operate", batch, [epoch, *operations]),
         ("resolve", batch, [epoch, *operations]),
         ("sweep", sweep, [epoch, 10]),
-        ("apply", [*rows, keys.holds, keys.deadlines, keys.outcomes],
+        ("apply", keys.applying(),
          [epoch, account, dice.randrange(1, 5), dice.choice((-20, 30)), request]),
         ("load", rows, [epoch, account, dice.choice((100, -5)), 1]),
-        ("admit", [keys.meta], [epoch, dice.choice((1, 1000))]),
+        ("admit", [keys.meta], [epoch, dice.choice((1, 1000)), dice.choice((1, 1000))]),
+        ("recount", [keys.holds, keys.meta, keys.open_holds], [epoch, dice.choice((0, 1000))]),
         ("fence", [keys.meta], ["why"]) if dice.random() < 0.1 else ("barrier", [keys.meta], []),
         ("open", batch, [dice.choice((1, 2)), 1, run_id, "rep", *dice.choice(((1, 0), (2, 1))),
                          *dice.choice(([], ["org/u", 70, 2],
@@ -133,10 +134,14 @@ def call(dice: random.Random, keys: ShardKeys, run_id: str) -> tuple[str, list[s
     ])  # fmt: skip
 
 
+def hashes(keys: ShardKeys) -> list[str]:
+    return [key for key in keys.batch() if key not in (keys.deadlines, keys.events)]
+
+
 async def content(redis: Redis, keys: ShardKeys) -> list[Any]:
     """What is compared: everything but moments."""
     found: list[Any] = []
-    for key in (keys.accounts, keys.holds, keys.outcomes, keys.outcomes_old, keys.meta):
+    for key in hashes(keys):
         pairs = await redis.hgetall(key)
         found.append({n.decode(): v.decode() for n, v in pairs.items() if not n.endswith(b"_ms")})
     found.append({member.decode() for member in await redis.zrange(keys.deadlines, 0, -1)})
@@ -145,7 +150,7 @@ async def content(redis: Redis, keys: ShardKeys) -> list[Any]:
 
 def modelled(store: Store, keys: ShardKeys) -> list[Any]:
     found: list[Any] = []
-    for key in (keys.accounts, keys.holds, keys.outcomes, keys.outcomes_old, keys.meta):
+    for key in hashes(keys):
         pairs = store.hashes.get(key, {})
         found.append({name: value for name, value in pairs.items() if not name.endswith("_ms")})
     found.append(set(store.zsets.get(keys.deadlines, {})))

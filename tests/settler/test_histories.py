@@ -24,7 +24,7 @@ from taximeter.settler.settle import settle_once
 from taximeter.settler.stores import Stores
 from taximeter.settler.sweep import sweep
 from taximeter.settler.trim import trim
-from taximeter.settler.verdict import Action, Mark, Seen, judge
+from taximeter.settler.verdict import Action, Ledger, Mark, Seen, is_of_another_history, judge
 
 Server = Any
 ALLOCATED = 10_000
@@ -46,6 +46,24 @@ def test_data_continues_what_was_approved_or_is_not_trusted(
 ) -> None:
     meta = {"epoch": "3", "seq": "10", "shards": "1", "format": "1", "run_id": data}
     assert judge(Mark(0, 3, 8, approved), Seen(server, meta, (3, 10)), 1).action is action
+
+
+@pytest.mark.parametrize(
+    ("approved", "ledger", "another"),
+    [
+        ("b", "h 100 1", False),
+        ("a", "h 100 1", False),
+        ("c", "h 100 1", True),
+        # A Postgres that was put back does not know whom it has approved since.
+        ("c", "h 900 9", False),
+    ],
+)
+def test_a_server_that_was_passed_over_is_of_another_history(
+    approved: str, ledger: str, another: bool
+) -> None:
+    meta = {"epoch": "3", "seq": "10", "run_id": "a", "ledger": ledger}
+    mark = Mark(0, 3, 8, approved, ledger=Ledger("h", 200, 8))
+    assert is_of_another_history(mark, Seen("b", meta, (3, 10))) is another
 
 
 class Pair:

@@ -152,6 +152,24 @@ async def test_a_tick_of_everything_on_a_fresh_system(stores: Stores) -> None:
     await world.assert_books()
 
 
+async def test_the_limit_of_open_holds_reaches_every_shard(stores: Stores) -> None:
+    """And counts that a release before them has left wrong are mended."""
+    settler = Settler(stores, SettlerSettings(open_holds_max=2))
+    await settler.start()
+    await settler.settle()
+    world = World(stores, 1)
+    await world.organization("acme", ann=10_000)
+    for request in ("h1", "h2"):
+        await world.operate("acme", ("reserve", "ann", request, 10))
+    keys = world.keys()
+    assert await stores.redis.hget(keys.meta, "open_holds_max") == b"2"
+    assert await stores.redis.hgetall(keys.open_holds) == {b"acme/ann": b"1"}
+    await stores.redis.delete(keys.open_holds)
+    await settler.reconcile()
+    assert await stores.redis.hgetall(keys.open_holds) == {b"acme/ann": b"1"}
+    await world.assert_books()
+
+
 async def test_a_worker_that_never_settles_still_sweeps(world: World) -> None:
     """The scheduler gives each tick to one of the workers, and it may always be another one."""
     await world.organization("acme", ann=10_000)

@@ -113,6 +113,25 @@ async def test_who_cannot_pay_is_refused(caller: Caller, shard: ScriptedShard) -
     assert await shard.events() == []
 
 
+async def test_who_has_as_many_open_as_one_may_have(caller: Caller, shard: ScriptedShard) -> None:
+    """At both doors of the sidecar; the owner makes room by ending one."""
+    await shard.redis.hset(shard.keys.meta, "open_holds_max", 2)
+    await shard.load("acme/bob", FUNDS)
+    for request_id in ("a", "b"):
+        assert (await ask(caller, "reserve/0", request_id)).status_code == 200
+    for response in (
+        await ask(caller, "reserve/0", "c"),
+        await caller.post("reserve", amount_millicredits=0, request_id="c"),
+    ):
+        limit = {"limit": "open_holds", "open_holds_max": 2}
+        assert problem(response) == (429, "TOO_MANY_HOLDS", limit)
+        assert response.headers["retry-after"] == "1"
+    assert (await ask(caller, "reserve/0?refuse_with=403", "c")).status_code == 403
+    assert (await ask(caller, "reserve/0", "c", X_User_Id="bob")).status_code == 200
+    assert (await ask(caller, "settle", "a", X_Taximeter_Cost="0")).status_code == 200
+    assert (await ask(caller, "reserve/0", "d")).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("headers", "charged"),
     [

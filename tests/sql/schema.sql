@@ -484,7 +484,7 @@ CREATE TABLE taximeter.moves (
 COMMENT ON COLUMN taximeter.moves.to_user IS 'Null: back to the pool.';
 
 CREATE FUNCTION taximeter.carry_out_move(move_id uuid) RETURNS taximeter.moves
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
@@ -992,7 +992,7 @@ CREATE FUNCTION taximeter.next_billing_date(ended date, anchor_day integer) RETU
 $$;
 
 CREATE FUNCTION taximeter.note_exhausted() RETURNS trigger
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
@@ -1071,7 +1071,7 @@ CREATE FUNCTION taximeter.note_failed_renewal(expired public.user_credit_allocat
 $$;
 
 CREATE FUNCTION taximeter.note_refused_deduction(org_id text, user_id text, millicredits bigint, remaining bigint, request_id text) RETURNS void
-    LANGUAGE sql
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
@@ -1261,6 +1261,16 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.tell_of_ended_keys() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM pg_notify('taximeter_keys', CASE TG_TABLE_NAME WHEN 'organizations' THEN to_jsonb(NEW) ->> 'id' ELSE to_jsonb(NEW) ->> 'org_id' END);
+    RETURN NULL;
+END;
+$$;
+
 CREATE FUNCTION taximeter.totals_from(day date, amount bigint) RETURNS bigint[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (array_fill((0)::bigint, ARRAY[((EXTRACT(day FROM day))::integer - 1)]) || array_fill(amount, ARRAY[(32 - (EXTRACT(day FROM day))::integer)]));
@@ -1442,6 +1452,25 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.write_audit(action text, org_id text, target text, before jsonb, after jsonb, request_id text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    actor text := current_setting('taximeter.actor', true);
+BEGIN
+    IF actor IS NULL OR actor !~ '^[^[:cntrl:]]{1,255}$' THEN
+        RAISE EXCEPTION 'taximeter.actor must say who does it, in 1 to 255 characters' USING ERRCODE = 'check_violation';
+    END IF;
+    IF actor ~ '^(taximeter|operator):' AND actor !~ '^taximeter:key:[0-9A-Za-z]{12}$' THEN
+        RAISE EXCEPTION 'taximeter.actor is a user or a key of the installation, and not one of our own programs'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
+    VALUES (actor, action, org_id, target, before, after, request_id);
+END;
+$_$;
+
 CREATE AGGREGATE taximeter.sum_totals(bigint[]) (
     SFUNC = taximeter.add_totals,
     STYPE = bigint[],
@@ -1510,10 +1539,13 @@ CREATE TABLE public.organization_members (
     role text DEFAULT 'member'::text NOT NULL,
     status text DEFAULT 'active'::text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    invited_by text,
     CONSTRAINT role_is_known CHECK ((role = ANY (ARRAY['admin'::text, 'member'::text]))),
     CONSTRAINT status_is_a_word CHECK ((status ~ '^[a-z_]{1,32}$'::text)),
     CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
 );
+
+COMMENT ON COLUMN public.organization_members.invited_by IS 'Who made the invitation; null for members that were added directly, and before this was noted.';
 
 CREATE TABLE public.organization_subscriptions (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -1630,6 +1662,7 @@ CREATE TABLE taximeter.api_keys (
     revoked_by text,
     revoked_at timestamp with time zone,
     last_used_at timestamp with time zone,
+    sealed boolean DEFAULT false NOT NULL,
     CONSTRAINT digest_is_sha256 CHECK ((length(digest) = 32)),
     CONSTRAINT key_expires_after_it_was_made CHECK ((expires_at > created_at)),
     CONSTRAINT key_id_is_well_formed CHECK ((key_id ~ '^[0-9A-Za-z]{12}$'::text)),
@@ -1640,6 +1673,8 @@ CREATE TABLE taximeter.api_keys (
 );
 
 COMMENT ON COLUMN taximeter.api_keys.user_id IS 'The only user that the key acts for; NULL: any user of the organisation.';
+
+COMMENT ON COLUMN taximeter.api_keys.sealed IS 'Whether its check digits are made with taximeter.key_seal; those before it have a plain checksum.';
 
 CREATE TABLE taximeter.attribution_rest (
     id bigint DEFAULT nextval('public.credit_usage_attribution_id_seq'::regclass) CONSTRAINT credit_usage_attribution_id_not_null NOT NULL,
@@ -1821,6 +1856,15 @@ COMMENT ON COLUMN taximeter.idempotent_answers.scope IS 'The organisation; for e
 
 COMMENT ON COLUMN taximeter.idempotent_answers.answer IS 'The body of the first answer, JSON to the letter.';
 
+CREATE TABLE taximeter.key_seal (
+    is_only boolean DEFAULT true NOT NULL,
+    secret bytea NOT NULL,
+    CONSTRAINT secret_is_long CHECK ((length(secret) = 32)),
+    CONSTRAINT there_is_one CHECK (is_only)
+);
+
+COMMENT ON TABLE taximeter.key_seal IS 'What the check digits of API keys are made with. Who knows it can cause look-ups, and nothing else.';
+
 CREATE TABLE taximeter.ledger_steps (
     shard integer NOT NULL,
     step bigint NOT NULL,
@@ -1906,6 +1950,27 @@ ALTER TABLE taximeter.system_admins ALTER COLUMN id ADD GENERATED ALWAYS AS IDEN
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE TABLE taximeter.system_keys (
+    key_id text NOT NULL,
+    name text NOT NULL,
+    rights text[] NOT NULL,
+    digest bytea NOT NULL,
+    last_four text NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    revoked_by text,
+    revoked_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    CONSTRAINT digest_is_sha256 CHECK ((length(digest) = 32)),
+    CONSTRAINT key_expires_after_it_was_made CHECK ((expires_at > created_at)),
+    CONSTRAINT key_id_is_well_formed CHECK ((key_id ~ '^[0-9A-Za-z]{12}$'::text)),
+    CONSTRAINT name_is_short CHECK ((name ~ '^[^[:cntrl:]]{1,255}$'::text)),
+    CONSTRAINT rights_are_words CHECK (((cardinality(rights) > 0) AND (array_to_string(rights, ','::text, ''::text) ~ '^[a-z_]+(,[a-z_]+)*$'::text)))
+);
+
+COMMENT ON TABLE taximeter.system_keys IS 'Keys of the installation, for the admin API; the keys themselves are nowhere.';
 
 CREATE TABLE taximeter.usage_daily (
     org_id text NOT NULL,
@@ -2084,6 +2149,9 @@ ALTER TABLE ONLY taximeter.heartbeats
 ALTER TABLE ONLY taximeter.idempotent_answers
     ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (endpoint, scope, key);
 
+ALTER TABLE ONLY taximeter.key_seal
+    ADD CONSTRAINT key_seal_pkey PRIMARY KEY (is_only);
+
 ALTER TABLE ONLY taximeter.ledger_steps
     ADD CONSTRAINT ledger_steps_pkey PRIMARY KEY (shard);
 
@@ -2104,6 +2172,9 @@ ALTER TABLE ONLY taximeter.shard_layouts
 
 ALTER TABLE ONLY taximeter.system_admins
     ADD CONSTRAINT system_admins_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY taximeter.system_keys
+    ADD CONSTRAINT system_keys_pkey PRIMARY KEY (key_id);
 
 ALTER TABLE ONLY taximeter.usage_daily_by_org
     ADD CONSTRAINT usage_daily_by_org_pkey PRIMARY KEY (org_id, day, service_type, service_name, writer);
@@ -2150,7 +2221,11 @@ CREATE INDEX pools_to_refresh ON public.organization_credit_pools USING btree (r
 
 CREATE INDEX accounts_behind ON taximeter.accounts USING btree (org_id, user_id) WHERE (entry_seq > applied_seq);
 
+CREATE INDEX api_keys_by_maker ON taximeter.api_keys USING btree (org_id, created_by) WHERE (revoked_at IS NULL);
+
 CREATE INDEX api_keys_by_org ON taximeter.api_keys USING btree (org_id, created_at DESC);
+
+CREATE INDEX api_keys_of_old ON taximeter.api_keys USING btree (expires_at) WHERE ((NOT sealed) AND (revoked_at IS NULL));
 
 CREATE INDEX attribution_rest_org_id_created_at_idx ON taximeter.attribution_rest USING btree (org_id, created_at DESC);
 
@@ -2208,6 +2283,10 @@ CREATE TRIGGER allocations_are_not_truncated BEFORE TRUNCATE ON public.user_cred
 
 CREATE TRIGGER closed_allocation_has_a_pool BEFORE INSERT ON public.user_credit_allocations FOR EACH ROW WHEN ((NOT new.is_active)) EXECUTE FUNCTION taximeter.ensure_pool();
 
+CREATE TRIGGER ended_keys_are_told AFTER UPDATE OF status ON public.organization_members FOR EACH ROW WHEN (((old.status = 'active'::text) AND (new.status <> 'active'::text))) EXECUTE FUNCTION taximeter.tell_of_ended_keys();
+
+CREATE TRIGGER ended_keys_are_told AFTER UPDATE OF suspended_at ON public.organizations FOR EACH ROW WHEN (((old.suspended_at IS NULL) AND (new.suspended_at IS NOT NULL))) EXECUTE FUNCTION taximeter.tell_of_ended_keys();
+
 CREATE TRIGGER org_id_is_no_part_of_a_path BEFORE INSERT ON public.organizations FOR EACH ROW WHEN ((new.id = ANY (ARRAY['billing'::text, 'credits'::text, 'history'::text, 'invitations'::text, 'invoices'::text, 'orgs'::text, 'plans'::text, 'subscriptions'::text, 'system'::text, 'user'::text, 'users'::text]))) EXECUTE FUNCTION taximeter.refuse_id('id: this word is part of a path of the API', 'and cannot name an organisation');
 
 CREATE TRIGGER pool_covers_its_allocations BEFORE UPDATE OF total_credits ON public.organization_credit_pools FOR EACH ROW WHEN (((new.total_credits < old.total_credits) AND (new.total_credits < (new.allocated_credits + new.closed_credits)))) EXECUTE FUNCTION taximeter.refuse('total_credits would fall below what is allocated or was used; take back allocations first');
@@ -2232,6 +2311,8 @@ CREATE TRIGGER user_id_has_no_blank_ends BEFORE INSERT ON public.user_credit_all
 
 CREATE TRIGGER a_key_is_revoked_once BEFORE UPDATE OF revoked_at, revoked_by ON taximeter.api_keys FOR EACH ROW EXECUTE FUNCTION taximeter.revoke_once();
 
+CREATE TRIGGER a_key_is_revoked_once BEFORE UPDATE OF revoked_at, revoked_by ON taximeter.system_keys FOR EACH ROW EXECUTE FUNCTION taximeter.revoke_once();
+
 CREATE TRIGGER accounts_are_kept BEFORE DELETE OR TRUNCATE ON taximeter.accounts FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('entry numbers must go on; accounts are kept for ever');
 
 CREATE TRIGGER acknowledgements_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.acknowledgements FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('what was acknowledged stays so');
@@ -2241,6 +2322,8 @@ CREATE TRIGGER audit_is_stamped BEFORE INSERT ON taximeter.audit_log FOR EACH RO
 CREATE TRIGGER audit_log_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.audit_log FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('the audit log is append-only');
 
 CREATE TRIGGER deletions_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.deletions FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('what was deleted stays on record');
+
+CREATE TRIGGER ended_keys_are_told AFTER UPDATE OF revoked_at ON taximeter.api_keys FOR EACH ROW WHEN (((old.revoked_at IS NULL) AND (new.revoked_at IS NOT NULL))) EXECUTE FUNCTION taximeter.tell_of_ended_keys();
 
 CREATE TRIGGER ended_moves_stay_ended BEFORE UPDATE ON taximeter.moves FOR EACH ROW WHEN ((old.state <> 'pending'::text)) EXECUTE FUNCTION taximeter.refuse('a move ends once');
 

@@ -10,7 +10,7 @@ COLUMNS = {
     "organizations": "id text, org_name text, slug text, created_by text, created_at timestamptz,"
     " personal_of text, suspended_at timestamptz, deleted_at timestamptz",
     "organization_members": "org_id text, user_id text, role text, status text,"
-    " created_at timestamptz",
+    " created_at timestamptz, invited_by text",
     "organization_subscriptions": "id uuid, org_id text, plan_code text, plan_name text,"
     " monthly_price numeric(10,2), lago_subscription_id text, lago_customer_id text, status text,"
     " billing_cycle_start date, billing_cycle_end date, metadata jsonb, created_at timestamptz,"

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from support.published_elsewhere import ELSEWHERE
 from support.published_prices import OPENAI, PAGES, Published
+from support.published_since import SINCE
 from support.spelled_models import SPELLED
 from support.usage_shapes import PROMPT, SHAPES, Counts, of
 
@@ -54,6 +55,8 @@ _PATTERNS: Final[dict[str, Counts]] = {
     "drawn": {"input": 47, "output": 19, "output_image": 1290},
     "transcript": {"input": 17, "input_audio": 613, "output": 88},
     "speech": {"audio_hour": 133},
+    "kept": {"input": 7, "cache_read": 512, "cache_write": 1_009, "cache_write_12h": 3_001},
+    "searched": {"input": 877, "output": 321, "search": 3},
 }
 
 
@@ -70,7 +73,8 @@ def _counts(one: Published, kind: str) -> Counts:
             return dict(_PATTERNS[kind])
 
 
-_PER: Final = {"request": 1, "audio_hour": 3600}
+_PER: Final = {"request": 1, "audio_hour": 3600, "search": 1000}
+_TRAFFIC: Final = {"priority": "ON_DEMAND_PRIORITY", "flex": "ON_DEMAND_FLEX"}
 
 
 def _dollars(one: Published, counts: Counts) -> Fraction:
@@ -79,14 +83,15 @@ def _dollars(one: Published, counts: Counts) -> Fraction:
         prices |= one.tier[1]
     prices.setdefault("reasoning", prices.get("output", "0"))
     total = Fraction(prices.get("request", "0"))
-    for kind, count in counts.items():
+    for kind, used in counts.items():
+        count = min(used, 1) if kind == "search" and one.search_once else used
         total += Fraction(prices[kind]) * count / _PER.get(kind, 1_000_000)
     return total
 
 
 def answers() -> Iterator[dict[str, Any]]:
     """The table, a row a pair of model and usage."""
-    for one in (*OPENAI, *ELSEWHERE, *SPELLED):
+    for one in (*OPENAI, *ELSEWHERE, *SPELLED, *SINCE):
         spellings = [(name, None) for name in one.names] or [(one.model, one.provider)]
         for (model, provider), shape, kind in product(spellings, one.shapes, one.kinds):
             counts = _counts(one, kind)
@@ -94,18 +99,32 @@ def answers() -> Iterator[dict[str, Any]]:
             row: dict[str, Any] = {
                 "provider": provider,
                 "model": model,
-                "page": PAGES[one.provider],
+                "page": one.page or PAGES[one.provider],
                 "as_of": one.date,
                 "dollars_per_million": one.prices,
                 "above": [one.tier[0], one.tier[1]] if one.tier else None,
                 "counts": counts,
-                "usage": SHAPES[shape](counts),
+                "usage": _usage(one, shape, counts),
                 "dollars": f"{Decimal(dollars.numerator) / Decimal(dollars.denominator):f}",
                 "millicredits": ceil(dollars * MILLICREDITS_PER_DOLLAR),
             }
             if one.differs:
                 row["list_differs"] = one.differs
             yield row
+
+
+def _usage(one: Published, shape: str, counts: Counts) -> dict[str, Any]:
+    usage = SHAPES[shape](counts)
+    if shape == "gemini" and one.service_tier:
+        usage["trafficType"] = _TRAFFIC[one.service_tier]
+    elif one.service_tier:
+        usage["service_tier"] = one.service_tier
+    if searches := counts.get("search"):
+        if shape == "anthropic":
+            usage["server_tool_use"] = {"web_search_requests": searches}
+        else:
+            usage["web_searches"] = searches
+    return usage
 
 
 def table() -> str:

@@ -164,7 +164,6 @@ claude-opus-4-5-20251101 5 25 6.25 10 0.50
         """
         grok-3 3.00 15.00 0.75
         grok-3-mini 0.30 0.50 0.075
-        grok-code-fast-1 0.20 1.50 0.02
         """,
         shapes=("x-ai",),
         date="2025-10",
@@ -176,7 +175,6 @@ claude-opus-4-5-20251101 5 25 6.25 10 0.50
         codestral-latest 0.30 0.90
         pixtral-large-latest 2 6
         open-mistral-nemo 0.15 0.15
-        magistral-medium-latest 2 5
         """,
         shapes=("chat",),
         date="2025-10",

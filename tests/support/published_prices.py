@@ -28,7 +28,9 @@ class Published:
     """One model. `tier` is (prompt tokens, prices above them). `shapes`: which usage objects its
     answers carry. `date`: when the page was as written here. `differs`: how genai-prices 0.2.3
     differs; corrections.toml has these. `names`: how gateways write the model without saying the
-    provider beside it, each of which must find this price.
+    provider beside it, each of which must find this price. `page`: where it is, if not on the
+    provider's page of `PAGES`. `service_tier`: the one that it is for. `search_once`: searches are
+    charged once a request.
     """
 
     provider: str
@@ -40,6 +42,9 @@ class Published:
     differs: str = ""
     kinds: tuple[str, ...] = field(default=("plain", "cached"))
     names: tuple[str, ...] = ()
+    page: str = ""
+    service_tier: str = ""
+    search_once: bool = False
 
 
 def text_models(provider: str, rows: str, *, shapes: tuple[str, ...], date: str) -> list[Published]:
@@ -148,20 +153,6 @@ OPENAI: Final = [
         for model, text, image, made in (
             ("gpt-image-1", "5", "10", "40"),
             ("gpt-image-1-mini", "2", "2.50", "8"),
-        )
-    ),
-    *(
-        Published(
-            "openai",
-            model,
-            {"input": text, "output": made, "input_audio": audio},
-            None,
-            ("responses",),
-            kinds=("transcript",),
-        )
-        for model, text, made, audio in (
-            ("gpt-4o-transcribe", "2.50", "10", "6"),
-            ("gpt-4o-mini-transcribe", "1.25", "5", "3"),
         )
     ),
     # 0.006 dollars a minute.

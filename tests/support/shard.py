@@ -11,6 +11,9 @@ from redis.asyncio import Redis
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.scripts import load_script
 
+FULL = 1
+"""A `maxmemory` in bytes that any server is above. Some use less than a megabyte in all."""
+
 
 def op(
     kind: str,
@@ -96,7 +99,7 @@ class ScriptedShard:
         arguments = [argument for entry in entries for argument in (*entry, "")[:4]]
         replies = await load_script("apply").call(
             self.redis,
-            [keys.accounts, keys.meta, keys.holds, keys.deadlines, keys.outcomes],
+            keys.applying(),
             [self.epoch, *arguments],
         )
         return [text(reply) for reply in replies]
@@ -108,8 +111,7 @@ class ScriptedShard:
     async def sweep_fully(self, limit: int = 100) -> list[int]:
         """The same, then holds whose progress was not charged, and that progress."""
         keys = self.keys
-        names = [keys.accounts, keys.holds, keys.deadlines, keys.outcomes, keys.meta, keys.events]
-        reply = await load_script("sweep").call(self.redis, names, [self.epoch, limit])
+        reply = await load_script("sweep").call(self.redis, keys.sweeping(), [self.epoch, limit])
         return [int(count) for count in reply]
 
     async def rotate(self, window_ms: int = 1000) -> int:
@@ -121,7 +123,7 @@ class ScriptedShard:
         keys = self.keys
         reply: list[Any] = await load_script("snapshot").call(
             self.redis,
-            [keys.accounts, keys.holds, keys.deadlines, keys.meta],
+            [keys.accounts, keys.holds, keys.deadlines, keys.meta, keys.open_holds],
             [self.epoch, holds_limit, *accounts],
         )
         return reply
@@ -155,6 +157,7 @@ class ScriptedShard:
             "outcomes_old": await self.redis.hgetall(keys.outcomes_old),
             "meta": await self.redis.hgetall(keys.meta),
             "events": await self.redis.xrange(keys.events),
+            "open_holds": await self.redis.hgetall(keys.open_holds),
         }
 
 

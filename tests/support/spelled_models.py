@@ -47,7 +47,7 @@ SPELLED: Final = [
         """
         2.50 10.00 1.25 azure/gpt-4o azure/global/gpt-4o azure/global-standard/gpt-4o-2024-08-06
         2.75 11.00 1.375 azure/eu/gpt-4o azure/us/gpt-4o-2024-08-06 azure/eu/gpt-4o-2024-11-20
-        0.165 0.66 0.0825 azure/eu/gpt-4o-mini azure/us/gpt-4o-mini-2024-07-18
+        0.165 0.66 0.083 azure/eu/gpt-4o-mini azure/us/gpt-4o-mini-2024-07-18
         2.20 8.80 0.55 azure/us/gpt-4.1-2025-04-14
         1.375 11.00 0.1375 azure/eu/gpt-5-2025-08-07
         """,

@@ -14,7 +14,8 @@ def of(counts: Counts, *names: str) -> int:
 _AUDIO = ("input_audio", "cache_read_audio")
 _IMAGE = ("input_image", "cache_read_image")
 _CACHED = ("cache_read", "cache_read_audio", "cache_read_image")
-PROMPT = ("input", "input_audio", "input_image", *_CACHED, "cache_write", "cache_write_1h")
+_WRITTEN = ("cache_write", "cache_write_1h", "cache_write_12h")
+PROMPT = ("input", "input_audio", "input_image", *_CACHED, *_WRITTEN)
 _OUTPUT = ("output", "reasoning", "output_audio", "output_image")
 
 
@@ -50,6 +51,18 @@ def _responses(counts: Counts) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": of(counts, "reasoning")},
         "total_tokens": prompt + output,
     }
+
+
+def _responses_written(counts: Counts) -> dict[str, Any]:
+    usage = _responses(counts)
+    usage["input_tokens_details"] |= {
+        "cache_write_tokens": of(counts, *_WRITTEN),
+        "cache_write_tokens_details": {
+            "ttl_30m_tokens": of(counts, "cache_write"),
+            "ttl_12h_tokens": of(counts, "cache_write_12h"),
+        },
+    }
+    return usage
 
 
 def _realtime(counts: Counts) -> dict[str, Any]:
@@ -179,6 +192,7 @@ def _seconds(counts: Counts) -> dict[str, Any]:
 SHAPES: Final = {
     "chat": _chat,
     "responses": _responses,
+    "responses_written": _responses_written,
     "realtime": _realtime,
     "images": _images,
     "anthropic": _anthropic,

@@ -34,7 +34,7 @@ async def serving(app: Any) -> AsyncIterator[str]:
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not server.started:
                 assert not task.done(), "the server did not start"
                 await asyncio.sleep(0.005)
@@ -43,6 +43,10 @@ async def serving(app: Any) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await task
+
+
+NOTHING_ENDED: dict[str, Any] = {"keys_ended": [], "keys_kept": [], "invitations_withdrawn": 0}
+"""In the answer of a removal: no keys and no invitations ended with it."""
 
 
 @dataclass
