@@ -178,7 +178,7 @@ BUGS: Final = (
     Bug(
         "a Postgres that went back is trusted",
         "settler/verdict.py",
-        "    if mark.ledger and seen.ledger and not mark.ledger.continues(seen.ledger):\n",
+        "    if _went_back(mark, seen):\n",
         "    if False:\n",
         "settler/test_guardian.py",
     ),
