@@ -88,7 +88,7 @@ async def test_a_hold_waits_as_long_as_it_was_told_to_after_every_restart(
     lines = CreditLines({"org": 100}, tmp_path / "journal")
     desk = CreditDesk(lines, None)
     reserve = Operation("reserve", "org/u", "org/a", 60, 1_000, "x")
-    await desk.admit(reserve, StoreError("away"))
+    await desk.admit(reserve, StoreError("away"), 1_000)
     entry = desk.entry("org/a")
     assert entry is not None
     await desk.touch(entry, Operation("touch", "org/u", "org/a", reported, 3_600_000))
