@@ -87,7 +87,7 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
             forward_auth=settings.forward_auth,
             status=status,
         )
-        outermost = Outermost(sidecar, settings.sidecar_log_requests)
+        outermost = Outermost(sidecar, settings.sidecar_log_requests, settings.strangers_per_minute)
         server = DrainingServer(
             server_config(outermost, settings), sidecar, settings.sidecar_drain_s
         )
