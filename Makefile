@@ -2,7 +2,7 @@
 # PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
 
 .DEFAULT_GOAL := help
-.PHONY: audit help install demo dev bench test chaos search mutants lint check constraints pin-images types
+.PHONY: audit test-fast help install demo dev bench test chaos search mutants lint check constraints pin-images types
 
 PYTHON ?=
 ARGS ?=
@@ -30,6 +30,9 @@ bench: $(STAMP) ## Measure speed against its baselines on this machine; ARGS=--q
 
 test: $(STAMP) ## Run the tests on embedded servers, or on TAXIMETER_REDIS_URL and TAXIMETER_DATABASE_URL
 	@.ci/test $(ARGS)
+
+test-fast: $(STAMP) ## Run the tests that need no server, in half a minute; they are found by what they ask for
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -q -m fast $(ARGS)
 
 chaos: $(STAMP) ## Break everything while credits are spent, then judge; SEED=1 MINUTES=5 and FAULTS=a,b choose
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)

@@ -29,6 +29,9 @@ async def write_audit(
     """Add one row, with the id of the request that is being answered unless another one is given.
     What is named `..._credits` in `before` and `after` is millicredits, as in the tables and in
     what SQL writes; answers turn it into credits. Durable when the transaction is.
+
+    The one way in which the API writes audit rows: Postgres takes `actor` from the transaction, and
+    refuses one that is missing or stands for a program of ours.
     """
     await conn.execute(
         IDENTITY["write_audit"],

@@ -30,6 +30,9 @@ ASYMMETRIC_ALGORITHMS = frozenset(
 )
 TOKENS_REMEMBERED_MAX = 10_000
 REMEMBERED_S = 60.0
+KEY_ACTOR = "taximeter:key:"
+"""How the id of a key of the installation stands where others have the id of a user."""
+_RESERVED_IDS = ("taximeter:", "operator:")
 _ACCESS_TOKEN_TYPES = frozenset({"at+jwt", "application/at+jwt"})
 _ID_TOKEN_CLAIMS = frozenset({"at_hash", "c_hash", "s_hash"})
 _REQUIRED_CLAIMS = ["exp", "iat", "iss", "aud", "sub"]
@@ -224,6 +227,8 @@ def _principal(
         user_id = check_user_id(claim_at(claims, paths.user))
     except InvalidRequest as error:
         raise ApiError(401, "The session token names no usable user") from error
+    if user_id.startswith(_RESERVED_IDS):  # Or it would stand in the audit log as one of us.
+        raise ApiError(401, "The session token names a user whose id is kept for our programs")
     roles = paths.roles_of(claims)
     return Principal(
         user_id=user_id,

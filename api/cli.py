@@ -18,7 +18,8 @@ def main() -> None:
             raise
         sys.stderr.write(
             f"taximeter: the command line needs the package '{error.name}', which the plain "
-            "install leaves out; install the extra: pip install 'taximeter[server]'\n"
+            "install leaves out; install the extra 'server' of the clone or the wheel: "
+            "pip install 'PATH[server]'\n"
         )
         sys.exit(2)
     group(prog_name="taximeter")

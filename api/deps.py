@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -17,14 +17,21 @@ from taximeter.api.auth import Principal
 from taximeter.api.cookies import SESSION_COOKIE
 from taximeter.api.errors import ApiError, validation_refusal
 from taximeter.api.exact import OrgId
+from taximeter.api.key_text import SYSTEM_PREFIX
 from taximeter.api.limits import kind_of
 from taximeter.api.queries import IDENTITY
 from taximeter.api.services import Services
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_ONCE = {
+    name.lower().encode(): name
+    for name in ("Authorization", "X-Org-Id", "X-User-Id", "Idempotency-Key")
+}
 
 # These two only describe the ways to authenticate in the OpenAPI document.
-bearer_scheme = HTTPBearer(auto_error=False, description="A session token")
+bearer_scheme = HTTPBearer(
+    auto_error=False, description="A session token, or a key of the installation"
+)
 cookie_scheme = APIKeyCookie(name=SESSION_COOKIE, auto_error=False, description="A session token")
 
 
@@ -85,9 +92,28 @@ def _refuse_foreign_site(request: Request) -> None:
         )
 
 
+def refuse_repeated(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse a request that says twice who calls, who pays or which request it is: a proxy that
+    adds where it should replace would let callers choose. Raises ApiError 422.
+    """
+    seen = set()
+    for name, _ in headers:
+        if name in seen:
+            shown = _ONCE[name]
+            raise ApiError(422, f"{shown}: must be given once", details={"field": shown})
+        if name in _ONCE:
+            seen.add(name)
+
+
 async def get_principal(request: Request, services: ServicesDep) -> Principal:
-    """The caller, by bearer token or session cookie. Raises ApiError 401, 403 or 503."""
+    """The caller, by bearer token, key of the installation or session cookie. Raises ApiError 401,
+    403, 422 or 503.
+    """
+    refuse_repeated(request.scope["headers"])
     token = bearer_token(request.headers.get("authorization"))
+    if token is not None and token.startswith(SYSTEM_PREFIX):
+        tags = frozenset(str(tag) for tag in request.scope["route"].tags)
+        return await services.system_keys.caller(token, request.method, tags)
     principal = await services.verifier.verify(cookie_token(request) if token is None else token)
     return await services.admins.of(principal)
 

@@ -29,8 +29,31 @@ LOCK_ATTEMPTS = 60
 LOCK_PAUSE_S = 1.0
 
 
+# What Postgres says by its code, or dbmate itself, and what helps.
+WAYS_OUT = {
+    "(28P01)": "give the right password in postgresql://USER:PASSWORD@HOST/DATABASE",
+    "(28000)": "name a user who may log in: postgresql://USER:PASSWORD@HOST/DATABASE, and see the "
+    "server's pg_hba.conf",
+    "permission denied for schema public": "the user must own the database: as a superuser, ALTER "
+    "DATABASE ... OWNER TO ...",
+    "permission denied to create database": "the database is missing: as a superuser, CREATE "
+    "DATABASE ... OWNER ...",
+    "connection refused": "is Postgres running, on this host and port?",
+    "no such host": "is the host right?",
+    "invalid url": "it must be postgresql://USER:PASSWORD@HOST/DATABASE",
+}
+
+
 class MigrationFailed(RuntimeError):
     """dbmate said no; the message is what it printed."""
+
+    @property
+    def in_one_line(self) -> str:
+        """What went wrong and what to do, without the steps before it."""
+        last = str(self).rpartition("Error: ")[2]
+        said = " ".join(last.removeprefix("pq: ").split())
+        help = next((way for sign, way in WAYS_OUT.items() if sign in said), None)
+        return said if help is None else f"{said}; {help}"
 
 
 def migrate(database_url: str, action: Action = "up") -> str:

@@ -30,6 +30,7 @@ from taximeter.api.prices import following, make_holds
 from taximeter.api.refusals import RefusalAudit
 from taximeter.api.settings import ApiSettings
 from taximeter.api.system_admins import SystemAdmins
+from taximeter.api.system_keys import SystemKeys
 from taximeter.api.tokens import DEV_ISSUER, load_dev_key
 from taximeter.api.users import NotingVerifier
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
@@ -112,6 +113,7 @@ class Services:
     tracker: TaskTracker
     memberships: Memberships
     keys: KeyStore
+    system_keys: SystemKeys
     health: HealthCheck
     limiter: RateLimiter
     refusals: RefusalAudit
@@ -254,6 +256,7 @@ async def open_services(
                 pool, settings.membership_cache_s, outage_s=settings.outage_belief_s
             ),
             keys=keys,
+            system_keys=SystemKeys(pool, keys.seal),
             health=health,
             catch_up=catch_up,
             refusals=RefusalAudit(pool, tracker),

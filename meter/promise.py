@@ -55,7 +55,8 @@ class ServerFacts:
         if durability != "none" and not self.append_only:
             found.append(
                 f"appendonly is off, and TAXIMETER_DURABILITY is {durability}: a restart would "
-                "lose what is not settled; switch the AOF on, or set TAXIMETER_DURABILITY=none"
+                "lose what is not settled; switch the AOF on (redis-cli CONFIG SET appendonly yes, "
+                "then CONFIG REWRITE), or set TAXIMETER_DURABILITY=none"
             )
         elif durability == "always" and self.appendfsync not in (None, "always"):
             found.append(f"appendfsync is {self.appendfsync}, and TAXIMETER_DURABILITY is always")

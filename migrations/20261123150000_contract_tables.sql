@@ -4,6 +4,14 @@
 -- Older code beside it: yes, nothing existed before.
 
 -- migrate:up
+DO $$
+BEGIN
+    IF current_setting('server_version_num')::int < 150000 THEN
+        RAISE EXCEPTION 'Postgres % is too old: 15 or newer is needed', current_setting('server_version');
+    END IF;
+END;
+$$;
+
 CREATE TABLE organizations (
     id         text PRIMARY KEY
                CONSTRAINT org_id_is_well_formed CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$'),

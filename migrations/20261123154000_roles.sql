@@ -25,9 +25,9 @@ BEGIN
             -- Another database of this server is migrated at the same moment.
             WHEN duplicate_object OR unique_violation THEN NULL;
             WHEN insufficient_privilege THEN
-                RAISE EXCEPTION 'role % is missing, and % may not make it', role_name, current_user
-                    USING ERRCODE = 'insufficient_privilege',
-                          HINT = format('As a superuser: CREATE ROLE %I NOLOGIN', role_name);
+                -- The way out stands in the message: dbmate prints no hint.
+                RAISE EXCEPTION 'role % is missing, and % may not make it: as a superuser, CREATE ROLE % NOLOGIN',
+                    role_name, current_user, role_name USING ERRCODE = 'insufficient_privilege';
         END;
     END LOOP;
 END;

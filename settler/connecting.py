@@ -21,6 +21,7 @@ from taximeter.settler.queries import load_queries
 _SQL: Final = load_queries("connecting")
 _TOKEN: Final = "taximeter.started_with"
 _CHECK_S: Final = 3.0
+OLDEST_POSTGRES: Final = 15
 _WEAK: Final = "off"
 _NOT_POSTGRES: Final = (
     "the settings of our sessions do not reach Postgres; is there a PgBouncer in between? Locks and"
@@ -86,6 +87,10 @@ class SafeConnect:
     def _check(self, found: asyncpg.Record, token: str) -> None:
         if found["started_with"] != token:
             raise UnsafeDatabase(_NOT_POSTGRES)
+        if found["version"] < OLDEST_POSTGRES:
+            raise UnsafeDatabase(
+                f"Postgres {found['version']} is too old: {OLDEST_POSTGRES} or newer is needed"
+            )
         if self._commit is not None and found["synchronous_commit"] == _WEAK:
             raise UnsafeDatabase("synchronous_commit is off in our sessions, against our setting")
         weak = [name for name in ("fsync", "full_page_writes") if found[name] != "on"]

@@ -29,6 +29,9 @@ _PAUSE_S: Final = 0.1
 Account = tuple[str, str]
 
 
+_FENCED: Final = "FENCED "
+
+
 class CouldNotLook(Exception):
     """The books could not be read at a consistent cut, so nothing is said about them. The message
     has the reason.
@@ -119,6 +122,8 @@ async def _look_until_still(
         except (CutMoved, ResponseError) as error:
             reason = str(error)
             await asyncio.sleep(_PAUSE_S)
+    if reason.startswith(_FENCED):
+        reason = f"{reason.removeprefix(_FENCED)}; is a settler running?"
     raise CouldNotLook(reason)
 
 

@@ -18,6 +18,10 @@ import pytest
 import redis as redis_py
 import redis.asyncio as redis_asyncio
 from hypothesis import HealthCheck, settings
+from support.leftovers import left_open, limits, lowered, sockets
+from support.marks import mark, starts_by_itself
+from support.memory import memory_folder
+from support.patience import be_patient
 from support.servers import ValkeyFactory, run_sql, with_database, with_login
 
 from taximeter.api.embedded.postgres import EmbeddedPostgres
@@ -45,11 +49,49 @@ settings.register_profile(
 settings.load_profile("any-machine")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What compares timings must not share the machine with other tests."""
     for item in items:
         if item.path.is_relative_to(TIMED):
             item.add_marker(pytest.mark.alone)
+        mark(item)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Who asks for a few tests need not wait until all the others are read."""
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    asked = config.option.markexpr
+    timed = collection_path.is_relative_to(TIMED)
+    left_out = (asked == "alone" and not timed) or (
+        asked == "fast" and (timed or starts_by_itself(collection_path))
+    )
+    return True if left_out else None
+
+
+@pytest.fixture(autouse=True)
+def full_limits() -> Iterator[None]:
+    """The limits of this process are those of every test in it."""
+    before = limits()
+    yield
+    assert not lowered(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """The connections of a file of tests end with it."""
+    before = sockets()
+    yield
+    assert not left_open(before)
+
+
+@pytest.fixture(autouse=True)
+def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time-out of production ends because the machine is slow, but where one is tested."""
+    own = request.node.get_closest_marker("timeouts")
+    if own is None or own.kwargs:
+        be_patient(monkeypatch, **({} if own is None else own.kwargs))
 
 
 @pytest.fixture(scope="session")
@@ -87,12 +129,21 @@ def key_prefix() -> str:
 
 
 @pytest.fixture(scope="session")
-def session_database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def session_memory() -> Iterator[Path | None]:
+    """A folder in memory for the session's Postgres; None where there is no room for one."""
+    with memory_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def session_database_url(
+    session_memory: Path | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """The Postgres of the whole session, for making databases in. Tests ask for `database_url`."""
     if EXTERNAL_DATABASE_URL is not None:
         yield EXTERNAL_DATABASE_URL
         return
-    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as server:
+    with EmbeddedPostgres(session_memory or tmp_path_factory.mktemp("postgres")) as server:
         yield server.url
 
 
@@ -106,10 +157,17 @@ def template_database(session_database_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def database_url(session_database_url: str, template_database: str) -> Iterator[str]:
+def database_url(
+    session_database_url: str, session_memory: Path | None, template_database: str
+) -> Iterator[str]:
     """A fresh migrated database, dropped after the test."""
     name = f"taximeter_test_{uuid.uuid4().hex[:12]}"
-    run_sql(session_database_url, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"')
+    # Files are copied at the cost of a checkpoint, which is nothing where they are in memory.
+    way = "wal_log" if session_memory is None or EXTERNAL_DATABASE_URL else "file_copy"
+    run_sql(
+        session_database_url,
+        f'CREATE DATABASE "{name}" TEMPLATE "{template_database}" STRATEGY {way}',
+    )
     yield with_database(session_database_url, name)
     run_sql(session_database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
 
@@ -183,6 +241,6 @@ def debian_redis(valkey_server: ValkeyFactory) -> EmbeddedValkey:
 @pytest.fixture
 def postgres_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
     """A private, migrated Postgres that a test may kill and start again."""
-    with EmbeddedPostgres(tmp_path / "postgres") as server:
+    with memory_folder() as folder, EmbeddedPostgres(folder or tmp_path / "postgres") as server:
         migrate(server.url)
         yield server

@@ -20,7 +20,7 @@ from taximeter.settler.relay import Relayed, relay
 from taximeter.settler.settle import Settled, settle_once
 from taximeter.settler.stores import Stores
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 OPERATE = load_script("operate")
 PAYLOAD = json.dumps(

@@ -64,8 +64,8 @@ class LazyGroup(click.Group):
                 raise
             extra = EXTRA_OF_PACKAGE.get(package, "server")
             raise click.ClickException(
-                f"this command needs the package '{package}'; "
-                f"install the extra: pip install 'taximeter[{extra}]'"
+                f"this command needs the package '{package}'; install the extra '{extra}' of the "
+                f"clone or the wheel: pip install 'PATH[{extra}]'"
             ) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from taximeter.api.commands.admin_keys import key
 from taximeter.api.commands.admin_people import bootstrap, list_admins, remove
 
 
@@ -15,5 +16,5 @@ def command() -> None:
     """Give these commands the same parent."""
 
 
-for one in (bootstrap, list_admins, remove):
+for one in (bootstrap, list_admins, remove, key):
     command.add_command(one)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import getpass
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import asyncpg
 import click
 
 from taximeter.api.commands.common import owner_database
+from taximeter.api.commands.owner import as_owner, operator
 from taximeter.api.jwks import is_safe_url
 from taximeter.api.queries import ADMINS
 from taximeter.api.tokens import DEV_ISSUER
 from taximeter.meter import InvalidRequest
 from taximeter.meter.limits import check_user_id
-
-T = TypeVar("T")
 
 REASON_MAX: Final = 1000
 EMAIL_MAX: Final = 255
@@ -70,14 +65,14 @@ def bootstrap(
         raise click.BadParameter(f"1 to {REASON_MAX} characters", param_hint="--reason")
     if force and reason is None:
         raise click.UsageError("--force needs --reason, which the audit log keeps")
-    click.echo(_run(database_url, _bootstrap, person, force, reason))
+    click.echo(as_owner(database_url, _bootstrap, person, force, reason))
 
 
 @click.command(name="list", help="Show the system admins of this list, and who was removed.")
 @DATABASE
 def list_admins(database_url: str) -> None:
     """Print a line each, the oldest first."""
-    rows = _run(database_url, _all)
+    rows = as_owner(database_url, _all)
     for row in rows:
         state = "waits for the first session" if row["user_id"] is None else "is a system admin"
         if row["removed_at"] is not None:
@@ -103,7 +98,7 @@ def remove(
 ) -> None:
     """Say who is none any more."""
     person = _person(subject, email, issuer)
-    click.echo(_run(database_url, _remove, person, reason))
+    click.echo(as_owner(database_url, _remove, person, reason))
 
 
 def _person(subject: str | None, email: str | None, issuer: str | None) -> dict[str, str | None]:
@@ -172,7 +167,7 @@ async def _bootstrap(
             "'...' adds another one"
         )
     await conn.execute(
-        ADMINS["add"], person["issuer"], person["user_id"], person["email"], reason, _operator()
+        ADMINS["add"], person["issuer"], person["user_id"], person["email"], reason, operator()
     )
     await _audit(conn, "system.admin.added", person, None, {**person, "reason": reason})
     if person["user_id"] is None:
@@ -189,7 +184,7 @@ async def _remove(conn: Any, person: dict[str, str | None], reason: str | None) 
     if not found:
         raise click.ClickException(f"{_named(person)} of {person['issuer']} is not listed")
     [row] = found
-    await conn.execute(ADMINS["remove"], row["id"], _operator())
+    await conn.execute(ADMINS["remove"], row["id"], operator())
     before = {name: row[name] for name in ("issuer", "user_id", "email")}
     await _audit(conn, "system.admin.removed", before, before, {"reason": reason})
     return f"{_named(row)} is no system admin by this list any more"
@@ -204,44 +199,9 @@ async def _audit(
 ) -> None:
     await conn.execute(
         ADMINS["write_audit"],
-        _operator(),
+        operator(),
         action,
         person["user_id"] or person["email"],
         None if before is None else json.dumps(before),
         json.dumps(after),
     )
-
-
-def _operator() -> str:
-    """Who runs this, as the machine says; the audit log has the database's user beside it."""
-    try:
-        return f"operator:{getpass.getuser()}"
-    except (OSError, KeyError, ImportError):
-        return "operator"
-
-
-def _run(database_url: str, work: Callable[..., Awaitable[T]], *arguments: object) -> T:
-    """Do `work` in one transaction. Whatever Postgres says becomes an error of one line."""
-
-    async def connected() -> T:
-        conn = await asyncpg.connect(database_url, timeout=10, command_timeout=30)
-        try:
-            async with conn.transaction():
-                return await work(conn, *arguments)
-        finally:
-            await conn.close()
-
-    try:
-        return asyncio.run(connected())
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
-        raise click.ClickException(
-            "the database lacks our tables: run `taximeter migrate`"
-        ) from None
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise click.ClickException(
-            f"only the owner of the database may: set TAXIMETER_MIGRATE_DATABASE_URL ({error})"
-        ) from None
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise click.ClickException(
-            f"the Postgres of --database-url cannot be used: {str(error) or type(error).__name__}"
-        ) from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import asyncpg
@@ -37,18 +39,8 @@ def command(context: click.Context, as_json: bool) -> None:
     """Print every invariant with its figures."""
     if context.invoked_subcommand is not None:
         return
-    try:
+    with _looking(as_json):
         report = asyncio.run(run_check(SettlerSettings()))
-    except (
-        CouldNotLook,
-        OSError,
-        RedisError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-    ) as error:
-        _could_not_look(in_one_line(error) or f"{type(error).__name__}: {error}", as_json)
-    except (ValidationError, SettingsError) as error:
-        _could_not_look(explain(error), as_json)
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2))
     else:
@@ -66,12 +58,8 @@ def acknowledge_command(note: str) -> None:
     """Print what was acknowledged."""
     if not 1 <= len(note.strip()) <= NOTE_MAX:
         raise click.BadParameter(f"1 to {NOTE_MAX} characters", param_hint="--note")
-    try:
+    with _looking(as_json=False):
         done = asyncio.run(_acknowledge(SettlerSettings(), note))
-    except (OSError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        _could_not_look(f"{type(error).__name__}: {error}", as_json=False)
-    except ValidationError as error:
-        _could_not_look(explain(error), as_json=False)
     for one in done:
         place = f"shard {one.shard} epoch {one.epoch}"
         if one.what == "lost":
@@ -123,6 +111,19 @@ def print_report(report: Report, console: Console) -> None:
             console.print(f"{one.name}: {one.unjudged}", style="yellow", markup=False)
     verdict = "The books are right." if report.holds else "The books are NOT right."
     console.print(f"{verdict} (amounts in millicredits)")
+
+
+@contextmanager
+def _looking(as_json: bool) -> Iterator[None]:
+    """Say in one line why the stores could not be read, and exit 2."""
+    try:
+        yield
+    except CouldNotLook as error:
+        _could_not_look(str(error), as_json)
+    except (OSError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        _could_not_look(in_one_line(error) or f"{type(error).__name__}: {error}", as_json)
+    except (ValidationError, SettingsError) as error:
+        _could_not_look(explain(error), as_json)
 
 
 def _could_not_look(reason: str, as_json: bool) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -40,6 +41,12 @@ def owner_database(said: str = "The database, as the user who owns it.") -> Call
         show_envvar=True,
         help=f"{said}  [required]",
     )
+
+
+def owner_database_is_from(url: str) -> str:
+    """The variable, or else the option, that this URL of `owner_database` was given in."""
+    given = ((name, os.environ.get(name), credential(name.lower())) for name in OWNER_VARIABLES)
+    return next((name for name, *urls in given if url in urls), "--database-url")
 
 
 _EXAMPLES = {
@@ -104,3 +111,14 @@ def refuse_unsafe_database(settings: StoreSettings) -> None:
         asyncio.run(check_database(settings.database_url, accept_loss=accept_loss))
     except UnsafeDatabase as error:
         raise click.ClickException(f"cannot start on this Postgres: {error}") from None
+
+
+def some_lines(
+    lines: list[str],
+    most: int | None,
+    how: str = "--all shows them, --report FILE writes them down",
+) -> list[str]:
+    """The first of them, and how many more there are; all without `most`."""
+    if most is None or len(lines) <= most:
+        return lines
+    return [*lines[:most], f"  and {len(lines) - most} more; {how}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from taximeter.api.commands.common import owner_database
+from taximeter.api.commands.common import owner_database, owner_database_is_from
 from taximeter.api.migrate import Action, MigrationFailed, migrate
 
 
@@ -18,4 +18,5 @@ def command(action: Action, database_url: str) -> None:
     try:
         click.echo(migrate(database_url, action), nl=False)
     except MigrationFailed as error:
-        raise click.ClickException(str(error)) from error
+        where = f"the database of {owner_database_is_from(database_url)}"
+        raise click.ClickException(f"{where} is not migrated: {error.in_one_line}") from error

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 from pydantic import ValidationError
 
-from taximeter.api.commands.common import explain
+from taximeter.api.commands.common import explain, some_lines
+from taximeter.api.commands.prices_diff import diff
 from taximeter.api.price_settings import PriceSettings
 from taximeter.api.prices import make_pricer
-from taximeter.api.prices_diff import FINE, compare
 from taximeter.meter.pricing import KINDS, PriceFileError, Pricer, UnpricedModel, read_price_file
 from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.files import parse_price_file
@@ -164,52 +164,13 @@ def _report(found: Imported, most: int | None) -> list[str]:
     lines = []
     if found.notes:
         lines.append(f"{len(found.notes)} of them also have prices that are NOT METERED here:")
-        lines += _some(
+        lines += some_lines(
             [f"  {model}: {', '.join(names)}" for model, names in found.notes.items()], most
         )
     if found.left_out:
         lines.append(f"{len(found.left_out)} models were left out:")
-        lines += _some([f"  {model}: {why}" for model, why in found.left_out.items()], most)
+        lines += some_lines([f"  {model}: {why}" for model, why in found.left_out.items()], most)
     return lines
 
 
-@command.command(
-    help="Compare what is charged here with MAP, LiteLLM's model_prices_and_context_window.json, "
-    "over generated usages of every model of it, and say where they differ."
-)
-@click.argument("file", metavar="MAP", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--all", "show_all", is_flag=True, help="Show every group of differences.")
-def diff(file: Path, show_all: bool) -> None:
-    """Print the groups, most usages first, with a model as an example of each."""
-    try:
-        settings = PriceSettings()
-        pricer = Pricer(credits_per_dollar=FINE, price_file=settings.price_file)
-        found = compare(pricer, file.read_bytes())
-    except ValidationError as error:
-        raise click.ClickException(explain(error)) from None
-    except PriceFileError as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(
-        f"{found.models} models of the map are sold by tokens; {found.only_map} are refused here"
-    )
-    click.echo(
-        f"{found.compared} usages are priced by both; set aside are {found.set_aside.total()}: "
-        + (", ".join(f"{rule} {count}" for rule, count in found.set_aside.most_common()) or "none")
-    )
-    click.echo(f"{found.agreement:.1%} of the former cost the same")
-    lines = [
-        f"  {count:6}  {host:12}  {cause}, as {found.examples[host, cause]}"
-        for (host, cause), count in found.causes.most_common()
-    ]
-    for line in _some(lines, None if show_all else NOTES_SHOWN, "--all shows them"):
-        click.echo(line)
-
-
-def _some(
-    lines: list[str],
-    most: int | None,
-    how: str = "--all shows them, --report FILE writes them down",
-) -> list[str]:
-    if most is None or len(lines) <= most:
-        return lines
-    return [*lines[:most], f"  and {len(lines) - most} more; {how}"]
+command.add_command(diff)

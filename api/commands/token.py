@@ -70,10 +70,18 @@ def command(
             "tokens are minted in dev mode only: set TAXIMETER_DEV_MODE=1, "
             "or log in with the configured identity provider"
         )
+    place = (folder or settings.data_dir) / KEY_FILE_NAME
+    is_new = not place.exists()
     try:
-        key = load_dev_key(folder or settings.data_dir)
+        key = load_dev_key(place.parent)
         roles = (settings.admin_role,) if system_admin else ()
         token = key.mint(check_user_id(user), ttl_s=ttl_s, roles=roles, email=email)
     except (DevKeyError, InvalidRequest, OSError) as error:
         raise click.ClickException(str(error)) from error
+    if is_new:
+        click.echo(
+            f"taximeter: made a new key, {place.resolve()}; an API with another TAXIMETER_DATA_DIR "
+            "does not accept its tokens",
+            err=True,
+        )
     click.echo(token)

@@ -155,6 +155,11 @@ def load_routing(settings: ApiSettings) -> RoutingConfig | None:
     url = settings.upstream_url
     if url is None:
         return None
+    if settings.upstream_api_key is not None and not settings.upstream_api_key.get_secret_value():
+        raise ConfigError(
+            "TAXIMETER_UPSTREAM_API_KEY is empty: give it the key of "
+            f"{_name_of(url)}, or unset it for a provider that asks for none"
+        )
     name = settings.upstream_name or _name_of(url)
     upstream = {
         "name": name,

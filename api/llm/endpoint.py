@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taximeter.api import middleware
-from taximeter.api.deps import bearer_needed, bearer_token, cookie_token
+from taximeter.api.deps import bearer_needed, bearer_token, cookie_token, refuse_repeated
 from taximeter.api.errors import ApiError, refusal_of, validation_refusal
 from taximeter.api.exact import ShortText
 from taximeter.api.key_text import PREFIX
@@ -60,7 +60,7 @@ class LlmEndpoint:
         self._bytes_max = bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The first of several headers of one name counts, as everywhere else in the API.
+        # Of those that count here and may stand twice, the first counts, as elsewhere in the API.
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         async with AsyncExitStack() as stack:
             try:
@@ -81,6 +81,7 @@ class LlmEndpoint:
         """The answer, whose place the stack gives back. Who calls, who pays and whether anything is
         left is known before the body is read, and its shape before it is parsed.
         """
+        refuse_repeated(scope["headers"])
         if announced_bytes(headers) > self._bytes_max:
             # The rest of the body is still on its way, and is not read.
             words, details = body_limit_words(self._bytes_max), {"bytes_max": self._bytes_max}
@@ -128,6 +129,7 @@ class LlmEndpoint:
 async def get_caller(request: Request) -> tuple[str, str | None]:
     """The same caller for the reads beside the endpoint, counted as a read. Raises ApiError."""
     services: Services = request.app.state.services
+    refuse_repeated(request.scope["headers"])
     headers: dict[bytes, bytes] = dict(reversed(request.scope["headers"]))
     org_header = _text(headers, b"x-org-id", "X-Org-Id")
     user_id, org_id = await _caller(services, request.scope, headers, org_header)
@@ -149,9 +151,6 @@ async def _caller(
         token = cookie_token(Request(scope))
     elif token.startswith(PREFIX):
         user_header = _text(headers, b"x-user-id", "X-User-Id")
-        if sum(name == b"x-user-id" for name, _ in scope["headers"]) > 1:
-            # A gateway that adds where it should replace would let callers name themselves.
-            raise ApiError(422, "X-User-Id: must be given once", details={"field": "X-User-Id"})
         return await key_caller(services.keys, token, user_header, org_header)
     principal = await services.verifier.verify(token)
     return principal.user_id, org_header

@@ -73,7 +73,8 @@ def quote(
         level = _power_level(settings, chat, target, plan)
         try:
             price = pricer.price(target.price_as, plan=plan, power_level=level)
-            price.estimate(0, 0, images=chat.n if chat.surface.makes_images else 0)
+            images = chat.n if chat.surface.makes_images else 0
+            price.estimate(0, 0, service_tier=chat.service_tier, images=images)
         except UnpricedModel as error:
             refusal = error
         else:

@@ -127,10 +127,11 @@ WHERE org_id = $1 AND user_id = $2 AND (status = 'invited' OR (status = 'blocked
 RETURNING user_id, role, status, created_at;
 
 -- name: write_audit
--- Why: who did what to whom, with the state before and after, in the transaction of the change itself.
+-- Why: who did what to whom, with the state before and after, in the transaction of the change itself. The actor is set for that
+--      transaction, here alone, and the function takes it from there.
 -- $1 actor, $2 action, $3 org_id, $4 target, $5 before, $6 after, $7 request_id
-INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
-VALUES ($1, $2, $3, $4, $5::text::jsonb, $6::text::jsonb, $7);
+SELECT taximeter.write_audit($2, $3, $4, $5::text::jsonb, $6::text::jsonb, $7)
+FROM set_config('taximeter.actor', $1, true);
 
 -- name: list_audit
 -- Why: the audit log of one organisation, newest first.

@@ -33,16 +33,24 @@ IMAGE_TOKENS_MAX = 6_240
 """Most output tokens of an image where tokens are what it is sold by."""
 _TRAFFIC: Final = {"ON_DEMAND_PRIORITY": "priority", "ON_DEMAND_FLEX": "flex"}
 """Gemini's words for service tiers."""
+_ORDINARY: Final = frozenset(
+    ("", "auto", "default", "standard", "standard_only", "on_demand", "scale", "provisioned")
+)
+"""What hosts call the service tier that a plain price is for, or that was paid for beforehand."""
+_PUBLISHED: Final = frozenset(("genai-prices", "corrections"))
 
 
 class UnpricedModel(Exception):
     """The model has no price, or none for what a request of this kind is counted in."""
 
-    def __init__(self, model: str, near: Sequence[str] = ()) -> None:
+    def __init__(self, model: str, near: Sequence[str] = (), tier: str = "") -> None:
         known = f" Known are {', '.join(near)}." if near else ""
         super().__init__(
-            f"Model '{model}' has no known price.{known} Use a priced model, or let the operator "
-            "choose what unknown models cost."
+            f"Service tier '{tier}' of model '{model}' has no known price. Leave service_tier out, "
+            "or let the operator price it."
+            if tier
+            else f"Model '{model}' has no known price.{known} Use a priced model, or let the "
+            "operator choose what unknown models cost."
         )
         self.model = model
         self.near = tuple(near)
@@ -159,8 +167,11 @@ class Price:
         where these are known. `prompt_kind` and `output_kind` say how they are charged; by default
         the dearer way of plainly or written to a cache, and of plainly or reasoning. Cache reads
         are never assumed, since they only make it cheaper. `audio_tokens` are those of the prompt
-        besides; `images` are made. Raises UnpricedModel when these are not what it is sold by.
+        besides; `images` are made. Raises UnpricedModel when these are not what it is sold by, and
+        for a service tier that is asked for and has no price.
         """
+        if not self.has_tier(service_tier):
+            raise UnpricedModel(self.model, tier=service_tier or "")
         if not self._has_estimate:
             raise UnpricedModel(self.model)
         if self.context_window is not None:
@@ -199,13 +210,28 @@ class Price:
         """Whether nothing costs anything: such a charge is recorded, with an amount of 0."""
         return not any(price or tiers for price, tiers in self.rates.values())
 
-    def metadata(self) -> dict[str, object]:
-        """What a charge says about its price."""
+    def has_tier(self, service_tier: str | None) -> bool:
+        """Whether there is a price of this service tier. An operator's own prices, and those of
+        models that no list has, are for all tiers.
+        """
+        tier = service_tier or ""
+        return tier in _ORDINARY or tier in self.modes or self.source not in _PUBLISHED
+
+    def metadata(
+        self, usage: Mapping[str, object] | None = None, service_tier: str | None = None
+    ) -> dict[str, object]:
+        """What a charge says about its price; with its usage also that the answer names a service
+        tier of which there is no price, so that the plain one was taken.
+        """
         found: dict[str, object] = {"price_source": self.source, "price_version": self.version}
         if self.identity:
             found["price_of"] = self.identity
         if self.is_free:
             found["free"] = True
+        if service_tier in (None, "auto"):
+            service_tier = _mode(usage or {})
+        if not self.has_tier(service_tier):
+            found["unpriced_service_tier"] = service_tier
         return found
 
     def packed(self) -> dict[str, Any]:

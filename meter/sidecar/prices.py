@@ -76,8 +76,8 @@ class Prices:
             estimate = price.estimate(
                 prompt, output, answers, service_tier=fields.get("service_tier"), images=images
             )
-        except UnpricedModel:
-            raise _unpriced(price.model) from None
+        except UnpricedModel as error:
+            raise _unpriced(price.model, str(error)) from None
         found = {**price.metadata(), "estimated": True, _PACKED: price.packed()}
         hold = await self._holds.reserve(
             meter,
@@ -165,7 +165,7 @@ def _cost(price: Price, fields: Mapping[str, Any], usage: Usage | None) -> tuple
     except UnknownUsage as error:
         raise InvalidRequest(f"tokens.{error.field}", error.limit) from None
     found = {
-        **price.metadata(),
+        **price.metadata(tokens, fields.get("service_tier")),
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.output,
         "tokens_used": counts.prompt + counts.output,
@@ -203,10 +203,13 @@ def _count(fields: Mapping[str, Any], field: str) -> int:
     return count
 
 
-def _unpriced(model: str) -> Refusal:
+def _unpriced(
+    model: str,
+    said: str = "This model has no known price. Give an amount, or let the operator price it.",
+) -> Refusal:
     return Refusal(
         400,
         "UNPRICED_MODEL",
-        "This model has no known price. Give an amount, or let the operator price it.",
+        said,
         {"field": "model", "model": model},
     )

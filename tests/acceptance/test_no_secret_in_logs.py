@@ -135,7 +135,7 @@ async def _ask_wrongly(api: str, sidecar: str) -> None:
         "X-Api-Key": CANARIES["key"],
     }
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": CANARIES["prompt"]}]}
-    async with httpx.AsyncClient(timeout=10, trust_env=False, headers=headers) as http:
+    async with httpx.AsyncClient(timeout=60, trust_env=False, headers=headers) as http:
 
         async def answered() -> bool:
             with suppress(httpx.TransportError):

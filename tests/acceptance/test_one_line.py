@@ -65,6 +65,15 @@ CASES: list[tuple[list[str], dict[str, str], list[str]]] = [
     (["sidecar"], {"TAXIMETER_MARKUP_BY_PLAN": "["}, ["TAXIMETER_MARKUP_BY_PLAN"]),
     (
         ["api"],
+        {
+            "TAXIMETER_DEV_MODE": "1",
+            "TAXIMETER_UPSTREAM_BASE_URL": "https://api.openai.com/v1",
+            "TAXIMETER_UPSTREAM_API_KEY": "",  # As from a variable that was not set.
+        },
+        ["TAXIMETER_UPSTREAM_API_KEY is empty", "api.openai.com"],
+    ),
+    (
+        ["api"],
         {"TAXIMETER_DEV_MODE": "1", "TAXIMETER_DATA_DIR": "/dev/null/x"},
         ["TAXIMETER_DATA_DIR", "/dev/null/x"],
     ),
@@ -156,3 +165,14 @@ def test_dev_refuses_a_port_that_is_taken_and_starts_nothing(tmp_path: Path) -> 
     assert f"port {port}" in done.stderr
     assert "--port" in done.stderr
     assert not (tmp_path / "dev" / "valkey").exists()
+
+
+def test_a_new_key_of_dev_mode_is_said(tmp_path: Path) -> None:
+    """Tokens of a folder that no API uses are accepted by none."""
+    first, second = (run(tmp_path, "token", "--user", "ann", TAXIMETER_DEV_MODE="1") for _ in "ab")
+    assert first.returncode == second.returncode == 0
+    assert "dev-session-key.pem" in first.stderr
+    assert "TAXIMETER_DATA_DIR" in first.stderr
+    assert first.stderr.count("\n") == 1
+    assert second.stderr == ""
+    assert len(first.stdout.split(".")) == 3

@@ -76,7 +76,7 @@ class Client:
     @asynccontextmanager
     async def calling(self) -> AsyncIterator[None]:
         async with (
-            httpx.AsyncClient(timeout=15, trust_env=False) as http,
+            httpx.AsyncClient(timeout=60, trust_env=False) as http,
             asyncio.TaskGroup() as tasks,
         ):
             for number in range(CALLERS):

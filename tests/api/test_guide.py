@@ -112,7 +112,7 @@ async def run_script(world: World, database_url: str, folder: Path) -> tuple[str
         },
     )
     reading = asyncio.create_task(running.communicate())
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(60):
         while not reading.done():
             await world.settle()
             await asyncio.wait((reading,), timeout=0.05)

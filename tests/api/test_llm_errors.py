@@ -73,6 +73,7 @@ async def test_openais_client_reads_them(world: World) -> None:
     assert error.request_id is not None
 
 
+@pytest.mark.timeouts
 async def test_an_outage_is_told_at_once_after_the_first(world: World, proxy: Proxy) -> None:
     """The first request waits for Redis; those after it do not wait for each other's time-outs."""
     await world.funded()

@@ -77,12 +77,12 @@ async def test_a_gateway_that_is_killed_is_charged_to_its_last_heartbeat(
         async def has_progress() -> bool:
             return await progress(world) > 0
 
-        await eventually(has_progress, within_s=20, what="a heartbeat with progress")
+        await eventually(has_progress, within_s=60, what="a heartbeat with progress")
         reported = await progress(world)
         api.process.send_signal(signal.SIGKILL)
         await api.ended()
         raw.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await provider.asked[0].gone.wait()
     assert (await world.balance()).held > 0, "nobody was there to end it"
 
@@ -92,7 +92,7 @@ async def test_a_gateway_that_is_killed_is_charged_to_its_last_heartbeat(
             await sweep(world.stores, shard, epoch)
         return (await world.balance()).held == 0
 
-    await eventually(is_swept, within_s=20, what="the end of the hold")
+    await eventually(is_swept, within_s=60, what="the end of the hold")
     charge = await charge_of(world)
     assert charge["credits_used"] == reported > 0
     assert (charge["completion_tokens"], charge["estimated"]) == (30, True)
@@ -174,7 +174,7 @@ async def test_one_key_in_two_processes_calls_upstream_once(
     async with (
         running("api", "--port", "0", **options) as one,
         running("api", "--port", "0", **options) as two,
-        httpx.AsyncClient(timeout=30, trust_env=False, headers=headers) as client,
+        httpx.AsyncClient(timeout=60, trust_env=False, headers=headers) as client,
     ):
 
         async def ask(url: str) -> httpx.Response:
@@ -216,7 +216,7 @@ async def test_a_key_whose_request_failed_is_used_too(world: World, provider: Pr
     provider.script = script
     async with (
         running("api", "--port", "0", **settings(world, provider)) as api,
-        httpx.AsyncClient(timeout=30, trust_env=False, headers=world.auth("ann")) as client,
+        httpx.AsyncClient(timeout=60, trust_env=False, headers=world.auth("ann")) as client,
     ):
         headers = {"Idempotency-Key": "k"}
         first = await client.post(f"{api.url}{CHAT}", json=BODY, headers=headers)

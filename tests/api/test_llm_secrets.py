@@ -115,7 +115,7 @@ async def test_the_key_reaches_no_caller_and_no_log(world: World, provider: Prov
             **{**options, "upstream_base_url": provider.url, "upstream_api_key": CANARY},
             upstream_timeout_s=3,
         ) as api,
-        httpx.AsyncClient(timeout=30, trust_env=False, headers=world.auth("ann")) as client,
+        httpx.AsyncClient(timeout=60, trust_env=False, headers=world.auth("ann")) as client,
     ):
         for script in SCRIPTS:
             provider.script = script

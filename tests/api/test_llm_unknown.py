@@ -24,6 +24,7 @@ def api_options(proxy: Proxy) -> dict[str, Any]:
     return {"redis_url": proxy.url}
 
 
+@pytest.mark.timeouts
 async def test_a_hold_of_an_unknown_outcome_is_given_back_and_the_key_works_again(
     world: World, proxy: Proxy
 ) -> None:

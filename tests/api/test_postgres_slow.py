@@ -17,6 +17,8 @@ from support.world import BILLING, World
 
 from taximeter.settler.settle import settle_shard
 
+pytestmark = pytest.mark.timeouts
+
 POOL_MAX = 4
 # The bounds that the API is given here; the client of a test waits for twenty seconds.
 BOUNDS = {

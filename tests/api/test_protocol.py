@@ -61,7 +61,7 @@ async def ask(port: int, *parts: bytes, answers: int = 1) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     got = b""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for part in parts:
                 writer.write(part)
                 await writer.drain()
@@ -120,7 +120,7 @@ async def exchange(port: int, request: bytes, end: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await reader.readuntil(end)
     except asyncio.IncompleteReadError as error:
         return error.partial

@@ -80,7 +80,7 @@ async def test_the_api_is_ready_without_postgres_and_not_without_redis(
         )
         async with (
             serving(create_app(settings)) as url,
-            httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client,
+            httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client,
         ):
             assert (await client.get("/livez")).json() == {"status": "ok", "reason": None}
             response = await client.get("/readyz")
@@ -100,7 +100,7 @@ async def test_a_wrong_password_says_so(
     )
     async with (
         serving(create_app(settings)) as url,
-        httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client,
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client,
     ):
         health = (await client.get(STATUS)).json()
     assert health["redis"]["reason"] == "password_refused"
@@ -127,7 +127,7 @@ async def test_the_api_starts_and_says_what_is_missing(
     )
     async with (
         serving(create_app(settings)) as url,
-        httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client,
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client,
     ):
         response = await client.get(STATUS)
         assert response.status_code == 503
@@ -212,7 +212,7 @@ async def test_the_api_as_a_process_finishes_what_it_began(world: World, tmp_pat
     )
     try:
         url = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
 
             async def is_up() -> bool:
                 try:
@@ -220,7 +220,7 @@ async def test_the_api_as_a_process_finishes_what_it_began(world: World, tmp_pat
                 except httpx.TransportError:
                     return False
 
-            await eventually(is_up, within_s=20, what="the API")
+            await eventually(is_up, within_s=60, what="the API")
             body = {
                 "model": "gpt-4o",
                 "messages": [{"role": "user", "content": "Hi"}],

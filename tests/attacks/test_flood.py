@@ -45,7 +45,7 @@ class Scene:
     rival: str
 
     async def pay(self, number: int) -> int:
-        async with httpx.AsyncClient(base_url=self.served.url, timeout=30, trust_env=False) as one:
+        async with httpx.AsyncClient(base_url=self.served.url, timeout=60, trust_env=False) as one:
             body = {"org_id": "acme", "user_id": "ann", "request_id": f"p{number}"}
             answer = await one.post(
                 "/v1/charge",
@@ -100,7 +100,7 @@ async def slow(scene: Scene, crowd: Hostile) -> None:
 
 
 async def _again(scene: Scene, send: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> None:
-    async with httpx.AsyncClient(base_url=scene.served.url, timeout=30, trust_env=False) as one:
+    async with httpx.AsyncClient(base_url=scene.served.url, timeout=60, trust_env=False) as one:
         while True:
             with contextlib.suppress(httpx.TransportError):
                 await send(one)

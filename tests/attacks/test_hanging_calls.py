@@ -82,14 +82,14 @@ async def test_another_organization_is_served_meanwhile(
     assert (await world.allocate("bob", 5.0)).status_code == 200
     async with (
         running("api", "--port", "0", **options(world, provider, tmp_path, connections)) as api,
-        httpx.AsyncClient(timeout=20, trust_env=False) as client,
+        httpx.AsyncClient(timeout=60, trust_env=False) as client,
     ):
         await hang(world, api, hanging, calls)
 
         async def they_hang() -> bool:
             return len(provider.asked) >= least
 
-        await eventually(they_hang, within_s=30, what="the hanging calls")
+        await eventually(they_hang, within_s=60, what="the hanging calls")
         for user in ("eve", "bob"):
             for _ in range(5):
                 response = await client.post(
@@ -109,7 +109,7 @@ async def test_too_many_requests_of_one_account_are_told_when_to_come_back(
     settings = {**options(world, provider, tmp_path, 1000), "llm_requests_max": 20}
     async with (
         running("api", "--port", "0", **settings) as api,
-        httpx.AsyncClient(timeout=20, trust_env=False) as client,
+        httpx.AsyncClient(timeout=60, trust_env=False) as client,
     ):
         await hang(world, api, hanging, 30)
 

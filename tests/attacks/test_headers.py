@@ -98,13 +98,14 @@ async def test_nobody_is_told_to_go_on_with_a_gigabyte(keyless: Caller) -> None:
         b"POST /v1/charge HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n"
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         first = await reader.readline()
     assert first.startswith(b"HTTP/1.1 413")
     writer.close()
 
 
-async def test_a_user_is_named_once(world: World) -> None:
+async def test_who_calls_and_who_pays_is_said_once(world: World) -> None:
+    """By the admin API, the LLM route and what is read beside it: 422, and nothing happens."""
     await world.funded("ann", 50.0)
     made = await world.client.post(
         f"{BILLING}/orgs/acme/keys",
@@ -120,6 +121,24 @@ async def test_a_user_is_named_once(world: World) -> None:
     answer = await world.client.post(CHAT, json=body, headers=headers)
     assert answer.status_code == 422
     assert "given once" in answer.json()["detail"]
+    token = world.auth("ann")["Authorization"]
+    purchase = {"credits": 1.0, "purchase_amount": 1.0}
+    for method, path, content, twice in (
+        ("POST", CHAT, body, "X-Org-Id"),
+        ("POST", CHAT, body, "Idempotency-Key"),
+        ("POST", CHAT, body, "Authorization"),
+        ("GET", "/v1/models", None, "X-Org-Id"),
+        ("GET", "/api/v1/auth/user", None, "Authorization"),
+        ("POST", f"{BILLING}/credits/acme/add", purchase, "Idempotency-Key"),
+    ):
+        headers = [(twice, "one"), (twice, "two")]
+        if twice == "Authorization":
+            headers = [(twice, token), (twice, token)]
+        else:
+            headers.append(("Authorization", token))
+        answer = await world.client.request(method, path, json=content, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["details"]) == (422, {"field": twice})
+    assert world.upstream_calls == 0
 
 
 async def test_the_page_of_the_api_is_in_nobodys_frame(world: World) -> None:

@@ -92,7 +92,7 @@ async def only_charge(world: World) -> dict[str, Any]:
     async def is_charged() -> bool:
         return bool(await world.charges())
 
-    await eventually(is_charged, within_s=30, what="the charge of the next process")
+    await eventually(is_charged, within_s=60, what="the charge of the next process")
     [charge] = await world.charges()
     return {**charge, **json.loads(charge["metadata"])}
 
@@ -133,7 +133,7 @@ async def test_what_was_told_in_an_outage_is_booked_after_a_restart(
     fields = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
     async with (
         running("api", "--port", "0", **options) as api,
-        httpx.AsyncClient(timeout=30, trust_env=False, headers=world.auth("ann")) as client,
+        httpx.AsyncClient(timeout=60, trust_env=False, headers=world.auth("ann")) as client,
     ):
         asking = asyncio.create_task(client.post(f"{api.url}{CHAT}", json={**BODY, **fields}))
 
@@ -183,7 +183,7 @@ async def test_what_was_delivered_in_an_outage_is_on_disk_before_the_end(
             lines = texts(folder, ".jsonl")
             return any('\\"completion_tokens\\":60' in one for one in lines)
 
-        await eventually(is_kept, within_s=30, what="the progress on disk")
+        await eventually(is_kept, within_s=60, what="the progress on disk")
         api.process.send_signal(signal.SIGKILL)
         await api.ended()
         raw.close()
@@ -208,7 +208,7 @@ async def test_what_is_delivered_is_reported_long_before_a_heartbeat(
                     return True
             return False
 
-        await eventually(is_reported, within_s=30, what="the progress of the hold")
+        await eventually(is_reported, within_s=60, what="the progress of the hold")
         api.process.send_signal(signal.SIGKILL)
         await api.ended()
         raw.close()

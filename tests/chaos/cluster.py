@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from support.proxy import Proxy
 from support.waiting import eventually
 
+from chaos.gateway import PAUSE_VARIABLE
 from chaos.process import Worker
 from chaos.settings import Run
 from chaos.valkey import FAKETIME, ChaosValkey, moved_by, set_clock
@@ -223,7 +224,8 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
             for place, port in enumerate(ports, 1)
         ]
         arguments = ["-m", "chaos.gateway", name, str(run.seed), str(history), ",".join(USERS)]
-        workers.append(Worker(name, [*arguments, *urls], {}, folder))
+        pause = {PAUSE_VARIABLE: str(run.pause_s)}
+        workers.append(Worker(name, [*arguments, *urls], pause, folder))
         cluster.down.add(name)
     name = "embedded-1"
     url = await link(f"{name}>redis", redis_url)

@@ -22,6 +22,8 @@ import httpx
 from chaos.history import Line, Recorder
 
 CALLERS: Final = 12
+PAUSE_VARIABLE: Final = "CHAOS_PAUSE_S"
+"""Longest pause of a caller between two requests, in seconds."""
 ANSWER_TIMEOUT_S: Final = 2.5
 RESERVE_PATIENCE_S: Final = 4.0
 CHARGE_PATIENCE_S: Final = 12.0
@@ -53,6 +55,7 @@ class Gateway:
         self._recorder = recorder
         self._users = [tuple(user.split("/")) for user in users]
         self._urls = urls
+        self._pause_s = float(os.environ[PAUSE_VARIABLE])
         self._numbers = itertools.count()
         self._done: list[tuple[str, str, int]] = []
         self.stopping = asyncio.Event()
@@ -70,7 +73,7 @@ class Gateway:
                 ("hold", "charge", "again"), weights=(60, 32, 8 if self._done else 0)
             )[0]
             await getattr(self, f"_{kind}")()
-            await asyncio.sleep(self._random.uniform(0.0, 0.06))
+            await asyncio.sleep(self._random.uniform(0.0, self._pause_s))
 
     def _new(self) -> tuple[str, str, str]:
         org_id, user_id = self._random.choice(self._users)

@@ -23,6 +23,8 @@ class Run:
 
     outcome_window_s: how long Redis remembers ended requests, short so that repeats come later.
     commit_wait: TAXIMETER_COMMIT_WAIT of the sidecars.
+    pause_s: longest pause of a caller of a gateway between two requests.
+    converge_s: how long everything may take to come to rest; a bound for machines that are slow.
     """
 
     seed: int
@@ -34,7 +36,8 @@ class Run:
     outcome_window_s: float = 300.0
     commit_wait: str = "none"
     rest_s: tuple[float, float] = (0.3, 1.2)
-    converge_s: float = 60.0
+    pause_s: float = 0.06
+    converge_s: float = 180.0
 
     @property
     def replica(self) -> bool:
@@ -86,6 +89,9 @@ EVERYTHING: Final = (
     *PROCESSES, *NETWORK, *REDIS, *REDIS_LOSS, *POSTGRES, *CLOCK, *ANSWERS, *HOLDS, *WAITS,
 )  # fmt: skip
 
+CALM_S: Final = 1.0
+"""`pause_s` of the runs of `make test`: faults bite as well among fewer requests."""
+
 CI_RUNS: Final = (
     Ci(
         "processes",
@@ -103,6 +109,7 @@ CI_RUNS: Final = (
                 "pause_settler",
             ),
             in_order=True,
+            pause_s=CALM_S,
             shards=2,
             outcome_window_s=2.0,
         ),
@@ -118,27 +125,27 @@ CI_RUNS: Final = (
     ),
     Ci(
         "network",
-        Run(seed=102, seconds=22, faults=NETWORK, in_order=True),
+        Run(seed=102, seconds=22, faults=NETWORK, in_order=True, pause_s=CALM_S),
         ("healed", "late"),
     ),
     Ci(
         "redis that keeps its promise",
-        Run(seed=103, seconds=20, faults=REDIS, in_order=True, fsync="always"),
+        Run(seed=103, seconds=20, faults=REDIS, in_order=True, pause_s=CALM_S, fsync="always"),
         ("replayed", "approved", "out of memory", "late"),
     ),
     Ci(
         "redis that loses data",
-        Run(seed=104, seconds=24, faults=REDIS_LOSS, in_order=True),
+        Run(seed=104, seconds=24, faults=REDIS_LOSS, in_order=True, pause_s=CALM_S),
         ("rebuilt", "late", "lost", "transfer ok", "deallocate ok", "member removed"),
     ),
     Ci(
         "postgres",
-        Run(seed=105, seconds=22, faults=POSTGRES, in_order=True),
+        Run(seed=105, seconds=22, faults=POSTGRES, in_order=True, pause_s=CALM_S),
         ("rebuilt", "late", "transfer ok", "deallocate ok", "member removed"),
     ),
     Ci(
         "clock",
-        Run(seed=106, seconds=10, faults=CLOCK, in_order=True),
+        Run(seed=106, seconds=10, faults=CLOCK, in_order=True, pause_s=CALM_S),
         ("late", "expired"),
     ),
     Ci(
@@ -153,6 +160,7 @@ CI_RUNS: Final = (
                 "sql_deductions",
             ),
             in_order=True,
+            pause_s=CALM_S,
         ),
         ("healed", "out of memory", "rebuilt", "late"),
     ),

@@ -24,7 +24,7 @@ from chaos.watcher import left_by_refusals
     "default::chaos.again.VoidRun",
 )
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("ci", CI_RUNS, ids=lambda ci: ci.name.replace(" ", "_"))
 async def test_run(ci: Ci, tmp_path: Path) -> None:
     if FAKETIME is None and set(ci.run.faults) <= set(CLOCK):

@@ -140,9 +140,9 @@ async def running(*command: str, folder: Path, port: int) -> AsyncIterator[httpx
             writer.close()
             return True
 
-        await eventually(listens, within_s=30, what=f"{command[0]} on its port")
+        await eventually(listens, within_s=60, what=f"{command[0]} on its port")
         url = f"http://{LOOPBACK}:{port}"
-        async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
             yield client
     finally:
         child.terminate()
@@ -339,7 +339,7 @@ async def test_nginx_settles_what_the_upstream_says(
 ) -> None:
     async with (
         nginx(upstream, sidecar_url, tmp_path) as (_, url),
-        httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client,
+        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client,
     ):
         response = await get(client, **asked)
         assert response.status_code == int(asked.get("ask_status", 200))
@@ -360,7 +360,7 @@ async def test_nginx_settles_a_request_whose_caller_has_left(
 ) -> None:
     async with (
         nginx(upstream, sidecar_url, tmp_path) as (_, url),
-        httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client,
+        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client,
     ):
         asked = {**ANN, "ask-cost": "0.7", "ask-delay": "1"}
         async with client.stream("GET", "/v1/things", headers=asked) as response:

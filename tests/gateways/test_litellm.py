@@ -57,7 +57,7 @@ async def events(shard: ScriptedShard, count: int = 1) -> list[dict[str, Any]]:
     async def are_there() -> bool:
         return len(await shard.events()) >= count
 
-    await eventually(are_there, within_s=20, what=f"{count} charges")
+    await eventually(are_there, within_s=60, what=f"{count} charges")
     found = await shard.events()
     assert len(found) == count, found
     return [
@@ -244,7 +244,7 @@ async def test_a_caller_who_leaves_pays_what_was_delivered(
     async def is_over() -> bool:
         return (await shard.account("acme/ann"))[1] == 0
 
-    await eventually(is_over, within_s=20, what="the end of the hold")
+    await eventually(is_over, within_s=60, what="the end of the hold")
     [event] = await events(shard)
     assert event["kind"] == "commit"
     assert event["amount"] > 0

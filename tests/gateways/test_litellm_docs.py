@@ -74,7 +74,7 @@ async def test_the_page_is_true(
             }
             headers = {"Authorization": f"Bearer {proxy.master_key}"}
             async with (
-                httpx.AsyncClient(base_url=proxy.url, timeout=30, trust_env=False) as client,
+                httpx.AsyncClient(base_url=proxy.url, timeout=60, trust_env=False) as client,
                 client.stream(
                     "POST", "/v1/chat/completions", json=body, headers=headers
                 ) as response,
@@ -86,7 +86,7 @@ async def test_the_page_is_true(
                     await anext(lines)
                     return await reported(shard, call_id) > 0
 
-                await eventually(progress, within_s=30, what="a heartbeat")
+                await eventually(progress, within_s=60, what="a heartbeat")
                 proxy.kill()
         await ends_by_itself(shard, call_id, cost)
 

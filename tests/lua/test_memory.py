@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
-from support.shard import ScriptedShard, op
+from support.shard import FULL, ScriptedShard, op
 
 from taximeter.meter.keys import ShardKeys
 
@@ -22,7 +22,7 @@ async def full(valkey_server: Callable[..., Any]) -> AsyncIterator[ScriptedShard
     await shard.open()
     await shard.load("org/u", 1000)
     await shard.batch(*[op("reserve", f"r{i}", 10) for i in range(4)])
-    await redis.config_set("maxmemory", "1mb")
+    await redis.config_set("maxmemory", FULL)
     yield shard
     await redis.aclose()
 
@@ -45,7 +45,7 @@ async def test_what_resolves_holds_still_works(full: ScriptedShard) -> None:
     assert await full.one("touch", "r2", 3, script="resolve") == "1 976 20"
     await full.redis.config_set("maxmemory", "0")
     await full.overdue("r2")  # the test's own ZADD needs memory; the sweep does not
-    await full.redis.config_set("maxmemory", "1mb")
+    await full.redis.config_set("maxmemory", FULL)
     assert await full.sweep() == [1, 1, 0]
     assert await full.apply(("org/u", 2, 5)) == ["1 2"]
     assert await full.account() == (988, 10, 2)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from support.proxy import Proxy
-from support.shard import ScriptedShard
+from support.shard import FULL, ScriptedShard
 from support.waiting import eventually
 
 from taximeter.meter import (
@@ -278,7 +278,7 @@ async def test_full_memory_refuses_credit_and_lets_holds_end(
     server, shard = private
     meter: Meter = await connect(url=server.url)
     holds = [await meter.reserve("org", "u", 10) for _ in range(3)]
-    await shard.redis.config_set("maxmemory", "1mb")
+    await shard.redis.config_set("maxmemory", FULL)
     results = await asyncio.gather(
         holds[0].commit(4),
         meter.reserve("org", "u", 1),

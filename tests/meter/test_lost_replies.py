@@ -15,7 +15,7 @@ import pytest
 from redis.asyncio import Redis
 from support.proxy import Proxy
 from support.servers import ValkeyFactory
-from support.shard import ScriptedShard, op
+from support.shard import FULL, ScriptedShard, op
 from support.waiting import eventually
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
@@ -81,7 +81,7 @@ class Books:
                 return bool(await self.ask("charge", name))
             return False
 
-        await eventually(works, within_s=30.0)
+        await eventually(works, within_s=60)
 
     async def ask(self, kind: str, request_id: str) -> object:
         meter = self.meter
@@ -112,7 +112,7 @@ async def books(valkey_server: ValkeyFactory) -> AsyncIterator[Books]:
                 return True
             return False
 
-        await eventually(connected, within_s=30.0)
+        await eventually(connected, within_s=60)
         yield made
         await made.meter.aclose()
         await made.redis.aclose()
@@ -123,7 +123,7 @@ async def nothing(books: Books) -> None:
 
 
 async def out_of_memory(books: Books) -> None:
-    await books.redis.config_set("maxmemory", "1mb")
+    await books.redis.config_set("maxmemory", FULL)
 
 
 async def backlog(books: Books) -> None:

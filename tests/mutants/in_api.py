@@ -206,4 +206,32 @@ BUGS: Final = (
         "    if False:\n",
         "api/test_organizations.py::test_own_credits_pay_while_an_organization_is_suspended",
     ),
+    Bug(
+        "a revoked key is believed as in an outage",
+        "api/keys.py",
+        "        if age_s >= (max(self._outage_s, BELIEVED_S) if is_outage else BELIEVED_S):\n",
+        "        if age_s >= max(self._outage_s, BELIEVED_S):\n",
+        "api/test_keys.py::test_a_key_that_was_revoked_after_an_outage_is_not_believed_once_more",
+    ),
+    Bug(
+        "a slow answer about keys is an outage",
+        "api/keys.py",
+        "        except TROUBLE:\n            return True\n        return False\n",
+        "        except TROUBLE:\n            return True\n        return True\n",
+        "api/test_keys.py::test_a_slow_answer_is_no_outage_and_silence_is",
+    ),
+    Bug(
+        "the keys that a removed admin has made go on to pay",
+        "api/sql/keys.sql",
+        "  AND ((created_by = $2 AND NOT $5) OR (user_id = $2 AND NOT $4))\n",
+        "  AND NOT $5 AND user_id = $2 AND NOT $4\n",
+        "api/test_leaving.py::test_the_keys_of_an_admin_end_with_the_role",
+    ),
+    Bug(
+        "a key of the installation does what it is not for",
+        "api/system_keys.py",
+        "        if not may(rights, method, tags):\n",
+        "        if False:\n",
+        "api/test_system_keys.py::test_a_key_does_what_it_is_for_and_is_gone_at_once",
+    ),
 )

@@ -201,4 +201,12 @@ BUGS: Final = (
         "    SELECT sha256(convert_to(",
         "sql/test_audit_chain.py",
     ),
+    Bug(
+        "the API writes audit rows of what our programs do",
+        "migrations/20261130010704_audit_rows_by_one_way.sql",
+        "    IF actor ~ '^(taximeter|operator):' AND actor"
+        " !~ '^taximeter:key:[0-9A-Za-z]{12}$' THEN",
+        "    IF false THEN",
+        "sql/test_audit_chain.py::test_the_api_writes_no_row_of_nobody_or_of_our_programs",
+    ),
 )

@@ -54,7 +54,7 @@ def test_a_missing_package_names_its_extra(
     monkeypatch.setattr(commands.importlib, "import_module", fail)
     result = CliRunner().invoke(group, ["demo"])
     assert result.exit_code == 1
-    assert f"pip install 'taximeter[{extra}]'" in result.output
+    assert f"pip install 'PATH[{extra}]'" in result.output
     assert "Traceback" not in result.output
 
 

@@ -138,4 +138,4 @@ def test_the_command_line_of_the_plain_install_names_the_extra(plain_install: Pa
     assert told.returncode == 2
     assert told.stdout == ""
     assert told.stderr.count("\n") == 1
-    assert "taximeter[server]" in told.stderr
+    assert "pip install 'PATH[server]'" in told.stderr

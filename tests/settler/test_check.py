@@ -255,6 +255,55 @@ async def test_an_old_loss_is_a_figure_and_not_an_alarm(world: World) -> None:
     assert {one.name: one for one in report.invariants}["I4"].figures["lost_ever"] == 2
 
 
+async def test_the_command_that_acknowledges_a_loss(
+    world: World, database_url: str, redis_url: str, key_prefix: str
+) -> None:
+    """What it says, what `check` says after it, and that the next loss is an alarm again."""
+    settings = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "KEY_PREFIX": key_prefix}
+    runner = CliRunner(env={f"TAXIMETER_{name}": value for name, value in settings.items()})
+
+    async def told(*arguments: str) -> tuple[int, str]:
+        result = await asyncio.to_thread(runner.invoke, group, ["check", *arguments])
+        return result.exit_code, result.output
+
+    note = ("acknowledge", "--note", "power cut; booked again from the gateway's log")
+    await world.organization("acme", ann=1_000)
+    assert await told(*note) == (
+        0,
+        "nothing to acknowledge: no loss is on record that was not known already\n",
+    )
+    await lost_events(world)
+    code, said = await told()
+    assert code == 1
+    assert "docs/runbook.md" in " ".join(said.split())
+    row = await world.pool.fetchrow("SELECT epoch, seq_first FROM taximeter.lost_events")
+    known = f"shard 0 epoch {row['epoch']}: 2 lost events from {row['seq_first']} on are known now"
+    assert await told(*note) == (0, f"{known}\n")
+    assert (await told())[0] == 0
+    assert (await told(*note))[1].startswith("nothing to acknowledge")
+    assert await world.pool.fetchval("SELECT note FROM taximeter.acknowledgements") == note[2]
+    await world.inject(await world.line("ann", 5, "later"), skip=1)
+    await world.settle()
+    assert (await told())[0] == 1
+    for bad in ("", " ", "x" * 1001):
+        code, said = await told("acknowledge", "--note", bad)
+        assert (code, "--note: 1 to 1000 characters" in said) == (2, True), said
+
+
+async def test_a_loss_is_acknowledged_while_redis_is_away(
+    world: World, database_url: str, key_prefix: str
+) -> None:
+    await world.organization("acme", ann=1_000)
+    await lost_events(world)
+    nowhere = "redis://127.0.0.1:1/0"
+    settings = {"DATABASE_URL": database_url, "REDIS_URL": nowhere, "KEY_PREFIX": key_prefix}
+    runner = CliRunner(env={f"TAXIMETER_{name}": value for name, value in settings.items()})
+    command = ["check", "acknowledge", "--note", "it is still away"]
+    result = await asyncio.to_thread(runner.invoke, group, command)
+    assert result.exit_code == 0, result.output
+    assert "2 lost events" in result.output
+
+
 CHANGES = (
     "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 7"
     " WHERE user_id = $1 AND is_active",

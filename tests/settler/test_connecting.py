@@ -25,7 +25,8 @@ from taximeter.api.commands.common import refuse_unsafe_database
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.migrate import migrate
-from taximeter.settler.connecting import UnsafeDatabase
+from taximeter.settler import connecting
+from taximeter.settler.connecting import SafeConnect, UnsafeDatabase
 from taximeter.settler.settings import StoreSettings
 from taximeter.settler.stores import Stores, open_pool
 
@@ -139,10 +140,27 @@ def pgbouncer(postgres: EmbeddedPostgres, folder: Path, ignored: str) -> Iterato
         process.wait()
 
 
+async def test_a_postgres_that_is_too_old_is_refused(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connecting, "OLDEST_POSTGRES", 1000)
+    with pytest.raises(UnsafeDatabase, match=r"Postgres \d+ is too old: 1000 or newer"):
+        await connecting.check_database(database_url, accept_loss=False)
+
+
+async def test_a_user_named_as_our_schema_finds_the_contract_first(database_url: str) -> None:
+    """By default a user's path begins with the schema of the user's own name."""
+    conn = await SafeConnect()(database_url, server_settings={})
+    try:
+        assert await conn.fetchval("SHOW search_path") == "public"
+    finally:
+        await conn.close()
+
+
 OURS = (
     "extra_float_digits,statement_timeout,lock_timeout,idle_session_timeout,synchronous_commit,"
     "default_transaction_isolation,idle_in_transaction_session_timeout,tcp_keepalives_idle,"
-    "tcp_keepalives_interval,tcp_keepalives_count"
+    "tcp_keepalives_interval,tcp_keepalives_count,search_path"
 )
 
 

@@ -25,7 +25,7 @@ from taximeter.settler.stores import Stores
 from taximeter.settler.ticks import Settler
 
 
-async def connect(redis_url: str, key_prefix: str, patience_s: float = 10.0) -> Meter:
+async def connect(redis_url: str, key_prefix: str, patience_s: float = 60.0) -> Meter:
     """A client without a loader."""
     settings = MeterSettings(key_prefix=key_prefix, resolve_timeout_s=patience_s)
     return await Meter.connect(redis_url, settings=settings)
@@ -64,7 +64,7 @@ async def test_a_client_without_a_loader_waits_and_finds_every_account(
     await loss(world)
     for shard in range(world.shards):
         await guard(world.stores, shard, world.shards)
-    async with await connect(redis_url, key_prefix, 0.2) as hasty:
+    async with await connect(redis_url, key_prefix, 1.0) as hasty:
         # Before anybody has walked through the accounts, nobody can know.
         await settler.relay()
         for user in ("u1", "nobody"):

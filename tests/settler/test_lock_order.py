@@ -114,6 +114,6 @@ async def test_a_new_allocation_that_waits_for_its_account_lets_settle_have_the_
     await world.pool.execute("UPDATE user_credit_allocations SET is_active = false")
     async with world.pool.acquire() as first, first.transaction():
         await first.execute("SELECT FROM organization_credit_pools FOR KEY SHARE")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert (await settle_once(world.stores, 0)).settled == 1
     await world.assert_books()

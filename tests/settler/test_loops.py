@@ -22,7 +22,7 @@ async def running(
     task = asyncio.create_task(run_loops(loops, pulse, stop, grace_s=grace_s, bell=bell))
     yield
     stop.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await task
 
 

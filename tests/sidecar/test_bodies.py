@@ -122,7 +122,7 @@ async def test_an_endless_chunked_body_is_cut_off(caller: Caller) -> None:
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     for _ in range(17):
         writer.write(chunk)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert (await reader.readline()).startswith(b"HTTP/1.1 413")
     writer.close()
 
@@ -144,7 +144,7 @@ async def test_a_body_in_pieces_is_put_together(caller: Caller) -> None:
     for byte in WHOLE:
         writer.write(bytes([byte]))
         await writer.drain()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     writer.close()
 

@@ -51,6 +51,7 @@ def test_lines_need_a_journal() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeouts(take_timeout_s=2.0)
 async def test_a_sidecar_goes_on_for_those_with_a_line(
     valkey_server: ValkeyFactory, tmp_path: Path
 ) -> None:

@@ -46,7 +46,7 @@ async def running(
     assert process.stderr is not None
     try:
         said = b""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not (found := re.search(rb"running on (?:unix )?(\S+)", said)):
                 line = await process.stderr.readline()
                 assert line, said.decode()
@@ -61,7 +61,7 @@ async def running(
 
 
 async def ended(process: asyncio.subprocess.Process) -> int:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return await process.wait()
 
 
@@ -72,7 +72,7 @@ async def ready(url: str) -> AsyncIterator[Caller]:
         async def is_ready() -> bool:
             return (await caller.client.get("/readyz")).status_code == 200
 
-        await eventually(is_ready, within_s=20, what="readiness")
+        await eventually(is_ready, within_s=60, what="readiness")
         yield caller
 
 
@@ -146,7 +146,7 @@ async def test_a_unix_socket(redis_url: str, shard: ScriptedShard, tmp_path: Pat
                 except httpx.ConnectError:
                     return False
 
-            await eventually(is_ready, within_s=20, what="readiness")
+            await eventually(is_ready, within_s=60, what="readiness")
             assert path.stat().st_mode & 0o777 == 0o600
             response = await client.post("/v1/charge", content=CHARGE, headers=JSON)
             assert response.json()["state"] == "charged"
@@ -237,7 +237,7 @@ async def test_it_refuses_to_start(
         env=environment(**settings),
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         _, output = await process.communicate()
     assert process.returncode == 1
     assert said in output.decode()
@@ -264,7 +264,7 @@ async def test_a_port_that_is_taken(redis_url: str, shard: ScriptedShard) -> Non
             env=environment(redis_url=redis_url),
             stderr=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             _, output = await process.communicate()
         assert process.returncode
         assert "address already in use" in output.decode()

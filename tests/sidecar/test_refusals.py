@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from support.proxy import Proxy
 from support.servers import ValkeyFactory
-from support.shard import ScriptedShard
+from support.shard import FULL, ScriptedShard
 from support.sidecar import FUNDS, Caller, calling, problem, served
 
 from taximeter.meter import (
@@ -336,6 +336,7 @@ async def test_only_json_is_taken(caller: Caller) -> None:
     assert response.status_code == 200
 
 
+@pytest.mark.timeouts(take_timeout_s=1.0)
 async def test_a_fenced_shard(caller: Caller, shard: ScriptedShard, redis: Redis) -> None:
     await redis.hset(shard.keys.meta, "epoch", "fenced")
     for response in (
@@ -383,7 +384,7 @@ async def test_memory_is_out(valkey_server: ValkeyFactory) -> None:
         calling(url) as caller,
     ):
         await caller.ok("reserve", request_id="r1", amount_millicredits=100)
-        await redis.config_set("maxmemory", "1")
+        await redis.config_set("maxmemory", FULL)
         for op in ("reserve", "charge"):
             refused = await caller.refused(op, amount_millicredits=1)
             assert refused == (503, "OUT_OF_MEMORY", {})

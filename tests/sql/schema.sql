@@ -484,7 +484,7 @@ CREATE TABLE taximeter.moves (
 COMMENT ON COLUMN taximeter.moves.to_user IS 'Null: back to the pool.';
 
 CREATE FUNCTION taximeter.carry_out_move(move_id uuid) RETURNS taximeter.moves
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
@@ -992,7 +992,7 @@ CREATE FUNCTION taximeter.next_billing_date(ended date, anchor_day integer) RETU
 $$;
 
 CREATE FUNCTION taximeter.note_exhausted() RETURNS trigger
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
@@ -1071,7 +1071,7 @@ CREATE FUNCTION taximeter.note_failed_renewal(expired public.user_credit_allocat
 $$;
 
 CREATE FUNCTION taximeter.note_refused_deduction(org_id text, user_id text, millicredits bigint, remaining bigint, request_id text) RETURNS void
-    LANGUAGE sql
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
@@ -1558,6 +1558,25 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.write_audit(action text, org_id text, target text, before jsonb, after jsonb, request_id text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    actor text := current_setting('taximeter.actor', true);
+BEGIN
+    IF actor IS NULL OR actor !~ '^[^[:cntrl:]]{1,255}$' THEN
+        RAISE EXCEPTION 'taximeter.actor must say who does it, in 1 to 255 characters' USING ERRCODE = 'check_violation';
+    END IF;
+    IF actor ~ '^(taximeter|operator):' AND actor !~ '^taximeter:key:[0-9A-Za-z]{12}$' THEN
+        RAISE EXCEPTION 'taximeter.actor is a user or a key of the installation, and not one of our own programs'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
+    VALUES (actor, action, org_id, target, before, after, request_id);
+END;
+$_$;
+
 CREATE AGGREGATE taximeter.sum_totals(bigint[]) (
     SFUNC = taximeter.add_totals,
     STYPE = bigint[],
@@ -2038,6 +2057,27 @@ ALTER TABLE taximeter.system_admins ALTER COLUMN id ADD GENERATED ALWAYS AS IDEN
     CACHE 1
 );
 
+CREATE TABLE taximeter.system_keys (
+    key_id text NOT NULL,
+    name text NOT NULL,
+    rights text[] NOT NULL,
+    digest bytea NOT NULL,
+    last_four text NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    revoked_by text,
+    revoked_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    CONSTRAINT digest_is_sha256 CHECK ((length(digest) = 32)),
+    CONSTRAINT key_expires_after_it_was_made CHECK ((expires_at > created_at)),
+    CONSTRAINT key_id_is_well_formed CHECK ((key_id ~ '^[0-9A-Za-z]{12}$'::text)),
+    CONSTRAINT name_is_short CHECK ((name ~ '^[^[:cntrl:]]{1,255}$'::text)),
+    CONSTRAINT rights_are_words CHECK (((cardinality(rights) > 0) AND (array_to_string(rights, ','::text, ''::text) ~ '^[a-z_]+(,[a-z_]+)*$'::text)))
+);
+
+COMMENT ON TABLE taximeter.system_keys IS 'Keys of the installation, for the admin API; the keys themselves are nowhere.';
+
 CREATE TABLE taximeter.usage_daily (
     org_id text NOT NULL,
     user_id text NOT NULL,
@@ -2239,6 +2279,9 @@ ALTER TABLE ONLY taximeter.shard_layouts
 ALTER TABLE ONLY taximeter.system_admins
     ADD CONSTRAINT system_admins_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY taximeter.system_keys
+    ADD CONSTRAINT system_keys_pkey PRIMARY KEY (key_id);
+
 ALTER TABLE ONLY taximeter.usage_daily_by_org
     ADD CONSTRAINT usage_daily_by_org_pkey PRIMARY KEY (org_id, day, service_type, service_name, writer);
 
@@ -2376,6 +2419,8 @@ CREATE TRIGGER user_id_has_no_blank_ends BEFORE INSERT ON public.organization_me
 CREATE TRIGGER user_id_has_no_blank_ends BEFORE INSERT ON public.user_credit_allocations FOR EACH ROW WHEN ((new.is_active AND (new.user_id <> btrim(new.user_id)))) EXECUTE FUNCTION taximeter.refuse_id('user_id:', 'must not begin or end with a blank');
 
 CREATE TRIGGER a_key_is_revoked_once BEFORE UPDATE OF revoked_at, revoked_by ON taximeter.api_keys FOR EACH ROW EXECUTE FUNCTION taximeter.revoke_once();
+
+CREATE TRIGGER a_key_is_revoked_once BEFORE UPDATE OF revoked_at, revoked_by ON taximeter.system_keys FOR EACH ROW EXECUTE FUNCTION taximeter.revoke_once();
 
 CREATE TRIGGER accounts_are_kept BEFORE DELETE OR TRUNCATE ON taximeter.accounts FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('entry numbers must go on; accounts are kept for ever');
 

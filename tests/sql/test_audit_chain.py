@@ -81,15 +81,27 @@ async def test_rows_that_commit_late_are_linked_later(log: Books) -> None:
     assert await violations(log) == []
 
 
+BY_PLAIN_INSERT = (
+    "INSERT INTO taximeter.audit_log (actor, action, at, written_by)"
+    " VALUES ('x', 'org.tested', '2001-01-01', 'postgres')"
+)
+BY_THE_FUNCTION = "SELECT taximeter.write_audit('org.tested', 'org', null, null, null, null)"
+
+
 @pytest.mark.parametrize("process", ["app", "settler"])
 async def test_nobody_chooses_when_and_as_whom_they_write(
     books: Books, request: pytest.FixtureRequest, process: str
 ) -> None:
     conn = await asyncpg.connect(request.getfixturevalue(f"{process}_database_url"))
-    await conn.execute(
-        "INSERT INTO taximeter.audit_log (actor, action, at, written_by)"
-        " VALUES ('x', 'org.tested', '2001-01-01', 'postgres')"
-    )
+    if process == "app":
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.execute(BY_PLAIN_INSERT)
+        await conn.execute("SET taximeter.actor = 'x'")
+        await conn.execute(BY_THE_FUNCTION)
+    else:
+        await conn.execute(BY_PLAIN_INSERT)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.execute(BY_THE_FUNCTION)
     who = await conn.fetchval("SELECT session_user::text")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await conn.execute(
@@ -100,6 +112,24 @@ async def test_nobody_chooses_when_and_as_whom_they_write(
     assert await books.row(
         "SELECT written_by, at > now() - interval '1 minute' FROM taximeter.audit_log"
     ) == (who, True)
+
+
+@pytest.mark.parametrize(
+    "actor",
+    [None, "", "a\nb", "x" * 256, "operator:root", "taximeter:expiry", "taximeter:key:x"],
+)
+async def test_the_api_writes_no_row_of_nobody_or_of_our_programs(
+    books: Books, app_database_url: str, actor: str | None
+) -> None:
+    conn = await asyncpg.connect(app_database_url)
+    as_actor = f"{BY_THE_FUNCTION} FROM set_config('taximeter.actor', $1, true)"
+    with pytest.raises((asyncpg.CheckViolationError, asyncpg.InsufficientPrivilegeError)):
+        await (conn.execute(BY_THE_FUNCTION) if actor is None else conn.execute(as_actor, actor))
+    await conn.execute(as_actor, "taximeter:key:abcdefghijkl")
+    with pytest.raises(asyncpg.CheckViolationError):  # The actor was of that transaction alone.
+        await conn.execute(BY_THE_FUNCTION)
+    await conn.close()
+    assert await books.value("SELECT count(*) FROM taximeter.audit_log") == 1
 
 
 async def test_a_revoked_key_stays_revoked(books: Books, app_database_url: str) -> None:

@@ -13,6 +13,7 @@ import asyncpg
 import httpx
 import pytest
 
+from support.patience import API, PATIENT_S
 from support.world import SHARDS, World, serving
 from taximeter.api.app import create_app
 from taximeter.api.payments import PaymentVerifier
@@ -28,7 +29,11 @@ from taximeter.settler.stores import Stores, open_stores
 async def stores(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[Stores]:
     """Both stores, with every shard open."""
     settings = StoreSettings(
-        database_url=database_url, redis_url=redis_url, key_prefix=key_prefix, shards=SHARDS
+        database_url=database_url,
+        redis_url=redis_url,
+        redis_timeout_s=PATIENT_S,
+        key_prefix=key_prefix,
+        shards=SHARDS,
     )
     async with open_stores(settings) as opened:
         shards = await ensure_shards(opened, SHARDS)
@@ -85,6 +90,7 @@ async def world(
             "upstream_name": "simulated",
             "membership_cache_s": 0.0,
             "shutdown_grace_s": 5.0,
+            **API,
             "rate_limits": False,  # Tests ask more often than people; those of limits switch it on.
             **api_options,
         }
@@ -92,7 +98,7 @@ async def world(
         app = create_app(settings, payments=payments)
         async with (
             serving(app) as url,
-            httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client,
+            httpx.AsyncClient(base_url=url, timeout=PATIENT_S, trust_env=False) as client,
             asyncpg.create_pool(settler_database_url, min_size=0, max_size=4) as settler_pool,
         ):
             settling = replace(stores, pool=settler_pool)

@@ -41,7 +41,7 @@ async def open_stream(world: World, *, stream: bool = True, **body: Any) -> sock
 
 async def read_until(raw: socket.socket, mark: bytes, times: int = 1) -> bytes:
     got = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while got.count(mark) < times:
             part = await asyncio.get_running_loop().sock_recv(raw, 65536)
             assert part, got
@@ -55,7 +55,7 @@ def abort(raw: socket.socket) -> None:
     raw.close()
 
 
-async def nothing_open(world: World, within_s: float = 10) -> None:
+async def nothing_open(world: World, within_s: float = 60) -> None:
     async def is_closed() -> bool:
         return (await world.balance()).held == 0
 

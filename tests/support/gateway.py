@@ -20,7 +20,7 @@ async def served_at(sidecar: Sidecar, path: Path) -> AsyncIterator[None]:
     server = DrainingServer(config, sidecar, 0.0)
     task = asyncio.create_task(server.serve(sockets=[open_unix_socket(path, 0o600)]))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not server.started:
                 assert not task.done(), "the server did not start"
                 await asyncio.sleep(0.005)

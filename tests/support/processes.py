@@ -24,7 +24,7 @@ class Running:
     output: bytearray = field(default_factory=bytearray)
 
     async def ended(self) -> int:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await self.process.wait()
 
 

@@ -11,6 +11,9 @@ from redis.asyncio import Redis
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.scripts import load_script
 
+FULL = 1
+"""A `maxmemory` in bytes that any server is above. Some use less than a megabyte in all."""
+
 
 def op(
     kind: str,

@@ -62,7 +62,7 @@ class Caller:
         process = await asyncio.create_subprocess_exec(
             *("bash", "-euo", "pipefail", "-c", command), stdout=asyncio.subprocess.PIPE
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             output, _ = await process.communicate()
         assert process.returncode == 0, command
         return output.decode()
@@ -87,7 +87,7 @@ async def served(sidecar: Sidecar) -> AsyncIterator[str]:
     server = DrainingServer(config, sidecar, 0.0)
     task = asyncio.create_task(server.serve())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not server.started:
                 assert not task.done(), "the server did not start"
                 await asyncio.sleep(0.005)
@@ -101,6 +101,6 @@ async def served(sidecar: Sidecar) -> AsyncIterator[str]:
 async def calling(url: str) -> AsyncIterator[Caller]:
     limits = httpx.Limits(max_connections=50)
     async with httpx.AsyncClient(
-        base_url=url, timeout=20, trust_env=False, limits=limits
+        base_url=url, timeout=60, trust_env=False, limits=limits
     ) as client:
         yield Caller(client, url)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 
 async def eventually(
-    condition: Callable[[], Awaitable[object]], *, within_s: float = 10.0, what: str = "condition"
+    condition: Callable[[], Awaitable[object]], *, within_s: float = 60.0, what: str = "condition"
 ) -> None:
     """Return as soon as `condition` is true; fail when it is still false after `within_s`."""
     loop = asyncio.get_running_loop()
