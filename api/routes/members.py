@@ -292,6 +292,7 @@ async def _refuse_to_invite(
         )
     await conn.fetchval(IDENTITY["lock_invitations_of"], user_id)
     open_ones = await conn.fetchrow(IDENTITY["open_invitations"], org_id, user_id)
+    assert open_ones is not None, "a query of two counts has one row"
     for whose, count, most in (
         ("organization", open_ones["of_organization"], INVITATIONS_OF_ORGANIZATION_MAX),
         ("user", open_ones["of_user"], INVITATIONS_OF_USER_MAX),
