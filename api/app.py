@@ -93,7 +93,7 @@ def create_app(
     """
     settings = settings or ApiSettings()
     routing = load_routing(settings)
-    pricer = make_pricer(settings)
+    pricer = make_pricer(settings, waits_for_editions=True)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -899,6 +899,20 @@ BEGIN
 END;
 $_$;
 
+CREATE FUNCTION taximeter.keep_price_list() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND OLD.withdrawn_at IS NULL
+       AND to_jsonb(NEW) - 'withdrawn_at' - 'withdrawn_by' - 'content' = to_jsonb(OLD) - 'withdrawn_at' - 'withdrawn_by' - 'content'
+       AND NEW.content = OLD.content THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'price lists stay as they are; one that has not begun can be withdrawn, once' USING ERRCODE = 'restrict_violation';
+END;
+$$;
+
 CREATE FUNCTION taximeter.keep_what_is_open() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2003,6 +2017,48 @@ CREATE TABLE taximeter.pool_refreshes (
     CONSTRAINT period_is_a_month CHECK ((EXTRACT(day FROM period) = (1)::numeric))
 );
 
+CREATE TABLE taximeter.price_lists (
+    id bigint NOT NULL,
+    kind text NOT NULL,
+    version text NOT NULL,
+    source text NOT NULL,
+    digest text NOT NULL,
+    content bytea NOT NULL,
+    models integer NOT NULL,
+    dated date NOT NULL,
+    starts_at timestamp with time zone NOT NULL,
+    back_to bigint,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    created_by text NOT NULL,
+    written_by text DEFAULT SESSION_USER NOT NULL,
+    withdrawn_at timestamp with time zone,
+    withdrawn_by text,
+    CONSTRAINT begins_when_it_is_known CHECK ((starts_at >= created_at)),
+    CONSTRAINT created_by_is_said CHECK (((length(created_by) >= 1) AND (length(created_by) <= 255))),
+    CONSTRAINT dated_is_a_day CHECK (isfinite(dated)),
+    CONSTRAINT digest_is_sha256 CHECK ((digest ~ '^[0-9a-f]{64}$'::text)),
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['package'::text, 'file'::text]))),
+    CONSTRAINT models_is_positive CHECK ((models > 0)),
+    CONSTRAINT source_is_said CHECK (((length(source) >= 1) AND (length(source) <= 256))),
+    CONSTRAINT starts_at_is_a_moment CHECK (isfinite(starts_at)),
+    CONSTRAINT version_is_said CHECK (((length(version) >= 1) AND (length(version) <= 128))),
+    CONSTRAINT withdrawn_before_it_begins CHECK (((withdrawn_at IS NULL) OR (withdrawn_at < starts_at))),
+    CONSTRAINT withdrawn_by_somebody CHECK (((withdrawn_at IS NULL) = (withdrawn_by IS NULL)))
+);
+
+COMMENT ON COLUMN taximeter.price_lists.content IS 'The list, compressed by zlib; its SHA-256 before that is digest.';
+
+COMMENT ON COLUMN taximeter.price_lists.dated IS 'The day of which its prices are: their age is counted from it.';
+
+ALTER TABLE taximeter.price_lists ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.price_lists_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE taximeter.settled_batches (
     shard integer NOT NULL,
     epoch bigint NOT NULL,
@@ -2270,6 +2326,9 @@ ALTER TABLE ONLY taximeter.moves
 ALTER TABLE ONLY taximeter.pool_refreshes
     ADD CONSTRAINT pool_refreshes_pkey PRIMARY KEY (org_id, period);
 
+ALTER TABLE ONLY taximeter.price_lists
+    ADD CONSTRAINT price_lists_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY taximeter.settled_batches
     ADD CONSTRAINT settled_batches_pkey PRIMARY KEY (shard, epoch, seq_last);
 
@@ -2360,6 +2419,8 @@ CREATE UNIQUE INDEX one_acknowledgement_a_loss ON taximeter.acknowledgements USI
 
 CREATE UNIQUE INDEX one_move_per_key ON taximeter.moves USING btree (org_id, kind, idempotency_key) WHERE ((idempotency_key IS NOT NULL) AND (state = ANY (ARRAY['pending'::text, 'done'::text])));
 
+CREATE INDEX price_lists_by_start ON taximeter.price_lists USING btree (starts_at) WHERE (withdrawn_at IS NULL);
+
 CREATE INDEX settled_batches_by_time ON taximeter.settled_batches USING btree (settled_at);
 
 CREATE UNIQUE INDEX system_admins_by_email ON taximeter.system_admins USING btree (issuer, email) WHERE (removed_at IS NULL);
@@ -2444,6 +2505,10 @@ CREATE TRIGGER moves_are_kept BEFORE DELETE OR TRUNCATE ON taximeter.moves FOR E
 
 CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON taximeter.attribution_rest FOR EACH STATEMENT WHEN ((current_setting('taximeter.moving_rows'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution');
 
+CREATE TRIGGER price_lists_are_kept BEFORE DELETE OR UPDATE ON taximeter.price_lists FOR EACH ROW EXECUTE FUNCTION taximeter.keep_price_list();
+
+CREATE TRIGGER price_lists_are_not_emptied BEFORE TRUNCATE ON taximeter.price_lists FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('price lists stay on record');
+
 CREATE TRIGGER refreshes_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.pool_refreshes FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('what a month gave stays on record');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
@@ -2472,6 +2537,9 @@ ALTER TABLE ONLY public.organization_credit_pools
 
 ALTER TABLE ONLY public.organization_subscriptions
     ADD CONSTRAINT subscription_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY taximeter.price_lists
+    ADD CONSTRAINT back_to_is_a_list FOREIGN KEY (back_to) REFERENCES taximeter.price_lists(id);
 
 ALTER TABLE ONLY taximeter.api_keys
     ADD CONSTRAINT key_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE CASCADE;

@@ -62,6 +62,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.system_keys": ("S", "", ""),
     "taximeter.idempotent_answers": ("SI", "SD", ""),
     "taximeter.users": ("SIU", "S", ""),
+    "taximeter.price_lists": ("SI", "S", "S"),
     "taximeter.system_admins": ("S", "", ""),
 }
 APPEND_ONLY = ("credit_usage_attribution", "taximeter.account_entries", "taximeter.audit_log")
