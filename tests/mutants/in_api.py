@@ -146,7 +146,7 @@ BUGS: Final = (
     Bug(
         "an ID token is a session",
         "api/auth.py",
-        '        if claims.get("typ", "Bearer") != "Bearer" or _ID_TOKEN_CLAIMS & claims.keys():\n',
+        '        if kind not in ("Bearer", "ID") or (is_id_token and not self._id_tokens):\n',
         "        if False:\n",
         "api/test_auth.py",
     ),
