@@ -93,7 +93,7 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
             status=status,
             price_alarm=age.word,
         )
-        outermost = Outermost(sidecar, settings.sidecar_log_requests)
+        outermost = Outermost(sidecar, settings.sidecar_log_requests, settings.strangers_per_minute)
         server = DrainingServer(
             server_config(outermost, settings), sidecar, settings.sidecar_drain_s
         )

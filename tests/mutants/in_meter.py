@@ -238,15 +238,22 @@ BUGS: Final = (
     Bug(
         "a hold on credit ends with the process that admitted it",
         "meter/credit_line.py",
-        "                self._add(Entry(operation, deadline_in(operation.ttl_ms)))\n",
-        "                self._add(Entry(operation, deadline_in(0)))\n",
+        "                self._add(Entry.opened(operation))\n",
+        "                self._add(Entry(operation, operation.ttl_ms, 0.0))\n",
         "meter/test_credit_again.py",
     ),
     Bug(
         "a hold on credit that has reported ends with the process that admitted it",
         "meter/credit_line.py",
-        "                    entry.deadline = deadline_in(ttl_ms)\n",
-        "                    entry.deadline = deadline_in(0)\n",
+        'entry.touched(progress, line.get("ttl_ms", entry.operation.ttl_ms))',
+        "entry.touched(progress, 0)",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "a second restart forgets how long a hold on credit was to wait",
+        "meter/credit_line.py",
+        "        lines.append(touched_line(entry, entry.progress, entry.ttl_ms))\n",
+        "        lines.append(touched_line(entry, entry.progress, entry.operation.ttl_ms))\n",
         "meter/test_credit_again.py",
     ),
     Bug(

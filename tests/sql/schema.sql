@@ -1100,6 +1100,55 @@ CREATE FUNCTION taximeter.note_refused_deduction(org_id text, user_id text, mill
                   AND seen.action = 'credit.deduction.failed' AND seen.target = $2);
 $_$;
 
+CREATE TABLE taximeter.usage_names (
+    org_id text NOT NULL,
+    month date NOT NULL,
+    by_sql boolean NOT NULL,
+    service_type text NOT NULL,
+    service_name text NOT NULL,
+    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric))
+);
+
+COMMENT ON COLUMN taximeter.usage_names.by_sql IS 'Of usage without an event: deduct_credits, and by hand.';
+
+CREATE FUNCTION taximeter.note_usage_names(names taximeter.usage_names[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    names_max CONSTANT integer := 1000;
+    fresh taximeter.usage_names[];
+BEGIN
+    SELECT array_agg(one) INTO fresh
+      FROM unnest(names) AS one
+     WHERE (SELECT true FROM taximeter.usage_names AS known
+             WHERE known.org_id = one.org_id AND known.month = one.month AND known.by_sql = one.by_sql
+               AND known.service_type = one.service_type AND known.service_name = one.service_name LIMIT 1) IS NULL;
+    IF fresh IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock(place)
+       FROM (SELECT DISTINCT hashtextextended(format('taximeter.usage_names/%s/%s', by_sql, org_id), 0) AS place
+               FROM unnest(fresh) ORDER BY 1) AS places;
+    INSERT INTO taximeter.usage_names (org_id, month, by_sql, service_type, service_name)
+    SELECT org_id, month, by_sql, service_type, service_name
+      FROM (SELECT one.org_id, one.month, one.by_sql, one.service_type, one.service_name, rooms.room,
+                   row_number() OVER (PARTITION BY one.org_id, one.month, one.by_sql ORDER BY one.service_type, one.service_name) AS place
+              FROM (SELECT org_id, month, by_sql,
+                           names_max - (SELECT count(*) FROM taximeter.usage_names AS known
+                                         WHERE known.org_id = part.org_id AND known.month = part.month AND known.by_sql = part.by_sql) AS room
+                      FROM (SELECT DISTINCT org_id, month, by_sql FROM unnest(fresh)) AS part) AS rooms
+              JOIN unnest(fresh) AS one USING (org_id, month, by_sql)
+             WHERE rooms.room > 0
+               -- Somebody else may have written it down while the lock was waited for.
+               AND (SELECT true FROM taximeter.usage_names AS known
+                     WHERE known.org_id = one.org_id AND known.month = one.month AND known.by_sql = one.by_sql
+                       AND known.service_type = one.service_type AND known.service_name = one.service_name LIMIT 1) IS NULL
+           ) AS numbered
+     WHERE place <= room;
+END;
+$$;
+
 CREATE FUNCTION taximeter.note_used_by_hand(org text, usr text, millicredits bigint) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1299,10 +1348,26 @@ BEGIN
     PERFORM taximeter.note_used_by_hand(org_id, user_id, credits_used)
        FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
                FROM deleted GROUP BY 1, 2 ORDER BY 1, 2) AS by_account;
-    WITH gone AS (
-        SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day,
-               count(*) AS requests, sum(credits_used)::bigint AS credits_used
-          FROM deleted
+    WITH gone AS MATERIALIZED (
+        SELECT org_id, user_id,
+               CASE WHEN name_is_known OR type_is_known THEN service_type ELSE 'other' END AS service_type,
+               CASE WHEN name_is_known THEN service_name ELSE 'other' END AS service_name,
+               day, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+          FROM (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day, seq IS NULL AS by_sql,
+                       count(*) AS requests, sum(credits_used) AS credits_used
+                  FROM deleted
+                 GROUP BY 1, 2, 3, 4, 5, 6) AS raw
+         CROSS JOIN LATERAL (
+               SELECT coalesce((SELECT true FROM taximeter.usage_names AS known
+                                 WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                   AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                   AND known.service_name = raw.service_name LIMIT 1), false) AS name_is_known OFFSET 0) AS names
+         CROSS JOIN LATERAL (
+               SELECT name_is_known
+                      OR coalesce((SELECT true FROM taximeter.usage_names AS known
+                                    WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                      AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                    LIMIT 1), false) AS type_is_known OFFSET 0) AS types
          GROUP BY 1, 2, 3, 4, 5
     ), days AS (
         UPDATE taximeter.usage_daily AS daily
@@ -1329,9 +1394,30 @@ BEGIN
     SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
                      ::taximeter.usage_daily_by_org)
       INTO changes
-      FROM (SELECT org_id, (created_at AT TIME ZONE 'UTC')::date AS day, service_type, service_name,
-                   count(*) AS requests, sum(credits_used)::bigint AS credits_used
-              FROM deleted GROUP BY 1, 2, 3, 4) AS by_org;
+      FROM (SELECT org_id, day, service_type, service_name, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+              FROM (
+                SELECT org_id, user_id,
+                       CASE WHEN name_is_known OR type_is_known THEN service_type ELSE 'other' END AS service_type,
+                       CASE WHEN name_is_known THEN service_name ELSE 'other' END AS service_name,
+                       day, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+                  FROM (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day, seq IS NULL AS by_sql,
+                               count(*) AS requests, sum(credits_used) AS credits_used
+                          FROM deleted
+                         GROUP BY 1, 2, 3, 4, 5, 6) AS raw
+                 CROSS JOIN LATERAL (
+                       SELECT coalesce((SELECT true FROM taximeter.usage_names AS known
+                                         WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                           AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                           AND known.service_name = raw.service_name LIMIT 1), false) AS name_is_known OFFSET 0) AS names
+                 CROSS JOIN LATERAL (
+                       SELECT name_is_known
+                              OR coalesce((SELECT true FROM taximeter.usage_names AS known
+                                            WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                              AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                            LIMIT 1), false) AS type_is_known OFFSET 0) AS types
+                 GROUP BY 1, 2, 3, 4, 5
+              ) AS by_account
+             GROUP BY 1, 2, 3, 4) AS by_org;
     PERFORM taximeter.add_usage_by_org(changes);
     PERFORM taximeter.add_usage_of_all(changes, NULL);
     -- The charge of each row goes with it, and no other phase of its request; what went is on record.
@@ -1380,11 +1466,31 @@ BEGIN
            FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
                    FROM inserted GROUP BY 1, 2 ORDER BY 1, 2) AS by_account;
     END IF;
+    PERFORM taximeter.note_usage_names(array_agg(ROW(org_id, month, by_sql, service_type, service_name)::taximeter.usage_names))
+       FROM (SELECT DISTINCT org_id, date_trunc('month', created_at AT TIME ZONE 'UTC')::date AS month, seq IS NULL AS by_sql,
+                    service_type, service_name
+               FROM inserted) AS found;
     -- Sorted, so that two statements at once meet on the rows of the rollups in the same order.
     WITH by_account AS MATERIALIZED (
-        SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day,
-               count(*) AS requests, sum(credits_used)::bigint AS credits_used
-          FROM inserted
+        SELECT org_id, user_id,
+               CASE WHEN name_is_known OR type_is_known THEN service_type ELSE 'other' END AS service_type,
+               CASE WHEN name_is_known THEN service_name ELSE 'other' END AS service_name,
+               day, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+          FROM (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day, seq IS NULL AS by_sql,
+                       count(*) AS requests, sum(credits_used) AS credits_used
+                  FROM inserted
+                 GROUP BY 1, 2, 3, 4, 5, 6) AS raw
+         CROSS JOIN LATERAL (
+               SELECT coalesce((SELECT true FROM taximeter.usage_names AS known
+                                 WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                   AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                   AND known.service_name = raw.service_name LIMIT 1), false) AS name_is_known OFFSET 0) AS names
+         CROSS JOIN LATERAL (
+               SELECT name_is_known
+                      OR coalesce((SELECT true FROM taximeter.usage_names AS known
+                                    WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                      AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                    LIMIT 1), false) AS type_is_known OFFSET 0) AS types
          GROUP BY 1, 2, 3, 4, 5
     ), days AS (
         INSERT INTO taximeter.usage_daily AS daily
@@ -2250,6 +2356,9 @@ ALTER TABLE ONLY taximeter.usage_monthly_by_user
 ALTER TABLE ONLY taximeter.usage_monthly
     ADD CONSTRAINT usage_monthly_pkey PRIMARY KEY (month, lane);
 
+ALTER TABLE ONLY taximeter.usage_names
+    ADD CONSTRAINT usage_names_pkey PRIMARY KEY (org_id, month, by_sql, service_type, service_name);
+
 ALTER TABLE ONLY taximeter.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (user_id);
 
@@ -2411,6 +2520,8 @@ CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthl
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_user FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TRIGGER usage_names_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.usage_names FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('usage is counted under them');
 
 ALTER TABLE ONLY public.user_credit_allocations
     ADD CONSTRAINT allocation_has_a_pool FOREIGN KEY (org_id) REFERENCES public.organization_credit_pools(org_id) ON DELETE RESTRICT;

@@ -41,6 +41,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.charged_requests": ("SI", "SI", ""),
     "taximeter.dead_letters": ("SI", "SI", ""),
     "taximeter.lost_events": ("SI", "SI", ""),
+    "taximeter.usage_names": ("SI", "SI", ""),
     "taximeter.usage_daily": ("SIU", "SIU", ""),
     "taximeter.usage_daily_by_org": ("SIU", "SIU", ""),
     "taximeter.usage_monthly_by_org": ("SIU", "SIU", ""),
