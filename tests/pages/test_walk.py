@@ -45,6 +45,15 @@ PROVIDERS = "tests/api/test_providers.py"
 PROXY = "tests/gateways/test_reverse_proxy.py"
 LITELLM = "tests/gateways/test_litellm_docs.py"
 SHOWN = {
+    "CONTRIBUTING.md": {
+        "make install     # .venv with pinned packages; about a minute": MAKE,
+        "make lint                                            # style, types, who may import "
+        "whom": MAKE,
+    },
+    "docs/prices-diff.md": {
+        "taximeter prices diff model_prices_and_context_window.json --at 2026-11-30T12:00 --save "
+        "table.json": "tests/gateways/test_price_map.py, with the map of the pinned LiteLLM",
+    },
     "README.md": {
         "gateway (Python) ── Meter ──┐                                ┌── admin API, LLM route "
         "(FastAPI)": A_DRAWING,
