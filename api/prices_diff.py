@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from taximeter.api.prices_set_aside import Case, rule_for
+from taximeter.api.prices_table import figures_of
 from taximeter.meter.pricing import KINDS, Price, Pricer, UnpricedModel
 from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.files import PriceFile, parse_price_file
@@ -31,6 +32,8 @@ TOLERANCE: Final = Decimal("0.0005")
 publish rounded ones.
 """
 FINE: Final = Decimal(10**6)
+AGREEMENT: Final = 0.995
+"""What is wanted of the usages that both price."""
 BEYOND: Final = 1_003
 """How many tokens a long prompt has beyond the start of a tier: hosts say "above" and "from"."""
 
@@ -64,8 +67,8 @@ _HOURS: Final = (
 @dataclass(slots=True)
 class Difference:
     """What came of a comparison, in usages. `causes` are (host, kind and what differs) -> usages,
-    with an example model each, and `named` the models of each. `set_aside`: by the name of a rule.
-    `only_map`: models that are refused here. `figures`: by model, what was compared of it.
+    with an example model each. `set_aside`: by the name of a rule. `only_map`: models that are
+    refused here. `table`: by model, the prices of both that were compared.
     """
 
     models: int = 0
@@ -74,6 +77,7 @@ class Difference:
     set_aside: Counter[str] = field(default_factory=Counter)
     causes: Counter[tuple[str, str]] = field(default_factory=Counter)
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
+    table: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
 
     @property
     def compared(self) -> int:
@@ -114,6 +118,9 @@ def compare(pricer: Pricer, content: bytes, at: datetime | None = None) -> Diffe
             assert entry is not None, "every model of the map is in the file that was made of it"
             pair = (_at(listed, moment), entry.sheet)
             prices = [_price(name, listed, sheet) for sheet in pair]
+            found.table[name] = {
+                side: figures_of(sheet) for side, sheet in zip(("list", "map"), pair, strict=True)
+            }
             for mode, counts in _usages(*pair):
                 case = Case(name, document, own, mode, counts, moment, listed, *prices)
                 _judge(found, case)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -35,6 +36,17 @@ def credential(name: str) -> str | None:
     return path.read_text(encoding="utf-8").strip()
 
 
+class Credentials(SecretsSettingsSource):
+    """Files of a folder, named like variables in lower case. An empty one says nothing: a unit
+    cannot leave out a credential that it loads.
+    """
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """The value, its name, and whether it is JSON."""
+        value, key, is_complex = super().get_field_value(field, field_name)
+        return value or None, key, is_complex
+
+
 class StoreSettings(BaseSettings):
     """Where the two stores are. Shared by every process that opens them itself."""
 
@@ -57,7 +69,7 @@ class StoreSettings(BaseSettings):
         folder = os.environ.get(CREDENTIALS)
         if not folder or not Path(folder).is_dir():
             return (init_settings, env_settings)
-        files = SecretsSettingsSource(settings_cls, secrets_dir=folder)
+        files = Credentials(settings_cls, secrets_dir=folder)
         return (init_settings, env_settings, files)
 
     database_url: str = Field(

@@ -195,14 +195,17 @@ def judge(mark: Mark, seen: Seen, shards: int) -> Verdict:
 def is_whole(mark: Mark, seen: Seen) -> bool:
     """Whether Redis has lost nothing that it ever answered, so that what its open holds have
     reported may be charged: the approved server in the same life, with everything that Postgres has
-    settled. A Postgres that went back does not speak against it.
+    settled. A Postgres that went back does not speak against it: which server was approved last it
+    may not know.
     """
     epoch, seq = seen.epoch, seen.seq
     if epoch is None or seq is None or seen.missing or not seen.is_approved_server:
         return False
     if seen.meta.get("epoch") == "fenced":
         return seen.meta.get("fenced_whole") == "1"
-    if seen.run_id != mark.run_id or epoch < mark.epoch or (epoch == mark.epoch and seq < mark.seq):
+    if seen.run_id != mark.run_id and not _went_back(mark, seen):
+        return False
+    if (epoch, seq) < (mark.epoch, mark.seq):
         return False
     if has_diverged(mark, seen):
         return False
@@ -221,6 +224,22 @@ def has_diverged(mark: Mark, seen: Seen) -> bool:
     return seen.last_id is not None and seen.last_id[0] == mark.epoch
 
 
+def is_of_another_history(mark: Mark, seen: Seen) -> bool:
+    """Whether what Redis has after the settled events is not what was answered last: its data has
+    diverged, or goes back to a server before the one that was approved last. (A Postgres that went
+    back does not know which one that was.)
+    """
+    approved = mark.run_id in (None, seen.run_id, seen.meta.get("run_id"))
+    passed_over = not approved and seen.epoch == mark.epoch and not _went_back(mark, seen)
+    return has_diverged(mark, seen) or passed_over
+
+
+def _went_back(mark: Mark, seen: Seen) -> bool:
+    """Whether this Postgres lacks something that the shard has seen it have, or is another one."""
+    before = seen.ledger
+    return bool(mark.ledger and before and not mark.ledger.continues(before))
+
+
 def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
     """The first thing that does not fit, or None."""
     epoch, seq = seen.meta.get("epoch", ""), seen.seq
@@ -232,7 +251,7 @@ def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
         return f"Redis is at epoch {epoch}, Postgres at {mark.epoch}"
     if seen.meta.get("shards") != str(shards):
         return f"Redis was opened for {seen.meta.get('shards')} shards, Postgres has {shards}"
-    if mark.ledger and seen.ledger and not mark.ledger.continues(seen.ledger):
+    if _went_back(mark, seen):
         return f"Postgres went back or is another one: {mark.ledger}, it was {seen.ledger}"
     if seen.missing:
         return f"Redis has lost {seen.missing} calls that it had acknowledged to a client"

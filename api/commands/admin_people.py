@@ -83,22 +83,27 @@ def list_admins(database_url: str) -> None:
         click.echo("nobody is listed: system admins are those whose token has the role")
 
 
-@click.command(help="Take somebody off the list; processes that run see it within seconds.")
+@click.command(
+    help="Take somebody off the list; processes that run see it within seconds. API keys end that "
+    "they have made for organisations whose admin they are not."
+)
 @SUBJECT
 @EMAIL
 @ISSUER
 @click.option("--reason", default=None, help="Why, for the audit log.")
+@click.option("--keep-keys", is_flag=True, help="Let the API keys go on that they have made.")
 @DATABASE
 def remove(
     subject: str | None,
     email: str | None,
     issuer: str | None,
     reason: str | None,
+    keep_keys: bool,
     database_url: str,
 ) -> None:
-    """Say who is none any more."""
+    """Say who is none any more, and how many keys ended."""
     person = _person(subject, email, issuer)
-    click.echo(as_owner(database_url, _remove, person, reason))
+    click.echo(as_owner(database_url, _remove, person, reason, keep_keys))
 
 
 def _person(subject: str | None, email: str | None, issuer: str | None) -> dict[str, str | None]:
@@ -178,7 +183,9 @@ async def _bootstrap(
     return f"{_named(person)} is a system admin now, by sessions of {person['issuer']}"
 
 
-async def _remove(conn: Any, person: dict[str, str | None], reason: str | None) -> str:
+async def _remove(
+    conn: Any, person: dict[str, str | None], reason: str | None, keep_keys: bool
+) -> str:
     await conn.execute(ADMINS["lock"])
     found = [row for row in await _all(conn) if _is_meant(row, person)]
     if not found:
@@ -187,7 +194,11 @@ async def _remove(conn: Any, person: dict[str, str | None], reason: str | None) 
     await conn.execute(ADMINS["remove"], row["id"], operator())
     before = {name: row[name] for name in ("issuer", "user_id", "email")}
     await _audit(conn, "system.admin.removed", before, before, {"reason": reason})
-    return f"{_named(row)} is no system admin by this list any more"
+    ended = 0
+    if row["user_id"] is not None and not keep_keys:
+        ended = await conn.fetchval(ADMINS["end_keys_of"], row["user_id"], operator())
+    keys = f"; API keys that ended with it: {ended}" if ended else ""
+    return f"{_named(row)} is no system admin by this list any more{keys}"
 
 
 async def _audit(

@@ -111,3 +111,14 @@ def refuse_unsafe_database(settings: StoreSettings) -> None:
         asyncio.run(check_database(settings.database_url, accept_loss=accept_loss))
     except UnsafeDatabase as error:
         raise click.ClickException(f"cannot start on this Postgres: {error}") from None
+
+
+def some_lines(
+    lines: list[str],
+    most: int | None,
+    how: str = "--all shows them, --report FILE writes them down",
+) -> list[str]:
+    """The first of them, and how many more there are; all without `most`."""
+    if most is None or len(lines) <= most:
+        return lines
+    return [*lines[:most], f"  and {len(lines) - most} more; {how}"]

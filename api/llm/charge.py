@@ -332,7 +332,7 @@ class OpenCharge:
             "completion_tokens": completion,
             "power_level": self.target.power_level or self._chat.power_level,
             "task_type": self._chat.task_type,
-            **self._price.metadata(),
+            **self._price.metadata(tokens, self.service_tier),
         }
         if self.target.model != self._chat.model:
             metadata["upstream_model"] = self.target.model

@@ -24,6 +24,23 @@ INSERT INTO taximeter.system_admins (issuer, user_id, email, reason, added_by) V
 -- $1 id, $2 removed_by
 UPDATE taximeter.system_admins SET removed_at = now(), removed_by = $2 WHERE id = $1 AND removed_at IS NULL;
 
+-- name: end_keys_of
+-- Why: API keys that a system admin has made in organisations whose admin they are not do not go on without them. Says how many.
+-- $1 user_id, $2 who removes them
+WITH ended AS (
+    UPDATE taximeter.api_keys AS key SET revoked_at = now(), revoked_by = $2
+    WHERE key.created_by = $1 AND key.revoked_at IS NULL AND key.expires_at > now()
+      AND NOT EXISTS (
+            SELECT FROM organization_members AS member
+            WHERE member.org_id = key.org_id AND member.user_id = $1 AND member.role = 'admin' AND member.status = 'active')
+    RETURNING key.key_id, key.org_id, key.name
+), noted AS (
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    SELECT $2, 'org.key.revoked', org_id, key_id, jsonb_build_object('name', name), jsonb_build_object('ended_with', $1)
+    FROM ended
+)
+SELECT count(*) FROM ended;
+
 -- name: write_audit
 -- Why: of the installation itself, hence of no organisation.
 -- $1 actor, $2 action, $3 target, $4 before, $5 after

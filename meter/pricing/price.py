@@ -31,18 +31,34 @@ from taximeter.meter.pricing.usage import Counts, counts_of
 
 IMAGE_TOKENS_MAX = 6_240
 """Most output tokens of an image where tokens are what it is sold by."""
-_TRAFFIC: Final = {"ON_DEMAND_PRIORITY": "priority", "ON_DEMAND_FLEX": "flex"}
+VERSION_LENGTH_MAX: Final = 256
+IDENTITY_LENGTH_MAX: Final = 320
+"""What a charge says of its price has a bound, since it travels with each."""
+_TRAFFIC: Final = {
+    "ON_DEMAND_PRIORITY": "priority",
+    "ON_DEMAND_FLEX": "flex",
+    "FLEX": "flex",
+    "BATCH": "batch",
+}
 """Gemini's words for service tiers."""
+_ORDINARY: Final = frozenset(
+    ("", "auto", "default", "standard", "standard_only", "on_demand", "scale", "provisioned")
+)
+"""What hosts call the service tier that a plain price is for, or that was paid for beforehand."""
+_PUBLISHED: Final = frozenset(("genai-prices", "corrections"))
 
 
 class UnpricedModel(Exception):
     """The model has no price, or none for what a request of this kind is counted in."""
 
-    def __init__(self, model: str, near: Sequence[str] = ()) -> None:
+    def __init__(self, model: str, near: Sequence[str] = (), tier: str = "") -> None:
         known = f" Known are {', '.join(near)}." if near else ""
         super().__init__(
-            f"Model '{model}' has no known price.{known} Use a priced model, or let the operator "
-            "choose what unknown models cost."
+            f"Service tier '{tier}' of model '{model}' has no known price. Leave service_tier out, "
+            "or let the operator price it."
+            if tier
+            else f"Model '{model}' has no known price.{known} Use a priced model, or let the "
+            "operator choose what unknown models cost."
         )
         self.model = model
         self.near = tuple(near)
@@ -55,7 +71,7 @@ class Price:
     model: as the caller named it. provider: whose price it is, empty when no list has it. source:
     `genai-prices`, `corrections`, `override`, `default` or `free`. version: which edition of the
     source, and by which rates of the operator. identity: the model that was meant, as
-    host/region/name.
+    host/region/name. dated: the day of which the source's prices are; empty if nobody says.
     """
 
     model: str
@@ -70,6 +86,7 @@ class Price:
     max_output: int | None = None
     identity: str = ""
     search_once: bool = False
+    dated: str = ""
 
     @classmethod
     def of(
@@ -83,6 +100,7 @@ class Price:
         version: str,
         max_output: int | None = None,
         identity: str = "",
+        dated: str = "",
     ) -> Price:
         """The price that a sheet makes at this worth of a dollar."""
         factor = Fraction(millicredits_per_dollar)
@@ -101,15 +119,16 @@ class Price:
             model=model,
             provider=provider,
             source=source,
-            version=version,
+            version=version[:VERSION_LENGTH_MAX],
             parts=parts,
             rates=whole.pop(""),
             modes=whole,
             is_part=sheet.tier_rule == "part",
             context_window=sheet.context_window,
             max_output=sheet.max_output or max_output,
-            identity=identity,
+            identity=identity[:IDENTITY_LENGTH_MAX],
             search_once=sheet.search_once,
+            dated=dated,
         )
 
     def cost(self, usage: Mapping[str, object], *, service_tier: str | None = None) -> int:
@@ -122,6 +141,14 @@ class Price:
 
     def cost_of(self, counts: Counts, *, service_tier: str | None = None) -> int:
         """Millicredits of counts that were read before."""
+        return min(-(-self._total(counts, service_tier) // self.parts), AMOUNT_MAX)
+
+    def exact_of(self, counts: Counts, *, service_tier: str | None = None) -> Fraction:
+        """The same before it is rounded."""
+        return Fraction(self._total(counts, service_tier), self.parts)
+
+    def _total(self, counts: Counts, service_tier: str | None) -> int:
+        """What counts cost, in parts of a millicredit."""
         rates = self._all_rates.get(service_tier or "", self._all_rates[""])
         kinds = counts.kinds
         if "image" in kinds and "image" not in self._sold_by(service_tier) and not counts.output:
@@ -139,7 +166,7 @@ class Price:
                     if prompt > start:
                         price = dearer
                 total += price * count
-        return min(-(-total // self.parts), AMOUNT_MAX)
+        return total
 
     def estimate(
         self,
@@ -159,8 +186,11 @@ class Price:
         where these are known. `prompt_kind` and `output_kind` say how they are charged; by default
         the dearer way of plainly or written to a cache, and of plainly or reasoning. Cache reads
         are never assumed, since they only make it cheaper. `audio_tokens` are those of the prompt
-        besides; `images` are made. Raises UnpricedModel when these are not what it is sold by.
+        besides; `images` are made. Raises UnpricedModel when these are not what it is sold by, and
+        for a service tier that is asked for and has no price.
         """
+        if not self.has_tier(service_tier):
+            raise UnpricedModel(self.model, tier=service_tier or "")
         if not self._has_estimate:
             raise UnpricedModel(self.model)
         if self.context_window is not None:
@@ -199,20 +229,37 @@ class Price:
         """Whether nothing costs anything: such a charge is recorded, with an amount of 0."""
         return not any(price or tiers for price, tiers in self.rates.values())
 
-    def metadata(self) -> dict[str, object]:
-        """What a charge says about its price."""
+    def has_tier(self, service_tier: str | None) -> bool:
+        """Whether there is a price of this service tier. An operator's own prices, and those of
+        models that no list has, are for all tiers.
+        """
+        tier = service_tier or ""
+        return tier in _ORDINARY or tier in self.modes or self.source not in _PUBLISHED
+
+    def metadata(
+        self, usage: Mapping[str, object] | None = None, service_tier: str | None = None
+    ) -> dict[str, object]:
+        """What a charge says about its price; with its usage also that the answer names a service
+        tier of which there is no price, so that the plain one was taken.
+        """
         found: dict[str, object] = {"price_source": self.source, "price_version": self.version}
         if self.identity:
             found["price_of"] = self.identity
+        if self.dated:
+            found["price_dated"] = self.dated
         if self.is_free:
             found["free"] = True
+        if service_tier in (None, "auto"):
+            service_tier = _mode(usage or {})
+        if not self.has_tier(service_tier):
+            found["unpriced_service_tier"] = service_tier
         return found
 
     def packed(self) -> dict[str, Any]:
         """All of it as JSON, to travel with a hold: some hundred bytes. See `unpacked`."""
         modes = {mode: packed_rates(rates) for mode, rates in self.modes.items()}
         found: list[object] = [self.provider, self.source, self.version, self.parts]
-        found += [self.is_part, self.identity, self.search_once]
+        found += [self.is_part, self.identity, self.search_once, self.dated]
         return {"m": self.model, "p": found, "r": packed_rates(self.rates), "s": modes}
 
     @classmethod
@@ -233,8 +280,10 @@ class Price:
                 rates=rates,
                 modes=modes,
                 is_part=bool(is_part),
-                identity=str(rest[0]) if rest else "",  # Holds of before have none.
+                # Holds of before have none of these.
+                identity=str(rest[0]) if rest else "",
                 search_once=len(rest) > 1 and rest[1] is True,
+                dated=str(rest[2]) if len(rest) > 2 else "",
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a packed price: {error!r}") from error

@@ -36,6 +36,8 @@ def test_every_process_reads_them_and_variables_come_first(
     key = ApiSettings().upstream_api_key
     assert key is not None
     assert key.get_secret_value() == "sk-from-a-file"
+    (folder / "taximeter_upstream_api_key").write_text("\n")
+    assert ApiSettings().upstream_api_key is None, "an empty file says nothing"
     monkeypatch.setenv("TAXIMETER_DATABASE_URL", "postgresql://variable/x")
     assert ApiSettings().database_url == "postgresql://variable/x"
     (folder / "taximeter_port").write_text("many")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from support.world import BILLING, CHAT, World
+
+from taximeter.api.commands import group
+from taximeter.api.tokens import DEV_ISSUER
 
 ORG = f"{BILLING}/orgs/acme"
 
@@ -129,3 +134,23 @@ async def test_a_suspension_is_a_pause_and_a_deletion_the_end(eve: World) -> Non
     assert names(answer["keys_ended"]) == ["gateway"]
     assert not await spends(world, made)
     assert await audited(world, "org.key.revoked") == [("root", "acme")]
+
+
+async def test_the_keys_of_a_removed_system_admin_end(eve: World, database_url: str) -> None:
+    world = eve
+    where = {"TAXIMETER_MIGRATE_DATABASE_URL": database_url}
+    made = (await call(world, "POST", "/keys", world.root, {"name": "r", "operations": ["llm"]}))[
+        "key"
+    ]
+    by_boss = await key_of(world, "boss", "another")
+    person = ("--subject", "root", "--issuer", DEV_ISSUER)
+    for command, keys in (("bootstrap", None), ("remove", "ended with it: 1")):
+        result = await asyncio.to_thread(
+            CliRunner().invoke, group, ["admin", command, *person], env=where
+        )
+        assert result.exit_code == 0, result.output
+        assert keys is None or keys in result.output
+    assert not await spends(world, made)
+    assert await spends(world, by_boss)
+    [(actor, ended_with)] = await audited(world, "org.key.revoked")
+    assert (actor.split(":")[0], ended_with) == ("operator", "root")

@@ -32,3 +32,14 @@ def test_anchors_resolve(page: Path) -> None:
         titles = re.findall(r"^#+ (.*)", text, re.MULTILINE)
         anchors = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
         assert anchor in anchors, f"{page.name} links to {target}#{anchor}"
+
+
+def test_the_index_of_decisions_lists_every_one_by_its_title() -> None:
+    folder = DOCS / "decisions"
+    wanted = []
+    for page in sorted(folder.glob("[0-9]*.md")):
+        title = page.read_text("utf-8").partition("\n")[0]
+        assert re.fullmatch(rf"# {page.name[:4]} [A-Z`].*", title), f"{page.name}: {title}"
+        wanted.append(f"- [{title[2:]}]({page.name})")
+    listed = (folder / "README.md").read_text("utf-8").splitlines()
+    assert [line for line in listed if line.startswith("- ")] == wanted

@@ -9,12 +9,10 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGKILL
 from typing import Any
 
 import httpx
@@ -22,41 +20,18 @@ import jwt
 import pytest
 import uvicorn
 from support import envoy as envoy_server
+from support.proxies import NGINX_MAIN, program_of, rewired, running
 from support.shard import ScriptedShard
 from support.sidecar import FUNDS, served
 from support.waiting import eventually
 
 from taximeter.api.embedded.machine import LOOPBACK, free_port
-from taximeter.api.embedded.spawn import spawn
 from taximeter.meter import Meter
 from taximeter.meter.sidecar import ApiKeys, Sidecar, create_sidecar
 
 PAGE = (Path(__file__).parents[2] / "docs" / "forward-auth.md").read_text(encoding="utf-8")
 KEY = "a-long-random-key"
 ANN = {"Authorization": "Bearer key-of-ann"}
-PROGRAMS = {
-    name: found
-    for name, place in (("nginx", "/usr/sbin/nginx"), ("caddy", "/usr/bin/caddy"))
-    if (found := shutil.which(name) or shutil.which(place))
-}
-
-# What surrounds conf.d: without root, nginx writes its temporary files where it may.
-NGINX_MAIN = """
-worker_processes 1;
-error_log stderr;
-pid {folder}/pid;
-daemon off;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/taximeter.conf;
-}}
-"""
 
 
 @dataclass
@@ -105,48 +80,8 @@ async def sidecar_url(sidecar: Sidecar) -> AsyncIterator[str]:
         yield url.removeprefix("http://")
 
 
-def program_of(name: str, package: str) -> str:
-    if name not in PROGRAMS:
-        pytest.skip(f"NOT TESTED on {name}: install Debian's package {package}")
-    return PROGRAMS[name]
-
-
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-
-
-def rewired(text: str, ports: Mapping[str, str]) -> str:
-    """The configuration with this test's addresses in place of the page's."""
-    for address, ours in ports.items():
-        assert address in text
-        text = text.replace(address, ours)
-    return text
-
-
-@asynccontextmanager
-async def running(*command: str, folder: Path, port: int) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway as a process of its own, once it listens, and a caller of it."""
-    with (folder / "log").open("wb") as log:
-        environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
-        child = spawn(command, log=log, death_signal=SIGKILL, environment=environment)
-    try:
-
-        async def listens() -> bool:
-            assert child.poll() is None, (folder / "log").read_text()
-            try:
-                _, writer = await asyncio.open_connection(LOOPBACK, port)
-            except OSError:
-                return False
-            writer.close()
-            return True
-
-        await eventually(listens, within_s=60, what=f"{command[0]} on its port")
-        url = f"http://{LOOPBACK}:{port}"
-        async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
-            yield client
-    finally:
-        child.terminate()
-        child.wait()
 
 
 @asynccontextmanager

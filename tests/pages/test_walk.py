@@ -28,7 +28,8 @@ QUICK_START = "docs/quickstart.md"
 GOES_ON = re.compile(r"^> Goes on from the \[quick start\]\((docs/)?quickstart\.md\)", re.MULTILINE)
 TO_RUN = {name for name, text in PAGES.items() if any(b.language in RUN for b in blocks(text))}
 AFTER = sorted(name for name in TO_RUN if GOES_ON.search(PAGES[name]))
-ALONE = sorted(TO_RUN - {*AFTER, QUICK_START})
+PRODUCTION = "docs/production.md"  # Runs units and turns users off: it has a test of its own.
+ALONE = sorted(TO_RUN - {*AFTER, QUICK_START, PRODUCTION})
 PORTS = ("4000", "8080", "8081", "8084", "8085", "8086", "8087", "8088")
 # This takes a few seconds; the slowest machine that was seen took five times as long, with others.
 PAGE_S_MAX = 240.0
@@ -40,6 +41,8 @@ A_DRAWING = "a drawing"
 MAKE = "tests/acceptance runs the commands, test_pages looks for the targets"
 NEEDS_OTHERS = "needs names, keys or machines of the reader's own"
 NGINX = "tests/gateways/test_forward_auth.py"
+PROVIDERS = "tests/api/test_providers.py"
+PROXY = "tests/gateways/test_reverse_proxy.py"
 LITELLM = "tests/gateways/test_litellm_docs.py"
 SHOWN = {
     "README.md": {
@@ -79,6 +82,16 @@ SHOWN = {
         "static_resources:": NGINX,
         "# Dynamic configuration. A middleware before it sets X-Org-Id and X-User-Id from your "
         "login.": "nothing: Traefik is not run by our tests, as the page says",
+    },
+    PRODUCTION: {
+        "sudo -i": "tests/packaging/test_deploy.py: the image is made by the same commands",
+        'read -rs key && echo "$key" >api/taximeter_upstream_api_key': NEEDS_OTHERS,
+        'read -rs token && echo "Authorization: Bearer $token" >~/session': NEEDS_OTHERS,
+        "# keycloak": PROVIDERS,
+        "# entra": PROVIDERS,
+        "# google": PROVIDERS,
+        "upstream taximeter_api { server 127.0.0.1:8084; keepalive 64; }": PROXY,
+        "credits.example.com {": PROXY,
     },
     "docs/security.md": {
         "TAXIMETER_DATABASE_URL=$TAXIMETER_MIGRATE_DATABASE_URL taximeter reshard --shards 4": (

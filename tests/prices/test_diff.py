@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from taximeter.api.commands.prices import command
 from taximeter.api.prices_diff import Difference, compare
 from taximeter.api.prices_set_aside import OF_BOTH, OF_THE_MAP
 from taximeter.meter.pricing import Pricer
@@ -352,3 +354,43 @@ def test_hours_are_compared_at_their_time() -> None:
     peak["off_peak_pricing"]["windows"].pop()
     assert _of({"deepseek-flash": peak}).causes
     assert Decimal(str(found.agreement)) == 1
+
+
+def _diff(*arguments: object) -> Result:
+    return CliRunner().invoke(command, ["diff", *map(str, arguments)])
+
+
+def test_the_command_exits_by_the_agreement(tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps({"gpt-4o": GPT_4O}))
+    assert _diff(path).exit_code == 0
+    path.write_text(json.dumps({"gpt-4o": {**GPT_4O, "input_cost_per_token": 2e-06}}))
+    result = _diff(path)
+    assert result.exit_code == 1
+    assert "of the usages cost the same, less than 99.50%" in result.output
+    assert _diff(path, "--least", "0").exit_code == 0
+    path.write_text("[]")
+    result = _diff(path)
+    assert (result.exit_code, "the map must be an object of models" in result.output) == (1, True)
+
+
+def test_what_changed_since_a_table_is_told(tmp_path: Path) -> None:
+    path, table = tmp_path / "map.json", tmp_path / "table.json"
+    path.write_text(json.dumps({"gpt-4o": GPT_4O, "gpt-4o-mini": GPT_4O}))
+    assert _diff(path, "--least", "0", "--save", table).exit_code == 0
+    same = _diff(path, "--least", "0", "--since", table)
+    assert f"since {table}: 0 changes" in same.output
+    path.write_text(
+        json.dumps({"gpt-4o": {**GPT_4O, "input_cost_per_token": 2e-06}, "gpt-4.1": GPT_4O})
+    )
+    changed = _diff(path, "--least", "0", "--since", table, "--all").output
+    assert "gpt-4o: input of the map 2.5 -> 2" in changed
+    assert "gpt-4.1: new" in changed
+    assert "gpt-4o-mini: gone" in changed
+    table.write_text('{"gpt-4o": 1}')
+    wrong = _diff(path, "--since", table)
+    assert (wrong.exit_code, "is no table of prices" in wrong.output) == (1, True)
+    missing = _diff(path, "--since", tmp_path / "none.json")
+    assert (missing.exit_code, "cannot be read" in missing.output) == (1, True)
+    unwritable = _diff(path, "--save", tmp_path / "no" / "table.json")
+    assert (unwritable.exit_code, "cannot be written" in unwritable.output) == (1, True)

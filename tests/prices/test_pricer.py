@@ -168,3 +168,27 @@ assert "pydantic" not in sys.modules
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (0, "100000\nunpriced\n"), ran.stderr
+
+
+def test_a_service_tier_without_a_price_is_refused(tmp_path: Path) -> None:
+    plain = Pricer().price("cohere/command-r-plus")
+    for tier in (None, "", "auto", "default", "standard", "standard_only", "on_demand", "scale"):
+        assert plain.estimate(10, 10, service_tier=tier) > 0
+    with pytest.raises(UnpricedModel, match=r"Service tier 'priority' of model 'cohere/command-r"):
+        plain.estimate(10, 10, service_tier="priority")
+    path = tmp_path / "prices.toml"
+    path.write_text('[models]\n"own" = { input = 1, output = 1 }\n')
+    own = Pricer(price_file=path).price("own")
+    assert own.estimate(10, 10, service_tier="priority") > 0, "the operator's price is for all"
+
+
+def test_a_charge_says_that_a_tier_of_the_answer_has_no_price() -> None:
+    plain = Pricer().price("cohere/command-r-plus")
+    usage = {"prompt_tokens": 1_000, "completion_tokens": 0}
+    assert plain.cost(usage, service_tier="priority") == plain.cost(usage), "none is invented"
+    assert plain.metadata(usage, "priority")["unpriced_service_tier"] == "priority"
+    assert plain.metadata({**usage, "service_tier": "flex"})["unpriced_service_tier"] == "flex"
+    assert "unpriced_service_tier" not in plain.metadata(usage, "default")
+    gemini = Pricer().price("gemini/gemini-2.5-flash")
+    told = {"promptTokenCount": 10, "totalTokenCount": 10, "trafficType": "ON_DEMAND_PRIORITY"}
+    assert "unpriced_service_tier" not in gemini.metadata(told)

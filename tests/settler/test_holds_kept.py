@@ -170,8 +170,13 @@ async def test_a_server_that_was_a_replica_in_between_counts_as_started(
         assert await world.used("ann") == 0
 
 
-async def test_postgres_put_back_keeps_what_holds_have_reported(world: World) -> None:
-    """Redis is whole: a gateway that dies now owes its last heartbeat all the same."""
+@pytest.mark.parametrize("server", ["this one", None, "an earlier one"])
+async def test_postgres_put_back_keeps_what_holds_have_reported(
+    world: World, server: str | None
+) -> None:
+    """Redis is whole: a gateway that dies now owes its last heartbeat all the same, whichever
+    server the copy of Postgres knows.
+    """
     await world.organization(ann=1_000)
     await world.charge("ann", 5)
     assert (await guard(world.stores, 0, 1)).action == "nothing"
@@ -181,6 +186,8 @@ async def test_postgres_put_back_keeps_what_holds_have_reported(world: World) ->
     assert seen is not None
     ahead = Ledger(seen.history, seen.position + 10**12, 0)
     await world.stores.redis.hset(world.keys().meta, "ledger", str(ahead))
+    if server != "this one":
+        await world.pool.execute("UPDATE taximeter.watermarks SET run_id = $1", server)
     guarded = await guard(world.stores, 0, 1)
     assert (guarded.action, guarded.holds, guarded.holds_dropped) == ("rebuilt", 2, 0)
     assert await world.live("ann") == (1_000 - 5 - 150, 150, 1)
@@ -325,6 +332,7 @@ async def test_a_move_that_postgres_does_not_know_does_not_keep_its_hold(world: 
 
 def test_what_tells_that_nothing_was_lost() -> None:
     meta = {"epoch": "3", "seq": "10", "run_id": "r", "replid": "h", "start": "4"}
+    meta["ledger"] = "1/1 500 8"
     fenced = {"epoch": "fenced", "fenced_epoch": "3"}
     mark = Mark(0, 3, 8, "r")
     for changed, mark_now, last_id, whole in (
@@ -333,6 +341,10 @@ def test_what_tells_that_nothing_was_lost() -> None:
         ({}, Mark(0, 3, 11, "r"), (3, 10), False),
         ({}, Mark(0, 4, 0, "r"), (3, 10), False),
         ({}, Mark(0, 3, 8, "s"), (3, 10), False),
+        ({}, Mark(0, 3, 8, "s", ledger=Ledger("1/1", 600, 8)), (3, 10), False),
+        ({}, Mark(0, 3, 8, "s", ledger=Ledger("1/1", 400, 8)), (3, 10), True),
+        ({}, Mark(0, 1, 0, None, ledger=Ledger("1/1", 400, 0)), (3, 10), True),
+        ({}, Mark(0, 1, 0, None, ledger=Ledger("2/1", 600, 0)), (3, 10), True),
         ({}, mark, (3, 9), False),
         ({}, mark, None, False),
         ({"run_id": "s"}, mark, (3, 10), False),

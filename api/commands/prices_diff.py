@@ -1,0 +1,99 @@
+"""`taximeter prices diff`: what is charged here, beside LiteLLM's price map."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from pydantic import ValidationError
+
+from taximeter.api.commands.common import explain, some_lines
+from taximeter.api.price_settings import PriceSettings
+from taximeter.api.prices_diff import AGREEMENT, FINE, Difference, compare
+from taximeter.api.prices_table import TableError, changes, read_table, write_table
+from taximeter.meter.pricing import PriceFileError, Pricer
+
+GROUPS_SHOWN = 10
+
+
+@click.command(
+    help="Compare what is charged here with MAP, LiteLLM's model_prices_and_context_window.json, "
+    "over generated usages of every model of it, and say where they differ. Exits with 1 where "
+    "less than --least of the usages cost the same."
+)
+@click.argument("file", metavar="MAP", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--all", "show_all", is_flag=True, help="Show every group and change.")
+@click.option(
+    "--at",
+    type=click.DateTime(["%Y-%m-%dT%H:%M", "%Y-%m-%d"]),
+    help="Prices of this moment, in UTC; of now by default.",
+)
+@click.option(
+    "--least",
+    type=click.FloatRange(0, 1),
+    default=AGREEMENT,
+    show_default=True,
+    help="The part of the usages that must cost the same.",
+)
+@click.option(
+    "--since",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also say which prices of either changed since this table, which --save wrote.",
+)
+@click.option(
+    "--save",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the prices that were compared into this file.",
+)
+def diff(
+    file: Path,
+    show_all: bool,
+    at: datetime | None,
+    least: float,
+    since: Path | None,
+    save: Path | None,
+) -> None:
+    """Print the groups, most usages first, with a model as an example of each."""
+    try:
+        before = None if since is None else read_table(since)
+        settings = PriceSettings()
+        pricer = Pricer(credits_per_dollar=FINE, price_file=settings.price_file)
+        found = compare(pricer, file.read_bytes(), None if at is None else at.replace(tzinfo=UTC))
+        if save is not None:
+            write_table(save, found.table)
+    except ValidationError as error:
+        raise click.ClickException(explain(error)) from None
+    except (PriceFileError, TableError) as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{save} cannot be written: {error.strerror}") from None
+    most = None if show_all else GROUPS_SHOWN
+    for line in (*_summary(found), *some_lines(_groups(found), most, "--all shows them")):
+        click.echo(line)
+    if before is not None:
+        changed = [f"  {line}" for line in changes(before, found.table)]
+        click.echo(f"since {since}: {len(changed)} changes")
+        for line in some_lines(changed, most, "--all shows them"):
+            click.echo(line)
+    if found.agreement < least:
+        raise click.ClickException(
+            f"{found.agreement:.2%} of the usages cost the same, less than {least:.2%}"
+        )
+
+
+def _summary(found: Difference) -> list[str]:
+    rules = ", ".join(f"{rule} {count}" for rule, count in found.set_aside.most_common())
+    return [
+        f"{found.models} models of the map are sold by tokens; {found.only_map} are refused here",
+        f"{found.compared} usages are priced by both; {found.set_aside.total()} are set aside",
+        *([f"  ({rules})"] if rules else []),
+        f"{found.agreement:.2%} of the former cost the same",
+    ]
+
+
+def _groups(found: Difference) -> list[str]:
+    return [
+        f"  {count:6}  {host:12}  {cause}, as {found.examples[host, cause]}"
+        for (host, cause), count in found.causes.most_common()
+    ]
