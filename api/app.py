@@ -56,11 +56,11 @@ class Application(FastAPI):
 
     llm: LlmEndpoint
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, strangers_per_minute: int, **options: Any) -> None:
         super().__init__(**options)
         # Around everything that the framework adds, its last resort for errors included.
         self._with_request_id = RequestId(super().__call__)
-        self.outermost = Outermost(self._serve)
+        self.outermost = Outermost(self._serve, strangers_per_minute=strangers_per_minute)
 
     def openapi(self) -> dict[str, Any]:
         """The document with refusals and examples, made once."""
@@ -93,7 +93,7 @@ def create_app(
     """
     settings = settings or ApiSettings()
     routing = load_routing(settings)
-    pricer = make_pricer(settings)
+    pricer = make_pricer(settings, waits_for_editions=True)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -102,6 +102,7 @@ def create_app(
             yield
 
     app = Application(
+        settings.strangers_per_minute,
         title="Taximeter",
         version=version("taximeter"),
         summary="Credits for LLM requests: held before, charged after, settled and proved.",

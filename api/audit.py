@@ -20,15 +20,16 @@ async def write_audit(
     *,
     actor: str,
     action: str,
-    org_id: str,
+    org_id: str | None,
     target: str | None = None,
     before: Mapping[str, object] | None = None,
     after: Mapping[str, object] | None = None,
     request_id: str | None = None,
 ) -> None:
-    """Add one row, with the id of the request that is being answered unless another one is given.
-    What is named `..._credits` in `before` and `after` is millicredits, as in the tables and in
-    what SQL writes; answers turn it into credits. Durable when the transaction is.
+    """Add one row, with the id of the request that is being answered unless another one is given;
+    without an `org_id` for what is of no organisation alone. What is named `..._credits` in
+    `before` and `after` is millicredits, as in the tables and in what SQL writes; answers turn it
+    into credits. Durable when the transaction is.
 
     The one way in which the API writes audit rows: Postgres takes `actor` from the transaction, and
     refuses one that is missing or stands for a program of ours.

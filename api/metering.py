@@ -87,6 +87,15 @@ class MeteringSettings(StoreSettings):
         "has its address.",
     )
 
+    strangers_per_minute: int = Field(
+        default=600,
+        ge=0,
+        le=1_000_000,
+        description="Requests a minute that one address may make without valid credentials (those "
+        "that are answered 401); more are refused (429) before anything of them is read, but for "
+        "callers whose credentials were accepted within the last minute. 0 is no limit.",
+    )
+
     overdraft_report_credits: int = Field(
         default=100,
         ge=0,

@@ -1,5 +1,5 @@
-"""What stands around every request of the API and of the sidecar: a line in the log, and an answer
-where the end of the process cuts it off.
+"""What stands around every request of the API and of the sidecar: a no to strangers who ask too
+often, a line in the log, and an answer where the end of the process cuts it off.
 """
 
 from __future__ import annotations
@@ -7,11 +7,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import time
 from typing import Any, Final, Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from taximeter.api.strangers import Strangers, credentials_of
 
 LogRequests = Literal["all", "refused", "none"]
 
@@ -26,6 +29,7 @@ _STOPPING: Final = {
     "detail": "This process is stopping",
 }
 _BODY: Final = json.dumps(_STOPPING).encode()
+_TOO_OFTEN: Final = "Too many requests of this address without valid credentials"
 _QUIET: Final = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
 """Asked all the time by machines: logged only when refused."""
 
@@ -38,10 +42,16 @@ class Outermost:
     A request that is cancelled before its answer has begun, which only the end of the process does,
     is answered 503 and not left to the server's last resort: with the id of the request,
     Retry-After and a connection that ends.
+
+    An address that has used up what `strangers` grants it is answered 429 before anything else is
+    looked at; who has credentials that were accepted lately goes on.
     """
 
-    def __init__(self, app: ASGIApp, requests: LogRequests = "all") -> None:
+    def __init__(
+        self, app: ASGIApp, requests: LogRequests = "all", strangers_per_minute: int = 0
+    ) -> None:
         self._app = app
+        self._strangers = Strangers(strangers_per_minute)
         self.body_bytes_max: int | None = getattr(app, "body_bytes_max", None)
         self.log(requests)
 
@@ -55,6 +65,10 @@ class Outermost:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        strangers, path = self._strangers, scope["path"]
+        peer = "" if path in _QUIET else (scope.get("client") or ("",))[0]
+        credentials = credentials_of(path, scope["headers"])
+        wait_s = strangers.wait_s(peer, credentials)
         status = 0
         request_id = b""
 
@@ -62,13 +76,18 @@ class Outermost:
             nonlocal status, request_id
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if not wait_s:
+                    strangers.note(peer, credentials, status)
                 for name, value in message.get("headers", ()):
                     if name.lower() == b"x-request-id":
                         request_id = value
             await send(message)
 
         try:
-            await self._app(scope, receive, noting_send)
+            if wait_s:
+                await _answer_too_often(scope, noting_send, wait_s)
+            else:
+                await self._app(scope, receive, noting_send)
         except asyncio.CancelledError:
             if status:
                 raise
@@ -88,17 +107,28 @@ class Outermost:
 
 
 async def _answer_cut_off(scope: Scope, send: Send) -> None:
+    await _answer(scope, send, 503, _BODY, 1)
+
+
+async def _answer_too_often(scope: Scope, send: Send, wait_s: float) -> None:
+    details = {"limit": "requests_without_credentials"}
+    error = {"code": "RATE_LIMITED", "message": _TOO_OFTEN, "details": details}
+    body = json.dumps({"error": error, "detail": _TOO_OFTEN}).encode()
+    await _answer(scope, send, 429, body, math.ceil(wait_s))
+
+
+async def _answer(scope: Scope, send: Send, status: int, body: bytes, retry_s: int) -> None:
     given = dict(scope["headers"]).get(b"x-request-id", b"")
     is_id = 0 < len(given) <= 128 and given.isascii() and given.decode("ascii").isprintable()
     headers = [
         (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(_BODY)),
+        (b"content-length", b"%d" % len(body)),
         (b"x-request-id", given if is_id else b"req-" + os.urandom(16).hex().encode()),
-        (b"retry-after", b"1"),
+        (b"retry-after", b"%d" % retry_s),
         (b"connection", b"close"),
     ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": _BODY})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _route(scope: Scope) -> str:

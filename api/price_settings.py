@@ -86,7 +86,20 @@ class PriceSettings(StoreSettings):
         default=5.0,
         ge=0.05,
         le=3600.0,
-        description="How often that file is looked at; a changed one is read without a restart.",
+        description="How often that file, and the price lists that were taken over, are looked at; "
+        "what has changed is read without a restart.",
+    )
+    price_lists_file: Path | None = Field(
+        default=None,
+        description="File that `taximeter prices export` wrote: the price lists that were taken "
+        "over, for a process without a database. With one, it is read instead of the database.",
+    )
+    price_age_max_days: int = Field(
+        default=30,
+        ge=1,
+        le=3650,
+        description="An alarm when the price list in force is older than this: in the log once a "
+        "day, in `taximeter check`, `/readyz` and the status.",
     )
     unknown_model: Literal["reject", "default", "free"] = Field(
         default="reject", description="What a model without a price costs."

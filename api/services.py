@@ -18,7 +18,7 @@ from taximeter.api.keys import KEY_CONNECTIONS, KeyStore
 from taximeter.api.limits import RateLimiter, limits_of
 from taximeter.api.llm.catalogue import Catalogue
 from taximeter.api.llm.charge import Keepers
-from taximeter.api.llm.config import RoutingConfig
+from taximeter.api.llm.config import RoutingConfig, check_providers
 from taximeter.api.llm.progress import ProgressReports
 from taximeter.api.llm.resting import StoreRest
 from taximeter.api.llm.room import Room
@@ -26,7 +26,8 @@ from taximeter.api.llm.routing import Router, upstream_health
 from taximeter.api.memberships import Memberships
 from taximeter.api.payments import PaymentVerifier
 from taximeter.api.pending import PendingCharges
-from taximeter.api.prices import following, make_holds
+from taximeter.api.price_lists import Editions
+from taximeter.api.prices import PriceAge, following, make_holds
 from taximeter.api.refusals import RefusalAudit
 from taximeter.api.settings import ApiSettings
 from taximeter.api.system_admins import SystemAdmins
@@ -109,6 +110,7 @@ class Services:
     router: Router | None
     catalogue: Catalogue | None
     pricer: Pricer
+    price_age: PriceAge
     holds: EstimatedHolds
     tracker: TaskTracker
     memberships: Memberships
@@ -170,7 +172,7 @@ async def open_services(
     payments: PaymentVerifier | None = None,
 ) -> AsyncIterator[Services]:
     """Open everything and close it again in the order that loses nothing: charges first,
-    connections after them.
+    connections after them. Raises ConfigError for an upstream at a provider that no price list has.
     """
     async with AsyncExitStack() as stack:
         # The API starts also while Postgres is away; its status says so.
@@ -202,7 +204,13 @@ async def open_services(
         router = None
         if routing is not None:
             router = await stack.enter_async_context(Router.open(routing))
-        await stack.enter_async_context(following(pricer, settings.price_file_check_s))
+        age = PriceAge(pricer, settings.price_age_max_days)
+        editions = Editions(pool, settings.price_lists_file)
+        await stack.enter_async_context(
+            following(pricer, settings.price_file_check_s, editions, age)
+        )
+        if pricer.knows_editions:
+            check_providers(routing, pricer)
         key_pool = await stack.enter_async_context(
             make_pool(
                 settings.database_url,
@@ -230,7 +238,7 @@ async def open_services(
 
         stack.push_async_callback(drain)
         stores = Stores(pool, redis, settings.key_prefix)
-        health = HealthCheck(stores, upstream=lambda: upstream_health(router))
+        health = HealthCheck(stores, upstream=lambda: upstream_health(router), prices=age.word)
         stack.push_async_callback(health.aclose)
         catch_up = CatchUp(stores, settings.usage_wait_s)
         stack.push_async_callback(catch_up.aclose)
@@ -250,6 +258,7 @@ async def open_services(
             router=router,
             catalogue=None if router is None else Catalogue(router),
             pricer=pricer,
+            price_age=age,
             holds=make_holds(settings),
             tracker=tracker,
             memberships=Memberships(

@@ -219,6 +219,18 @@ class ApiSettings(PriceSettings, MeteringSettings):
         pattern=r"^[A-Za-z0-9._:-]{1,64}$",
         description="Name of the provider in answers and usage; by default its host.",
     )
+    upstream_provider: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        description="Who sells the models there, as `openai`, `groq` or `azure`: they cost what "
+        "they do at that provider (prices.md). By default the name of a model decides.",
+    )
+    upstream_region: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        description="Where they run, where that makes a difference in price: `eu` of Azure's data "
+        "zones, `us-gov-west-1` of Bedrock. Needs UPSTREAM_PROVIDER.",
+    )
     upstream_timeout_s: float = Field(
         default=120.0, ge=0.05, le=3600.0, description="Longest silence of the upstream."
     )

@@ -75,7 +75,10 @@ class UpstreamHealth(PartHealth):
 
 
 class SystemHealth(BaseModel):
-    """The whole. `status` is `ok` when requests are served and settled."""
+    """The whole. `status` is `ok` when requests are served and settled. `prices` is there where the
+    process prices what models use: `degraded` when the price list in force is old, or when nobody
+    says how old it is.
+    """
 
     status: State
     service: str = "taximeter"
@@ -83,6 +86,7 @@ class SystemHealth(BaseModel):
     redis: PartHealth
     settler: SettlerHealth
     upstream: UpstreamHealth | None = None
+    prices: PartHealth | None = None
     shards: list[ShardHealth]
 
     @property
@@ -93,7 +97,8 @@ class SystemHealth(BaseModel):
 
 class HealthCheck:
     """Looks at the stores; callers that come together share one look. `upstream` tells how the
-    providers are, in a process that calls some. With `ready`, that says how Redis is (it raises
+    providers are, in a process that calls some; `prices` what is wrong with the age of the price
+    list, in one that prices. With `ready`, that says how Redis is (it raises
     MeterError), and the shards are left out: for a process that may not read them.
     """
 
@@ -102,10 +107,12 @@ class HealthCheck:
         stores: Stores,
         *,
         upstream: Callable[[], UpstreamHealth] | None = None,
+        prices: Callable[[], str | None] | None = None,
         ready: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._stores = stores
         self._upstream = upstream
+        self._prices = prices
         self._ready = ready
         self._looking: asyncio.Task[SystemHealth] | None = None
         self._seen: SystemHealth | None = None
@@ -139,11 +146,12 @@ class HealthCheck:
             elif lag > LAG_ALARM_S:
                 settler.status, settler.reason = "degraded", "behind"
         upstream = None if self._upstream is None else self._upstream()
+        prices = None if self._prices is None else _price_health(self._prices())
         parts = [postgres, redis, settler, *shards]
         status: State = "ok"
         if any(part.status == "down" for part in parts):
             status = "down"
-        elif any(part.status != "ok" for part in (*parts, *([upstream] if upstream else []))):
+        elif any(part.status != "ok" for part in (*parts, upstream, prices) if part is not None):
             status = "degraded"
         self._seen = SystemHealth(
             status=status,
@@ -151,6 +159,7 @@ class HealthCheck:
             redis=redis,
             settler=settler,
             upstream=upstream,
+            prices=prices,
             shards=shards,
         )
         self._seen_at = time.monotonic()
@@ -195,6 +204,10 @@ class HealthCheck:
         except (*_DATABASE_TROUBLES, RedisError, MeterError) as error:
             logger.warning("health: shards: %s: %s", type(error).__name__, error)
             return []
+
+
+def _price_health(alarm: str | None) -> PartHealth:
+    return PartHealth(status="ok" if alarm is None else "degraded", reason=alarm)
 
 
 def _word(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -18,20 +19,29 @@ from rich.console import Console
 from rich.table import Table
 
 from taximeter.api.commands.common import explain, in_one_line
+from taximeter.api.price_lists import Editions
+from taximeter.api.price_settings import PriceSettings
+from taximeter.api.prices import age_alarm
+from taximeter.meter.pricing import PriceFileError
+from taximeter.meter.pricing.editions import edition_at
+from taximeter.meter.pricing.lists import PriceLists
 from taximeter.settler.check import Acknowledged, CheckLimits, Report, acknowledge, check
+from taximeter.settler.pools import make_pool
 from taximeter.settler.reconcile import CouldNotLook
 from taximeter.settler.settings import SettlerSettings
 from taximeter.settler.stores import open_stores
 
 EXIT_VIOLATED = 1
 EXIT_COULD_NOT_LOOK = 2
+EXIT_ALARM = 3
 NOTE_MAX = 1000
 
 
 @click.group(
     invoke_without_command=True,
     help="Prove the books at a consistent cut, also while traffic runs. "
-    "Exits 1 on any violation, 2 when the books could not be read.",
+    "Exits 1 on any violation, 2 when the books could not be read, 3 when they are right and "
+    "the price list in force is old.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.pass_context
@@ -40,12 +50,16 @@ def command(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     with _looking(as_json):
-        report = asyncio.run(run_check(SettlerSettings()))
+        report, alarm = asyncio.run(_check_all(SettlerSettings(), PriceSettings()))
     if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2))
+        click.echo(json.dumps({**report.as_dict(), "alarms": alarm}, indent=2))
     else:
         print_report(report, Console())
-    sys.exit(0 if report.holds else EXIT_VIOLATED)
+        for one in alarm:
+            Console().print(f"ALARM: {one}", style="red", markup=False)
+    if not report.holds:
+        sys.exit(EXIT_VIOLATED)
+    sys.exit(EXIT_ALARM if alarm else 0)
 
 
 @command.command(
@@ -73,6 +87,29 @@ def acknowledge_command(note: str) -> None:
 async def _acknowledge(settings: SettlerSettings, note: str) -> list[Acknowledged]:
     async with open_stores(settings) as stores:
         return await acknowledge(stores, note)
+
+
+async def _check_all(settings: SettlerSettings, prices: PriceSettings) -> tuple[Report, list[str]]:
+    """The books, and what is wrong besides: an old price list, by what Postgres has in force."""
+    report = await run_check(settings)
+    lists = PriceLists(None)
+    async with make_pool(
+        settings.database_url,
+        size_max=1,
+        command_timeout_s=settings.database_timeout_s,
+        wait_s=settings.database_timeout_s,
+        server_settings={"application_name": "taximeter-check"},
+        accept_loss=settings.database_durability == "none",
+    ) as pool:
+        try:
+            found = await Editions(pool, None).read()
+        except PriceFileError as error:
+            return report, [f"prices: {error}"]
+    lists.edition, _ = edition_at(found, time.time())
+    alarm = age_alarm(lists.version, lists.dated, prices.price_age_max_days)
+    if alarm is None:
+        return report, []
+    return report, [f"{alarm.text}; take a newer list over: taximeter prices refresh"]
 
 
 async def run_check(settings: SettlerSettings) -> Report:

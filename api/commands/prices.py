@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from pathlib import Path
 
+import asyncpg
 import click
 from pydantic import ValidationError
 
+from taximeter.api.commands import price_lists, price_rounding
 from taximeter.api.commands.common import explain, some_lines
 from taximeter.api.commands.prices_diff import diff
+from taximeter.api.price_lists import Editions
 from taximeter.api.price_settings import PriceSettings
 from taximeter.api.prices import make_pricer
-from taximeter.meter.pricing import KINDS, PriceFileError, Pricer, UnpricedModel, read_price_file
+from taximeter.meter.pricing import (
+    KINDS,
+    TOKENS_MAX,
+    PriceFileError,
+    Pricer,
+    UnpricedModel,
+    read_price_file,
+)
+from taximeter.meter.pricing.editions import Edition
 from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.files import parse_price_file
 from taximeter.meter.pricing.litellm_map import Imported, read_map
@@ -21,9 +33,19 @@ from taximeter.meter.pricing.sheet import Rates
 NOTES_SHOWN = 10
 
 
-@click.group(help="Show what a model costs, check a price file, import LiteLLM's price map.")
+@click.group(
+    help="Show what a model costs, check a price file, import LiteLLM's price map; take newer "
+    "price lists over."
+)
 def command() -> None:
-    """Group the three; each works without any store."""
+    """Group them; those of the first kind work without any store."""
+
+
+command.add_command(price_lists.refresh)
+command.add_command(price_lists.history)
+command.add_command(price_lists.back)
+command.add_command(price_lists.withdraw_list, "withdraw")
+command.add_command(price_lists.export)
 
 
 @command.command(help="Show what MODEL is charged at, and where that is from.")
@@ -34,7 +56,7 @@ def command() -> None:
 def show(model: str, provider: str | None, plan: str | None, power_level: str | None) -> None:
     """Print the price of each kind, in dollars as published and in credits as charged."""
     try:
-        pricer = make_pricer(PriceSettings())
+        pricer = _pricer_in_force(PriceSettings())
         sheet, listed = pricer.sheet(model, provider=provider)
         price = pricer.price(model, provider=provider, plan=plan, power_level=power_level)
     except ValidationError as error:
@@ -45,6 +67,8 @@ def show(model: str, provider: str | None, plan: str | None, power_level: str | 
     click.echo(f"identity  {price.identity}")
     click.echo(f"source    {listed.source}")
     click.echo(f"version   {price.version}")
+    if price.dated:
+        click.echo(f"dated     {price.dated}")
     if sheet.context_window is not None:
         click.echo(f"context   {sheet.context_window} tokens")
     click.echo(f"output    at most {price.max_output} tokens are held for")
@@ -56,6 +80,28 @@ def show(model: str, provider: str | None, plan: str | None, power_level: str | 
         click.echo("It costs nothing. A charge of 0 is recorded for each request.")
     for name in sheet.not_metered:
         click.echo(f"NOT METERED: the publisher also charges for {name}")
+
+
+def _pricer_in_force(settings: PriceSettings) -> Pricer:
+    """As the services price now: by the lists of the database, if one is named."""
+    pricer = make_pricer(settings)
+    is_named = "database_url" in settings.model_fields_set
+    if not is_named and settings.price_lists_file is None:
+        return pricer
+
+    async def read() -> list[Edition]:
+        if settings.price_lists_file is not None:
+            return await Editions(None, settings.price_lists_file).read()
+        async with price_lists.open_pool(settings.database_url) as pool:
+            return await Editions(pool, None).read()
+
+    try:
+        pricer.follow(asyncio.run(read()))
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        click.echo(
+            f"by the installed package, since the lists in force cannot be read: {error}", err=True
+        )
+    return pricer
 
 
 def _rates(
@@ -171,6 +217,46 @@ def _report(found: Imported, most: int | None) -> list[str]:
         lines.append(f"{len(found.left_out)} models were left out:")
         lines += some_lines([f"  {model}: {why}" for model, why in found.left_out.items()], most)
     return lines
+
+
+@command.command(
+    help="Show at which models a small request costs a tenth more, or more than that, because a "
+    "charge is rounded up to a whole millicredit: for choosing TAXIMETER_CREDITS_PER_DOLLAR."
+)
+@click.option("--prompt-tokens", type=click.IntRange(0, TOKENS_MAX), default=500, show_default=True)
+@click.option("--output-tokens", type=click.IntRange(0, TOKENS_MAX), default=100, show_default=True)
+@click.option(
+    "--credits-per-dollar",
+    type=float,
+    default=None,
+    help="As if this were set; TAXIMETER_CREDITS_PER_DOLLAR by default.",
+)
+@click.option("--all", "show_all", is_flag=True, help="Show every model.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def rounding(
+    prompt_tokens: int,
+    output_tokens: int,
+    credits_per_dollar: float | None,
+    show_all: bool,
+    as_json: bool,
+) -> None:
+    """Print what it adds, the most first."""
+    given = {} if credits_per_dollar is None else {"credits_per_dollar": credits_per_dollar}
+    try:
+        settings = PriceSettings(**given)  # type: ignore[arg-type]  # It is checked there.
+        pricer = _pricer_in_force(settings)
+    except ValidationError as error:
+        raise click.ClickException(explain(error)) from None
+    except PriceFileError as error:
+        raise click.ClickException(str(error)) from None
+    price_rounding.report(
+        pricer,
+        settings.credits_per_dollar,
+        prompt_tokens,
+        output_tokens,
+        show_all=show_all,
+        as_json=as_json,
+    )
 
 
 command.add_command(diff)

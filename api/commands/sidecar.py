@@ -40,7 +40,8 @@ def command(host: str | None, port: int | None, socket: str | None) -> None:
     given = {key: value for key, value in options.items() if value is not None}
     try:
         settings = SidecarSettings(**given)  # type: ignore[arg-type]  # Each has a type of its own.
-        pricer = make_pricer(settings)
+        are_kept = settings.has_database or settings.price_lists_file is not None
+        pricer = make_pricer(settings, waits_for_editions=are_kept)
     except PriceFileError as error:
         raise click.ClickException(str(error)) from None
     except ValidationError as error:
@@ -51,6 +52,8 @@ def command(host: str | None, port: int | None, socket: str | None) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             started = runner.run(run_sidecar(settings, pricer))
+    except PriceFileError as error:
+        raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"cannot start: {error}") from None
     if not started:

@@ -23,6 +23,8 @@ from pydantic import (
 )
 
 from taximeter.api.settings import SIMULATOR_URL, ApiSettings
+from taximeter.meter.pricing import Pricer
+from taximeter.meter.pricing.identity import host_of
 
 CONNECT_TIMEOUT_S = 5.0
 FILE_BYTES_MAX = 1024 * 1024
@@ -53,10 +55,13 @@ class _Checked(BaseModel):
 
 class UpstreamConfig(_Checked):
     """One provider. Its key comes from one of `api_key`, `api_key_env` and `api_key_file`, or there
-    is none.
+    is none. `provider` and `region` say who sells the models there and where they run: what they
+    cost is asked for that.
     """
 
     name: Name
+    provider: Name | None = None
+    region: Name | None = None
     base_url: Annotated[str, AfterValidator(_base_url)]
     api_key: SecretStr | None = None
     api_key_env: Annotated[str, Field(min_length=1)] | None = None
@@ -75,6 +80,8 @@ class UpstreamConfig(_Checked):
 
     @model_validator(mode="after")
     def _is_usable(self) -> Self:
+        if self.region is not None and self.provider is None:
+            raise ValueError("region needs a provider, whose region it is")
         if self.silence_timeout_s > self.first_byte_timeout_s:
             raise ValueError("silence_timeout_s must be at most first_byte_timeout_s")
         given = [self.api_key, self.api_key_env, self.api_key_file]
@@ -163,6 +170,8 @@ def load_routing(settings: ApiSettings) -> RoutingConfig | None:
     name = settings.upstream_name or _name_of(url)
     upstream = {
         "name": name,
+        "provider": settings.upstream_provider,
+        "region": settings.upstream_region,
         "base_url": url,
         "api_key": settings.upstream_api_key,
         "connections_max": settings.upstream_connections_max,
@@ -171,6 +180,22 @@ def load_routing(settings: ApiSettings) -> RoutingConfig | None:
     }
     routes = [{"models": ["*"], "targets": [{"upstream": name}]}]
     return _checked({"upstreams": [upstream], "routes": routes}, "TAXIMETER_UPSTREAM_*")
+
+
+def check_providers(config: RoutingConfig | None, pricer: Pricer) -> None:
+    """Raises ConfigError for an upstream whose provider no price list has, with the nearest ones:
+    its models would all be refused.
+    """
+    for upstream in () if config is None else config.upstreams:
+        if upstream.provider is None:
+            continue
+        host = host_of(upstream.provider)
+        if not pricer.knows_host(host):
+            near = pricer.hosts_near(host)
+            known = f"; known are {', '.join(near)}" if near else ""
+            raise ConfigError(
+                f"upstream {upstream.name}: provider {upstream.provider} is in no price list{known}"
+            )
 
 
 def _read(path: Path) -> Any:

@@ -11,8 +11,10 @@ from taximeter.api.deps import ServicesDep
 from taximeter.api.errors import ApiError
 from taximeter.api.llm.endpoint import API_ROOT, CLIENTS_ROOT
 from taximeter.api.llm.lookup import CallerDep
+from taximeter.api.llm.quote import prices_not_known
 from taximeter.api.services import Services
 from taximeter.meter.pricing import UnpricedModel
+from taximeter.meter.pricing.editions import PricesNotKnown
 
 router = APIRouter(tags=["llm"])
 
@@ -65,7 +67,9 @@ def _view(services: Services, model: str) -> ModelView | None:
         return None
     for target in targets:
         try:
-            services.pricer.estimate(target.price_as, 0, 0)
+            services.pricer.price(target.price_as, provider=target.provider).estimate(0, 0)
+        except PricesNotKnown as error:
+            raise prices_not_known() from error
         except UnpricedModel:
             continue
         return ModelView(id=model, owned_by=target.upstream.name)

@@ -18,9 +18,20 @@ from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.routing import Target
 from taximeter.api.settings import ApiSettings
 from taximeter.meter.pricing import Price, Pricer, UnpricedModel
+from taximeter.meter.pricing.editions import PricesNotKnown
 
 CEILING_UNKNOWN = 131_072
 """Output tokens of one answer of a model of which nothing is known."""
+
+
+def prices_not_known() -> ApiError:
+    """503: this process has not read yet which price list is in force."""
+    return ApiError(
+        503,
+        "Which price list is in force is not known here yet. Nothing was sent",
+        details={"reason": "prices_not_known"},
+        headers={"Retry-After": "1"},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +76,29 @@ def quote(
 ) -> Quote:
     """Price a request at all of its targets. Those without a price are left out: nothing is sent
     where its cost would be unknown. Raises ApiError 400 if none has one, 422 for a power level that
-    is not the caller's to choose.
+    is not the caller's to choose, 503 while it is not known which price list is in force.
     """
     prices = {}
     refusal: UnpricedModel | None = None
     for target in targets:
         level = _power_level(settings, chat, target, plan)
         try:
-            price = pricer.price(target.price_as, plan=plan, power_level=level)
+            price = pricer.price(
+                target.price_as, provider=target.provider, plan=plan, power_level=level
+            )
             images = chat.n if chat.surface.makes_images else 0
             price.estimate(0, 0, service_tier=chat.service_tier, images=images)
+        except PricesNotKnown as error:
+            raise prices_not_known() from error
         except UnpricedModel as error:
             refusal = error
         else:
             prices[target] = price
     if not prices:
-        raise ApiError(
-            400, str(refusal), code="UNPRICED_MODEL", details={"model": chat.model}
-        ) from refusal
+        details: dict[str, object] = {"model": chat.model}
+        if refusal is not None and refusal.near:
+            details["near"] = list(refusal.near)
+        raise ApiError(400, str(refusal), code="UNPRICED_MODEL", details=details) from refusal
     ceiling = max(price.max_output or CEILING_UNKNOWN for price in prices.values())
     limit = chat.surface.fixed_output
     if limit is None:

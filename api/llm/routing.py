@@ -15,6 +15,7 @@ from taximeter.api.llm.config import RouteConfig, RoutingConfig
 from taximeter.api.llm.failures import UpstreamFailure
 from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.upstream import Opened, Upstream
+from taximeter.meter.pricing.identity import host_of, identify
 from taximeter.settler.health import UpstreamHealth
 
 MODELS_REMEMBERED_MAX = 4096
@@ -24,13 +25,14 @@ RETRY_PAUSE_S = 0.1
 @dataclass(frozen=True, slots=True)
 class Target:
     """One place that can answer a request. `model` is its name there, `price_as` the name whose
-    price is charged, `power_level` what the route sells it as.
+    price is charged, at `provider` if one is named; `power_level` is what the route sells it as.
     """
 
     upstream: Upstream
     model: str
     price_as: str
     power_level: str | None = None
+    provider: str | None = None
 
 
 class Router:
@@ -92,9 +94,25 @@ class Router:
         targets = []
         for one in route.targets:
             there = one.model or model
-            upstream, price_as = self.upstreams[one.upstream], one.price_as or there
-            targets.append(Target(upstream, there, price_as, route.power_level))
+            upstream = self.upstreams[one.upstream]
+            price_as, provider = _sold_as(upstream, there, one.price_as)
+            targets.append(Target(upstream, there, price_as, route.power_level, provider))
         return tuple(targets)
+
+
+def _sold_as(upstream: Upstream, model: str, price_as: str | None) -> tuple[str, str | None]:
+    """Under which name, and at whom, a model of this upstream has its price. A `price_as` that
+    names another host is taken by its word.
+    """
+    name, provider = price_as or model, upstream.provider
+    if provider is None:
+        return name, None
+    if price_as is not None and identify(price_as).provider not in ("", host_of(provider)):
+        return name, None
+    of = identify(name, provider)
+    if upstream.region is not None and not of.region:
+        name = f"{upstream.region}/{of.model}"
+    return name, provider
 
 
 async def ask(

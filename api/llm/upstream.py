@@ -76,6 +76,8 @@ class Upstream:
         self._secret = secret.encode() if secret is not None and len(secret) >= 8 else None
         self._sending_timeout_s = config.connect_timeout_s + 3 * config.first_byte_timeout_s
         self.name = config.name
+        self.provider = config.provider
+        self.region = config.region
         self.rest = Rest(config.rest_after_failures, config.rest_s)
         self._turns = Turns(config.connections_max)
         self.retries = config.retries

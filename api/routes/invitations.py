@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
 from taximeter.api.again import again_when_undone
@@ -39,7 +39,9 @@ class InvitationList(BaseModel):
 
 
 class InvitationAnswered(BaseModel):
-    """What became of an invitation: `active` is a member, `declined` is none."""
+    """What became of an invitation: `active` is a member, `declined` is none, and `blocked` is one
+    whom the organisation cannot invite again.
+    """
 
     org_id: str
     role: str
@@ -80,15 +82,23 @@ async def accept_invitation(
 
 @router.delete("/invitations/{org_id}", summary="Decline an invitation")
 async def decline_invitation(
-    org_id: Annotated[OrgId, Path()], principal: PrincipalDep, services: ServicesDep
+    org_id: Annotated[OrgId, Path()],
+    principal: PrincipalDep,
+    services: ServicesDep,
+    block: Annotated[
+        bool, Query(description="Whether the organization cannot invite the caller again")
+    ] = False,
 ) -> InvitationAnswered:
-    """The invitation is gone. 404 without an invitation of this organisation."""
-    return await _answer(services, org_id, principal.user_id, "declined")
+    """The invitation is gone, and with `block` the organisation cannot send another one. Declining
+    without it later ends the block. 404 without an invitation or a block of this organisation.
+    """
+    status: Literal["declined", "blocked"] = "blocked" if block else "declined"
+    return await _answer(services, org_id, principal.user_id, status)
 
 
 @again_when_undone
 async def _answer(
-    services: Services, org_id: str, user_id: str, status: Literal["active", "declined"]
+    services: Services, org_id: str, user_id: str, status: Literal["active", "declined", "blocked"]
 ) -> InvitationAnswered:
     async with services.pool.acquire() as conn, conn.transaction():
         await conn.fetchval(IDENTITY["lock_organization"], org_id)
@@ -98,7 +108,7 @@ async def _answer(
         await write_audit(
             conn,
             actor=user_id,
-            action="org.invitation.accepted" if status == "active" else "org.invitation.declined",
+            action=f"org.invitation.{'accepted' if status == 'active' else status}",
             org_id=org_id,
             target=user_id,
             before={"status": "invited", "role": row["role"]},

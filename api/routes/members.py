@@ -29,6 +29,11 @@ router = APIRouter(prefix="/api/v1/org-billing", tags=["members"], route_class=E
 
 Role = Literal["admin", "member"]
 
+INVITATIONS_OF_ORGANIZATION_MAX = 500
+"""Most invitations of an organisation that wait for an answer."""
+INVITATIONS_OF_USER_MAX = 50
+"""Most that wait for the answer of one user."""
+
 
 class NewMember(Body):
     """A user and what they may do. For a member or somebody invited, the role becomes this one."""
@@ -104,7 +109,8 @@ async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep
     invitations.
 
     Repeating it changes nothing. 403 for who would keep their own keys; 409 if it would take the
-    role from the last admin, and for a personal organisation.
+    role from the last admin, for a personal organisation, for who has blocked its invitations, and
+    while as many invitations of the organisation or to the user are open as there may be.
     """
     org_id, caller = access.org_id, access.principal
     if body.keep_keys:
@@ -118,6 +124,8 @@ async def put_member(body: NewMember, access: OrgAdminDep, services: ServicesDep
         if is_demoted:
             await _keep_an_admin(conn, org_id, body.user_id)
         directly = is_member or caller.is_system_admin or caller.adds_members
+        if not directly and _status(before) != "invited":
+            await _refuse_to_invite(conn, org_id, body.user_id, _status(before))
         row = await conn.fetchrow(
             IDENTITY["put_member"],
             org_id,
@@ -264,3 +272,34 @@ def _view(row: Record) -> MemberView:
         status=row["status"],
         created_at=row["created_at"],
     )
+
+
+def _status(row: Record | None) -> str | None:
+    return None if row is None else row["status"]
+
+
+async def _refuse_to_invite(
+    conn: Connection, org_id: str, user_id: str, status: str | None
+) -> None:
+    """Raise ApiError 409 for who does not want it, or when too many invitations are open. Others
+    who invite this user now wait.
+    """
+    if status == "blocked":
+        raise ApiError(
+            409,
+            "This user takes no invitations of this organization",
+            details={"reason": "invitations_blocked"},
+        )
+    await conn.fetchval(IDENTITY["lock_invitations_of"], user_id)
+    open_ones = await conn.fetchrow(IDENTITY["open_invitations"], org_id, user_id)
+    assert open_ones is not None, "a query of two counts has one row"
+    for whose, count, most in (
+        ("organization", open_ones["of_organization"], INVITATIONS_OF_ORGANIZATION_MAX),
+        ("user", open_ones["of_user"], INVITATIONS_OF_USER_MAX),
+    ):
+        if count >= most:
+            raise ApiError(
+                409,
+                f"{most} invitations of this {whose} wait for an answer, as many as may",
+                details={"reason": "too_many_invitations", "limit": whose, "most": most},
+            )

@@ -6,8 +6,8 @@ import csv
 import io
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable
-from datetime import UTC, datetime, time, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
 
 from asyncpg import Record
@@ -35,6 +35,7 @@ COLUMNS = (
     "reserved_credits",
     "late",
 )
+PRICE_COLUMNS = ("of", "source", "version", "dated", "age_days")
 Cursor = Annotated[
     str | None,
     Query(max_length=128, description="The `next` of the page before; nothing for the first page"),
@@ -43,9 +44,22 @@ ServiceName = Annotated[ShortText | None, Query(description="Only this model or 
 RequestIdParam = Annotated[ShortText | None, Query(description="Only this request")]
 
 
+class PriceView(BaseModel):
+    """The price that a charge was made by. `of`: the model that was meant, as host/region/name.
+    `source` and `version`: which list. `dated`: the day of which its prices were, and `age_days`
+    how old they were then; null where nobody says.
+    """
+
+    of: str | None
+    source: str
+    version: str
+    dated: date | None
+    age_days: int | None
+
+
 class RequestView(BaseModel):
     """One charge. `reserved_credits` is the estimate that was held for it; `late` says that its
-    hold had ended before it came.
+    hold had ended before it came; `price` is null for an amount that was not priced here.
     """
 
     id: str
@@ -57,6 +71,7 @@ class RequestView(BaseModel):
     request_id: str | None
     reserved_credits: float
     late: bool
+    price: PriceView | None = None
     metadata: dict[str, Any]
 
 
@@ -185,6 +200,7 @@ def _place(cursor: str | None) -> tuple[datetime | None, int | None]:
 
 def _view(row: Record) -> RequestView:
     metadata = json.loads(row["metadata"])
+    metadata = metadata if isinstance(metadata, dict) else {"value": metadata}
     return RequestView(
         id=str(row["id"]),
         created_at=row["created_at"],
@@ -195,17 +211,38 @@ def _view(row: Record) -> RequestView:
         request_id=row["request_id"],
         reserved_credits=credits_of(row["reserved"]),
         late=row["late"],
-        metadata=metadata if isinstance(metadata, dict) else {"value": metadata},
+        price=_price(metadata, row["created_at"]),
+        metadata=metadata,
+    )
+
+
+def _price(metadata: Mapping[str, Any], charged_at: datetime) -> PriceView | None:
+    """What a charge says of its price; callers of the sidecar may have written anything there."""
+    of, source, version = (metadata.get(f"price_{name}") for name in PRICE_COLUMNS[:3])
+    if not isinstance(source, str) or not isinstance(version, str):
+        return None
+    try:
+        dated = date.fromisoformat(str(metadata.get("price_dated")))
+    except ValueError:
+        dated = None
+    return PriceView(
+        of=of if isinstance(of, str) else None,
+        source=source,
+        version=version,
+        dated=dated,
+        age_days=None if dated is None else (charged_at.astimezone(UTC).date() - dated).days,
     )
 
 
 def _csv(rows: Iterable[Record]) -> str:
     written = io.StringIO()
     table = csv.writer(written)
-    table.writerow(COLUMNS)
+    table.writerow([*COLUMNS, *(f"price_{name}" for name in PRICE_COLUMNS)])
     for row in rows:
         one = _view(row).model_dump(mode="json")
-        table.writerow([_cell(one[name]) for name in COLUMNS])
+        price = one["price"] or {}
+        cells = [one[name] for name in COLUMNS] + [price.get(name) for name in PRICE_COLUMNS]
+        table.writerow(map(_cell, cells))
     return written.getvalue()
 
 

@@ -37,7 +37,8 @@ async def get_livez() -> PartHealth:
 async def get_readyz(services: ServicesDep, response: Response) -> PartHealth:
     """200 while this process can hold and charge: Redis answers and every shard is open. Postgres
     may be away, since users and keys that are known go on. `degraded` names the disks and
-    replicas that do not confirm what is written, where answers wait for them.
+    replicas that do not confirm what is written, where answers wait for them, and an old price
+    list.
     """
     response.headers["Cache-Control"] = "no-store"
     try:
@@ -47,7 +48,9 @@ async def get_readyz(services: ServicesDep, response: Response) -> PartHealth:
     except MeterError as error:
         response.status_code = 503
         return PartHealth(status="down", reason=from_meter(error).code.lower())
-    if missing:
+    alarm = services.price_age.word()
+    if missing or alarm:
         # Another process would miss the same, so this one is not taken out.
-        return PartHealth(status="degraded", reason="; ".join(missing))
+        reasons = [*missing, *([f"prices_{alarm}"] if alarm else [])]
+        return PartHealth(status="degraded", reason="; ".join(reasons))
     return PartHealth(status="ok")

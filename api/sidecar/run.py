@@ -11,7 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from taximeter.api.background import REQUESTS_SHARE
 from taximeter.api.keys import KEY_CONNECTIONS, KeyStore
 from taximeter.api.outermost import Outermost
-from taximeter.api.prices import following, make_holds
+from taximeter.api.price_lists import Editions
+from taximeter.api.prices import PriceAge, following, make_holds
 from taximeter.api.sidecar.keys import Keys
 from taximeter.api.sidecar.server import DrainingServer, open_unix_socket, server_config
 from taximeter.api.sidecar.settings import SidecarSettings
@@ -73,9 +74,13 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
                 stack.push_async_callback(store.aclose)
                 store.listen()
             keys = Keys(settings.keys, store)
+        age = PriceAge(pricer, settings.price_age_max_days)
+        lists_file = settings.price_lists_file
         status = None
         if pool is not None:
-            health = HealthCheck(Stores(pool, None, settings.key_prefix), ready=ready)
+            health = HealthCheck(
+                Stores(pool, None, settings.key_prefix), ready=ready, prices=age.word
+            )
             stack.push_async_callback(health.aclose)
             status = status_of(health)
         sidecar = create_sidecar(
@@ -86,8 +91,9 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
             holds=make_holds(settings),
             forward_auth=settings.forward_auth,
             status=status,
+            price_alarm=age.word,
         )
-        outermost = Outermost(sidecar, settings.sidecar_log_requests)
+        outermost = Outermost(sidecar, settings.sidecar_log_requests, settings.strangers_per_minute)
         server = DrainingServer(
             server_config(outermost, settings), sidecar, settings.sidecar_drain_s
         )
@@ -97,7 +103,9 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
             stack.callback(path.unlink, missing_ok=True)
         loader = None if pool is None else account_loader(pool)
         await stack.enter_async_context(_meter_of(sidecar, settings, loader))
-        await stack.enter_async_context(following(pricer, settings.price_file_check_s))
+        await stack.enter_async_context(
+            following(pricer, settings.price_file_check_s, Editions(pool, lists_file), age)
+        )
         await server.serve(sockets=sockets)
     return server.started
 

@@ -109,11 +109,21 @@ LIMIT $2 OFFSET $3;
 -- $1 user_id
 SELECT count(*) FROM organization_members WHERE user_id = $1 AND status = 'invited';
 
+-- name: lock_invitations_of
+-- Why: two organisations at once must not both believe to send the last one. $1 user_id
+SELECT pg_advisory_xact_lock(hashtextextended('taximeter.invitations/' || $1, 0));
+
+-- name: open_invitations
+-- Why: how many wait for an answer, of an organisation and to a user. $1 org_id, $2 user_id
+SELECT
+    (SELECT count(*) FROM organization_members WHERE org_id = $1 AND status = 'invited') AS of_organization,
+    (SELECT count(*) FROM organization_members WHERE user_id = $2 AND status = 'invited') AS of_user;
+
 -- name: answer_invitation
--- Why: the user accepts or declines; no row when there is no invitation (any more).
--- $1 org_id, $2 user_id, $3 active or declined
+-- Why: the user accepts, declines or wants no more; no row when there is no invitation (any more). Declining ends a block.
+-- $1 org_id, $2 user_id, $3 active, declined or blocked
 UPDATE organization_members SET status = $3, created_at = now()
-WHERE org_id = $1 AND user_id = $2 AND status = 'invited'
+WHERE org_id = $1 AND user_id = $2 AND (status = 'invited' OR (status = 'blocked' AND $3 = 'declined'))
 RETURNING user_id, role, status, created_at;
 
 -- name: write_audit

@@ -70,6 +70,15 @@ class PriceFile:
                 return entry
         return None
 
+    def hosts(self) -> frozenset[str]:
+        """Hosts that an entry speaks of."""
+        found = {known.provider for known in self._identities}
+        found |= {host_of(entry.provider) for entry in self.models.values() if entry.provider}
+        # A host of the operator's own stands in front of its models, as `house/small`.
+        names = (*self.models, *(prefix for prefix, _ in self.patterns))
+        found |= {name.partition("/")[0] for name in names if "/" in name}
+        return frozenset(found - {""})
+
     def find_alias(self, of: Identity) -> Entry | None:
         """The entry of a host's model by its name without the date or version behind it; the
         longest counts.

@@ -69,6 +69,9 @@ _HOSTS: Final[Mapping[str, str]] = {
     "zhipuai": "zhipuai",
 }
 
+HOSTS: Final = frozenset(_HOSTS.values())
+"""Ids of the hosts that are known by name."""
+
 # Names without a host that can be of one only: models of Bedrock begin with their maker and a dot,
 # those of Vertex have an @ before their version.
 _OF_HOSTS: Final = (

@@ -1,16 +1,25 @@
-"""The price lists: the operator's file first, then corrections, then the published list."""
+"""The price lists: the operator's file first, then corrections, then the published list.
+
+An edition that is in force takes the place of the published list of the installed package; one
+that is a price file goes before corrections and package, which stay for what it does not name.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import date
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Final
 
 from taximeter.meter.pricing.amendments import amended
+from taximeter.meter.pricing.editions import Edition
 from taximeter.meter.pricing.file_reader import Entry
 from taximeter.meter.pricing.files import PriceFile, parse_price_file, read_price_file
-from taximeter.meter.pricing.identity import Identity, host_of
+from taximeter.meter.pricing.identity import HOSTS, Identity, host_of
 from taximeter.meter.pricing.published import (
     Found,
     Listed,
@@ -21,21 +30,62 @@ from taximeter.meter.pricing.published import (
 )
 from taximeter.meter.pricing.sheet import Sheet
 
+CHECKED_PACKAGE: Final = "genai-prices 0.2.3"
+"""The list that the corrections were compared with, on the day that is their version: that is the
+day of which its prices are, since it does not tell one itself.
+"""
+
 
 class PriceLists:
-    """All lists that there are. Raises PriceFileError when the operator's file cannot be used."""
+    """All lists that there are. Raises PriceFileError when the operator's file cannot be used.
+
+    edition: what is in force instead of the installed package; None for that.
+    """
+
+    edition: Edition | None = None
 
     def __init__(self, price_file: Path | None) -> None:
         self._path = price_file
         self._seen = None if price_file is None else _stamp(price_file)
         self._file = None if price_file is None else read_price_file(price_file)
         self._corrections = corrections()
-        self._published = _published_prices()
+        self._installed = _published_prices()
 
     @property
-    def published_version(self) -> str:
-        """Which published list is in use; `none` without one."""
-        return "none" if self._published is None else self._published.version
+    def version(self) -> str:
+        """Which list is in force, besides the operator's own; `none` without one."""
+        if self.edition is not None:
+            return self.edition.label
+        return "none" if self._installed is None else self._installed.version
+
+    @property
+    def dated(self) -> date | None:
+        """The day of which its prices are; None where that is not known."""
+        if self.edition is not None:
+            return self.edition.dated
+        return self._installed_on
+
+    @property
+    def _installed_on(self) -> date | None:
+        """The day of which the prices of the installed package are, where we know it."""
+        if self._installed is None or self._installed.version != CHECKED_PACKAGE:
+            return None
+        return _corrected_on()
+
+    @property
+    def _published(self) -> PublishedPrices | None:
+        edition = self.edition
+        if edition is None or not isinstance(edition.prices, PublishedPrices):
+            return self._installed
+        return edition.prices
+
+    @property
+    def _listed_file(self) -> PriceFile | None:
+        """The edition in force, where it is a price file."""
+        edition = self.edition
+        if edition is None or not isinstance(edition.prices, PriceFile):
+            return None
+        return edition.prices
 
     @property
     def file_version(self) -> str:
@@ -49,20 +99,57 @@ class PriceLists:
         A name without a host means the maker's own model, so that all spellings of a model cost the
         same.
         """
-        found = None if self._published is None else self._published.resolve(of)
+        published = self._published
+        found = None if published is None else published.resolve(of)
         maker = of if of.provider or found is None else of._replace(provider=found[0].id)
         if self._file is not None:
             entry = self._file.find(name, of, host) or self._file.find(name, maker)
             if entry is not None:
-                return _listed(entry, "override", self._file, maker, entry.sheet)
+                return _listed(entry, "override", self._file.version, maker, entry.sheet)
+        day = _in_words(self.dated)
+        listed_file = self._listed_file
+        if listed_file is not None:
+            entry = listed_file.find(name, of, host) or listed_file.find(name, maker)
+            if entry is not None:
+                price = _listed(entry, "list", self.version, maker, entry.sheet)
+                return replace(price, dated=day)
         entry = self._correction(of, found)
         if entry is not None:
             listed = maker if found is None else Identity(found[0].id, found[1].id.lower())
             sheet = in_its_zone(amended(entry.sheet, *names_of(maker, listed)), maker)
-            return _listed(entry, "corrections", self._corrections, maker, sheet)
-        if self._published is None or found is None:
+            price = _listed(entry, "corrections", self._corrections.version, maker, sheet)
+            return replace(price, dated=_in_words(_corrected_on()))
+        if published is None or found is None:
             return None
-        return self._published.listed(of, *found)
+        named = published.listed(of, *found)
+        if named is None:
+            return None
+        if published is self._installed:
+            return replace(named, dated=_in_words(self._installed_on))
+        # What is amended in it stands behind its version.
+        version = named.version.replace(published.version, self.version, 1)
+        return replace(named, version=version, dated=day)
+
+    def names(self) -> Iterable[str]:
+        """Every model of the list in force, as host/name; those of the package also where a file is
+        in force, since it is asked for what that does not name.
+        """
+        listed = self._listed_file
+        found = dict.fromkeys(listed.models if listed is not None else ())
+        if self._published is not None:
+            for one in self._published.providers():
+                found |= dict.fromkeys(f"{one.id}/{model.id}" for model in one.models)
+        return list(found)
+
+    def hosts(self) -> frozenset[str]:
+        """Hosts that a price of any list is of."""
+        found = set(HOSTS)
+        if self._published is not None:
+            found |= {one.id for one in self._published.providers()}
+        for file in (self._file, self._listed_file):
+            if file is not None:
+                found |= file.hosts()
+        return frozenset(found)
 
     def names_near(self, of: Identity) -> list[str]:
         """Models of the published list that are called nearly so."""
@@ -119,9 +206,21 @@ def _published_prices() -> PublishedPrices | None:
         return None
 
 
-def _listed(entry: Entry, source: str, file: PriceFile, of: Identity, sheet: Sheet) -> Listed:
+def _corrected_on() -> date | None:
+    """The day that the corrections are of; None if their version is none."""
+    try:
+        return date.fromisoformat(corrections().version.rpartition(" ")[2])
+    except ValueError:
+        return None
+
+
+def _in_words(day: date | None) -> str:
+    return "" if day is None else day.isoformat()
+
+
+def _listed(entry: Entry, source: str, version: str, of: Identity, sheet: Sheet) -> Listed:
     identity = of if of.provider else of._replace(provider=host_of(entry.provider))
-    return Listed(identity.provider, source, file.version, ((None, sheet),), str(identity))
+    return Listed(identity.provider, source, version, ((None, sheet),), str(identity))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

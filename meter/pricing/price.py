@@ -31,7 +31,15 @@ from taximeter.meter.pricing.usage import Counts, counts_of
 
 IMAGE_TOKENS_MAX = 6_240
 """Most output tokens of an image where tokens are what it is sold by."""
-_TRAFFIC: Final = {"ON_DEMAND_PRIORITY": "priority", "ON_DEMAND_FLEX": "flex"}
+VERSION_LENGTH_MAX: Final = 256
+IDENTITY_LENGTH_MAX: Final = 320
+"""What a charge says of its price has a bound, since it travels with each."""
+_TRAFFIC: Final = {
+    "ON_DEMAND_PRIORITY": "priority",
+    "ON_DEMAND_FLEX": "flex",
+    "FLEX": "flex",
+    "BATCH": "batch",
+}
 """Gemini's words for service tiers."""
 _ORDINARY: Final = frozenset(
     ("", "auto", "default", "standard", "standard_only", "on_demand", "scale", "provisioned")
@@ -63,7 +71,7 @@ class Price:
     model: as the caller named it. provider: whose price it is, empty when no list has it. source:
     `genai-prices`, `corrections`, `override`, `default` or `free`. version: which edition of the
     source, and by which rates of the operator. identity: the model that was meant, as
-    host/region/name.
+    host/region/name. dated: the day of which the source's prices are; empty if nobody says.
     """
 
     model: str
@@ -78,6 +86,7 @@ class Price:
     max_output: int | None = None
     identity: str = ""
     search_once: bool = False
+    dated: str = ""
 
     @classmethod
     def of(
@@ -91,6 +100,7 @@ class Price:
         version: str,
         max_output: int | None = None,
         identity: str = "",
+        dated: str = "",
     ) -> Price:
         """The price that a sheet makes at this worth of a dollar."""
         factor = Fraction(millicredits_per_dollar)
@@ -109,15 +119,16 @@ class Price:
             model=model,
             provider=provider,
             source=source,
-            version=version,
+            version=version[:VERSION_LENGTH_MAX],
             parts=parts,
             rates=whole.pop(""),
             modes=whole,
             is_part=sheet.tier_rule == "part",
             context_window=sheet.context_window,
             max_output=sheet.max_output or max_output,
-            identity=identity,
+            identity=identity[:IDENTITY_LENGTH_MAX],
             search_once=sheet.search_once,
+            dated=dated,
         )
 
     def cost(self, usage: Mapping[str, object], *, service_tier: str | None = None) -> int:
@@ -130,6 +141,14 @@ class Price:
 
     def cost_of(self, counts: Counts, *, service_tier: str | None = None) -> int:
         """Millicredits of counts that were read before."""
+        return min(-(-self._total(counts, service_tier) // self.parts), AMOUNT_MAX)
+
+    def exact_of(self, counts: Counts, *, service_tier: str | None = None) -> Fraction:
+        """The same before it is rounded."""
+        return Fraction(self._total(counts, service_tier), self.parts)
+
+    def _total(self, counts: Counts, service_tier: str | None) -> int:
+        """What counts cost, in parts of a millicredit."""
         rates = self._all_rates.get(service_tier or "", self._all_rates[""])
         kinds = counts.kinds
         if "image" in kinds and "image" not in self._sold_by(service_tier) and not counts.output:
@@ -147,7 +166,7 @@ class Price:
                     if prompt > start:
                         price = dearer
                 total += price * count
-        return min(-(-total // self.parts), AMOUNT_MAX)
+        return total
 
     def estimate(
         self,
@@ -226,6 +245,8 @@ class Price:
         found: dict[str, object] = {"price_source": self.source, "price_version": self.version}
         if self.identity:
             found["price_of"] = self.identity
+        if self.dated:
+            found["price_dated"] = self.dated
         if self.is_free:
             found["free"] = True
         if service_tier in (None, "auto"):
@@ -238,7 +259,7 @@ class Price:
         """All of it as JSON, to travel with a hold: some hundred bytes. See `unpacked`."""
         modes = {mode: packed_rates(rates) for mode, rates in self.modes.items()}
         found: list[object] = [self.provider, self.source, self.version, self.parts]
-        found += [self.is_part, self.identity, self.search_once]
+        found += [self.is_part, self.identity, self.search_once, self.dated]
         return {"m": self.model, "p": found, "r": packed_rates(self.rates), "s": modes}
 
     @classmethod
@@ -259,8 +280,10 @@ class Price:
                 rates=rates,
                 modes=modes,
                 is_part=bool(is_part),
-                identity=str(rest[0]) if rest else "",  # Holds of before have none.
+                # Holds of before have none of these.
+                identity=str(rest[0]) if rest else "",
                 search_once=len(rest) > 1 and rest[1] is True,
+                dated=str(rest[2]) if len(rest) > 2 else "",
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a packed price: {error!r}") from error

@@ -4,15 +4,19 @@ times what the settings say.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import Final, Literal
 
 from taximeter.meter.pricing.ceilings import output_ceiling
+from taximeter.meter.pricing.editions import Edition, PricesNotKnown, edition_at
 from taximeter.meter.pricing.identity import identify
 from taximeter.meter.pricing.lists import PriceLists
 from taximeter.meter.pricing.price import Price, UnpricedModel
@@ -53,7 +57,9 @@ class Pricer:
     `markup` for a plan that has none of its own), times the factor of the power level (or 1).
     `unknown_model` says what happens to a model without a price: `reject` raises UnpricedModel,
     `default` uses `default_price`, `free` costs nothing and is still a charge, of 0. `price_file`
-    is the operator's own; PriceFileError is raised when it cannot be used.
+    is the operator's own; PriceFileError is raised when it cannot be used. With
+    `waits_for_editions` nothing is priced until `follow` was called: by a list that is in force no
+    more, a charge would be wrong. `now` is the clock that editions begin by, in seconds since 1970.
 
     Does no I/O after it was made, but for `reload`. A price is found with one look into a
     dictionary when the model was asked for before.
@@ -70,6 +76,8 @@ class Pricer:
         default_price: TokenPrice | None = None,
         provider_id: str | None = None,
         price_file: Path | None = None,
+        waits_for_editions: bool = False,
+        now: Callable[[], float] = time.time,
     ) -> None:
         if not credits_per_dollar.is_finite() or credits_per_dollar <= 0:
             raise ValueError("credits_per_dollar must be a finite number above zero")
@@ -87,6 +95,11 @@ class Pricer:
         self._prices: OrderedDict[tuple[str | None, ...], tuple[Listed, list[Price | None]]]
         self._prices = OrderedDict()
         self._day = _today()
+        self._now = now
+        self._editions: Sequence[Edition] = ()
+        self._knows_editions = not waits_for_editions
+        # When the next edition begins: at once while none may be used.
+        self._until = -inf if waits_for_editions else inf
 
     def price(
         self,
@@ -100,8 +113,10 @@ class Pricer:
         commit, and a price that changes meanwhile changes nothing.
 
         `provider` asks for the price at that provider, under any name that gateways have for it;
-        without, the model's name decides. Raises UnpricedModel.
+        without, the model's name decides. Raises UnpricedModel, PricesNotKnown.
         """
+        if self._now() >= self._until:
+            self._turn()
         provider = provider or self._provider_id
         # Callers choose these: only those that make a difference are told apart.
         plan = plan if plan in self._by_plan else None
@@ -125,7 +140,11 @@ class Pricer:
         return price
 
     def sheet(self, model: str, *, provider: str | None = None) -> tuple[Sheet, Listed]:
-        """The published price before any markup, and where it is from. Raises UnpricedModel."""
+        """The published price before any markup, and where it is from. Raises UnpricedModel,
+        PricesNotKnown.
+        """
+        if self._now() >= self._until:
+            self._turn()
         listed = self._look_up(model, provider or self._provider_id)
         return listed.sheets[listed.place()][1], listed
 
@@ -162,7 +181,55 @@ class Pricer:
     @property
     def price_version(self) -> str:
         """The version that a charge by the published list has, without plan or power level."""
-        return self._version(f"genai-prices {self._lists.published_version}", None, None)
+        return self._version(self._lists.version, None, None)
+
+    @property
+    def knows_editions(self) -> bool:
+        """Whether it is known which list is in force, so that prices can be named."""
+        return self._knows_editions
+
+    @property
+    def list_version(self) -> str:
+        """Which list is in force, besides the operator's own file."""
+        return self._lists.version
+
+    @property
+    def list_dated(self) -> date | None:
+        """The day of which its prices are; None where that is not known."""
+        return self._lists.dated
+
+    @property
+    def edition(self) -> Edition | None:
+        """The edition that is in force; None for what the installed package has."""
+        return self._lists.edition
+
+    def names(self) -> Iterable[str]:
+        """Every model of the list in force, as host/name."""
+        return self._lists.names()
+
+    def knows_host(self, host: str) -> bool:
+        """Whether a list or the operator's own file has prices of this host, by its id."""
+        return host in self._lists.hosts()
+
+    def hosts_near(self, host: str) -> list[str]:
+        """Hosts with prices that are called nearly so."""
+        return get_close_matches(host, sorted(self._lists.hosts()), n=3, cutoff=0.5)
+
+    def follow(self, editions: Sequence[Edition]) -> None:
+        """These are the editions now, past ones and those to come: each is in force from its moment
+        on, without another call. A request that was reserved before keeps its price.
+        """
+        self._editions = tuple(editions)
+        self._knows_editions = True
+        self._turn()
+
+    def _turn(self) -> None:
+        if not self._knows_editions:
+            raise PricesNotKnown
+        edition, self._until = edition_at(self._editions, self._now())
+        if edition is not self._lists.edition:
+            self._lists.edition = edition
+            self._prices = OrderedDict()
 
     @property
     def file_version(self) -> str:
@@ -207,6 +274,7 @@ class Pricer:
             model=model,
             provider=listed.provider,
             identity=listed.identity,
+            dated=listed.dated,
             source=listed.source,
             version=self._version(listed.version, plan, power_level),
             max_output=output_ceiling(model),

@@ -80,7 +80,8 @@ IsActive = Callable[[datetime], bool]
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A model of a list: its sheets, each with the time at which it holds; the last that does
-    counts. `identity` is the model that was meant: host, region, name.
+    counts. `identity` is the model that was meant: host, region, name. `dated`: the day of which
+    the list's prices are, empty where nobody says.
     """
 
     provider: str
@@ -88,6 +89,7 @@ class Listed:
     version: str
     sheets: tuple[tuple[IsActive | None, Sheet], ...]
     identity: str
+    dated: str = ""
 
     def place(self, now: datetime | None = None) -> int:
         """Which sheet holds now. Costs nothing where there is only one."""
@@ -148,18 +150,23 @@ def in_its_zone(sheet: Sheet, of: Identity) -> Sheet:
 
 
 class PublishedPrices:
-    """The price list of the package, by model. Raises ModuleNotFoundError without it."""
+    """A price list of the package, by model: that of `providers`, which is called `version`, or the
+    one that is installed. Raises ModuleNotFoundError without the package.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, providers: Iterable[Provider] | None = None, version: str = "") -> None:
         import genai_prices
         from genai_prices import data_snapshot
 
-        self._providers = {one.id: one for one in data_snapshot.get_snapshot().providers}
+        if providers is None:
+            providers = data_snapshot.get_snapshot().providers
+            version = f"genai-prices {genai_prices.__version__}"
+        self._providers = {one.id: one for one in providers}
         self._shelves = {
             one.id: Shelf(model for model in one.models if (one.id, model.id) not in _NOT_SOLD)
             for one in self._providers.values()
         }
-        self.version = genai_prices.__version__
+        self.version = version
 
     def providers(self) -> Iterable[Provider]:
         """All of the list, as the package has them."""
@@ -234,7 +241,7 @@ class PublishedPrices:
         if not sheets or not all(sheet.is_price for _, sheet in sheets):
             return None
         identity = of._replace(provider=of.provider or seller.id)
-        version = f"genai-prices {self.version}"
+        version = self.version
         if day := max(sheet.amended for _, sheet in sheets):
             version += f" amended {day}"
         return Listed(identity.provider, "genai-prices", version, sheets, str(identity))

@@ -94,8 +94,10 @@ class Sidecar:
         holds: EstimatedHolds | None = None,
         forward_auth: ForwardAuthPolicy | None = None,
         status: Status | None = None,
+        price_alarm: Callable[[], str | None] | None = None,
     ) -> None:
         self._status = status
+        self._price_alarm = price_alarm
         prices = None if pricer is None else Prices(pricer, holds or EstimatedHolds())
         self._operations = Operations(meter, prices)
         self._forward_auth = ForwardAuth(self._operations, forward_auth or ForwardAuthPolicy())
@@ -211,8 +213,10 @@ class Sidecar:
             meter = self._operations.connected()
             await meter.ready()
             missing = await meter.missing()
-            if missing:
-                return _encode({"status": "degraded", "missing": missing}).encode()
+            alarm = None if self._price_alarm is None else self._price_alarm()
+            if missing or alarm:
+                found = {"status": "degraded", "missing": missing, "prices": alarm}
+                return _encode({name: one for name, one in found.items() if one}).encode()
         return b'{"status":"ok"}'
 
     async def _other(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -239,14 +243,16 @@ def create_sidecar(
     holds: EstimatedHolds | None = None,
     forward_auth: ForwardAuthPolicy | None = None,
     status: Status | None = None,
+    price_alarm: Callable[[], str | None] | None = None,
 ) -> Sidecar:
     """Make the application.
 
     Without `pricer`, amounts must be given and not a model. `holds` says how much of an estimate is
     held, which is all of it without. Without `keys`, anybody who can connect may spend: serve it on
     loopback or on a Unix socket then. Without `status`, the system's state is that of Redis.
+    `price_alarm` says in a word what is wrong with the age of the prices, for `/readyz`.
     """
-    return Sidecar(meter, pricer, keys, body_bytes_max, holds, forward_auth, status)
+    return Sidecar(meter, pricer, keys, body_bytes_max, holds, forward_auth, status, price_alarm)
 
 
 async def _grant(keys: KeyRing, headers: Headers) -> Grant | None:

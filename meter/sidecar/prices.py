@@ -24,7 +24,8 @@ from taximeter.meter.pricing import (
     UnpricedModel,
     checked_counts,
 )
-from taximeter.meter.sidecar.refusals import Refusal
+from taximeter.meter.pricing.editions import PricesNotKnown
+from taximeter.meter.sidecar.refusals import PRICES_NOT_KNOWN, Refusal
 
 ANSWERS_MAX: Final = 1000
 """Most answers (`n`), and most images, of one request."""
@@ -77,7 +78,7 @@ class Prices:
                 prompt, output, answers, service_tier=fields.get("service_tier"), images=images
             )
         except UnpricedModel as error:
-            raise _unpriced(price.model, str(error)) from None
+            raise _unpriced(error, str(error)) from None
         found = {**price.metadata(), "estimated": True, _PACKED: price.packed()}
         hold = await self._holds.reserve(
             meter,
@@ -128,8 +129,10 @@ class Prices:
                 plan=fields.get("plan"),
                 power_level=fields.get("power_level"),
             )
-        except UnpricedModel:
-            raise _unpriced(model) from None
+        except UnpricedModel as error:
+            raise _unpriced(error) from None
+        except PricesNotKnown:
+            raise PRICES_NOT_KNOWN from None
 
     async def _at_reserve(self, meter: Meter, org_id: str, fields: Mapping[str, Any]) -> Price:
         """The price that the hold of this request was made at: known from its reserve, or read from
@@ -203,13 +206,16 @@ def _count(fields: Mapping[str, Any], field: str) -> int:
     return count
 
 
-def _unpriced(
-    model: str,
-    said: str = "This model has no known price. Give an amount, or let the operator price it.",
-) -> Refusal:
+def _unpriced(error: UnpricedModel, said: str = "") -> Refusal:
+    details: dict[str, object] = {"field": "model", "model": error.model}
+    known = ""
+    if error.near:
+        details["near"] = list(error.near)
+        known = f" Known are {', '.join(error.near)}."
     return Refusal(
         400,
         "UNPRICED_MODEL",
-        said,
-        {"field": "model", "model": model},
+        said
+        or f"This model has no known price.{known} Give an amount, or let the operator price it.",
+        details,
     )

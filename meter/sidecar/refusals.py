@@ -75,6 +75,11 @@ DRAINING: Final = unavailable(
     "DRAINING",
     "This sidecar is stopping: it ends holds but takes no new credits. Ask another one.",
 )
+PRICES_NOT_KNOWN: Final = unavailable(
+    "PRICES_NOT_KNOWN",
+    "Which price list is in force is not known here yet. Nothing was done: give an amount, or ask"
+    " again.",
+)
 KEYS_UNAVAILABLE: Final = unavailable(
     "KEYS_UNAVAILABLE", "The key is not known here yet, and who keeps the keys does not answer."
 )

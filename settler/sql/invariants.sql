@@ -37,9 +37,19 @@ SELECT format('%s/%s on %s: the rollup has %s more requests and %s more millicre
           FROM taximeter.usage_daily
          WHERE day >= taximeter.usage_floor()
         UNION ALL
-        SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date, -1, -credits_used
-          FROM credit_usage_attribution
-         WHERE (created_at AT TIME ZONE 'UTC')::date >= taximeter.usage_floor()) AS terms
+        SELECT org_id, user_id,
+               CASE WHEN name.org_id IS NOT NULL OR type.org_id IS NOT NULL THEN service_type ELSE 'other' END,
+               CASE WHEN name.org_id IS NOT NULL THEN service_name ELSE 'other' END,
+               day, -requests, -credits
+          FROM (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day,
+                       date_trunc('month', created_at AT TIME ZONE 'UTC')::date AS month, seq IS NULL AS by_sql,
+                       count(*) AS requests, sum(credits_used) AS credits
+                  FROM credit_usage_attribution
+                 WHERE (created_at AT TIME ZONE 'UTC')::date >= taximeter.usage_floor()
+                 GROUP BY 1, 2, 3, 4, 5, 6, 7) AS used
+          LEFT JOIN taximeter.usage_names AS name USING (org_id, month, by_sql, service_type, service_name)
+          LEFT JOIN (SELECT DISTINCT org_id, month, by_sql, service_type FROM taximeter.usage_names) AS type
+                    USING (org_id, month, by_sql, service_type)) AS terms
  GROUP BY org_id, user_id, service_type, service_name, day
 HAVING sum(requests) <> 0 OR sum(credits) <> 0
  ORDER BY org_id, user_id, day

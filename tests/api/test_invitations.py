@@ -8,6 +8,7 @@ import pytest
 from support.waiting import eventually
 from support.world import BILLING, NOTHING_ENDED, World
 
+from taximeter.api.routes import members
 from taximeter.api.tokens import load_dev_key
 
 MEMBERS = f"{BILLING}/orgs/acme/members"
@@ -206,3 +207,51 @@ async def test_what_another_process_gave_counts_where_nobody_else_gives(world: W
     )
     assert (await world.chat()).status_code == 200
     assert len(await world.charges("other")) == 1
+
+
+async def invite_here(
+    world: World, org: str, admin: str, user: str, status: int = 200
+) -> dict[str, Any]:
+    path = f"/orgs/{org}/members"
+    found: dict[str, Any] = await call(world, "POST", path, admin, {"user_id": user}, status)
+    return found
+
+
+async def test_nobody_is_flooded_with_invitations(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "INVITATIONS_OF_ORGANIZATION_MAX", 2)
+    monkeypatch.setattr(members, "INVITATIONS_OF_USER_MAX", 2)
+    orgs = ("acme", "beta", "gamma")
+    for org in orgs:
+        assert (await world.subscribe(org, f"boss-{org}")).status_code == 200
+    await invite_here(world, "acme", "boss-acme", "ann")
+    await invite_here(world, "acme", "boss-acme", "bob")
+    refused = await invite_here(world, "acme", "boss-acme", "cid", 409)
+    assert refused["error"]["details"] == {
+        "reason": "too_many_invitations",
+        "limit": "organization",
+        "most": 2,
+    }
+    # Another role for who is invited already is no further invitation.
+    await invite_here(world, "acme", "boss-acme", "ann")
+    await invite_here(world, "beta", "boss-beta", "ann")
+    refused = await invite_here(world, "gamma", "boss-gamma", "ann", 409)
+    assert refused["error"]["details"]["limit"] == "user"
+    await call(world, "DELETE", "/invitations/acme", "ann")
+    await invite_here(world, "gamma", "boss-gamma", "ann")
+    await invite_here(world, "acme", "boss-acme", "cid")
+
+
+async def test_who_has_blocked_an_organisation_is_not_invited_again(world: World) -> None:
+    for org in ("acme", "beta"):
+        assert (await world.subscribe(org, f"boss-{org}")).status_code == 200
+    await invite_here(world, "acme", "boss-acme", "ann")
+    blocked = await call(world, "DELETE", "/invitations/acme?block=true", "ann")
+    assert blocked["status"] == "blocked"
+    refused = await invite_here(world, "acme", "boss-acme", "ann", 409)
+    assert refused["error"]["details"] == {"reason": "invitations_blocked"}
+    await invite_here(world, "beta", "boss-beta", "ann")
+    await call(world, "POST", "/invitations/acme/accept", "ann", status=404)
+    assert (await call(world, "DELETE", "/invitations/acme", "ann"))["status"] == "declined"
+    assert (await invite_here(world, "acme", "boss-acme", "ann"))["member"]["status"] == "invited"

@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from support.provider import Asked, Provider, chat_answer, event
 from support.world import World
+
+from taximeter.api.llm.config import ConfigError, RoutingConfig, check_providers
+from taximeter.api.llm.routing import Router
+from taximeter.meter.pricing import Pricer, UnpricedModel
 
 DEAR, CHEAP = "gpt-4o", "gpt-4o-mini"
 
@@ -53,6 +58,7 @@ def api_options(
         "upstreams": [
             {"name": "first", "base_url": first.url, "api_key": "first-key-1", **own},
             {"name": "second", "base_url": second.url, "api_key": "second-key-2", **own},
+            {"name": "azure", "base_url": second.url, "provider": "azure", "region": "eu", **own},
         ],
         "routes": [
             {
@@ -65,6 +71,10 @@ def api_options(
             },
             {"models": ["gpt-3.5-*", "gpt-4"], "targets": [{"upstream": "second"}]},
             {"models": ["odd"], "targets": [{"upstream": "first"}, {"upstream": "second"}]},
+            {
+                "models": ["zoned-*"],
+                "targets": [{"upstream": "azure", "model": "mine", "price_as": CHEAP}],
+            },
         ],
     }
     path = tmp_path / "upstreams.json"
@@ -212,7 +222,7 @@ async def test_the_models_that_are_listed(world: World, first: Provider, second:
         listed = (await world.client.get(f"{root}/models", headers=world.auth("ann"))).json()
         found = {one["id"]: one["owned_by"] for one in listed["data"]}
         assert found == {CHEAP: "first", "gpt-3.5-turbo": "second", "gpt-4": "second"}
-    assert len(second.asked) == 1, "they are remembered"
+    assert len(second.asked) == 2, "they are remembered, of each of its two upstreams"
     one = await world.client.get("/v1/models/gpt-4", headers=world.auth("ann"))
     assert one.json()["object"] == "model"
     assert (
@@ -325,3 +335,66 @@ async def test_usage_beside_the_last_choice_still_tells_the_cost(
     events = [json.loads(one[6:]) for one in response.text.strip().split("\n\n")[:-1]]
     assert events[-1]["choices"] == []
     assert events[-1]["usage"]["cost_incurred"] * 1000 == cost_of(world, CHEAP)
+
+
+async def test_a_charge_is_of_the_model_at_the_upstreams_provider(world: World) -> None:
+    await world.funded()
+    assert (await world.chat(model="zoned-1")).status_code == 200
+    [charge] = await booked(world)
+    assert charge["price_of"] == f"azure/eu/{CHEAP}"
+    assert charge["credits_used"] == cost_of(world, f"azure/eu/{CHEAP}")
+    assert charge["price_dated"] == "2026-11-29"
+
+
+def sold_at(**fields: Any) -> tuple[str, str]:
+    """Identity and price per million prompt tokens of what one upstream sells."""
+    target = {"upstream": "one", **{k: fields.pop(k) for k in ("model", "price_as") if k in fields}}
+    config = RoutingConfig.model_validate(
+        {
+            "upstreams": [{"name": "one", "base_url": "http://127.0.0.1:1/v1", **fields}],
+            "routes": [{"models": ["*"], "targets": [target]}],
+        }
+    )
+
+    class Opened:
+        provider = config.upstreams[0].provider
+        region = config.upstreams[0].region
+
+    opened: Any = Opened()
+    [found] = Router(config, {"one": opened}).targets("openai/gpt-oss-120b")
+    price = Pricer().price(found.price_as, provider=found.provider)
+    return price.identity, price.provider
+
+
+def test_what_an_upstream_sells_has_the_price_of_its_provider() -> None:
+    assert sold_at(provider="groq") == ("groq/openai/gpt-oss-120b", "groq")
+    assert sold_at(provider="fireworks_ai", price_as="gpt-oss-120b")[1] == "fireworks"
+    # A name that tells its host itself is taken by its word.
+    assert sold_at(provider="groq", price_as="azure/gpt-4o")[0] == "azure/gpt-4o"
+    azure = {"provider": "azure", "model": "mine", "price_as": "gpt-4o"}
+    assert sold_at(**azure)[0] == "azure/gpt-4o"
+    assert sold_at(**azure, region="eu")[0] == "azure/eu/gpt-4o"
+    assert Pricer().cost("azure/eu/gpt-4o", {"prompt_tokens": 10**6}) == 275_000
+    bedrock = {"provider": "bedrock", "price_as": "anthropic.claude-sonnet-4-5-20250929-v1:0"}
+    assert sold_at(**bedrock, region="us-east-1")[0].startswith("aws/us-east-1/anthropic.")
+    with pytest.raises(UnpricedModel):  # Its price there is another one, which no list has.
+        sold_at(**bedrock, region="us-gov-west-1")
+    with pytest.raises(ValidationError, match="region needs a provider"):
+        sold_at(region="eu")
+
+
+def test_a_provider_that_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
+    def config(provider: str) -> RoutingConfig:
+        upstream = {"name": "one", "base_url": "http://127.0.0.1:1", "provider": provider}
+        routes = [{"models": ["*"], "targets": [{"upstream": "one"}]}]
+        return RoutingConfig.model_validate({"upstreams": [upstream], "routes": routes})
+
+    with pytest.raises(ConfigError) as refusal:
+        check_providers(config("opneai"), Pricer())
+    assert "upstream one: provider opneai is in no price list; known are openai" in str(
+        refusal.value
+    )
+    check_providers(config("vertex_ai"), Pricer())
+    own = tmp_path / "prices.toml"
+    own.write_text('[models]\n"house/small" = { input = 1 }\n')
+    check_providers(config("house"), Pricer(price_file=own))

@@ -50,10 +50,6 @@ SHOWN = {
         "make lint                                            # style, types, who may import "
         "whom": MAKE,
     },
-    "docs/prices-diff.md": {
-        "taximeter prices diff model_prices_and_context_window.json --at 2026-11-30T12:00 --save "
-        "table.json": "tests/gateways/test_price_map.py, with the map of the pinned LiteLLM",
-    },
     "README.md": {
         "gateway (Python) ── Meter ──┐                                ┌── admin API, LLM route "
         "(FastAPI)": A_DRAWING,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from pathlib import Path
 
@@ -84,3 +85,43 @@ def test_what_is_held_comes_from_the_settings(monkeypatch: pytest.MonkeyPatch) -
             patch.setenv(f"TAXIMETER_ESTIMATE_{name}", wrong)
             with pytest.raises(ValidationError):
                 PriceSettings()
+
+
+def test_rounding_says_which_models_cost_more_by_it_and_what_would_mend_that() -> None:
+    one = ("rounding", "--prompt-tokens", 1, "--output-tokens", 0, "--json")
+    found = json.loads(run(*one, TAXIMETER_MARKUP="2").output)
+    mini = next(each for each in found["rounded"] if each["model"] == "openai/gpt-4o-mini")
+    # 0.15 dollars a million, twice: 0.03 millicredits.
+    assert mini["exact_millicredits"] == pytest.approx(0.03)
+    assert (mini["charged_millicredits"], round(mini["more"], 2)) == (1, 32.33)
+    # With so many credits a dollar the exact cost is ten millicredits, of which one is a tenth.
+    assert mini["credits_per_dollar_needed"] == pytest.approx(100 * 10 / 0.03)
+    usual = run("rounding", TAXIMETER_CREDITS_PER_DOLLAR="10000").output.splitlines()
+    assert usual[0] == "a request of 500 prompt and 100 output tokens, 10000 credits a dollar"
+    assert usual[1].startswith("0 of ")
+    table = run("rounding", "--credits-per-dollar", 100).output
+    assert "openai/text-embedding-3-small" in table
+    assert "1,000 credits a dollar" in table
+
+
+def test_the_report_of_an_import_is_whole_on_request_and_as_a_file(tmp_path: Path) -> None:
+    """Every model that is left out or metered in part, with what of it, however many there are."""
+    partly = {"input_cost_per_token": 1e-06, "file_search_cost_per_1k_calls": 0.0025}
+    models = {f"partly-{n}": partly for n in range(30)}
+    models |= {f"queries-{n}": {"input_cost_per_query": 0.002} for n in range(500)}
+    models |= {f"nothing-{n}": {"input_cost_per_token": 0.0} for n in range(60)}
+    map_file, report = tmp_path / "map.json", tmp_path / "report.txt"
+    map_file.write_text(json.dumps(models))
+    shown = run("import", map_file, "-o", tmp_path / "out.toml", "--report", report).output
+    assert f"the whole report is in {report}" in shown
+    assert "and 20 more; --all shows them, --report FILE writes them down" in shown
+    assert "and 550 more; --all" in shown
+    assert "partly-29" not in shown
+    whole = run("import", map_file, "-o", tmp_path / "out.toml", "--all").output.splitlines()[1:]
+    assert report.read_text().splitlines() == whole
+    assert len(whole) == 2 + 590
+    assert whole[0] == "30 of them also have prices that are NOT METERED here:"
+    assert whole[30] == "  partly-29: file_search_cost_per_1k_calls"
+    assert whole[31] == "560 models were left out:"
+    assert whole[531] == "  queries-499: cannot be metered: input_cost_per_query"
+    assert whole[-1] == "  nothing-59: every price is 0"

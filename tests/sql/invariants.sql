@@ -41,9 +41,21 @@ SELECT org_id, user_id, coalesce(used, 0), coalesce(attributed, 0), coalesce(use
 -- name: the daily rollup is a recount of the attribution
 SELECT *
   FROM taximeter.usage_daily AS d
-  FULL JOIN (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day,
+  FULL JOIN (SELECT org_id, user_id, day,
+                    CASE WHEN is_named OR EXISTS (
+                             SELECT FROM taximeter.usage_names AS n
+                              WHERE (n.org_id, n.month, n.by_sql, n.service_type) = (u.org_id, u.month, u.by_sql, u.service_type))
+                         THEN service_type ELSE 'other' END AS service_type,
+                    CASE WHEN is_named THEN service_name ELSE 'other' END AS service_name,
                     count(*) AS counted, sum(credits_used) AS summed
-               FROM credit_usage_attribution GROUP BY 1, 2, 3, 4, 5) AS recount
+               FROM (SELECT a.*, (a.created_at AT TIME ZONE 'UTC')::date AS day, t.month, t.by_sql, EXISTS (
+                            SELECT FROM taximeter.usage_names AS n
+                             WHERE (n.org_id, n.month, n.by_sql, n.service_type, n.service_name)
+                                 = (a.org_id, t.month, t.by_sql, a.service_type, a.service_name)) AS is_named
+                       FROM credit_usage_attribution AS a
+                      CROSS JOIN LATERAL (SELECT date_trunc('month', a.created_at AT TIME ZONE 'UTC')::date AS month,
+                                                 a.seq IS NULL AS by_sql) AS t) AS u
+              GROUP BY 1, 2, 3, 4, 5) AS recount
        USING (org_id, user_id, service_type, service_name, day)
  WHERE (d.requests, d.credits_used) IS DISTINCT FROM (recount.counted, recount.summed::bigint);
 

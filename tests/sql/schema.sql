@@ -899,6 +899,20 @@ BEGIN
 END;
 $_$;
 
+CREATE FUNCTION taximeter.keep_price_list() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND OLD.withdrawn_at IS NULL
+       AND to_jsonb(NEW) - 'withdrawn_at' - 'withdrawn_by' - 'content' = to_jsonb(OLD) - 'withdrawn_at' - 'withdrawn_by' - 'content'
+       AND NEW.content = OLD.content THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'price lists stay as they are; one that has not begun can be withdrawn, once' USING ERRCODE = 'restrict_violation';
+END;
+$$;
+
 CREATE FUNCTION taximeter.keep_what_is_open() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1085,6 +1099,55 @@ CREATE FUNCTION taximeter.note_refused_deduction(org_id text, user_id text, mill
                 WHERE seen.org_id = $1 AND seen.at > now() - interval '1 minute'
                   AND seen.action = 'credit.deduction.failed' AND seen.target = $2);
 $_$;
+
+CREATE TABLE taximeter.usage_names (
+    org_id text NOT NULL,
+    month date NOT NULL,
+    by_sql boolean NOT NULL,
+    service_type text NOT NULL,
+    service_name text NOT NULL,
+    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric))
+);
+
+COMMENT ON COLUMN taximeter.usage_names.by_sql IS 'Of usage without an event: deduct_credits, and by hand.';
+
+CREATE FUNCTION taximeter.note_usage_names(names taximeter.usage_names[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    names_max CONSTANT integer := 1000;
+    fresh taximeter.usage_names[];
+BEGIN
+    SELECT array_agg(one) INTO fresh
+      FROM unnest(names) AS one
+     WHERE (SELECT true FROM taximeter.usage_names AS known
+             WHERE known.org_id = one.org_id AND known.month = one.month AND known.by_sql = one.by_sql
+               AND known.service_type = one.service_type AND known.service_name = one.service_name LIMIT 1) IS NULL;
+    IF fresh IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock(place)
+       FROM (SELECT DISTINCT hashtextextended(format('taximeter.usage_names/%s/%s', by_sql, org_id), 0) AS place
+               FROM unnest(fresh) ORDER BY 1) AS places;
+    INSERT INTO taximeter.usage_names (org_id, month, by_sql, service_type, service_name)
+    SELECT org_id, month, by_sql, service_type, service_name
+      FROM (SELECT one.org_id, one.month, one.by_sql, one.service_type, one.service_name, rooms.room,
+                   row_number() OVER (PARTITION BY one.org_id, one.month, one.by_sql ORDER BY one.service_type, one.service_name) AS place
+              FROM (SELECT org_id, month, by_sql,
+                           names_max - (SELECT count(*) FROM taximeter.usage_names AS known
+                                         WHERE known.org_id = part.org_id AND known.month = part.month AND known.by_sql = part.by_sql) AS room
+                      FROM (SELECT DISTINCT org_id, month, by_sql FROM unnest(fresh)) AS part) AS rooms
+              JOIN unnest(fresh) AS one USING (org_id, month, by_sql)
+             WHERE rooms.room > 0
+               -- Somebody else may have written it down while the lock was waited for.
+               AND (SELECT true FROM taximeter.usage_names AS known
+                     WHERE known.org_id = one.org_id AND known.month = one.month AND known.by_sql = one.by_sql
+                       AND known.service_type = one.service_type AND known.service_name = one.service_name LIMIT 1) IS NULL
+           ) AS numbered
+     WHERE place <= room;
+END;
+$$;
 
 CREATE FUNCTION taximeter.note_used_by_hand(org text, usr text, millicredits bigint) RETURNS void
     LANGUAGE sql
@@ -1285,10 +1348,26 @@ BEGIN
     PERFORM taximeter.note_used_by_hand(org_id, user_id, credits_used)
        FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
                FROM deleted GROUP BY 1, 2 ORDER BY 1, 2) AS by_account;
-    WITH gone AS (
-        SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day,
-               count(*) AS requests, sum(credits_used)::bigint AS credits_used
-          FROM deleted
+    WITH gone AS MATERIALIZED (
+        SELECT org_id, user_id,
+               CASE WHEN name_is_known OR type_is_known THEN service_type ELSE 'other' END AS service_type,
+               CASE WHEN name_is_known THEN service_name ELSE 'other' END AS service_name,
+               day, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+          FROM (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day, seq IS NULL AS by_sql,
+                       count(*) AS requests, sum(credits_used) AS credits_used
+                  FROM deleted
+                 GROUP BY 1, 2, 3, 4, 5, 6) AS raw
+         CROSS JOIN LATERAL (
+               SELECT coalesce((SELECT true FROM taximeter.usage_names AS known
+                                 WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                   AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                   AND known.service_name = raw.service_name LIMIT 1), false) AS name_is_known OFFSET 0) AS names
+         CROSS JOIN LATERAL (
+               SELECT name_is_known
+                      OR coalesce((SELECT true FROM taximeter.usage_names AS known
+                                    WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                      AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                    LIMIT 1), false) AS type_is_known OFFSET 0) AS types
          GROUP BY 1, 2, 3, 4, 5
     ), days AS (
         UPDATE taximeter.usage_daily AS daily
@@ -1315,9 +1394,30 @@ BEGIN
     SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
                      ::taximeter.usage_daily_by_org)
       INTO changes
-      FROM (SELECT org_id, (created_at AT TIME ZONE 'UTC')::date AS day, service_type, service_name,
-                   count(*) AS requests, sum(credits_used)::bigint AS credits_used
-              FROM deleted GROUP BY 1, 2, 3, 4) AS by_org;
+      FROM (SELECT org_id, day, service_type, service_name, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+              FROM (
+                SELECT org_id, user_id,
+                       CASE WHEN name_is_known OR type_is_known THEN service_type ELSE 'other' END AS service_type,
+                       CASE WHEN name_is_known THEN service_name ELSE 'other' END AS service_name,
+                       day, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+                  FROM (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day, seq IS NULL AS by_sql,
+                               count(*) AS requests, sum(credits_used) AS credits_used
+                          FROM deleted
+                         GROUP BY 1, 2, 3, 4, 5, 6) AS raw
+                 CROSS JOIN LATERAL (
+                       SELECT coalesce((SELECT true FROM taximeter.usage_names AS known
+                                         WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                           AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                           AND known.service_name = raw.service_name LIMIT 1), false) AS name_is_known OFFSET 0) AS names
+                 CROSS JOIN LATERAL (
+                       SELECT name_is_known
+                              OR coalesce((SELECT true FROM taximeter.usage_names AS known
+                                            WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                              AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                            LIMIT 1), false) AS type_is_known OFFSET 0) AS types
+                 GROUP BY 1, 2, 3, 4, 5
+              ) AS by_account
+             GROUP BY 1, 2, 3, 4) AS by_org;
     PERFORM taximeter.add_usage_by_org(changes);
     PERFORM taximeter.add_usage_of_all(changes, NULL);
     -- The charge of each row goes with it, and no other phase of its request; what went is on record.
@@ -1366,11 +1466,31 @@ BEGIN
            FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
                    FROM inserted GROUP BY 1, 2 ORDER BY 1, 2) AS by_account;
     END IF;
+    PERFORM taximeter.note_usage_names(array_agg(ROW(org_id, month, by_sql, service_type, service_name)::taximeter.usage_names))
+       FROM (SELECT DISTINCT org_id, date_trunc('month', created_at AT TIME ZONE 'UTC')::date AS month, seq IS NULL AS by_sql,
+                    service_type, service_name
+               FROM inserted) AS found;
     -- Sorted, so that two statements at once meet on the rows of the rollups in the same order.
     WITH by_account AS MATERIALIZED (
-        SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day,
-               count(*) AS requests, sum(credits_used)::bigint AS credits_used
-          FROM inserted
+        SELECT org_id, user_id,
+               CASE WHEN name_is_known OR type_is_known THEN service_type ELSE 'other' END AS service_type,
+               CASE WHEN name_is_known THEN service_name ELSE 'other' END AS service_name,
+               day, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+          FROM (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day, seq IS NULL AS by_sql,
+                       count(*) AS requests, sum(credits_used) AS credits_used
+                  FROM inserted
+                 GROUP BY 1, 2, 3, 4, 5, 6) AS raw
+         CROSS JOIN LATERAL (
+               SELECT coalesce((SELECT true FROM taximeter.usage_names AS known
+                                 WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                   AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                   AND known.service_name = raw.service_name LIMIT 1), false) AS name_is_known OFFSET 0) AS names
+         CROSS JOIN LATERAL (
+               SELECT name_is_known
+                      OR coalesce((SELECT true FROM taximeter.usage_names AS known
+                                    WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                      AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                    LIMIT 1), false) AS type_is_known OFFSET 0) AS types
          GROUP BY 1, 2, 3, 4, 5
     ), days AS (
         INSERT INTO taximeter.usage_daily AS daily
@@ -1897,6 +2017,48 @@ CREATE TABLE taximeter.pool_refreshes (
     CONSTRAINT period_is_a_month CHECK ((EXTRACT(day FROM period) = (1)::numeric))
 );
 
+CREATE TABLE taximeter.price_lists (
+    id bigint NOT NULL,
+    kind text NOT NULL,
+    version text NOT NULL,
+    source text NOT NULL,
+    digest text NOT NULL,
+    content bytea NOT NULL,
+    models integer NOT NULL,
+    dated date NOT NULL,
+    starts_at timestamp with time zone NOT NULL,
+    back_to bigint,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    created_by text NOT NULL,
+    written_by text DEFAULT SESSION_USER NOT NULL,
+    withdrawn_at timestamp with time zone,
+    withdrawn_by text,
+    CONSTRAINT begins_when_it_is_known CHECK ((starts_at >= created_at)),
+    CONSTRAINT created_by_is_said CHECK (((length(created_by) >= 1) AND (length(created_by) <= 255))),
+    CONSTRAINT dated_is_a_day CHECK (isfinite(dated)),
+    CONSTRAINT digest_is_sha256 CHECK ((digest ~ '^[0-9a-f]{64}$'::text)),
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['package'::text, 'file'::text]))),
+    CONSTRAINT models_is_positive CHECK ((models > 0)),
+    CONSTRAINT source_is_said CHECK (((length(source) >= 1) AND (length(source) <= 256))),
+    CONSTRAINT starts_at_is_a_moment CHECK (isfinite(starts_at)),
+    CONSTRAINT version_is_said CHECK (((length(version) >= 1) AND (length(version) <= 128))),
+    CONSTRAINT withdrawn_before_it_begins CHECK (((withdrawn_at IS NULL) OR (withdrawn_at < starts_at))),
+    CONSTRAINT withdrawn_by_somebody CHECK (((withdrawn_at IS NULL) = (withdrawn_by IS NULL)))
+);
+
+COMMENT ON COLUMN taximeter.price_lists.content IS 'The list, compressed by zlib; its SHA-256 before that is digest.';
+
+COMMENT ON COLUMN taximeter.price_lists.dated IS 'The day of which its prices are: their age is counted from it.';
+
+ALTER TABLE taximeter.price_lists ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.price_lists_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE taximeter.settled_batches (
     shard integer NOT NULL,
     epoch bigint NOT NULL,
@@ -2164,6 +2326,9 @@ ALTER TABLE ONLY taximeter.moves
 ALTER TABLE ONLY taximeter.pool_refreshes
     ADD CONSTRAINT pool_refreshes_pkey PRIMARY KEY (org_id, period);
 
+ALTER TABLE ONLY taximeter.price_lists
+    ADD CONSTRAINT price_lists_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY taximeter.settled_batches
     ADD CONSTRAINT settled_batches_pkey PRIMARY KEY (shard, epoch, seq_last);
 
@@ -2190,6 +2355,9 @@ ALTER TABLE ONLY taximeter.usage_monthly_by_user
 
 ALTER TABLE ONLY taximeter.usage_monthly
     ADD CONSTRAINT usage_monthly_pkey PRIMARY KEY (month, lane);
+
+ALTER TABLE ONLY taximeter.usage_names
+    ADD CONSTRAINT usage_names_pkey PRIMARY KEY (org_id, month, by_sql, service_type, service_name);
 
 ALTER TABLE ONLY taximeter.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (user_id);
@@ -2250,6 +2418,8 @@ CREATE INDEX moves_pending ON taximeter.moves USING btree (created_at) WHERE (st
 CREATE UNIQUE INDEX one_acknowledgement_a_loss ON taximeter.acknowledgements USING btree (shard, epoch, seq_first) WHERE (what = 'lost'::text);
 
 CREATE UNIQUE INDEX one_move_per_key ON taximeter.moves USING btree (org_id, kind, idempotency_key) WHERE ((idempotency_key IS NOT NULL) AND (state = ANY (ARRAY['pending'::text, 'done'::text])));
+
+CREATE INDEX price_lists_by_start ON taximeter.price_lists USING btree (starts_at) WHERE (withdrawn_at IS NULL);
 
 CREATE INDEX settled_batches_by_time ON taximeter.settled_batches USING btree (settled_at);
 
@@ -2335,6 +2505,10 @@ CREATE TRIGGER moves_are_kept BEFORE DELETE OR TRUNCATE ON taximeter.moves FOR E
 
 CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON taximeter.attribution_rest FOR EACH STATEMENT WHEN ((current_setting('taximeter.moving_rows'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution');
 
+CREATE TRIGGER price_lists_are_kept BEFORE DELETE OR UPDATE ON taximeter.price_lists FOR EACH ROW EXECUTE FUNCTION taximeter.keep_price_list();
+
+CREATE TRIGGER price_lists_are_not_emptied BEFORE TRUNCATE ON taximeter.price_lists FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('price lists stay on record');
+
 CREATE TRIGGER refreshes_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.pool_refreshes FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('what a month gave stays on record');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
@@ -2346,6 +2520,8 @@ CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthl
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_user FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TRIGGER usage_names_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.usage_names FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('usage is counted under them');
 
 ALTER TABLE ONLY public.user_credit_allocations
     ADD CONSTRAINT allocation_has_a_pool FOREIGN KEY (org_id) REFERENCES public.organization_credit_pools(org_id) ON DELETE RESTRICT;
@@ -2361,6 +2537,9 @@ ALTER TABLE ONLY public.organization_credit_pools
 
 ALTER TABLE ONLY public.organization_subscriptions
     ADD CONSTRAINT subscription_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY taximeter.price_lists
+    ADD CONSTRAINT back_to_is_a_list FOREIGN KEY (back_to) REFERENCES taximeter.price_lists(id);
 
 ALTER TABLE ONLY taximeter.api_keys
     ADD CONSTRAINT key_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE CASCADE;

@@ -41,6 +41,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.charged_requests": ("SI", "SI", ""),
     "taximeter.dead_letters": ("SI", "SI", ""),
     "taximeter.lost_events": ("SI", "SI", ""),
+    "taximeter.usage_names": ("SI", "SI", ""),
     "taximeter.usage_daily": ("SIU", "SIU", ""),
     "taximeter.usage_daily_by_org": ("SIU", "SIU", ""),
     "taximeter.usage_monthly_by_org": ("SIU", "SIU", ""),
@@ -61,6 +62,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.system_keys": ("S", "", ""),
     "taximeter.idempotent_answers": ("SI", "SD", ""),
     "taximeter.users": ("SIU", "S", ""),
+    "taximeter.price_lists": ("SI", "S", "S"),
     "taximeter.system_admins": ("S", "", ""),
 }
 APPEND_ONLY = ("credit_usage_attribution", "taximeter.account_entries", "taximeter.audit_log")

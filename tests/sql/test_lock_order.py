@@ -33,13 +33,13 @@ async def test_the_rollup_is_written_in_order(books: Books, sessions: tuple[Conn
     first, second = sessions
     insert = (
         "INSERT INTO credit_usage_attribution"
-        " (org_id, user_id, service_type, service_name, credits_used)"
-        " SELECT 'org', u, 'by_hand', 'm', 1 FROM unnest($1::text[]) AS u"
+        " (org_id, user_id, service_type, service_name, credits_used, seq)"
+        " SELECT 'org', u, 'by_hand', 'm', 1, $2 FROM unnest($1::text[]) AS u"
     )
     users = [f"u{n:03}" for n in range(200)]
     async with first.transaction():
-        await first.execute(insert, users[:1])
-        other = asyncio.create_task(second.execute(insert, users[::-1]))
+        await first.execute(insert, users[:1], None)
+        other = asyncio.create_task(second.execute(insert, users[::-1], None))
         await books.waits(second)
         # Settle has rows of the organisation to itself: only those of users could be in its way.
         async with books.pool.acquire() as conn:
@@ -47,7 +47,7 @@ async def test_the_rollup_is_written_in_order(books: Books, sessions: tuple[Conn
             await settling.start()
             await conn.execute("SET LOCAL lock_timeout = '5s'")
             await conn.execute("SET LOCAL taximeter.settling = 'on'")
-            await conn.execute(insert, users[1:])
+            await conn.execute(insert, users[1:], 1)
             await settling.rollback()
     await other
     assert await books.value("SELECT max(requests) FROM taximeter.usage_daily") == 2
