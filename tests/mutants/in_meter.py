@@ -152,6 +152,27 @@ BUGS: Final = (
         "prices/test_usage.py",
     ),
     Bug(
+        "a service tier that only its host publishes costs the plain price",
+        "meter/pricing/amendments.py",
+        "            if mode not in modes:\n",
+        "            if False:\n",
+        "prices/test_amendments.py",
+    ),
+    Bug(
+        "each query of a grounded prompt is paid",
+        "meter/pricing/price.py",
+        '        if self.search_once and kinds.get("search", 0) > 1:\n',
+        "        if False:\n",
+        "prices/test_amendments.py",
+    ),
+    Bug(
+        "a service tier without a price is let in at the plain one",
+        "meter/pricing/price.py",
+        '            raise UnpricedModel(self.model, tier=service_tier or "")\n',
+        "            pass\n",
+        "prices/test_pricer.py",
+    ),
+    Bug(
         "a price list begins when it is known",
         "meter/pricing/editions.py",
         "    started = [one for one in editions if one.starts_at <= now]\n",

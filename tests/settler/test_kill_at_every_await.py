@@ -11,7 +11,7 @@ from taximeter.settler.relay import relay
 from taximeter.settler.settle import settle_once, settle_shard
 from taximeter.settler.trim import trim
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SUSPENSIONS_MAX = 400
 
