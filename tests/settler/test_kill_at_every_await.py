@@ -13,7 +13,7 @@ from taximeter.settler.reshard import reshard
 from taximeter.settler.settle import settle_once, settle_shard
 from taximeter.settler.trim import trim
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SUSPENSIONS_MAX = 400
 STRIDE = 9
