@@ -177,7 +177,7 @@ def test_the_books_are_right_after_all_of_them(after: Reader) -> None:
 
 
 def test_a_page_with_something_to_run_says_where_it_begins() -> None:
-    assert TO_RUN == {QUICK_START, PRODUCTION, *AFTER}, "write: > Goes on from the [quick start]"
+    assert {QUICK_START, PRODUCTION, *AFTER} == TO_RUN, "write: > Goes on from the [quick start]"
 
 
 def test_what_is_not_run_is_known() -> None:
