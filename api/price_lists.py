@@ -56,6 +56,11 @@ class Editions:
         """Whether there is a place that could have some."""
         return self._pool is not None or self._file is not None
 
+    @property
+    def are_in_a_file(self) -> bool:
+        """Whether that is a file."""
+        return self._file is not None
+
     async def read(self) -> list[Edition]:
         """Those in force and to come. Raises PriceFileError for what is damaged, OSError and
         asyncpg errors when they cannot be read.

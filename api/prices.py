@@ -153,6 +153,10 @@ class _Follower:
             try:
                 async with asyncio.timeout(READ_S):
                     self._pricer.follow(await self._editions.read())
+            except PriceFileError as error:
+                if self._editions.are_in_a_file:
+                    raise  # Whoever starts it can mend that; what Postgres has, others read too.
+                self._cannot_read(error)
             except _AWAY as error:
                 self._cannot_read(error)
         self._say()

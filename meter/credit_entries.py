@@ -17,11 +17,13 @@ from taximeter.meter.operations import Operation
 @dataclass(slots=True)
 class Entry:
     """A request that was admitted on credit: open until `due` says what to charge, or until
-    `deadline` (by the event loop's clock). When that has passed, `due` is an `expire` of what was
-    reported, and a commit that comes later charges the rest.
+    `deadline` (by the event loop's clock), which is `ttl_ms` after it was last heard of. When that
+    has passed, `due` is an `expire` of what was reported, and a commit that comes later charges the
+    rest.
     """
 
     operation: Operation
+    ttl_ms: int
     deadline: float
     progress: int = 0
     due: Operation | None = None
@@ -29,6 +31,15 @@ class Entry:
     """Written down for a person, but not yet ended in the journal."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Whoever ends or changes it: what is in memory is on disk first."""
+
+    @classmethod
+    def opened(cls, operation: Operation) -> Entry:
+        """One that begins now."""
+        return cls(operation, operation.ttl_ms, _deadline_in(operation.ttl_ms))
+
+    def touched(self, progress: int, ttl_ms: int) -> None:
+        """Take what was reported just now, and wait so long from now on."""
+        self.progress, self.ttl_ms, self.deadline = progress, ttl_ms, _deadline_in(ttl_ms)
 
     @property
     def outstanding(self) -> int:
@@ -66,7 +77,7 @@ def org_of(operation: Operation) -> str:
     return operation.key.partition("/")[0]
 
 
-def deadline_in(ttl_ms: int) -> float:
+def _deadline_in(ttl_ms: int) -> float:
     return asyncio.get_running_loop().time() + ttl_ms / 1000
 
 

@@ -20,7 +20,6 @@ from typing import Final
 from taximeter.meter.credit_entries import (
     Entry,
     check_rights,
-    deadline_in,
     due_line,
     ended_line,
     marked,
@@ -107,7 +106,7 @@ class CreditDesk:
             raise trouble
         if operation.amount == 0:
             operation = operation._replace(ttl_ms=_life_of(operation, operation.ttl_ms))
-        entry = Entry(operation, deadline_in(operation.ttl_ms))
+        entry = Entry.opened(operation)
         lines, due = [opened_line(entry)], None
         if operation.op == "charge":
             due = _charge(operation, marked(operation.payload))
@@ -191,7 +190,7 @@ class CreditDesk:
             progress = max(entry.progress, operation.amount)
             ttl_ms = _life_of(entry.operation, operation.ttl_ms)
             await self._write(touched_line(entry, progress, ttl_ms))
-            entry.progress, entry.deadline = progress, deadline_in(ttl_ms)
+            entry.touched(progress, ttl_ms)
             return receipt_of(entry)
 
     async def expire(self) -> None:
@@ -309,7 +308,7 @@ class CreditDesk:
         match line:
             case {"do": "open", "operation": [*fields]} if len(fields) == len(Operation._fields):
                 operation = Operation(*fields)
-                self._add(Entry(operation, deadline_in(operation.ttl_ms)))
+                self._add(Entry.opened(operation))
             case {"do": "due", "operation": [*fields]} if len(fields) == len(Operation._fields):
                 due = Operation(*fields)
                 entry = self._entries.get(due.key)
@@ -318,10 +317,8 @@ class CreditDesk:
             case {"do": "touch", "key": str(key), "progress": int(progress)}:
                 entry = self._entries.get(key)
                 if entry is not None:
-                    entry.progress = progress
                     # What an older release wrote does not say for how long.
-                    ttl_ms = line.get("ttl_ms", entry.operation.ttl_ms)
-                    entry.deadline = deadline_in(ttl_ms)
+                    entry.touched(progress, line.get("ttl_ms", entry.operation.ttl_ms))
             case {"do": "end", "key": str(key)}:
                 if key in self._entries:
                     self._remove(self._entries[key])
@@ -346,9 +343,9 @@ def _is_over(entry: Entry, now: float) -> bool:
 def _lines_of(entry: Entry) -> list[Line]:
     """What the journal must say to bring it back."""
     lines = [opened_line(entry)]
-    if entry.progress:
-        ttl_ms = entry.operation.ttl_ms
-        lines.append(touched_line(entry, entry.progress, ttl_ms))
+    if entry.progress or entry.ttl_ms != entry.operation.ttl_ms:
+        # Else every restart but the first would end it after the time that its reserve asked for.
+        lines.append(touched_line(entry, entry.progress, entry.ttl_ms))
     if entry.due is not None:
         lines.append(due_line(entry.due))
     return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from taximeter.settler.fingerprint import check_settled
+from taximeter.settler.fingerprint import check_approved, check_settled
 from taximeter.settler.stores import Stores
 from taximeter.settler.stream import Run, read_run
 from taximeter.settler.usual import Usual, read_usual
@@ -34,10 +34,14 @@ class Reader:
     out under a lock that finds the watermark just where the run begins and the same server trusted
     as under the lock that it was read for. The guardian writes the server down under that lock
     before it lets anybody append to a restarted one, so a run that it has passed by is read again.
+    `closed`: the guardian itself asks, for a shard that it has closed and knows the history of.
     """
 
-    def __init__(self, stores: Stores, shard: int, events_max: int) -> None:
+    def __init__(
+        self, stores: Stores, shard: int, events_max: int, *, closed: bool = False
+    ) -> None:
         self._stores = stores
+        self._closed = closed
         self._shard = shard
         self._events_max = events_max
         self._next: tuple[Mark, asyncio.Task[Prepared]] | None = None
@@ -72,4 +76,6 @@ class Reader:
         if not run.empty:
             # After it: a server that has changed since would have something else there by now.
             await check_settled(redis, keys, mark.epoch, mark.seq, mark.settled_entry)
+            if not self._closed:
+                await check_approved(redis, keys, mark.run_id)
         return Prepared(run, await read_usual(self._shard, run))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
-from taximeter.settler.events import PHASE_CHARGE, PHASE_REST, Event, parse_line, parse_time
+from taximeter.settler.events import PHASE_CHARGE, PHASE_REST, Event, parse_line
 from taximeter.settler.marks import lock_mark
 from taximeter.settler.queries import load_queries
 from taximeter.settler.settle import write_run
@@ -25,29 +26,43 @@ Request = tuple[str, str]
 log = structlog.get_logger("taximeter.settler")
 
 
-async def settle_displaced(conn: Connection, stores: Stores, shard: int) -> int:
-    """Settle everything that the stream of a closed, diverged shard still has of the watermark's
-    epoch and the ledger has not, whatever its numbers; returns how many events that were.
+@dataclass(slots=True)
+class Displaced:
+    """`events`: that were settled. `expired`: what expiries have charged in this stream, by
+    request; `unpaid`: those of them that were not settled.
+    """
+
+    events: int = 0
+    expired: dict[Request, int] = field(default_factory=dict)
+    unpaid: dict[Request, int] = field(default_factory=dict)
+
+
+async def settle_displaced(conn: Connection, stores: Stores, shard: int) -> Displaced:
+    """Settle everything that was answered in the stream of a closed, diverged shard, in the
+    watermark's epoch, and that the ledger has not, whatever its numbers.
 
     They become the events of an epoch of their own, since numbers of theirs are taken: request ids
     tell what is booked, and of a request that both histories charged what is missing to this one's
-    charge. One transaction, so a crash leaves all of it or nothing. What the server
-    lost of the settled history is in Postgres; what it lost beyond that, nobody here knows. Raises
-    asyncpg and redis errors.
+    charge. An expiry was answered to nobody, and its hold may have ended otherwise in the history
+    that is lost: it charges nothing unless the ledger has it.
+
+    One transaction, so a crash leaves all of it or nothing. What the server lost of the settled
+    history is in Postgres; what it lost beyond that, nobody here knows. Raises asyncpg and redis
+    errors.
     """
     keys = stores.keys(shard)
     async with conn.transaction():
         await conn.execute(_SETTLE["mark_settling"])
         mark = await lock_mark(conn, shard)
         run = Run(mark.epoch + 1, 0, 0)
-        expired: dict[Request, int] = {}
+        found = Displaced()
         after = 0
         while True:
             page = await read_run(stores.redis, keys, mark.epoch, after, _EVENTS_PER_PAGE)
             if page.empty:
                 break
             for entry in page.entries:
-                fields = await _unknown(conn, shard, mark.epoch, entry, expired)
+                fields = await _unknown(conn, shard, mark.epoch, entry, found)
                 if fields is not None:
                     last = run.last_seq + fields[b"v1"].count(b"\n") + 1
                     run.add(f"{run.epoch}-{last}".encode(), fields)
@@ -58,34 +73,54 @@ async def settle_displaced(conn: Connection, stores: Stores, shard: int) -> int:
             # No stream has these entries.
             await conn.execute(_SQL["forget_settled_entry"], shard)
     settled_to = f"{mark.epoch}-{mark.seq}"
-    log.warning("displaced", shard=shard, settled_to=settled_to, events=run.last_seq)
-    return run.last_seq
+    found.events = run.last_seq
+    log.warning(
+        "displaced",
+        shard=shard,
+        settled_to=settled_to,
+        events=found.events,
+        expiries_not_charged=len(found.unpaid),
+    )
+    return found
 
 
 async def _unknown(
-    conn: Connection, shard: int, epoch: int, entry: Numbered, expired: dict[Request, int]
+    conn: Connection, shard: int, epoch: int, entry: Numbered, found: Displaced
 ) -> Fields | None:
-    """The lines of an entry that Postgres has neither booked nor set aside, as fields of one.
-    `expired`: what expiries have charged in this stream; those of the entry are added.
-    """
-    text = entry.fields.get(b"v1")
-    if text is None:
-        return None
-    time = entry.fields.get(b"t", b"")
-    lines = text.split(b"\n")
-    items = [parse_line(line, 0, parse_time(time)) for line in lines]
-    requests = [(item.org_id, item.request_id) for item in items if isinstance(item, Event)]
+    """The lines of an entry that Postgres has neither booked nor set aside, as fields of one."""
+    lines = entry.fields.get(b"v1", b"").split(b"\n")
+    events = [item for line in lines if isinstance(item := parse_line(line, 0, None), Event)]
     rows = await conn.fetch(
         _SETTLE["charged_already"],
-        *([request[part] for request in requests for _ in PHASES] for part in (0, 1)),
-        PHASES * len(requests),
+        [event.org_id for event in events for _ in PHASES],
+        [event.request_id for event in events for _ in PHASES],
+        PHASES * len(events),
     )
     booked: defaultdict[Request, dict[int, int]] = defaultdict(dict)
     for row in rows:
         booked[row["org_id"], row["request_id"]][row["phase"]] = row["amount"]
     aside = {row["raw"] for row in await conn.fetch(_SQL["set_aside"], shard, epoch, lines)}
+    return still_due(entry.fields, booked, aside, found)
+
+
+def still_due(
+    fields: Fields,
+    booked: Mapping[Request, Mapping[int, int]],
+    aside: Container[bytes],
+    found: Displaced,
+) -> Fields | None:
+    """What is left to settle of an entry of a stream whose history is not the settled one, as
+    fields of one; None for nothing. No I/O.
+
+    `booked`: what the ledger has charged each request, by phase; `aside`: lines that are dead
+    letters already. `found` is added to.
+    """
+    text = fields.get(b"v1")
+    if text is None:
+        return None
     left = []
-    for line, item in zip(lines, items, strict=True):
+    for line in text.split(b"\n"):
+        item = parse_line(line, 0, None)
         if line in aside:
             continue
         if not isinstance(item, Event):
@@ -93,32 +128,39 @@ async def _unknown(
             continue
         request = (item.org_id, item.request_id)
         if item.kind == "expire":
-            expired[request] = item.amount
-        due = _due(item, booked[request], expired.get(request))
+            found.expired[request] = item.amount
+            if request not in booked:
+                found.unpaid[request] = item.amount
+            continue
+        due = _due(item, booked.get(request, {}), found.expired.get(request))
         if due is not None:
-            left.append(line if due == item.amount else _with_amount(line, due))
-    return {b"t": time, b"v1": b"\n".join(left)} if left else None
+            found.unpaid.pop(request, None)
+            left.append(due)
+    return {b"t": fields.get(b"t", b""), b"v1": b"\n".join(left)} if left else None
 
 
-def _due(event: Event, booked: Mapping[int, int], expired: int | None) -> int | None:
-    """What is to be settled of an event of this history, None for nothing. `booked`: by phase, what
-    the ledger has charged; `expired`: what the expiry of its hold charged here.
+def _due(event: Event, booked: Mapping[int, int], expired: int | None) -> bytes | None:
+    """The line to be settled for a commit or charge of this history, None for nothing. `booked`: by
+    phase, what the ledger has charged; `expired`: what the expiry of its hold charged here.
 
     A commit of more than the ledger has goes to those who write claims: they book the rest after an
     expiry, and set it aside as a duplicate else.
     """
     charge = booked.get(PHASE_CHARGE)
+    if event.phase == PHASE_REST and PHASE_REST not in booked and expired is not None:
+        # What an expiry had left; another one may be booked, or none, or the whole commit.
+        in_all = event.amount + expired
+        if charge is None:
+            return _changed(event.line, in_all, b"late")
+        rest = in_all - charge
+        return _changed(event.line, rest, b"rest") if rest > 0 else None
     if charge is None:
-        return event.amount
-    if event.phase == PHASE_REST and PHASE_REST not in booked:
-        # A rest is what an expiry had left; another one may be booked, or the whole commit.
-        in_all = event.amount + (charge if expired is None else expired)
-        return in_all - charge if in_all > charge else None
-    known = event.amount in (booked[event.phase], sum(booked.values()))
-    return None if known or event.kind == "expire" else event.amount
+        return event.line
+    known = event.amount in (booked.get(event.phase), sum(booked.values()))
+    return None if known else event.line
 
 
-def _with_amount(line: bytes, amount: int) -> bytes:
-    fields = line.split(b"\t")
-    fields[3] = b"%d" % amount
+def _changed(line: bytes, amount: int, flags: bytes) -> bytes:
+    fields = line.split(b"\t", 6)
+    fields[3], fields[5] = b"%d" % amount, flags
     return b"\t".join(fields)

@@ -10,40 +10,34 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Final
 
-from taximeter.meter.keys import split_account
+from taximeter.meter.keys import ShardKeys, split_account
 from taximeter.settler.cut import CutMoved, ShardCut, parse_hold, read_events
 from taximeter.settler.queries import load_queries
 from taximeter.settler.stores import Stores
 
 _SQL: Final = load_queries("exposure")
 _SCAN_COUNT: Final = 1_000
-HOLDS_READ_MAX: Final = 50_000
+READ_MAX: Final = 50_000
 
 
-async def look_at_exposure(
-    stores: Stores, shard: int, *, holds_limit: int = HOLDS_READ_MAX
-) -> bool:
+async def look_at_exposure(stores: Stores, shard: int, *, limit: int = READ_MAX) -> bool:
     """Write down what each account of a shard has open. False when that was not possible (the shard
     moved on meanwhile): the look before it stands, and is too old in ten seconds.
 
-    With more than `holds_limit` open holds nothing is read, and it is written down that they are
-    not known. Safe to run any number of times at once: the newest look counts. Raises asyncpg and
-    redis errors.
+    With more than `limit` open holds the accounts are read instead, whose records say what is held:
+    however many holds a few of them open, the others can spend. With more than `limit` of both
+    nothing is read, and it is written down that it is not known.
+
+    Safe to run any number of times at once: the newest look counts. Raises asyncpg and redis
+    errors.
     """
     mark = await stores.pool.fetchrow(_SQL["mark_and_time"], shard)
     if mark is None:
         return False
     keys = stores.keys(shard)
-    complete = int(await stores.redis.hlen(keys.holds)) <= holds_limit
-    opened: defaultdict[str, int] = defaultdict(int)
-    if complete:
-        # Holds first: one that is charged between the two readings counts twice, and never not at
-        # all.
-        scan = stores.redis.hscan_iter(keys.holds, count=_SCAN_COUNT)
-        # By their keys, since a scan may answer one twice.
-        for record in {key: record async for key, record in scan}.values():
-            account, amount = parse_hold(record)
-            opened[account] += amount
+    # Before the events: what is charged in between counts twice, and never not at all.
+    held = await _held(stores, keys, limit)
+    opened = defaultdict(int, held or {})
     cut = ShardCut(shard, mark["epoch"], mark["seq"])
     epoch, seq = await stores.redis.hmget(keys.meta, "epoch", "seq")
     if epoch is None or seq is None or int(epoch) != cut.epoch:
@@ -61,9 +55,32 @@ async def look_at_exposure(
         _SQL["note_exposures"],
         shard,
         mark["now"],
-        complete,
+        held is not None,
         [org_id for org_id, _ in seen],
         [user_id for _, user_id in seen],
         list(seen.values()),
     )
     return noted
+
+
+async def _held(stores: Stores, keys: ShardKeys, limit: int) -> dict[str, int] | None:
+    """What each account holds, None when that is too much to read."""
+    held: defaultdict[str, int] = defaultdict(int)
+    if int(await stores.redis.hlen(keys.holds)) <= limit:
+        for record in (await _scan(stores, keys.holds)).values():
+            account, amount = parse_hold(record)
+            held[account] += amount
+    elif int(await stores.redis.hlen(keys.accounts)) <= limit:
+        for name, record in (await _scan(stores, keys.accounts)).items():
+            figures = record.split(b" ")
+            if len(figures) == 3 and figures[1].isdigit():
+                held[name.decode("utf-8", "replace")] = int(figures[1])
+    else:
+        return None
+    return held
+
+
+async def _scan(stores: Stores, key: str) -> dict[bytes, bytes]:
+    """By their names, since a scan may answer one twice."""
+    scan = stores.redis.hscan_iter(key, count=_SCAN_COUNT)
+    return {name: record async for name, record in scan}

@@ -56,3 +56,16 @@ async def check_settled(
             f"shard {keys.shard} has {instead} under {entry_id}, which is settled: it lost what"
             " Postgres has, and went on"
         )
+
+
+async def check_approved(redis: Any, keys: ShardKeys, run_id: str | None) -> None:
+    """Return when the data is that of the server which was approved last, or what follows from it.
+    What another one has that is not settled may have ended otherwise since, so only the guardian
+    settles it. Raises StreamChanged, redis errors.
+    """
+    found = await redis.hget(keys.meta, "run_id")
+    if run_id is not None and found is not None and found.decode() != run_id:
+        raise StreamChanged(
+            f"the data of shard {keys.shard} goes back to a server ({found.decode()}) before the"
+            f" approved one ({run_id})"
+        )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,13 +14,14 @@ from taximeter.meter.scripts import load_script
 from taximeter.settler.carry import carry_holds
 from taximeter.settler.displaced import settle_displaced
 from taximeter.settler.events import parse_id
+from taximeter.settler.holds import read_uncharged
 from taximeter.settler.look import look
 from taximeter.settler.marks import lock_mark, read_mark
 from taximeter.settler.queries import load_queries
 from taximeter.settler.settle import settle_shard, write_run
 from taximeter.settler.stores import Connection, Stores
 from taximeter.settler.stream import Run, read_run
-from taximeter.settler.verdict import has_diverged
+from taximeter.settler.verdict import is_of_another_history
 
 _SQL: Final = load_queries("guardian")
 _SETTLE: Final = load_queries("settle")
@@ -62,11 +64,13 @@ async def rebuild(
     epoch: int | None = None
     lost = displaced = 0
     mark = await read_mark(stores.pool, shard)
-    if has_diverged(mark, await look(stores, shard, mark)):
-        displaced = await settle_displaced(conn, stores, shard)
+    if is_of_another_history(mark, await look(stores, shard, mark)):
+        other = await settle_displaced(conn, stores, shard)
+        displaced = other.events
+        await _count_uncharged(stores, shard, other.unpaid.values())
     while epoch is None:
         # Nothing can be appended any more, so this comes to an end.
-        result = await settle_shard(stores, shard)
+        result = await settle_shard(stores, shard, closed=True)
         lost += result.lost
         if result.state == "idle":
             epoch, found = await _finish_epoch(conn, stores, shard)
@@ -86,6 +90,17 @@ async def rebuild(
         [epoch, shards, seen.run_id, seen.replid, carried.start, int(whole), *carried.accounts],
     )
     return Reopened(epoch, lost, carried.kept, carried.dropped, displaced)
+
+
+async def _count_uncharged(stores: Stores, shard: int, amounts: Collection[int]) -> None:
+    """As a sweep counts what expires unpaid. The shard is closed: nobody else writes it."""
+    if amounts:
+        holds, amount = await read_uncharged(stores, shard)
+        counts = {
+            "uncharged_holds": holds + len(amounts),
+            "uncharged_amount": amount + sum(amounts),
+        }
+        await stores.redis.hset(stores.keys(shard).meta, mapping=counts)
 
 
 async def _finish_epoch(conn: Connection, stores: Stores, shard: int) -> tuple[int | None, int]:

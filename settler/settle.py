@@ -70,15 +70,17 @@ async def settle_shard(
     batch_events: int = 20_000,
     attempts: int = 5,
     budget_s: float = 5.0,
+    closed: bool = False,
 ) -> Settled:
     """Settle batch after batch until nothing is left, another worker has the shard, or `budget_s`
-    has passed. The next batch is read while one is booked.
+    has passed. The next batch is read while one is booked. `closed`: a guardian asks, for a shard
+    that it has closed, whichever server its data is of.
 
     Returns the sum; its state is that of the last batch.
     """
     started = time.monotonic()
     total = Settled(shard, "idle")
-    reader = Reader(stores, shard, batch_events)
+    reader = Reader(stores, shard, batch_events, closed=closed)
     try:
         while True:
             one = await _with_retries(stores, shard, reader, True, attempts)

@@ -224,6 +224,16 @@ def has_diverged(mark: Mark, seen: Seen) -> bool:
     return seen.last_id is not None and seen.last_id[0] == mark.epoch
 
 
+def is_of_another_history(mark: Mark, seen: Seen) -> bool:
+    """Whether what Redis has after the settled events is not what was answered last: its data has
+    diverged, or goes back to a server before the one that was approved last. (A Postgres that went
+    back does not know which one that was.)
+    """
+    approved = mark.run_id in (None, seen.run_id, seen.meta.get("run_id"))
+    passed_over = not approved and seen.epoch == mark.epoch and not _went_back(mark, seen)
+    return has_diverged(mark, seen) or passed_over
+
+
 def _went_back(mark: Mark, seen: Seen) -> bool:
     """Whether this Postgres lacks something that the shard has seen it have, or is another one."""
     before = seen.ledger

@@ -21,6 +21,8 @@ from taximeter.settler.settle import Settled, settle_once
 from taximeter.settler.stores import Stores
 
 BOUND_S = 60.0
+HOLD_MS = 3_600_000
+"""How long a hold lives: longer than a test on any machine."""
 
 OPERATE = load_script("operate")
 PAYLOAD = json.dumps(
@@ -86,7 +88,7 @@ class World:
         epoch = (await self.stores.redis.hget(keys.meta, "epoch")).decode()
         args: list[str | int] = [epoch]
         for op, user_id, request_id, amount, *ttl in operations:
-            ttl_ms = ttl[0] if ttl else 60_000
+            ttl_ms = ttl[0] if ttl else HOLD_MS
             account = account_field(org_id, str(user_id))
             args += [op, account, f"{org_id}/{request_id}", amount, ttl_ms, "owner", PAYLOAD]
         *replies, _ = await OPERATE.call(self.stores.redis, keys.batch(), args)

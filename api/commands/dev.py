@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
+import sys
 import threading
 from decimal import Decimal
 from pathlib import Path
@@ -112,7 +114,10 @@ def _tell(console: Console, system: LocalSystem, token: str) -> None:
         f"  -d '{body}'\n"
     )
     beside = "" if data_dir_is_found(system.data_dir) else f" --data-dir {system.data_dir}"
+    # In a clone whose environment is on nobody's path, the name alone would not be found.
+    ours = sys.argv[0] if Path(sys.argv[0]).name == "taximeter" else "taximeter"
+    command = "taximeter" if shutil.which("taximeter") else ours
     console.print(
-        f"Sessions of others: taximeter token --user ann{beside}", highlight=False, soft_wrap=True
+        f"Sessions of others: {command} token --user ann{beside}", highlight=False, soft_wrap=True
     )
     console.print("Ctrl-C stops everything; the data stays.", highlight=False)

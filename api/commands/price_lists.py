@@ -389,9 +389,14 @@ def _show(
     if len(lines) > len(shown):
         where = f"{report} has them" if report else "--all shows them, --report FILE writes them"
         click.echo(f"  and {len(lines) - len(shown)} more; {where}")
-    own = PriceSettings().price_file
-    if own is not None:
-        file = read_price_file(own)
+    try:
+        own = PriceSettings().price_file
+        file = None if own is None else read_price_file(own)
+    except ValidationError as error:
+        raise click.ClickException(explain(error)) from None
+    except PriceFileError as error:
+        raise click.ClickException(str(error)) from None
+    if own is not None and file is not None:
         count = len(file.models) + len(file.patterns)
         click.echo(f"{count} models are priced by your own file, {own.name}, all the same")
 
@@ -524,8 +529,6 @@ def _run(database_url: str, work: Callable[[Pool], Awaitable[T]]) -> T:
         return asyncio.run(run())
     except (PriceFileError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         raise click.ClickException(in_one_line(error) or str(error)) from None
-    except ValidationError as error:
-        raise click.ClickException(explain(error)) from None
 
 
 @asynccontextmanager

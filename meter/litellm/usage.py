@@ -27,6 +27,11 @@ def tokens_of_answer(response: object) -> dict[str, Any] | None:
     shaped = None if usage is None else _chat_shape(usage)
     if shaped is not None and isinstance(tier := _field(response, "service_tier"), str):
         shaped["service_tier"] = tier  # OpenAI says it beside the usage, Anthropic in it.
+    elif shaped is not None and "service_tier" not in shaped:
+        # Gemini's word for it is kept apart.
+        beside = _field(_field(response, "_hidden_params"), "provider_specific_fields")
+        if isinstance(traffic := _field(beside, "traffic_type"), str):
+            shaped["trafficType"] = traffic
     return shaped
 
 

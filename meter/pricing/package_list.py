@@ -36,7 +36,8 @@ def read_list(content: bytes) -> list[Provider]:
         if not isinstance(document, list) or not document:
             raise ValueError("it must be a list of providers")
         return types._providers_from_raw(document)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        # Another version of the package may have no such function, or another form of its list.
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PriceFileError([f"this is no list of genai-prices: {first}"]) from None
 

@@ -34,7 +34,12 @@ IMAGE_TOKENS_MAX = 6_240
 VERSION_LENGTH_MAX: Final = 256
 IDENTITY_LENGTH_MAX: Final = 320
 """What a charge says of its price has a bound, since it travels with each."""
-_TRAFFIC: Final = {"ON_DEMAND_PRIORITY": "priority", "ON_DEMAND_FLEX": "flex"}
+_TRAFFIC: Final = {
+    "ON_DEMAND_PRIORITY": "priority",
+    "ON_DEMAND_FLEX": "flex",
+    "FLEX": "flex",
+    "BATCH": "batch",
+}
 """Gemini's words for service tiers."""
 _ORDINARY: Final = frozenset(
     ("", "auto", "default", "standard", "standard_only", "on_demand", "scale", "provisioned")

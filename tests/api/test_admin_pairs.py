@@ -259,7 +259,7 @@ async def beside(world: World, pair: asyncio.Future[list[None]]) -> None:
         await post(world, "credits/beta/allocate", world.root, user_id="ann", credits=0.001)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("first", WORKS, ids=lambda work: work.__name__)
 async def test_every_pair_gets_along(organisation: World, first: Work) -> None:
     world = organisation

@@ -85,12 +85,17 @@ async def test_an_outage_is_told_at_once_after_the_first(world: World, proxy: Pr
     rest._until = float("inf")  # However slow this machine is, the rest is not over.
     calls = world.upstream_calls
     meter = await world.app.state.services.meters.get()
+
+    def waiting() -> int:
+        return sum(operations for _, operations, _ in meter.pressure())
+
+    before = waiting()  # The first may still be at it.
     for _ in range(20):
         again = await world.chat()
         assert again.status_code == 503
         assert again.json()["error"]["details"]["reason"] == "store_unavailable"
         assert again.headers["Retry-After"] == "1"
-    assert sum(waiting for _, waiting, _ in meter.pressure()) == 0, "none of them asked Redis"
+    assert waiting() <= before, "none of them asked Redis"
     assert world.upstream_calls == calls
     proxy.heal()
     rest._until = 0.0

@@ -15,7 +15,7 @@ from support.world import World
 
 from taximeter.api.links import LINKS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PROGRAM = Path(sys.executable).with_name("schemathesis")
 CHECKS = "not_a_server_error,ignored_auth,status_code_conformance,content_type_conformance"
@@ -38,15 +38,15 @@ async def test_nothing_answers_500(world: World, tmp_path: Path, role: str) -> N
         "outsider": world.auth("stranger"),
     }[role]
     # Whoever may do everything is asked about everything; for the others it is their refusals.
-    phases, examples = "fuzzing,stateful", 1
+    phases, examples, chains = "fuzzing,stateful", 1, 5
     if role == "system admin":
-        phases, examples = "examples,coverage,fuzzing,stateful", 5
+        phases, examples, chains = "examples,coverage,fuzzing,stateful", 2, 25
     config = tmp_path / "schemathesis.toml"
     # Real values among the made-up ones: a random organisation is a 404 every time.
     config.write_text(
         '[parameters]\n"path.org_id" = "acme"\n"path.user_id" = ["ann", "eve"]\n'
         # Chains of requests need more attempts than single ones: most end at a refusal.
-        f"[phases.stateful.generation]\nmax-examples = {5 * examples}\n",
+        f"[phases.stateful.generation]\nmax-examples = {chains}\n",
         encoding="utf-8",
     )
     process = await asyncio.create_subprocess_exec(
@@ -60,13 +60,13 @@ async def test_nothing_answers_500(world: World, tmp_path: Path, role: str) -> N
         f"--max-examples={examples}",
         "--generation-deterministic",
         "--workers=2",
-        "--request-timeout=10",
+        "--request-timeout=120",
         "--no-color",
         cwd=tmp_path,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(240):
+    async with asyncio.timeout(840):
         output, _ = await process.communicate()
     said = output.decode()
     (tmp_path / "said.txt").write_text(said)

@@ -183,7 +183,7 @@ def test_token_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TAXIMETER_OIDC_AUDIENCE")
     minted = runner.invoke(token_command, ["--user", "ann", "--data-dir", str(tmp_path)])
     assert minted.exit_code == 0
-    assert minted.output.count(".") == 2
+    assert minted.stdout.count(".") == 2
     for wrong in (["--user", ""], ["--user", "a\nb"], ["--user", "ann", "--ttl", "0"]):
         result = runner.invoke(token_command, [*wrong, "--data-dir", str(tmp_path)])
         assert result.exit_code != 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from support.world import World
 
+from taximeter.api.auth import Principal
 from taximeter.api.commands import group
 from taximeter.api.queries import ADMINS
 from taximeter.api.tokens import DEV_ISSUER, load_dev_key
@@ -141,6 +143,24 @@ async def test_an_address_is_the_first_verified_users_for_good(
     await admin(database_url, "remove", "--email", "ann@example.com")
     forget(world)
     assert (await me(world, first, "ann@example.com"))["is_system_admin"] is False
+
+
+async def test_an_address_that_nobody_has_verified_is_nobodys(
+    world: World, database_url: str
+) -> None:
+    await admin(database_url, "bootstrap", "--email", "ann@example.com")
+    admins = world.app.state.services.admins
+    eve = Principal(
+        user_id="eve",
+        email="ann@example.com",
+        name=None,
+        is_system_admin=False,
+        expires_at=0.0,
+        email_verified=False,
+    )
+    assert not (await admins.of(eve)).is_system_admin
+    ann = dataclasses.replace(eve, user_id="ann", email_verified=True)
+    assert (await admins.of(ann)).is_system_admin, "and it is still to be had"
 
 
 async def test_sessions_of_another_issuer_are_not_meant(world: World, database_url: str) -> None:

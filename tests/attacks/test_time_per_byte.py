@@ -149,7 +149,7 @@ async def sidecar(redis: Any, redis_url: str) -> AsyncIterator[Running]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_bodies_of_the_sidecar(sidecar: Running) -> None:
     steep = {}
     async with httpx.AsyncClient(base_url=sidecar.url, timeout=60, trust_env=False) as client:
@@ -159,7 +159,7 @@ async def test_bodies_of_the_sidecar(sidecar: Running) -> None:
                 headers = {"Content-Type": "application/json"}
                 return await client.post(path, content=content, headers=headers)
 
-            ratio = await time_per_byte(sidecar, send, shape, 60_000, 16)
+            ratio = await time_per_byte(sidecar, send, shape, 20_000, 16)
             if ratio > RATIO_MAX:
                 steep[name] = ratio
     assert not steep
@@ -226,7 +226,7 @@ async def steep_heads(served: Running, paths: tuple[str, ...]) -> dict[str, floa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_heads_of_the_sidecar(sidecar: Running) -> None:
     assert not await steep_heads(sidecar, ("/auth/charge/1",))
 
@@ -241,13 +241,13 @@ async def api(redis_url: str, app_database_url: str, tmp_path: Path) -> AsyncIte
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_heads_of_the_api(api: Running) -> None:
     assert not await steep_heads(api, ("/api/v1/org-billing/credits/acme",))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_bodies_of_the_admin_api(api: Running, tmp_path: Path) -> None:
     token = load_dev_key(tmp_path).mint("ann", ttl_s=600, roles=("system_admin",))
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}

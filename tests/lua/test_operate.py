@@ -272,6 +272,24 @@ async def test_a_voided_reserve_is_given_back_and_its_late_copy_finds_that(
     assert await shard.one("reserve", "r", 300, owner="a") == "-4 950 0 committed 200 50"
 
 
+async def test_a_copy_that_is_later_than_anything_is_remembered_costs_nothing(
+    shard: ScriptedShard,
+) -> None:
+    """Nobody knows any more that its reserve was given back: it holds credits until its deadline,
+    and nobody reports on it.
+    """
+    await shard.one("reserve", "r", 300, owner="a")
+    await shard.one("void", "r", 300, owner="a")
+    for _ in range(2):
+        await shard.redis.hset(shard.keys.meta, "rotated_ms", 0)
+        assert await shard.rotate() == 1
+    assert await shard.one("reserve", "r", 300, owner="a") == "1 700 300"
+    await shard.overdue("r")
+    assert (await shard.sweep_fully())[:2] == [1, 0]
+    assert await shard.account() == (1000, 0, 1)
+    assert await shard.events() == []
+
+
 async def test_a_void_comes_before_what_it_is_about(shard: ScriptedShard) -> None:
     for owner in ("a", "b"):
         assert await shard.one("void", "r", 300, owner=owner) == "1 1000 0"

@@ -29,7 +29,7 @@ async def test_a_server_that_is_busy_with_a_script_refuses_in_time(
         shard = ScriptedShard(redis, ShardKeys("tm", 0))
         await shard.open()
         await shard.load("org/u", 1000)
-        settings = MeterSettings(take_timeout_s=0.5, call_timeout_s=0.2)
+        settings = MeterSettings(take_timeout_s=3.0, call_timeout_s=1.0)
         async with await Meter.connect(server.url, settings=settings) as meter:
             await meter.charge("org", "u", 1)
             endless = asyncio.create_task(other.eval("while true do end", 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from support.proxy import Proxy
 from support.waiting import eventually
 
 from taximeter.meter import LoadedAccount, Meter, OutcomeUnknown, StoreError
+from taximeter.meter.credit_line import CreditDesk, CreditLines
 from taximeter.meter.journal import Journal
+from taximeter.meter.operations import Operation
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +76,30 @@ async def test_whoever_held_it_may_commit_after_a_restart(
         await books.all_charged("a")
     assert await books.charged() == {"a": 45}
     assert await books.shard.account() == (955, 0, 1)
+
+
+@pytest.mark.parametrize("reported", [0, 12])
+async def test_a_hold_waits_as_long_as_it_was_told_to_after_every_restart(
+    tmp_path: Path, reported: int
+) -> None:
+    """A restart writes the journal anew: how long the last touch asked for is in it again, and not
+    the second that the reserve asked for.
+    """
+    lines = CreditLines({"org": 100}, tmp_path / "journal")
+    desk = CreditDesk(lines, None)
+    reserve = Operation("reserve", "org/u", "org/a", 60, 1_000, "x")
+    await desk.admit(reserve, StoreError("away"), 1_000)
+    entry = desk.entry("org/a")
+    assert entry is not None
+    await desk.touch(entry, Operation("touch", "org/u", "org/a", reported, 3_600_000))
+    for _ in range(3):
+        await desk.aclose()
+        desk = CreditDesk(lines, None)
+        entry = desk.entry("org/a")
+        assert entry is not None
+        assert (entry.progress, entry.ttl_ms) == (reported, 3_600_000)
+        assert entry.deadline > asyncio.get_running_loop().time() + 1_800
+    await desk.aclose()
 
 
 async def test_a_commit_after_its_deadline_adds_the_rest_while_redis_is_away(

@@ -183,6 +183,39 @@ def test_every_kind_that_has_a_price_reaches_the_pricer(
     assert PRICER.cost(model, tokens) == ceil(Fraction(dollars) * 100_000)
 
 
+@pytest.mark.parametrize(
+    ("traffic", "dollars"),
+    [("ON_DEMAND", "0.3"), ("ON_DEMAND_PRIORITY", "0.54"), ("ON_DEMAND_FLEX", "0.15")],
+)
+def test_geminis_word_for_the_service_tier_is_read(traffic: str, dollars: str) -> None:
+    answer = SimpleNamespace(
+        usage={"prompt_tokens": 1_000_000, "completion_tokens": 0},
+        _hidden_params={"provider_specific_fields": {"traffic_type": traffic}},
+    )
+    tokens = tokens_of_answer(answer)
+    assert tokens is not None
+    cost = Pricer().cost("gemini/gemini-2.5-flash", tokens)
+    assert cost == Fraction(dollars) * 100_000
+    answer.service_tier = "default"
+    assert "trafficType" not in (tokens_of_answer(answer) or {}), "what the answer says goes first"
+
+
+def test_half_a_days_cache_writes_are_told() -> None:
+    details = {
+        "cached_tokens": 0,
+        "cache_write_tokens": 3_000,
+        "cache_creation_token_details": {
+            "ephemeral_30m_input_tokens": 1_000,
+            "ephemeral_12h_input_tokens": 2_000,
+        },
+    }
+    usage = {"prompt_tokens": 3_000, "completion_tokens": 0, "prompt_tokens_details": details}
+    tokens = tokens_of_answer({"usage": usage})
+    assert tokens is not None
+    # 12.50 and 25 dollars a million: 1,250 and 5,000 millicredits.
+    assert Pricer().cost("gpt-6-astra", tokens) == 6_250
+
+
 def test_the_service_tier_of_the_answer_decides() -> None:
     usage = {"prompt_tokens": 1_000, "completion_tokens": 1_000}
     tokens = tokens_of_answer({"usage": usage, "service_tier": "priority"})

@@ -31,8 +31,22 @@ BUGS: Final = (
     Bug(
         "a rest of another history is charged whole",
         "settler/displaced.py",
-        "        return in_all - charge if in_all > charge else None\n",
-        "        return event.amount\n",
+        '        return _changed(event.line, rest, b"rest") if rest > 0 else None\n',
+        "        return event.line\n",
+        "settler/test_histories.py",
+    ),
+    Bug(
+        "whoever settles takes what a server has that was passed over",
+        "settler/ahead.py",
+        "            if not self._closed:\n",
+        "            if False:\n",
+        "settler/test_histories.py",
+    ),
+    Bug(
+        "a server that was passed over is taken for the approved one",
+        "settler/verdict.py",
+        "    return has_diverged(mark, seen) or passed_over\n",
+        "    return has_diverged(mark, seen)\n",
         "settler/test_histories.py",
     ),
     Bug(
@@ -164,7 +178,7 @@ BUGS: Final = (
     Bug(
         "a Postgres that went back is trusted",
         "settler/verdict.py",
-        "    if mark.ledger and seen.ledger and not mark.ledger.continues(seen.ledger):\n",
+        "    if _went_back(mark, seen):\n",
         "    if False:\n",
         "settler/test_guardian.py",
     ),

@@ -184,7 +184,7 @@ def test_units_run_what_we_have_with_settings_that_exist(unit: Path) -> None:
     for given in found["LoadCredential"]:
         variable, _, file = given.partition(":")
         assert variable in known
-        assert variable == f"taximeter_{Path(file).name}"
+        assert variable == Path(file).name
         assert Path(file).is_relative_to("/etc/taximeter")
     for given in found.get("Environment", []):
         assert given.partition("=")[0].lower() in known

@@ -45,6 +45,11 @@ PROVIDERS = "tests/api/test_providers.py"
 PROXY = "tests/gateways/test_reverse_proxy.py"
 LITELLM = "tests/gateways/test_litellm_docs.py"
 SHOWN = {
+    "CONTRIBUTING.md": {
+        "make install     # .venv with pinned packages; about a minute": MAKE,
+        "make lint                                            # style, types, who may import "
+        "whom": MAKE,
+    },
     "README.md": {
         "gateway (Python) ── Meter ──┐                                ┌── admin API, LLM route "
         "(FastAPI)": A_DRAWING,

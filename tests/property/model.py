@@ -25,6 +25,8 @@ class Request:
     owner: str = ""
     start: int = 0
     generation: int = 0
+    voided: str = ""
+    """Owners whose reserves were given back, the last one first, each between spaces."""
 
 
 @dataclass
@@ -45,6 +47,11 @@ class Model:
         if mine is None:
             return "-2"
         balance = f"{mine.available} {mine.held}"
+        self._voided = " "
+        if known and known.state == "voided":
+            self._voided = known.voided
+            if op != "reserve" or f" {owner} " not in known.voided:
+                known = None  # To all but late copies of that reserve the id is unused.
         if known and known.account != account:
             # Whose it is and what it came to is nobody else's business.
             return f"-4 {mine.available} {mine.held} foreign 0 0"
@@ -54,6 +61,8 @@ class Model:
             "commit": self._commit,
             "release": self._release,
             "touch": self._touch,
+            "void": self._void,
+            "expire": self._end,
         }[op](mine, account, key, known, amount, owner, balance)
 
     def _known(self, code: int, mine: Account, known: Request) -> str:
@@ -136,6 +145,39 @@ class Model:
             return self._known(-4, mine, known)
         known.progress, known.start = max(known.progress, amount), self.start
         return f"1 {balance}"
+
+    def _void(
+        self, mine: Account, account: str, key: str, known: Request | None, amount: int, owner: str,
+        balance: str,
+    ) -> str:  # fmt: skip
+        if not owner:
+            return "-3 owner"
+        if known and known.state != "open":
+            return self._known(2, mine, known)
+        if known and known.owner != owner:
+            return self._known(-4, mine, known)
+        if known:
+            amount = known.reserved
+            mine.available += amount
+            mine.held -= amount
+        voided = f" {owner}{self._voided}"
+        self.requests[key] = Request("voided", account, amount, voided=voided)
+        return f"1 {mine.available} {mine.held}"
+
+    def _end(
+        self, mine: Account, account: str, key: str, known: Request | None, amount: int, owner: str,
+        balance: str,
+    ) -> str:  # fmt: skip
+        """The end of a hold that was kept elsewhere, with what it has reported."""
+        if known and known.state != "open":
+            return self._known(2 if known.state == "expired" else -4, mine, known)
+        reserved = known.reserved if known else 0
+        mine.available += reserved - amount
+        mine.held -= reserved
+        if amount:
+            self._event("expire", account, key, amount, reserved, "-")
+        self.requests[key] = Request("expired", account, reserved, amount)
+        return f"1 {mine.available} {mine.held}"
 
     def expire(self, key: str) -> None:
         hold = self.requests[key]

@@ -33,7 +33,9 @@ accounts = st.sampled_from(ACCOUNTS)
 requests = st.sampled_from(["r1", "r2", "r3", "r4"])
 amounts = st.sampled_from([0, 1, 7, 40, 99, 100, 150])
 owners = st.sampled_from(["", "x", "y"])
-kinds = st.sampled_from(["reserve", "reserve", "commit", "commit", "charge", "release", "touch"])
+kinds = st.sampled_from(
+    ["reserve", "reserve", "commit", "commit", "charge", "release", "touch", "void", "expire"]
+)
 
 
 class ShardMachine(RuleBasedStateMachine):
@@ -163,8 +165,12 @@ class ShardMachine(RuleBasedStateMachine):
         }
         assert {text(key) for key, _ in state["deadlines"]} == set(holds)
         outcomes = {**state["outcomes_old"], **state["outcomes"]}
-        assert {text(key): text(record) for key, record in outcomes.items()} == {
+        # What is void stays written down while its id is used anew.
+        assert {
+            text(key): text(record) for key, record in outcomes.items() if text(key) not in holds
+        } == {
             key: f"{r.state} {r.reserved} {r.charged} {r.account}"
+            + (f"\t{r.voided}" if r.voided else "")
             for key, r in model.requests.items()
             if r.state != "open"
         }
@@ -199,6 +205,6 @@ class ShardMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_scripts_and_model_agree(tmp_path: Path) -> None:
-    run_machine(ShardMachine, tmp_path, examples=50, steps=40)
+    run_machine(ShardMachine, tmp_path, examples=25, steps=40)

@@ -104,7 +104,7 @@ class SystemMachine(RuleBasedStateMachine):
         return await Meter.connect(
             self.server.url,
             loader=account_loader(self.pool),
-            settings=MeterSettings(take_timeout_s=10.0),
+            settings=MeterSettings(),
         )
 
     async def _guard(self) -> None:
@@ -113,7 +113,7 @@ class SystemMachine(RuleBasedStateMachine):
             assert outcome.usable, outcome
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run_until_complete(asyncio.wait_for(work, 30))
+        return self.loop.run_until_complete(asyncio.wait_for(work, 120))
 
     # What users do.
 
@@ -393,7 +393,7 @@ class SystemMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_the_books_hold_whatever_happens(tmp_path: Path, database_url: str) -> None:
     SystemMachine.database_url = database_url
-    run_machine(SystemMachine, tmp_path / "valkey", examples=25, steps=25)
+    run_machine(SystemMachine, tmp_path / "valkey", examples=10, steps=25)

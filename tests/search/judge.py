@@ -66,7 +66,8 @@ def _of_request(request: str, facts: tuple[Fact, ...], booked: int, world: World
         return
     amounts = {f.amount for f in unknown if f.op in ("commit", "charge")}
     # A heartbeat that comes too late is told how its hold has ended, by which it may be counted.
-    touches = [f for f in facts if f.op == "touch" and (f.how != "refused" or "Conf" in f.why)]
+    reports = [f for f in facts if f.op in ("touch", "expire")]
+    touches = [f for f in reports if f.how != "refused" or "Conf" in f.why]
     opened = [f for f in facts if f.op == "reserve" and f.how != "refused"]
     allowed = set(amounts)
     reported = max((f.amount for f in touches if f.how == "ok"), default=0)

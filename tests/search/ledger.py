@@ -1,7 +1,8 @@
 """Postgres in memory, as far as one account of one organisation needs it.
 
 What is decided in Python is the settler's own: how a stream is read (`Run`), which request is
-charged once (`Claims`). What SQL decides stands here in a line each.
+charged once (`Claims`), what another history has beside the settled one (`still_due`). What SQL
+decides stands here in a line each.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from typing import NamedTuple
 from search.store import Store
 from taximeter.meter.keys import ShardKeys
 from taximeter.settler.claims import Claims
+from taximeter.settler.displaced import Displaced, still_due
 from taximeter.settler.events import BadLine, Event
-from taximeter.settler.stream import Run
+from taximeter.settler.fingerprint import fingerprint
+from taximeter.settler.stream import Fields, Run
 from taximeter.settler.verdict import Ledger as Position
 from taximeter.settler.verdict import Mark
 
@@ -34,7 +37,7 @@ class Books:
 
     __slots__ = (
         "allocated", "charged", "dead", "entries", "epoch", "exposure", "lost", "position",
-        "run_id", "seq", "used",
+        "run_id", "seq", "settled_entry", "used",
     )  # fmt: skip
 
     def __init__(self, allocated: int) -> None:
@@ -43,7 +46,8 @@ class Books:
         self.exposure = 0
         self.entries: list[tuple[int, str]] = []
         self.charged: dict[Claim, Charged] = {}
-        self.dead: list[str] = []
+        self.dead: list[bytes] = []
+        self.settled_entry: str | None = None
         self.lost = 0
         self.epoch, self.seq, self.run_id = 1, 0, 1
         self.position = 1
@@ -51,7 +55,7 @@ class Books:
 
     def copy(self) -> Books:
         made = Books.__new__(Books)
-        for name in ("allocated", "used", "exposure", "lost", "epoch", "seq", "run_id", "position"):
+        for name in self.__slots__:
             setattr(made, name, getattr(self, name))
         made.entries, made.dead = list(self.entries), list(self.dead)
         made.charged = dict(self.charged)
@@ -60,7 +64,8 @@ class Books:
     def frozen(self) -> tuple[object, ...]:
         figures = (self.allocated, self.used, self.exposure, self.lost, self.epoch, self.seq)
         charged = tuple(sorted(self.charged.items()))
-        return (*figures, self.run_id, tuple(self.entries), charged, len(self.dead))
+        entries = tuple(self.entries)
+        return (*figures, self.run_id, entries, charged, tuple(self.dead), self.settled_entry)
 
     @property
     def free(self) -> int:
@@ -69,7 +74,8 @@ class Books:
     def mark(self) -> Mark:
         """The shard as the guardian reads it."""
         position = Position("1/1", self.position, self.seq)
-        return Mark(0, self.epoch, self.seq, f"{self.run_id:040x}", 1, position)
+        run_id = f"{self.run_id:040x}"
+        return Mark(0, self.epoch, self.seq, run_id, 1, position, self.settled_entry)
 
     def deduct(self, request_id: str, amount: int) -> bool:
         """`deduct_credits`: what the settler has last seen open is left alone."""
@@ -84,21 +90,54 @@ class Books:
         """What the events after the watermark come to."""
         return sum(event.amount for event in self._run(store, keys).parse()[0])
 
-    def settle(self, store: Store, keys: ShardKeys) -> bool:
-        """Book what comes after the watermark; False when nothing does. `settle_once`."""
+    def settle(self, store: Store, keys: ShardKeys, closed: bool = False) -> bool:
+        """Book what comes after the watermark; False when nothing does, or the stream is of another
+        history. `settle_once`; `closed`: a guardian asks.
+        """
         run = self._run(store, keys)
-        if run.empty:
+        if run.empty or self.found(store, keys) != self.mark().entry:
+            return False
+        approved = store.hashes.get(keys.meta, {}).get("run_id") in (None, self.mark().run_id)
+        if not approved and not closed:
             return False
         self._write(run)
         return True
 
+    def found(self, store: Store, keys: ShardKeys) -> str | None:
+        """The fingerprint of what the stream has under the id of the last settled entry."""
+        if self.mark().entry is None:
+            return None
+        at = f"{self.epoch}-{self.seq}"
+        entries = _entries(store, keys, at, at)
+        return fingerprint(*entries[0]) if entries else None
+
+    def displace(self, store: Store, keys: ShardKeys) -> None:
+        """Book what a stream of another history has beside. `settle_displaced`."""
+        run, found = Run(self.epoch + 1, 0, 0), Displaced()
+        booked: dict[tuple[str, str], dict[int, int]] = {}
+        for (request, phase), one in self.charged.items():
+            booked.setdefault(("org", request), {})[phase] = one.amount
+        for _, fields in _entries(store, keys, f"{self.epoch}-0", f"{self.epoch}-{2**60}"):
+            left = still_due(fields, booked, self.dead, found)
+            if left is not None:
+                last = run.last_seq + left[b"v1"].count(b"\n") + 1
+                run.add(f"{run.epoch}-{last}".encode(), left)
+        self.epoch, self.seq = run.epoch, 0
+        self._write(run)
+        self.settled_entry = None
+
+    def ended(self, request: str) -> tuple[int, bool] | None:
+        """What a request is charged in all, and whether by its expiry alone. `charged_in_all`."""
+        charged = [one for (name, _), one in self.charged.items() if name == request]
+        if not charged:
+            return None
+        return sum(one.amount for one in charged), all(one.by_expiry for one in charged)
+
     def _run(self, store: Store, keys: ShardKeys) -> Run:
         run = Run(self.epoch, self.seq, self.seq)
-        for at, fields in store.call(
-            "XRANGE", keys.events, f"({self.epoch}-{self.seq}", f"{self.epoch}-{2**60}"
-        ):
-            pairs = zip(fields[::2], fields[1::2], strict=True)
-            run.add(at.encode(), {name.encode(): value.encode() for name, value in pairs})
+        after, last = f"({self.epoch}-{self.seq}", f"{self.epoch}-{2**60}"
+        for at, fields in _entries(store, keys, after, last):
+            run.add(at, fields)
         return run
 
     def lose(self, up_to: int) -> None:
@@ -129,6 +168,7 @@ class Books:
             self._set_aside(line)
         self.lost += run.lost
         self.seq = run.last_seq
+        self.settled_entry = run.fingerprint
         self.position += 1
 
     def _charge(self, claim: Claim, event: Event) -> None:
@@ -137,13 +177,21 @@ class Books:
         self.used += event.amount
 
     def _set_aside(self, line: BadLine) -> None:
-        self.dead.append(line.reason)
+        self.dead.append(line.line)
         if line.amount:
             self._entry(line.amount)
 
     def _entry(self, delta: int, hold: str = "") -> None:
         self.entries.append((delta, hold))
         self.position += 1
+
+
+def _entries(store: Store, keys: ShardKeys, first: str, last: str) -> list[tuple[bytes, Fields]]:
+    """Without their times, which are no part of what makes two stores equal."""
+    return [
+        (at.encode(), {b"v1": fields[fields.index("v1") + 1].encode()})
+        for at, fields in store.call("XRANGE", keys.events, first, last)
+    ]
 
 
 def known(store: Store, keys: ShardKeys) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from search import gateway, system
 from search.ledger import Books
 from search.lua import Scripts
 from search.world import Rules
+from taximeter.settler.verdict import has_diverged
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,12 @@ def _every_start_is_one() -> Rules:
     def carry(world: Any, seen: Any, whole: bool) -> tuple[int, list[Any]]:
         return system.carry(world, seen, True)
 
-    def rebuild(world: Any) -> None:
-        system.rebuild(world, carry)
+    return Rules(system=_rebuilding(carry=carry), budgets=_budgets(loss=1))
+
+
+def _rebuilding(**how: Any) -> Any:
+    """The settler, with something else in how it rebuilds."""
+    rebuild = partial(system.rebuild, **how)
 
     def guard(world: Any) -> None:
         if system.judge(world.books.mark(), system.look(world), 1).action is system.Action.REBUILD:
@@ -97,8 +102,30 @@ def _every_start_is_one() -> Rules:
         else:
             system.guard(world)
 
-    changed = _with(system, rebuild=rebuild, guard=guard)
-    return Rules(system=changed, budgets=_budgets(loss=1))
+    return _with(system, rebuild=rebuild, guard=guard)
+
+
+EXPIRED = ("hold: reserve 60, ok", "a copy is made", "hold: touch 40, ok", "sweep")
+
+
+def _brings_back_what_has_ended() -> Rules:
+    """A rebuild that takes a hold over although the ledger has charged its request."""
+
+    def carry(world: Any, seen: Any, whole: bool) -> tuple[int, list[Any]]:
+        start, rows = system.carry(world, seen, whole)
+        return start, rows[:3]
+
+    first = (*EXPIRED, "settle")
+    return Rules(system=_rebuilding(carry=carry), budgets=_budgets(fork=1, swap=1), first=first)
+
+
+def _settles_whom_it_has_passed_over() -> Rules:
+    """A rebuild that takes a server for whole whose numbers fit, although another one was approved
+    since.
+    """
+    first = (*EXPIRED, "the other one takes over", "guard")
+    changed = _rebuilding(is_another=has_diverged)
+    return Rules(system=changed, budgets=_budgets(fork=1, swap=2), first=first)
 
 
 BUGS: dict[str, Bug] = {
@@ -121,6 +148,12 @@ BUGS: dict[str, Bug] = {
         ),
         5,
         "invented",
+    ),
+    "a hold that has ended in the ledger is brought back": Bug(
+        _brings_back_what_has_ended, 3, "answered as charged 10, booked 40"
+    ),
+    "an expiry of a server that was passed over is charged": Bug(
+        _settles_whom_it_has_passed_over, 3, "answered as charged 10, booked 40"
     ),
     "a start after a loss is no other start": Bug(_every_start_is_one, 6, "invented"),
     "a commit keeps what it did not need": Bug(

@@ -15,7 +15,7 @@ from search.ledger import Charged, known
 from search.store import Store
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.records import HoldRecord
-from taximeter.settler.verdict import Action, Seen, is_whole, judge
+from taximeter.settler.verdict import Action, Seen, is_of_another_history, is_whole, judge
 
 KEYS = ShardKeys("tm", 0)
 ACCOUNT = "org/u"
@@ -27,8 +27,8 @@ def look(world: Any) -> Seen:
     """`look.look`."""
     store = world.store
     last = store.streams.get(KEYS.events, (None,))[0]
-    run_id = f"{store.run_id:040x}"
-    return Seen(run_id, dict(store.hashes.get(KEYS.meta, {})), last, run_id)
+    run_id, entry = f"{store.run_id:040x}", world.books.found(store, KEYS)
+    return Seen(run_id, dict(store.hashes.get(KEYS.meta, {})), last, run_id, entry)
 
 
 def guard(world: Any) -> None:
@@ -43,21 +43,36 @@ def guard(world: Any) -> None:
 
 
 def carry(world: Any, seen: Seen, whole: bool) -> tuple[int, list[Any]]:
-    """`carry.carry_holds`: the number of this start, and the accounts with open holds."""
-    holds = [HoldRecord.parse(one) for one in world.store.hashes.get(KEYS.holds, {}).values()]
+    """`carry.carry_holds`: the number of this start, the accounts with open holds, and the holds
+    that the ledger has ended.
+    """
+    records = world.store.hashes.get(KEYS.holds, {})
+    holds = {key: HoldRecord.parse(record) for key, record in records.items()}
     start = seen.start if whole else seen.start + 1
-    newest = max((hold.start or 0 for hold in holds), default=0)
+    newest = max((hold.start or 0 for hold in holds.values()), default=0)
     start = newest + 1 if newest > start else start
     books = world.books
-    return start, [ACCOUNT, books.free, len(books.entries)] if holds else []
+    rows: list[Any] = [ACCOUNT, books.free, len(books.entries)] if holds else []
+    for key, hold in holds.items():
+        charged = books.ended(key.partition("/")[2])
+        if charged is not None:
+            state = "expired" if charged[1] else "committed"
+            rows += [key, f"{state} {hold.amount} {charged[0]} {ACCOUNT}", "ended"]
+    return start, rows
 
 
-def rebuild(world: Any, carry: Callable[..., tuple[int, list[Any]]] = carry) -> None:
+def rebuild(
+    world: Any,
+    carry: Callable[..., tuple[int, list[Any]]] = carry,
+    is_another: Callable[..., bool] = is_of_another_history,
+) -> None:
     """`rebuild.rebuild`."""
     books, seen = world.books, look(world)
     whole = int(is_whole(books.mark(), seen))
     world.run("fence", [KEYS.meta], ["rebuilt", whole, books.epoch])
-    while books.settle(world.store, KEYS):
+    if is_another(books.mark(), look(world)):
+        books.displace(world.store, KEYS)
+    while books.settle(world.store, KEYS, closed=True):
         pass
     epoch, seq = known(world.store, KEYS)
     if epoch == books.epoch and seq > books.seq:

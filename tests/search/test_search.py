@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from search.explore import explore
-from search.planted import BUGS, Bug
+from search.planted import BUGS, EXPIRED, Bug
 from search.world import Rules
 
 pytestmark = pytest.mark.timeout(300)
@@ -20,6 +20,9 @@ LIVES = {
     "replies lost before a loss": {"lost": 1, "loss": 1},
     "replies lost before a rebuild": {"lost": 1, "rebuild": 1, "oom": 1},
     "replies lost before memory runs out": {"lost": 2, "oom": 1, "drain": 1},
+    "one loss after another": {"loss": 2},
+    "holds on credit": {"lost": 1, "loss": 1, "credit": 1},
+    "a copy that takes over and is taken over": {"fork": 1, "swap": 2, "lost": 1},
 }
 """What may happen in one life, and how often: all at once would be too many for the suite."""
 
@@ -29,6 +32,25 @@ def test_nothing_that_was_told_is_wrong(life: dict[str, int]) -> None:
     found = explore(Rules(budgets={**dict.fromkeys(Rules().budgets, 0), **life}), DEPTH)
     assert found.depth == DEPTH
     assert found.worlds > 500
+    assert not found.violations, str(found)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        ("hold: reserve 60, ok", "a copy is made"),
+        # The reply to a late commit is lost with the server, and it is made again on the copy.
+        (*EXPIRED, "hold: commit 60, lost", "the other one takes over"),
+    ],
+    ids=["an open hold", "a commit that is sent again"],
+)
+def test_a_hold_that_ends_in_two_histories_is_charged_as_it_was_told(
+    first: tuple[str, ...],
+) -> None:
+    budgets = {**dict.fromkeys(Rules().budgets, 0), "fork": 1, "swap": 2, "lost": 1}
+    found = explore(Rules(budgets=budgets, first=first), DEPTH)
+    assert found.depth == DEPTH
+    assert found.worlds > 150
     assert not found.violations, str(found)
 
 

@@ -103,7 +103,9 @@ def call(dice: random.Random, keys: ShardKeys, run_id: str) -> tuple[str, list[s
     rows = [keys.accounts, keys.meta]
 
     def operation() -> list[Any]:
-        op = dice.choice(("reserve", "commit", "release", "charge", "touch", "nonsense"))
+        op = dice.choice(
+            ("reserve", "commit", "release", "charge", "touch", "void", "expire", "nonsense")
+        )
         ttl = 60_000 if op in ("reserve", "touch") else 0
         return [op, account, request, dice.choice((0, 10, 40, 60)), ttl, dice.choice("ab"), ""]
 
@@ -123,7 +125,8 @@ def call(dice: random.Random, keys: ShardKeys, run_id: str) -> tuple[str, list[s
         ("recount", [keys.holds, keys.meta, keys.open_holds], [epoch, dice.choice((0, 1000))]),
         ("fence", [keys.meta], ["why"]) if dice.random() < 0.1 else ("barrier", [keys.meta], []),
         ("open", batch, [dice.choice((1, 2)), 1, run_id, "rep", *dice.choice(((1, 0), (2, 1))),
-                         *dice.choice(([], ["org/u", 70, 2]))]),
+                         *dice.choice(([], ["org/u", 70, 2],
+                                       ["org/u", 70, 2, request, "expired 4 1 org/u", "ended"]))]),
         ("approve", [keys.meta], [epoch, run_id, "rep"]),
         ("complete", [keys.meta], [epoch, dice.choice((0, 1, 2)), 1_000, dice.choice((0, 1))]),
         ("report", [keys.meta], [epoch, 9, dice.choice((5, 9))]),

@@ -52,11 +52,13 @@ class Rules:
     system: Any = system
     budgets: Mapping[str, int] = field(
         default_factory=lambda: {
-            "lost": 1, "unsent": 0, "oom": 1, "drain": 0, "loss": 1, "restart": 0, "rebuild": 1,
-            "rotate": 0, "deduct": 1,
+            "lost": 1, "unsent": 0, "oom": 1, "drain": 0, "loss": 2, "restart": 0, "rebuild": 1,
+            "rotate": 0, "deduct": 1, "fork": 1, "swap": 1, "credit": 1,
         }
     )  # fmt: skip
     has_loader: bool = True
+    first: tuple[str, ...] = ()
+    """Steps by name that are taken before the search begins."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stores", {})
@@ -67,8 +69,8 @@ class World:
     """One state of everything. Its store is never changed in place."""
 
     __slots__ = (
-        "acknowledged", "asked", "books", "budgets", "calls", "epoch", "lossy", "past", "path",
-        "restarted", "rules", "store", "told", "unseen", "wrong",
+        "acknowledged", "asked", "books", "budgets", "calls", "epoch", "lossy", "other", "past",
+        "path", "restarted", "rules", "store", "told", "unseen", "wrong",
     )  # fmt: skip
 
     def __init__(self, rules: Rules) -> None:
@@ -90,6 +92,7 @@ class World:
         self.run("open", KEYS.batch(), [1, 1, f"{1:040x}", f"{1:040x}", 1, 0])
         self.run("load", [KEYS.accounts, KEYS.meta], [1, ACCOUNT, ALLOCATED, 1])
         self.past = ()
+        self.other: Store | None = None
 
     def copy(self, step: str = "") -> World:
         made = World.__new__(World)
@@ -103,7 +106,7 @@ class World:
             dict(self.calls), dict(self.told), dict(self.budgets),
         )  # fmt: skip
         made.lossy, made.wrong, made.restarted = self.lossy, self.wrong, self.restarted
-        made.unseen = self.unseen
+        made.unseen, made.other = self.unseen, self.other
         made.path = (*self.path, step) if step else self.path
         return made
 
@@ -116,6 +119,7 @@ class World:
         return (
             id(self.store),
             tuple(map(id, self.past)) if self.budgets["loss"] else (),
+            id(self.other) if self.other is not None and self.budgets["swap"] else 0,
             self.books.frozen(), self.epoch, calls, tuple(sorted(self.told.items())),
             tuple(self.budgets.values()), self.lossy, self.wrong,
         )  # fmt: skip
@@ -261,10 +265,24 @@ class World:
                     yield self._after(f"{request}: again, {way}", way, "send", request, way)
                 yield self._after(f"{request}: given up", "", "give_up", request)
                 continue
-            for op, amount in offers(self.told.get(request, ())):
+            for op, amount in self._offers(request, offers):
                 for way in self._ways():
                     name = f"{request}: {op} {amount}, {way}"
                     yield self._after(name, way, "start", request, op, amount, way)
+
+    def _offers(
+        self, request: str, offers: Callable[[tuple[Fact, ...]], Iterator[tuple[str, int]]]
+    ) -> Iterator[tuple[str, int]]:
+        facts = self.told.get(request, ())
+        if request == "hold" and self.budgets["credit"]:
+            kept = [fact for fact in facts if fact.op == "expire"]
+            if kept and kept[-1].how == "unknown":
+                yield "expire", 40
+                return
+            if not kept and [fact.how for fact in facts] == ["unknown"]:
+                # The credit desk went on with it, and charges what was reported there.
+                yield "expire", 40
+        yield from offers(facts)
 
     def _ways(self) -> Iterator[Way]:
         yield "ok"
@@ -303,6 +321,18 @@ class World:
             made.lossy, made.restarted, made.past = True, True, ()
             yield made
 
+        if self.budgets["fork"]:
+            made = self.copy("a copy is made")
+            made.budgets["fork"] -= 1
+            made.other = self.store
+            yield made
+        if self.budgets["swap"] and self.other is not None:
+            # What goes on from the copy, and what has gone on without it: one takes the place of
+            # the other.
+            made = self._restarted("the other one takes over", "swap", self.other)
+            made.other = self.store
+            yield made
+
     def _restarted(self, name: str, budget: str, store: Store) -> World:
         made = self.copy(name)
         made.budgets[budget] -= 1
@@ -335,6 +365,12 @@ def _known(pending: Pending) -> tuple[object, ...]:
 def _offers_of_a_hold(facts: tuple[Fact, ...]) -> Iterator[tuple[str, int]]:
     """What a sane gateway does next with a request that it holds credits for."""
     if any(fact.op in ("commit", "release") and fact.how == "ok" for fact in facts):
+        return
+    if any(fact.op == "expire" and fact.how == "ok" for fact in facts):
+        unknown = any(fact.op == "commit" and fact.how == "unknown" for fact in facts)
+        yield "commit", 60
+        if not unknown:
+            yield "commit", 10
         return
     unknown = next((f for f in facts if f.how == "unknown" and f.op in ("commit", "release")), None)
     if unknown is not None:

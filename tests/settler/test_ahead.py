@@ -25,6 +25,14 @@ class Counting:
         self.reads += str(args[1]).startswith("(")
         return await self._redis.xrange(*args, **kwargs)
 
+    async def hget(self, *args: Any) -> Any:
+        return await self._redis.hget(*args)
+
+
+async def on_server(world: World, name: str) -> None:
+    """The data is that of the server of this name, as an approval writes it down."""
+    await world.stores.redis.hset(world.keys().meta, "run_id", name)
+
 
 class Interrupted:
     """A pool that lets something happen before its second connection is handed out."""
@@ -65,6 +73,7 @@ async def four_charges(world: World) -> None:
 
 async def test_the_next_run_is_there_when_it_is_asked_for(world: World) -> None:
     await four_charges(world)
+    await on_server(world, "server")
     redis = Counting(world.stores.redis)
     reader = Reader(dataclasses.replace(world.stores, redis=redis), 0, 2)
     mark = Mark(1, 0, "server")
@@ -91,11 +100,13 @@ async def test_a_run_is_read_again_when_anything_has_moved(world: World) -> None
     redis = Counting(world.stores.redis)
     stores = dataclasses.replace(world.stores, redis=redis)
     for moved in (Mark(1, 2, "another"), Mark(1, 3, "server"), Mark(2, 2, "server")):
+        await on_server(world, "server")
         reader = Reader(stores, 0, 2)
         run, _ = await reader.take(Mark(1, 0, "server"))
         reader.go_on(Mark(1, 0, "server"), run)
         await read_to_the_end(reader)
         before = redis.reads
+        await on_server(world, str(moved.run_id))
         again, _ = await reader.take(moved)
         assert redis.reads == before + 1
         assert (again.epoch, again.after_seq) == (moved.epoch, moved.seq)
@@ -119,6 +130,7 @@ async def test_events_of_a_server_that_lost_them_are_not_booked(world: World) ->
     async def restart() -> None:
         await rewrite(world, 100)
         await world.pool.execute("UPDATE taximeter.watermarks SET run_id = 'restarted'")
+        await on_server(world, "restarted")
 
     pool: Any = Interrupted(world.pool, restart)
     stores = dataclasses.replace(world.stores, pool=pool)

@@ -152,6 +152,16 @@ async def test_deleting_is_not_stopped(world: World) -> None:
     await look(world)
     await world.pool.execute("DELETE FROM user_credit_allocations")
     assert await world.pool.fetchval("SELECT count(*) FROM user_credit_allocations") == 0
+    # What was begun is paid, by the pool alone, and nothing new is let in.
+    await world.relay()
+    (reply,) = await world.operate("acme", ("reserve", "ann", "r2", 1))
+    assert reply.startswith("-1 ")
+    (reply,) = await world.operate("acme", ("commit", "ann", "r1", 250))
+    assert reply.startswith("1 ")
+    await world.settle()
+    charged = "SELECT credits_used FROM credit_usage_attribution WHERE request_id = 'r1'"
+    assert await world.pool.fetchval(charged) == 250
+    await world.assert_books()
 
 
 async def test_what_is_not_known_is_not_promised(world: World) -> None:
@@ -167,11 +177,26 @@ async def test_what_is_not_known_is_not_promised(world: World) -> None:
     assert await deduct(world, 10, "d1") == (True, 990)
     await look(world)
     assert await deduct(world, 10, "d2") == (True, 980)
-    # More holds than are read.
+    # More holds than are read, and more accounts.
+    await world.pool.execute("SELECT allocate_credits_to_user('acme', 'bob', 100, 'boss')")
+    await world.relay()
     await world.operate("acme", ("reserve", "ann", "r1", 1), ("reserve", "ann", "r2", 1))
-    assert await look_at_exposure(world.stores, 0, holds_limit=1)
+    assert await look_at_exposure(world.stores, 0, limit=1)
     with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match="too many holds"):
         await deduct(world, 10, "d3")
+
+
+async def test_however_many_holds_one_account_opens_the_others_can_spend(world: World) -> None:
+    """With more of them than are read, what the accounts hold is read from their own records."""
+    await world.organization(ann=1_000, bob=1_000)
+    holds = [("reserve", "bob", f"r{number}", 100) for number in range(6)]
+    await world.operate("acme", *holds, ("reserve", "ann", "a", 400))
+    await world.charge("ann", 50)
+    assert await look_at_exposure(world.stores, 0, limit=5)
+    rows = await world.pool.fetch("SELECT user_id, open FROM taximeter.exposures ORDER BY 1")
+    assert [tuple(row) for row in rows] == [("ann", 450), ("bob", 600)]
+    assert await deduct(world, 551, "d1") == (False, 550)
+    assert await deduct(world, 550, "d2") == (True, 450)
 
 
 async def test_an_older_look_changes_nothing(world: World) -> None:

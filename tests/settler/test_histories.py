@@ -17,13 +17,14 @@ from taximeter.api.embedded.machine import LOOPBACK
 from taximeter.meter.scripts import load_script
 from taximeter.settler.fingerprint import StreamChanged
 from taximeter.settler.guardian import Guarded, guard
+from taximeter.settler.holds import read_uncharged
 from taximeter.settler.look import look
 from taximeter.settler.marks import read_mark
 from taximeter.settler.settle import settle_once
 from taximeter.settler.stores import Stores
 from taximeter.settler.sweep import sweep
 from taximeter.settler.trim import trim
-from taximeter.settler.verdict import Action, Mark, Seen, judge
+from taximeter.settler.verdict import Action, Ledger, Mark, Seen, is_of_another_history, judge
 
 Server = Any
 ALLOCATED = 10_000
@@ -45,6 +46,24 @@ def test_data_continues_what_was_approved_or_is_not_trusted(
 ) -> None:
     meta = {"epoch": "3", "seq": "10", "shards": "1", "format": "1", "run_id": data}
     assert judge(Mark(0, 3, 8, approved), Seen(server, meta, (3, 10)), 1).action is action
+
+
+@pytest.mark.parametrize(
+    ("approved", "ledger", "another"),
+    [
+        ("b", "h 100 1", False),
+        ("a", "h 100 1", False),
+        ("c", "h 100 1", True),
+        # A Postgres that was put back does not know whom it has approved since.
+        ("c", "h 900 9", False),
+    ],
+)
+def test_a_server_that_was_passed_over_is_of_another_history(
+    approved: str, ledger: str, another: bool
+) -> None:
+    meta = {"epoch": "3", "seq": "10", "run_id": "a", "ledger": ledger}
+    mark = Mark(0, 3, 8, approved, ledger=Ledger("h", 200, 8))
+    assert is_of_another_history(mark, Seen("b", meta, (3, 10))) is another
 
 
 class Pair:
@@ -312,6 +331,17 @@ class TwoEnds:
         assert guarded.action == "rebuilt"
         return guarded
 
+    async def other_server(self) -> Guarded:
+        """The same on a server whose data does not go back to the approved one: nobody settles
+        what it has before the guardian has come.
+        """
+        await self.world.pool.execute("UPDATE taximeter.watermarks SET run_id = 'another'")
+        with pytest.raises(StreamChanged, match="before the approved one"):
+            await settle_once(self.world.stores, 0)
+        guarded = await guard(self.world.stores, 0, 1)
+        assert (guarded.action, "before the approved one" in guarded.reason) == ("rebuilt", True)
+        return guarded
+
     async def charged(self, number: int) -> list[int]:
         """What the ledger has charged for the request of one, by phase."""
         rows = await self.world.pool.fetch(
@@ -342,6 +372,11 @@ async def test_a_request_that_ended_in_two_histories_is_charged_its_commit_once(
         ("touch 20, expire, commit 56", "commit 56"): [20, 36],
         ("touch 20, expire, commit 56", "touch 37, expire, commit 56"): [20, 36],
         ("commit 56", "commit 56"): [56],
+        # An expiry that is not in the ledger may have ended otherwise in what is lost; a commit
+        # after it was answered.
+        ("", "touch 37, expire"): [],
+        ("", "touch 37, expire, commit 56"): [56],
+        ("", "touch 37, expire, commit 20"): [],
         ("commit 0", "commit 0"): [0],
         ("", "commit 0"): [0],
     }
@@ -352,6 +387,18 @@ async def test_a_request_that_ended_in_two_histories_is_charged_its_commit_once(
     for number, (case, charged) in enumerate(cases.items()):
         assert await ends.charged(number) == charged, case
     assert await world.used("ann") == sum(map(sum, cases.values()))
+    assert await read_uncharged(world.stores, 0) == (2, 37 + 37)
+
+
+async def test_an_expiry_on_a_server_that_was_passed_over_charges_nothing(world: World) -> None:
+    """Its hold may have been released since, on the server that was approved after it."""
+    ends = TwoEnds(world)
+    await ends.make(("", "touch 37, expire"), ("", "touch 37, expire, commit 56"), ("", "commit 5"))
+    guarded = await ends.other_server()
+    assert (guarded.displaced, guarded.lost) == (2, 0)
+    assert [await ends.charged(number) for number in range(3)] == [[], [56], [5]]
+    assert await read_uncharged(world.stores, 0) == (1, 37)
+    await world.assert_books()
 
 
 async def test_a_hold_that_has_ended_in_the_ledger_is_not_brought_back(world: World) -> None:

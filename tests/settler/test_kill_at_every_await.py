@@ -7,13 +7,16 @@ from settler_kill import CutOff, own_stores, run_cut_off
 from settler_world import World, eventually
 
 from taximeter.settler.guardian import guard
+from taximeter.settler.marks import count_shards
 from taximeter.settler.relay import relay
+from taximeter.settler.reshard import reshard
 from taximeter.settler.settle import settle_once, settle_shard
 from taximeter.settler.trim import trim
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SUSPENSIONS_MAX = 400
+STRIDE = 9
 
 
 @pytest.mark.parametrize("abrupt", [True, False], ids=["killed", "cancelled"])
@@ -156,3 +159,41 @@ async def test_trim(world: World, database_url: str, redis_url: str, key_prefix:
             break
     assert (await world.mark())["lost_events"] == 0
     await world.assert_books()
+
+
+async def test_reshard(world: World, database_url: str, redis_url: str, key_prefix: str) -> None:
+    """Back and forth between one shard and two, and killed on the way: whichever number it is in
+    the end, charges are settled once and open holds go on.
+    """
+    await world.organization("acme", ann=10**6)
+    await world.operate("acme", ("reserve", "ann", "open", 500, 3_600_000))
+    used = 0
+    for at in range(5, SUSPENSIONS_MAX, STRIDE):
+        await world.charge("ann", 3)
+        used += 3
+        wanted = 3 - world.shards
+        async with own_stores(database_url, redis_url, key_prefix) as (stores, pool):
+            work = reshard(stores, wanted, wait_s=0.0, force=True)
+            was_cut = await run_cut_off(CutOff(work, at, pool.terminate))
+        world.shards = await count_shards(world.pool)
+
+        async def usable() -> bool:
+            guarded = [await guard(world.stores, one, world.shards) for one in range(world.shards)]
+            return all(one.usable for one in guarded)
+
+        await eventually(usable)
+        # As the settler does when the drain that was left behind is over.
+        for shard in range(world.shards):
+            await world.stores.redis.hdel(world.stores.keys(shard).meta, "admit_until")
+        await world.settle()
+        assert await world.used("ann") == used, f"cut off at await {at}"
+        (reply,) = await world.operate("acme", ("touch", "ann", "open", 1, 3_600_000))
+        assert reply == f"1 {10**6 - 500 - used} 500", f"cut off at await {at}"
+        if not was_cut:
+            assert world.shards == wanted
+            break
+    else:
+        pytest.fail("the reshard never came to its end")
+    await world.operate("acme", ("commit", "ann", "open", 7))
+    await world.assert_books()
+    assert await world.used("ann") == used + 7

@@ -175,7 +175,7 @@ _NAMES = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(op=st.sampled_from(list(FIELDS)), fields=st.dictionaries(_NAMES, _JSON))
 def test_no_field_is_a_defect(op: Op, fields: dict[str, object]) -> None:
     """Whatever the fields hold, reading them ends in an amount or in a refusal by name."""

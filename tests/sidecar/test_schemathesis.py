@@ -17,7 +17,7 @@ from support.sidecar import FUNDS
 
 from taximeter.meter.sidecar.app import openapi_document
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(660)]
 
 PROGRAM = Path(sys.executable).with_name("schemathesis")
 CHECKS = (
@@ -60,16 +60,16 @@ async def test_the_command_keeps_its_document(
             f"--header=X-Taximeter-Key: {KEY}",
             f"--checks={CHECKS}",
             f"--phases={PHASES}",
-            "--max-examples=15",
+            "--max-examples=5",
             "--generation-deterministic",
             "--workers=2",
-            "--request-timeout=10",
+            "--request-timeout=120",
             "--no-color",
             cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        async with asyncio.timeout(150):
+        async with asyncio.timeout(600):
             output, _ = await fuzzer.communicate()
         said = output.decode()
         assert fuzzer.returncode == 0, said[-6000:]

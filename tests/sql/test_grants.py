@@ -126,6 +126,18 @@ REFUSED = (
     "DELETE FROM taximeter.charged_requests",
     "DELETE FROM user_credit_allocations",
     "DELETE FROM org_billing_history",
+    "UPDATE org_billing_history SET amount = 0",
+    "TRUNCATE org_billing_history",
+    "UPDATE taximeter.audit_chain SET n = 2",
+    "DELETE FROM taximeter.audit_chain",
+    "DELETE FROM taximeter.api_keys",
+    "UPDATE taximeter.api_keys SET operations = ARRAY['llm']",
+    "UPDATE taximeter.api_keys SET expires_at = expires_at + interval '1 year'",
+    "INSERT INTO taximeter.system_keys SELECT * FROM taximeter.system_keys",
+    "UPDATE taximeter.system_keys SET rights = ARRAY['admin']",
+    "DELETE FROM taximeter.system_keys",
+    "UPDATE taximeter.key_seal SET secret = sha256('x')",
+    "INSERT INTO taximeter.system_admins (issuer, user_id, added_by) VALUES ('i', 'u', 'me')",
     # A partition is no way around its table.
     "SET taximeter.moving_rows = 'on'; DELETE FROM taximeter.attribution_rest",
     "SET taximeter.moving_rows = 'on'; UPDATE taximeter.attribution_rest SET credits_used = 0",
@@ -169,6 +181,27 @@ async def test_nothing_that_was_written_can_be_rewritten(
         await conn.close()
     assert await books.value("SELECT sum(credits_used) FROM credit_usage_attribution") == 10
     assert await books.value("SELECT actor FROM taximeter.audit_log WHERE action = 'b'") == "a"
+
+
+@pytest.mark.parametrize(
+    ("process", "statement"),
+    [
+        ("app", "INSERT INTO taximeter.audit_log (actor, action) VALUES ('boss', 'org.deleted')"),
+        ("sidecar", "INSERT INTO taximeter.audit_log (actor, action) VALUES ('a', 'org.deleted')"),
+        ("sidecar", "UPDATE taximeter.api_keys SET revoked_at = NULL, revoked_by = NULL"),
+        ("settler", "UPDATE taximeter.api_keys SET revoked_at = NULL, revoked_by = NULL"),
+        ("settler", "SELECT * FROM taximeter.key_seal"),
+        ("settler", "SELECT * FROM taximeter.system_keys"),
+        ("sidecar", "SELECT * FROM taximeter.system_keys"),
+    ],
+)
+async def test_what_is_another_process_to_do(
+    books: Books, request: pytest.FixtureRequest, process: str, statement: str
+) -> None:
+    conn = await asyncpg.connect(request.getfixturevalue(f"{process}_database_url"))
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await conn.execute(statement)
+    await conn.close()
 
 
 async def test_the_owner_still_cleans_up(books: Books) -> None:
