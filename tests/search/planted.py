@@ -128,6 +128,22 @@ def _settles_whom_it_has_passed_over() -> Rules:
     return Rules(system=changed, budgets=_budgets(fork=1, swap=2), first=first)
 
 
+LEFT_BEHIND = (
+    "hold: reserve 60, ok", "hold: touch 40, lost", "hold: left behind", "hold: release 0, ok",
+)  # fmt: skip
+
+
+def _vouches_for_what_has_ended() -> Rules:
+    """A client that sends a heartbeat from before a restart after it."""
+
+    def attempt(pending: Any, *rest: Any) -> Any:
+        again = gateway.waiting(pending.operation, in_doubt=pending.uncertain)
+        return gateway.attempt(again, *rest)
+
+    budgets = _budgets(lost=1, late=1, loss=1)
+    return Rules(gateway=_with(gateway, attempt=attempt), budgets=budgets, first=LEFT_BEHIND)
+
+
 BUGS: dict[str, Bug] = {
     "a lost reply, then refused": Bug(_forgets_that_it_was_sent, 3, "refused though"),
     "a lost reply, then a reserve refused": Bug(_forgets_that_it_was_sent, 3, "left its hold"),
@@ -154,6 +170,9 @@ BUGS: dict[str, Bug] = {
     ),
     "an expiry of a server that was passed over is charged": Bug(
         _settles_whom_it_has_passed_over, 3, "answered as charged 10, booked 40"
+    ),
+    "a heartbeat from before a restart is sent after it": Bug(
+        _vouches_for_what_has_ended, 4, "answered as charged 0, booked 40"
     ),
     "a start after a loss is no other start": Bug(_every_start_is_one, 6, "invented"),
     "a commit keeps what it did not need": Bug(
