@@ -70,8 +70,8 @@ class World:
     """One state of everything. Its store is never changed in place."""
 
     __slots__ = (
-        "acknowledged", "asked", "books", "budgets", "calls", "late", "life", "lossy", "met", "other",
-        "past", "path", "restarted", "rules", "store", "told", "unseen", "wrong",
+        "acknowledged", "asked", "books", "budgets", "calls", "late", "life", "lossy", "met",
+        "other", "past", "path", "restarted", "rules", "store", "told", "unseen", "wrong",
     )  # fmt: skip
 
     def __init__(self, rules: Rules) -> None:
