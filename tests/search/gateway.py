@@ -147,9 +147,7 @@ def _report(acknowledged: Acknowledged, connection: Connection) -> None:
             _run(acknowledged.report(connection))
 
 
-def waiting(
-    operation: Operation, *, in_doubt: bool = False, life: Life | None = None
-) -> Pending:
+def waiting(operation: Operation, *, in_doubt: bool = False, life: Life | None = None) -> Pending:
     """The operation, submitted and not sent yet."""
     answer: Any = Answer()
     return Pending(operation, 0.0, 0.0, answer, uncertain=in_doubt, life=life)

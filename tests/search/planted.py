@@ -119,6 +119,17 @@ def _brings_back_what_has_ended() -> Rules:
     return Rules(system=_rebuilding(carry=carry), budgets=_budgets(fork=1, swap=1), first=first)
 
 
+def _forgets_expiries() -> Rules:
+    """A rebuild after a loss that brings nothing back of what the ledger knows."""
+
+    def carry(world: Any, seen: Any, whole: bool) -> tuple[int, list[Any]]:
+        start, rows = system.carry(world, seen, whole)
+        return start, rows if world.store.hashes.get(system.KEYS.holds) else []
+
+    first = ("hold: reserve 60, ok", "hold: touch 40, ok", "sweep", "settle")
+    return Rules(system=_rebuilding(carry=carry), budgets=_budgets(loss=1), first=first)
+
+
 def _settles_whom_it_has_passed_over() -> Rules:
     """A rebuild that takes a server for whole whose numbers fit, although another one was approved
     since.
@@ -167,6 +178,9 @@ BUGS: dict[str, Bug] = {
     ),
     "a hold that has ended in the ledger is brought back": Bug(
         _brings_back_what_has_ended, 3, "answered as charged 10, booked 40"
+    ),
+    "a rebuild after a loss forgets what has expired": Bug(
+        _forgets_expiries, 3, "answered as charged 10, booked 40"
     ),
     "an expiry of a server that was passed over is charged": Bug(
         _settles_whom_it_has_passed_over, 3, "answered as charged 10, booked 40"

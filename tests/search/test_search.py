@@ -42,13 +42,16 @@ def test_nothing_that_was_told_is_wrong(life: dict[str, int]) -> None:
         ("hold: reserve 60, ok", "a copy is made"),
         # The reply to a late commit is lost with the server, and it is made again on the copy.
         (*EXPIRED, "hold: commit 60, lost", "the other one takes over"),
+        # Everything is lost, and the commit comes after it.
+        (*EXPIRED, "settle", "FLUSHALL"),
     ],
-    ids=["an open hold", "a commit that is sent again"],
+    ids=["an open hold", "a commit that is sent again", "an expiry that is forgotten"],
 )
 def test_a_hold_that_ends_in_two_histories_is_charged_as_it_was_told(
     first: tuple[str, ...],
 ) -> None:
     budgets = {**dict.fromkeys(Rules().budgets, 0), "fork": 1, "swap": 2, "lost": 1}
+    budgets["loss"] = first.count("FLUSHALL")
     found = explore(Rules(budgets=budgets, first=first), DEPTH)
     assert found.depth == DEPTH
     assert found.worlds > 150
