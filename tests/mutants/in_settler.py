@@ -99,6 +99,13 @@ BUGS: Final = (
         "settler/test_holds_kept.py",
     ),
     Bug(
+        "a server counts as started when its first replica comes",
+        "settler/look.py",
+        'return server.get("role") == "master" and bool(second) and not second.strip("0")',
+        "return False",
+        "settler/test_holds_kept.py",
+    ),
+    Bug(
         "a doubt is forgotten by the guardian after the one who had it",
         "settler/rebuild.py",
         'whole = seen.is_approved_server and seen.meta.get("fenced_whole") == "1"',

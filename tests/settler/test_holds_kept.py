@@ -147,7 +147,10 @@ async def test_a_server_that_was_a_replica_in_between_counts_as_started(
 
         await eventually(in_step)
         await stale.execute_command("REPLICAOF", "NO", "ONE")
-        await guard(world.stores, 0, 1)  # It saw the replica come: that alone changes the history.
+        # Its first replica changed its history, and not what it has: the same start.
+        assert (await guard(world.stores, 0, 1)).action == "nothing"
+        assert (await look(world.stores, 0)).start == 1
+        assert (await look(world.stores, 0)).replid != (await look(world.stores, 0)).meta["replid"]
         await world.operate("acme", ("release", "ann", "r", 0))
         await redis.execute_command("REPLICAOF", LOOPBACK, other.port)
 
@@ -361,3 +364,5 @@ def test_what_tells_that_nothing_was_lost() -> None:
     ):
         seen = Seen("r", meta | changed, last_id, "h")
         assert is_whole(mark_now, seen) is whole, (changed, mark_now, last_id)
+    began = Seen("r", meta | {"replid": "g"}, (3, 10), "h", began_history=True)
+    assert is_whole(mark, began), "its first replica came"
