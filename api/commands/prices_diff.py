@@ -20,8 +20,8 @@ GROUPS_SHOWN = 10
 
 @click.command(
     help="Compare what is charged here, by the lists in force, with MAP, LiteLLM's "
-    "model_prices_and_context_window.json, over generated usages of every model of it, and say where they differ. Exits with 1 where "
-    "less than --least of the usages cost the same."
+    "model_prices_and_context_window.json, over generated usages of every model of it, and say "
+    "where they differ. Exits with 1 where less than --least of the usages cost the same."
 )
 @click.argument("file", metavar="MAP", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--all", "show_all", is_flag=True, help="Show every group and change.")
