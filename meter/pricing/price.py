@@ -123,7 +123,7 @@ class Price:
                 for rates in exact.values()
                 for base, tiers in rates.values()
                 for value in (base, *(price for _, price in tiers))
-                for more in (1, *(Fraction(*one) for one in geos.values()))
+                for more in (Fraction(1), *(Fraction(*one) for one in geos.values()))
             )
         )
         whole = {mode: whole_rates(rates, parts) for mode, rates in exact.items()}
