@@ -11,7 +11,7 @@ WORKDIR /build
 RUN python -m venv /opt/taximeter
 COPY .ci/constraints-server.txt constraints.txt
 RUN /opt/taximeter/bin/python -m pip install --no-cache-dir --require-hashes --no-deps --requirement constraints.txt
-COPY pyproject.toml ./
+COPY pyproject.toml README.md LICENSE ./
 COPY api api
 COPY lua lua
 COPY meter meter

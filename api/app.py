@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import Depends, FastAPI
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from taximeter.api.cookies import keep_session_cookie
 from taximeter.api.deps import bearer_scheme, cookie_scheme, known_parameters, within_limits
 from taximeter.api.errors import install_error_handlers
 from taximeter.api.llm import lookup, models
-from taximeter.api.llm.config import load_routing
+from taximeter.api.llm.config import ConfigError, load_routing
 from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
 from taximeter.api.llm.route import router as llm_router
 from taximeter.api.middleware import BodyLimit
@@ -49,12 +49,17 @@ from taximeter.api.routes import (
 )
 from taximeter.api.services import open_services
 from taximeter.api.settings import ApiSettings
+from taximeter.meter.pricing import PriceFileError
 
 
 class Application(FastAPI):
-    """The admin API, with the LLM route in front of it, which does not go through the framework."""
+    """The admin API, with the LLM route in front of it, which does not go through the framework.
+
+    refusal: why it does not start, where the operator has to mend that; else empty.
+    """
 
     llm: LlmEndpoint
+    refusal = ""
 
     def __init__(self, strangers_per_minute: int, **options: Any) -> None:
         super().__init__(**options)
@@ -75,12 +80,24 @@ class Application(FastAPI):
         await self.outermost(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            send = self._in_one_line(send)
         if scope["type"] == "http":
             keep_session_cookie(scope)
         if scope["type"] == "http" and scope["path"] in SURFACE_OF and scope["method"] == "POST":
             await self.llm(scope, receive, send)
         else:
             await self._with_request_id(scope, receive, send)
+
+    def _in_one_line(self, send: Send) -> Send:
+        """Say in one line, and not by a traceback, what an operator has to mend before a start."""
+
+        async def said(message: Message) -> None:
+            if self.refusal and message["type"] == "lifespan.startup.failed":
+                message = {**message, "message": self.refusal}
+            await send(message)
+
+        return said
 
 
 def create_app(
@@ -98,8 +115,15 @@ def create_app(
     pricer = make_pricer(settings, waits_for_editions=True)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(settings, routing, pricer, payments) as services:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            try:
+                services = await stack.enter_async_context(
+                    open_services(settings, routing, pricer, payments)
+                )
+            except (ConfigError, PriceFileError) as error:
+                app.refusal = str(error)
+                raise
             app.state.services = services
             yield
 

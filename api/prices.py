@@ -88,7 +88,12 @@ def age_alarm(
 
 
 class PriceAge:
-    """How old the prices in force are, as an alarm that is in the log once a day."""
+    """How old the prices in force are, as an alarm that is in the log once a day.
+
+    unreadable: whether a list that was taken over cannot be used here, so that older prices stay.
+    """
+
+    unreadable = False
 
     def __init__(self, pricer: Pricer, days_max: int) -> None:
         self._pricer = pricer
@@ -97,10 +102,12 @@ class PriceAge:
 
     def word(self) -> str | None:
         """What is wrong, in a word, or None: `not_known` before it is known which list is in
-        force.
+        force, `unreadable` while one of them cannot be used here.
         """
         if not self._pricer.knows_editions:
             return "not_known"
+        if self.unreadable:
+            return "unreadable"
         found = age_alarm(self._pricer.list_version, self._pricer.list_dated, self._days_max)
         return None if found is None else found.word
 
@@ -187,10 +194,18 @@ class _Follower:
             self._cannot_read(error)
         except Exception:
             logger.exception("the price lists could not be looked at")
+            self._note(unreadable=True)
         else:
             self._trouble = ""
+            self._note(unreadable=False)
+
+    def _note(self, *, unreadable: bool) -> None:
+        if self._age is not None:
+            self._age.unreadable = unreadable
 
     def _cannot_read(self, error: Exception) -> None:
+        if isinstance(error, PriceFileError):  # Else Postgres is away, which is told elsewhere.
+            self._note(unreadable=True)
         found = str(error) or type(error).__name__
         if found != self._trouble:
             self._trouble = found

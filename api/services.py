@@ -275,7 +275,7 @@ async def open_services(
             | ({"simulate"} if settings.dev_mode else set()),
             requests=Room(settings.llm_requests_max, "requests"),
             bodies=Room(
-                max(settings.llm_bodies_bytes_max, 2 * settings.llm_body_bytes_max),
+                max(settings.llm_bodies_bytes_max, 3 * settings.llm_body_bytes_max),
                 "bytes of requests",
                 always=settings.llm_body_bytes_max,
             ),

@@ -53,7 +53,8 @@ class ApiSettings(PriceSettings, MeteringSettings):
         le=10**10,
         description="Bodies of LLM requests that this process keeps at a time, in bytes; each "
         "takes about five times as much memory until its upstream answers. At least two of the "
-        "largest fit. A caller may have as much as is free for others (429).",
+        "largest fit. The last quarter is for organisations with little of it. A caller may have "
+        "as much as is free for others (429).",
     )
     llm_requests_max: int = Field(
         default=1000,

@@ -76,8 +76,8 @@ class UpstreamHealth(PartHealth):
 
 class SystemHealth(BaseModel):
     """The whole. `status` is `ok` when requests are served and settled. `prices` is there where the
-    process prices what models use: `degraded` when the price list in force is old, or when nobody
-    says how old it is.
+    process prices what models use: `degraded` when the price list in force is old, when nobody
+    says how old it is, or when a list that was taken over cannot be read.
     """
 
     status: State
@@ -97,8 +97,8 @@ class SystemHealth(BaseModel):
 
 class HealthCheck:
     """Looks at the stores; callers that come together share one look. `upstream` tells how the
-    providers are, in a process that calls some; `prices` what is wrong with the age of the price
-    list, in one that prices. With `ready`, that says how Redis is (it raises
+    providers are, in a process that calls some; `prices` what is wrong with the price list, its
+    age say, in one that prices. With `ready`, that says how Redis is (it raises
     MeterError), and the shards are left out: for a process that may not read them.
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from taximeter.settler.events import parse_id
 from taximeter.settler.fingerprint import fingerprint
 from taximeter.settler.stores import Stores
@@ -40,4 +42,14 @@ async def look(stores: Stores, shard: int, mark: Mark | None = None) -> Seen:
         last_id,
         str(server.get("master_replid", "")),
         fingerprint(*entries[0]) if entries else None,
+        began_history=_began_history(server),
     )
+
+
+def _began_history(server: Mapping[str, object]) -> bool:
+    """Whether the server has begun its replication history by itself, continuing none. A primary
+    does when its first replica comes, and when the last one has been gone for as long as
+    repl-backlog-ttl says; one that was a replica keeps that history's id as its second one.
+    """
+    second = str(server.get("master_replid2", ""))
+    return server.get("role") == "master" and bool(second) and not second.strip("0")

@@ -67,7 +67,7 @@ class Stores:
     durability: Durability = "none"
 
     def keys(self, shard: int) -> ShardKeys:
-        """Names of the seven keys of a shard."""
+        """Names of the eight keys of a shard."""
         return ShardKeys(prefix=self.prefix, shard=shard)
 
     async def check_server(self) -> ServerFacts:

@@ -111,7 +111,8 @@ class Seen:
     """The shard in Redis: meta and the last id that its stream ever gave, read in one transaction.
 
     last_id is None when there is no stream. run_id is the server's own, replid that of its
-    replication: a server that was another one's replica in between has another one.
+    replication: a server that was another one's replica in between has another one, and so has a
+    primary that began its own, when its first replica came.
     """
 
     run_id: str
@@ -120,6 +121,8 @@ class Seen:
     replid: str = ""
     settled_entry: str | None = None
     """The fingerprint of what the stream has under the id of the watermark; None: nothing."""
+    began_history: bool = False
+    """Whether it is a primary whose replication history continues no other one's."""
 
     @property
     def epoch(self) -> int | None:
@@ -136,7 +139,7 @@ class Seen:
         """
         replid = self.meta.get("replid", "")
         same_history = not replid or not self.replid or replid == self.replid
-        return self.run_id == self.meta.get("run_id") and same_history
+        return self.run_id == self.meta.get("run_id") and (same_history or self.began_history)
 
     @property
     def start(self) -> int:

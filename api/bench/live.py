@@ -56,6 +56,8 @@ class LiveShards:
                 self.redis, self.keys(shard).batch(), [1, self.shards, run_id, "", 1, 0]
             )
             assert opened == b"OK", opened
+            # Some rounds leave a hundred thousand holds open.
+            await self.redis.hset(self.keys(shard).meta, "open_holds_max", 1_000_000)
         await self.load(self.accounts)
 
     async def remove(self) -> None:

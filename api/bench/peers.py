@@ -80,7 +80,9 @@ class RedisPy:
         await self._redis.aclose(close_connection_pool=True)
 
     async def _call(self, *operation: Any) -> None:
-        replies = await self._redis.evalsha(self._sha, 7, *self._keys, "1", *operation)
+        replies = await self._redis.evalsha(
+            self._sha, len(self._keys), *self._keys, "1", *operation
+        )
         if not replies[0].startswith(b"1 "):
             raise BenchFailed(f"redis-py: {operation[0]} was answered {replies[0]!r}")
 

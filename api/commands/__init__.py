@@ -7,7 +7,11 @@ servers, say) is an error of the commands that need it alone.
 from __future__ import annotations
 
 import importlib
+import os
+import signal
+import sys
 from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import click
 
@@ -55,6 +59,12 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **options)
+        except BrokenPipeError:  # While it printed --help.
+            _end_unread()
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
@@ -71,8 +81,10 @@ class LazyGroup(click.Group):
             raise
         except Exception as error:
             # Imported here, so that nothing is that was not asked for.
-            from taximeter.api.commands.common import in_one_line
+            from taximeter.api.commands.common import in_one_line, is_of_postgres
 
+            if isinstance(error, BrokenPipeError) and not is_of_postgres(error):
+                _end_unread()
             line = in_one_line(error)
             if line is None:
                 raise
@@ -81,6 +93,15 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _end_unread() -> NoReturn:
+    """End without a word, as what a signal of the pipe has ended: who read what is printed, `head`
+    say, has enough.
+    """
+    # What is left in the buffer goes nowhere, instead of failing once more at the very end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise click.exceptions.Exit(128 + signal.SIGPIPE)
 
 
 @click.group(

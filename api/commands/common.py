@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import Callable
+from traceback import walk_tb
 from typing import Any, TypeVar
 
 import asyncpg
@@ -95,11 +96,24 @@ def in_one_line(error: Exception) -> str | None:
         return f"the Postgres of TAXIMETER_DATABASE_URL does not answer as it should: {error}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or error}"
-    if isinstance(error, (ConnectionError, TimeoutError, OSError)):
-        # Redis and HTTP clients have errors of their own; this is what asyncpg leaves as it is.
-        said = str(error) or "no answer in time"
-        return f"the Postgres of TAXIMETER_DATABASE_URL cannot be reached: {said}"
+    if isinstance(error, OSError):
+        # Redis and HTTP clients have errors of their own; asyncpg leaves these as they are.
+        if is_of_postgres(error):
+            said = str(error) or "no answer in time"
+            return f"the Postgres of TAXIMETER_DATABASE_URL cannot be reached: {said}"
+        return error.strerror or str(error) or "no answer in time"
     return None
+
+
+def is_of_postgres(error: BaseException) -> bool:
+    """Whether the client of Postgres was at work when this happened, or what this came from."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for frame, _ in walk_tb(seen.__traceback__):
+            if str(frame.f_globals.get("__name__")).partition(".")[0] == "asyncpg":
+                return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def refuse_unsafe_database(settings: StoreSettings) -> None:

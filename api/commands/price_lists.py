@@ -28,7 +28,7 @@ from taximeter.api.prices_changes import (
     problems_of,
 )
 from taximeter.api.queries import PRICES
-from taximeter.meter.pricing import PriceFileError, read_price_file
+from taximeter.meter.pricing import PriceFileError, Pricer, read_price_file
 from taximeter.meter.pricing.editions import (
     VERSION_LENGTH_MAX,
     Edition,
@@ -529,6 +529,29 @@ def _run(database_url: str, work: Callable[[Pool], Awaitable[T]]) -> T:
         return asyncio.run(run())
     except (PriceFileError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         raise click.ClickException(in_one_line(error) or str(error)) from None
+
+
+def in_force(pricer: Pricer, settings: PriceSettings) -> Pricer:
+    """The pricer, as the services price now: by the lists of the database or of the file, if one is
+    named. Says so on stderr where they cannot be read, and goes on by the installed package.
+    """
+    is_named = "database_url" in settings.model_fields_set
+    if not is_named and settings.price_lists_file is None:
+        return pricer
+
+    async def read() -> list[Edition]:
+        if settings.price_lists_file is not None:
+            return await Editions(None, settings.price_lists_file).read()
+        async with open_pool(settings.database_url) as pool:
+            return await Editions(pool, None).read()
+
+    try:
+        pricer.follow(asyncio.run(read()))
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        click.echo(
+            f"by the installed package, since the lists in force cannot be read: {error}", err=True
+        )
+    return pricer
 
 
 @asynccontextmanager

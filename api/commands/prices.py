@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from decimal import Decimal
 from pathlib import Path
 
-import asyncpg
 import click
 from pydantic import ValidationError
 
 from taximeter.api.commands import price_lists, price_rounding
 from taximeter.api.commands.common import explain, some_lines
 from taximeter.api.commands.prices_diff import diff
-from taximeter.api.price_lists import Editions
 from taximeter.api.price_settings import PriceSettings
 from taximeter.api.prices import make_pricer
 from taximeter.meter.pricing import (
@@ -24,7 +21,6 @@ from taximeter.meter.pricing import (
     UnpricedModel,
     read_price_file,
 )
-from taximeter.meter.pricing.editions import Edition
 from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.files import parse_price_file
 from taximeter.meter.pricing.litellm_map import Imported, read_map
@@ -56,7 +52,8 @@ command.add_command(price_lists.export)
 def show(model: str, provider: str | None, plan: str | None, power_level: str | None) -> None:
     """Print the price of each kind, in dollars as published and in credits as charged."""
     try:
-        pricer = _pricer_in_force(PriceSettings())
+        settings = PriceSettings()
+        pricer = price_lists.in_force(make_pricer(settings), settings)
         sheet, listed = pricer.sheet(model, provider=provider)
         price = pricer.price(model, provider=provider, plan=plan, power_level=power_level)
     except ValidationError as error:
@@ -80,28 +77,6 @@ def show(model: str, provider: str | None, plan: str | None, power_level: str | 
         click.echo("It costs nothing. A charge of 0 is recorded for each request.")
     for name in sheet.not_metered:
         click.echo(f"NOT METERED: the publisher also charges for {name}")
-
-
-def _pricer_in_force(settings: PriceSettings) -> Pricer:
-    """As the services price now: by the lists of the database, if one is named."""
-    pricer = make_pricer(settings)
-    is_named = "database_url" in settings.model_fields_set
-    if not is_named and settings.price_lists_file is None:
-        return pricer
-
-    async def read() -> list[Edition]:
-        if settings.price_lists_file is not None:
-            return await Editions(None, settings.price_lists_file).read()
-        async with price_lists.open_pool(settings.database_url) as pool:
-            return await Editions(pool, None).read()
-
-    try:
-        pricer.follow(asyncio.run(read()))
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        click.echo(
-            f"by the installed package, since the lists in force cannot be read: {error}", err=True
-        )
-    return pricer
 
 
 def _rates(
@@ -244,7 +219,7 @@ def rounding(
     given = {} if credits_per_dollar is None else {"credits_per_dollar": credits_per_dollar}
     try:
         settings = PriceSettings(**given)  # type: ignore[arg-type]  # It is checked there.
-        pricer = _pricer_in_force(settings)
+        pricer = price_lists.in_force(make_pricer(settings), settings)
     except ValidationError as error:
         raise click.ClickException(explain(error)) from None
     except PriceFileError as error:

@@ -9,6 +9,7 @@ import click
 from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain, some_lines
+from taximeter.api.commands.price_lists import in_force
 from taximeter.api.price_settings import PriceSettings
 from taximeter.api.prices_diff import AGREEMENT, FINE, Difference, compare
 from taximeter.api.prices_table import TableError, changes, read_table, write_table
@@ -18,9 +19,9 @@ GROUPS_SHOWN = 10
 
 
 @click.command(
-    help="Compare what is charged here with MAP, LiteLLM's model_prices_and_context_window.json, "
-    "over generated usages of every model of it, and say where they differ. Exits with 1 where "
-    "less than --least of the usages cost the same."
+    help="Compare what is charged here, by the lists in force, with MAP, LiteLLM's "
+    "model_prices_and_context_window.json, over generated usages of every model of it, and say "
+    "where they differ. Exits with 1 where less than --least of the usages cost the same."
 )
 @click.argument("file", metavar="MAP", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--all", "show_all", is_flag=True, help="Show every group and change.")
@@ -58,7 +59,7 @@ def diff(
     try:
         before = None if since is None else read_table(since)
         settings = PriceSettings()
-        pricer = Pricer(credits_per_dollar=FINE, price_file=settings.price_file)
+        pricer = in_force(Pricer(credits_per_dollar=FINE, price_file=settings.price_file), settings)
         found = compare(pricer, file.read_bytes(), None if at is None else at.replace(tzinfo=UTC))
         if save is not None:
             write_table(save, found.table)
@@ -69,6 +70,8 @@ def diff(
     except OSError as error:
         raise click.ClickException(f"{save} cannot be written: {error.strerror}") from None
     most = None if show_all else GROUPS_SHOWN
+    own = f" after {pricer.file_version}" if pricer.file_version else ""
+    click.echo(f"{pricer.list_version}{own}, beside {file.name}")
     for line in (*_summary(found), *some_lines(_groups(found), most, "--all shows them")):
         click.echo(line)
     if before is not None:

@@ -9,17 +9,23 @@ import uvicorn
 
 
 def serve_until_told(server: uvicorn.Server) -> bool:
-    """Serve, and return whether it could start; after SIGINT or SIGTERM, once what runs is
-    finished.
+    """Serve, and return whether it could start, or was told to stop before; after SIGINT or
+    SIGTERM, once what runs is finished.
 
     uvicorn raises the signal that has stopped it once more when it is done, for whoever listened
     before it. That would be Python itself: a traceback, "Aborted!" or exit code 143.
     """
 
+    told = False
+
     def stop(number: int, frame: FrameType | None) -> None:
-        server.should_exit = True
+        nonlocal told
+        told = server.should_exit = True
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    server.run()
-    return server.started or server.should_exit
+    try:
+        server.run()
+    except SystemExit:  # How uvicorn says that it could not start, with an exit code of its own.
+        return False
+    return server.started or told

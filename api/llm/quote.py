@@ -98,6 +98,8 @@ def quote(
         details: dict[str, object] = {"model": chat.model}
         if refusal is not None and refusal.near:
             details["near"] = list(refusal.near)
+        if refusal is not None and refusal.tier:
+            details["service_tier"] = refusal.tier
         raise ApiError(400, str(refusal), code="UNPRICED_MODEL", details=details) from refusal
     ceiling = max(price.max_output or CEILING_UNKNOWN for price in prices.values())
     limit = chat.surface.fixed_output

@@ -3,8 +3,9 @@ and for bodies, and the connections of an upstream.
 
 How much one may have depends on what is free: an account as much as is left for everybody else, an
 organisation three times that. Alone, an account gets half of the whole and an organisation three
-quarters; each further one that takes all it can get still leaves some for the next. No share is
-kept for who is not there ([decision 0060](../../docs/decisions/0060-shares-of-what-is-free.md)).
+quarters; each further one that takes all it can get still leaves some for the next. The last
+quarter is for organisations that have little, so that many together cannot shut out who comes next
+([decision 0060](../../docs/decisions/0060-shares-of-what-is-free.md)).
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ ACCOUNT_SHARE: Final = 1
 ALWAYS: Final = 4
 """So many units an account may have whatever is free: sharing so few would be no use."""
 
+KEPT: Final = 4
+"""One of so many parts is kept for organisations that have no more than a sixteenth of it."""
+LITTLE: Final = 16
+
 Whose = Literal["process", "organization", "account"]
 K = TypeVar("K")
 
@@ -31,6 +36,8 @@ class Room:
         self.total = total
         self.unit = unit
         self._always = always
+        self._kept = total // KEPT
+        self._little = max(1, self._kept // LITTLE)
         self.used = 0
         self._orgs: Counter[str] = Counter()
         self._accounts: Counter[tuple[str, str]] = Counter()
@@ -44,12 +51,15 @@ class Room:
     def full(self, org_id: str, user_id: str, amount: int) -> Whose | None:
         """Whose share is too small for so much more, if anybody's is."""
         free = self.total - self.used
+        of_org = self._orgs[org_id] + amount
         if amount > free:
             return "process"
-        if self._orgs[org_id] + amount > max(self._always, ORG_SHARE * free):
+        if of_org > max(self._always, ORG_SHARE * free):
             return "organization"
         if self._accounts[org_id, user_id] + amount > max(self._always, ACCOUNT_SHARE * free):
             return "account"
+        if of_org > self._little and amount > free - self._kept:
+            return "process"
         return None
 
     def move(self, org_id: str, user_id: str, amount: int) -> None:

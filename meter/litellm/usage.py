@@ -15,7 +15,7 @@ _CACHE_LIVES = (
     *("ephemeral_1h_input_tokens", "ephemeral_12h_input_tokens"),
 )
 _SEARCHES = "web_search_requests"
-_MODES = ("service_tier", "speed")
+_MODES = ("service_tier", "speed", "inference_geo")
 _MEDIA = ("audio_tokens", "image_tokens", "video_tokens")
 # Of Perplexity's deep research, beside the totals.
 _BESIDE = ("citation_tokens", "num_search_queries", "reasoning_tokens")

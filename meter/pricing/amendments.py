@@ -22,8 +22,8 @@ from taximeter.meter.pricing.sheet import Rate, Rates, Sheet
 
 NAME: Final = "amendments.toml"
 _FIELDS: Final = frozenset(
-    ("models", "but_not", "prices", "shares", "long", "service_tiers", "search_once", "source")
-) | {"as_of"}
+    ("models", "but_not", "prices", "shares", "long", "service_tiers", "search_once", "geos")
+) | {"source", "as_of"}
 
 
 class Tier(NamedTuple):
@@ -44,7 +44,8 @@ class Amendment:
     the kind of whose price it is a part, and which; where the list has no price of it. long:
     prompts of more tokens than that, and the factors of prompt and output; where the list, or one
     of its service tiers, has no tiers. service_tiers: by name, where the list has no such tier.
-    search_once: searches are charged once a request, however many there were.
+    search_once: searches are charged once a request, however many there were. geos: factors of
+    all tokens by the part of the world that a usage says it ran in.
     """
 
     models: tuple[str, ...]
@@ -54,6 +55,7 @@ class Amendment:
     long: tuple[int, Decimal, Decimal] | None
     service_tiers: Mapping[str, Tier]
     search_once: bool
+    geos: Mapping[str, Decimal]
     source: str
     as_of: str
 
@@ -73,6 +75,8 @@ class Amendment:
                 rates=_longer(sheet.rates, self.long),
                 modes={mode: _longer(rates, self.long) for mode, rates in sheet.modes.items()},
             )
+        if self.geos:
+            sheet = replace(sheet, geos={**self.geos, **sheet.geos})
         return replace(sheet, search_once=True) if self.search_once else sheet
 
     def with_tiers(self, sheet: Sheet) -> Sheet:
@@ -136,6 +140,7 @@ def _amendment(fields: dict[str, Any]) -> Amendment:
             mode: _tier(change) for mode, change in fields.get("service_tiers", {}).items()
         },
         search_once=bool(fields.get("search_once", False)),
+        geos={geo: Decimal(factor) for geo, factor in fields.get("geos", {}).items()},
         source=str(fields["source"]),
         as_of=str(fields["as_of"]),
     )

@@ -20,21 +20,30 @@ _TOP = frozenset(("version", "models"))
 _NUMBERS = ("context_window", "max_output")
 _REST = (*_NUMBERS, "provider", "tier_rule", "tiers", "service_tiers", "search_once", "not_metered")
 _MODEL = frozenset((*KINDS, *_REST))
+_SOURCED = frozenset(("source", "as_of"))
+_DAY: Final = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])(?:-(?:0[1-9]|[12]\d|3[01]))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model of a file. A provider that is not empty restricts it to that provider."""
+    """One model of a file. A provider that is not empty restricts it to that provider. Our own
+    corrections say in `source` where the price is published, and in `as_of` when it was.
+    """
 
     provider: str
     sheet: Sheet
+    source: str = ""
+    as_of: str = ""
 
 
 class FileReader:
-    """Checks a document, and gathers what is wrong with it."""
+    """Checks a document, and gathers what is wrong with it. With `sourced`, each model must say
+    where its price is published and when it was.
+    """
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str, text: str, *, sourced: bool = False) -> None:
         self.problems: list[str] = []
+        self._sourced = sourced
         self._name = name
         self._lines = text.splitlines()
 
@@ -67,7 +76,7 @@ class FileReader:
         return found
 
     def _entry(self, model: str, fields: Mapping[str, object]) -> Entry:
-        self._known(model, "", fields, _MODEL)
+        self._known(model, "", fields, _MODEL | _SOURCED if self._sourced else _MODEL)
         rates = self._rates(model, "", fields)
         if CAN_STAND_ALONE.isdisjoint(fields):
             self._say(model, "", f"must have a price for one of {_words(CAN_STAND_ALONE)}")
@@ -103,7 +112,16 @@ class FileReader:
         context, output = (self._count(model, name, fields) for name in _NUMBERS)
         kept: TierRule = rule
         sheet = Sheet(rates, kept, modes, context, output, tuple(rest), once is True)
-        return Entry(str(provider), sheet)
+        source, as_of = self._source(model, fields) if self._sourced else ("", "")
+        return Entry(str(provider), sheet, source, as_of)
+
+    def _source(self, model: str, fields: Mapping[str, object]) -> tuple[str, str]:
+        source, as_of = fields.get("source"), fields.get("as_of")
+        if not isinstance(source, str) or not source.startswith("https://"):
+            self._say(model, "source", "must be given, as the https:// address of a page")
+        if not isinstance(as_of, str) or not _DAY.fullmatch(as_of):
+            self._say(model, "as_of", "must be given, as a day or month such as 2026-11")
+        return str(source), str(as_of)
 
     def _with_tiers(
         self, model: str, place: str, fields: Mapping[str, object], rates: dict[str, Rate]

@@ -104,8 +104,10 @@ def read_price_file(path: Path) -> PriceFile:
     return parse_price_file(content, path.name)
 
 
-def parse_price_file(content: bytes, name: str) -> PriceFile:
-    """Parse a file; JSON when its name says so, else TOML. Raises PriceFileError."""
+def parse_price_file(content: bytes, name: str, *, sourced: bool = False) -> PriceFile:
+    """Parse a file; JSON when its name says so, else TOML. With `sourced` one of our own, in which
+    each model names its source. Raises PriceFileError.
+    """
     if len(content) > FILE_BYTES_MAX:
         raise PriceFileError([f"{name} must have at most {FILE_BYTES_MAX} bytes"])
     try:
@@ -119,7 +121,7 @@ def parse_price_file(content: bytes, name: str) -> PriceFile:
         raise PriceFileError([f"{name} is nested too deeply"]) from None
     except (ValueError, ArithmeticError) as error:  # Both parsers name the line themselves.
         raise PriceFileError([f"{name}: {error}"]) from None
-    reader = FileReader(name, text)
+    reader = FileReader(name, text, sourced=sourced)
     found = reader.read(document)
     if reader.problems:
         raise PriceFileError(reader.problems)

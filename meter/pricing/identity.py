@@ -96,7 +96,7 @@ _ROUTES: Final[Mapping[str, frozenset[str]]] = {
     "openai": frozenset(("responses", "chat")),
 }
 _AWS_REGION: Final = re.compile(r"[a-z]{2}(?:-gov)?-[a-z]+-\d")
-_AZURE_ZONES: Final = frozenset(("eu", "us"))
+_AZURE_ZONES: Final = frozenset(("eu", "us", "us-gov"))
 NAME_LENGTH_MAX: Final = 256
 
 

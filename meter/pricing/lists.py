@@ -191,9 +191,12 @@ class PriceLists:
 
 @cache
 def corrections() -> PriceFile:
-    """Where the published list of the package is known to be wrong: a file of the same format."""
+    """Where the published list of the package is known to be wrong: a file of the same format, in
+    which each model has its source.
+    """
     name = "corrections.toml"
-    return parse_price_file(files("taximeter.meter.pricing").joinpath(name).read_bytes(), name)
+    content = files("taximeter.meter.pricing").joinpath(name).read_bytes()
+    return parse_price_file(content, name, sourced=True)
 
 
 @cache

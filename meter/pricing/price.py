@@ -7,7 +7,7 @@ sum is rounded up, once. So the arithmetic is exact, and costs next to nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
@@ -45,14 +45,20 @@ _ORDINARY: Final = frozenset(
     ("", "auto", "default", "standard", "standard_only", "on_demand", "scale", "provisioned")
 )
 """What hosts call the service tier that a plain price is for, or that was paid for beforehand."""
+_ANYWHERE: Final = frozenset(("", "global", "not_available"))
+"""What Anthropic's usage objects say where the place makes no difference in price."""
 _PUBLISHED: Final = frozenset(("genai-prices", "corrections"))
 
 
 class UnpricedModel(Exception):
     """The model has no price, or none for what a request of this kind is counted in."""
 
-    def __init__(self, model: str, near: Sequence[str] = (), tier: str = "") -> None:
+    def __init__(
+        self, model: str, near: Sequence[str] = (), tier: str = "", region: str = ""
+    ) -> None:
         known = f" Known are {', '.join(near)}." if near else ""
+        if region:
+            known = f" In {region} it costs another price than elsewhere.{known}"
         super().__init__(
             f"Service tier '{tier}' of model '{model}' has no known price. Leave service_tier out, "
             "or let the operator price it."
@@ -62,6 +68,8 @@ class UnpricedModel(Exception):
         )
         self.model = model
         self.near = tuple(near)
+        self.tier = tier
+        self.region = region
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,8 @@ class Price:
     model: as the caller named it. provider: whose price it is, empty when no list has it. source:
     `genai-prices`, `corrections`, `override`, `default` or `free`. version: which edition of the
     source, and by which rates of the operator. identity: the model that was meant, as
-    host/region/name. dated: the day of which the source's prices are; empty if nobody says.
+    host/region/name. dated: the day of which the source's prices are; empty if nobody says. geos:
+    the factor of all tokens where a usage says that it ran there, as numerator and denominator.
     """
 
     model: str
@@ -87,6 +96,7 @@ class Price:
     identity: str = ""
     search_once: bool = False
     dated: str = ""
+    geos: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -106,12 +116,14 @@ class Price:
         factor = Fraction(millicredits_per_dollar)
         exact = {mode: exact_rates(rates, factor) for mode, rates in sheet.modes.items()}
         exact[""] = exact_rates(sheet.rates, factor)
+        geos = {geo: more.as_integer_ratio() for geo, more in sheet.geos.items()}
         parts = lcm(
             *(
-                value.denominator
+                (value * more).denominator
                 for rates in exact.values()
                 for base, tiers in rates.values()
                 for value in (base, *(price for _, price in tiers))
+                for more in (Fraction(1), *(Fraction(*one) for one in geos.values()))
             )
         )
         whole = {mode: whole_rates(rates, parts) for mode, rates in exact.items()}
@@ -129,6 +141,7 @@ class Price:
             identity=identity[:IDENTITY_LENGTH_MAX],
             search_once=sheet.search_once,
             dated=dated,
+            geos=geos,
         )
 
     def cost(self, usage: Mapping[str, object], *, service_tier: str | None = None) -> int:
@@ -137,19 +150,25 @@ class Price:
         """
         if service_tier in (None, "auto"):
             service_tier = _mode(usage)
-        return self.cost_of(counts_of(usage), service_tier=service_tier)
+        return self.cost_of(counts_of(usage), service_tier=service_tier, geo=_geo(usage))
 
-    def cost_of(self, counts: Counts, *, service_tier: str | None = None) -> int:
-        """Millicredits of counts that were read before."""
-        return min(-(-self._total(counts, service_tier) // self.parts), AMOUNT_MAX)
+    def cost_of(
+        self, counts: Counts, *, service_tier: str | None = None, geo: str | None = None
+    ) -> int:
+        """Millicredits of counts that were read before. `geo`: the part of the world in which it
+        ran, if that was asked for.
+        """
+        return min(-(-self._total(counts, service_tier, geo) // self.parts), AMOUNT_MAX)
 
     def exact_of(self, counts: Counts, *, service_tier: str | None = None) -> Fraction:
         """The same before it is rounded."""
         return Fraction(self._total(counts, service_tier), self.parts)
 
-    def _total(self, counts: Counts, service_tier: str | None) -> int:
+    def _total(self, counts: Counts, service_tier: str | None, geo: str | None = None) -> int:
         """What counts cost, in parts of a millicredit."""
         rates = self._all_rates.get(service_tier or "", self._all_rates[""])
+        if geo is not None and geo in self.geos:
+            rates = _dearer(rates, *self.geos[geo])
         kinds = counts.kinds
         if "image" in kinds and "image" not in self._sold_by(service_tier) and not counts.output:
             kinds = {**kinds, "output_image": kinds["image"] * IMAGE_TOKENS_MAX}
@@ -253,6 +272,9 @@ class Price:
             service_tier = _mode(usage or {})
         if not self.has_tier(service_tier):
             found["unpriced_service_tier"] = service_tier
+        geo = _geo(usage or {})
+        if geo is not None and self.source in _PUBLISHED and self.provider == "anthropic":
+            found["price_geo" if geo in self.geos else "unpriced_geo"] = geo
         return found
 
     def packed(self) -> dict[str, Any]:
@@ -260,6 +282,8 @@ class Price:
         modes = {mode: packed_rates(rates) for mode, rates in self.modes.items()}
         found: list[object] = [self.provider, self.source, self.version, self.parts]
         found += [self.is_part, self.identity, self.search_once, self.dated]
+        if self.geos:
+            found.append({geo: list(factor) for geo, factor in self.geos.items()})
         return {"m": self.model, "p": found, "r": packed_rates(self.rates), "s": modes}
 
     @classmethod
@@ -284,6 +308,7 @@ class Price:
                 identity=str(rest[0]) if rest else "",
                 search_once=len(rest) > 1 and rest[1] is True,
                 dated=str(rest[2]) if len(rest) > 2 else "",
+                geos=_unpacked_geos(rest[3]) if len(rest) > 3 else {},
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a packed price: {error!r}") from error
@@ -304,6 +329,31 @@ class Price:
 
     def _sold_by(self, service_tier: str | None) -> Mapping[str, WholeRate]:
         return self.modes.get(service_tier or "", self.rates)
+
+
+def _dearer(rates: Mapping[str, WholeRate], times: int, by: int) -> Mapping[str, WholeRate]:
+    """The rates where all tokens cost `times` / `by` as much: the parts are small enough for it."""
+    return {
+        kind: (
+            (price * times // by, tuple((start, one * times // by) for start, one in tiers))
+            if KINDS[kind].side != "other"
+            else (price, tiers)
+        )
+        for kind, (price, tiers) in rates.items()
+    }
+
+
+def _unpacked_geos(listed: Any) -> dict[str, tuple[int, int]]:
+    found = {str(geo): (times, by) for geo, (times, by) in listed.items()}
+    if not all(type(one) is int and one > 0 for factor in found.values() for one in factor):
+        raise ValueError("geos")
+    return found
+
+
+def _geo(usage: Mapping[str, object]) -> str | None:
+    """The part of the world in which Anthropic says that it ran, if that was asked for."""
+    geo = usage.get("inference_geo")
+    return geo.lower()[:16] if isinstance(geo, str) and geo.lower() not in _ANYWHERE else None
 
 
 def _mode(usage: Mapping[str, object]) -> str | None:

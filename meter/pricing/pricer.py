@@ -20,7 +20,7 @@ from taximeter.meter.pricing.editions import Edition, PricesNotKnown, edition_at
 from taximeter.meter.pricing.identity import identify
 from taximeter.meter.pricing.lists import PriceLists
 from taximeter.meter.pricing.price import Price, UnpricedModel
-from taximeter.meter.pricing.published import Listed
+from taximeter.meter.pricing.published import Listed, unpriced_region
 from taximeter.meter.pricing.sheet import Rate, Sheet
 
 UnknownModelPolicy = Literal["reject", "default", "free"]
@@ -256,7 +256,7 @@ class Pricer:
         if found is not None:
             return found
         if self._unknown_model == "reject":
-            raise UnpricedModel(model, self._lists.names_near(of))
+            raise UnpricedModel(model, self._lists.names_near(of), region=unpriced_region(of))
         if self._unknown_model == "free":
             return Listed("", "free", "no price, free", ((None, Sheet({})),), str(of))
         price = self._default_price

@@ -61,6 +61,8 @@ _ZONES: Final[Mapping[tuple[str, str], Decimal]] = {
     ("aws", "us-east-1"): Decimal(1),
     ("aws", "us-west-2"): Decimal(1),
 }
+_US_GOV: Final = "us-gov."
+"""How Bedrock's names of models begin in the regions of that government."""
 _DEARER: Final = (("azure", "eu", "gpt-6", Decimal("1.2")),)
 # Azure prints a thousand tokens of these with six decimals: its invoices have the rounded price.
 _PRINTED: Final = re.compile(r"gpt-(?:3|4|5-codex)|o[134]|codex|text-embedding")
@@ -117,11 +119,18 @@ def _common_length(one: str, other: str) -> int:
     )
 
 
+def unpriced_region(of: Identity) -> str:
+    """The region in which a model costs another price that the list does not have, else empty."""
+    if zone_factor(of) is not None:
+        return ""
+    return of.region or _US_GOV.rstrip(".")
+
+
 def zone_factor(of: Identity) -> Decimal | None:
     """What the price of the list is multiplied with where a model runs; None where it costs another
     price that the list does not have.
     """
-    if of.provider == "aws" and of.model.startswith("us-gov."):
+    if of.provider == "aws" and of.model.startswith(_US_GOV):
         return None
     for host, region, beginning, factor in _DEARER:
         if (of.provider, of.region) == (host, region) and of.model.startswith(beginning):
@@ -194,13 +203,13 @@ class PublishedPrices:
         """Names of the list that begin as this one does, the longest common beginning first; of the
         same host where there is one.
         """
-        host = self._providers.get(of.provider)
+        host, asked = self._providers.get(of.provider), of.model.removeprefix(_US_GOV)
         sellers = [host] if host is not None else self._sellers(of)
         scored = {
             (-common, len(name), f"{one.id}/{name}")
             for one in sellers or self._providers.values()
-            for name in _neighbours(self._shelves[one.id].names, of.model)
-            if (common := _common_length(name, of.model)) >= NEAR_LENGTH_MIN
+            for name in _neighbours(self._shelves[one.id].names, asked)
+            if (common := _common_length(name, asked)) >= NEAR_LENGTH_MIN
         }
         return [name for _, _, name in sorted(scored)[:most]]
 

@@ -43,7 +43,8 @@ class Sheet:
     full. context_window and max_output bound estimates; None when they are not known. not_metered:
     what the publisher charges for besides, and this meter cannot count. search_once: searches are
     charged once a request, however many there were. amended: the day as of which something was
-    added to what its list has, else empty.
+    added to what its list has, else empty. geos: part of the world in which it ran, as the usage
+    says it, -> the factor of all tokens.
     """
 
     rates: Rates
@@ -54,6 +55,7 @@ class Sheet:
     not_metered: tuple[str, ...] = ()
     search_once: bool = False
     amended: str = ""
+    geos: Mapping[str, Decimal] = field(default_factory=dict)
 
     def times(self, factor: Decimal | int, printed: Decimal | None = None) -> Sheet:
         """The same sheet with the prices of tokens multiplied, and rounded to what is printed if

@@ -250,7 +250,7 @@ def create_sidecar(
     Without `pricer`, amounts must be given and not a model. `holds` says how much of an estimate is
     held, which is all of it without. Without `keys`, anybody who can connect may spend: serve it on
     loopback or on a Unix socket then. Without `status`, the system's state is that of Redis.
-    `price_alarm` says in a word what is wrong with the age of the prices, for `/readyz`.
+    `price_alarm` says in a word what is wrong with the price list, its age say, for `/readyz`.
     """
     return Sidecar(meter, pricer, keys, body_bytes_max, holds, forward_auth, status, price_alarm)
 

@@ -209,9 +209,14 @@ def _count(fields: Mapping[str, Any], field: str) -> int:
 def _unpriced(error: UnpricedModel, said: str = "") -> Refusal:
     details: dict[str, object] = {"field": "model", "model": error.model}
     known = ""
+    if error.region:
+        details["region"] = error.region
+        known = f" In {error.region} it costs another price than elsewhere."
+    if error.tier:
+        details |= {"field": "service_tier", "service_tier": error.tier}
     if error.near:
         details["near"] = list(error.near)
-        known = f" Known are {', '.join(error.near)}."
+        known += f" Known are {', '.join(error.near)}."
     return Refusal(
         400,
         "UNPRICED_MODEL",

@@ -124,6 +124,46 @@ def test_a_price_file_that_cannot_be_written_is_said_in_one_line(tmp_path: Path)
     assert "/dev/null/prices.toml" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["prices", "--help"], ["prices", "rounding", "--all"]], ids=" ".join
+)
+def test_who_reads_no_further_ends_it_quietly(arguments: list[str], tmp_path: Path) -> None:
+    """As in `taximeter prices rounding --all | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as unread:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=unread,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_only_what_its_connection_says_is_said_of_the_database(tmp_path: Path) -> None:
+    arguments = ["prices", "show", "gpt-4o"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
+    done = run(tmp_path, "prices", "history", TAXIMETER_DATABASE_URL=NOWHERE)
+    assert done.returncode == 1
+    assert "the Postgres of TAXIMETER_DATABASE_URL cannot be reached" in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_api_that_is_told_to_stop_has_succeeded(number: signal.Signals, tmp_path: Path) -> None:
     port = free_port()

@@ -24,7 +24,7 @@ from taximeter.settler.settle import settle_shard
 
 DEADLOCK_TIMEOUT = "20ms"
 LOCK_TIMEOUT = "60s"  # The server ends whoever stands before a lock so long: that would be a stall.
-ROUNDS = 2
+ROUNDS = 3
 USERS = ("ann", "bob")
 Work = Callable[[World, int], Awaitable[object]]
 

@@ -265,6 +265,18 @@ async def test_an_unpriced_model_is_refused_by_name(world: World) -> None:
     assert world.upstream_calls == 0
 
 
+async def test_a_service_tier_without_a_price_is_refused_by_name(world: World) -> None:
+    """Charged at the plain price, it could cost more than is paid for it."""
+    await world.funded()
+    response = await world.chat(service_tier="turbo")
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["code"], error["details"]["service_tier"]) == ("UNPRICED_MODEL", "turbo")
+    assert "Service tier 'turbo' of model" in response.json()["detail"]
+    assert world.upstream_calls == 0
+    assert (await world.chat(service_tier="default")).status_code == 200
+
+
 async def test_who_pays(world: World) -> None:
     """The header, else the oldest membership; a foreign organisation does not exist."""
     await world.funded("ann", 10.0, "first")

@@ -220,6 +220,35 @@ def test_the_command_says_so_and_ends(tmp_path: Path) -> None:
     assert CANARY not in finished.stdout + finished.stderr
 
 
+def test_a_provider_without_prices_is_said_in_one_line(tmp_path: Path) -> None:
+    """It is found when the lists are read, in the start of the server itself."""
+    lists = tmp_path / "lists.json"
+    lists.write_text('{"lists": []}', encoding="utf-8")
+    finished = subprocess.run(
+        [*COMMAND, "api", "--port", "0"],
+        env={
+            **os.environ,
+            "TAXIMETER_DEV_MODE": "1",
+            "TAXIMETER_DATABASE_URL": "postgresql://api@127.0.0.1:1/taximeter",
+            "TAXIMETER_REDIS_URL": "redis://127.0.0.1:1/0",
+            "TAXIMETER_PRICE_LISTS_FILE": str(lists),
+            "TAXIMETER_UPSTREAM_BASE_URL": "http://127.0.0.1:1",
+            "TAXIMETER_UPSTREAM_API_KEY": CANARY,
+            "TAXIMETER_UPSTREAM_PROVIDER": "opneai",
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = finished.stdout + finished.stderr
+    assert finished.returncode == 1, said
+    assert said.count("provider opneai is in no price list; known are openai") == 1
+    assert "Traceback" not in said
+    assert CANARY not in said
+
+
 def test_a_file_and_a_single_upstream_contradict_each_other(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not both"):
         load_routing(

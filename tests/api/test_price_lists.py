@@ -26,6 +26,7 @@ from taximeter.meter.pricing.editions import PricesNotKnown
 from taximeter.meter.sidecar import create_sidecar
 
 MODEL = "gpt-4o-mini"
+MAP = json.dumps({MODEL: {"litellm_provider": "openai", "input_cost_per_token": 1e-06}})
 OLD_DAY = "2020-01-01"
 DEAR = f'version = "dear"\n[models]\n{MODEL} = {{ input = 1, output = 4 }}\n'
 TOKENS = {"prompt_tokens": 1000, "completion_tokens": 1000}
@@ -213,9 +214,7 @@ async def test_a_broken_list_is_refused_unless_it_is_accepted_by_name(
     await prices(world, "refresh", free, "--yes", "--accept", f"openai/{MODEL}")
     # LiteLLM's map and the list that the package's authors publish are taken as they are.
     map_file = tmp_path / "map.json"
-    map_file.write_text(
-        json.dumps({MODEL: {"litellm_provider": "openai", "input_cost_per_token": 1e-06}})
-    )
+    map_file.write_text(MAP)
     assert "list 2 is in force" in (await prices(world, "refresh", map_file, "--yes")).output
     await prices(world, "history", 2, "-o", tmp_path / "map.toml")
     assert "input = 1 }" in (tmp_path / "map.toml").read_text()
@@ -286,3 +285,33 @@ async def test_who_cannot_read_the_lists_prices_nothing_by_model(
 
         await eventually(is_priced, what="the file is read")
         assert (await caller.client.get("/readyz")).json() == {"status": "ok"}
+        await caller.ok("charge", model=MODEL, tokens=TOKENS)
+        lists.write_text("{}")
+
+        async def is_said() -> bool:
+            ready = await caller.client.get("/readyz")
+            return bool(ready.json() == {"status": "degraded", "prices": "unreadable"})
+
+        await eventually(is_said, what="readyz says that the file cannot be read")
+        await caller.ok("charge", model=MODEL, tokens=TOKENS)
+
+
+async def test_a_list_that_a_process_cannot_parse_degrades_it(world: World, tmp_path: Path) -> None:
+    """What this version of the program cannot read, another one may have written."""
+    await world.funded()
+    await prices(world, "refresh", written(tmp_path / "dear.toml", DEAR), "--yes")
+    compared = await prices(world, "diff", written(tmp_path / "map.json", MAP), "--least", 0)
+    assert compared.output.startswith("list 1, dear.toml dear, beside map.json\n")
+    await world.app.state.services.pool.execute(
+        "INSERT INTO taximeter.price_lists (kind, version, source, digest, content, models, dated,"
+        " starts_at, created_by) SELECT kind, 'other', source, digest, 'x'::bytea, models, dated,"
+        " now(), created_by FROM taximeter.price_lists"
+    )
+
+    async def is_said() -> bool:
+        ready = await world.client.get("/readyz")
+        assert ready.status_code == 200
+        return bool(ready.json()["reason"] == "prices_unreadable")
+
+    await eventually(is_said, what="readyz says so")
+    assert (await world.chat()).status_code == 200

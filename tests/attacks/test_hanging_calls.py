@@ -157,6 +157,16 @@ def test_everybody_leaves_something_for_the_next() -> None:
         whole.enter("org", "one more", 1)
 
 
+def test_many_that_take_all_they_can_leave_room_for_small_requests_of_others() -> None:
+    big = Room(64 * 2**20, "bytes of requests", always=8 * 2**20)
+    for number in range(50):
+        while big.full(f"org-{number}", "user", 8 * 2**20) is None:
+            big.enter(f"org-{number}", "user", 8 * 2**20)
+    for number in range(64):
+        assert big.full(f"late-{number}", "user", 200_000) is None
+        big.enter(f"late-{number}", "user", 200_000)
+
+
 def test_what_is_given_back_is_there_again() -> None:
     room = Room(8, "requests")
     seats = [room.enter("a", "u", 1) for _ in range(4)]

@@ -104,6 +104,17 @@ async def test_a_used_call_id_is_refused_and_its_hold_left_alone(code: str) -> N
     assert client.ops() == ["reserve"]
 
 
+async def test_as_many_open_as_one_user_may_have_is_a_429_that_says_so() -> None:
+    error = {"code": "TOO_MANY_HOLDS", "details": {"limit": "open_holds", "open_holds_max": 7}}
+    client = Scripted(Answer(429, {"error": error}))
+    with pytest.raises(Exception, match="7 requests open") as refused:
+        await admit(client, request())
+    answer: Any = refused.value  # An HTTPException.
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert answer.detail["code"] == "TOO_MANY_HOLDS"
+    assert client.ops() == ["reserve"], "nothing was held, so nothing is released"
+
+
 async def test_a_charge_is_tried_until_the_answer_is_final(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -64,6 +64,21 @@ BUGS: Final = (
         "settler/test_histories.py",
     ),
     Bug(
+        "a rebuild after a loss forgets what has expired",
+        "settler/carry.py",
+        "    expired = {} if whole else await _expired_lately(stores, shard, shards)\n",
+        "    expired: dict[str, str] = {}\n",
+        "settler/test_histories.py::"
+        "test_a_commit_after_everything_is_lost_is_told_what_its_request_costs",
+    ),
+    Bug(
+        "an older copy of the audit log is the audit log",
+        "settler/sql/invariants.sql",
+        "  FROM taximeter.audit_end AS known\n WHERE NOT EXISTS",
+        "  FROM taximeter.audit_end AS known\n WHERE false AND NOT EXISTS",
+        "sql/test_audit_chain.py",
+    ),
+    Bug(
         "the entry at the watermark is trimmed",
         "settler/sql/upkeep.sql",
         "least(boundary.seq, mark.seq - 1)",
@@ -96,6 +111,13 @@ BUGS: Final = (
         "settler/verdict.py",
         "same_history = not replid or not self.replid or replid == self.replid",
         "same_history = True",
+        "settler/test_holds_kept.py",
+    ),
+    Bug(
+        "a server counts as started when its first replica comes",
+        "settler/look.py",
+        'return server.get("role") == "master" and bool(second) and not second.strip("0")',
+        "return False",
         "settler/test_holds_kept.py",
     ),
     Bug(

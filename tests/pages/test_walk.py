@@ -1,7 +1,7 @@
 """Every page works as it is written, from its first line, on a fresh Debian with its own servers.
 
 The pages that go on from the quick start are run after it, each in a shell that has what the quick
-start has set; any other page that has something to run begins on empty servers.
+start has set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ GOES_ON = re.compile(r"^> Goes on from the \[quick start\]\((docs/)?quickstart\.
 TO_RUN = {name for name, text in PAGES.items() if any(b.language in RUN for b in blocks(text))}
 AFTER = sorted(name for name in TO_RUN if GOES_ON.search(PAGES[name]))
 PRODUCTION = "docs/production.md"  # Runs units and turns users off: it has a test of its own.
-ALONE = sorted(TO_RUN - {*AFTER, QUICK_START, PRODUCTION})
 PORTS = ("4000", "8080", "8081", "8084", "8085", "8086", "8087", "8088")
 # This takes a few seconds; the slowest machine that was seen took five times as long, with others.
 PAGE_S_MAX = 240.0
@@ -177,10 +176,8 @@ def test_the_books_are_right_after_all_of_them(after: Reader) -> None:
     works(after.walk("```sh\ntaximeter check\n```\n"))
 
 
-@pytest.mark.parametrize("page", ALONE)
-def test_a_page_alone(page: str, debian: Debian, tmp_path: Path) -> None:
-    with reader(debian, tmp_path) as one:
-        works(one.walk(PAGES[page]))
+def test_a_page_with_something_to_run_says_where_it_begins() -> None:
+    assert {QUICK_START, PRODUCTION, *AFTER} == TO_RUN, "write: > Goes on from the [quick start]"
 
 
 def test_what_is_not_run_is_known() -> None:

@@ -111,6 +111,18 @@ def test_each_is_still_needed(one: Amendment, models: list[Named]) -> None:
         ), f"the list has the long prompts of {one.models}: take them out of the amendment"
     if one.search_once:
         assert any("search" in named.sheet.rates for named in meant)
+    for geo in one.geos:
+        keys = {
+            key
+            for provider in PublishedPrices().providers()
+            for model in provider.models
+            if (provider.id, model.id.lower()) in {(named.host, named.model) for named in meant}
+            for variant in model.price_variants or ()
+            for key in variant.when
+        }
+        assert not [key for key in keys if "geo" in key], (
+            f"the list has prices of {one.models} in {geo}: take it out of the amendment"
+        )
 
 
 def test_each_pattern_means_something(models: list[Named]) -> None:
@@ -214,6 +226,52 @@ def test_grounding_is_charged_once_a_prompt_where_its_page_says_so() -> None:
     older = once.packed()
     older["p"] = older["p"][:6]
     assert Price.unpacked(older).cost(usage) == 3 * 3_500, "as it was held for"
+
+
+def test_inference_in_the_united_states_alone_costs_a_tenth_more() -> None:
+    """All kinds of tokens, in any service tier; searches cost what they cost."""
+    price = PRICER.price("anthropic/claude-opus-4-6")
+    tokens = {
+        "input_tokens": 1000,
+        "cache_read_input_tokens": 4000,
+        "cache_creation_input_tokens": 800,
+        "output_tokens": 600,
+    }
+    plain = price.cost(tokens)
+    # 1000 at 5, 4000 at 0.5, 800 at 6.25 and 600 at 25 dollars a million: 0.027 dollars.
+    assert plain == 2_700
+    for geo in ("us", "US"):
+        assert price.cost({**tokens, "inference_geo": geo}) == 2_970
+    for geo in ("global", "not_available", "", None, 7):
+        assert price.cost({**tokens, "inference_geo": geo}) == plain
+    batch = {**tokens, "service_tier": "batch"}
+    assert price.cost({**batch, "inference_geo": "us"}) == 1_485
+    searched = {**tokens, "inference_geo": "us", "server_tool_use": {"web_search_requests": 2}}
+    assert price.cost(searched) == 2_970 + 2_000
+    again = Price.unpacked(price.packed())
+    assert again.cost({**tokens, "inference_geo": "us"}) == 2_970
+    assert again.metadata({**tokens, "inference_geo": "us"})["price_geo"] == "us"
+    assert again.metadata({**tokens, "inference_geo": "mars"})["unpriced_geo"] == "mars"
+    assert price.cost({**tokens, "inference_geo": "mars"}) == plain
+    assert "price_geo" not in again.metadata(tokens)
+    older = price.packed()
+    older["p"] = older["p"][:8]
+    assert Price.unpacked(older).cost({**tokens, "inference_geo": "us"}) == plain, "as it was held"
+    for geos in ({"us": [0, 1]}, {"us": [1.1, 1]}, {"us": 2}, ["us"]):
+        bad = price.packed()
+        bad["p"][8] = geos
+        with pytest.raises(ValueError, match="not a packed price"):
+            Price.unpacked(bad)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vertex_ai/claude-opus-4-6", "azure/claude-opus-4-6", "aws/anthropic.claude-opus-4-6-v1"],
+)
+def test_other_hosts_have_no_such_choice(name: str) -> None:
+    price = PRICER.price(name)
+    usage = {"input_tokens": 1000, "output_tokens": 600}
+    assert price.cost({**usage, "inference_geo": "us"}) == price.cost(usage)
 
 
 @pytest.mark.parametrize(

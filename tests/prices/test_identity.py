@@ -98,6 +98,26 @@ def test_a_refusal_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "region"),
+    [
+        ("us-gov.anthropic.claude-sonnet-4-5-20250929-v1:0", "us-gov"),
+        ("bedrock/us-gov-west-1/anthropic.claude-3-haiku-20240307-v1:0", "us-gov-west-1"),
+        ("bedrock/us-gov-east-1/amazon.nova-pro-v1:0", "us-gov-east-1"),
+        ("bedrock/eu-west-1/amazon.nova-pro-v1:0", "eu-west-1"),
+        ("azure/us-gov/gpt-5.1", "us-gov"),
+        ("azure/us-gov/o3-mini", "us-gov"),
+    ],
+)
+def test_a_refusal_names_the_region(name: str, region: str, tmp_path: Path) -> None:
+    """What it costs there, no list of ours says; the operator's own file can."""
+    with pytest.raises(UnpricedModel) as refusal:
+        PRICER.price(name)
+    assert f" In {region} it costs another price than elsewhere." in str(refusal.value)
+    ours = _with(tmp_path, f'"{name}" = {{ input = 7, output = 7 }}')
+    assert ours.price(name).cost(MILLION) == 700_000
+
+
+@pytest.mark.parametrize(
     ("spellings", "provider"),
     [
         (("gpt-4o", "openai/gpt-4o", "OPENAI/gpt-4o", "openai/responses/gpt-4o"), "openai"),

@@ -51,15 +51,6 @@ def test_corrections_are_those_that_the_table_shows() -> None:
         "grok-4-fast-non-reasoning",
     }
     assert {name for name, one in corrections().models.items() if one not in shown} <= same
-
-
-def test_the_list_of_the_package_still_differs() -> None:
-    """When it has caught up, the correction can go."""
-    from taximeter.meter.pricing.published import PublishedPrices
-
-    published = PublishedPrices()
-    for model, entry in corrections().models.items():
-        listed = published.find(identify(model, entry.provider))
-        if listed is not None:
-            sheet = listed.sheets[listed.place()][1]
-            assert dict(sheet.rates) != dict(entry.sheet.rates), f"{model} needs no correction"
+    for row, one in zip(rows, shown, strict=True):
+        assert one is not None
+        assert (row["page"].partition(", ")[0] in one.source, row["as_of"]) == (True, one.as_of)

@@ -246,6 +246,25 @@ async def test_unpriced_models(caller: Caller) -> None:
         assert details == {"field": "model", "model": "no-such-model"}
 
 
+async def test_a_service_tier_without_a_price_is_refused_by_name(caller: Caller) -> None:
+    """Charged at the plain price, it could cost more than is paid for it."""
+    asked = {"user_id": "ann", "prompt_tokens": 1, "max_output_tokens": 1, "model": "gpt-4o"}
+    status, code, details = await caller.refused("reserve", **asked, service_tier="turbo")
+    assert (status, code) == (400, "UNPRICED_MODEL")
+    assert details == {"field": "service_tier", "service_tier": "turbo", "model": "gpt-4o"}
+    response = await caller.post("reserve", **asked, service_tier="turbo")
+    assert "'turbo' of model 'gpt-4o' has no known price" in response.json()["error"]["message"]
+    for tier in ("default", "batch"):
+        await caller.ok("reserve", **asked, service_tier=tier)
+
+
+async def test_a_region_without_a_price_is_refused_by_name(caller: Caller) -> None:
+    model = "us-gov.anthropic.claude-sonnet-4-5-20250929-v1:0"
+    tokens = {"prompt_tokens": 1, "completion_tokens": 1}
+    status, code, details = await caller.refused("charge", model=model, tokens=tokens)
+    assert (status, code, details["region"]) == (400, "UNPRICED_MODEL", "us-gov")
+
+
 async def test_without_prices_a_model_is_refused(meter: Meter) -> None:
     async with served(create_sidecar(meter)) as url, calling(url) as caller:
         tokens = {"prompt_tokens": 1, "completion_tokens": 1}
