@@ -9,21 +9,31 @@ from redis.exceptions import ResponseError
 from taximeter.meter.codes import FENCED, STALE_EPOCH
 from taximeter.meter.errors import ShardFenced, StoreError, StoreOutOfMemory, StoreUnavailable
 from taximeter.meter.faults import is_out_of_memory
+from taximeter.meter.handshake import Life
 from taximeter.meter.operations import TAKES_CREDIT
 from taximeter.meter.pending import Pending
 from taximeter.meter.scripts import Script, call_script, load_script
 
 
 async def run_batch(
-    connection: Any, keys: list[str], epoch: str, batch: list[Pending]
+    connection: Any, keys: list[str], life: Life, batch: list[Pending]
 ) -> tuple[list[Pending], list[bytes], int]:
     """Send a batch through `operate`; returns those that have a reply, the replies, and how many
-    calls have changed the shard.
+    calls have changed the shard. Heartbeats from before the server's `life` are given up.
 
     When memory is out, what takes credit fails as StoreOutOfMemory and the rest goes through
     `resolve`; so does what may have been done before, which asks whether it was. Raises ShardFenced
     (nothing was done), or what redis-py raises (then who knows).
     """
+    outlived = [pending for pending in batch if pending.is_outlived(life)]
+    if outlived:
+        for pending in outlived:
+            pending.trouble = StoreUnavailable("Redis began anew before it came: send it again")
+            pending.give_up()
+        batch = [pending for pending in batch if pending not in outlived]
+        if not batch:
+            return [], [], 0
+    epoch = life.epoch
     replies = await _call(connection, load_script("operate"), keys, epoch, batch)
     if replies is None:
         asking = [

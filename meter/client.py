@@ -177,8 +177,9 @@ class Meter:
         """Heartbeat of a hold: moves its deadline to `ttl_s` from now and records what was used so
         far.
 
-        An expiry charges the largest progress. `asker` as for commit. Raises RequestConflict (it
-        has ended), NotAllowed, UnknownHold, StoreError.
+        An expiry charges the largest progress. It is not carried over a restart of Redis: one that
+        was on its way ends as OutcomeUnknown or StoreUnavailable, and the next one counts. `asker`
+        as for commit. Raises RequestConflict (it has ended), NotAllowed, UnknownHold, StoreError.
         """
         operation = operation_of(
             *("touch", org_id, user_id, request_id, progress, check_ttl(ttl_s), usage),

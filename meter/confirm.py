@@ -145,7 +145,7 @@ class Confirmer:
 
     def _drop_foreign(self, server: ShardIdentity, epoch: str, writes: int) -> None:
         """What this server has not done cannot be confirmed here: the ids have to be asked for."""
-        here = (epoch, server.run_id)
+        here = (epoch, server.life.run_id)
         mine: list[Done] = []
         gone: list[Pending] = []
         for one in self._group:

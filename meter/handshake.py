@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from taximeter.meter.acknowledged import Acknowledged
 from taximeter.meter.errors import ShardFenced
@@ -20,13 +20,21 @@ FORMAT = "1"
 """Version of keys and records that this release reads and writes."""
 
 
+class Life(NamedTuple):
+    """One start of one server of a shard: what it forgets, nobody was told since it began."""
+
+    epoch: str
+    run_id: str
+    start: str
+    """As the guardian counts them."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShardIdentity:
     """Which generation of which shard answers on a connection."""
 
-    epoch: str
+    life: Life
     shards: int
-    run_id: str
     open_holds_max: int
     """How many holds an account may have open."""
 
@@ -75,9 +83,8 @@ async def greet(
             f"shard {keys.shard} is on a server that the settler's guardian has not approved yet"
         )
     return ShardIdentity(
-        epoch=epoch,
+        life=Life(epoch, run_id, start),
         shards=int(found_shards),
-        run_id=run_id,
         open_holds_max=int(most) if most.isdigit() else OPEN_HOLDS_MAX,
     )
 

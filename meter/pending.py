@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from taximeter.meter.errors import MeterError, OutcomeUnknown, StoreError, StoreUnavailable
+from taximeter.meter.handshake import Life
 from taximeter.meter.operations import Operation
 
 NOT_LOADED: Final = b"-2"
@@ -19,10 +20,13 @@ class Pending:
     `sent` says that the call under way carries it; `uncertain` that an earlier call did and its
     reply was lost, so that it took effect once or not at all. What is refused then is news about
     the server and not about the operation, which may have been done before, or may be done yet when
-    the first copy arrives: it ends as done or as unknown, and never as refused.
+    the first copy arrives: it ends as done or as unknown, and never as refused. `life` is that of
+    the server which was known when it was submitted, None when none was.
     """
 
-    __slots__ = ("deadline", "future", "operation", "queued_at", "sent", "trouble", "uncertain")
+    __slots__ = (
+        "deadline", "future", "life", "operation", "queued_at", "sent", "trouble", "uncertain",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class Pending:
         future: asyncio.Future[bytes],
         *,
         uncertain: bool = False,
+        life: Life | None = None,
     ) -> None:
         self.operation = operation
         self.queued_at = queued_at
@@ -39,6 +44,7 @@ class Pending:
         self.future = future
         self.sent = False
         self.uncertain = uncertain
+        self.life = life
         self.trouble: StoreError | None = None
 
     @property
@@ -46,6 +52,18 @@ class Pending:
         """Nobody waits any more, and nothing is lost without it, unlike a charge or an end."""
         unwanted = self.future.cancelled() and self.operation.op in ("reserve", "touch")
         return unwanted and not self.sent
+
+    def is_outlived(self, life: Life) -> bool:
+        """Whether it must not go to a server of this life: a heartbeat from before a restart. Its
+        hold may have ended since, and the restart have lost the end: the heartbeat would vouch for
+        the hold, and have its expiry charged.
+        """
+        if self.operation.op != "touch" or self.life == life:
+            return False
+        if self.life is not None:
+            return True
+        self.life = life
+        return False
 
     def answer(self, reply: bytes) -> None:
         """Hand on what the script said about it."""

@@ -26,7 +26,7 @@ from taximeter.meter.errors import (
     StoreUnavailable,
 )
 from taximeter.meter.faults import is_final, may_have_written
-from taximeter.meter.handshake import ShardIdentity, greet
+from taximeter.meter.handshake import Life, ShardIdentity, greet
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.limits import OPEN_HOLDS_MAX
 from taximeter.meter.operations import TAKES_CREDIT, Operation
@@ -69,6 +69,7 @@ class ShardClient:
         self.pressure = Pressure()
         self.acknowledged = Acknowledged(keys)
         self.open_holds_max = OPEN_HOLDS_MAX
+        self._life: Life | None = None
         self._confirmers: dict[Wait, Confirmer] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
         self._drained = asyncio.Event()
@@ -101,7 +102,10 @@ class ShardClient:
         patience = settings.take_timeout_s if can_wait else settings.resolve_timeout_s
         future: asyncio.Future[bytes] = loop.create_future()
         now = loop.time()
-        self.adopt(Pending(operation, now, now + patience, future, uncertain=in_doubt))
+        pending = Pending(
+            operation, now, now + patience, future, uncertain=in_doubt, life=self._life
+        )
+        self.adopt(pending)
         return future
 
     def adopt(self, pending: Pending) -> None:
@@ -208,7 +212,7 @@ class ShardClient:
             if self.acknowledged.has_news:
                 await self._report(connection)
             raise
-        self.open_holds_max = server.open_holds_max
+        self.open_holds_max, self._life = server.open_holds_max, server.life
         return server
 
     async def _report(self, connection: Any) -> bool:
@@ -225,8 +229,8 @@ class ShardClient:
 
     async def _call(self, connection: Any, server: ShardIdentity, batch: list[Pending]) -> None:
         """One script call; everybody in it is answered, or handed to who confirms it."""
-        epoch, before = server.epoch, self.acknowledged.told
-        answered, replies, writes = await run_batch(connection, self.keys.batch(), epoch, batch)
+        life, before = server.life, self.acknowledged.told
+        answered, replies, writes = await run_batch(connection, self.keys.batch(), life, batch)
         if not answered:
             return
         waits = self._waits
@@ -234,14 +238,14 @@ class ShardClient:
             for pending, reply in zip(answered, replies, strict=True):
                 pending.answer(reply)
         else:
-            done = (epoch, server.run_id)
+            done = (life.epoch, life.run_id)
             for pending, reply in zip(answered, replies, strict=True):
                 wait = waits.of(pending.operation.op)
                 if wait == "none" or reply.startswith(b"-"):
                     pending.answer(reply)
                 elif not pending.future.done():
                     self._confirmer(wait).add(pending, reply, done, writes)
-        self.acknowledged.note(before, epoch, writes)
+        self.acknowledged.note(before, life.epoch, writes)
 
     def _confirmer(self, wait: Wait) -> Confirmer:
         found = self._confirmers.get(wait)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from redis.exceptions import ResponseError
@@ -23,19 +24,24 @@ from taximeter.settler.verdict import Seen
 _SQL: Final = load_queries("guardian")
 _SCAN_COUNT: Final = 1_000
 _PER_QUERY: Final = 1_000
+EXPIRIES_MAX: Final = 50_000
+"""So many expired holds are remembered at most over a loss, the latest."""
+_REMEMBERED: Final = timedelta(minutes=10)
+"""As long as Redis does unless it is told otherwise (two windows of outcomes)."""
 
 
 @dataclass(slots=True)
 class Carried:
     """What a reopened shard begins with. start: the number of this start. accounts: those with open
     holds, and the holds that the ledger has ended, as `open` takes them. kept, dropped and ended:
-    how many holds.
+    how many holds. remembered: how many expiries that Redis may have forgotten.
     """
 
     start: int
     kept: int = 0
     dropped: int = 0
     ended: int = 0
+    remembered: int = 0
     accounts: list[str | int] = field(default_factory=list)
 
 
@@ -44,7 +50,8 @@ async def carry_holds(stores: Stores, shard: int, shards: int, seen: Seen, whole
 
     Nothing changes but that holds go which Postgres has ended already. A shard that is not `whole`
     gets another number of start: what its holds have reported then counts again when they are
-    touched. Raises asyncpg and redis errors.
+    touched; and the expiries of the last minutes are taken from the ledger, so that a commit which
+    comes late is told what the request costs. Raises asyncpg and redis errors.
     """
     keys = stores.keys(shard)
     holds, unreadable = await read_holds(stores, keys)
@@ -72,7 +79,9 @@ async def carry_holds(stores: Stores, shard: int, shards: int, seen: Seen, whole
         await stores.redis.hdel(keys.holds, *ended)
     charged = await _charged(stores, home)
     carried.ended = len(charged)
-    for key, outcome in charged.items():
+    expired = {} if whole else await _expired_lately(stores, shard, shards)
+    carried.remembered = len(expired)
+    for key, outcome in (expired | charged).items():
         carried.accounts += [key, outcome, "ended"]
     for key, hold in home.items():
         if key not in ended and key not in charged:
@@ -135,4 +144,21 @@ async def _charged(stores: Stores, holds: dict[str, HoldRecord]) -> dict[str, st
             state = "expired" if row["by_expiry"] else "committed"
             account = account_field(org_id, row["user_id"])
             outcomes[key] = f"{state} {holds[key].amount} {row['amount']} {account}"
+    return outcomes
+
+
+async def _expired_lately(stores: Stores, shard: int, shards: int) -> dict[str, str]:
+    """Outcomes, by their keys, of requests of this shard whose holds have expired in the last
+    minutes and were charged, as the ledger has them. All that the stream has is settled.
+    """
+    seconds, _ = await stores.redis.time()
+    since = datetime.fromtimestamp(seconds, UTC) - _REMEMBERED
+    outcomes: dict[str, str] = {}
+    for row in await stores.pool.fetch(_SQL["recent_expiries"], since, EXPIRIES_MAX):
+        org_id = row["org_id"]
+        if shard_of(org_id, shards) == shard:
+            state = "expired" if row["by_expiry"] else "committed"
+            account = account_field(org_id, row["user_id"])
+            outcome = f"{state} {row['reserved']} {row['amount']} {account}"
+            outcomes[f"{org_id}/{row['request_id']}"] = outcome
     return outcomes

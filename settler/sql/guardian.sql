@@ -100,6 +100,25 @@ UPDATE taximeter.watermarks SET settled_entry = NULL WHERE shard = $1
 -- Which of these lines are dead letters already. $1 shard, $2 epoch, $3 raw lines
 SELECT raw FROM taximeter.dead_letters WHERE shard = $1 AND epoch = $2 AND raw = ANY ($3::bytea[])
 
+-- name: recent_expiries
+-- What requests are charged whose holds have expired with something since $1, the latest $2 of them, as `charged_in_all`; and what was
+-- held for each.
+WITH lately AS (
+    SELECT org_id, request_id, user_id, created_at
+      FROM taximeter.charged_requests
+     WHERE by_expiry AND created_at > $1
+     ORDER BY created_at DESC
+     LIMIT $2)
+SELECT l.org_id, l.request_id, l.user_id,
+       (SELECT sum(c.amount)::bigint FROM taximeter.charged_requests AS c
+         WHERE c.org_id = l.org_id AND c.request_id = l.request_id) AS amount,
+       NOT EXISTS (SELECT FROM taximeter.charged_requests AS c
+                    WHERE c.org_id = l.org_id AND c.request_id = l.request_id AND NOT c.by_expiry) AS by_expiry,
+       coalesce((SELECT max(a.reserved) FROM credit_usage_attribution AS a
+                  WHERE a.org_id = l.org_id AND a.user_id = l.user_id AND a.created_at = l.created_at
+                    AND a.request_id = l.request_id), 0) AS reserved
+  FROM lately AS l
+
 -- name: charged_in_all
 -- What each of these requests is charged, and whether by the expiry of its hold alone. $1 org ids, $2 request ids
 SELECT c.org_id, c.request_id, min(c.user_id) AS user_id, sum(c.amount)::bigint AS amount, bool_and(c.by_expiry) AS by_expiry

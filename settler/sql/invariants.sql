@@ -289,6 +289,10 @@ SELECT format('row %s of the audit log is gone (link %s)', chain.audit_id, chain
  WHERE audit.id IS NULL
 UNION ALL
 SELECT format('%s links of the audit log are gone', max(n) - count(*)) FROM taximeter.audit_chain HAVING max(n) <> count(*)
+UNION ALL
+SELECT format('link %s of the audit log is not the one that was noted: the log was put back to an older copy', known.n)
+  FROM taximeter.audit_end AS known
+ WHERE NOT EXISTS (SELECT FROM taximeter.audit_chain AS chain WHERE chain.n = known.n AND chain.digest = known.digest)
  LIMIT 21
 
 -- name: audit_rows_are_linked

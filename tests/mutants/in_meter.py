@@ -290,9 +290,17 @@ BUGS: Final = (
     Bug(
         "a call that finds less than there was takes that for granted",
         "meter/shard.py",
-        "        self.acknowledged.note(before, epoch, writes)\n",
+        "        self.acknowledged.note(before, life.epoch, writes)\n",
         "",
         "meter/test_acknowledged.py",
+    ),
+    Bug(
+        "a heartbeat from before a restart is sent after it",
+        "meter/pending.py",
+        "        if self.life is not None:\n            return True\n",
+        "",
+        "settler/test_holds_kept.py::"
+        "test_a_heartbeat_on_its_way_vouches_for_nothing_after_a_restart",
     ),
     Bug(
         "the guardian does not read what clients miss",

@@ -64,6 +64,21 @@ BUGS: Final = (
         "settler/test_histories.py",
     ),
     Bug(
+        "a rebuild after a loss forgets what has expired",
+        "settler/carry.py",
+        "    expired = {} if whole else await _expired_lately(stores, shard, shards)\n",
+        "    expired: dict[str, str] = {}\n",
+        "settler/test_histories.py::"
+        "test_a_commit_after_everything_is_lost_is_told_what_its_request_costs",
+    ),
+    Bug(
+        "an older copy of the audit log is the audit log",
+        "settler/sql/invariants.sql",
+        "  FROM taximeter.audit_end AS known\n WHERE NOT EXISTS",
+        "  FROM taximeter.audit_end AS known\n WHERE false AND NOT EXISTS",
+        "sql/test_audit_chain.py",
+    ),
+    Bug(
         "the entry at the watermark is trimmed",
         "settler/sql/upkeep.sql",
         "least(boundary.seq, mark.seq - 1)",

@@ -27,7 +27,7 @@ from taximeter.meter.errors import (
     StoreUnavailable,
 )
 from taximeter.meter.faults import is_final, may_have_written
-from taximeter.meter.handshake import greet
+from taximeter.meter.handshake import Life, greet
 from taximeter.meter.keys import ShardKeys, split_account
 from taximeter.meter.models import Receipt
 from taximeter.meter.operations import (
@@ -101,28 +101,29 @@ class Connection:
 
 def attempt(
     pending: Pending,
-    epoch: str | None,
+    life: Life | None,
     keys: ShardKeys,
     execute: Callable[[list[str]], Any],
     way: Way,
     acknowledged: Acknowledged,
-) -> tuple[Pending, str | None]:
+) -> tuple[Pending, Life | None]:
     """One call that carries one operation, as a lane makes it; returns it as it is then (answered,
-    or to be tried again) and the epoch that the lane believes in, None when it must greet again.
+    or to be tried again) and the life of the server that the lane is connected to, None when it
+    must greet again.
     `acknowledged` is changed.
     """
     pending = copy.copy(pending)
     pending.future = Answer()  # type: ignore[assignment]
     connection = Connection(execute, way)
     try:
-        if epoch is None:
-            epoch = _run(greet(connection, keys, None, acknowledged)).epoch
+        if life is None:
+            life = _run(greet(connection, keys, None, acknowledged)).life
         before = acknowledged.told
-        batch, replies, writes = _run(run_batch(connection, keys.batch(), epoch, [pending]))
+        batch, replies, writes = _run(run_batch(connection, keys.batch(), life, [pending]))
         for answered, reply in zip(batch, replies, strict=True):
             answered.answer(reply)
         if batch:
-            acknowledged.note(before, epoch, writes)
+            acknowledged.note(before, life.epoch, writes)
         _report(acknowledged, connection)
     except ShardFenced as error:
         _report(acknowledged, connection)
@@ -136,7 +137,7 @@ def attempt(
             return pending, None
         pending.interrupt(trouble, uncertain=not isinstance(error, ResponseError))
         return pending, None
-    return pending, epoch
+    return pending, life
 
 
 def _report(acknowledged: Acknowledged, connection: Connection) -> None:
@@ -146,16 +147,17 @@ def _report(acknowledged: Acknowledged, connection: Connection) -> None:
             _run(acknowledged.report(connection))
 
 
-def waiting(operation: Operation, *, in_doubt: bool = False) -> Pending:
+def waiting(operation: Operation, *, in_doubt: bool = False, life: Life | None = None) -> Pending:
     """The operation, submitted and not sent yet."""
     answer: Any = Answer()
-    return Pending(operation, 0.0, 0.0, answer, uncertain=in_doubt)
+    return Pending(operation, 0.0, 0.0, answer, uncertain=in_doubt, life=life)
 
 
 def again(pending: Pending) -> Pending:
     """The same operation, submitted anew after its account was loaded. `Dispatcher._loaded`."""
     answer: Any = pending.future
-    return waiting(pending.operation, in_doubt=answer.reply == NOT_LOADED_IN_DOUBT)
+    in_doubt = answer.reply == NOT_LOADED_IN_DOUBT
+    return waiting(pending.operation, in_doubt=in_doubt, life=pending.life)
 
 
 def not_found(pending: Pending) -> MeterError:

@@ -133,6 +133,10 @@ class Books:
             return None
         return sum(one.amount for one in charged), all(one.by_expiry for one in charged)
 
+    def expired(self) -> list[str]:
+        """Requests whose holds have expired with something. `recent_expiries`: all are recent."""
+        return sorted({name for (name, _), one in self.charged.items() if one.by_expiry})
+
     def _run(self, store: Store, keys: ShardKeys) -> Run:
         run = Run(self.epoch, self.seq, self.seq)
         after, last = f"({self.epoch}-{self.seq}", f"{self.epoch}-{2**60}"

@@ -119,6 +119,17 @@ def _brings_back_what_has_ended() -> Rules:
     return Rules(system=_rebuilding(carry=carry), budgets=_budgets(fork=1, swap=1), first=first)
 
 
+def _forgets_expiries() -> Rules:
+    """A rebuild after a loss that brings nothing back of what the ledger knows."""
+
+    def carry(world: Any, seen: Any, whole: bool) -> tuple[int, list[Any]]:
+        start, rows = system.carry(world, seen, whole)
+        return start, rows if world.store.hashes.get(system.KEYS.holds) else []
+
+    first = ("hold: reserve 60, ok", "hold: touch 40, ok", "sweep", "settle")
+    return Rules(system=_rebuilding(carry=carry), budgets=_budgets(loss=1), first=first)
+
+
 def _settles_whom_it_has_passed_over() -> Rules:
     """A rebuild that takes a server for whole whose numbers fit, although another one was approved
     since.
@@ -126,6 +137,22 @@ def _settles_whom_it_has_passed_over() -> Rules:
     first = (*EXPIRED, "the other one takes over", "guard")
     changed = _rebuilding(is_another=has_diverged)
     return Rules(system=changed, budgets=_budgets(fork=1, swap=2), first=first)
+
+
+LEFT_BEHIND = (
+    "hold: reserve 60, ok", "hold: touch 40, lost", "hold: left behind", "hold: release 0, ok",
+)  # fmt: skip
+
+
+def _vouches_for_what_has_ended() -> Rules:
+    """A client that sends a heartbeat from before a restart after it."""
+
+    def attempt(pending: Any, *rest: Any) -> Any:
+        again = gateway.waiting(pending.operation, in_doubt=pending.uncertain)
+        return gateway.attempt(again, *rest)
+
+    budgets = _budgets(lost=1, late=1, loss=1)
+    return Rules(gateway=_with(gateway, attempt=attempt), budgets=budgets, first=LEFT_BEHIND)
 
 
 BUGS: dict[str, Bug] = {
@@ -152,8 +179,14 @@ BUGS: dict[str, Bug] = {
     "a hold that has ended in the ledger is brought back": Bug(
         _brings_back_what_has_ended, 3, "answered as charged 10, booked 40"
     ),
+    "a rebuild after a loss forgets what has expired": Bug(
+        _forgets_expiries, 3, "answered as charged 10, booked 40"
+    ),
     "an expiry of a server that was passed over is charged": Bug(
         _settles_whom_it_has_passed_over, 3, "answered as charged 10, booked 40"
+    ),
+    "a heartbeat from before a restart is sent after it": Bug(
+        _vouches_for_what_has_ended, 4, "answered as charged 0, booked 40"
     ),
     "a start after a loss is no other start": Bug(_every_start_is_one, 6, "invented"),
     "a commit keeps what it did not need": Bug(

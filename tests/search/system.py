@@ -44,7 +44,7 @@ def guard(world: Any) -> None:
 
 def carry(world: Any, seen: Seen, whole: bool) -> tuple[int, list[Any]]:
     """`carry.carry_holds`: the number of this start, the accounts with open holds, and the holds
-    that the ledger has ended.
+    that the ledger has ended, lately or though they are open here.
     """
     records = world.store.hashes.get(KEYS.holds, {})
     holds = {key: HoldRecord.parse(record) for key, record in records.items()}
@@ -53,11 +53,12 @@ def carry(world: Any, seen: Seen, whole: bool) -> tuple[int, list[Any]]:
     start = newest + 1 if newest > start else start
     books = world.books
     rows: list[Any] = [ACCOUNT, books.free, len(books.entries)] if holds else []
-    for key, hold in holds.items():
+    keys = {} if whole else {f"org/{request}": 0 for request in books.expired()}
+    for key, amount in (keys | {key: hold.amount for key, hold in holds.items()}).items():
         charged = books.ended(key.partition("/")[2])
         if charged is not None:
             state = "expired" if charged[1] else "committed"
-            rows += [key, f"{state} {hold.amount} {charged[0]} {ACCOUNT}", "ended"]
+            rows += [key, f"{state} {amount} {charged[0]} {ACCOUNT}", "ended"]
     return start, rows
 
 

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from search.explore import explore
-from search.planted import BUGS, EXPIRED, Bug
+from search.planted import BUGS, EXPIRED, LEFT_BEHIND, Bug
 from search.world import Rules
 
 pytestmark = pytest.mark.timeout(300)
@@ -22,6 +22,7 @@ LIVES = {
     "replies lost before memory runs out": {"lost": 2, "oom": 1, "drain": 1},
     "one loss after another": {"loss": 2},
     "holds on credit": {"lost": 1, "loss": 1, "credit": 1},
+    "what comes late": {"lost": 1, "late": 1, "restart": 1, "loss": 1, "rebuild": 1},
     "a copy that takes over and is taken over": {"fork": 1, "swap": 2, "lost": 1},
 }
 """What may happen in one life, and how often: all at once would be too many for the suite."""
@@ -41,16 +42,26 @@ def test_nothing_that_was_told_is_wrong(life: dict[str, int]) -> None:
         ("hold: reserve 60, ok", "a copy is made"),
         # The reply to a late commit is lost with the server, and it is made again on the copy.
         (*EXPIRED, "hold: commit 60, lost", "the other one takes over"),
+        # Everything is lost, and the commit comes after it.
+        (*EXPIRED, "settle", "FLUSHALL"),
     ],
-    ids=["an open hold", "a commit that is sent again"],
+    ids=["an open hold", "a commit that is sent again", "an expiry that is forgotten"],
 )
 def test_a_hold_that_ends_in_two_histories_is_charged_as_it_was_told(
     first: tuple[str, ...],
 ) -> None:
     budgets = {**dict.fromkeys(Rules().budgets, 0), "fork": 1, "swap": 2, "lost": 1}
+    budgets["loss"] = first.count("FLUSHALL")
     found = explore(Rules(budgets=budgets, first=first), DEPTH)
     assert found.depth == DEPTH
     assert found.worlds > 150
+    assert not found.violations, str(found)
+
+
+def test_a_heartbeat_that_comes_after_a_lost_release_charges_nothing() -> None:
+    budgets = {**dict.fromkeys(Rules().budgets, 0), "lost": 1, "late": 1, "loss": 1, "rebuild": 1}
+    found = explore(Rules(budgets=budgets, first=LEFT_BEHIND), DEPTH + 1)
+    assert found.depth == DEPTH + 1
     assert not found.violations, str(found)
 
 

@@ -18,6 +18,7 @@ from search.lua import Scripts
 from search.store import Store
 from taximeter.meter.acknowledged import Acknowledged
 from taximeter.meter.errors import MeterError
+from taximeter.meter.handshake import Life
 from taximeter.meter.keys import ShardKeys
 from taximeter.meter.models import Receipt
 from taximeter.meter.operations import Operation
@@ -53,7 +54,7 @@ class Rules:
     budgets: Mapping[str, int] = field(
         default_factory=lambda: {
             "lost": 1, "unsent": 0, "oom": 1, "drain": 0, "loss": 2, "restart": 0, "rebuild": 1,
-            "rotate": 0, "deduct": 1, "fork": 1, "swap": 1, "credit": 1,
+            "rotate": 0, "deduct": 1, "fork": 1, "swap": 1, "credit": 1, "late": 1,
         }
     )  # fmt: skip
     has_loader: bool = True
@@ -69,8 +70,8 @@ class World:
     """One state of everything. Its store is never changed in place."""
 
     __slots__ = (
-        "acknowledged", "asked", "books", "budgets", "calls", "epoch", "lossy", "other", "past",
-        "path", "restarted", "rules", "store", "told", "unseen", "wrong",
+        "acknowledged", "asked", "books", "budgets", "calls", "late", "life", "lossy", "met",
+        "other", "past", "path", "restarted", "rules", "store", "told", "unseen", "wrong",
     )  # fmt: skip
 
     def __init__(self, rules: Rules) -> None:
@@ -78,10 +79,15 @@ class World:
         self.store = Store()
         self.past: tuple[Store, ...] = ()
         self.books = Books(ALLOCATED)
-        self.epoch: str | None = None
+        self.life: Life | None = None
+        """Of the server that the gateway is connected to; None when it must greet."""
+        self.met: Life | None = None
+        """Of the server that it has greeted last."""
         self.acknowledged = Acknowledged(KEYS)
         self.asked: dict[str, int] = {}
         self.calls: dict[str, Pending] = {}
+        self.late: Pending | None = None
+        """What nobody waits for any more, and is on its way to the server or will be sent again."""
         self.told: dict[str, tuple[Fact, ...]] = {}
         self.budgets = dict(rules.budgets)
         self.lossy = False
@@ -96,9 +102,10 @@ class World:
 
     def copy(self, step: str = "") -> World:
         made = World.__new__(World)
-        made.rules, made.store, made.past, made.epoch = (
-            self.rules, self.store, self.past, self.epoch,
+        made.rules, made.store, made.past, made.life, made.met = (
+            self.rules, self.store, self.past, self.life, self.met,
         )  # fmt: skip
+        made.late = self.late
         made.acknowledged = copy.copy(self.acknowledged)
         made.asked = dict(self.asked)
         made.books = self.books.copy()
@@ -120,7 +127,9 @@ class World:
             id(self.store),
             tuple(map(id, self.past)) if self.budgets["loss"] else (),
             id(self.other) if self.other is not None and self.budgets["swap"] else 0,
-            self.books.frozen(), self.epoch, calls, tuple(sorted(self.told.items())),
+            self.books.frozen(), self.life, self.met, calls,
+            (self.late.operation, *_known(self.late)) if self.late else (),
+            tuple(sorted(self.told.items())),
             tuple(self.budgets.values()), self.lossy, self.wrong,
         )  # fmt: skip
 
@@ -191,7 +200,7 @@ class World:
             owner = f"o{last}"
         ttl_ms = TTL_MS if op in ("reserve", "touch") else 0
         operation = Operation(op, ACCOUNT, f"org/{request}", amount, ttl_ms, owner)  # type: ignore[arg-type]
-        self.calls[request] = self.rules.gateway.waiting(operation)
+        self.calls[request] = self.rules.gateway.waiting(operation, life=self.met)
         self.send(request, way)
 
     def send(self, request: str, way: Way) -> None:
@@ -199,9 +208,7 @@ class World:
         code = self.rules.gateway
         pending = self.calls[request]
         for _ in range(3):
-            pending, self.epoch = code.attempt(
-                pending, self.epoch, KEYS, self.execute, way, self.acknowledged
-            )
+            pending = self._attempt(pending, way)
             if not code.is_not_loaded(pending):
                 break
             if not self.rules.has_loader:
@@ -212,6 +219,24 @@ class World:
         self.calls[request] = pending
         if pending.future.done():
             self.tell(request, pending, code.read(pending))
+
+    def _attempt(self, pending: Pending, way: Way) -> Pending:
+        pending, self.life = self.rules.gateway.attempt(
+            pending, self.life, KEYS, self.execute, way, self.acknowledged
+        )
+        self.met = self.life or self.met
+        return pending
+
+    def go_on(self, request: str) -> None:
+        """Its caller waits no longer, and what was sent is sent again all the same, some time."""
+        self.late = self.calls[request]
+        self.give_up(request)
+
+    def arrive(self) -> None:
+        """A late copy: whatever is answered, nobody hears it. What is put back comes again."""
+        assert self.late is not None, "it was offered"
+        pending = self._attempt(self.late, "ok")
+        self.late = None if pending.future.done() else pending
 
     def _wait_for_settler(self, request: str, pending: Pending) -> None:
         """`AccountReader._wait_for_settler`: it goes on when the account is there, and is told that
@@ -264,11 +289,16 @@ class World:
                 for way in self._ways():
                     yield self._after(f"{request}: again, {way}", way, "send", request, way)
                 yield self._after(f"{request}: given up", "", "give_up", request)
+                if self.budgets["late"]:
+                    yield self._after(f"{request}: left behind", "late", "go_on", request)
                 continue
             for op, amount in self._offers(request, offers):
                 for way in self._ways():
                     name = f"{request}: {op} {amount}, {way}"
                     yield self._after(name, way, "start", request, op, amount, way)
+
+        if self.late is not None:
+            yield self._after("a late copy arrives", "", "arrive")
 
     def _offers(
         self, request: str, offers: Callable[[tuple[Fact, ...]], Iterator[tuple[str, int]]]
@@ -345,12 +375,12 @@ class World:
 
         made.store = store
         made.alter(f"restart {run_id} {clock_ms}", restart)
-        made.epoch, made.past = None, ()
+        made.life, made.past = None, ()
         return made
 
     def _after(self, name: str, way: str, method: str, *arguments: Any) -> World:
         made = self.copy(name)
-        if way in ("lost", "unsent"):
+        if way in ("lost", "unsent", "late"):
             made.budgets[way] -= 1
         getattr(made, method)(*arguments)
         return made

@@ -401,6 +401,40 @@ async def test_an_expiry_on_a_server_that_was_passed_over_charges_nothing(world:
     await world.assert_books()
 
 
+async def test_a_commit_after_everything_is_lost_is_told_what_its_request_costs(
+    world: World,
+) -> None:
+    """The hold has expired, its progress is in the ledger, and Redis knows of neither."""
+    cases = {
+        ("touch 37, expire", "commit 20"): (["3 37"], [37]),
+        ("touch 37, expire", "commit 56"): (["3 56"], [37, 19]),
+        ("touch 37, expire", "release 0"): (["2 expired 100 37"], [37]),
+        ("touch 37, expire", "touch 40"): (["-4 expired 100 37"], [37]),
+        ("touch 37, expire", "reserve 100"): (["2 expired 100 37"], [37]),
+        ("touch 37, expire, commit 56", "commit 56"): (["2 committed 100 56"], [37, 19]),
+        ("touch 37, expire, commit 56", "commit 20"): (["-4 committed 100 56"], [37, 19]),
+    }
+    ends = TwoEnds(world)
+    await world.organization("acme", ann=10_000)
+    for number, (first, _) in enumerate(cases):
+        await world.operate("acme", ("reserve", "ann", f"r{number}", 100))
+        await ends.take(number, first)
+    await world.settle()
+    await world.stores.redis.flushall()
+    assert (await guard(world.stores, 0, 1)).action == "rebuilt"
+    await world.pool.execute(
+        "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 1"
+    )
+    await world.relay()
+    assert await world.live("ann") is not None
+    for number, ((_, then), (replies, _)) in enumerate(cases.items()):
+        code, _, _, *rest = (await ends.take(number, then))[0].split(" ")
+        assert [" ".join([code, *rest])] == replies, then
+    await world.assert_books()
+    for number, (case, (_, charged)) in enumerate(cases.items()):
+        assert await ends.charged(number) == charged, case
+
+
 async def test_a_hold_that_has_ended_in_the_ledger_is_not_brought_back(world: World) -> None:
     """A server without that end takes over, with the hold: a commit that comes to it is told what
     the request costs in all, and costs that.

@@ -4,6 +4,8 @@ that lost nothing; and nothing is ever charged for a hold that may have ended be
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +17,11 @@ import pytest
 import redis.asyncio as redis_asyncio
 from settler_world import World, eventually
 from support.aof import command_ends, copy_cut, incremental_file
+from support.proxy import Proxy
 
 from taximeter.api.embedded.machine import LOOPBACK
 from taximeter.api.embedded.valkey import EmbeddedValkey
-from taximeter.meter import Meter
+from taximeter.meter import Meter, MeterSettings, OutcomeUnknown
 from taximeter.meter.keys import shard_of
 from taximeter.meter.records import HoldRecord
 from taximeter.settler.accounts import account_loader
@@ -90,6 +93,55 @@ async def test_a_lost_tail_never_charges_more_than_the_hold_was_ended_with(
                 )
         shutil.rmtree(folder)
     assert uncharged >= 40, "no cut brought the touched hold back: this shows nothing"
+
+
+async def test_a_heartbeat_on_its_way_vouches_for_nothing_after_a_restart(
+    pool: asyncpg.Pool, key_prefix: str, valkey_server: Callable[..., Any]
+) -> None:
+    """A heartbeat is held up, the hold released elsewhere, and the release lost with the server:
+    the client does not send the heartbeat again, and the hold that is back charges nothing.
+    """
+    server = valkey_server(*ALWAYS)
+    async with Proxy(server.url) as proxy:
+
+        async def release_and_lose_it() -> None:
+            size = incremental_file(server.data_dir).stat().st_size
+            async with redis_asyncio.Redis.from_url(server.url) as redis:
+                world = World(Stores(pool, redis, key_prefix))
+                assert await world.operate("acme", ("release", "ann", "r", 0)) == ["1 1000 0"]
+            server.kill()
+            os.truncate(incremental_file(server.data_dir), size)
+            server.start()
+            async with redis_asyncio.Redis.from_url(server.url) as redis:
+                assert (await guard(Stores(pool, redis, key_prefix), 0, 1)).action == "approved"
+
+        async def meanwhile() -> None:
+            # The client hears at once that the server is gone, and tries again all the while.
+            done.append(asyncio.create_task(release_and_lose_it()))
+            await asyncio.shield(done[0])
+
+        done: list[asyncio.Task[None]] = []
+        async with redis_asyncio.Redis.from_url(server.url) as redis:
+            world = World(Stores(pool, redis, key_prefix))
+            await world.start()
+            await world.organization(ann=1_000)
+            await world.operate("acme", ("reserve", "ann", "r", 100))
+        proxy.withhold_request(b"touch", then=meanwhile)
+        settings = MeterSettings(
+            key_prefix=key_prefix, take_timeout_s=60.0, resolve_timeout_s=60.0, call_timeout_s=60.0
+        )
+        meter = await Meter.connect(proxy.url, loader=account_loader(pool), settings=settings)
+        try:
+            with pytest.raises(OutcomeUnknown, match="began anew"):
+                await meter.touch("acme", "ann", "r", 40)
+        finally:
+            await meter.aclose()
+        await done[0]
+        async with redis_asyncio.Redis.from_url(server.url) as redis:
+            world = World(Stores(pool, redis, key_prefix))
+            assert (await end_at_deadline(world, "r")).ended == 1
+            assert await streamed(world) == []
+            assert await world.live("ann") == (1_000, 0, 1)
 
 
 async def test_a_gateway_that_lives_is_believed_after_a_restart(

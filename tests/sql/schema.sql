@@ -1005,6 +1005,18 @@ CREATE FUNCTION taximeter.next_billing_date(ended date, anchor_day integer) RETU
       FROM (SELECT (date_trunc('month', ended::timestamp) + interval '1 month')::date AS first_day) AS next_month
 $$;
 
+CREATE FUNCTION taximeter.note_audit_end() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO taximeter.audit_end AS known (n, digest) VALUES (NEW.n, NEW.digest)
+        ON CONFLICT (is_only) DO UPDATE SET n = NEW.n, digest = NEW.digest
+     WHERE EXISTS (SELECT FROM taximeter.audit_chain AS chain WHERE chain.n = known.n AND chain.digest = known.digest);
+    RETURN NULL;
+END;
+$$;
+
 CREATE FUNCTION taximeter.note_exhausted() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1827,6 +1839,15 @@ CREATE TABLE taximeter.audit_chain (
     CONSTRAINT n_is_positive CHECK ((n > 0))
 );
 
+CREATE TABLE taximeter.audit_end (
+    is_only boolean DEFAULT true NOT NULL,
+    n bigint NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT there_is_one CHECK (is_only)
+);
+
+COMMENT ON TABLE taximeter.audit_end IS 'The last link of taximeter.audit_chain. One that the chain does not have says that the chain was put back.';
+
 ALTER TABLE taximeter.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME taximeter.audit_log_id_seq
     START WITH 1
@@ -2284,6 +2305,9 @@ ALTER TABLE ONLY taximeter.attribution_rest
 ALTER TABLE ONLY taximeter.audit_chain
     ADD CONSTRAINT audit_chain_pkey PRIMARY KEY (n);
 
+ALTER TABLE ONLY taximeter.audit_end
+    ADD CONSTRAINT audit_end_pkey PRIMARY KEY (is_only);
+
 ALTER TABLE ONLY taximeter.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
 
@@ -2403,6 +2427,8 @@ CREATE INDEX audit_log_by_org ON taximeter.audit_log USING btree (org_id, at DES
 
 CREATE INDEX audit_log_by_time ON taximeter.audit_log USING btree (at);
 
+CREATE INDEX charged_requests_by_expiry ON taximeter.charged_requests USING btree (created_at) WHERE by_expiry;
+
 CREATE INDEX dead_letters_by_event ON taximeter.dead_letters USING btree (shard, epoch, seq);
 
 CREATE INDEX deletions_by_epoch ON taximeter.deletions USING btree (shard, epoch);
@@ -2520,6 +2546,8 @@ CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthl
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_user FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TRIGGER the_end_is_noted AFTER INSERT ON taximeter.audit_chain FOR EACH ROW EXECUTE FUNCTION taximeter.note_audit_end();
 
 CREATE TRIGGER usage_names_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.usage_names FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('usage is counted under them');
 

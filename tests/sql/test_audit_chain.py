@@ -58,6 +58,22 @@ async def test_links_that_go_along_show_too(log: Books) -> None:
     assert any("does not fit" in one for one in found), found
 
 
+async def test_an_older_copy_of_the_log_and_its_chain_shows_for_good(log: Books) -> None:
+    """Both tables are put back, and fit each other. What is written from then on hides nothing."""
+    for table in ("audit_log", "audit_chain"):
+        await log.run(OFF.format(table))
+    await log.run("DELETE FROM taximeter.audit_chain WHERE n > 3")
+    await log.run("DELETE FROM taximeter.audit_log WHERE actor IN ('person-3', 'person-4')")
+    for table in ("audit_log", "audit_chain"):
+        await log.run(f"ALTER TABLE taximeter.{table} ENABLE TRIGGER ALL")
+    [found] = await violations(log)
+    assert "link 5 of the audit log is not the one" in found
+    for n in range(3):
+        await log.run(WRITE, f"later-{n}")
+    assert await log.value(SEAL) == 3
+    assert await violations(log) == [found]
+
+
 async def test_an_old_row_without_a_link_shows(log: Books) -> None:
     await log.run(OFF.format("audit_chain"))
     await log.run("DELETE FROM taximeter.audit_chain WHERE n = 5")

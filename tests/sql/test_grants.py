@@ -53,6 +53,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.pool_refreshes": ("S", "SI", ""),
     "taximeter.audit_log": ("S", "SI", ""),
     "taximeter.audit_chain": ("S", "S", ""),
+    "taximeter.audit_end": ("S", "S", ""),
     "taximeter.exposures": ("S", "SIUD", ""),
     "taximeter.exposure_looks": ("S", "SIUD", ""),
     "taximeter.deletions": ("S", "S", ""),
