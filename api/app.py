@@ -65,7 +65,9 @@ class Application(FastAPI):
         super().__init__(**options)
         # Around everything that the framework adds, its last resort for errors included.
         self._with_request_id = RequestId(super().__call__)
-        self.outermost = Outermost(self._serve, strangers_per_minute=strangers_per_minute)
+        self.outermost = Outermost(
+            self._serve, strangers_per_minute=strangers_per_minute, user_header=b"x-user-id"
+        )
 
     def openapi(self) -> dict[str, Any]:
         """The document with refusals and examples, made once."""

@@ -93,7 +93,10 @@ class MeteringSettings(StoreSettings):
         le=1_000_000,
         description="Requests a minute that one address may make without valid credentials (those "
         "that are answered 401); more are refused (429) before anything of them is read, but for "
-        "callers whose credentials were accepted within the last minute. 0 is no limit.",
+        "callers whose credentials were accepted within the last minute. Requests that make no "
+        "sense (400, 405, 408, 413, 415, 422) count too, by their length, and against their caller "
+        "if that is known: who has made too many is refused late, and bodies over 16 kB of theirs "
+        "are refused unread (429). 0 is no limit.",
     )
 
     overdraft_report_credits: int = Field(

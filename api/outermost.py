@@ -14,7 +14,8 @@ from typing import Any, Final, Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taximeter.api.strangers import Strangers, credentials_of
+from taximeter.api.late import LARGE_BYTES, BodyTurns, LateAnswers
+from taximeter.api.strangers import SENSELESS, Strangers, body_bytes_of, credentials_of
 
 LogRequests = Literal["all", "refused", "none"]
 
@@ -28,8 +29,13 @@ _STOPPING: Final = {
     },
     "detail": "This process is stopping",
 }
+LATE_MAX_S: Final = 10.0
+"""Longest time that an answer is kept for what its caller owes."""
 _BODY: Final = json.dumps(_STOPPING).encode()
 _TOO_OFTEN: Final = "Too many requests of this address without valid credentials"
+_TOO_MANY_BAD: Final = (
+    "Too many requests of this caller made no sense; bodies over 16 kB are not read for a while"
+)
 _QUIET: Final = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
 """Asked all the time by machines: logged only when refused."""
 
@@ -44,14 +50,23 @@ class Outermost:
     Retry-After and a connection that ends.
 
     An address that has used up what `strangers` grants it is answered 429 before anything else is
-    looked at; who has credentials that were accepted lately goes on.
+    looked at; who has credentials that were accepted lately goes on. Whoever has used up what is
+    granted to senseless requests is refused late, and has large bodies refused unread; what makes
+    sense is answered as ever. `user_header` tells the users of one key apart.
     """
 
     def __init__(
-        self, app: ASGIApp, requests: LogRequests = "all", strangers_per_minute: int = 0
+        self,
+        app: ASGIApp,
+        requests: LogRequests = "all",
+        strangers_per_minute: int = 0,
+        user_header: bytes | None = None,
     ) -> None:
         self._app = app
         self._strangers = Strangers(strangers_per_minute)
+        self._late, self._turns = LateAnswers(), BodyTurns()
+        self._user_header = user_header
+        self._counts = strangers_per_minute > 0
         self.body_bytes_max: int | None = getattr(app, "body_bytes_max", None)
         self.log(requests)
 
@@ -67,32 +82,59 @@ class Outermost:
         started = time.perf_counter()
         strangers, path = self._strangers, scope["path"]
         peer = "" if path in _QUIET else (scope.get("client") or ("",))[0]
-        credentials = credentials_of(path, scope["headers"])
+        credentials = credentials_of(path, scope["headers"], self._user_header)
         wait_s = strangers.wait_s(peer, credentials)
+        body_bytes = body_bytes_of(scope["headers"])
+        is_large = self._counts and peer and not 0 <= body_bytes <= LARGE_BYTES
         status = 0
         request_id = b""
+        late: list[Message] = []
 
         async def noting_send(message: Message) -> None:
             nonlocal status, request_id
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if not wait_s:
-                    strangers.note(peer, credentials, status)
+                    strangers.note(peer, credentials, status, body_bytes)
                 for name, value in message.get("headers", ()):
                     if name.lower() == b"x-request-id":
                         request_id = value
-            await send(message)
-
-        try:
-            if wait_s:
-                await _answer_too_often(scope, noting_send, wait_s)
+                if (
+                    wait_s
+                    or (status in SENSELESS and strangers.owes_s(peer, credentials))
+                    or (status == 503 and strangers.suspects(peer, credentials))
+                ):
+                    late.append(message)
+                    return
+            if late:
+                late.append(message)  # All refusals are short.
             else:
-                await self._app(scope, receive, noting_send)
+                await send(message)
+
+        turn = None
+        try:
+            if is_large and not wait_s:
+                turn = await self._turns.take(strangers.who(peer, credentials))
+                wait_s = strangers.owes_s(peer, credentials) or (0.0 if turn else 1.0)
+                too_often = _TOO_MANY_BAD, "senseless_requests"
+            else:
+                too_often = _TOO_OFTEN, "requests_without_credentials"
+            if wait_s:
+                await _answer_too_often(scope, noting_send, wait_s, *too_often)
+            else:
+                await self._app(scope, turn.until_read(receive) if turn else receive, noting_send)
+            if late:
+                if turn is not None:
+                    turn.end()
+                owed_s = strangers.owes_s(peer, credentials)
+                await self._late.send(late, send, min(owed_s, LATE_MAX_S))
         except asyncio.CancelledError:
             if status:
                 raise
             await _answer_cut_off(scope, noting_send)
         finally:
+            if turn is not None:
+                turn.end()
             is_meant = status >= 400 or (self._all and scope["path"] not in _QUIET)
             if self._any and is_meant and log.isEnabledFor(logging.INFO):
                 said = {
@@ -110,10 +152,11 @@ async def _answer_cut_off(scope: Scope, send: Send) -> None:
     await _answer(scope, send, 503, _BODY, 1)
 
 
-async def _answer_too_often(scope: Scope, send: Send, wait_s: float) -> None:
-    details = {"limit": "requests_without_credentials"}
-    error = {"code": "RATE_LIMITED", "message": _TOO_OFTEN, "details": details}
-    body = json.dumps({"error": error, "detail": _TOO_OFTEN}).encode()
+async def _answer_too_often(
+    scope: Scope, send: Send, wait_s: float, words: str, limit: str
+) -> None:
+    error = {"code": "RATE_LIMITED", "message": words, "details": {"limit": limit}}
+    body = json.dumps({"error": error, "detail": words}).encode()
     await _answer(scope, send, 429, body, math.ceil(wait_s))
 
 

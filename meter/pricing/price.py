@@ -170,8 +170,12 @@ class Price:
         if geo is not None and geo in self.geos:
             rates = _dearer(rates, *self.geos[geo])
         kinds = counts.kinds
-        if "image" in kinds and "image" not in self._sold_by(service_tier) and not counts.output:
-            kinds = {**kinds, "output_image": kinds["image"] * IMAGE_TOKENS_MAX}
+        if "image" in kinds and "image" not in (sold_by := self._sold_by(service_tier)):
+            if not counts.output:
+                kinds = {**kinds, "output_image": kinds["image"] * IMAGE_TOKENS_MAX}
+            elif "output_image" in sold_by and "output_image" not in kinds:
+                # The usage does not tell its output apart: who makes images was asked for one.
+                kinds = {**kinds, "output_image": kinds.get("output", 0), "output": 0}
         if self.search_once and kinds.get("search", 0) > 1:
             kinds = {**kinds, "search": 1}
         total = rates["request"][0]

@@ -204,6 +204,8 @@ class PublishedPrices:
         same host where there is one.
         """
         host, asked = self._providers.get(of.provider), of.model.removeprefix(_US_GOV)
+        if host is None and not of.provider:
+            asked = asked.rpartition("/")[2]  # Behind a host that nobody knows.
         sellers = [host] if host is not None else self._sellers(of)
         scored = {
             (-common, len(name), f"{one.id}/{name}")

@@ -120,17 +120,23 @@ def _bedrock(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int
 
 
 def _gemini(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
-    """Gemini's usageMetadata: thoughts and the prompts of tools stand beside the totals."""
+    """Gemini's usageMetadata: thoughts and the prompts of tools stand beside the totals. The live
+    API calls its answers responses.
+    """
     prompt = count_of(usage, "promptTokenCount") + count_of(usage, "toolUsePromptTokenCount")
     thoughts = count_of(usage, "thoughtsTokenCount")
-    output = count_of(usage, "candidatesTokenCount") + thoughts
+    output = count_of(usage, "candidatesTokenCount", "responseTokenCount") + thoughts
     surplus = count_of(usage, "totalTokenCount") - prompt - output
     output += max(surplus, 0)
     details = {
         **modalities(usage, "promptTokensDetails"),
         "cached_tokens_details": modalities(usage, "cacheTokensDetails"),
     }
-    made = {**modalities(usage, "candidatesTokensDetails"), "reasoning_tokens": thoughts}
+    made = {
+        **modalities(usage, "candidatesTokensDetails"),
+        **modalities(usage, "responseTokensDetails"),
+        "reasoning_tokens": thoughts,
+    }
     cached = count_of(usage, "cachedContentTokenCount")
     return (
         split_prompt(prompt, details, cached=cached, written=0, written_1h=0),

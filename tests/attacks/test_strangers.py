@@ -1,21 +1,34 @@
-"""Requests without valid credentials: an address has so many a minute, and who is known goes on."""
+"""Requests without valid credentials, and such that make no sense: an address or a caller has so
+many a minute, and who is known goes on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
+from typing import Any
 
 import httpx
 import pytest
+from support.waiting import eventually
 from support.world import BILLING, World
 
-from taximeter.api import strangers
+from taximeter.api import late, outermost, strangers
 from taximeter.api.app import create_app
+from taximeter.api.late import BodyTurns, LateAnswers
 from taximeter.api.outermost import Outermost
 from taximeter.api.strangers import Strangers, credentials_of
 from taximeter.meter.sidecar import ApiKeys, create_sidecar
 
 MOST = 5
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals are not late: what they are is looked at here."""
+    monkeypatch.setattr(late, "LATE_S", 0.0)
+    monkeypatch.setattr(outermost, "LATE_MAX_S", 0.0)
 
 
 class Clock:
@@ -84,8 +97,14 @@ def test_the_gateways_key_counts_and_not_what_its_caller_sends() -> None:
     assert credentials_of("/auth/charge/1", [theirs]) is None
     assert credentials_of("/v1/charge", [theirs]) is not None
     assert credentials_of("/v1/charge", [key]) is None
+    ann, bob = ([theirs, (b"x-user-id", name)] for name in (b"ann", b"bob"))
+    assert credentials_of("/v1/charge", ann) == credentials_of("/v1/charge", bob)
+    ids = {credentials_of("/v1/charge", one, b"x-user-id") for one in (ann, bob)}
+    assert len(ids) == 2, "users of one key"
+    assert credentials_of("/v1/charge", ann[1:], b"x-user-id") is None
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_a_sidecar_reads_nothing_of_strangers_who_ask_too_often() -> None:
     keys = ApiKeys([sha256(b"good").hexdigest()])
     app = Outermost(create_sidecar(None, keys=keys), "none", MOST)
@@ -117,6 +136,7 @@ async def test_a_sidecar_reads_nothing_of_strangers_who_ask_too_often() -> None:
         assert (await other.post("/v1/charge", json={}, headers=good)).status_code == 503
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_the_api_refuses_strangers_and_not_who_is_known(world: World) -> None:
     """Behind one proxy, where all have its address; both doors, the LLM route and the admin API."""
     app = create_app(world.settings.model_copy(update={"strangers_per_minute": MOST}))
@@ -131,3 +151,131 @@ async def test_the_api_refuses_strangers_and_not_who_is_known(world: World) -> N
         assert answer.json()["error"]["code"] == "RATE_LIMITED"
         assert (await client.get("/api/v1/auth/user")).status_code == 429
         assert (await client.get("/api/v1/auth/user", headers=known)).status_code == 200
+
+
+def test_who_is_not_known_is_suspect_where_others_were_refused() -> None:
+    counted = Strangers(10, Clock())
+    counted.note("a", 7, 200)
+    assert not counted.suspects("a", 8)
+    for _ in range(6):
+        counted.note("a", None, 401)
+    assert counted.suspects("a", 8)
+    assert not counted.suspects("a", 7)
+    assert not counted.suspects("b", 8)
+
+
+def test_what_makes_no_sense_is_of_who_sent_it_and_counts_by_its_length() -> None:
+    clock = Clock()
+    counted = Strangers(60, clock)
+    counted.note("proxy", 7, 200)
+    for _ in range(60):
+        assert counted.owes_s("proxy", 7) == 0
+        counted.note("proxy", 7, 422, 1000)
+    assert counted.owes_s("proxy", 7) > 0
+    assert counted.wait_s("proxy", 7) == 0, "what makes sense is answered as ever"
+    assert counted.owes_s("proxy", 8) == 0, "of whoever sends it, and of nobody else"
+    for size in (-1, 10**9, -1):
+        counted.note("other", None, 413, size)
+    assert counted.wait_s("other", None) == strangers.OWED_MAX_S + 1, "forgotten soon after"
+    assert counted.wait_s("other", 7) == 0
+    clock.now += strangers.OWED_MAX_S + 2
+    assert counted.wait_s("other", None) == 0
+
+
+class Body:
+    """Large, and told when somebody reads it."""
+
+    def __init__(self) -> None:
+        self.read = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.read = True
+        yield b"{" * (late.LARGE_BYTES + 1)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_large_bodies_of_who_sends_nonsense_are_not_read() -> None:
+    keys = ApiKeys([sha256(b"good").hexdigest(), sha256(b"other").hexdigest()])
+    app = Outermost(create_sidecar(None, keys=keys), "none", MOST)
+    good, other = ({"Authorization": f"Bearer {key}"} for key in ("good", "other"))
+    async with caller(app, "10.0.0.1") as client:
+        for headers in (good, other):
+            assert (await client.get("/openapi.json", headers=headers)).status_code == 200
+
+        async def sends(headers: dict[str, str]) -> tuple[int, bool]:
+            body = Body()
+            kind = {"Content-Type": "application/json"}
+            content: Any = body
+            answer = await client.post("/v1/charge", content=content, headers={**kind, **headers})
+            return answer.status_code, body.read
+
+        assert await sends(good) == (400, True)
+        assert await sends(good) == (429, False)
+        assert await sends(other) == (400, True), "another caller of the same address"
+        small = await client.post("/v1/charge", json={"org_id": "a", "user_id": "b"}, headers=good)
+        assert small.status_code in (400, 503), "what is small is looked at"
+
+
+async def test_who_floods_is_refused_late_and_nobody_else_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(late, "LATE_S", 3600.0)
+    keys = ApiKeys([sha256(b"good").hexdigest()])
+    app = Outermost(create_sidecar(None, keys=keys), "none", 1)
+    async with caller(app, "10.0.0.1") as stranger, caller(app, "10.0.0.2") as other:
+        assert (await stranger.post("/v1/charge")).status_code == 401
+        waits = asyncio.create_task(stranger.post("/v1/charge"))
+        good = {"Authorization": "Bearer good"}
+        assert (await other.post("/v1/charge", json={}, headers=good)).status_code == 503
+
+        async def is_kept() -> bool:
+            return app._late._waiting == 1
+
+        await eventually(is_kept, what="the refusal")
+        assert not waits.done()
+        waits.cancel()  # As the end of the process does.
+        assert (await waits).status_code == 429
+        monkeypatch.setattr(late, "WAITING_MAX", 0)
+        assert (await stranger.post("/v1/charge")).headers["Connection"] == "close"
+
+
+async def test_more_late_answers_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await forever.wait()
+
+    async def send(_: object) -> None: ...
+
+    forever = asyncio.Event()
+    monkeypatch.setattr(late.asyncio, "sleep", sleep)
+    answers = LateAnswers()
+    many = [asyncio.create_task(answers.send([{}], send)) for _ in range(500)]
+    owing = asyncio.create_task(answers.send([{}], send, 9.0))
+    while len(slept) < 501:
+        await asyncio.wait([owing], timeout=0.01)
+    assert (slept[0], slept[499], slept[500]) == (late.LATE_S, 500 / late.A_SECOND, 9.0)
+    forever.set()
+    await asyncio.gather(*many, owing)
+
+
+async def test_large_bodies_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = BodyTurns()
+    held = [await turns.take("a") for _ in range(late.TURNS)]
+    waits, leaves = (asyncio.create_task(turns.take("a")) for _ in range(2))
+    assert await turns.take("b") is not None
+    assert not waits.done()
+    leaves.cancel()
+    await asyncio.gather(leaves, return_exceptions=True)
+    assert held[0] is not None
+    held[0].end()
+    held[0].end()
+    held[0] = await waits
+    monkeypatch.setattr(late, "TURN_WITHIN_S", 0.0)
+    assert await turns.take("a") is None
+    for turn in held:
+        assert turn is not None
+        turn.end()
+    assert turns._reading == {"b": 1}
+    assert not turns._waiting

@@ -87,6 +87,63 @@ def test_no_price_is_borrowed(name: str) -> None:
         PRICER.price(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("gemini-2.5-pro-ultra", "google/gemini-2.5-pro"),
+        ("deepseek-r1-distill-llama-70b", "deepseek/deepseek-reasoner"),
+        ("ft:gpt-4.1-2025-04-14:acme::x1", "openai/ft:gpt-4o"),
+        ("kyma/gpt-4o", "openai/gpt-4o"),
+        ("kyma/claude-3-haiku", "anthropic/claude-3-haiku"),
+        ("sambanova/DeepSeek-R1", "fireworks/deepseek-r1-0528"),
+        ("sambanova/DeepSeek-R1-Distill-Llama-70B", "groq/deepseek-r1-distill-llama-70b"),
+        ("gpt-image-2.6-sunburst", "openai/gpt-image-2.5-sunburst"),
+        ("gemini/gemini-3.8-live-extended-thinking", "google/gemini-3.8-live"),
+        ("us-gov.amazon.nova-pro-v1:0", "aws/amazon.nova-pro-v1:0"),
+    ],
+)
+def test_a_refusal_has_the_nearest_names(name: str, near: str) -> None:
+    with pytest.raises(UnpricedModel) as refusal:
+        PRICER.price(name)
+    assert near in refusal.value.near, refusal.value.near
+
+
+@pytest.mark.parametrize(
+    ("name", "input_usd", "output_usd"),
+    [
+        ("mistral-large-latest", "0.5", "1.5"),
+        ("grok-code-fast-1", "1", "2"),
+        ("xai/grok-code-fast-1", "1", "2"),
+        ("vertex_ai/gemini-2.0-flash", "0.15", "0.6"),
+        ("vertex_ai/claude-3-5-haiku@20241022", "0.8", "4"),
+        ("vertex_ai/claude-3-haiku@20240307", "0.25", "1.25"),
+        ("groq/deepseek-r1-distill-llama-70b", "0.75", "0.99"),
+        ("ft:gpt-4o-2024-08-06:acme::x", "3.75", "15"),
+        ("ft:gpt-4o-mini-2024-07-18:acme::x", "0.3", "1.2"),
+        ("ft:gpt-3.5-turbo-0613:acme::y", "3", "6"),
+    ],
+)
+def test_names_that_once_meant_another_model(name: str, input_usd: str, output_usd: str) -> None:
+    """Each was matched to a price that was stale or another one's."""
+    price = PRICER.price(name)
+    prompt = price.cost({"prompt_tokens": 100_000, "completion_tokens": 0})
+    output = price.cost({"prompt_tokens": 0, "completion_tokens": 100_000})
+    assert (prompt, output) == (Decimal(input_usd) * 10_000, Decimal(output_usd) * 10_000)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gemini/imagen-4.0-generate-001", "vertex_ai/imagen-4.0-ultra-generate-001", "dall-e-3"],
+)
+def test_images_sold_by_the_piece_wait_for_the_operators_price(name: str, tmp_path: Path) -> None:
+    """The list has none of them; an import of LiteLLM's map does."""
+    with pytest.raises(UnpricedModel, match="has no known price"):
+        PRICER.price(name)
+    assert (
+        _with(tmp_path, f'"{name}" = {{ image = 0.04 }}').price(name).cost({"images": 3}) == 12_000
+    )
+
+
 def test_a_refusal_names_the_nearest() -> None:
     with pytest.raises(UnpricedModel) as refusal:
         PRICER.price("gemini-2.5-pro-ultra")

@@ -84,6 +84,11 @@ def test_images_of_a_model_that_is_sold_by_tokens_are_never_free() -> None:
     price = Pricer().price("gpt-image-1")
     held = price.estimate(100, 0, images=2)
     assert held >= price.cost({"images": 2}) > 2 * 6_000 * 4
+    other = Pricer().price("gpt-image-1.5")
+    untold = {"input_tokens": 47, "output_tokens": 4160, "images": 1}
+    told = {**untold, "output_tokens_details": {"image_tokens": 4160, "text_tokens": 0}}
+    # 47 at 5 and 4160 at 32 dollars a million, also where the usage does not tell its output apart.
+    assert other.cost(untold) == other.cost(told) == 13_336
     reported = {"input_tokens": 100, "output_tokens": 4160, "images": 1}
     assert price.cost(reported) == price.cost({"input_tokens": 100, "output_tokens": 4160})
 

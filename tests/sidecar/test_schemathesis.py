@@ -4,28 +4,29 @@ answers 500, every answer is one that the document promises, and no credits come
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import os
-import sys
 from pathlib import Path
 
 import pytest
 from sidecar.test_process import ready, running
+from support.fuzzing import KEYS, MINUTES, fuzz
+from support.key_ring import Ring
 from support.shard import ScriptedShard
-from support.sidecar import FUNDS
+from support.sidecar import FUNDS, served
 
+from taximeter.meter import Meter
+from taximeter.meter.pricing import Pricer
+from taximeter.meter.sidecar import create_sidecar
 from taximeter.meter.sidecar.app import openapi_document
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(660)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 + MINUTES * 60)]
 
-PROGRAM = Path(sys.executable).with_name("schemathesis")
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,"
     "response_schema_conformance,response_headers_conformance,ignored_auth,unsupported_method"
 )
 # Its phase "coverage" walks through every field of every operation of a batch, for many minutes.
-PHASES = os.environ.get("TAXIMETER_FUZZ_PHASES", "examples,fuzzing")
+PHASES = "examples,fuzzing"
 KEY = "a-key-for-everything"
 # Real names among the made-up ones, or every operation ends at an account that is not there.
 CONFIG = """
@@ -40,39 +41,27 @@ CONFIG = """
 """
 
 
+async def ask(folder: Path, url: str, key: str, examples: int, checks: str = CHECKS) -> str:
+    (folder / "openapi.json").write_bytes(openapi_document())
+    headers = (f"--header=Authorization: Bearer {key}", f"--header=X-Taximeter-Key: {key}")
+    document = str(folder / "openapi.json")
+    more = (*(headers if key else ()), f"--max-examples={examples}")
+    code, said = await fuzz(folder, document, url, CONFIG, PHASES, checks, *more)
+    assert code == 0, said[-6000:]
+    return said
+
+
 async def test_the_command_keeps_its_document(
     redis_url: str, shard: ScriptedShard, tmp_path: Path
 ) -> None:
-    (tmp_path / "openapi.json").write_bytes(openapi_document())
-    (tmp_path / "schemathesis.toml").write_text(CONFIG, encoding="utf-8")
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     async with (
-        running("--port", "0", redis_url=redis_url, sidecar_keys=digest) as (process, url),
+        running(
+            "--port", "0", redis_url=redis_url, sidecar_keys=digest, strangers_per_minute=0
+        ) as (process, url),
         ready(url) as caller,
     ):
-        fuzzer = await asyncio.create_subprocess_exec(
-            str(PROGRAM),
-            f"--config-file={tmp_path / 'schemathesis.toml'}",
-            "run",
-            str(tmp_path / "openapi.json"),
-            f"--url={url}",
-            f"--header=Authorization: Bearer {KEY}",
-            f"--header=X-Taximeter-Key: {KEY}",
-            f"--checks={CHECKS}",
-            f"--phases={PHASES}",
-            "--max-examples=5",
-            "--generation-deterministic",
-            "--workers=2",
-            "--request-timeout=120",
-            "--no-color",
-            cwd=tmp_path,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        async with asyncio.timeout(600):
-            output, _ = await fuzzer.communicate()
-        said = output.decode()
-        assert fuzzer.returncode == 0, said[-6000:]
+        said = await ask(tmp_path, url, KEY, 5)
         assert "only 401/403" not in said, "forward auth was not asked anything"
         assert process.returncode is None
         headers = {"Authorization": f"Bearer {KEY}"}
@@ -81,3 +70,12 @@ async def test_the_command_keeps_its_document(
         charged = sum(int(event[4]) for event in await shard.events())
         assert left["available_millicredits"] + left["held_millicredits"] == FUNDS - charged
         assert charged > 0, "nothing came through: the made-up requests miss every account"
+
+
+@pytest.mark.parametrize("key", KEYS[1:] if MINUTES else KEYS[1:2], ids=lambda key: key or "none")
+async def test_no_kind_of_key_is_answered_500(
+    meter: Meter, pricer: Pricer, tmp_path: Path, key: str
+) -> None:
+    async with served(create_sidecar(meter, pricer=pricer, keys=Ring())) as url:
+        # Whether a key is asked for is not what a ring of made-up ones can show.
+        await ask(tmp_path, url, key, 1, CHECKS.replace("ignored_auth,", ""))

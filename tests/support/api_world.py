@@ -92,6 +92,7 @@ async def world(
             "shutdown_grace_s": 5.0,
             **API,
             "rate_limits": False,  # Tests ask more often than people; those of limits switch it on.
+            "strangers_per_minute": 0,
             **api_options,
         }
         settings = ApiSettings(**options)

@@ -53,6 +53,12 @@ _PATTERNS: Final[dict[str, Counts]] = {
     "picture": {"input": 47, "output_image": 4160},
     "edit": {"input": 47, "input_image": 323, "output_image": 1056},
     "drawn": {"input": 47, "output": 19, "output_image": 1290},
+    "read_out": {"input": 211, "output_audio": 1807},
+    "talk": {
+        **{"input": 31, "input_audio": 640, "input_image": 258},
+        **{"output": 12, "output_audio": 925},
+    },
+    "drawn_apart": {"input": 47, "input_image": 323, "output": 61, "output_image": 1056},
     "transcript": {"input": 17, "input_audio": 613, "output": 88},
     "speech": {"audio_hour": 133},
     "kept": {"input": 7, "cache_read": 512, "cache_write": 1_009, "cache_write_12h": 3_001},

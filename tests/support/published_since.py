@@ -180,4 +180,86 @@ SINCE: Final = [
             ("openai", "gpt-4.1", "2", "8", "10", "chat", _OPENAI),
         )
     ),
+    # Only in the United States: a tenth more for every token.
+    *(
+        Published(
+            "anthropic",
+            model,
+            {
+                **{"input": given, "output": made, "cache_read": read},
+                **{"cache_write": write, "cache_write_1h": hour},
+            },
+            shapes=("anthropic_us",),
+            date="2026-11",
+            kinds=("plain", "tiny", "all"),
+            page="platform.claude.com/docs/en/manage-claude/data-residency",
+        )
+        for model, given, made, read, write, hour in (
+            ("claude-opus-4-6", "5.5", "27.5", "0.55", "6.875", "11"),
+            ("claude-sonnet-4-6", "3.3", "16.5", "0.33", "4.125", "6.6"),
+        )
+    ),
+    # Speech and talk.
+    *(
+        Published(
+            host,
+            model,
+            {"input": given, "output": made, "output_audio": made},
+            shapes=("gemini_speech",),
+            date="2026-11",
+            kinds=("read_out",),
+            page=_GEMINI if host == "google" else _VERTEX,
+        )
+        for host, model, given, made in (
+            ("google", "gemini-2.5-flash-preview-tts", "0.50", "10"),
+            ("google", "gemini-2.5-pro-preview-tts", "1", "20"),
+            ("google", "gemini-3.1-flash-tts-preview", "1", "20"),
+            ("google", "gemini-3.8-flash-tts", "0.50", "9"),
+            ("google", "gemini-3.8-flash-lite-tts", "0.50", "6"),
+            ("vertex", "gemini-2.5-flash-tts", "0.50", "10"),
+            ("vertex", "gemini-2.5-pro-tts", "1", "20"),
+        )
+    ),
+    *(
+        Published(
+            host,
+            model,
+            {
+                **{"input": given, "output": made, "input_audio": heard},
+                **{"input_image": seen, "output_audio": spoken},
+            },
+            shapes=("gemini_live",),
+            date="2026-11",
+            kinds=("talk",),
+            page=_GEMINI if host == "google" else _VERTEX,
+        )
+        for host, model, given, made, heard, seen, spoken in (
+            ("google", "gemini-2.5-flash-native-audio-latest", "0.50", "2", "3", "3", "12"),
+            ("google", "gemini-3.1-flash-live-preview", "0.75", "4.50", "3", "1", "12"),
+            ("google", "gemini-3.8-live", "0.75", "4.50", "3", "1", "12"),
+            ("vertex", "gemini-3.8-live", "0.75", "4.50", "3", "1", "12"),
+        )
+    ),
+    # Images, by tokens.
+    *(
+        Published(
+            "openai",
+            model,
+            {"input": "5", "output": "10", "input_image": "8", "output_image": "32"},
+            shapes=("images_apart",),
+            date="2026-11",
+            kinds=("picture", "drawn_apart"),
+            page=_OPENAI,
+        )
+        for model in ("gpt-image-1.5", "chatgpt-image-latest")
+    ),
+    Published(
+        "openai",
+        "gpt-image-2",
+        {"input": "5", "output": "30", "input_image": "8", "output_image": "30"},
+        shapes=("images", "images_apart"),
+        date="2026-11",
+        kinds=("picture", "edit"),
+        page=_OPENAI,
+    ),
 ]

@@ -158,6 +158,51 @@ def _gemini(counts: Counts) -> dict[str, Any]:
     return found
 
 
+def _gemini_speech(counts: Counts) -> dict[str, Any]:
+    prompt, made = of(counts, *PROMPT), of(counts, "output_audio")
+    return {
+        "promptTokenCount": prompt,
+        "candidatesTokenCount": made,
+        "totalTokenCount": prompt + made,
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": prompt}],
+        "candidatesTokensDetails": [{"modality": "AUDIO", "tokenCount": made}],
+    }
+
+
+def _gemini_live(counts: Counts) -> dict[str, Any]:
+    prompt, made = of(counts, *PROMPT), of(counts, *_OUTPUT)
+    return {
+        "promptTokenCount": prompt,
+        "responseTokenCount": made,
+        "totalTokenCount": prompt + made,
+        "promptTokensDetails": [
+            {"modality": "TEXT", "tokenCount": of(counts, "input")},
+            {"modality": "AUDIO", "tokenCount": of(counts, *_AUDIO)},
+            {"modality": "IMAGE", "tokenCount": of(counts, *_IMAGE)},
+        ],
+        "responseTokensDetails": [
+            {"modality": "TEXT", "tokenCount": of(counts, "output")},
+            {"modality": "AUDIO", "tokenCount": of(counts, "output_audio")},
+        ],
+    }
+
+
+def _anthropic_us(counts: Counts) -> dict[str, Any]:
+    """As asked for with `inference_geo`."""
+    return {**_anthropic(counts), "inference_geo": "us"}
+
+
+def _images_apart(counts: Counts) -> dict[str, Any]:
+    """Of the models that also write: their output is told apart."""
+    return {
+        **_images(counts),
+        "output_tokens_details": {
+            "image_tokens": of(counts, "output_image"),
+            "text_tokens": of(counts, "output"),
+        },
+    }
+
+
 def _deepseek(counts: Counts) -> dict[str, Any]:
     return {
         **_chat(counts),
@@ -198,6 +243,10 @@ SHAPES: Final = {
     "anthropic": _anthropic,
     "litellm": _litellm,
     "gemini": _gemini,
+    "gemini_speech": _gemini_speech,
+    "gemini_live": _gemini_live,
+    "anthropic_us": _anthropic_us,
+    "images_apart": _images_apart,
     "deepseek": _deepseek,
     "x-ai": _x_ai,
     "bedrock": _bedrock,
