@@ -54,11 +54,11 @@ async def test_a_full_disk_loses_nothing_that_was_answered(
             filler = small_disk / "filler"
             stat = os.statvfs(small_disk)
             filler.write_bytes(b"\0" * (stat.f_bavail * stat.f_frsize - 100_000))
-            with pytest.raises(RedisError):
+            with suppress(RedisError):
                 for _ in range(CHARGES_MAX):
                     await world.charge("ann", 1)
                     answered += 1
-            assert answered > 0
+            assert 0 < answered < CHARGES_MAX, "the disk was never full"
 
             async def has_ended() -> bool:
                 with suppress(RedisError):
