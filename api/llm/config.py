@@ -175,6 +175,7 @@ def load_routing(settings: ApiSettings) -> RoutingConfig | None:
         "base_url": url,
         "api_key": settings.upstream_api_key,
         "connections_max": settings.upstream_connections_max,
+        "connect_timeout_s": CONNECT_TIMEOUT_S,
         "first_byte_timeout_s": settings.upstream_timeout_s,
         "silence_timeout_s": settings.upstream_timeout_s,
     }

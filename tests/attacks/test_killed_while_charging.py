@@ -24,7 +24,7 @@ from taximeter.api.pending import Due, PendingCharges
 from taximeter.meter import AccountNotFound, StoreUnavailable
 
 # Some start processes of their own, several of them one after the other.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
 
 
@@ -92,7 +92,7 @@ async def only_charge(world: World) -> dict[str, Any]:
     async def is_charged() -> bool:
         return bool(await world.charges())
 
-    await eventually(is_charged, within_s=60, what="the charge of the next process")
+    await eventually(is_charged, within_s=120, what="the charge of the next process")
     [charge] = await world.charges()
     return {**charge, **json.loads(charge["metadata"])}
 
@@ -103,14 +103,15 @@ async def booked_once_after_restarts(
     """What the next process books; the one after it has nothing to do."""
     async with running("api", "--port", "0", **options) as api:
         charge = await only_charge(world)
+        api.process.send_signal(signal.SIGTERM)
+        await api.ended()
 
-        async def is_empty() -> bool:
-            api.process.send_signal(signal.SIGTERM)
-            await api.ended()
-            return not texts(folder, ".jsonl")
+    async def is_empty() -> bool:
+        return not texts(folder, ".jsonl")
 
-        await eventually(is_empty, what="an empty folder")
     async with running("api", "--port", "0", **options):
+        # What the first was too slow to tick off within its grace is done again, for nothing.
+        await eventually(is_empty, within_s=120, what="an empty folder")
         assert [one["id"] for one in await world.charges()] == [charge["id"]]
     assert (await world.balance()).held == 0
     await world.prove()
@@ -133,14 +134,23 @@ async def test_what_was_told_in_an_outage_is_booked_after_a_restart(
     fields = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
     async with (
         running("api", "--port", "0", **options) as api,
-        httpx.AsyncClient(timeout=60, trust_env=False, headers=world.auth("ann")) as client,
+        httpx.AsyncClient(timeout=300, trust_env=False, headers=world.auth("ann")) as client,
     ):
-        asking = asyncio.create_task(client.post(f"{api.url}{CHAT}", json={**BODY, **fields}))
+
+        def ask() -> asyncio.Task[httpx.Response]:
+            return asyncio.create_task(client.post(f"{api.url}{CHAT}", json={**BODY, **fields}))
+
+        asking = ask()
 
         async def is_asked() -> bool:
+            nonlocal asking
+            if asking.done() and not provider.asked:
+                # A busy machine was late with the hold: nothing was done.
+                assert (await asking).status_code == 503
+                asking = ask()
             return bool(provider.asked)
 
-        await eventually(is_asked, what="a request upstream")
+        await eventually(is_asked, within_s=120, what="a request upstream")
         proxy.black_hole(True)
         gated.more.set()
         gated.end.set()

@@ -21,6 +21,7 @@ METER: Final = ("take_timeout_s", "call_timeout_s", "resolve_timeout_s")
 API: Final = {"database_timeout_s": PATIENT_S, "database_wait_s": PATIENT_S}
 _CONSTANTS: Final = (
     "taximeter.api.keys.LOOKUP_TIMEOUT_S",
+    "taximeter.api.llm.config.CONNECT_TIMEOUT_S",
     "taximeter.api.limits.ANSWER_TIMEOUT_S",
     "taximeter.api.live.APPLY_TIMEOUT_S",
     "taximeter.api.memberships.LOOKUP_TIMEOUT_S",

@@ -24,7 +24,7 @@ class Running:
     output: bytearray = field(default_factory=bytearray)
 
     async def ended(self) -> int:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             return await self.process.wait()
 
 
@@ -54,7 +54,7 @@ async def running(*arguments: str, **settings: object) -> AsyncIterator[Running]
 
     reader = asyncio.create_task(read())
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await listens.wait()
         assert found.url, found.output.decode()
         yield found
@@ -74,4 +74,7 @@ def same_books(world: World) -> dict[str, object]:
         "dev_mode": 1,
         "data_dir": world.settings.data_dir,
         "membership_cache_s": 0,
+        # Those of production are for machines that do nothing else.
+        "database_timeout_s": world.settings.database_timeout_s,
+        "database_wait_s": world.settings.database_wait_s,
     }
