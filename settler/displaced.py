@@ -14,7 +14,7 @@ from taximeter.settler.marks import lock_mark
 from taximeter.settler.queries import load_queries
 from taximeter.settler.settle import write_run
 from taximeter.settler.stores import Connection, Stores
-from taximeter.settler.stream import Fields, Numbered, Run, read_run
+from taximeter.settler.stream import Fields, Run, read_run
 
 _SQL: Final = load_queries("guardian")
 _SETTLE: Final = load_queries("settle")
@@ -61,11 +61,9 @@ async def settle_displaced(conn: Connection, stores: Stores, shard: int) -> Disp
             page = await read_run(stores.redis, keys, mark.epoch, after, _EVENTS_PER_PAGE)
             if page.empty:
                 break
-            for entry in page.entries:
-                fields = await _unknown(conn, shard, mark.epoch, entry, found)
-                if fields is not None:
-                    last = run.last_seq + fields[b"v1"].count(b"\n") + 1
-                    run.add(f"{run.epoch}-{last}".encode(), fields)
+            for fields in await _unknown(conn, shard, mark.epoch, page, found):
+                last = run.last_seq + fields[b"v1"].count(b"\n") + 1
+                run.add(f"{run.epoch}-{last}".encode(), fields)
             after = page.last_seq
         await conn.execute(_SQL["begin_epoch"], shard, run.epoch, None)
         if not run.empty:
@@ -85,10 +83,12 @@ async def settle_displaced(conn: Connection, stores: Stores, shard: int) -> Disp
 
 
 async def _unknown(
-    conn: Connection, shard: int, epoch: int, entry: Numbered, found: Displaced
-) -> Fields | None:
-    """The lines of an entry that Postgres has neither booked nor set aside, as fields of one."""
-    lines = entry.fields.get(b"v1", b"").split(b"\n")
+    conn: Connection, shard: int, epoch: int, page: Run, found: Displaced
+) -> list[Fields]:
+    """The lines of each entry that Postgres has neither booked nor set aside, as fields of one.
+    Two queries, however many entries.
+    """
+    lines = [line for entry in page.entries for line in entry.fields.get(b"v1", b"").split(b"\n")]
     events = [item for line in lines if isinstance(item := parse_line(line, 0, None), Event)]
     rows = await conn.fetch(
         _SETTLE["charged_already"],
@@ -100,7 +100,8 @@ async def _unknown(
     for row in rows:
         booked[row["org_id"], row["request_id"]][row["phase"]] = row["amount"]
     aside = {row["raw"] for row in await conn.fetch(_SQL["set_aside"], shard, epoch, lines)}
-    return still_due(entry.fields, booked, aside, found)
+    left = (still_due(entry.fields, booked, aside, found) for entry in page.entries)
+    return [fields for fields in left if fields is not None]
 
 
 def still_due(

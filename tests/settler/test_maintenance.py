@@ -118,6 +118,15 @@ async def test_rebuild_waits_for_holds_and_gives_up_without_a_trace(
             await rebuild_on_demand(world.stores, 0, reason="test", wait_s=0.1)
         assert left.value.holds == 1
         await meter.charge("acme", "ann", 1)  # credit is taken again
+        stopped = asyncio.create_task(reshard(world.stores, 2, wait_s=60))
+
+        async def drained() -> bool:
+            return bool(await world.stores.redis.hexists(world.keys().meta, "drain_until_ms"))
+
+        await eventually(drained)
+        stopped.cancel()
+        await asyncio.gather(stopped, return_exceptions=True)
+        await meter.charge("acme", "ann", 1)  # also when whoever waits is stopped
         rebuilding = asyncio.create_task(
             rebuild_on_demand(world.stores, 0, reason="test", wait_s=20)
         )
