@@ -59,7 +59,7 @@ class Strangers:
         return self._owed_s(who) if who in self._left else 0.0
 
     def suspects(self, peer: str, credentials: int | None) -> bool:
-        """Whether a caller nobody knows is of an address that has used a twentieth of its bucket."""
+        """Whether a caller is unknown, and a twentieth of their address's bucket is used up."""
         return (
             peer in self._left
             and not self._is_known(credentials)
