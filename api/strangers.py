@@ -35,8 +35,8 @@ class Strangers:
     a signature.
 
     Requests that make no sense (SENSELESS) cost one, and more by the length of their bodies: of
-    the address, or of the credentials when those are known. Who is known and has none left is
-    still let in; `owes` says so.
+    the credentials, or of the address of who has none. Who has none left is still let in; `owes_s`
+    says so.
 
     Credentials are remembered by a number that is good in this process alone.
     """
@@ -67,9 +67,8 @@ class Strangers:
         )
 
     def who(self, peer: str, credentials: int | None) -> str | int:
-        """Who a request counts for: an address, or credentials that are known."""
-        known = credentials is not None and self._is_known(credentials)
-        return credentials if known and credentials is not None else peer
+        """Who a request that makes no sense counts for: an address only if it says nothing else."""
+        return f"{peer} alone" if credentials is None else credentials
 
     def note(self, peer: str, credentials: int | None, status: int, body_bytes: int = 0) -> None:
         """How a request that was let in was answered, and how long its body was announced to be:
