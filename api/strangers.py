@@ -59,11 +59,11 @@ class Strangers:
         return self._owed_s(who) if who in self._left else 0.0
 
     def suspects(self, peer: str, credentials: int | None) -> bool:
-        """Whether a caller nobody knows is of an address with less than half of its bucket left."""
+        """Whether a caller is unknown, and a twentieth of their address's bucket is used up."""
         return (
             peer in self._left
             and not self._is_known(credentials)
-            and self._fill(peer) < self._most / 2
+            and self._fill(peer) < self._most * 0.95
         )
 
     def who(self, peer: str, credentials: int | None) -> str | int:

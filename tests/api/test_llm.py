@@ -300,6 +300,7 @@ async def test_a_request_without_a_session_is_refused(world: World) -> None:
     assert response.status_code == 401
 
 
+@pytest.mark.timeouts(take_timeout_s=1.0)
 async def test_a_fenced_shard_answers_503_with_a_reason(world: World) -> None:
     await world.funded()
     assert (await world.chat()).status_code == 200
