@@ -29,7 +29,7 @@ _STOPPING: Final = {
     },
     "detail": "This process is stopping",
 }
-LATE_MAX_S: Final = 10.0
+LATE_MAX_S: Final = 30.0
 """Longest time that an answer is kept for what its caller owes."""
 _BODY: Final = json.dumps(_STOPPING).encode()
 _TOO_OFTEN: Final = "Too many requests of this address without valid credentials"

@@ -195,6 +195,7 @@ async def api_scene(world: World, folder: Path) -> AsyncIterator[Scene]:
         hang = {"model": "gpt-4o-mini", "messages": [message], "max_tokens": 1}
         crowds[HANGING] = {"requests": [request(CHAT, rival, json.dumps(hang).encode())]}
         settings = {**same_books(world), "upstreams_file": path, "shutdown_grace_s": 0.1}
+        del settings["membership_cache_s"]  # As in production: a refusal is no query.
         async with (
             running("api", "--port", "0", **settings) as served,
             httpx.AsyncClient(timeout=60, trust_env=False) as client,
