@@ -100,7 +100,8 @@ async def test_nobody_else_waits_for_a_bomb(world: World, who: str) -> None:
     turns = iter(range(10**9))
     options = {**same_books(world), "upstream_base_url": world.settings.upstream_base_url}
     async with (
-        running("api", "--port", "0", **options) as api,
+        # Every bomb is looked at and refused at once: late refusals are judged elsewhere.
+        running("api", "--port", "0", **options, strangers_per_minute=0) as api,
         httpx.AsyncClient(timeout=60, trust_env=False) as client,
         httpx.AsyncClient(timeout=60, trust_env=False) as hostile,
     ):
