@@ -134,6 +134,8 @@ def _add_refusals(operation: dict[str, Any], method: str, path: str) -> None:
         statuses |= {401, 403, 429, 503}
     if "{" in path:
         statuses |= {404}
+    if "{org_id}" in path and method != "get":
+        statuses |= {409}  # Nothing is changed in an organisation that was deleted.
     if has_body or operation.get("parameters"):
         statuses |= {400, 422}
     if has_body:

@@ -35,8 +35,8 @@ class Strangers:
     a signature.
 
     Requests that make no sense (SENSELESS) cost one, and more by the length of their bodies: of
-    the address, or of the credentials when those are known. Who is known and has none left is
-    still let in; `owes` says so.
+    the credentials, or of the address of who has none. Who has none left is still let in; `owes_s`
+    says so.
 
     Credentials are remembered by a number that is good in this process alone.
     """
@@ -59,17 +59,16 @@ class Strangers:
         return self._owed_s(who) if who in self._left else 0.0
 
     def suspects(self, peer: str, credentials: int | None) -> bool:
-        """Whether a caller nobody knows is of an address with less than half of its bucket left."""
+        """Whether a caller is unknown, and a twentieth of their address's bucket is used up."""
         return (
             peer in self._left
             and not self._is_known(credentials)
-            and self._fill(peer) < self._most / 2
+            and self._fill(peer) < self._most * 0.95
         )
 
     def who(self, peer: str, credentials: int | None) -> str | int:
-        """Who a request counts for: an address, or credentials that are known."""
-        known = credentials is not None and self._is_known(credentials)
-        return credentials if known and credentials is not None else peer
+        """Who a request that makes no sense counts for: an address only if it says nothing else."""
+        return f"{peer} alone" if credentials is None else credentials
 
     def note(self, peer: str, credentials: int | None, status: int, body_bytes: int = 0) -> None:
         """How a request that was let in was answered, and how long its body was announced to be:

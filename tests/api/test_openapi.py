@@ -448,3 +448,15 @@ async def test_the_page_needs_nothing_from_elsewhere(world: World) -> None:
         assert answer.status_code == 200, address
         assert len(answer.content) > 500
     assert (await world.client.get("/openapi.json")).json()["openapi"].startswith("3.")
+
+
+def test_every_change_of_an_organization_may_find_it_deleted() -> None:
+    paths = create_app(ApiSettings(dev_mode=True)).openapi()["paths"]
+    changes = [
+        (path, method, one["responses"])
+        for path, operations in paths.items()
+        for method, one in operations.items()
+        if "{org_id}" in path and method != "get"
+    ]
+    assert changes
+    assert not [(path, method) for path, method, answers in changes if "409" not in answers]

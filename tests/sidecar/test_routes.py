@@ -243,6 +243,7 @@ async def test_models_are_priced(caller: Caller, pricer: Pricer, shard: Scripted
             "price_source": "genai-prices",
             "price_version": pricer.price_version,
             "price_of": f"openai/{model}",
+            "price_dated": pricer.price(model).metadata()["price_dated"],
             "prompt_tokens": 900,
             "completion_tokens": 120,
             "tokens_used": 1020,
