@@ -25,8 +25,8 @@ from taximeter.settler.settle import settle_shard
 
 DEADLOCK_TIMEOUT = "20ms"
 LOCK_TIMEOUT = os.environ.get("STALL_LIMIT", "60s")
-"""The server ends whoever stands before a lock so long. What is promised is 250 ms, which holds on a
-machine that is not busy: STALL_LIMIT=250ms shows it there.
+"""The server ends whoever stands before a lock so long. What is promised is 250 ms: that holds on a
+machine that is not busy, and STALL_LIMIT=250ms shows it there.
 """
 ROUNDS = 3
 USERS = ("ann", "bob")
