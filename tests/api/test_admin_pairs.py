@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -23,7 +24,10 @@ from taximeter.settler.closing import Closed, close_all
 from taximeter.settler.settle import settle_shard
 
 DEADLOCK_TIMEOUT = "20ms"
-LOCK_TIMEOUT = "60s"  # The server ends whoever stands before a lock so long: that would be a stall.
+LOCK_TIMEOUT = os.environ.get("STALL_LIMIT", "60s")
+"""The server ends whoever stands before a lock so long. What is promised is 250 ms: that holds on a
+machine that is not busy, and STALL_LIMIT=250ms shows it there.
+"""
 ROUNDS = 3
 USERS = ("ann", "bob")
 Work = Callable[[World, int], Awaitable[object]]
