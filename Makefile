@@ -2,7 +2,7 @@
 # PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
 
 .DEFAULT_GOAL := help
-.PHONY: audit test-fast fuzz help install demo dev bench test chaos search mutants lint check constraints pin-images types
+.PHONY: audit test-fast floods fuzz help install demo dev bench test chaos search mutants lint check constraints pin-images types
 
 PYTHON ?=
 ARGS ?=
@@ -43,6 +43,9 @@ search: $(STAMP) ## Try every small world as deep as MINUTES=10 allow, on the re
 fuzz: $(STAMP) ## Ask both programs, in every role, what nobody thought of, for MINUTES=10; any answer 500 is a failure
 	@FUZZ_MINUTES=$(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(BIN)/python -m pytest -n 0 -s -q \
 	  tests/api/test_schemathesis.py tests/sidecar/test_schemathesis.py $(ARGS)
+
+floods: $(STAMP) ## How much slower a paying user's calls are under floods of 500 connections; wants a quiet machine
+	$(BIN)/python -m pytest -n 0 -s -q tests/bench/test_floods.py $(ARGS)
 
 mutants: $(STAMP) ## Plant bugs, one at a time, see which test notices each, and write docs/mutants.md
 	PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)

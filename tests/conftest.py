@@ -44,6 +44,9 @@ for variable in [name for name in os.environ if name.startswith("TAXIMETER_")]:
 os.environ["TAXIMETER_PRICE_AGE_MAX_DAYS"] = "3650"
 
 
+ALONE = "alone and not floods"
+"""What .ci/test asks for after the rest."""
+
 # How long an example takes, or takes to make, is the machine's affair and no property of ours.
 settings.register_profile(
     "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -66,7 +69,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     asked = config.option.markexpr
     timed = collection_path.is_relative_to(TIMED)
-    left_out = (asked == "alone" and not timed) or (
+    left_out = (asked == ALONE and not timed) or (
         asked == "fast" and (timed or starts_by_itself(collection_path))
     )
     return True if left_out else None

@@ -39,7 +39,6 @@ async def silent_upstream() -> AsyncIterator[tuple[str, asyncio.Event]]:
     server.close()
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_what_the_grace_cuts_off_gets_an_answer_within_it(
