@@ -84,7 +84,7 @@ def plain_install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return python
 
 
-NAMED = {"openapi.json", "examples.json", "corrections.toml", "py.typed"}
+NAMED = {"openapi.json", "examples.json", "corrections.toml", "amendments.toml", "py.typed"}
 
 
 def test_every_package_and_data_file_is_in_the_wheel(wheel: Path) -> None:
