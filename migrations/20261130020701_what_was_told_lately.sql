@@ -2,7 +2,7 @@
 -- amount: a rebuild gives it back what the ledger knows of the last minutes. And an older copy of the audit log with its chain fitted
 -- in itself: what the last link is stands in a table of its own now, so that it shows.
 -- See docs/decisions/0032-a-rebuild-remembers-expiries.md and docs/decisions/0057-the-audit-log-is-chained.md.
--- Locks: SHARE on the charged requests while they are read once, about a second a million: settling waits, requests do not.
+-- Locks: SHARE on the charged requests for as long as reading them once takes: settling waits, requests do not.
 -- Older code beside it: yes.
 
 -- migrate:up
