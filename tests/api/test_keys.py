@@ -130,7 +130,7 @@ async def test_a_key_is_no_wider_than_it_was_made(world: World) -> None:
         (for_sidecar, "ann", {}, 403),
         (make_old_key().text, "ann", {}, 401),
         (make_key(seal).text, "ann", {}, 401),
-        (for_all[:-1] + "x", "ann", {}, 401),
+        (for_all[:-1] + ("y" if for_all.endswith("x") else "x"), "ann", {}, 401),
         (another_secret(for_all), "ann", {}, 401),
         (another_secret(for_all, seal), "ann", {}, 401),
     ):

@@ -354,7 +354,7 @@ class SystemMachine(RuleBasedStateMachine):
             self.run(self._prove())
 
     async def _prove(self) -> None:
-        report = await check(self.stores, CheckLimits(loss_alarm_s=0.0))
+        report = await check(self.stores, CheckLimits(loss_alarm_s=0.0, hold_grace_s=3_600.0))
         violations = [f"{one.name}: {one.violations}" for one in report.invariants if not one.holds]
         assert not violations, violations
 

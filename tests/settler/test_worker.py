@@ -192,7 +192,9 @@ async def test_sigterm_stops_it_cleanly_and_logs_are_json_without_secrets(
         assert await asyncio.to_thread(process.wait, 30) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     events = [line["event"] for line in lines]
-    assert {line["level"] for line in lines if line["event"] != "guardian"} == {"info"}
+    # A round that a slow machine cuts off is an error in the log, and is made again.
+    whole = [line for line in lines if line["event"] != "guardian" and "retry_in_s" not in line]
+    assert {line["level"] for line in whole} == {"info"}, whole
     assert events[0] == "started"
     assert events[-1] == "stopped"
     assert all(secret not in log.read_text() for secret in ("postgresql://", "redis://"))
