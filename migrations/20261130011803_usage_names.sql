@@ -25,10 +25,11 @@ CREATE TRIGGER usage_names_are_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON taxim
     FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('usage is counted under them');
 REVOKE UPDATE ON taximeter.usage_names FROM taximeter_app, taximeter_settler;
 
--- Those that are there already have their rows, however many they are.
+-- Those that are there already have their rows, however many they are, and whoever wrote them: what is older than the writers' rows was
+-- added to those of writer 0.
 INSERT INTO taximeter.usage_names (org_id, month, by_sql, service_type, service_name)
-SELECT DISTINCT org_id, date_trunc('month', day::timestamp)::date, writer > 0, service_type, service_name
-  FROM taximeter.usage_daily_by_org;
+SELECT DISTINCT org_id, date_trunc('month', day::timestamp)::date, by_sql, service_type, service_name
+  FROM taximeter.usage_daily_by_org CROSS JOIN (VALUES (false), (true)) AS both_ways (by_sql);
 
 -- Gives names rows of their own as long as there is room. A name is refused only when there is none any more, and then for ever: so two
 -- statements at once must not both believe to take the last place.

@@ -125,7 +125,8 @@ class Books:
 
     async def prove(self) -> None:
         for name, query in invariants():
-            assert await self.rows(query) == [], name
+            found = await self.rows(query)
+            assert found == [], f"{name}: {found[:3]}"
 
     async def waits(self, session: Conn) -> None:
         """Return when `session` stands before a lock."""
