@@ -39,6 +39,8 @@ WHOLE_ON_PURPOSE = {
     "api/demo": "the demo reports on the whole of its own small database",
 }
 """Files of SQL, or names in them, that read everything because that is what they are for."""
+BY_INDEX_ALONE = {"settler/guardian.recent_expiries"}
+"""Run with enable_seqscan off, so that an empty month is not taken for one that stays so."""
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +165,11 @@ async def test_no_query_of_the_application_scans_the_attribution(stores: Stores)
             if STATEMENT.search(query) is None:
                 assert "usage" not in query, f"{name} cannot be explained"
             elif not is_excused(name):
-                tables = tables_scanned(await generic_plan(conn, query.rstrip().rstrip(";")))
+                async with conn.transaction():
+                    if name in BY_INDEX_ALONE:
+                        await conn.execute("SET LOCAL enable_seqscan = off")
+                    plan = await generic_plan(conn, query.rstrip().rstrip(";"))
+                tables = tables_scanned(plan)
                 large = {table for table in tables if LARGE.fullmatch(table)}
                 if large:
                     scanned[name] = large
