@@ -69,15 +69,17 @@ USAGE = Usage("test", "model", {"run": 1})
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Notes what is refused. An operation that was sent to a server which died is not told that its
-    user has no account: it ends as unknown, and nothing was done.
+    """Notes what is refused. An operation that was sent to a server which died is never told that
+    it was refused: asked again and refused, it ends as unknown. Here nothing was done then, since
+    the server is dead before the operation is sent; what the ledger says at the end proves it.
     """
     try:
         yield
     except REFUSALS as refusal:
         note(f"refused: {refusal!r}")
     except OutcomeUnknown as unknown:
-        if not isinstance(unknown.__cause__, AccountNotFound):
+        asked_again = "asked again, the answer was" in str(unknown)
+        if not asked_again and not isinstance(unknown.__cause__, AccountNotFound):
             raise
         note(f"refused: {unknown!r}")
 
