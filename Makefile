@@ -2,7 +2,7 @@
 # PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
 
 .DEFAULT_GOAL := help
-.PHONY: audit test-fast floods fuzz help install demo dev bench test chaos search mutants lint check constraints pin-images types
+.PHONY: audit test-fast floods fuzz help install demo dev bench test chaos search mutants lint check constraints pin-images
 
 PYTHON ?=
 ARGS ?=
@@ -12,7 +12,6 @@ FAULTS ?=
 BIN := .venv/bin
 # Named after where the clone stands and the Python asked for: an environment that was moved is made anew.
 STAMP := .venv/.installed-$(shell printf '%s' '$(CURDIR) $(PYTHON)' | cksum | cut -d ' ' -f 1)
-PACKAGES := api lua meter migrations settler
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,7 +49,7 @@ floods: $(STAMP) ## How much slower a paying user's calls are under floods of 50
 mutants: $(STAMP) ## Plant bugs, one at a time, see which test notices each, and write docs/mutants.md
 	PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)
 
-lint: $(STAMP) types ## Check style, types and who may import whom
+lint: $(STAMP) ## Check style, types and who may import whom
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -66,11 +65,6 @@ constraints: ## Pin the newest versions of all packages again
 
 pin-images: ## Pin the container images of others by digest, in docker-compose.override.yml
 	@deploy/pin-images
-
-# mypy looks for packages by folder name: links give our folders the names that they are imported by.
-types:
-	@mkdir -p .types/taximeter
-	@for package in $(PACKAGES); do ln -sfn ../../$$package .types/taximeter/$$package; done
 
 $(STAMP): pyproject.toml .ci/constraints.txt .ci/venv
 	@PYTHON='$(PYTHON)' .ci/venv

@@ -10,19 +10,19 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
-from taximeter.api.cookies import keep_session_cookie
-from taximeter.api.deps import bearer_scheme, cookie_scheme, known_parameters, within_limits
-from taximeter.api.errors import install_error_handlers
-from taximeter.api.llm import lookup, models
-from taximeter.api.llm.config import ConfigError, load_routing
+from taximeter.api.access.cookies import keep_session_cookie
+from taximeter.api.access.dependencies import (
+    bearer_scheme,
+    cookie_scheme,
+    known_parameters,
+    within_limits,
+)
+from taximeter.api.billing.payments import PaymentVerifier
+from taximeter.api.llm import lookup
+from taximeter.api.llm import model_list as models
 from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
 from taximeter.api.llm.route import router as llm_router
-from taximeter.api.middleware import BodyLimit
-from taximeter.api.openapi import DESCRIPTION, TAGS, complete, serve_docs
-from taximeter.api.outermost import Outermost
-from taximeter.api.payments import PaymentVerifier
-from taximeter.api.prices import make_pricer
-from taximeter.api.request_id import RequestId
+from taximeter.api.prices.followed import make_pricer
 from taximeter.api.routes import (
     audit,
     corrections,
@@ -48,7 +48,13 @@ from taximeter.api.routes import (
     user_billing,
 )
 from taximeter.api.services import open_services
-from taximeter.api.settings import ApiSettings
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.upstreams.config import ConfigError, load_routing
+from taximeter.api.web.body_limit import BodyLimit
+from taximeter.api.web.errors import install_error_handlers
+from taximeter.api.web.openapi import DESCRIPTION, TAGS, complete, serve_docs
+from taximeter.api.web.outermost import Outermost
+from taximeter.api.web.request_id import RequestId
 from taximeter.meter.pricing import PriceFileError
 
 

@@ -11,37 +11,37 @@ from dataclasses import dataclass
 
 import httpx
 
-from taximeter.api.auth import DevVerifier, OidcVerifier, RememberingVerifier, Verifier
-from taximeter.api.background import REQUESTS_SHARE, Grace, TaskTracker
-from taximeter.api.jwks import KeySet
-from taximeter.api.keys import KEY_CONNECTIONS, KeyStore
-from taximeter.api.limits import RateLimiter, limits_of
-from taximeter.api.llm.catalogue import Catalogue
+from taximeter.api.access.api_keys import KEY_CONNECTIONS, KeyStore
+from taximeter.api.access.dev_tokens import DEV_ISSUER, load_dev_key
+from taximeter.api.access.jwks import KeySet
+from taximeter.api.access.memberships import Memberships
+from taximeter.api.access.rate_limits import RateLimiter, limits_of
+from taximeter.api.access.sessions import DevVerifier, OidcVerifier, RememberingVerifier, Verifier
+from taximeter.api.access.system_admins import SystemAdmins
+from taximeter.api.access.system_keys import SystemKeys
+from taximeter.api.access.user_emails import NotingVerifier
+from taximeter.api.billing.payments import PaymentVerifier
+from taximeter.api.billing.refused_charges import RefusalAudit
 from taximeter.api.llm.charge import Keepers
-from taximeter.api.llm.config import RoutingConfig, check_providers
 from taximeter.api.llm.progress import ProgressReports
-from taximeter.api.llm.resting import StoreRest
 from taximeter.api.llm.room import Room
-from taximeter.api.llm.routing import Router, upstream_health
-from taximeter.api.memberships import Memberships
-from taximeter.api.payments import PaymentVerifier
-from taximeter.api.pending import PendingCharges
-from taximeter.api.price_lists import Editions
-from taximeter.api.prices import PriceAge, following, make_holds
-from taximeter.api.refusals import RefusalAudit
-from taximeter.api.settings import ApiSettings
-from taximeter.api.system_admins import SystemAdmins
-from taximeter.api.system_keys import SystemKeys
-from taximeter.api.tokens import DEV_ISSUER, load_dev_key
-from taximeter.api.users import NotingVerifier
+from taximeter.api.llm.unsent_charges import PendingCharges
+from taximeter.api.prices.editions import Editions
+from taximeter.api.prices.followed import PriceAge, following, make_holds
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.upstreams.catalogue import Catalogue
+from taximeter.api.upstreams.config import RoutingConfig, check_providers
+from taximeter.api.upstreams.resting import StoreRest
+from taximeter.api.upstreams.router import Router, upstream_health
+from taximeter.api.web.background import REQUESTS_SHARE, Grace, TaskTracker
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
-from taximeter.meter.estimates import EstimatedHolds
+from taximeter.meter.held_estimates import EstimatedHolds
 from taximeter.meter.pricing import Pricer
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.catch_up import CatchUp
-from taximeter.settler.health import HealthCheck
-from taximeter.settler.pools import make_pool
-from taximeter.settler.stores import Pool, Stores, open_redis
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.connection_pools import make_pool
+from taximeter.settler.books.stores import Pool, Stores, open_redis
+from taximeter.settler.settling.read_your_writes import CatchUp
+from taximeter.settler.status.health import HealthCheck
 
 logger = logging.getLogger("taximeter.api")
 

@@ -1,1 +1,1 @@
-"""The Lua scripts, as data: `taximeter.meter.scripts` loads them from here."""
+"""The Lua scripts, as data: `taximeter.meter.wire.scripts` loads them from here."""

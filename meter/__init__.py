@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from taximeter.meter.client import Meter
-from taximeter.meter.errors import (
+from taximeter.meter.hold import Hold
+from taximeter.meter.settings import MeterSettings
+from taximeter.meter.wire.errors import (
     AccountNotFound,
     AdmissionPaused,
     InsufficientCredits,
@@ -24,10 +26,8 @@ from taximeter.meter.errors import (
     UnknownHold,
     UnsafeServer,
 )
-from taximeter.meter.hold import Hold
-from taximeter.meter.models import Balance, LoadedAccount, Loader, Receipt, Usage
-from taximeter.meter.records import Asker
-from taximeter.meter.settings import MeterSettings
+from taximeter.meter.wire.hold_record import Asker
+from taximeter.meter.wire.models import Balance, LoadedAccount, Loader, Receipt, Usage
 
 __all__ = [
     "AccountNotFound",

@@ -9,28 +9,28 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from taximeter.meter.accounts import AccountReader
-from taximeter.meter.connect import check_server, connect_pool
-from taximeter.meter.credit_entries import Entry, receipt_of
-from taximeter.meter.credit_line import CreditDesk, CreditLines
-from taximeter.meter.dispatch import Dispatcher
-from taximeter.meter.errors import StoreUnavailable
-from taximeter.meter.fail_open import FailOpenDispatcher
+from taximeter.meter.credit_line.admitted import Entry, receipt_of
+from taximeter.meter.credit_line.desk import CreditDesk, CreditLines
+from taximeter.meter.credit_line.dispatcher import FailOpenDispatcher
 from taximeter.meter.hold import Hold
-from taximeter.meter.ids import new_request_id
-from taximeter.meter.keys import account_field, request_field
-from taximeter.meter.limits import (
+from taximeter.meter.lanes.dispatch import Dispatcher
+from taximeter.meter.lanes.live_accounts import AccountReader
+from taximeter.meter.lanes.outcomes import RequestReader
+from taximeter.meter.lanes.pressure import Pressure
+from taximeter.meter.lanes.shards import Shards
+from taximeter.meter.server.connect import check_server, connect_pool
+from taximeter.meter.server.durability import ServerFacts, read_facts
+from taximeter.meter.settings import MeterSettings
+from taximeter.meter.wire.errors import StoreUnavailable
+from taximeter.meter.wire.hold_record import Asker
+from taximeter.meter.wire.ids import new_request_id
+from taximeter.meter.wire.keys import account_field, request_field
+from taximeter.meter.wire.limits import (
     check_ttl,
     checked_account,
 )
-from taximeter.meter.models import Balance, Loader, Receipt, Usage
-from taximeter.meter.operations import operation_of
-from taximeter.meter.pressure import Pressure
-from taximeter.meter.promise import ServerFacts, read_facts
-from taximeter.meter.records import Asker
-from taximeter.meter.requests import RequestReader
-from taximeter.meter.settings import MeterSettings
-from taximeter.meter.shards import Shards
+from taximeter.meter.wire.models import Balance, Loader, Receipt, Usage
+from taximeter.meter.wire.operations import operation_of
 
 
 class Meter:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from taximeter.meter.limits import check_amount
-from taximeter.meter.models import Receipt, Usage
+from taximeter.meter.wire.limits import check_amount
+from taximeter.meter.wire.models import Receipt, Usage
 
 if TYPE_CHECKING:
     from taximeter.meter.client import Meter

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from taximeter.meter.errors import InvalidRequest
-from taximeter.meter.limits import BALANCE_MAX, OPERATIONS_PER_CALL_MAX
-from taximeter.meter.promise import Durability
-from taximeter.meter.waits import Wait, Waits
+from taximeter.meter.server.durability import Durability
+from taximeter.meter.wire.errors import InvalidRequest
+from taximeter.meter.wire.limits import BALANCE_MAX, OPERATIONS_PER_CALL_MAX
+from taximeter.meter.wire.waits import Wait, Waits
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from support.servers import ValkeyFactory, run_sql, with_database, with_login
 
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
-from taximeter.api.migrate import migrate
+from taximeter.api.processes.migrate import migrate
 
 REDIS_URL_VARIABLE = "TAXIMETER_REDIS_URL"
 DATABASE_URL_VARIABLE = "TAXIMETER_DATABASE_URL"

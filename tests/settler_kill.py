@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import redis.asyncio as redis_asyncio
 
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.stores import Stores
 
 
 class CutOff:

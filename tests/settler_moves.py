@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncpg
 from settler_world import World
 
-from taximeter.settler.closing import Closed, begin_removal, close_all, take_back
-from taximeter.settler.move_records import Move, Request
-from taximeter.settler.moves import move
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.moves.closing import Closed, begin_removal, close_all, take_back
+from taximeter.settler.moves.moves import move
+from taximeter.settler.moves.records import Move, Request
 
 
 async def members(world: World, *users: str, org_id: str = "acme") -> None:

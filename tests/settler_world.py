@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from taximeter.meter.keys import ShardKeys, account_field, shard_of
-from taximeter.meter.scripts import load_script
-from taximeter.settler.check import CheckLimits, Report, check
-from taximeter.settler.guardian import ensure_shards, guard
-from taximeter.settler.relay import Relayed, relay
-from taximeter.settler.settle import Settled, settle_once
-from taximeter.settler.stores import Stores
+from taximeter.meter.wire.keys import ShardKeys, account_field, shard_of
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.moves.relay import Relayed, relay
+from taximeter.settler.proof.check import CheckLimits, Report, check
+from taximeter.settler.settling.settle import Settled, settle_once
+from taximeter.settler.shards.guardian import ensure_shards, guard
 
 BOUND_S = 60.0
 HOLD_MS = 3_600_000

@@ -14,12 +14,12 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from taximeter.api.key_text import has_shape, read_key
-from taximeter.api.queries import KEYS
+from taximeter.api.access.key_text import has_shape, read_key
+from taximeter.api.sql import KEYS
 from taximeter.meter.sidecar.grants import ANY_HOLD, SIDECAR_OPERATIONS, Grant
-from taximeter.settler.stores import Pool, is_away
+from taximeter.settler.books.stores import Pool, is_away
 
-logger = logging.getLogger("taximeter.api.keys")
+logger = logging.getLogger("taximeter.api.access.api_keys")
 
 OPERATIONS: Final = (*SIDECAR_OPERATIONS, ANY_HOLD, "llm")
 

@@ -13,14 +13,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyCookie, HTTPBearer
 
-from taximeter.api.auth import Principal
-from taximeter.api.cookies import SESSION_COOKIE
-from taximeter.api.errors import ApiError, validation_refusal
-from taximeter.api.exact import OrgId
-from taximeter.api.key_text import SYSTEM_PREFIX
-from taximeter.api.limits import kind_of
-from taximeter.api.queries import IDENTITY
+from taximeter.api.access.cookies import SESSION_COOKIE
+from taximeter.api.access.key_text import SYSTEM_PREFIX
+from taximeter.api.access.rate_limits import kind_of
+from taximeter.api.access.sessions import Principal
 from taximeter.api.services import Services
+from taximeter.api.sql import IDENTITY
+from taximeter.api.web.errors import ApiError, validation_refusal
+from taximeter.api.web.json_numbers import OrgId
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ONCE = {

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import jwt
 
-logger = logging.getLogger("taximeter.api.auth")
+logger = logging.getLogger("taximeter.api.access.sessions")
 
 KEYS_MAX = 64
 BODY_BYTES_MAX = 256 * 1024

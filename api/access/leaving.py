@@ -5,10 +5,10 @@ from __future__ import annotations
 from asyncpg import Record
 from pydantic import BaseModel, Field
 
-from taximeter.api.audit import write_audit
-from taximeter.api.errors import ApiError
-from taximeter.api.queries import IDENTITY, KEYS
-from taximeter.settler.stores import Connection
+from taximeter.api.billing.audit import write_audit
+from taximeter.api.sql import IDENTITY, KEYS
+from taximeter.api.web.errors import ApiError
+from taximeter.settler.books.stores import Connection
 
 
 class KeyNamed(BaseModel):

@@ -14,8 +14,8 @@ from typing import Final
 
 import asyncpg
 
-from taximeter.api.queries import IDENTITY
-from taximeter.settler.stores import Pool
+from taximeter.api.sql import IDENTITY
+from taximeter.settler.books.stores import Pool
 
 logger = logging.getLogger("taximeter.api")
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from taximeter.api.errors import ApiError
-from taximeter.api.settings import ApiSettings
-from taximeter.meter.scripts import load_script
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.web.errors import ApiError
+from taximeter.meter.wire.scripts import load_script
 
 logger = logging.getLogger("taximeter.api")
 

@@ -14,14 +14,14 @@ from typing import Any, Protocol
 
 import jwt
 
-from taximeter.api.claims import KEYCLOAK, ClaimPaths, claim_at, lacking
-from taximeter.api.errors import ApiError
-from taximeter.api.jwks import KeySet, KeysUnavailable
-from taximeter.api.tokens import DEV_ALGORITHM, DEV_AUDIENCE, DEV_ISSUER, DevKey
+from taximeter.api.access.dev_tokens import DEV_ALGORITHM, DEV_AUDIENCE, DEV_ISSUER, DevKey
+from taximeter.api.access.jwks import KeySet, KeysUnavailable
+from taximeter.api.access.oidc_claims import KEYCLOAK, ClaimPaths, claim_at, lacking
+from taximeter.api.web.errors import ApiError
 from taximeter.meter import InvalidRequest
-from taximeter.meter.limits import check_user_id
+from taximeter.meter.wire.limits import check_user_id
 
-logger = logging.getLogger("taximeter.api.auth")
+logger = logging.getLogger("taximeter.api.access.sessions")
 
 TOKEN_BYTES_MAX = 8192
 LEEWAY_S = 30

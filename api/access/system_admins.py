@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from taximeter.api.auth import Principal
-from taximeter.api.memberships import ASK_AGAIN_S, LOOKUP_TIMEOUT_S, TROUBLE
-from taximeter.api.queries import ADMINS
-from taximeter.settler.stores import Pool
+from taximeter.api.access.memberships import ASK_AGAIN_S, LOOKUP_TIMEOUT_S, TROUBLE
+from taximeter.api.access.sessions import Principal
+from taximeter.api.sql import ADMINS
+from taximeter.settler.books.stores import Pool
 
 logger = logging.getLogger("taximeter.api")
 

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from typing import Final
 
-from taximeter.api.auth import KEY_ACTOR, Principal
-from taximeter.api.errors import ApiError
-from taximeter.api.key_text import read_key
-from taximeter.api.queries import SYSTEM_KEYS
-from taximeter.settler.stores import Pool
+from taximeter.api.access.key_text import read_key
+from taximeter.api.access.sessions import KEY_ACTOR, Principal
+from taximeter.api.sql import SYSTEM_KEYS
+from taximeter.api.web.errors import ApiError
+from taximeter.settler.books.stores import Pool
 
 _ALL: Final = "admin"
 _READ: Final = "read"

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 import asyncpg
 
-from taximeter.api.auth import Principal, Verifier
-from taximeter.api.background import TaskTracker
-from taximeter.api.queries import USERS
-from taximeter.settler.stores import Connection, Pool
+from taximeter.api.access.sessions import Principal, Verifier
+from taximeter.api.sql import USERS
+from taximeter.api.web.background import TaskTracker
+from taximeter.settler.books.stores import Connection, Pool
 
 logger = logging.getLogger("taximeter.api")
 

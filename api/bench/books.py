@@ -11,9 +11,9 @@ from taximeter.api.bench.harness import BenchFailed
 from taximeter.api.bench.live import LiveShards, make_accounts
 from taximeter.api.bench.peers import fund, open_deduction_pool
 from taximeter.api.bench.servers import Servers
-from taximeter.settler.guardian import ensure_shards, guard
-from taximeter.settler.relay import relay
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.moves.relay import relay
+from taximeter.settler.shards.guardian import ensure_shards, guard
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from taximeter.api.bench.live import LiveShards, make_accounts
 from taximeter.api.bench.servers import Servers
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter, MeterError, MeterSettings
-from taximeter.meter.waits import Wait
+from taximeter.meter.wire.waits import Wait
 
 CALLERS: Final = 100
 AMOUNT: Final = 1

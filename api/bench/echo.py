@@ -15,8 +15,8 @@ import uvloop
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from taximeter.api.sidecar.server import server_config
-from taximeter.api.sidecar.settings import SidecarSettings
+from taximeter.api.processes.sidecar_server import server_config
+from taximeter.api.settings.sidecar import SidecarSettings
 
 Message = MutableMapping[str, Any]
 

@@ -19,15 +19,15 @@ from typing import Any, Final
 from taximeter.api.bench.harness import BenchFailed, Figure, Target, percentile, value
 from taximeter.api.bench.history import History, history_size, make_history
 from taximeter.api.bench.servers import Servers
-from taximeter.api.queries import CREDITS, DASHBOARDS, IDENTITY, USAGE
+from taximeter.api.billing.usage_reports import last_days
 from taximeter.api.routes.overview import TOP_MAX, TREND_DAYS
 from taximeter.api.routes.usage import ROWS_MAX
-from taximeter.api.usage import last_days
-from taximeter.settler.check import check
-from taximeter.settler.guardian import guard
-from taximeter.settler.queries import load_queries
-from taximeter.settler.settings import StoreSettings
-from taximeter.settler.stores import Stores, open_stores
+from taximeter.api.sql import CREDITS, DASHBOARDS, IDENTITY, USAGE
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.settings import StoreSettings
+from taximeter.settler.books.stores import Stores, open_stores
+from taximeter.settler.proof.check import check
+from taximeter.settler.shards.guardian import guard
 
 _SQL: Final = load_queries("figures", "taximeter.api.bench")
 SPARE: Final = 5.0

@@ -12,8 +12,8 @@ from hiredis import pack_command
 from taximeter.api.bench.harness import BenchFailed
 from taximeter.api.bench.live import Account, LiveShards, request_ids
 from taximeter.api.bench.peers import AMOUNT, HELD, PAYLOADS
-from taximeter.meter.keys import shard_of
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.keys import shard_of
+from taximeter.meter.wire.scripts import load_script
 
 IN_FLIGHT: Final = 4
 PER_CALL: Final = 100

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import httpx
 
+from taximeter.api.access.dev_tokens import load_dev_key
 from taximeter.api.bench.harness import BenchFailed
 from taximeter.api.bench.http_load import post
 from taximeter.api.bench.live import LiveShards
@@ -22,7 +23,6 @@ from taximeter.api.bench.servers import Servers
 from taximeter.api.demo.admin import Admin
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.local.process import LocalProcess
-from taximeter.api.tokens import load_dev_key
 
 ORG_ID: Final = "bench-llm"
 USERS: Final = 20

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from taximeter.settler.guardian import ensure_shards
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.shards.guardian import ensure_shards
 
 _SQL: Final = load_queries("history", "taximeter.api.bench")
 _DAYS: Final = 365

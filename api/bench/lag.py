@@ -18,8 +18,8 @@ from taximeter.api.bench.peers import AMOUNT, usage
 from taximeter.api.bench.servers import Servers
 from taximeter.api.bench.worker import resident_mb, settler_process
 from taximeter.meter import Meter, Overloaded, StoreError
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.queries import load_queries
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.named_sql import load_queries
 
 _SQL: Final = load_queries("bench", "taximeter.api.bench")
 POLL_S: Final = 0.02

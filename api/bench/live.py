@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from taximeter.api.bench.harness import BenchFailed
-from taximeter.meter.keys import ShardKeys, account_field, shard_of
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.keys import ShardKeys, account_field, shard_of
+from taximeter.meter.wire.scripts import load_script
 
 AVAILABLE = 10**9
 """Millicredits of every account: more than any run can spend."""

@@ -13,10 +13,10 @@ from redis.asyncio import BlockingConnectionPool, Redis
 
 from taximeter.api.bench.harness import BenchFailed, closed_loop
 from taximeter.api.bench.live import AVAILABLE, Account, request_ids
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.models import Usage
-from taximeter.meter.scripts import load_script
-from taximeter.settler.queries import load_queries
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.models import Usage
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.named_sql import load_queries
 
 AMOUNT: Final = 50
 HELD: Final = 80

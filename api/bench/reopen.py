@@ -16,10 +16,10 @@ from taximeter.api.bench.peers import fund, open_deduction_pool
 from taximeter.api.bench.servers import Servers
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.guardian import ensure_shards, guard
-from taximeter.settler.relay import relay
-from taximeter.settler.stores import Pool, Stores
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.stores import Pool, Stores
+from taximeter.settler.moves.relay import relay
+from taximeter.settler.shards.guardian import ensure_shards, guard
 
 _AMOUNT: Final = 1
 _USERS_AN_ORGANISATION: Final = 500

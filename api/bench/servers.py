@@ -22,8 +22,8 @@ from redis.asyncio import Redis
 from taximeter.api.bench.scale import Scale
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
-from taximeter.api.migrate import migrate
-from taximeter.settler.queries import load_queries
+from taximeter.api.processes.migrate import migrate
+from taximeter.settler.books.named_sql import load_queries
 
 REDIS_URL, DATABASE_URL = "TAXIMETER_REDIS_URL", "TAXIMETER_DATABASE_URL"
 ARQ_REDIS_URL = "TAXIMETER_ARQ_REDIS_URL"

@@ -13,9 +13,9 @@ from taximeter.api.bench.fill import charges, fill
 from taximeter.api.bench.harness import BenchFailed, Figure, Target, take_turns
 from taximeter.api.bench.peers import Deductions
 from taximeter.api.bench.servers import Servers
-from taximeter.settler.queries import load_queries
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.settle import settle_shard
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.settling.settle import settle_shard
 
 _SQL: Final = load_queries("bench", "taximeter.api.bench")
 _BATCH: Final[int] = SettlerSettings.model_fields["settle_batch_events"].default

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from taximeter.api.queries import IDENTITY
-from taximeter.api.request_id import current_request_id
-from taximeter.settler.stores import Connection
+from taximeter.api.sql import IDENTITY
+from taximeter.api.web.request_id import current_request_id
+from taximeter.settler.books.stores import Connection
 
 
 def to_json(values: Mapping[str, object] | None) -> str | None:

@@ -12,12 +12,12 @@ from typing import Final
 import asyncpg
 from redis.exceptions import RedisError
 
-from taximeter.api.exact import credits_of
+from taximeter.api.billing.views import AllocationView
 from taximeter.api.services import Services
-from taximeter.api.views import AllocationView
+from taximeter.api.web.json_numbers import credits_of
 from taximeter.meter import Balance, MeterError
-from taximeter.settler.live import NotTaking, mark_of
-from taximeter.settler.relay import bring_up_to_date
+from taximeter.settler.moves.live_hold import NotTaking, mark_of
+from taximeter.settler.moves.relay import bring_up_to_date
 
 logger = logging.getLogger("taximeter.api")
 

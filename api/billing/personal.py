@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from taximeter.meter import InvalidRequest
-from taximeter.meter.limits import check_org_id
+from taximeter.meter.wire.limits import check_org_id
 
 PERSONAL_PREFIX = "personal:"
 _HASHED = "sha256:"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from taximeter.api.errors import ApiError
+from taximeter.api.web.errors import ApiError
 
 
 @dataclass(frozen=True, slots=True)

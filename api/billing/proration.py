@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
 
-from taximeter.api.exact import CENT
+from taximeter.api.web.json_numbers import CENT
 
 
 def prorate(old_price: Decimal, new_price: Decimal, start: date, end: date, today: date) -> Decimal:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import asyncpg
 
-from taximeter.api.audit import write_audit
-from taximeter.api.background import TaskTracker
-from taximeter.settler.stores import Pool
+from taximeter.api.billing.audit import write_audit
+from taximeter.api.web.background import TaskTracker
+from taximeter.settler.books.stores import Pool
 
 logger = logging.getLogger("taximeter.api")
 

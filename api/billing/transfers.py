@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
-from taximeter.api.exact import credits_of
 from taximeter.api.services import Services
-from taximeter.settler.move_records import Move, Request
-from taximeter.settler.moves import KeyUsed, LiveSideAway, find, move
+from taximeter.api.web.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
+from taximeter.api.web.json_numbers import credits_of
+from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, find, move
+from taximeter.settler.moves.records import Move, Request
 
 
 async def is_new(services: Services, request: Request) -> bool:

@@ -10,9 +10,9 @@ from typing import Final, Literal
 
 from asyncpg import Record
 
-from taximeter.api.errors import ApiError
-from taximeter.api.queries import USAGE
-from taximeter.settler.stores import Connection
+from taximeter.api.sql import USAGE
+from taximeter.api.web.errors import ApiError
+from taximeter.settler.books.stores import Connection
 
 DAYS_DEFAULT: Final = 30
 RANGE_DAYS_MAX: Final = 366

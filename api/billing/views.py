@@ -8,8 +8,8 @@ from datetime import date, datetime
 from asyncpg import Record
 from pydantic import BaseModel, Field
 
-from taximeter.api.exact import credits_of
-from taximeter.settler.catch_up import AsOf
+from taximeter.api.web.json_numbers import credits_of
+from taximeter.settler.settling.read_your_writes import AsOf
 
 
 class FromBooks(BaseModel):

@@ -9,11 +9,11 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
-from taximeter.api.deps import Access
-from taximeter.api.errors import ApiError, text_of_credits
-from taximeter.api.exact import credits_of
-from taximeter.api.payments import PaymentVerifier, VerifiedPayment
+from taximeter.api.access.dependencies import Access
+from taximeter.api.billing.payments import PaymentVerifier, VerifiedPayment
 from taximeter.api.services import Services
+from taximeter.api.web.errors import ApiError, text_of_credits
+from taximeter.api.web.json_numbers import credits_of
 
 BY_SYSTEM_ADMIN: Final = "system_admin"
 BY_PLAN: Final = "plan"

@@ -6,7 +6,7 @@ import re
 
 import click
 
-from taximeter.meter.permissions import NEWEST_RULES, OLDEST_SERVER, ROLES
+from taximeter.meter.server.permissions import NEWEST_RULES, OLDEST_SERVER, ROLES
 
 
 def _version(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[int, ...]:

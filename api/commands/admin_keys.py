@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import click
 
+from taximeter.api.access.key_text import SYSTEM_PREFIX, make_key
+from taximeter.api.access.system_keys import RIGHTS
 from taximeter.api.commands.common import owner_database
 from taximeter.api.commands.owner import as_owner, operator
-from taximeter.api.key_text import SYSTEM_PREFIX, make_key
-from taximeter.api.queries import ADMINS, KEYS, SYSTEM_KEYS
-from taximeter.api.system_keys import RIGHTS
+from taximeter.api.sql import ADMINS, KEYS, SYSTEM_KEYS
 
 DAYS_DEFAULT: Final = 90
 DAYS_MAX: Final = 366

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import click
 
+from taximeter.api.access.dev_tokens import DEV_ISSUER
+from taximeter.api.access.jwks import is_safe_url
 from taximeter.api.commands.common import owner_database
 from taximeter.api.commands.owner import as_owner, operator
-from taximeter.api.jwks import is_safe_url
-from taximeter.api.queries import ADMINS
-from taximeter.api.tokens import DEV_ISSUER
+from taximeter.api.sql import ADMINS
 from taximeter.meter import InvalidRequest
-from taximeter.meter.limits import check_user_id
+from taximeter.meter.wire.limits import check_user_id
 
 REASON_MAX: Final = 1000
 EMAIL_MAX: Final = 255

@@ -8,18 +8,18 @@ import click
 import uvicorn
 from pydantic import ValidationError
 
+from taximeter.api.access.dev_tokens import DevKeyError, load_dev_key
 from taximeter.api.app import create_app
-from taximeter.api.background import REQUESTS_SHARE
 from taximeter.api.commands.common import explain, refuse_unsafe_database
 from taximeter.api.commands.serving import serve_until_told
-from taximeter.api.connections import GuardingServer, connection_limits
-from taximeter.api.llm.config import ConfigError
-from taximeter.api.protocol import BoundedProtocol
-from taximeter.api.request_id import current_request_id
-from taximeter.api.settings import ApiSettings
-from taximeter.api.tokens import DevKeyError, load_dev_key
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.upstreams.config import ConfigError
+from taximeter.api.web.background import REQUESTS_SHARE
+from taximeter.api.web.connections import GuardingServer, connection_limits
+from taximeter.api.web.request_id import current_request_id
+from taximeter.api.web.wire_protocol import BoundedProtocol
 from taximeter.meter.pricing import PriceFileError
-from taximeter.settler.logs import configure_logs
+from taximeter.settler.books.logs import configure_logs
 
 
 def server_config(settings: ApiSettings) -> uvicorn.Config:

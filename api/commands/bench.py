@@ -16,7 +16,7 @@ from taximeter.api.bench.suite import BENCHMARKS, ON_REQUEST, run_suite
 from taximeter.api.embedded.machine import ServerFailed
 from taximeter.api.local.folder import FolderRefused, own_folder
 from taximeter.api.local.process import ProcessFailed
-from taximeter.api.migrate import MigrationFailed
+from taximeter.api.processes.migrate import MigrationFailed
 from taximeter.meter import MeterError
 
 TABLE_WIDTH = 150

@@ -19,17 +19,17 @@ from rich.console import Console
 from rich.table import Table
 
 from taximeter.api.commands.common import explain, in_one_line
-from taximeter.api.price_lists import Editions
-from taximeter.api.price_settings import PriceSettings
-from taximeter.api.prices import age_alarm
+from taximeter.api.prices.editions import Editions
+from taximeter.api.prices.followed import age_alarm
+from taximeter.api.prices.settings import PriceSettings
 from taximeter.meter.pricing import PriceFileError
 from taximeter.meter.pricing.editions import edition_at
 from taximeter.meter.pricing.lists import PriceLists
-from taximeter.settler.check import Acknowledged, CheckLimits, Report, acknowledge, check
-from taximeter.settler.pools import make_pool
-from taximeter.settler.reconcile import CouldNotLook
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.stores import open_stores
+from taximeter.settler.books.connection_pools import make_pool
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import open_stores
+from taximeter.settler.proof.check import Acknowledged, CheckLimits, Report, acknowledge, check
+from taximeter.settler.proof.reconcile import CouldNotLook
 
 EXIT_VIOLATED = 1
 EXIT_COULD_NOT_LOOK = 2

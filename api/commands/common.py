@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from redis.exceptions import RedisError
 
-from taximeter.settler.connecting import UnsafeDatabase, check_database
-from taximeter.settler.settings import StoreSettings, credential
+from taximeter.settler.books.connections import UnsafeDatabase, check_database
+from taximeter.settler.books.settings import StoreSettings, credential
 
 F = TypeVar("F", bound=Callable[..., Any])
 

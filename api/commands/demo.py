@@ -12,6 +12,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from taximeter.api.access.dev_tokens import load_dev_key
 from taximeter.api.commands.check import print_report
 from taximeter.api.demo.admin import Admin, DemoFailed
 from taximeter.api.demo.journey import run_journey
@@ -23,11 +24,10 @@ from taximeter.api.embedded.machine import ServerFailed
 from taximeter.api.local.folder import FolderRefused, own_folder
 from taximeter.api.local.process import ProcessFailed
 from taximeter.api.local.system import LocalSystem, local_system
-from taximeter.api.migrate import MigrationFailed
-from taximeter.api.tokens import load_dev_key
-from taximeter.settler.check import check
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.stores import Stores, open_stores
+from taximeter.api.processes.migrate import MigrationFailed
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import Stores, open_stores
+from taximeter.settler.proof.check import check
 
 TOKEN_TTL_S = 3600
 

@@ -14,14 +14,14 @@ import click
 import httpx
 from rich.console import Console
 
+from taximeter.api.access.dev_tokens import load_dev_key
 from taximeter.api.commands.token import DEV_DATA_DIR, data_dir_is_found
 from taximeter.api.demo.admin import Admin, DemoFailed
 from taximeter.api.embedded.machine import ServerFailed
 from taximeter.api.local.folder import FolderRefused, own_folder
 from taximeter.api.local.process import ProcessFailed
 from taximeter.api.local.system import LocalSystem, PortRefused, local_system
-from taximeter.api.migrate import MigrationFailed
-from taximeter.api.tokens import load_dev_key
+from taximeter.api.processes.migrate import MigrationFailed
 
 PORT = 8084
 ORG_ID, USER_ID = "dev-org", "dev-user"

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from taximeter.api.commands.common import explain
-from taximeter.meter.errors import StoreError
-from taximeter.settler.maintenance import HoldsOpen, ShardBusy
-from taximeter.settler.reshard import EventsMissing
-from taximeter.settler.settings import StoreSettings
+from taximeter.meter.wire.errors import StoreError
+from taximeter.settler.books.settings import StoreSettings
+from taximeter.settler.shards.drain import HoldsOpen, ShardBusy
+from taximeter.settler.shards.reshard import EventsMissing
 
 WAIT = click.option(
     "--wait",

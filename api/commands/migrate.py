@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from taximeter.api.commands.common import owner_database, owner_database_is_from
-from taximeter.api.migrate import Action, MigrationFailed, migrate
+from taximeter.api.processes.migrate import Action, MigrationFailed, migrate
 
 
 @click.command(name="migrate")

@@ -12,8 +12,8 @@ import asyncpg
 import click
 
 from taximeter.api.commands.common import owner_database
-from taximeter.api.exact import credits_of
-from taximeter.api.queries import PARTITIONS
+from taximeter.api.sql import PARTITIONS
+from taximeter.api.web.json_numbers import credits_of
 
 if TYPE_CHECKING:
     Conn = asyncpg.Connection[asyncpg.Record]

@@ -17,9 +17,7 @@ from asyncpg import Record
 from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain, in_one_line
-from taximeter.api.price_lists import Editions, NewList, export_text, take_over, withdraw
-from taximeter.api.price_settings import PriceSettings
-from taximeter.api.prices_changes import (
+from taximeter.api.prices.changes import (
     CHECKS,
     Changes,
     Problem,
@@ -27,7 +25,9 @@ from taximeter.api.prices_changes import (
     lines_of,
     problems_of,
 )
-from taximeter.api.queries import PRICES
+from taximeter.api.prices.editions import Editions, NewList, export_text, take_over, withdraw
+from taximeter.api.prices.settings import PriceSettings
+from taximeter.api.sql import PRICES
 from taximeter.meter.pricing import PriceFileError, Pricer, read_price_file
 from taximeter.meter.pricing.editions import (
     VERSION_LENGTH_MAX,
@@ -38,13 +38,13 @@ from taximeter.meter.pricing.editions import (
     unpacked,
 )
 from taximeter.meter.pricing.file_text import price_file_text
-from taximeter.meter.pricing.files import FILE_BYTES_MAX, parse_price_file
 from taximeter.meter.pricing.lists import CHECKED_PACKAGE, PriceLists
 from taximeter.meter.pricing.litellm_map import read_map
 from taximeter.meter.pricing.package_list import list_text, read_list
+from taximeter.meter.pricing.price_file import FILE_BYTES_MAX, parse_price_file
 from taximeter.meter.pricing.published import PublishedPrices
-from taximeter.settler.pools import make_pool
-from taximeter.settler.stores import Pool
+from taximeter.settler.books.connection_pools import make_pool
+from taximeter.settler.books.stores import Pool
 
 T = TypeVar("T")
 SHOWN: Final = 20

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from taximeter.api.commands import price_lists, price_rounding
 from taximeter.api.commands.common import explain, some_lines
 from taximeter.api.commands.prices_diff import diff
-from taximeter.api.price_settings import PriceSettings
-from taximeter.api.prices import make_pricer
+from taximeter.api.prices.followed import make_pricer
+from taximeter.api.prices.settings import PriceSettings
 from taximeter.meter.pricing import (
     KINDS,
     TOKENS_MAX,
@@ -22,8 +22,8 @@ from taximeter.meter.pricing import (
     read_price_file,
 )
 from taximeter.meter.pricing.file_text import price_file_text
-from taximeter.meter.pricing.files import parse_price_file
 from taximeter.meter.pricing.litellm_map import Imported, read_map
+from taximeter.meter.pricing.price_file import parse_price_file
 from taximeter.meter.pricing.sheet import Rates
 
 NOTES_SHOWN = 10

@@ -7,10 +7,10 @@ import asyncio
 import click
 
 from taximeter.api.commands.maintenance import FORCE, WAIT, maintenance_settings, reported
-from taximeter.settler.maintenance import Rebuilt, rebuild_on_demand
-from taximeter.settler.marks import count_shards
-from taximeter.settler.settings import StoreSettings
-from taximeter.settler.stores import open_stores
+from taximeter.settler.books.settings import StoreSettings
+from taximeter.settler.books.stores import open_stores
+from taximeter.settler.books.watermarks import count_shards
+from taximeter.settler.shards.drain import Rebuilt, rebuild_on_demand
 
 
 @click.command(

@@ -7,9 +7,9 @@ import asyncio
 import click
 
 from taximeter.api.commands.maintenance import FORCE, WAIT, maintenance_settings, reported
-from taximeter.settler.reshard import SHARDS_MAX, reshard
-from taximeter.settler.settings import StoreSettings
-from taximeter.settler.stores import open_stores
+from taximeter.settler.books.settings import StoreSettings
+from taximeter.settler.books.stores import open_stores
+from taximeter.settler.shards.reshard import SHARDS_MAX, reshard
 
 
 @click.command(

@@ -9,12 +9,12 @@ import click
 from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain
-from taximeter.meter.errors import StoreError
-from taximeter.settler.connecting import UnsafeDatabase
-from taximeter.settler.guardian import ShardCountMismatch
-from taximeter.settler.logs import configure_logs
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.worker import run_worker
+from taximeter.meter.wire.errors import StoreError
+from taximeter.settler.books.connections import UnsafeDatabase
+from taximeter.settler.books.logs import configure_logs
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.shards.guardian import ShardCountMismatch
+from taximeter.settler.worker.main import run_worker
 
 
 @click.command(

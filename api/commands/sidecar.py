@@ -10,11 +10,11 @@ import uvloop
 from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain, refuse_unsafe_database
-from taximeter.api.prices import make_pricer
-from taximeter.api.sidecar.run import run_sidecar
-from taximeter.api.sidecar.settings import SidecarSettings
+from taximeter.api.prices.followed import make_pricer
+from taximeter.api.processes.sidecar import run_sidecar
+from taximeter.api.settings.sidecar import SidecarSettings
 from taximeter.meter.pricing import PriceFileError
-from taximeter.settler.logs import configure_logs
+from taximeter.settler.books.logs import configure_logs
 
 
 @click.command(

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain
 from taximeter.api.commands.serving import serve_until_told
-from taximeter.api.simulator import SimulatorSettings, create_simulator
+from taximeter.api.simulator.app import SimulatorSettings, create_simulator
 
 
 @click.command(help="Serve the simulated LLM provider: OpenAI's API, and nothing behind it.")

@@ -9,11 +9,11 @@ from typing import Final
 import click
 from pydantic import ValidationError
 
+from taximeter.api.access.dev_tokens import KEY_FILE_NAME, TTL_S_MAX, DevKeyError, load_dev_key
 from taximeter.api.commands.common import explain
-from taximeter.api.settings import ApiSettings
-from taximeter.api.tokens import KEY_FILE_NAME, TTL_S_MAX, DevKeyError, load_dev_key
+from taximeter.api.settings.api import ApiSettings
 from taximeter.meter import InvalidRequest
-from taximeter.meter.limits import check_user_id
+from taximeter.meter.wire.limits import check_user_id
 
 DEV_DATA_DIR: Final = Path(".data/dev")
 

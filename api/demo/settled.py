@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass
 
 from taximeter.api.demo.admin import DemoFailed
-from taximeter.api.queries import DEMO
-from taximeter.settler.status import ShardStatus, shard_statuses
-from taximeter.settler.stores import Stores
+from taximeter.api.sql import DEMO
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.status.lag import ShardStatus, shard_statuses
 
 SETTLE_TIMEOUT_S = 30.0
 

@@ -13,7 +13,7 @@ from signal import SIGINT, SIGQUIT
 from taximeter.api.embedded.machine import LOOPBACK, ServerFailed, wheel_folder
 from taximeter.api.embedded.server import EmbeddedServer
 from taximeter.api.embedded.spawn import Identity
-from taximeter.api.queries import LOGINS
+from taximeter.api.sql import LOGINS
 
 DATABASE = "taximeter"
 SUPERUSER = "postgres"

@@ -7,17 +7,17 @@ import json
 import os
 from collections.abc import Mapping
 
-from taximeter.api.deps import suspended
-from taximeter.api.errors import ALREADY_EXISTS, ApiError, from_meter, text_of_credits
-from taximeter.api.exact import credits_of
+from taximeter.api.access.dependencies import suspended
+from taximeter.api.access.memberships import Membership
 from taximeter.api.llm.estimates import PromptSize
 from taximeter.api.llm.quote import Quote
 from taximeter.api.llm.reported import Bounds, bounds_of
-from taximeter.api.llm.request import LlmRequest
-from taximeter.api.llm.routing import Target
-from taximeter.api.memberships import Membership
-from taximeter.api.queries import CREDITS
+from taximeter.api.openai.request import LlmRequest
 from taximeter.api.services import Services
+from taximeter.api.sql import CREDITS
+from taximeter.api.upstreams.router import Target
+from taximeter.api.web.errors import ALREADY_EXISTS, ApiError, from_meter, text_of_credits
+from taximeter.api.web.json_numbers import credits_of
 from taximeter.meter import (
     AccountNotFound,
     Hold,

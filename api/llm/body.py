@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from starlette.types import Receive
 
-from taximeter.api.errors import ApiError
-from taximeter.api.llm.checks import invalid
-from taximeter.api.middleware import body_limit_words
-from taximeter.api.shape import Shape, ShapeError
+from taximeter.api.openai.checks import invalid
+from taximeter.api.web.body_limit import body_limit_words
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_shape import Shape, ShapeError
 
 
 class ClientLeft(Exception):

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taximeter.api.background import TaskTracker
-from taximeter.api.errors import text_of_credits
 from taximeter.api.llm.delivered import Delivered, Made, Step
 from taximeter.api.llm.progress import ProgressReports
 from taximeter.api.llm.reported import Bounds, Reported, read_usage
-from taximeter.api.llm.request import LlmRequest
-from taximeter.api.llm.routing import Target
-from taximeter.api.pending import Due, PendingCharges
+from taximeter.api.llm.unsent_charges import Due, PendingCharges
+from taximeter.api.openai.request import LlmRequest
+from taximeter.api.upstreams.router import Target
+from taximeter.api.web.background import TaskTracker
+from taximeter.api.web.errors import text_of_credits
 from taximeter.meter import (
     Hold,
     MeterError,
@@ -27,7 +27,7 @@ from taximeter.meter import (
     Usage,
 )
 from taximeter.meter.pricing import Price
-from taximeter.meter.pricing.usage import counts_of
+from taximeter.meter.pricing.usage_objects import counts_of
 
 logger = logging.getLogger("taximeter.api")
 

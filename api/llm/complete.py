@@ -11,30 +11,30 @@ from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Receive
 
-from taximeter.api.errors import ApiError, text_of_credits
+from taximeter.api.access.memberships import Membership
 from taximeter.api.llm.admission import (
     bounds_for,
     refuse_settled_replay,
     request_id_of,
     reserve,
 )
-from taximeter.api.llm.answer import Answer
+from taximeter.api.llm.asgi_answer import Answer
 from taximeter.api.llm.body import ClientLeft
 from taximeter.api.llm.charge import OpenCharge
 from taximeter.api.llm.delivered import Step
 from taximeter.api.llm.estimates import measure
-from taximeter.api.llm.event_stream import EventStream
-from taximeter.api.llm.failures import broken
-from taximeter.api.llm.parse import parse_request
 from taximeter.api.llm.quote import quote
-from taximeter.api.llm.request import LlmRequest
 from taximeter.api.llm.room import Seat
-from taximeter.api.llm.routing import Target, ask
 from taximeter.api.llm.streaming import MeteredStream, until_disconnect
-from taximeter.api.llm.surfaces import Surface
-from taximeter.api.llm.upstream import Opened
-from taximeter.api.memberships import Membership
+from taximeter.api.openai.parse import parse_request
+from taximeter.api.openai.request import LlmRequest
+from taximeter.api.openai.surfaces import Surface
 from taximeter.api.services import Services
+from taximeter.api.upstreams.event_stream import EventStream
+from taximeter.api.upstreams.failures import broken
+from taximeter.api.upstreams.router import Target, ask
+from taximeter.api.upstreams.upstream import Opened
+from taximeter.api.web.errors import ApiError, text_of_credits
 from taximeter.meter import Receipt
 
 T = TypeVar("T")

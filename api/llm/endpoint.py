@@ -14,20 +14,25 @@ from starlette.datastructures import State
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from taximeter.api import middleware
-from taximeter.api.deps import bearer_needed, bearer_token, cookie_token, refuse_repeated
-from taximeter.api.errors import ApiError, refusal_of, validation_refusal
-from taximeter.api.exact import ShortText
-from taximeter.api.key_text import PREFIX
+from taximeter.api.access.dependencies import (
+    bearer_needed,
+    bearer_token,
+    cookie_token,
+    refuse_repeated,
+)
+from taximeter.api.access.key_text import PREFIX
 from taximeter.api.llm.admission import paying_org, refuse_empty_account
 from taximeter.api.llm.body import ClientLeft, read_body
-from taximeter.api.llm.by_key import key_caller
 from taximeter.api.llm.complete import Incoming, Place, complete
-from taximeter.api.llm.parse import SURFACES
-from taximeter.api.llm.said import failure_response
-from taximeter.api.llm.surfaces import Surface
-from taximeter.api.middleware import announced_bytes, body_limit_words
+from taximeter.api.llm.failure_answers import failure_response
+from taximeter.api.llm.key_callers import key_caller
+from taximeter.api.openai.parse import SURFACES
+from taximeter.api.openai.surfaces import Surface
 from taximeter.api.services import Services
+from taximeter.api.web import body_limit as middleware
+from taximeter.api.web.body_limit import announced_bytes, body_limit_words
+from taximeter.api.web.errors import ApiError, refusal_of, validation_refusal
+from taximeter.api.web.json_numbers import ShortText
 
 API_ROOT = "/api/v1/llm"
 CLIENTS_ROOT = "/v1"

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from taximeter.api.errors import ApiError, error_content
+from taximeter.api.web.errors import ApiError, error_content
 
 _TYPE_OF_STATUS = {
     401: "authentication_error",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from taximeter.api.errors import ApiError
-from taximeter.api.keys import KeyStore
+from taximeter.api.access.api_keys import KeyStore
+from taximeter.api.web.errors import ApiError
 from taximeter.meter import InvalidRequest
-from taximeter.meter.limits import check_user_id
+from taximeter.meter.wire.limits import check_user_id
 
 
 async def key_caller(

@@ -12,13 +12,13 @@ from asyncpg import Record
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, Field
 
-from taximeter.api.deps import ServicesDep
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import credits_of
+from taximeter.api.access.dependencies import ServicesDep
 from taximeter.api.llm.endpoint import API_ROOT, CLIENTS_ROOT, get_caller
-from taximeter.api.pending import Due
-from taximeter.api.queries import CREDITS
+from taximeter.api.llm.unsent_charges import Due
 from taximeter.api.services import Services
+from taximeter.api.sql import CREDITS
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_numbers import credits_of
 from taximeter.meter import MeterError, Receipt, Usage
 
 router = APIRouter(tags=["llm"])

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
-from taximeter.api.deps import ServicesDep
-from taximeter.api.errors import ApiError
+from taximeter.api.access.dependencies import ServicesDep
 from taximeter.api.llm.endpoint import API_ROOT, CLIENTS_ROOT
 from taximeter.api.llm.lookup import CallerDep
 from taximeter.api.llm.quote import prices_not_known
 from taximeter.api.services import Services
+from taximeter.api.web.errors import ApiError
 from taximeter.meter.pricing import UnpricedModel
 from taximeter.meter.pricing.editions import PricesNotKnown
 

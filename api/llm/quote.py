@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from taximeter.api.errors import ApiError
-from taximeter.api.llm.checks import invalid
 from taximeter.api.llm.estimates import PromptSize
-from taximeter.api.llm.request import LlmRequest
-from taximeter.api.llm.routing import Target
-from taximeter.api.settings import ApiSettings
+from taximeter.api.openai.checks import invalid
+from taximeter.api.openai.request import LlmRequest
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.upstreams.router import Target
+from taximeter.api.web.errors import ApiError
 from taximeter.meter.pricing import Price, Pricer, UnpricedModel
 from taximeter.meter.pricing.editions import PricesNotKnown
 

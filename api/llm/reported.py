@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from taximeter.meter.pricing import Price
 from taximeter.meter.pricing.kinds import TOKENS_MAX
-from taximeter.meter.pricing.usage import counts_of
+from taximeter.meter.pricing.usage_objects import counts_of
 
 UNKNOWN_CONTEXT: Final = 10_000_000
 """What a model of unknown size can read or write at most."""

@@ -14,7 +14,7 @@ import asyncio
 from collections import Counter, deque
 from typing import Final, Literal, TypeVar
 
-from taximeter.api.errors import ApiError
+from taximeter.api.web.errors import ApiError
 
 ORG_SHARE: Final = 3
 ACCOUNT_SHARE: Final = 1

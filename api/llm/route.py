@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Response
 from starlette.types import Receive, Scope, Send
 
-from taximeter.api.exact import ShortText
 from taximeter.api.llm.endpoint import SURFACE_OF
+from taximeter.api.web.json_numbers import ShortText
 
 router = APIRouter(tags=["llm"])
 

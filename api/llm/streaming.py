@@ -9,15 +9,12 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import credits_of
-from taximeter.api.llm.answer import raw_headers
+from taximeter.api.llm.asgi_answer import raw_headers
 from taximeter.api.llm.charge import OpenCharge
 from taximeter.api.llm.delivered import Made, Step, output_guess
-from taximeter.api.llm.event_stream import EventStream
-from taximeter.api.llm.request import LlmRequest
-from taximeter.api.llm.said import failure_content
-from taximeter.api.llm.sse import (
+from taximeter.api.llm.failure_answers import failure_content
+from taximeter.api.openai.request import LlmRequest
+from taximeter.api.openai.sse import (
     DONE,
     Event,
     data_of,
@@ -25,6 +22,9 @@ from taximeter.api.llm.sse import (
     with_data,
     without_usage,
 )
+from taximeter.api.upstreams.event_stream import EventStream
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_numbers import credits_of
 from taximeter.meter import Receipt
 
 logger = logging.getLogger("taximeter.api")

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from taximeter.api.errors import text_of_credits
+from taximeter.api.web.errors import text_of_credits
 from taximeter.meter import (
     AdmissionPaused,
     Meter,
@@ -22,7 +22,7 @@ from taximeter.meter import (
     StoreError,
     Usage,
 )
-from taximeter.meter.journal import Journal, JournalInUse, Line
+from taximeter.meter.credit_line.journal import Journal, JournalInUse, Line
 
 logger = logging.getLogger("taximeter.api")
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from taximeter.api.tokens import KEY_FILE_NAME
+from taximeter.api.access.dev_tokens import KEY_FILE_NAME
 
 MARKER = ".taximeter-folder"
 """Says which command a folder belongs to. Locked while that command runs."""

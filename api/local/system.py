@@ -20,7 +20,7 @@ from taximeter.api.embedded.postgres import DATABASE, EmbeddedPostgres
 from taximeter.api.embedded.server import EmbeddedServer
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.api.local.process import LocalProcess, ProcessFailed
-from taximeter.api.migrate import migrate
+from taximeter.api.processes.migrate import migrate
 
 READY_TIMEOUT_S = 60.0
 REDIS_URL, ARQ_REDIS_URL, DATABASE_URL, MIGRATE_DATABASE_URL = (

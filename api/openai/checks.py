@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from taximeter.api.errors import ApiError
+from taximeter.api.web.errors import ApiError
 
 LABEL_CHARACTERS_MAX = 64
 

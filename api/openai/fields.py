@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from taximeter.api.llm.checks import invalid
+from taximeter.api.openai.checks import invalid
 
 # The upstream and its key are the operator's: a caller who could name another one would be sent our
 # key.

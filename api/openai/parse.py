@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from taximeter.api.llm.checks import LABEL_CHARACTERS_MAX, count, invalid, label
-from taximeter.api.llm.fields import OWN, check_fields
-from taximeter.api.llm.members import NotAnObject, parse_object
-from taximeter.api.llm.request import LlmRequest
-from taximeter.api.llm.responses import Responses
-from taximeter.api.llm.surfaces import Completions, Embeddings, Images, Surface
+from taximeter.api.openai.checks import LABEL_CHARACTERS_MAX, count, invalid, label
+from taximeter.api.openai.fields import OWN, check_fields
+from taximeter.api.openai.json_members import NotAnObject, parse_object
+from taximeter.api.openai.request import LlmRequest
+from taximeter.api.openai.responses import Responses
+from taximeter.api.openai.surfaces import Completions, Embeddings, Images, Surface
 
 OUTPUT_TOKENS_MAX = 10_000_000
 MODEL_CHARACTERS_MAX = 200

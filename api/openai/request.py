@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from taximeter.api.llm.members import JsonObject
+from taximeter.api.openai.json_members import JsonObject
 
 if TYPE_CHECKING:
-    from taximeter.api.llm.surfaces import Surface
+    from taximeter.api.openai.surfaces import Surface
 
 
 _EMPTY = JsonObject("", {}, {})

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from taximeter.api.llm import fields
-from taximeter.api.llm.checks import invalid
 from taximeter.api.llm.delivered import Made, Step, made_of
-from taximeter.api.llm.surfaces import Surface, as_chat, in_chat_words
+from taximeter.api.openai import fields
+from taximeter.api.openai.checks import invalid
+from taximeter.api.openai.surfaces import Surface, as_chat, in_chat_words
 
 # These would be taken from the provider's account, where the callers of all organisations are one.
 _KEPT_AT_PROVIDER = ("previous_response_id", "conversation", "prompt")

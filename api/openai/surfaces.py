@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from taximeter.api.llm import fields
-from taximeter.api.llm.checks import count, invalid
 from taximeter.api.llm.delivered import NOTHING, Made, Step, chat_step, made_of
+from taximeter.api.openai import fields
+from taximeter.api.openai.checks import count, invalid
 
 ANSWERS_MAX = 128
 INPUTS_MAX = 2048

@@ -14,18 +14,18 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from taximeter.api.prices_set_aside import Case, rule_for
-from taximeter.api.prices_table import figures_of
+from taximeter.api.prices.set_aside import Case, rule_for
+from taximeter.api.prices.table import figures_of
 from taximeter.meter.pricing import KINDS, Price, Pricer, UnpricedModel
 from taximeter.meter.pricing.file_text import price_file_text
-from taximeter.meter.pricing.files import PriceFile, parse_price_file
 from taximeter.meter.pricing.identity import identify
 from taximeter.meter.pricing.litellm_map import parse_map, read_models
+from taximeter.meter.pricing.price_file import PriceFile, parse_price_file
 from taximeter.meter.pricing.pricer import MILLICREDITS_PER_CREDIT
 from taximeter.meter.pricing.published import Listed
 from taximeter.meter.pricing.rates import WholeRate, rate_of
 from taximeter.meter.pricing.sheet import Sheet
-from taximeter.meter.pricing.usage import Counts
+from taximeter.meter.pricing.usage_objects import Counts
 
 TOLERANCE: Final = Decimal("0.0005")
 """Two prices that differ by less are one: maps keep prices as binary fractions, and some hosts

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import asyncpg
 
-from taximeter.api.audit import write_audit
-from taximeter.api.queries import PRICES
+from taximeter.api.billing.audit import write_audit
+from taximeter.api.sql import PRICES
 from taximeter.meter.pricing import PriceFile, PriceFileError
 from taximeter.meter.pricing.editions import Edition, Kind, packed, read_edition, unpacked
 from taximeter.meter.pricing.published import PublishedPrices
-from taximeter.settler.stores import Connection, Pool
+from taximeter.settler.books.stores import Connection, Pool
 
 FILE_BYTES_MAX: Final = 256_000_000
 _FIELDS: Final = ("number", "kind", "version", "digest", "dated", "starts_at", "content")

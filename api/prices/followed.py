@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import asyncpg
 
-from taximeter.api.exact import MILLICREDITS_PER_CREDIT
-from taximeter.api.price_lists import Editions
-from taximeter.api.price_settings import PriceSettings
-from taximeter.meter.estimates import EstimatedHolds, HoldPolicy
+from taximeter.api.prices.editions import Editions
+from taximeter.api.prices.settings import PriceSettings
+from taximeter.api.web.json_numbers import MILLICREDITS_PER_CREDIT
+from taximeter.meter.held_estimates import EstimatedHolds, HoldPolicy
 from taximeter.meter.pricing import PriceFileError, Pricer, TokenPrice
 
 logger = logging.getLogger("taximeter.prices")

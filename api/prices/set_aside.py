@@ -20,7 +20,7 @@ from taximeter.meter.pricing.litellm_map import kinds_of
 from taximeter.meter.pricing.price import Price
 from taximeter.meter.pricing.published import Listed
 from taximeter.meter.pricing.rates import rate_of
-from taximeter.meter.pricing.usage import Counts
+from taximeter.meter.pricing.usage_objects import Counts
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from taximeter.api.plans import PLANS
-from taximeter.settler.settings import StoreSettings
+from taximeter.api.billing.plans import PLANS
+from taximeter.settler.books.settings import StoreSettings
 
 
 def _as_written(value: object) -> object:

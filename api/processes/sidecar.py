@@ -8,22 +8,22 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from taximeter.api.background import REQUESTS_SHARE
-from taximeter.api.keys import KEY_CONNECTIONS, KeyStore
-from taximeter.api.outermost import Outermost
-from taximeter.api.price_lists import Editions
-from taximeter.api.prices import PriceAge, following, make_holds
-from taximeter.api.sidecar.keys import Keys
-from taximeter.api.sidecar.server import DrainingServer, open_unix_socket, server_config
-from taximeter.api.sidecar.settings import SidecarSettings
+from taximeter.api.access.api_keys import KEY_CONNECTIONS, KeyStore
+from taximeter.api.prices.editions import Editions
+from taximeter.api.prices.followed import PriceAge, following, make_holds
+from taximeter.api.processes.sidecar_keys import Keys
+from taximeter.api.processes.sidecar_server import DrainingServer, open_unix_socket, server_config
+from taximeter.api.settings.sidecar import SidecarSettings
+from taximeter.api.web.background import REQUESTS_SHARE
+from taximeter.api.web.outermost import Outermost
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import Sidecar, create_sidecar
-from taximeter.meter.sidecar.refusals import Refusal
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.health import HealthCheck
-from taximeter.settler.pools import make_pool
-from taximeter.settler.stores import Pool, Stores
+from taximeter.meter.sidecar.answers import Refusal
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.connection_pools import make_pool
+from taximeter.settler.books.stores import Pool, Stores
+from taximeter.settler.status.health import HealthCheck
 
 logger = logging.getLogger("taximeter.sidecar")
 

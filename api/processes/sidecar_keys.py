@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from taximeter.api.key_text import PREFIX
-from taximeter.api.keys import TROUBLE, KeyStore
+from taximeter.api.access.api_keys import TROUBLE, KeyStore
+from taximeter.api.access.key_text import PREFIX
 from taximeter.meter.sidecar import ApiKeys
+from taximeter.meter.sidecar.answers import KEYS_UNAVAILABLE
+from taximeter.meter.sidecar.bearer import bearer
 from taximeter.meter.sidecar.grants import Grant
-from taximeter.meter.sidecar.keys import bearer
-from taximeter.meter.sidecar.refusals import KEYS_UNAVAILABLE
 
 _PREFIX = PREFIX.encode()
 

@@ -15,10 +15,10 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from taximeter.api.background import REQUESTS_SHARE
-from taximeter.api.connections import GuardingServer, connection_limits
-from taximeter.api.protocol import HEAD_BYTES_MAX, JoiningProtocol
-from taximeter.api.sidecar.settings import SidecarSettings
+from taximeter.api.settings.sidecar import SidecarSettings
+from taximeter.api.web.background import REQUESTS_SHARE
+from taximeter.api.web.connections import GuardingServer, connection_limits
+from taximeter.api.web.wire_protocol import HEAD_BYTES_MAX, JoiningProtocol
 from taximeter.meter.sidecar import Sidecar
 from taximeter.meter.sidecar.body import BODY_BYTES_MAX
 

@@ -12,11 +12,15 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from taximeter.api.again import again_when_undone
-from taximeter.api.audit import to_json, write_audit
-from taximeter.api.deps import Access, OrgAdminDep, ServicesDep, SystemAdminDep
-from taximeter.api.errors import ApiError, text_of_credits
-from taximeter.api.exact import (
+from taximeter.api.access.dependencies import Access, OrgAdminDep, ServicesDep, SystemAdminDep
+from taximeter.api.billing.audit import to_json, write_audit
+from taximeter.api.billing.live_balances import made_live
+from taximeter.api.billing.views import AllocationView, PoolView, pool_view
+from taximeter.api.routes.credits import allocate_credits, allocation_refusal, pool_cannot_pay
+from taximeter.api.sql import CORRECTIONS, CREDITS
+from taximeter.api.web.errors import ApiError, text_of_credits
+from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
+from taximeter.api.web.json_numbers import (
     Body,
     Credits,
     Dollars,
@@ -26,13 +30,9 @@ from taximeter.api.exact import (
     credits_of,
     millicredits_of,
 )
-from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
-from taximeter.api.live import made_live
-from taximeter.api.queries import CORRECTIONS, CREDITS
-from taximeter.api.routes.credits import allocate_credits, allocation_refusal, pool_cannot_pay
-from taximeter.api.views import AllocationView, PoolView, pool_view
-from taximeter.meter.limits import BALANCE_MAX
-from taximeter.settler.stores import Connection
+from taximeter.api.web.retries import again_when_undone
+from taximeter.meter.wire.limits import BALANCE_MAX
+from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
 

@@ -11,25 +11,33 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, StrictBool
 
-from taximeter.api.again import again_when_undone
-from taximeter.api.audit import write_audit
-from taximeter.api.deps import Access, MemberDep, OrgAdminDep, ServicesDep, own_user
-from taximeter.api.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
-from taximeter.api.exact import Body, Credits, ExactRoute, Time, UserId, credits_of, in_the_future
-from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
-from taximeter.api.live import Account, live_balances, made_live
-from taximeter.api.paging import LimitParam, OffsetParam
-from taximeter.api.queries import CREDITS
-from taximeter.api.views import (
+from taximeter.api.access.dependencies import Access, MemberDep, OrgAdminDep, ServicesDep, own_user
+from taximeter.api.billing.audit import write_audit
+from taximeter.api.billing.live_balances import Account, live_balances, made_live
+from taximeter.api.billing.views import (
     AllocationView,
     FromBooks,
     PoolDetails,
     allocation_view,
     pool_details,
 )
+from taximeter.api.sql import CREDITS
+from taximeter.api.web.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
+from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
+from taximeter.api.web.json_numbers import (
+    Body,
+    Credits,
+    ExactRoute,
+    Time,
+    UserId,
+    credits_of,
+    in_the_future,
+)
+from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.api.web.retries import again_when_undone
 from taximeter.meter import Balance
-from taximeter.meter.limits import BALANCE_MAX
-from taximeter.settler.stores import Connection
+from taximeter.meter.wire.limits import BALANCE_MAX
+from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
 

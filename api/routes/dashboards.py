@@ -8,15 +8,15 @@ from asyncpg import Record
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.deps import OrgAdminDep, ServicesDep
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import ExactRoute, credits_of
-from taximeter.api.live import live_balances
-from taximeter.api.queries import CREDITS, DASHBOARDS
+from taximeter.api.access.dependencies import OrgAdminDep, ServicesDep
+from taximeter.api.access.user_emails import emails_of
+from taximeter.api.billing.live_balances import live_balances
+from taximeter.api.billing.usage_reports import Scope, last_days
+from taximeter.api.billing.views import AllocationView, FromBooks, PoolDetails, pool_details
 from taximeter.api.routes.credits import with_balance
-from taximeter.api.usage import Scope, last_days
-from taximeter.api.users import emails_of
-from taximeter.api.views import AllocationView, FromBooks, PoolDetails, pool_details
+from taximeter.api.sql import CREDITS, DASHBOARDS
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_numbers import ExactRoute, credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=ExactRoute)
 

@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
-from taximeter.api.again import again_when_undone
-from taximeter.api.audit import write_audit
-from taximeter.api.deps import PrincipalDep, ServicesDep
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import ExactRoute, OrgId
-from taximeter.api.paging import LimitParam, OffsetParam
-from taximeter.api.queries import IDENTITY
+from taximeter.api.access.dependencies import PrincipalDep, ServicesDep
+from taximeter.api.billing.audit import write_audit
 from taximeter.api.services import Services
+from taximeter.api.sql import IDENTITY
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_numbers import ExactRoute, OrgId
+from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.api.web.retries import again_when_undone
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["members"], route_class=ExactRoute)
 

@@ -8,14 +8,20 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from taximeter.api.again import again_when_undone
-from taximeter.api.audit import to_json, write_audit
-from taximeter.api.deps import Access, MemberDep, OrgAdminDep, ServicesDep, SystemAdminDep
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, Dollars, ExactRoute, ShortText
-from taximeter.api.paging import LimitParam, OffsetParam
-from taximeter.api.queries import CORRECTIONS, SUBSCRIPTIONS
-from taximeter.settler.stores import Connection
+from taximeter.api.access.dependencies import (
+    Access,
+    MemberDep,
+    OrgAdminDep,
+    ServicesDep,
+    SystemAdminDep,
+)
+from taximeter.api.billing.audit import to_json, write_audit
+from taximeter.api.sql import CORRECTIONS, SUBSCRIPTIONS
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_numbers import Body, Dollars, ExactRoute, ShortText
+from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.api.web.retries import again_when_undone
+from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["history"], route_class=ExactRoute)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.deps import PrincipalDep, ServicesDep
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, ExactRoute, OrgId
-from taximeter.api.queries import USERS
+from taximeter.api.access.dependencies import PrincipalDep, ServicesDep
+from taximeter.api.sql import USERS
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_numbers import Body, ExactRoute, OrgId
 
 router = APIRouter(tags=["session"], route_class=ExactRoute)
 

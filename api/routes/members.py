@@ -10,20 +10,20 @@ from asyncpg import Record
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field, StrictBool
 
-from taximeter.api.again import again_when_undone
-from taximeter.api.audit import write_audit
-from taximeter.api.deps import MemberDep, OrgAdminDep, ServicesDep
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, ExactRoute, NewUserId, UserId, credits_of
-from taximeter.api.leaving import Ended, end_what_acts_for, refuse_to_keep
-from taximeter.api.paging import LimitParam, OffsetParam
-from taximeter.api.queries import IDENTITY, MOVES, USERS
-from taximeter.api.request_id import current_request_id
+from taximeter.api.access.dependencies import MemberDep, OrgAdminDep, ServicesDep
+from taximeter.api.access.leaving import Ended, end_what_acts_for, refuse_to_keep
+from taximeter.api.billing.audit import write_audit
 from taximeter.api.services import Services
-from taximeter.settler.closing import Closing, begin_removal, take_back
-from taximeter.settler.moves import LiveSideAway
-from taximeter.settler.settle import TRANSIENT
-from taximeter.settler.stores import Connection
+from taximeter.api.sql import IDENTITY, MOVES, USERS
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_numbers import Body, ExactRoute, NewUserId, UserId, credits_of
+from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.api.web.request_id import current_request_id
+from taximeter.api.web.retries import again_when_undone
+from taximeter.settler.books.stores import Connection
+from taximeter.settler.moves.closing import Closing, begin_removal, take_back
+from taximeter.settler.moves.moves import LiveSideAway
+from taximeter.settler.settling.settle import TRANSIENT
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["members"], route_class=ExactRoute)
 

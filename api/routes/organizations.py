@@ -11,16 +11,22 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, model_validator
 
-from taximeter.api.again import again_when_undone
-from taximeter.api.audit import write_audit
-from taximeter.api.deps import Access, MemberDep, OrgAdminDep, ServicesDep, SystemAdminDep
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, ExactRoute, ShortText, check_email
-from taximeter.api.leaving import KeyNamed, end_all_keys
-from taximeter.api.paging import LimitParam, OffsetParam
-from taximeter.api.queries import KEYS, ORGANIZATIONS
-from taximeter.api.views import PoolView, pool_view
-from taximeter.settler.stores import Connection
+from taximeter.api.access.dependencies import (
+    Access,
+    MemberDep,
+    OrgAdminDep,
+    ServicesDep,
+    SystemAdminDep,
+)
+from taximeter.api.access.leaving import KeyNamed, end_all_keys
+from taximeter.api.billing.audit import write_audit
+from taximeter.api.billing.views import PoolView, pool_view
+from taximeter.api.sql import KEYS, ORGANIZATIONS
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_numbers import Body, ExactRoute, ShortText, check_email
+from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.api.web.retries import again_when_undone
+from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["organizations"], route_class=ExactRoute)
 

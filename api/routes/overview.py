@@ -8,11 +8,11 @@ from asyncpg import Record
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.deps import ServicesDep, SystemAdminDep
-from taximeter.api.exact import ExactRoute, credits_of
-from taximeter.api.queries import DASHBOARDS
-from taximeter.api.usage import last_days
-from taximeter.api.views import FromBooks
+from taximeter.api.access.dependencies import ServicesDep, SystemAdminDep
+from taximeter.api.billing.usage_reports import last_days
+from taximeter.api.billing.views import FromBooks
+from taximeter.api.sql import DASHBOARDS
+from taximeter.api.web.json_numbers import ExactRoute, credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=ExactRoute)
 

@@ -9,20 +9,20 @@ import asyncpg
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
-from taximeter.api.again import again_when_undone
-from taximeter.api.auth import Principal
-from taximeter.api.deps import Access, ServicesDep, SystemAdminDep
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, Credits, Dollars, ExactRoute, NewUserId
-from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
-from taximeter.api.live import made_live
-from taximeter.api.personal import personal_org_id
-from taximeter.api.queries import CREDITS, USERS
+from taximeter.api.access.dependencies import Access, ServicesDep, SystemAdminDep
+from taximeter.api.access.sessions import Principal
+from taximeter.api.billing.live_balances import made_live
+from taximeter.api.billing.personal import personal_org_id
+from taximeter.api.billing.views import AllocationView
+from taximeter.api.billing.vouching import BY_SYSTEM_ADMIN
 from taximeter.api.routes.credits import PoolUpdated, allocate_credits, allocation_refusal
 from taximeter.api.routes.purchases import TransactionView, book_purchase, transaction_view
-from taximeter.api.views import AllocationView
-from taximeter.api.vouching import BY_SYSTEM_ADMIN
-from taximeter.settler.stores import Connection
+from taximeter.api.sql import CREDITS, USERS
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
+from taximeter.api.web.json_numbers import Body, Credits, Dollars, ExactRoute, NewUserId
+from taximeter.api.web.retries import again_when_undone
+from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
 

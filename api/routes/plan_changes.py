@@ -9,18 +9,18 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, StrictBool
 
-from taximeter.api.again import again_when_undone
-from taximeter.api.audit import to_json, write_audit
-from taximeter.api.deps import Access, OrgAdminDep, ServicesDep
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, ExactRoute, ShortText
-from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
-from taximeter.api.plans import Plan, plan_of
-from taximeter.api.proration import prorate
-from taximeter.api.queries import SUBSCRIPTIONS
+from taximeter.api.access.dependencies import Access, OrgAdminDep, ServicesDep
+from taximeter.api.billing.audit import to_json, write_audit
+from taximeter.api.billing.plans import Plan, plan_of
+from taximeter.api.billing.proration import prorate
+from taximeter.api.billing.views import SubscriptionView, subscription_view
 from taximeter.api.routes.subscriptions import no_subscription
-from taximeter.api.views import SubscriptionView, subscription_view
-from taximeter.settler.stores import Connection
+from taximeter.api.sql import SUBSCRIPTIONS
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
+from taximeter.api.web.json_numbers import Body, ExactRoute, ShortText
+from taximeter.api.web.retries import again_when_undone
+from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
 

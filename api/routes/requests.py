@@ -14,13 +14,13 @@ from asyncpg import Record
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from taximeter.api.deps import MemberDep, ServicesDep, own_user
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import Day, ExactRoute, ShortText, UserId, credits_of
-from taximeter.api.paging import LimitParam
-from taximeter.api.queries import REQUESTS
-from taximeter.api.usage import day_range
-from taximeter.api.views import FromBooks
+from taximeter.api.access.dependencies import MemberDep, ServicesDep, own_user
+from taximeter.api.billing.usage_reports import day_range
+from taximeter.api.billing.views import FromBooks
+from taximeter.api.sql import REQUESTS
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_numbers import Day, ExactRoute, ShortText, UserId, credits_of
+from taximeter.api.web.paging import LimitParam
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=ExactRoute)
 

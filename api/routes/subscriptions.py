@@ -11,11 +11,17 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, Field
 
-from taximeter.api.again import again_when_undone
-from taximeter.api.audit import to_json, write_audit
-from taximeter.api.deps import MemberDep, PrincipalDep, ServicesDep, SystemAdminDep
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import (
+from taximeter.api.access.dependencies import MemberDep, PrincipalDep, ServicesDep, SystemAdminDep
+from taximeter.api.billing.audit import to_json, write_audit
+from taximeter.api.billing.personal import PERSONAL_PREFIX
+from taximeter.api.billing.plans import PLANS, Plan, plan_of
+from taximeter.api.billing.views import PoolView, SubscriptionView, pool_view, subscription_view
+from taximeter.api.billing.vouching import BY_PLAN
+from taximeter.api.routes.purchases import book_purchase
+from taximeter.api.sql import CREDITS, ORGANIZATIONS, SUBSCRIPTIONS
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
+from taximeter.api.web.json_numbers import (
     Body,
     Credits,
     ExactRoute,
@@ -24,14 +30,8 @@ from taximeter.api.exact import (
     ShortText,
     check_email,
 )
-from taximeter.api.idempotency import IdempotencyKey, Repeatable, answer_once
-from taximeter.api.personal import PERSONAL_PREFIX
-from taximeter.api.plans import PLANS, Plan, plan_of
-from taximeter.api.queries import CREDITS, ORGANIZATIONS, SUBSCRIPTIONS
-from taximeter.api.routes.purchases import book_purchase
-from taximeter.api.views import PoolView, SubscriptionView, pool_view, subscription_view
-from taximeter.api.vouching import BY_PLAN
-from taximeter.settler.stores import Connection
+from taximeter.api.web.retries import again_when_undone
+from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
 

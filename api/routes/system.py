@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from taximeter.api.deps import ServicesDep
-from taximeter.api.errors import from_meter
+from taximeter.api.access.dependencies import ServicesDep
+from taximeter.api.web.errors import from_meter
 from taximeter.meter import MeterError
-from taximeter.settler.health import PartHealth, SystemHealth
+from taximeter.settler.status.health import PartHealth, SystemHealth
 
 router = APIRouter(tags=["system"])
 

@@ -10,11 +10,11 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from taximeter.api.deps import MemberDep, ServicesDep, own_user
-from taximeter.api.exact import Day, ExactRoute, ShortText, UserId, credits_of
-from taximeter.api.usage import Scope, day_range
-from taximeter.api.users import emails_of
-from taximeter.api.views import FromBooks, percentage
+from taximeter.api.access.dependencies import MemberDep, ServicesDep, own_user
+from taximeter.api.access.user_emails import emails_of
+from taximeter.api.billing.usage_reports import Scope, day_range
+from taximeter.api.billing.views import FromBooks, percentage
+from taximeter.api.web.json_numbers import Day, ExactRoute, ShortText, UserId, credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=ExactRoute)
 

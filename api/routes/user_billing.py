@@ -8,13 +8,13 @@ from asyncpg import Record
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.deps import PrincipalDep, ServicesDep
-from taximeter.api.exact import credits_of
-from taximeter.api.live import live_balances
-from taximeter.api.memberships import MEMBERSHIPS_MAX
-from taximeter.api.queries import USERS
-from taximeter.api.usage import last_days
-from taximeter.api.views import FromBooks
+from taximeter.api.access.dependencies import PrincipalDep, ServicesDep
+from taximeter.api.access.memberships import MEMBERSHIPS_MAX
+from taximeter.api.billing.live_balances import live_balances
+from taximeter.api.billing.usage_reports import last_days
+from taximeter.api.billing.views import FromBooks
+from taximeter.api.sql import USERS
+from taximeter.api.web.json_numbers import credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["user"])
 

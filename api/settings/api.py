@@ -7,12 +7,12 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from taximeter.api.auth import ASYMMETRIC_ALGORITHMS
-from taximeter.api.claims import ClaimPaths
-from taximeter.api.jwks import is_safe_url
-from taximeter.api.metering import MeteringSettings, is_loopback
-from taximeter.api.outermost import LogRequests
-from taximeter.api.price_settings import PriceSettings
+from taximeter.api.access.jwks import is_safe_url
+from taximeter.api.access.oidc_claims import ClaimPaths
+from taximeter.api.access.sessions import ASYMMETRIC_ALGORITHMS
+from taximeter.api.prices.settings import PriceSettings
+from taximeter.api.settings.metering import MeteringSettings, is_loopback
+from taximeter.api.web.outermost import LogRequests
 
 SIMULATOR_URL = "http://127.0.0.1:8085/v1"
 

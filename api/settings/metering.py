@@ -10,9 +10,9 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from taximeter.meter import MeterSettings
-from taximeter.meter.credit_line import CreditLines
-from taximeter.meter.waits import Wait
-from taximeter.settler.settings import Seconds, StoreSettings
+from taximeter.meter.credit_line.desk import CreditLines
+from taximeter.meter.wire.waits import Wait
+from taximeter.settler.books.settings import Seconds, StoreSettings
 
 
 def is_loopback(host: str) -> bool:

@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from taximeter.api.simulated_answers import CREATED, Completion, Simulate
-from taximeter.api.simulated_surfaces import (
+from taximeter.api.simulator.answers import CREATED, Completion, Simulate
+from taximeter.api.simulator.surfaces import (
     WHOLE,
     ResponsesAnswer,
     TextCompletion,

@@ -16,7 +16,7 @@ from email import message_from_bytes
 from email.policy import HTTP
 from typing import Any
 
-from taximeter.api.simulated_answers import CREATED, Simulate, count_tokens, event, words_of
+from taximeter.api.simulator.answers import CREATED, Simulate, count_tokens, event, words_of
 
 IMAGE_TOKENS = 4_160
 _DIMENSIONS = 8

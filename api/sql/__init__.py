@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taximeter.settler.queries import load_queries
+from taximeter.settler.books.named_sql import load_queries
 
 IDENTITY = load_queries("identity", "taximeter.api")
 SUBSCRIPTIONS = load_queries("subscriptions", "taximeter.api")

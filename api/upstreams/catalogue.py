@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from taximeter.api.llm.routing import Router
+from taximeter.api.upstreams.router import Router
 
 LISTED_FOR_S = 60.0
 

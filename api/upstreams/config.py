@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from taximeter.api.settings import SIMULATOR_URL, ApiSettings
+from taximeter.api.settings.api import SIMULATOR_URL, ApiSettings
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.pricing.identity import host_of
 

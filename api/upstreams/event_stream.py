@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from taximeter.api.errors import ApiError
-from taximeter.api.llm.failures import FAILURES, broken, unreachable
-from taximeter.api.llm.sse import Event, EventReader, StreamBroken, is_event
-from taximeter.api.llm.surfaces import Surface
-from taximeter.api.llm.upstream import Opened, Upstream
+from taximeter.api.openai.sse import Event, EventReader, StreamBroken, is_event
+from taximeter.api.openai.surfaces import Surface
+from taximeter.api.upstreams.failures import FAILURES, broken, unreachable
+from taximeter.api.upstreams.upstream import Opened, Upstream
+from taximeter.api.web.errors import ApiError
 
 
 class EventStream:

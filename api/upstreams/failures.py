@@ -9,7 +9,7 @@ import logging
 import aiohttp
 import aiohttp.http_exceptions
 
-from taximeter.api.errors import UPSTREAM_ERROR, ApiError
+from taximeter.api.web.errors import UPSTREAM_ERROR, ApiError
 
 logger = logging.getLogger("taximeter.api")
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Container
 from typing import Final
 
-from taximeter.api.errors import from_meter
+from taximeter.api.web.errors import from_meter
 from taximeter.meter import MeterError, NotConfirmed, OutcomeUnknown, StoreUnavailable
 
 STORE_REST_S: Final = 0.5

@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import translate
 
-from taximeter.api.errors import ApiError
-from taximeter.api.llm.config import RouteConfig, RoutingConfig
-from taximeter.api.llm.failures import UpstreamFailure
-from taximeter.api.llm.request import LlmRequest
-from taximeter.api.llm.upstream import Opened, Upstream
+from taximeter.api.openai.request import LlmRequest
+from taximeter.api.upstreams.config import RouteConfig, RoutingConfig
+from taximeter.api.upstreams.failures import UpstreamFailure
+from taximeter.api.upstreams.upstream import Opened, Upstream
+from taximeter.api.web.errors import ApiError
 from taximeter.meter.pricing.identity import host_of, identify
-from taximeter.settler.health import UpstreamHealth
+from taximeter.settler.status.health import UpstreamHealth
 
 MODELS_REMEMBERED_MAX = 4096
 RETRY_PAUSE_S = 0.1

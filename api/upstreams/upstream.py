@@ -12,11 +12,11 @@ from typing import Any
 import aiohttp
 import httpx
 
-from taximeter.api.errors import UPSTREAM_ERROR, ApiError
-from taximeter.api.llm.config import UpstreamConfig
-from taximeter.api.llm.failures import FAILURES, no_connection_free, refused, unreachable
-from taximeter.api.llm.resting import Rest
 from taximeter.api.llm.room import Turn, Turns
+from taximeter.api.upstreams.config import UpstreamConfig
+from taximeter.api.upstreams.failures import FAILURES, no_connection_free, refused, unreachable
+from taximeter.api.upstreams.resting import Rest
+from taximeter.api.web.errors import UPSTREAM_ERROR, ApiError
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 _ERROR_BYTES_MAX = 64 * 1024

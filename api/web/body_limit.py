@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taximeter.api.errors import error_content
+from taximeter.api.web.errors import error_content
 
 BODY_TIMEOUT_S = 10.0
 """How long a body of the admin API may take to arrive."""

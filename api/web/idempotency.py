@@ -22,10 +22,10 @@ from typing import Annotated, TypeVar
 from fastapi import Header
 from pydantic import BaseModel
 
-from taximeter.api.errors import ApiError
-from taximeter.api.exact import Body, ShortText
-from taximeter.api.queries import IDEMPOTENCY
-from taximeter.settler.stores import Connection
+from taximeter.api.sql import IDEMPOTENCY
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_numbers import Body, ShortText
+from taximeter.settler.books.stores import Connection
 
 IdempotencyKey = Annotated[
     ShortText | None,

@@ -18,10 +18,10 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from taximeter.api.errors import ApiError
-from taximeter.api.shape import Shape, ShapeError
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_shape import Shape, ShapeError
 from taximeter.meter import InvalidRequest
-from taximeter.meter.limits import AMOUNT_MAX, check_org_id, check_user_id
+from taximeter.meter.wire.limits import AMOUNT_MAX, check_org_id, check_user_id
 
 MILLICREDITS_PER_CREDIT = 1000
 CENT = Decimal("0.01")

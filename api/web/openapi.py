@@ -16,8 +16,8 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
-from taximeter.api.errors import error_content
-from taximeter.api.links import add_links
+from taximeter.api.web.errors import error_content
+from taximeter.api.web.links import add_links
 
 JSON = "application/json"
 ERROR_SCHEMA = {
@@ -100,7 +100,7 @@ PARAMETERS = {
 @cache
 def examples() -> dict[str, dict[str, Any]]:
     """`METHOD path` -> request and response, as a test has recorded them."""
-    text = files("taximeter.api").joinpath("examples.json").read_text(encoding="utf-8")
+    text = files("taximeter.api.web").joinpath("openapi_examples.json").read_text(encoding="utf-8")
     found: dict[str, dict[str, Any]] = json.loads(text)
     return found
 

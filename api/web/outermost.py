@@ -14,8 +14,8 @@ from typing import Any, Final, Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taximeter.api.late import LARGE_BYTES, BodyTurns, LateAnswers
-from taximeter.api.strangers import SENSELESS, Strangers, body_bytes_of, credentials_of
+from taximeter.api.access.strangers import SENSELESS, Strangers, body_bytes_of, credentials_of
+from taximeter.api.web.late_refusals import LARGE_BYTES, BodyTurns, LateAnswers
 
 LogRequests = Literal["all", "refused", "none"]
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from taximeter.api.connections import GuardedProtocol
+from taximeter.api.web.connections import GuardedProtocol
 
 HEAD_BYTES_MAX = 32_768
 _CONTINUE = b"HTTP/1.1 100 "

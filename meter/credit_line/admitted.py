@@ -7,11 +7,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from taximeter.meter.errors import NotAllowed, RequestConflict
-from taximeter.meter.journal import Line
-from taximeter.meter.limits import PAYLOAD_BYTES_MAX
-from taximeter.meter.models import Receipt, State
-from taximeter.meter.operations import Operation
+from taximeter.meter.credit_line.journal import Line
+from taximeter.meter.wire.errors import NotAllowed, RequestConflict
+from taximeter.meter.wire.limits import PAYLOAD_BYTES_MAX
+from taximeter.meter.wire.models import Receipt, State
+from taximeter.meter.wire.operations import Operation
 
 
 @dataclass(slots=True)

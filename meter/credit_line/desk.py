@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from taximeter.meter.credit_entries import (
+from taximeter.meter.credit_line.admitted import (
     Entry,
     check_rights,
     due_line,
@@ -28,7 +28,8 @@ from taximeter.meter.credit_entries import (
     receipt_of,
     touched_line,
 )
-from taximeter.meter.errors import (
+from taximeter.meter.credit_line.journal import Journal, Line, LineInDoubt
+from taximeter.meter.wire.errors import (
     AccountNotFound,
     InsufficientCredits,
     MeterError,
@@ -38,10 +39,9 @@ from taximeter.meter.errors import (
     StoreError,
     TooManyHolds,
 )
-from taximeter.meter.journal import Journal, Line, LineInDoubt
-from taximeter.meter.limits import AMOUNT_MAX, FREE_HOLD_TTL_MS, check_org_id
-from taximeter.meter.models import Loader, Receipt
-from taximeter.meter.operations import Operation
+from taximeter.meter.wire.limits import AMOUNT_MAX, FREE_HOLD_TTL_MS, check_org_id
+from taximeter.meter.wire.models import Loader, Receipt
+from taximeter.meter.wire.operations import Operation
 
 log: Final = logging.getLogger("taximeter.meter")
 

@@ -9,10 +9,10 @@ import logging
 from contextlib import suppress
 from typing import Final
 
-from taximeter.meter.credit_entries import Entry
-from taximeter.meter.credit_line import CreditDesk
-from taximeter.meter.dispatch import Dispatcher
-from taximeter.meter.errors import (
+from taximeter.meter.credit_line.admitted import Entry
+from taximeter.meter.credit_line.desk import CreditDesk
+from taximeter.meter.lanes.dispatch import Dispatcher
+from taximeter.meter.wire.errors import (
     AdmissionPaused,
     MeterError,
     NotConfirmed,
@@ -23,8 +23,8 @@ from taximeter.meter.errors import (
     StoreOutOfMemory,
     StoreUnavailable,
 )
-from taximeter.meter.models import Receipt
-from taximeter.meter.operations import Operation
+from taximeter.meter.wire.models import Receipt
+from taximeter.meter.wire.operations import Operation
 
 log: Final = logging.getLogger("taximeter.meter")
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from taximeter.meter.errors import StoreError
+from taximeter.meter.wire.errors import StoreError
 
 Line = Mapping[str, Any]
 _NEWLINE: Final = b"\n"

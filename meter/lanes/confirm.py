@@ -17,15 +17,15 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from taximeter.meter.errors import NotConfirmed, StoreError, StoreUnavailable
-from taximeter.meter.faults import is_final
-from taximeter.meter.handshake import ShardIdentity, greet
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.pending import Pending
-from taximeter.meter.pressure import Pressure
-from taximeter.meter.scripts import load_script
+from taximeter.meter.lanes.pending import Pending
+from taximeter.meter.lanes.pressure import Pressure
+from taximeter.meter.server.handshake import ShardIdentity, greet
+from taximeter.meter.server.trouble import is_final
 from taximeter.meter.settings import MeterSettings
-from taximeter.meter.waits import Asking, Goal, Wait
+from taximeter.meter.wire.errors import NotConfirmed, StoreError, StoreUnavailable
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.scripts import load_script
+from taximeter.meter.wire.waits import Asking, Goal, Wait
 
 log: Final = logging.getLogger("taximeter.meter")
 

@@ -9,9 +9,12 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from taximeter.meter.accounts import AccountReader
-from taximeter.meter.codes import Code
-from taximeter.meter.errors import (
+from taximeter.meter.lanes.giving_back import GivingBack
+from taximeter.meter.lanes.live_accounts import AccountReader
+from taximeter.meter.lanes.pending import NOT_LOADED_IN_DOUBT
+from taximeter.meter.lanes.shards import Shards
+from taximeter.meter.wire.codes import Code
+from taximeter.meter.wire.errors import (
     InsufficientCredits,
     MeterError,
     NotAllowed,
@@ -22,10 +25,9 @@ from taximeter.meter.errors import (
     TooManyHolds,
     UnknownHold,
 )
-from taximeter.meter.giving_back import GivingBack
-from taximeter.meter.keys import shard_of_account, split_account
-from taximeter.meter.models import Receipt
-from taximeter.meter.operations import (
+from taximeter.meter.wire.keys import shard_of_account, split_account
+from taximeter.meter.wire.models import Receipt
+from taximeter.meter.wire.operations import (
     OK_REPLY,
     Operation,
     Reply,
@@ -35,8 +37,6 @@ from taximeter.meter.operations import (
     parse_reply,
     raise_refusal,
 )
-from taximeter.meter.pending import NOT_LOADED_IN_DOUBT
-from taximeter.meter.shards import Shards
 
 logger = logging.getLogger("taximeter.meter")
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from taximeter.meter.errors import Overloaded, TooManyForAccount
-from taximeter.meter.pending import Pending
-from taximeter.meter.pressure import Limit
+from taximeter.meter.lanes.pending import Pending
+from taximeter.meter.lanes.pressure import Limit
+from taximeter.meter.wire.errors import Overloaded, TooManyForAccount
 
 
 class _Organization:

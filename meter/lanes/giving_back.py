@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from taximeter.meter.errors import MeterError, Overloaded, StoreError
-from taximeter.meter.operations import Operation
+from taximeter.meter.wire.errors import MeterError, Overloaded, StoreError
+from taximeter.meter.wire.operations import Operation
 
 log: Final = logging.getLogger("taximeter.meter")
 

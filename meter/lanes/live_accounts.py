@@ -9,19 +9,19 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from taximeter.meter.codes import FENCED, STALE_EPOCH
-from taximeter.meter.errors import (
+from taximeter.meter.lanes.shards import Shards
+from taximeter.meter.settings import MeterSettings
+from taximeter.meter.wire.codes import FENCED, STALE_EPOCH
+from taximeter.meter.wire.errors import (
     AccountNotFound,
     MeterError,
     ShardFenced,
     StoreError,
     StoreUnavailable,
 )
-from taximeter.meter.keys import ShardKeys, account_field, shard_of
-from taximeter.meter.models import Balance, Loader
-from taximeter.meter.scripts import Script, load_script
-from taximeter.meter.settings import MeterSettings
-from taximeter.meter.shards import Shards
+from taximeter.meter.wire.keys import ShardKeys, account_field, shard_of
+from taximeter.meter.wire.models import Balance, Loader
+from taximeter.meter.wire.scripts import Script, load_script
 
 _LOOK_AGAIN_S = 0.1
 

@@ -8,15 +8,15 @@ from typing import Any, cast
 
 from redis.exceptions import RedisError
 
-from taximeter.meter.confirm import what_is_missing
-from taximeter.meter.errors import ShardFenced, StoreError, StoreUnavailable
-from taximeter.meter.handshake import greet
-from taximeter.meter.keys import ShardKeys, account_field, request_field, shard_of
-from taximeter.meter.limits import check_org_id, check_request_id
-from taximeter.meter.models import Receipt, State
-from taximeter.meter.records import HoldRecord
-from taximeter.meter.shards import Shards
-from taximeter.meter.waits import Waits
+from taximeter.meter.lanes.confirm import what_is_missing
+from taximeter.meter.lanes.shards import Shards
+from taximeter.meter.server.handshake import greet
+from taximeter.meter.wire.errors import ShardFenced, StoreError, StoreUnavailable
+from taximeter.meter.wire.hold_record import HoldRecord
+from taximeter.meter.wire.keys import ShardKeys, account_field, request_field, shard_of
+from taximeter.meter.wire.limits import check_org_id, check_request_id
+from taximeter.meter.wire.models import Receipt, State
+from taximeter.meter.wire.waits import Waits
 
 
 class RequestReader:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from taximeter.meter.errors import MeterError, OutcomeUnknown, StoreError, StoreUnavailable
-from taximeter.meter.handshake import Life
-from taximeter.meter.operations import Operation
+from taximeter.meter.server.handshake import Life
+from taximeter.meter.wire.errors import MeterError, OutcomeUnknown, StoreError, StoreUnavailable
+from taximeter.meter.wire.operations import Operation
 
 NOT_LOADED: Final = b"-2"
 NOT_LOADED_IN_DOUBT: Final = b"-2 in-doubt"

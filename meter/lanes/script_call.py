@@ -6,13 +6,13 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from taximeter.meter.codes import FENCED, STALE_EPOCH
-from taximeter.meter.errors import ShardFenced, StoreError, StoreOutOfMemory, StoreUnavailable
-from taximeter.meter.faults import is_out_of_memory
-from taximeter.meter.handshake import Life
-from taximeter.meter.operations import TAKES_CREDIT
-from taximeter.meter.pending import Pending
-from taximeter.meter.scripts import Script, call_script, load_script
+from taximeter.meter.lanes.pending import Pending
+from taximeter.meter.server.handshake import Life
+from taximeter.meter.server.trouble import is_out_of_memory
+from taximeter.meter.wire.codes import FENCED, STALE_EPOCH
+from taximeter.meter.wire.errors import ShardFenced, StoreError, StoreOutOfMemory, StoreUnavailable
+from taximeter.meter.wire.operations import TAKES_CREDIT
+from taximeter.meter.wire.scripts import Script, call_script, load_script
 
 
 async def run_batch(

@@ -16,24 +16,24 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from taximeter.meter.acknowledged import Acknowledged
-from taximeter.meter.calls import run_batch
-from taximeter.meter.confirm import Confirmer, drop
-from taximeter.meter.crowd import Crowd
-from taximeter.meter.errors import (
+from taximeter.meter.lanes.confirm import Confirmer, drop
+from taximeter.meter.lanes.fair_queue import Crowd
+from taximeter.meter.lanes.pending import Pending
+from taximeter.meter.lanes.pressure import Pressure
+from taximeter.meter.lanes.script_call import run_batch
+from taximeter.meter.server.acknowledged import Acknowledged
+from taximeter.meter.server.handshake import Life, ShardIdentity, greet
+from taximeter.meter.server.trouble import is_final, may_have_written
+from taximeter.meter.settings import MeterSettings
+from taximeter.meter.wire.errors import (
     ShardFenced,
     StoreError,
     StoreUnavailable,
 )
-from taximeter.meter.faults import is_final, may_have_written
-from taximeter.meter.handshake import Life, ShardIdentity, greet
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.limits import OPEN_HOLDS_MAX
-from taximeter.meter.operations import TAKES_CREDIT, Operation
-from taximeter.meter.pending import Pending
-from taximeter.meter.pressure import Pressure
-from taximeter.meter.settings import MeterSettings
-from taximeter.meter.waits import Wait
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.limits import OPEN_HOLDS_MAX
+from taximeter.meter.wire.operations import TAKES_CREDIT, Operation
+from taximeter.meter.wire.waits import Wait
 
 # Fewer than this are not worth a call of their own. Above it lanes share evenly what waits and what
 # is in flight, so that the server works on one part while this process packs the other: all in one

@@ -7,10 +7,10 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
-from taximeter.meter.errors import ShardsChanged
-from taximeter.meter.keys import ShardKeys, shard_of_account
+from taximeter.meter.lanes.shard import ShardClient
 from taximeter.meter.settings import MeterSettings
-from taximeter.meter.shard import ShardClient
+from taximeter.meter.wire.errors import ShardsChanged
+from taximeter.meter.wire.keys import ShardKeys, shard_of_account
 
 
 class Shards:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
-from taximeter.meter.litellm.calls import Call, Calls
 from taximeter.meter.litellm.deployments import Model
+from taximeter.meter.litellm.open_calls import Call, Calls
 from taximeter.meter.litellm.settings import LiteLLMSettings
 from taximeter.meter.litellm.sidecar import Answer, SidecarClient
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
-from taximeter.meter.litellm import usage
-from taximeter.meter.litellm.calls import Call, Calls
+from taximeter.meter.litellm import reported_usage as usage
+from taximeter.meter.litellm.caller_errors import credits_text, refusal, refusal_of
 from taximeter.meter.litellm.deployments import dearest_behind, model_of_deployment
+from taximeter.meter.litellm.ending import Settlement
 from taximeter.meter.litellm.estimate import estimate
+from taximeter.meter.litellm.open_calls import Call, Calls
 from taximeter.meter.litellm.payer import find
-from taximeter.meter.litellm.refusals import credits_text, refusal, refusal_of
 from taximeter.meter.litellm.settings import LiteLLMSettings
-from taximeter.meter.litellm.settle import Settlement
 from taximeter.meter.litellm.sidecar import SidecarClient
 from taximeter.meter.litellm.stream import tokens_of_piece
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from taximeter.meter.errors import InvalidRequest
+from taximeter.meter.wire.errors import InvalidRequest
 
 _FIELDS = ("org_id", "team_id", "user_id", "end_user_id", "key_alias", "team_alias")
 _METADATA = {

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Self
 
-from taximeter.meter.errors import InvalidRequest
 from taximeter.meter.litellm.payer import check_sources
+from taximeter.meter.wire.errors import InvalidRequest
 
 _PREFIX = "TAXIMETER_LITELLM_"
 _SHARED = {"sidecar_url": "TAXIMETER_SIDECAR_URL", "sidecar_key": "TAXIMETER_SIDECAR_KEY"}

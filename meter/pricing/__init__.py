@@ -18,16 +18,16 @@ and without it prices come from the operator's file and the policy for unknown m
 from __future__ import annotations
 
 from taximeter.meter.pricing.ceilings import output_ceiling
-from taximeter.meter.pricing.files import PriceFile, PriceFileError, read_price_file
 from taximeter.meter.pricing.kinds import KINDS, TOKENS_MAX
 from taximeter.meter.pricing.price import Price, UnpricedModel
+from taximeter.meter.pricing.price_file import PriceFile, PriceFileError, read_price_file
 from taximeter.meter.pricing.pricer import (
     Pricer,
     Quote,
     TokenPrice,
     UnknownModelPolicy,
 )
-from taximeter.meter.pricing.usage import Counts, UnknownUsage, checked_counts, counts_of
+from taximeter.meter.pricing.usage_objects import Counts, UnknownUsage, checked_counts, counts_of
 
 __all__ = [
     "KINDS",

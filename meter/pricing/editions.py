@@ -12,13 +12,13 @@ from hashlib import sha256
 from math import inf
 from typing import Final, Literal
 
-from taximeter.meter.pricing.files import (
+from taximeter.meter.pricing.package_list import read_list
+from taximeter.meter.pricing.price_file import (
     FILE_BYTES_MAX,
     PriceFile,
     PriceFileError,
     parse_price_file,
 )
-from taximeter.meter.pricing.package_list import read_list
 from taximeter.meter.pricing.published import PublishedPrices
 
 Kind = Literal["package", "file"]

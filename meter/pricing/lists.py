@@ -18,8 +18,8 @@ from typing import Final
 from taximeter.meter.pricing.amendments import amended
 from taximeter.meter.pricing.editions import Edition
 from taximeter.meter.pricing.file_reader import Entry
-from taximeter.meter.pricing.files import PriceFile, parse_price_file, read_price_file
 from taximeter.meter.pricing.identity import HOSTS, Identity, host_of
+from taximeter.meter.pricing.price_file import PriceFile, parse_price_file, read_price_file
 from taximeter.meter.pricing.published import (
     Found,
     Listed,

@@ -16,10 +16,10 @@ from decimal import Decimal
 from typing import Any, Final
 
 from taximeter.meter.pricing.file_reader import dollars_of
-from taximeter.meter.pricing.files import PriceFileError
 from taximeter.meter.pricing.identity import host_of
 from taximeter.meter.pricing.kinds import CAN_STAND_ALONE, KINDS
 from taximeter.meter.pricing.off_peak import is_off_peak
+from taximeter.meter.pricing.price_file import PriceFileError
 
 # Their name -> ours, and what one of theirs has to be multiplied with to be one of ours.
 _TOKENS: Final[Mapping[str, str]] = {

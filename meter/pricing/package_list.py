@@ -11,7 +11,7 @@ from datetime import date, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from taximeter.meter.pricing.files import PriceFileError
+from taximeter.meter.pricing.price_file import PriceFileError
 
 if TYPE_CHECKING:
     from genai_prices.types import Provider

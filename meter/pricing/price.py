@@ -14,7 +14,6 @@ from functools import cached_property
 from math import lcm
 from typing import Any, Final
 
-from taximeter.meter.limits import AMOUNT_MAX
 from taximeter.meter.pricing.identity import host_of
 from taximeter.meter.pricing.kinds import KINDS
 from taximeter.meter.pricing.rates import (
@@ -27,7 +26,8 @@ from taximeter.meter.pricing.rates import (
     whole_rates,
 )
 from taximeter.meter.pricing.sheet import Sheet
-from taximeter.meter.pricing.usage import Counts, counts_of
+from taximeter.meter.pricing.usage_objects import Counts, counts_of
+from taximeter.meter.wire.limits import AMOUNT_MAX
 
 IMAGE_TOKENS_MAX = 6_240
 """Most output tokens of an image where tokens are what it is sold by."""

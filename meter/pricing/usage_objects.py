@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from taximeter.meter.pricing.kinds import TOKENS_MAX
-from taximeter.meter.pricing.parts import count_of, part_of
-from taximeter.meter.pricing.shapes import split_usage
+from taximeter.meter.pricing.usage_parts import count_of, part_of
+from taximeter.meter.pricing.usage_shapes import split_usage
 
 
 class Counts(NamedTuple):

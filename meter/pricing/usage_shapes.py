@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from taximeter.meter.pricing.parts import (
+from taximeter.meter.pricing.usage_parts import (
     count_of,
     modalities,
     part_of,

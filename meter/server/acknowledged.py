@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 from typing import Any, Final, NamedTuple
 
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.scripts import call_script, load_script
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.scripts import call_script, load_script
 
 log: Final = logging.getLogger("taximeter.meter")
 

@@ -11,12 +11,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
 
-from taximeter.meter.errors import StoreError, StoreUnavailable, UnsafeServer
-from taximeter.meter.handshake import greet
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.permissions import METER, check_permissions, missing_permission
-from taximeter.meter.promise import read_facts
+from taximeter.meter.server.durability import read_facts
+from taximeter.meter.server.handshake import greet
+from taximeter.meter.server.permissions import METER, check_permissions, missing_permission
 from taximeter.meter.settings import MeterSettings
+from taximeter.meter.wire.errors import StoreError, StoreUnavailable, UnsafeServer
+from taximeter.meter.wire.keys import ShardKeys
 
 
 async def connect_pool(url: str, settings: MeterSettings) -> tuple[Any, int]:

@@ -7,8 +7,8 @@ from typing import Any, Final, Literal, cast
 
 from redis.exceptions import ResponseError
 
-from taximeter.meter.scripts import load_script
-from taximeter.meter.waits import Waits
+from taximeter.meter.wire.scripts import load_script
+from taximeter.meter.wire.waits import Waits
 
 Durability = Literal["none", "everysec", "always"]
 """What an operator asks of the server: nothing, an AOF, or an AOF with an fsync before answers."""

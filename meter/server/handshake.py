@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from taximeter.meter.acknowledged import Acknowledged
-from taximeter.meter.errors import ShardFenced
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.limits import OPEN_HOLDS_MAX
+from taximeter.meter.server.acknowledged import Acknowledged
+from taximeter.meter.wire.errors import ShardFenced
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.limits import OPEN_HOLDS_MAX
 
 FORMAT = "1"
 """Version of keys and records that this release reads and writes."""

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError
 
-from taximeter.meter.errors import StoreError
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.errors import StoreError
+from taximeter.meter.wire.scripts import load_script
 
 # A valid call of each command, `*` for a key: what Redis needs to know which keys it is about.
 _EXAMPLES: Final = {

@@ -7,6 +7,6 @@ and costs little more than the server's own work. `docs/sidecar.md` is its manua
 from __future__ import annotations
 
 from taximeter.meter.sidecar.app import Sidecar, create_sidecar
-from taximeter.meter.sidecar.keys import ApiKeys
+from taximeter.meter.sidecar.bearer import ApiKeys
 
 __all__ = ["ApiKeys", "Sidecar", "create_sidecar"]

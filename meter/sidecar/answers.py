@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
-from taximeter.meter.errors import (
+from taximeter.meter.wire.errors import (
     AccountNotFound,
     AdmissionPaused,
     InsufficientCredits,
@@ -28,8 +28,8 @@ from taximeter.meter.errors import (
     TooManyHolds,
     UnknownHold,
 )
-from taximeter.meter.limits import BALANCE_MAX
-from taximeter.meter.models import Receipt
+from taximeter.meter.wire.limits import BALANCE_MAX
+from taximeter.meter.wire.models import Receipt
 
 RETRY_AFTER_S: Final = 1
 _encode = json.JSONEncoder(separators=(",", ":")).encode

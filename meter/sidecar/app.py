@@ -14,10 +14,10 @@ from importlib.resources import files
 from typing import Any, Final
 
 from taximeter.meter.client import Meter
-from taximeter.meter.errors import MeterError
-from taximeter.meter.estimates import EstimatedHolds
+from taximeter.meter.held_estimates import EstimatedHolds
 from taximeter.meter.pricing import Pricer
-from taximeter.meter.sidecar import queries
+from taximeter.meter.sidecar import reads as queries
+from taximeter.meter.sidecar.answers import DRAINING, INTERNAL, Refusal, refusal_of
 from taximeter.meter.sidecar.batch import run_batch
 from taximeter.meter.sidecar.body import (
     BODY_BYTES_MAX,
@@ -28,7 +28,8 @@ from taximeter.meter.sidecar.body import (
     check_host,
     read_body,
 )
-from taximeter.meter.sidecar.exact import parse_object
+from taximeter.meter.sidecar.calls import Operations
+from taximeter.meter.sidecar.exact_json import parse_object
 from taximeter.meter.sidecar.forward_auth import (
     KEY,
     PREFIX,
@@ -39,9 +40,8 @@ from taximeter.meter.sidecar.forward_auth import (
 )
 from taximeter.meter.sidecar.grants import UNLIMITED, Grant, KeyRing
 from taximeter.meter.sidecar.metrics import metrics_text
-from taximeter.meter.sidecar.operations import Operations
-from taximeter.meter.sidecar.prices import Prices
-from taximeter.meter.sidecar.refusals import DRAINING, INTERNAL, Refusal, refusal_of
+from taximeter.meter.sidecar.model_prices import Prices
+from taximeter.meter.wire.errors import MeterError
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 logger = logging.getLogger("taximeter.sidecar")

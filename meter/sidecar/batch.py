@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
-from taximeter.meter.errors import InvalidRequest, MeterError
+from taximeter.meter.sidecar.answers import Refusal, refusal_of
+from taximeter.meter.sidecar.calls import Operations
 from taximeter.meter.sidecar.fields import check_names
 from taximeter.meter.sidecar.grants import Grant
-from taximeter.meter.sidecar.operations import Operations
-from taximeter.meter.sidecar.refusals import Refusal, refusal_of
+from taximeter.meter.wire.errors import InvalidRequest, MeterError
 
 OPERATIONS_MAX: Final = 500
 _FIELDS: Final = frozenset(("operations",))

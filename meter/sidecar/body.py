@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from taximeter.meter.sidecar.refusals import Refusal
+from taximeter.meter.sidecar.answers import Refusal
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

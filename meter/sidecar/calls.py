@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from taximeter.meter.client import Meter
-from taximeter.meter.errors import InvalidRequest
 from taximeter.meter.hold import Hold
-from taximeter.meter.models import Receipt
-from taximeter.meter.operations import TAKES_CREDIT, Op
-from taximeter.meter.records import Asker
+from taximeter.meter.sidecar.answers import DRAINING, UNAVAILABLE, Refusal
 from taximeter.meter.sidecar.fields import (
     FIELDS,
     amount_of,
@@ -21,8 +18,11 @@ from taximeter.meter.sidecar.fields import (
     usage_of,
 )
 from taximeter.meter.sidecar.grants import Grant
-from taximeter.meter.sidecar.prices import Prices
-from taximeter.meter.sidecar.refusals import DRAINING, UNAVAILABLE, Refusal
+from taximeter.meter.sidecar.model_prices import Prices
+from taximeter.meter.wire.errors import InvalidRequest
+from taximeter.meter.wire.hold_record import Asker
+from taximeter.meter.wire.models import Receipt
+from taximeter.meter.wire.operations import TAKES_CREDIT, Op
 
 # Filled in by hand: request ids and states need no escapes, everything else is a number.
 _RESERVED: Final = (

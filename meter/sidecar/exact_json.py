@@ -6,8 +6,8 @@ import json
 from decimal import Decimal
 from typing import Any
 
-from taximeter.meter.errors import InvalidRequest
-from taximeter.meter.limits import AMOUNT_MAX
+from taximeter.meter.wire.errors import InvalidRequest
+from taximeter.meter.wire.limits import AMOUNT_MAX
 
 VALUES_MAX = 100_000
 """Most values of one body, counted by the commas and brackets in it: far more than 500 operations

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from taximeter.meter.errors import InvalidRequest
-from taximeter.meter.limits import AMOUNT_MAX
-from taximeter.meter.models import Usage
-from taximeter.meter.operations import Op
-from taximeter.meter.sidecar.exact import millicredits_of
-from taximeter.meter.sidecar.prices import PRICE_FIELDS
+from taximeter.meter.sidecar.exact_json import millicredits_of
+from taximeter.meter.sidecar.model_prices import PRICE_FIELDS
+from taximeter.meter.wire.errors import InvalidRequest
+from taximeter.meter.wire.limits import AMOUNT_MAX
+from taximeter.meter.wire.models import Usage
+from taximeter.meter.wire.operations import Op
 
 TTL_DEFAULT_S: Final = 60.0
 NAME_LENGTH_MAX: Final = 64

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from taximeter.meter.client import Meter
-from taximeter.meter.errors import AccountNotFound, InvalidRequest, MeterError, RequestReplayed
-from taximeter.meter.models import Receipt, Usage
-from taximeter.meter.records import Asker
-from taximeter.meter.sidecar.exact import millicredits_of
-from taximeter.meter.sidecar.grants import Grant
-from taximeter.meter.sidecar.operations import Operations, full_answer, short_answer
-from taximeter.meter.sidecar.refusals import (
+from taximeter.meter.sidecar.answers import (
     DRAINING,
     RETRY_AFTER_S,
     Refusal,
     refusal_of,
     replayed,
 )
+from taximeter.meter.sidecar.calls import Operations, full_answer, short_answer
+from taximeter.meter.sidecar.exact_json import millicredits_of
+from taximeter.meter.sidecar.grants import Grant
+from taximeter.meter.wire.errors import AccountNotFound, InvalidRequest, MeterError, RequestReplayed
+from taximeter.meter.wire.hold_record import Asker
+from taximeter.meter.wire.models import Receipt, Usage
 
 PREFIX: Final = "/auth/"
 ROUTES: Final = ("/auth/charge/{price}", "/auth/reserve/{price}", "/auth/settle")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from taximeter.meter.records import Asker
-from taximeter.meter.sidecar.refusals import Refusal
+from taximeter.meter.sidecar.answers import Refusal
+from taximeter.meter.wire.hold_record import Asker
 
 SIDECAR_OPERATIONS: Final = (
     *("reserve", "commit", "release", "charge", "touch", "balance"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Final
 
-from taximeter.meter.pressure import WAIT_BUCKETS_S, Pressure
+from taximeter.meter.lanes.pressure import WAIT_BUCKETS_S, Pressure
 
 _WAITING: Final = "taximeter_waiting_operations"
 _WAITS: Final = "taximeter_wait_seconds"

@@ -12,10 +12,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from taximeter.meter.client import Meter
-from taximeter.meter.errors import InvalidRequest
-from taximeter.meter.estimates import EstimatedHolds
+from taximeter.meter.held_estimates import EstimatedHolds
 from taximeter.meter.hold import Hold
-from taximeter.meter.models import Usage
 from taximeter.meter.pricing import (
     TOKENS_MAX,
     Price,
@@ -25,7 +23,9 @@ from taximeter.meter.pricing import (
     checked_counts,
 )
 from taximeter.meter.pricing.editions import PricesNotKnown
-from taximeter.meter.sidecar.refusals import PRICES_NOT_KNOWN, Refusal
+from taximeter.meter.sidecar.answers import PRICES_NOT_KNOWN, Refusal
+from taximeter.meter.wire.errors import InvalidRequest
+from taximeter.meter.wire.models import Usage
 
 ANSWERS_MAX: Final = 1000
 """Most answers (`n`), and most images, of one request."""

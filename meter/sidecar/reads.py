@@ -5,11 +5,11 @@ from __future__ import annotations
 from urllib.parse import parse_qsl
 
 from taximeter.meter.client import Meter
-from taximeter.meter.errors import InvalidRequest
+from taximeter.meter.sidecar.answers import Refusal
+from taximeter.meter.sidecar.calls import full_answer
 from taximeter.meter.sidecar.fields import NAME_LENGTH_MAX
 from taximeter.meter.sidecar.grants import Grant
-from taximeter.meter.sidecar.operations import full_answer
-from taximeter.meter.sidecar.refusals import Refusal
+from taximeter.meter.wire.errors import InvalidRequest
 
 
 async def balance(meter: Meter, query: bytes, grant: Grant | None = None) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from taximeter.meter.models import Receipt
+    from taximeter.meter.wire.models import Receipt
 
 
 class MeterError(Exception):

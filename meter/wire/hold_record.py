@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from taximeter.meter.errors import InvalidRequest
-from taximeter.meter.limits import check_opener
+from taximeter.meter.wire.errors import InvalidRequest
+from taximeter.meter.wire.limits import check_opener
 
 _MARK: Final = re.compile(r"(?:(\d+)S)?([a-z0-9]*)(?:O([A-Za-z0-9]+))?")
 

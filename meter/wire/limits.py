@@ -6,8 +6,8 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from taximeter.meter.errors import InvalidRequest
-from taximeter.meter.keys import account_field
+from taximeter.meter.wire.errors import InvalidRequest
+from taximeter.meter.wire.keys import account_field
 
 AMOUNT_MAX: Final = 10**12
 """Most millicredits of one operation (10^9 credits)."""

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from taximeter.meter.errors import InvalidRequest
-from taximeter.meter.limits import PAYLOAD_BYTES_MAX
+from taximeter.meter.wire.errors import InvalidRequest
+from taximeter.meter.wire.limits import PAYLOAD_BYTES_MAX
 
 # One encoder for all: json.dumps would make a new one for every charge.
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode

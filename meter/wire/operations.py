@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, cast
 
-from taximeter.meter.codes import Code
-from taximeter.meter.errors import (
+from taximeter.meter.wire.codes import Code
+from taximeter.meter.wire.errors import (
     AdmissionPaused,
     InsufficientCredits,
     InvalidRequest,
@@ -15,11 +15,16 @@ from taximeter.meter.errors import (
     TooManyHolds,
     UnknownHold,
 )
-from taximeter.meter.ids import new_owner
-from taximeter.meter.keys import request_field
-from taximeter.meter.limits import check_amount, check_opener, check_request_id, checked_account
-from taximeter.meter.models import Receipt, State, Usage
-from taximeter.meter.records import Asker, owner_of
+from taximeter.meter.wire.hold_record import Asker, owner_of
+from taximeter.meter.wire.ids import new_owner
+from taximeter.meter.wire.keys import request_field
+from taximeter.meter.wire.limits import (
+    check_amount,
+    check_opener,
+    check_request_id,
+    checked_account,
+)
+from taximeter.meter.wire.models import Receipt, State, Usage
 
 Op = Literal["reserve", "commit", "release", "charge", "touch", "void", "expire"]
 """What callers ask for, and two that the client uses on its own: `void` gives back what the reserve

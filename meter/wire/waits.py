@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from hiredis import pack_command
 from redis.exceptions import NoScriptError
 
-from taximeter.meter.scripts import Script, call_script
+from taximeter.meter.wire.scripts import Script, call_script
 
 Wait = Literal["none", "fsync", "replica", "replica-fsync"]
 """`fsync`: on this server's disk (WAITAOF 1 0). `replica`: in the memory of replicas (WAIT).

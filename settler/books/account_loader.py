@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from taximeter.meter.models import LoadedAccount, Loader
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Pool
+from taximeter.meter.wire.models import LoadedAccount, Loader
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Pool
 
 _SQL: Final = load_queries("accounts")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from taximeter.settler.connecting import SafeConnect
+from taximeter.settler.books.connections import SafeConnect
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from taximeter.settler.queries import load_queries
+from taximeter.settler.books.named_sql import load_queries
 
 _SQL: Final = load_queries("connecting")
 _TOKEN: Final = "taximeter.started_with"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
-from taximeter.meter.keys import ShardKeys
+from taximeter.meter.wire.keys import ShardKeys
 
 _DIGEST_BYTES: Final = 16
 

@@ -16,11 +16,11 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
-from taximeter.meter.scripts import load_script
-from taximeter.settler.marks import ledger_of
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Connection, Pool, Stores
-from taximeter.settler.verdict import Ledger
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Connection, Pool, Stores
+from taximeter.settler.books.watermarks import ledger_of
+from taximeter.settler.shards.verdict import Ledger
 
 _SQL: Final = load_queries("guardian")
 _WITNESS: Final = load_script("witness")

@@ -15,8 +15,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from taximeter.meter.promise import Durability
-from taximeter.settler.logs import LogFormat
+from taximeter.meter.server.durability import Durability
+from taximeter.settler.books.logs import LogFormat
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 

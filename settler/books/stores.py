@@ -13,13 +13,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 
-from taximeter.meter.errors import UnsafeServer
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.permissions import SETTLER, check_permissions, missing_permission
-from taximeter.meter.promise import Durability, ServerFacts, read_facts
-from taximeter.settler.connecting import UnsafeDatabase
-from taximeter.settler.pools import make_pool
-from taximeter.settler.settings import StoreSettings
+from taximeter.meter.server.durability import Durability, ServerFacts, read_facts
+from taximeter.meter.server.permissions import SETTLER, check_permissions, missing_permission
+from taximeter.meter.wire.errors import UnsafeServer
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.settler.books.connection_pools import make_pool
+from taximeter.settler.books.connections import UnsafeDatabase
+from taximeter.settler.books.settings import StoreSettings
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]

@@ -7,9 +7,9 @@ from typing import Final
 
 import asyncpg
 
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Connection, Pool
-from taximeter.settler.verdict import Ledger, Mark
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Connection, Pool
+from taximeter.settler.shards.verdict import Ledger, Mark
 
 _SQL: Final = load_queries("guardian")
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Final
 from uuid import UUID
 
-from taximeter.meter.keys import account_field, shard_of
-from taximeter.meter.limits import AMOUNT_MAX
-from taximeter.meter.operations import Operation, Reply, parse_reply
-from taximeter.meter.scripts import Script, load_script
-from taximeter.settler.relay import Account, ShardMark, load, shard_marks
-from taximeter.settler.stores import Stores
+from taximeter.meter.wire.keys import account_field, shard_of
+from taximeter.meter.wire.limits import AMOUNT_MAX
+from taximeter.meter.wire.operations import Operation, Reply, parse_reply
+from taximeter.meter.wire.scripts import Script, load_script
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.moves.relay import Account, ShardMark, load, shard_marks
 
 _OPERATE: Final = load_script("operate")
 _RESOLVE: Final = load_script("resolve")

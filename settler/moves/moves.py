@@ -19,14 +19,21 @@ import asyncpg
 import structlog
 from redis.exceptions import RedisError
 
-from taximeter.meter.codes import Code
-from taximeter.meter.keys import shard_of
-from taximeter.settler.live import NotTaking, check_taking, give_back, is_there, mark_of, take
-from taximeter.settler.move_records import Move, Request
-from taximeter.settler.queries import load_queries
-from taximeter.settler.relay import ShardMark, bring_up_to_date, shard_marks
-from taximeter.settler.settle import TRANSIENT
-from taximeter.settler.stores import Connection, Stores
+from taximeter.meter.wire.codes import Code
+from taximeter.meter.wire.keys import shard_of
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Connection, Stores
+from taximeter.settler.moves.live_hold import (
+    NotTaking,
+    check_taking,
+    give_back,
+    is_there,
+    mark_of,
+    take,
+)
+from taximeter.settler.moves.records import Move, Request
+from taximeter.settler.moves.relay import ShardMark, bring_up_to_date, shard_marks
+from taximeter.settler.settling.settle import TRANSIENT
 
 _SQL: Final = load_queries("moves")
 _ATTEMPTS: Final = 5

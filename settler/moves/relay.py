@@ -9,13 +9,13 @@ from typing import Final
 import asyncpg
 from redis.exceptions import ResponseError
 
-from taximeter.meter.codes import Code
-from taximeter.meter.keys import account_field, shard_of
-from taximeter.meter.scripts import load_script
-from taximeter.settler.accounts import load_accounts
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Stores
-from taximeter.settler.witness import bear_witness_of_now
+from taximeter.meter.wire.codes import Code
+from taximeter.meter.wire.keys import account_field, shard_of
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.account_loader import load_accounts
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.postgres_position import bear_witness_of_now
+from taximeter.settler.books.stores import Stores
 
 _SQL: Final = load_queries("accounts")
 _APPLY: Final = load_script("apply")

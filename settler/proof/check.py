@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from taximeter.settler.cut import ShardCut
-from taximeter.settler.holds import compare_holds, read_uncharged
-from taximeter.settler.invariants import TITLES, Invariant, sql_invariants
-from taximeter.settler.queries import load_queries
-from taximeter.settler.reconcile import Books, Look, reconcile
-from taximeter.settler.stores import Connection, Stores
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Connection, Stores
+from taximeter.settler.proof.consistent_cut import ShardCut
+from taximeter.settler.proof.holds_scan import compare_holds, read_uncharged
+from taximeter.settler.proof.invariants import TITLES, Invariant, sql_invariants
+from taximeter.settler.proof.reconcile import Books, Look, reconcile
 
 _SQL: Final = load_queries("reconcile")
 

@@ -19,12 +19,12 @@ from typing import Final
 
 import asyncpg
 
-from taximeter.meter.keys import account_field
-from taximeter.meter.records import HoldRecord
-from taximeter.meter.scripts import load_script
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Stores
-from taximeter.settler.stream import read_run
+from taximeter.meter.wire.hold_record import HoldRecord
+from taximeter.meter.wire.keys import account_field
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.settling.stream import read_run
 
 _SQL: Final = load_queries("reconcile")
 _SNAPSHOT: Final = load_script("snapshot")

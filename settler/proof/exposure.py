@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Final
 
-from taximeter.meter.keys import ShardKeys, split_account
-from taximeter.settler.cut import CutMoved, ShardCut, parse_hold, read_events
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Stores
+from taximeter.meter.wire.keys import ShardKeys, split_account
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.proof.consistent_cut import CutMoved, ShardCut, parse_hold, read_events
 
 _SQL: Final = load_queries("exposure")
 _SCAN_COUNT: Final = 1_000

@@ -9,8 +9,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
-from taximeter.settler.cut import parse_hold
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.proof.consistent_cut import parse_hold
 
 _SCAN_COUNT: Final = 1_000
 _PAUSE_S: Final = 0.2

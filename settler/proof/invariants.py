@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from taximeter.settler.queries import load_queries
+from taximeter.settler.books.named_sql import load_queries
 
 VIOLATIONS_SHOWN_MAX: Final = 20
 

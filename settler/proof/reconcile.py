@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 import asyncpg
 from redis.exceptions import ResponseError
 
-from taximeter.meter.keys import shard_of, split_account
-from taximeter.settler.cut import AccountCut, CutMoved, ShardCut, cut_accounts
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Connection, Stores
+from taximeter.meter.wire.keys import shard_of, split_account
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Connection, Stores
+from taximeter.settler.proof.consistent_cut import AccountCut, CutMoved, ShardCut, cut_accounts
 
 _SQL: Final = load_queries("reconcile")
 _PAGE_ACCOUNTS: Final = 500

@@ -13,10 +13,17 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from taximeter.meter.limits import AMOUNT_MAX
-from taximeter.settler.events import ACCOUNT, FLAGS, KINDS, PHASE_CHARGE, PHASE_REST, parse_time
-from taximeter.settler.payloads import read_payload
-from taximeter.settler.stream import Numbered, Run
+from taximeter.meter.wire.limits import AMOUNT_MAX
+from taximeter.settler.settling.events import (
+    ACCOUNT,
+    FLAGS,
+    KINDS,
+    PHASE_CHARGE,
+    PHASE_REST,
+    parse_time,
+)
+from taximeter.settler.settling.payloads import read_payload
+from taximeter.settler.settling.stream import Numbered, Run
 
 Account = tuple[str, str]
 

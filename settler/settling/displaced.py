@@ -9,12 +9,12 @@ from typing import Final
 
 import structlog
 
-from taximeter.settler.events import PHASE_CHARGE, PHASE_REST, Event, parse_line
-from taximeter.settler.marks import lock_mark
-from taximeter.settler.queries import load_queries
-from taximeter.settler.settle import write_run
-from taximeter.settler.stores import Connection, Stores
-from taximeter.settler.stream import Fields, Run, read_run
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Connection, Stores
+from taximeter.settler.books.watermarks import lock_mark
+from taximeter.settler.settling.events import PHASE_CHARGE, PHASE_REST, Event, parse_line
+from taximeter.settler.settling.settle import write_run
+from taximeter.settler.settling.stream import Fields, Run, read_run
 
 _SQL: Final = load_queries("guardian")
 _SETTLE: Final = load_queries("settle")

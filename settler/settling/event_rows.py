@@ -11,13 +11,13 @@ from typing import Final
 
 import asyncpg
 
-from taximeter.settler.claims import claim, set_aside
-from taximeter.settler.events import BadLine, Event
-from taximeter.settler.payloads import read_payload
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Connection
-from taximeter.settler.totals import add_to_totals, lock_accounts, lock_allocations
-from taximeter.settler.usual import ATTRIBUTION_COLUMNS, CHARGED_COLUMNS, Usual
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Connection
+from taximeter.settler.settling.copy_rows import ATTRIBUTION_COLUMNS, CHARGED_COLUMNS, Usual
+from taximeter.settler.settling.events import BadLine, Event
+from taximeter.settler.settling.payloads import read_payload
+from taximeter.settler.settling.request_claims import claim, set_aside
+from taximeter.settler.settling.totals import add_to_totals, lock_accounts, lock_allocations
 
 _SQL: Final = load_queries("settle")
 _ATTRIBUTION_COLUMNS: Final = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-from taximeter.meter.limits import AMOUNT_MAX
+from taximeter.meter.wire.limits import AMOUNT_MAX
 
 KINDS: Final = frozenset({"commit", "charge", "expire"})
 FLAGS: Final = frozenset({"-", "late", "rest"})

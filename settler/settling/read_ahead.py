@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from taximeter.settler.fingerprint import check_approved, check_settled
-from taximeter.settler.stores import Stores
-from taximeter.settler.stream import Run, read_run
-from taximeter.settler.usual import Usual, read_usual
+from taximeter.settler.books.fingerprint import check_approved, check_settled
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.settling.copy_rows import Usual, read_usual
+from taximeter.settler.settling.stream import Run, read_run
 
 
 class Mark(NamedTuple):

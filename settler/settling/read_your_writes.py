@@ -18,14 +18,14 @@ from typing import Final, NamedTuple
 import asyncpg
 from redis.exceptions import RedisError
 
-from taximeter.meter.keys import shard_of
-from taximeter.settler.events import parse_time
-from taximeter.settler.fingerprint import StreamChanged
-from taximeter.settler.marks import count_shards
-from taximeter.settler.queries import load_queries
-from taximeter.settler.settle import settle_once
-from taximeter.settler.stores import Stores
-from taximeter.settler.stream import NewerEvents
+from taximeter.meter.wire.keys import shard_of
+from taximeter.settler.books.fingerprint import StreamChanged
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.books.watermarks import count_shards
+from taximeter.settler.settling.events import parse_time
+from taximeter.settler.settling.settle import settle_once
+from taximeter.settler.settling.stream import NewerEvents
 
 _SQL: Final = load_queries("status")
 _PAUSE_S: Final = 0.02

@@ -15,9 +15,9 @@ from typing import Final
 
 import asyncpg
 
-from taximeter.settler.events import BadLine, Event, Reason
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Connection
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Connection
+from taximeter.settler.settling.events import BadLine, Event, Reason
 
 _SQL: Final = load_queries("settle")
 _ROUNDS_MAX: Final = 10

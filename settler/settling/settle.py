@@ -12,14 +12,14 @@ from typing import Final, Literal
 
 import asyncpg
 
-from taximeter.settler.ahead import Mark, Reader
-from taximeter.settler.events import BadLine
-from taximeter.settler.ledger import book, book_usual, write_dead_letters
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Connection, Stores
-from taximeter.settler.stream import Run
-from taximeter.settler.usual import Usual
-from taximeter.settler.witness import make_step
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.postgres_position import make_step
+from taximeter.settler.books.stores import Connection, Stores
+from taximeter.settler.settling.copy_rows import Usual
+from taximeter.settler.settling.event_rows import book, book_usual, write_dead_letters
+from taximeter.settler.settling.events import BadLine
+from taximeter.settler.settling.read_ahead import Mark, Reader
+from taximeter.settler.settling.stream import Run
 
 _SQL: Final = load_queries("settle")
 _BACKOFF_FIRST_S: Final = 0.02

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from taximeter.meter.keys import ShardKeys
-from taximeter.settler.events import BadLine, Event, parse_entry, parse_id, parse_time
-from taximeter.settler.fingerprint import fingerprint
-from taximeter.settler.verdict import DATA_FORMAT
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.settler.books.fingerprint import fingerprint
+from taximeter.settler.settling.events import BadLine, Event, parse_entry, parse_id, parse_time
+from taximeter.settler.shards.verdict import DATA_FORMAT
 
 _SEQ_LAST: Final = 2**64 - 1
 _PAGE_FIRST: Final = 16

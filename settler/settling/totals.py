@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Connection
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Connection
 
 _SQL: Final = load_queries("settle")
 

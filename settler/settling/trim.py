@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Stores
 
 _SQL: Final = load_queries("upkeep")
 _ENTRIES_PER_CALL: Final = 10_000

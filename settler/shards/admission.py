@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from taximeter.meter.scripts import load_script
-from taximeter.settler.stores import Stores
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.stores import Stores
 
 _ADMIT: Final = load_script("admit")
 _DRAIN: Final = load_script("drain")

@@ -14,12 +14,12 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
-from taximeter.meter.keys import ShardKeys, account_field, shard_of, split_account
-from taximeter.meter.records import HoldRecord
-from taximeter.settler.accounts import load_accounts
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Stores
-from taximeter.settler.verdict import Seen
+from taximeter.meter.wire.hold_record import HoldRecord
+from taximeter.meter.wire.keys import ShardKeys, account_field, shard_of, split_account
+from taximeter.settler.books.account_loader import load_accounts
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.shards.verdict import Seen
 
 _SQL: Final = load_queries("guardian")
 _SCAN_COUNT: Final = 1_000

@@ -15,13 +15,13 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
-from taximeter.settler.admission import drain, end_drain
-from taximeter.settler.look import look
-from taximeter.settler.marks import read_mark
-from taximeter.settler.queries import load_queries
-from taximeter.settler.rebuild import rebuild
-from taximeter.settler.stores import Connection, Stores
-from taximeter.settler.verdict import is_whole
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Connection, Stores
+from taximeter.settler.books.watermarks import read_mark
+from taximeter.settler.shards.admission import drain, end_drain
+from taximeter.settler.shards.rebuild import rebuild
+from taximeter.settler.shards.shard_view import look
+from taximeter.settler.shards.verdict import is_whole
 
 _SQL: Final = load_queries("guardian")
 _PAUSE_S: Final = 0.05

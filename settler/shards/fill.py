@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from taximeter.meter.keys import account_field, shard_of
-from taximeter.meter.scripts import load_script
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Stores
+from taximeter.meter.wire.keys import account_field, shard_of
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Stores
 
 _SQL: Final = load_queries("accounts")
 _LOAD: Final = load_script("load")

@@ -10,18 +10,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from taximeter.meter.scripts import load_script
-from taximeter.settler.carry import carry_holds
-from taximeter.settler.displaced import settle_displaced
-from taximeter.settler.events import parse_id
-from taximeter.settler.holds import read_uncharged
-from taximeter.settler.look import look
-from taximeter.settler.marks import lock_mark, read_mark
-from taximeter.settler.queries import load_queries
-from taximeter.settler.settle import settle_shard, write_run
-from taximeter.settler.stores import Connection, Stores
-from taximeter.settler.stream import Run, read_run
-from taximeter.settler.verdict import is_of_another_history
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Connection, Stores
+from taximeter.settler.books.watermarks import lock_mark, read_mark
+from taximeter.settler.proof.holds_scan import read_uncharged
+from taximeter.settler.settling.displaced import settle_displaced
+from taximeter.settler.settling.events import parse_id
+from taximeter.settler.settling.settle import settle_shard, write_run
+from taximeter.settler.settling.stream import Run, read_run
+from taximeter.settler.shards.carried_holds import carry_holds
+from taximeter.settler.shards.shard_view import look
+from taximeter.settler.shards.verdict import is_of_another_history
 
 _SQL: Final = load_queries("guardian")
 _SETTLE: Final = load_queries("settle")

@@ -6,18 +6,18 @@ import asyncio
 import time
 from typing import Final
 
-from taximeter.meter.scripts import load_script
-from taximeter.settler.fingerprint import StreamChanged
-from taximeter.settler.guardian import guard
-from taximeter.settler.look import look
-from taximeter.settler.maintenance import alone, empty
-from taximeter.settler.marks import count_shards, read_mark
-from taximeter.settler.queries import load_queries
-from taximeter.settler.rebuild import last_known
-from taximeter.settler.settle import settle_shard
-from taximeter.settler.spread import spread
-from taximeter.settler.stores import Connection, Stores
-from taximeter.settler.verdict import is_whole
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.fingerprint import StreamChanged
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Connection, Stores
+from taximeter.settler.books.watermarks import count_shards, read_mark
+from taximeter.settler.settling.settle import settle_shard
+from taximeter.settler.shards.drain import alone, empty
+from taximeter.settler.shards.guardian import guard
+from taximeter.settler.shards.rebuild import last_known
+from taximeter.settler.shards.shard_view import look
+from taximeter.settler.shards.spread import spread
+from taximeter.settler.shards.verdict import is_whole
 
 _SQL: Final = load_queries("guardian")
 _FENCE: Final = load_script("fence")

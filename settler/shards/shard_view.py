@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from taximeter.settler.events import parse_id
-from taximeter.settler.fingerprint import fingerprint
-from taximeter.settler.stores import Stores
-from taximeter.settler.verdict import Mark, Seen
+from taximeter.settler.books.fingerprint import fingerprint
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.settling.events import parse_id
+from taximeter.settler.shards.verdict import Mark, Seen
 
 
 async def look(stores: Stores, shard: int, mark: Mark | None = None) -> Seen:

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from taximeter.meter.keys import ShardKeys, shard_of
-from taximeter.meter.records import HoldRecord
-from taximeter.settler.carry import read_holds
-from taximeter.settler.look import look
-from taximeter.settler.stores import Stores
-from taximeter.settler.verdict import Seen
+from taximeter.meter.wire.hold_record import HoldRecord
+from taximeter.meter.wire.keys import ShardKeys, shard_of
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.shards.carried_holds import read_holds
+from taximeter.settler.shards.shard_view import look
+from taximeter.settler.shards.verdict import Seen
 
 _FIELDS_PER_CALL: Final = 1_000
 

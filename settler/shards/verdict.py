@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from taximeter.settler.fingerprint import applies
+from taximeter.settler.books.fingerprint import applies
 
 DATA_FORMAT: Final = "1"
 """Version of keys and records that this release reads and writes."""

@@ -14,12 +14,12 @@ import asyncpg
 from pydantic import BaseModel
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from taximeter.meter.errors import MeterError, ShardFenced
-from taximeter.settler.connecting import UnsafeDatabase
-from taximeter.settler.hearts import Beat, judge_hearts
-from taximeter.settler.queries import load_queries
-from taximeter.settler.status import ShardStatus, shard_statuses
-from taximeter.settler.stores import Stores
+from taximeter.meter.wire.errors import MeterError, ShardFenced
+from taximeter.settler.books.connections import UnsafeDatabase
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.status.heartbeats import Beat, judge_hearts
+from taximeter.settler.status.lag import ShardStatus, shard_statuses
 
 logger = logging.getLogger("taximeter.health")
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from taximeter.meter.keys import shard_of
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Stores
+from taximeter.meter.wire.keys import shard_of
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Stores
 
 _SQL: Final = load_queries("status")
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from datetime import date
 from typing import Final
 
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Pool
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Pool
 
 _SQL: Final = load_queries("periods")
 

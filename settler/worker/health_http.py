@@ -9,9 +9,9 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from taximeter.settler.health import HealthCheck, PartHealth
-from taximeter.settler.hearts import IDLE_S, IN_TIME
-from taximeter.settler.pulse import Pulse
+from taximeter.settler.status.health import HealthCheck, PartHealth
+from taximeter.settler.status.heartbeats import IDLE_S, IN_TIME
+from taximeter.settler.worker.pulse import Pulse
 
 _DEAD_S: Final = 120.0
 """A loop of this process without a sign of life for this long: it is to be started again."""

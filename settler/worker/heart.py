@@ -20,11 +20,11 @@ import asyncpg
 import structlog
 from redis.exceptions import RedisError
 
-from taximeter.settler.hearts import CLOCK_ALARM_S
-from taximeter.settler.loops import Bell
-from taximeter.settler.pulse import Pulse
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Pool
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Pool
+from taximeter.settler.status.heartbeats import CLOCK_ALARM_S
+from taximeter.settler.worker.loops import Bell
+from taximeter.settler.worker.pulse import Pulse
 
 _SQL: Final = load_queries("heart")
 

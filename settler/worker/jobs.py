@@ -13,26 +13,26 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
-from taximeter.meter.errors import StoreError
-from taximeter.settler.admission import admit, recount
-from taximeter.settler.closing import Closed, close_all, expire
-from taximeter.settler.exposure import look_at_exposure
-from taximeter.settler.fill import Filler, Place, note_complete, read_places
-from taximeter.settler.guardian import ensure_shards, guard
-from taximeter.settler.loops import Loop
-from taximeter.settler.marks import count_shards
-from taximeter.settler.moves import undo_left
-from taximeter.settler.periods import end_billing_periods
-from taximeter.settler.pulse import Pulse
-from taximeter.settler.queries import load_queries
-from taximeter.settler.reconcile import CouldNotLook, Look, Suspect, reconcile
-from taximeter.settler.relay import relay
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.settle import settle_shard
-from taximeter.settler.stores import Stores
-from taximeter.settler.sweep import rotate, sweep
-from taximeter.settler.trim import trim
-from taximeter.settler.turns import Turns
+from taximeter.meter.wire.errors import StoreError
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.books.watermarks import count_shards
+from taximeter.settler.moves.closing import Closed, close_all, expire
+from taximeter.settler.moves.moves import undo_left
+from taximeter.settler.moves.relay import relay
+from taximeter.settler.proof.exposure import look_at_exposure
+from taximeter.settler.proof.reconcile import CouldNotLook, Look, Suspect, reconcile
+from taximeter.settler.settling.settle import settle_shard
+from taximeter.settler.settling.trim import trim
+from taximeter.settler.shards.admission import admit, recount
+from taximeter.settler.shards.fill import Filler, Place, note_complete, read_places
+from taximeter.settler.shards.guardian import ensure_shards, guard
+from taximeter.settler.worker.billing_periods import end_billing_periods
+from taximeter.settler.worker.loops import Loop
+from taximeter.settler.worker.pulse import Pulse
+from taximeter.settler.worker.sweep import rotate, sweep
+from taximeter.settler.worker.turns import Turns
 
 _SQL: Final = load_queries("upkeep")
 _MOVES: Final = load_queries("moves")

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from taximeter.settler.pulse import Pulse
+from taximeter.settler.worker.pulse import Pulse
 
 PAUSE_FIRST_S: Final = 0.2
 PAUSE_MAX_S: Final = 1.0

@@ -22,21 +22,21 @@ from arq.connections import ArqRedis, RedisSettings
 from arq.worker import Function, Worker, func
 from redis.exceptions import RedisError
 
-from taximeter.settler.health import HealthCheck
-from taximeter.settler.heart import (
+from taximeter.settler.books.connection_pools import make_pool
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import is_away, open_stores
+from taximeter.settler.status.health import HealthCheck
+from taximeter.settler.worker.health_http import serving
+from taximeter.settler.worker.heart import (
     BEAT_EVERY_S,
     CLOCK_EVERY_S,
     Heart,
     session_name,
     settler_name,
 )
-from taximeter.settler.http import serving
-from taximeter.settler.loops import Bell, Loop, run_loops
-from taximeter.settler.pools import make_pool
-from taximeter.settler.pulse import Pulse
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.stores import is_away, open_stores
-from taximeter.settler.ticks import Settler
+from taximeter.settler.worker.jobs import Settler
+from taximeter.settler.worker.loops import Bell, Loop, run_loops
+from taximeter.settler.worker.pulse import Pulse
 
 _POLL_S: Final = 0.1
 _RESTART_FIRST_S: Final = 0.2

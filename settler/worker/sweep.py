@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from taximeter.meter.scripts import load_script
-from taximeter.settler.stores import Stores
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.stores import Stores
 
 _SWEEP: Final = load_script("sweep")
 _ROTATE: Final = load_script("rotate")

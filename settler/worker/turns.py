@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from taximeter.settler.pulse import Pulse
+from taximeter.settler.worker.pulse import Pulse
 
 log = structlog.get_logger("taximeter.settler")
 

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from taximeter.api.commands import group
-from taximeter.api.settings import ApiSettings
-from taximeter.api.sidecar.settings import SidecarSettings
-from taximeter.settler.settings import CREDENTIALS, SettlerSettings
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.settings.sidecar import SidecarSettings
+from taximeter.settler.books.settings import CREDENTIALS, SettlerSettings
 
 HERE = "postgresql://api:from-a-file@127.0.0.1:1/taximeter"
 

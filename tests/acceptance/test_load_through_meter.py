@@ -8,12 +8,12 @@ import asyncpg
 from redis.asyncio import Redis
 
 from taximeter.meter import Meter, Usage
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.check import check
-from taximeter.settler.guardian import ensure_shards, guard
-from taximeter.settler.relay import relay
-from taximeter.settler.settle import settle_shard
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.moves.relay import relay
+from taximeter.settler.proof.check import check
+from taximeter.settler.settling.settle import settle_shard
+from taximeter.settler.shards.guardian import ensure_shards, guard
 
 WORKERS, AMOUNT = 100, 50
 ORG_ID, USER_ID = "load-test-org", "load-test-user"

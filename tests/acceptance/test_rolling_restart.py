@@ -21,8 +21,8 @@ from support.waiting import eventually
 from taximeter.api.embedded.machine import free_port
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.local.process import LocalProcess
-from taximeter.settler.check import check
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.proof.check import check
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

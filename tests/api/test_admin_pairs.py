@@ -18,10 +18,10 @@ import asyncpg
 import pytest
 from support.world import BILLING, World
 
-from taximeter.api.again import UNDONE
+from taximeter.api.web.retries import UNDONE
 from taximeter.meter import AccountNotFound, InsufficientCredits
-from taximeter.settler.closing import Closed, close_all
-from taximeter.settler.settle import settle_shard
+from taximeter.settler.moves.closing import Closed, close_all
+from taximeter.settler.settling.settle import settle_shard
 
 DEADLOCK_TIMEOUT = "20ms"
 LOCK_TIMEOUT = os.environ.get("STALL_LIMIT", "60s")

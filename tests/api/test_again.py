@@ -8,7 +8,7 @@ import pytest
 from support.waiting import eventually
 from support.world import BILLING, World
 
-from taximeter.api.again import ATTEMPTS, UNDONE
+from taximeter.api.web.retries import ATTEMPTS, UNDONE
 
 UNDO = """
 CREATE FUNCTION undo() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -35,7 +35,7 @@ PATH = f"{BILLING}/credits/acme/add"
 async def test_an_undone_request_is_done_again_and_takes_effect_once(
     undoing: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taximeter.api.again.ATTEMPTS", 10**6)
+    monkeypatch.setattr("taximeter.api.web.retries.ATTEMPTS", 10**6)
     asking = asyncio.create_task(undoing.client.post(PATH, json=BODY, headers=undoing.root))
 
     async def undone() -> bool:

@@ -20,17 +20,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import RSAAlgorithm
 from pydantic import ValidationError
 
-from taximeter.api.auth import (
+from taximeter.api.access.dev_tokens import DevKeyError, load_dev_key
+from taximeter.api.access.jwks import KeySet, KeysUnavailable
+from taximeter.api.access.sessions import (
     TOKENS_REMEMBERED_MAX,
     DevVerifier,
     OidcVerifier,
     Principal,
     RememberingVerifier,
 )
-from taximeter.api.errors import ApiError
-from taximeter.api.jwks import KeySet, KeysUnavailable
-from taximeter.api.settings import ApiSettings
-from taximeter.api.tokens import DevKeyError, load_dev_key
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.web.errors import ApiError
 
 ISSUER = "https://id.example/realms/main"
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)

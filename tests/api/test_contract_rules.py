@@ -10,9 +10,9 @@ from support.contract import Rows, call, has, keeper
 from support.waiting import eventually
 from support.world import BILLING, CHAT, World
 
-from taximeter.api.errors import from_meter
+from taximeter.api.web.errors import from_meter
 from taximeter.meter import InsufficientCredits
-from taximeter.settler.relay import relay
+from taximeter.settler.moves.relay import relay
 
 ROWS: Rows = {}
 row = keeper(ROWS)

@@ -7,8 +7,8 @@ from typing import Any
 
 from support.world import BILLING, World
 
-from taximeter.api.queries import DASHBOARDS
 from taximeter.api.routes.overview import TOP_MAX
+from taximeter.api.sql import DASHBOARDS
 from taximeter.meter import Usage
 
 FIRST, LAST = dt.date(2025, 5, 20), dt.date(2025, 6, 18)

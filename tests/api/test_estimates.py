@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taximeter.api.llm.estimates import prompt_size
-from taximeter.api.llm.parse import parse_request
-from taximeter.api.llm.surfaces import Completions, Surface
+from taximeter.api.openai.parse import parse_request
+from taximeter.api.openai.surfaces import Completions, Surface
 from taximeter.meter.pricing import Pricer, output_ceiling
 
 PRICER = Pricer()

@@ -14,11 +14,11 @@ import pytest
 from httpx import ASGITransport, AsyncClient
 from support.world import World
 
+from taximeter.api.access.dev_tokens import load_dev_key
 from taximeter.api.app import create_app
 from taximeter.api.embedded.postgres import postgres_program
-from taximeter.api.settings import ApiSettings
-from taximeter.api.tokens import load_dev_key
-from taximeter.settler.check import check
+from taximeter.api.settings.api import ApiSettings
+from taximeter.settler.proof.check import check
 
 
 async def test_create_subscription_and_allocate_credits(database_url: str, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from support.world import BILLING, World
 
-from taximeter.api import idempotency
-from taximeter.settler.queries import load_queries
+from taximeter.api.web import idempotency
+from taximeter.settler.books.named_sql import load_queries
 
 SUBSCRIPTION = {
     "org_id": "fresh",

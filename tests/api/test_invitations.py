@@ -8,8 +8,8 @@ import pytest
 from support.waiting import eventually
 from support.world import BILLING, NOTHING_ENDED, World
 
+from taximeter.api.access.dev_tokens import load_dev_key
 from taximeter.api.routes import members
-from taximeter.api.tokens import load_dev_key
 
 MEMBERS = f"{BILLING}/orgs/acme/members"
 ADDRESS = "ann@home.example"

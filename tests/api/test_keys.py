@@ -17,16 +17,16 @@ from support.sidecar import JSON, calling, problem, served
 from support.waiting import eventually
 from support.world import BILLING, CHAT, World
 
-from taximeter.api import keys as key_store
-from taximeter.api.key_text import KeyText, make_key, plain_digits, read_key, sealed_digits
-from taximeter.api.keys import (
+from taximeter.api.access import api_keys as key_store
+from taximeter.api.access.api_keys import (
     BELIEVED_S,
     KEYS_A_LOOK_MAX,
     UNKNOWN_WAITING_MAX,
     KeysBusy,
     KeyStore,
 )
-from taximeter.api.sidecar.keys import Keys
+from taximeter.api.access.key_text import KeyText, make_key, plain_digits, read_key, sealed_digits
+from taximeter.api.processes.sidecar_keys import Keys
 from taximeter.meter.sidecar import create_sidecar
 
 KEYS = f"{BILLING}/orgs/acme/keys"

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 from support.world import BILLING, CHAT, World
 
+from taximeter.api.access.dev_tokens import DEV_ISSUER
 from taximeter.api.commands import group
-from taximeter.api.tokens import DEV_ISSUER
 
 ORG = f"{BILLING}/orgs/acme"
 

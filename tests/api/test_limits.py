@@ -10,10 +10,17 @@ import pytest
 import redis.asyncio as redis_asyncio
 from support.world import BILLING, World, serving
 
+from taximeter.api.access.rate_limits import (
+    LIMIT,
+    Limit,
+    LocalCounts,
+    RateLimiter,
+    kind_of,
+    limits_of,
+)
 from taximeter.api.app import create_app
-from taximeter.api.errors import ApiError
-from taximeter.api.limits import LIMIT, Limit, LocalCounts, RateLimiter, kind_of, limits_of
-from taximeter.api.settings import ApiSettings
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.web.errors import ApiError
 
 LOW = {
     "rate_limits": True,
@@ -177,7 +184,7 @@ async def test_a_redis_that_becomes_slow_begins_nobodys_window_anew(
 
 
 def test_a_process_remembers_so_many_callers_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taximeter.api.limits.CALLERS_MAX", 5)
+    monkeypatch.setattr("taximeter.api.access.rate_limits.CALLERS_MAX", 5)
     counts = LocalCounts()
     for number in range(50):
         assert counts.count(f"user{number}", Limit(1, 60)) == 0

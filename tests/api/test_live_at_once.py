@@ -11,8 +11,8 @@ import pytest
 from support.proxy import Proxy
 from support.world import BILLING, World
 
-from taximeter.api import live
-from taximeter.settler.relay import relay
+from taximeter.api.billing import live_balances as live
+from taximeter.settler.moves.relay import relay
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from support.waiting import eventually
 from support.world import World
 
-from taximeter.settler.marks import count_shards
+from taximeter.settler.books.watermarks import count_shards
 
 
 def credits(text: str) -> int:

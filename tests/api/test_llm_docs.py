@@ -14,8 +14,8 @@ from support.processes import Running, running, same_books
 from support.provider import USAGE, Asked, Provider, chat_answer
 from support.world import World
 
-from taximeter.api.llm.config import UpstreamConfig
 from taximeter.api.llm.endpoint import API_ROOT, SURFACE_OF
+from taximeter.api.upstreams.config import UpstreamConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "llm-route.md").read_text(encoding="utf-8")
 KEYS = {"OPENAI_API_KEY": "documented-key-1", "AZURE_OPENAI_API_KEY": "documented-key-2"}

@@ -16,7 +16,7 @@ from support.provider import USAGE, Asked, Provider, answer_after
 from support.waiting import eventually
 from support.world import CHAT, SHARDS, World
 
-from taximeter.settler.sweep import sweep
+from taximeter.settler.worker.sweep import sweep
 
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
 

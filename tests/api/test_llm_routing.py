@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from support.provider import Asked, Provider, chat_answer, event
 from support.world import World
 
-from taximeter.api.llm.config import ConfigError, RoutingConfig, check_providers
-from taximeter.api.llm.routing import Router
+from taximeter.api.upstreams.config import ConfigError, RoutingConfig, check_providers
+from taximeter.api.upstreams.router import Router
 from taximeter.meter.pricing import Pricer, UnpricedModel
 
 DEAR, CHEAP = "gpt-4o", "gpt-4o-mini"

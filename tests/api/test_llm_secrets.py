@@ -15,8 +15,8 @@ from support.processes import COMMAND, running, same_books
 from support.provider import USAGE, Asked, Provider, chat_answer, chat_chunk, event
 from support.world import CHAT, World
 
-from taximeter.api.llm.config import ConfigError, load_routing
-from taximeter.api.settings import ApiSettings
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.upstreams.config import ConfigError, load_routing
 
 CANARY = "sk-canary-4f1d8b7e2c9a"
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}

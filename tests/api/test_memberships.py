@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from taximeter.api.memberships import ASK_AGAIN_S, Memberships
+from taximeter.api.access.memberships import ASK_AGAIN_S, Memberships
 
 
 class AwayPool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taximeter.api.errors import from_meter
+from taximeter.api.web.errors import from_meter
 from taximeter.meter import (
     AdmissionPaused,
     MeterError,

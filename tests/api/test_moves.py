@@ -9,7 +9,7 @@ import pytest
 from support.waiting import eventually
 from support.world import BILLING, NOTHING_ENDED, World
 
-from taximeter.settler.closing import Closed, close_all
+from taximeter.settler.moves.closing import Closed, close_all
 
 CREDITS = f"{BILLING}/credits/acme"
 

@@ -16,11 +16,11 @@ import pytest
 from support.world import BILLING, World
 
 from taximeter.api.app import create_app
-from taximeter.api.openapi import example_of, examples
-from taximeter.api.settings import ApiSettings
-from taximeter.settler.relay import relay
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.web.openapi import example_of, examples
+from taximeter.settler.moves.relay import relay
 
-FILE = Path(__file__).parents[2] / "api" / "examples.json"
+FILE = Path(__file__).parents[2] / "api" / "web" / "openapi_examples.json"
 ACME = f"{BILLING}/credits/acme"
 ASK = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
 SUBSCRIBE = {

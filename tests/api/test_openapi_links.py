@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from taximeter.api.app import create_app
-from taximeter.api.links import LINKS
-from taximeter.api.openapi import example_of
-from taximeter.api.settings import ApiSettings
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.web.links import LINKS
+from taximeter.api.web.openapi import example_of
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from support.waiting import eventually
 from support.world import BILLING, World
 
-from taximeter.settler.closing import Closed, close_all
+from taximeter.settler.moves.closing import Closed, close_all
 
 
 async def call(

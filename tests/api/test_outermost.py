@@ -17,7 +17,7 @@ from support.processes import running, same_books
 from support.waiting import eventually
 from support.world import World
 
-from taximeter.settler.logs import configure_logs
+from taximeter.settler.books.logs import configure_logs
 
 GRACE_S = 2.0
 

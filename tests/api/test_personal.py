@@ -8,9 +8,9 @@ import pytest
 from support.waiting import eventually
 from support.world import BILLING, World
 
-from taximeter.api.personal import PERSONAL_PREFIX, personal_org_id
-from taximeter.api.tokens import load_dev_key
-from taximeter.meter.limits import check_org_id
+from taximeter.api.access.dev_tokens import load_dev_key
+from taximeter.api.billing.personal import PERSONAL_PREFIX, personal_org_id
+from taximeter.meter.wire.limits import check_org_id
 
 DEFAULT = "/api/v1/auth/user/default-organization"
 

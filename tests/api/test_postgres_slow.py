@@ -15,7 +15,7 @@ from support.servers import with_login
 from support.waiting import eventually
 from support.world import BILLING, World
 
-from taximeter.settler.settle import settle_shard
+from taximeter.settler.settling.settle import settle_shard
 
 pytestmark = pytest.mark.timeouts
 

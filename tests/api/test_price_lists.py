@@ -18,8 +18,8 @@ from support.world import World
 
 from taximeter.api.commands.check import command as check_command
 from taximeter.api.commands.prices import command as prices_command
-from taximeter.api.price_lists import Editions
-from taximeter.api.prices import PriceAge, following
+from taximeter.api.prices.editions import Editions
+from taximeter.api.prices.followed import PriceAge, following
 from taximeter.meter import Meter, MeterSettings
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.pricing.editions import PricesNotKnown

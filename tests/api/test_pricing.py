@@ -7,11 +7,11 @@ from decimal import ROUND_CEILING, Decimal
 import pytest
 from genai_prices import Usage, data_snapshot
 
-from taximeter.api.simulator import MODELS
-from taximeter.meter.limits import AMOUNT_MAX
+from taximeter.api.simulator.app import MODELS
 from taximeter.meter.pricing import Price, Pricer, TokenPrice, UnpricedModel, published
 from taximeter.meter.pricing.identity import Identity
 from taximeter.meter.pricing.published import PublishedPrices
+from taximeter.meter.wire.limits import AMOUNT_MAX
 
 PRICER = Pricer()
 PUBLISHED = PublishedPrices()

@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from support.waiting import eventually
 
-from taximeter.api.protocol import HEAD_BYTES_MAX, BoundedProtocol
+from taximeter.api.web.wire_protocol import HEAD_BYTES_MAX, BoundedProtocol
 
 
 async def _echo(scope: Any, receive: Any, send: Any) -> None:

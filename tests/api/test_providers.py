@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 from pydantic import ValidationError
 
-from taximeter.api.auth import Principal
-from taximeter.api.claims import ClaimPaths, claim_at
-from taximeter.api.errors import ApiError
+from taximeter.api.access.oidc_claims import ClaimPaths, claim_at
+from taximeter.api.access.sessions import Principal
 from taximeter.api.services import make_verifier
-from taximeter.api.settings import ApiSettings
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.web.errors import ApiError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "production.md").read_text(encoding="utf-8")
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -8,7 +8,7 @@ from typing import Any
 from support.waiting import eventually
 from support.world import World
 
-from taximeter.api.refusals import PAUSE_S, RefusalAudit
+from taximeter.api.billing.refused_charges import PAUSE_S, RefusalAudit
 
 ROWS = "SELECT * FROM taximeter.audit_log WHERE action = 'credit.deduction.failed' ORDER BY id"
 

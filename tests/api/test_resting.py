@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taximeter.api.llm.resting import Rest
+from taximeter.api.upstreams.resting import Rest
 
 
 def test_it_rests_after_failures_in_a_row_and_one_request_tries_it_then() -> None:

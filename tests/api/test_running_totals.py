@@ -7,8 +7,8 @@ from datetime import UTC, date, datetime, timedelta
 
 from settler_world import World
 
-from taximeter.api.queries import DASHBOARDS
-from taximeter.api.usage import Scope
+from taximeter.api.billing.usage_reports import Scope
+from taximeter.api.sql import DASHBOARDS
 
 FIRST, DAYS = date(2027, 12, 20), 120  # Over a new year and the 29th of a February.
 ORGS, USERS = ("acme", "beta"), ("ann", "bob", "cleo")

@@ -12,7 +12,7 @@ import pytest
 from support.fuzzing import MINUTES, ROLES, fuzz
 from support.world import World
 
-from taximeter.api.links import LINKS
+from taximeter.api.web.links import LINKS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800 + MINUTES * 60)]
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 from support.world import World, serving
 
-from taximeter.api.simulator import create_simulator
+from taximeter.api.simulator.app import create_simulator
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 TOOL: Any = {

@@ -14,9 +14,10 @@ from support.sidecar import served
 from support.waiting import eventually
 from support.world import BILLING, CHAT, World
 
-from taximeter.api import middleware, protocol
-from taximeter.api.protocol import BoundedProtocol
-from taximeter.api.sidecar import server as sidecar_server
+from taximeter.api.processes import sidecar_server
+from taximeter.api.web import body_limit as middleware
+from taximeter.api.web import wire_protocol as protocol
+from taximeter.api.web.wire_protocol import BoundedProtocol
 from taximeter.meter.sidecar import body as sidecar_body
 from taximeter.meter.sidecar import create_sidecar
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taximeter.api.llm.sse import (
+from taximeter.api.openai.sse import (
     EVENT_BYTES_MAX,
     Event,
     EventReader,

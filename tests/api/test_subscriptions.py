@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import BILLING, World
 
-from taximeter.api.proration import prorate
-from taximeter.settler.periods import end_billing_periods
+from taximeter.api.billing.proration import prorate
+from taximeter.settler.worker.billing_periods import end_billing_periods
 
 SUBSCRIPTION = f"{BILLING}/subscriptions/acme"
 

@@ -21,9 +21,9 @@ from support.world import World, serving
 
 from taximeter.api.app import create_app
 from taximeter.api.commands.token import command as token_command
-from taximeter.api.settings import ApiSettings
-from taximeter.api.simulator import create_simulator
-from taximeter.settler.stores import Stores
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.simulator.app import create_simulator
+from taximeter.settler.books.stores import Stores
 
 STATUS = "/api/v1/system/status"
 START = "from taximeter.api.cli import main; main()"

@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from support.world import World
 
-from taximeter.api.auth import Principal
+from taximeter.api.access.dev_tokens import DEV_ISSUER, load_dev_key
+from taximeter.api.access.sessions import Principal
 from taximeter.api.commands import group
-from taximeter.api.queries import ADMINS
-from taximeter.api.tokens import DEV_ISSUER, load_dev_key
+from taximeter.api.sql import ADMINS
 
 ME = "/api/v1/auth/user"
 ISSUER = "https://id.example/realms/main"

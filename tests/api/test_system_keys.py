@@ -13,11 +13,11 @@ from click.testing import CliRunner, Result
 from support.old_keys import SEAL
 from support.world import BILLING, CHAT, World
 
+from taximeter.api.access.key_text import SYSTEM_PREFIX, make_key, plain_digits, sealed_digits
+from taximeter.api.access.system_keys import RIGHTS, may
 from taximeter.api.app import create_app
 from taximeter.api.commands import group
-from taximeter.api.key_text import SYSTEM_PREFIX, make_key, plain_digits, sealed_digits
-from taximeter.api.settings import ApiSettings
-from taximeter.api.system_keys import RIGHTS, may
+from taximeter.api.settings.api import ApiSettings
 
 SUBSCRIBE = {
     "org_id": "acme",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.world import BILLING, World
 
-from taximeter.api.exact import RESERVED_ORG_IDS
+from taximeter.api.web.json_numbers import RESERVED_ORG_IDS
 
 LATER, LATEST = "2040-01-01T00:00:00Z", "2041-01-01T00:00:00Z"
 

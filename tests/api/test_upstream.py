@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 from support.world import World
 
-from taximeter.api.errors import ApiError
-from taximeter.api.llm.config import UpstreamConfig
-from taximeter.api.llm.upstream import Upstream
+from taximeter.api.upstreams.config import UpstreamConfig
+from taximeter.api.upstreams.upstream import Upstream
+from taximeter.api.web.errors import ApiError
 
 HEADERS = {"X-Request-Id": "req-1"}
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"

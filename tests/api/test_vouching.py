@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.world import BILLING, World
 
-from taximeter.api.payments import VerifiedPayment
+from taximeter.api.billing.payments import VerifiedPayment
 
 ADD = f"{BILLING}/credits/acme/add"
 PAID = VerifiedPayment("acme", Decimal("45.00"), 5_000_000)

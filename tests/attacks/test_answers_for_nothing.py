@@ -17,7 +17,7 @@ from support.world import World
 
 from taximeter.api.llm.delivered import IMAGE_TOKENS, Delivered, Made, Step, chat_step, made_of
 from taximeter.api.llm.reported import Bounds, read_usage
-from taximeter.api.llm.responses import Responses
+from taximeter.api.openai.responses import Responses
 from taximeter.meter.pricing import Pricer
 
 # Some start processes of their own, several of them one after the other.

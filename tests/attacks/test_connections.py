@@ -19,8 +19,8 @@ from support.processes import Running, running
 from support.shard import ScriptedShard
 from support.waiting import eventually
 
-from taximeter.api.connections import HEAD_WITHIN_S, REST_WITHIN_S, connection_limits
-from taximeter.meter.keys import ShardKeys
+from taximeter.api.web.connections import HEAD_WITHIN_S, REST_WITHIN_S, connection_limits
+from taximeter.meter.wire.keys import ShardKeys
 
 DESCRIPTORS = 256
 HOSTILE = 300

@@ -19,8 +19,8 @@ from support.provider import Asked, Provider, chat_answer
 from support.waiting import eventually
 from support.world import CHAT, World
 
-from taximeter.api.errors import ApiError
 from taximeter.api.llm.room import Room, Turns
+from taximeter.api.web.errors import ApiError
 
 # Some start processes of their own, several of them one after the other.
 pytestmark = pytest.mark.timeout(900)

@@ -17,12 +17,12 @@ from support.shard import ScriptedShard
 from support.sidecar import Caller, calling, served
 from support.world import BILLING, CHAT, World
 
+from taximeter.api.access.cookies import keep_session_cookie
 from taximeter.api.commands import group
-from taximeter.api.cookies import keep_session_cookie
-from taximeter.api.settings import ApiSettings
+from taximeter.api.settings.api import ApiSettings
 from taximeter.meter import Meter
-from taximeter.meter.keys import ShardKeys
 from taximeter.meter.sidecar import create_sidecar
+from taximeter.meter.wire.keys import ShardKeys
 
 GATE = {"X-Org-Id": "acme", "X-User-Id": "ann", "X-Request-Id": "r"}
 

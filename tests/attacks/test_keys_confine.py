@@ -15,10 +15,10 @@ from support.shard import ScriptedShard, op
 from support.sidecar import Caller, calling, served
 
 from taximeter.meter import Meter, MeterSettings, NotAllowed
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.records import Asker
 from taximeter.meter.sidecar import create_sidecar
 from taximeter.meter.sidecar.grants import ANY_HOLD
+from taximeter.meter.wire.hold_record import Asker
+from taximeter.meter.wire.keys import ShardKeys
 
 HELD = 300
 FUNDS = 10**9

@@ -20,7 +20,7 @@ from support.proxy import Proxy
 from support.waiting import eventually
 from support.world import CHAT, SHARDS, World
 
-from taximeter.api.pending import Due, PendingCharges
+from taximeter.api.llm.unsent_charges import Due, PendingCharges
 from taximeter.meter import AccountNotFound, StoreUnavailable
 
 # Some start processes of their own, several of them one after the other.

@@ -13,10 +13,10 @@ from support.provider import Asked, Provider, chat_answer
 from support.world import World
 
 from taximeter.api.llm.estimates import prompt_size
-from taximeter.api.llm.parse import SURFACES, parse_request
 from taximeter.api.llm.quote import quote
-from taximeter.api.llm.routing import Target
-from taximeter.api.settings import ApiSettings
+from taximeter.api.openai.parse import SURFACES, parse_request
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.upstreams.router import Target
 from taximeter.meter.pricing import Pricer
 
 CEILING = 16_384  # of gpt-4o

@@ -18,8 +18,8 @@ import pytest
 from support.processes import Running, running, same_books
 from support.world import BILLING, CHAT, World
 
-from taximeter.api.exact import parse_json
-from taximeter.api.shape import GROUP_OF_VALUES, Shape
+from taximeter.api.web.json_numbers import parse_json
+from taximeter.api.web.json_shape import GROUP_OF_VALUES, Shape
 
 # Some start processes of their own, several of them one after the other.
 pytestmark = pytest.mark.timeout(300)

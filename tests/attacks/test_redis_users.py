@@ -17,7 +17,7 @@ from support.servers import ValkeyFactory
 
 from taximeter.api.commands import group
 from taximeter.api.embedded.valkey import EmbeddedValkey
-from taximeter.meter.permissions import NEWEST_RULES, ROLES, check_permissions
+from taximeter.meter.server.permissions import NEWEST_RULES, ROLES, check_permissions
 
 PASSWORD = "not-a-secret"
 ADMIN_PASSWORD = "the-password-of-the-administrator"

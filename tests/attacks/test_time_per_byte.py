@@ -19,8 +19,8 @@ from support.processes import Running, running, same_books
 from support.shard import ScriptedShard
 from support.world import CHAT, World
 
-from taximeter.api.tokens import load_dev_key
-from taximeter.meter.keys import ShardKeys
+from taximeter.api.access.dev_tokens import load_dev_key
+from taximeter.meter.wire.keys import ShardKeys
 
 RATIO_MAX = 4.0
 """Time per byte of the long one against the short one. What is quadratic reaches their quotient."""

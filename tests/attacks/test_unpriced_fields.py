@@ -14,10 +14,10 @@ import pytest
 from support.provider import USAGE, Asked, Provider, chat_answer
 from support.world import CHAT, World
 
-from taximeter.api.errors import ApiError
-from taximeter.api.llm.fields import CHAT as CHAT_FIELDS
-from taximeter.api.llm.members import NotAnObject, parse_object
-from taximeter.api.llm.parse import SURFACES, parse_request
+from taximeter.api.openai.fields import CHAT as CHAT_FIELDS
+from taximeter.api.openai.json_members import NotAnObject, parse_object
+from taximeter.api.openai.parse import SURFACES, parse_request
+from taximeter.api.web.errors import ApiError
 
 HEAD = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hi"}]'
 REFUSED: dict[str, tuple[bytes, str]] = {

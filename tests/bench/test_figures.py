@@ -16,11 +16,11 @@ from support.servers import run_sql, with_database
 
 from taximeter.api.bench.figures import QUESTIONS, Took, ask, figure, measure, tables_scanned
 from taximeter.api.bench.history import History, history_size, make_history
-from taximeter.api.migrate import migrate
-from taximeter.settler.check import check
-from taximeter.settler.guardian import guard
-from taximeter.settler.queries import load_queries
-from taximeter.settler.stores import Stores
+from taximeter.api.processes.migrate import migrate
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.proof.check import check
+from taximeter.settler.shards.guardian import guard
 
 HISTORY = History(rows=120_000, organisations=300, members_of_largest=200, batches=24)
 

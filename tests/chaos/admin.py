@@ -18,7 +18,7 @@ import httpx
 
 from chaos.cluster import ORGS, USERS, Cluster
 from chaos.history import Recorder
-from taximeter.api.tokens import load_dev_key
+from taximeter.api.access.dev_tokens import load_dev_key
 
 BILLING: Final = "/api/v1/org-billing"
 BOUGHT: Final = 30_000_000

@@ -13,9 +13,9 @@ from chaos.admin_judge import judge_admin
 from chaos.cluster import Cluster
 from chaos.history import read_lines
 from chaos.scene import Key, Loss
-from taximeter.settler.check import CheckLimits, check
-from taximeter.settler.reconcile import CouldNotLook
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.proof.check import CheckLimits, check
+from taximeter.settler.proof.reconcile import CouldNotLook
 
 _FIGURE: Final = re.compile(rb"-?[0-9]{1,15}")
 _CAP: Final = 9 * 10**14

@@ -25,8 +25,8 @@ from chaos.valkey import FAKETIME, ChaosValkey, moved_by, set_clock
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
-from taximeter.api.migrate import migrate
-from taximeter.settler.stores import Stores
+from taximeter.api.processes.migrate import migrate
+from taximeter.settler.books.stores import Stores
 
 ORGS = ("aurora", "borealis", "cirrus")
 USERS = tuple(f"{org}/user-{number}" for org in ORGS for number in range(3))

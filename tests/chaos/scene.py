@@ -12,7 +12,7 @@ from typing import Any
 from chaos.cluster import Cluster
 from chaos.history import Attempt, Follower, read_lines
 from chaos.valkey import ChaosValkey
-from taximeter.meter.keys import ShardKeys
+from taximeter.meter.wire.keys import ShardKeys
 
 Key = tuple[str, str]
 BOUND_S = 40.0

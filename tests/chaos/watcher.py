@@ -13,7 +13,7 @@ from typing import Final
 
 from chaos.cluster import Cluster
 from chaos.history import Attempt, Follower
-from taximeter.meter.keys import ShardKeys
+from taximeter.meter.wire.keys import ShardKeys
 
 PAUSE_S: Final = 0.25
 STREAM_MAX: Final = 600_000

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
-from taximeter.api.metering import MeteringSettings
-from taximeter.api.price_settings import PriceSettings
-from taximeter.api.settings import ApiSettings
-from taximeter.api.sidecar.settings import SidecarSettings
+from taximeter.api.prices.settings import PriceSettings
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.settings.metering import MeteringSettings
+from taximeter.api.settings.sidecar import SidecarSettings
 from taximeter.meter import MeterSettings
-from taximeter.settler.invariants import TITLES
-from taximeter.settler.settings import SettlerSettings, StoreSettings
+from taximeter.settler.books.settings import SettlerSettings, StoreSettings
+from taximeter.settler.proof.invariants import TITLES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from support.servers import run_sql, select_one, with_database
 
 from taximeter.api.commands import group
-from taximeter.api.migrate import MigrationFailed, migrate
-from taximeter.settler.connecting import OLDEST_POSTGRES
+from taximeter.api.processes.migrate import MigrationFailed, migrate
+from taximeter.settler.books.connections import OLDEST_POSTGRES
 
 CONTRACT_TABLE = "SELECT to_regclass('public.user_credit_allocations') IS NOT NULL"
 

@@ -19,8 +19,8 @@ from support.wheel import build_wheel
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.embedded.spawn import spawn
 from taximeter.meter import Meter
-from taximeter.meter.keys import ShardKeys
 from taximeter.meter.pricing import Pricer
+from taximeter.meter.wire.keys import ShardKeys
 
 # Virtual keys are rows of LiteLLM's own database; its hook for own keys needs none.
 CUSTOM_AUTH = """

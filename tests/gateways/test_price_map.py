@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from taximeter.api import prices_diff
+from taximeter.api.prices import diff as prices_diff
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.litellm_map import read_map

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 from support.shard import ScriptedShard
 
-from taximeter.meter.keys import ShardKeys
+from taximeter.meter.wire.keys import ShardKeys
 
 
 @pytest.fixture

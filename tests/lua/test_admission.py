@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from support.shard import ScriptedShard, op, text
 
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.scripts import load_script
 
 
 async def admit(shard: ScriptedShard, until: object, epoch: int = 1) -> str:

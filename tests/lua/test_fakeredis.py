@@ -13,8 +13,8 @@ import pytest
 from fakeredis import FakeAsyncRedis
 from support.shard import ScriptedShard, op
 
-from taximeter.meter import scripts
-from taximeter.meter.keys import ShardKeys
+from taximeter.meter.wire import scripts
+from taximeter.meter.wire.keys import ShardKeys
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from taximeter.meter.codes import Code
-from taximeter.meter.limits import (
+from taximeter.meter.wire.codes import Code
+from taximeter.meter.wire.limits import (
     AMOUNT_MAX,
     BALANCE_MAX,
     FREE_HOLD_TTL_MS,
@@ -20,7 +20,7 @@ from taximeter.meter.limits import (
     PAYLOAD_BYTES_MAX,
     TTL_MS_MAX,
 )
-from taximeter.meter.scripts import expand, load_script, read_source
+from taximeter.meter.wire.scripts import expand, load_script, read_source
 
 SCRIPTS = sorted(
     path.name[:-4] for path in files("taximeter.lua").iterdir() if path.name.endswith(".lua")

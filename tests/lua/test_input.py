@@ -9,8 +9,8 @@ import pytest
 from redis.exceptions import ResponseError
 from support.shard import ScriptedShard, op
 
-from taximeter.meter.limits import AMOUNT_MAX, BALANCE_MAX
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.limits import AMOUNT_MAX, BALANCE_MAX
+from taximeter.meter.wire.scripts import load_script
 
 SCRIPTS = sorted(
     path.name[:-4] for path in files("taximeter.lua").iterdir() if path.name.endswith(".lua")

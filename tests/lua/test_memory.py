@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 from support.shard import FULL, ScriptedShard, op
 
-from taximeter.meter.keys import ShardKeys
+from taximeter.meter.wire.keys import ShardKeys
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 from support.shard import ScriptedShard, op
 
-from taximeter.meter.records import HoldRecord
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.hold_record import HoldRecord
+from taximeter.meter.wire.scripts import load_script
 
 
 async def allow(shard: ScriptedShard, open_holds_max: int) -> None:

@@ -6,8 +6,8 @@ import pytest
 from redis.exceptions import ResponseError
 from support.shard import ScriptedShard, op, text
 
-from taximeter.meter.records import HoldRecord
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.hold_record import HoldRecord
+from taximeter.meter.wire.scripts import load_script
 
 PAYLOAD = '{"type":"llm_inference","name":"m","meta":{}}'
 

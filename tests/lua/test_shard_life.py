@@ -10,8 +10,8 @@ from redis.exceptions import ResponseError
 from support.shard import ScriptedShard, op
 from support.waiting import eventually
 
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.scripts import load_script
 
 
 async def fence(shard: ScriptedShard, reason: str = "test") -> bytes:

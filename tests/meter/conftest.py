@@ -12,7 +12,7 @@ from support.servers import ValkeyFactory
 from support.shard import ScriptedShard
 
 from taximeter.meter import LoadedAccount, Loader, Meter, MeterSettings
-from taximeter.meter.keys import ShardKeys
+from taximeter.meter.wire.keys import ShardKeys
 
 MeterFactory = Callable[..., Awaitable[Meter]]
 

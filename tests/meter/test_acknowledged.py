@@ -19,11 +19,11 @@ from support.waiting import eventually
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter, MeterSettings, ShardFenced, StoreError
-from taximeter.meter.acknowledged import Acknowledged
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.scripts import load_script
-from taximeter.settler.guardian import guard
-from taximeter.settler.stores import Stores
+from taximeter.meter.server.acknowledged import Acknowledged
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.shards.guardian import guard
 
 pytestmark = pytest.mark.slow
 

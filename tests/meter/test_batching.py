@@ -11,7 +11,7 @@ from support.proxy import Proxy
 from support.shard import ScriptedShard
 
 from taximeter.meter import InsufficientCredits, Meter, Overloaded, Receipt
-from taximeter.meter.keys import ShardKeys, shard_of
+from taximeter.meter.wire.keys import ShardKeys, shard_of
 
 
 async def script_calls(redis: Redis) -> int:

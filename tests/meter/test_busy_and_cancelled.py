@@ -15,7 +15,7 @@ from support.proxy import Proxy
 from support.shard import ScriptedShard
 
 from taximeter.meter import Meter, MeterSettings, StoreUnavailable
-from taximeter.meter.keys import ShardKeys
+from taximeter.meter.wire.keys import ShardKeys
 
 USERS = 20
 

@@ -22,8 +22,8 @@ from taximeter.meter import (
     UnknownHold,
     Usage,
 )
-from taximeter.meter.limits import AMOUNT_MAX
-from taximeter.meter.operations import Operation
+from taximeter.meter.wire.limits import AMOUNT_MAX
+from taximeter.meter.wire.operations import Operation
 
 USAGE = Usage("llm_inference", "gpt-4o", {"provider": "openai", "tokens_used": 12})
 

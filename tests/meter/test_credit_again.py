@@ -14,9 +14,9 @@ from support.proxy import Proxy
 from support.waiting import eventually
 
 from taximeter.meter import LoadedAccount, Meter, OutcomeUnknown, StoreError
-from taximeter.meter.credit_line import CreditDesk, CreditLines
-from taximeter.meter.journal import Journal
-from taximeter.meter.operations import Operation
+from taximeter.meter.credit_line.desk import CreditDesk, CreditLines
+from taximeter.meter.credit_line.journal import Journal
+from taximeter.meter.wire.operations import Operation
 
 pytestmark = pytest.mark.slow
 

@@ -20,9 +20,9 @@ from taximeter.meter import (
     TooManyHolds,
     Usage,
 )
-from taximeter.meter.credit_line import CreditLines
-from taximeter.meter.journal import Journal, JournalInUse
-from taximeter.meter.limits import FREE_HOLD_TTL_MS
+from taximeter.meter.credit_line.desk import CreditLines
+from taximeter.meter.credit_line.journal import Journal, JournalInUse
+from taximeter.meter.wire.limits import FREE_HOLD_TTL_MS
 
 pytestmark = pytest.mark.slow
 

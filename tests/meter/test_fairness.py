@@ -14,10 +14,10 @@ from support.proxy import Proxy
 from support.shard import ScriptedShard
 
 from taximeter.meter import Meter, Overloaded, Receipt, TooManyForAccount
-from taximeter.meter.crowd import Crowd
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.operations import Operation
-from taximeter.meter.pending import Pending
+from taximeter.meter.lanes.fair_queue import Crowd
+from taximeter.meter.lanes.pending import Pending
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.operations import Operation
 
 FLOOD = 5_000
 BATCH = 50

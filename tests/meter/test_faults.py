@@ -26,8 +26,8 @@ from taximeter.meter import (
     StoreOutOfMemory,
     StoreUnavailable,
 )
-from taximeter.meter.keys import ShardKeys, shard_of
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.keys import ShardKeys, shard_of
+from taximeter.meter.wire.scripts import load_script
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from taximeter.meter.litellm.calls import ENDED_MAX, Call, Calls
 from taximeter.meter.litellm.deployments import model_of
 from taximeter.meter.litellm.estimate import IMAGE_TOKENS, estimate
+from taximeter.meter.litellm.open_calls import ENDED_MAX, Call, Calls
 from taximeter.meter.litellm.payer import find
+from taximeter.meter.litellm.reported_usage import tokens_of_answer, tokens_of_log
 from taximeter.meter.litellm.settings import LiteLLMSettings
 from taximeter.meter.litellm.stream import tokens_of_piece
-from taximeter.meter.litellm.usage import tokens_of_answer, tokens_of_log
 from taximeter.meter.pricing import Pricer
 
 SETTINGS = LiteLLMSettings(output_tokens=100, output_tokens_max=1000)

@@ -30,8 +30,8 @@ from taximeter.meter import (
     RequestReplayed,
     StoreError,
 )
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.scripts import load_script
 
 pytestmark = pytest.mark.slow
 

@@ -21,9 +21,9 @@ from support.waiting import eventually
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import InvalidRequest, Meter, MeterSettings, NotConfirmed, StoreError
-from taximeter.meter.keys import ShardKeys
 from taximeter.meter.sidecar import create_sidecar
-from taximeter.meter.waits import Waits
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.waits import Waits
 
 pytestmark = pytest.mark.slow
 

@@ -80,7 +80,7 @@ BUGS: Final = (
     ),
     Bug(
         "the progress of a dead process is forgotten",
-        "api/pending.py",
+        "api/llm/unsent_charges.py",
         "                    left[due.key] = due\n",
         "                    if fields[5]:\n                        left[due.key] = due\n",
         "attacks/test_killed_while_charging.py",
@@ -96,14 +96,14 @@ BUGS: Final = (
     ),
     Bug(
         "a used key with another body is answered as the first",
-        "api/idempotency.py",
+        "api/web/idempotency.py",
         '        if first["body_hash"] != body_hash:\n',
         "        if False:\n",
         "api/test_idempotency.py::test_the_same_key_with_another_body_is_refused",
     ),
     Bug(
         "an answer is kept in a transaction of its own",
-        "api/idempotency.py",
+        "api/web/idempotency.py",
         "    answer = await work()\n",
         "    answer = await work()\n"
         "    await conn.execute('COMMIT')\n"
@@ -112,28 +112,28 @@ BUGS: Final = (
     ),
     Bug(
         "an API key calls models that it was not made for",
-        "api/llm/by_key.py",
+        "api/llm/key_callers.py",
         '    if "llm" not in grant.operations:\n',
         "    if False:\n",
         "api/test_keys.py::test_a_key_is_no_wider_than_it_was_made",
     ),
     Bug(
         "an API key pays from any organisation",
-        "api/llm/by_key.py",
+        "api/llm/key_callers.py",
         "    if org_header not in (None, grant.org_id):\n",
         "    if False:\n",
         "api/test_keys.py::test_a_key_is_no_wider_than_it_was_made",
     ),
     Bug(
         "the id of an API key is enough",
-        "api/keys.py",
+        "api/access/api_keys.py",
         '        if row is None or not hmac.compare_digest(row["digest"], digest):\n',
         "        if row is None:\n",
         "api/test_keys.py::test_a_key_is_no_wider_than_it_was_made",
     ),
     Bug(
         "a token for another audience is a session",
-        "api/auth.py",
+        "api/access/sessions.py",
         "                audience=self._audience,\n"
         "                issuer=self._issuer,\n"
         "                leeway=LEEWAY_S,\n"
@@ -145,28 +145,28 @@ BUGS: Final = (
     ),
     Bug(
         "an ID token is a session",
-        "api/auth.py",
+        "api/access/sessions.py",
         '        if kind not in ("Bearer", "ID") or (is_id_token and not self._id_tokens):\n',
         "        if False:\n",
         "api/test_auth.py",
     ),
     Bug(
         "an organisation's admin is believed without a payment",
-        "api/vouching.py",
+        "api/billing/vouching.py",
         "    if services.settings.purchases_by_org_admins:\n",
         "    if True:\n",
         "api/test_vouching.py::test_an_organizations_admin_cannot_mint",
     ),
     Bug(
         "the payment of another organisation buys",
-        "api/vouching.py",
+        "api/billing/vouching.py",
         "        if payment is not None and payment.org_id == access.org_id:\n",
         "        if payment is not None:\n",
         "api/test_vouching.py::test_an_organizations_admin_cannot_mint",
     ),
     Bug(
         "a payment pays for any number of credits",
-        "api/vouching.py",
+        "api/billing/vouching.py",
         "    if payment.millicredits != millicredits:\n",
         "    if False:\n",
         "api/test_vouching.py::test_a_verified_payment_buys_what_it_has_paid_for_and_once",
@@ -180,7 +180,7 @@ BUGS: Final = (
     ),
     Bug(
         "an answer is given before the live balance has the credits",
-        "api/live.py",
+        "api/billing/live_balances.py",
         "    if not await apply_now(services, org_id, user_id):\n",
         "    if False:\n",
         "api/test_live_at_once.py::test_an_allocation_is_spent_in_the_next_request",
@@ -208,14 +208,14 @@ BUGS: Final = (
     ),
     Bug(
         "a revoked key is believed as in an outage",
-        "api/keys.py",
+        "api/access/api_keys.py",
         "        if age_s >= (max(self._outage_s, BELIEVED_S) if is_outage else BELIEVED_S):\n",
         "        if age_s >= max(self._outage_s, BELIEVED_S):\n",
         "api/test_keys.py::test_a_key_that_was_revoked_after_an_outage_is_not_believed_once_more",
     ),
     Bug(
         "a slow answer about keys is an outage",
-        "api/keys.py",
+        "api/access/api_keys.py",
         "        except TROUBLE:\n            return True\n        return False\n",
         "        except TROUBLE:\n            return True\n        return True\n",
         "api/test_keys.py::test_a_slow_answer_is_no_outage_and_silence_is",
@@ -229,21 +229,21 @@ BUGS: Final = (
     ),
     Bug(
         "a key of the installation does what it is not for",
-        "api/system_keys.py",
+        "api/access/system_keys.py",
         "        if not may(rights, method, tags):\n",
         "        if False:\n",
         "api/test_system_keys.py::test_a_key_does_what_it_is_for_and_is_gone_at_once",
     ),
     Bug(
         "an address that nobody has verified makes a system admin",
-        "api/system_admins.py",
+        "api/access/system_admins.py",
         "        address = principal.email if principal.email_verified else None\n",
         "        address = principal.email\n",
         "api/test_system_admins.py::test_an_address_that_nobody_has_verified_is_nobodys",
     ),
     Bug(
         "whoever has an account with the issuer has a session",
-        "api/auth.py",
+        "api/access/sessions.py",
         "        path = lacking(claims, self._required)\n",
         "        path = None\n",
         "api/test_providers.py::test_google",

@@ -137,7 +137,7 @@ BUGS: Final = (
     ),
     Bug(
         "charges that are not settled are nothing that is open",
-        "settler/exposure.py",
+        "settler/proof/exposure.py",
         "    for account, amount in cut.unsettled.items():\n        opened[account] += amount\n",
         "",
         "settler/test_exposure.py",
@@ -181,7 +181,7 @@ BUGS: Final = (
     ),
     Bug(
         "any deletion explains every missing charge",
-        "settler/check.py",
+        "settler/proof/check.py",
         "        if missing > 0:\n",
         '        if missing > 0 and not row["deleted"]:\n',
         "settler/test_deletions.py",

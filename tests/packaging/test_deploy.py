@@ -21,9 +21,9 @@ from click.testing import CliRunner
 
 from taximeter.api.commands import COMMANDS, group
 from taximeter.api.commands.ready import PROCESSES
-from taximeter.api.settings import ApiSettings
-from taximeter.api.sidecar.settings import SidecarSettings
-from taximeter.settler.settings import SettlerSettings
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.settings.sidecar import SidecarSettings
+from taximeter.settler.books.settings import SettlerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")

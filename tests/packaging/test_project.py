@@ -110,9 +110,9 @@ def test_compose_file_is_valid() -> None:
 
 def test_compose_runs_what_we_have() -> None:
     """A command or a setting that was renamed would make the containers fail alone."""
-    from taximeter.api.settings import ApiSettings
-    from taximeter.api.sidecar.settings import SidecarSettings
-    from taximeter.settler.settings import SettlerSettings
+    from taximeter.api.settings.api import ApiSettings
+    from taximeter.api.settings.sidecar import SidecarSettings
+    from taximeter.settler.books.settings import SettlerSettings
 
     known = {
         f"TAXIMETER_{field.upper()}"

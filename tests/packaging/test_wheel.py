@@ -24,8 +24,8 @@ import asyncio, importlib.resources, importlib.util, pkgutil, sys, warnings
 warnings.simplefilter("error")
 import redis.asyncio, taximeter.meter
 from taximeter.meter import InsufficientCredits, Meter
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.scripts import load_script
 
 for module in pkgutil.walk_packages(taximeter.meter.__path__, "taximeter.meter."):
     importlib.import_module(module.name)
@@ -84,7 +84,7 @@ def plain_install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return python
 
 
-NAMED = {"openapi.json", "examples.json", "corrections.toml", "amendments.toml", "py.typed"}
+NAMED = {"openapi.json", "openapi_examples.json", "corrections.toml", "amendments.toml", "py.typed"}
 
 
 def test_every_package_and_data_file_is_in_the_wheel(wheel: Path) -> None:

@@ -26,7 +26,7 @@ from support.debian import Debian, debian_servers
 from support.pages import Terminal, blocks
 
 from taximeter.api.embedded.machine import LOOPBACK, free_port
-from taximeter.api.simulator import create_simulator
+from taximeter.api.simulator.app import create_simulator
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "production.md").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from pydantic import ValidationError
 
 from taximeter.api.commands.prices import command
-from taximeter.api.price_settings import PriceSettings
-from taximeter.api.prices import make_holds, make_pricer
+from taximeter.api.prices.followed import make_holds, make_pricer
+from taximeter.api.prices.settings import PriceSettings
 
 
 def run(*arguments: object, **environment: str) -> Result:

@@ -13,9 +13,9 @@ import pytest
 
 from taximeter.meter.pricing import Pricer, UnpricedModel
 from taximeter.meter.pricing.file_reader import Entry
-from taximeter.meter.pricing.files import PriceFileError, parse_price_file
 from taximeter.meter.pricing.identity import Identity, identify
 from taximeter.meter.pricing.lists import corrections
+from taximeter.meter.pricing.price_file import PriceFileError, parse_price_file
 from taximeter.meter.pricing.published import PublishedPrices
 from taximeter.meter.pricing.sheet import Rate, Sheet
 

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from taximeter.api.commands.prices import command
-from taximeter.api.prices_diff import Difference, compare
-from taximeter.api.prices_set_aside import OF_BOTH, OF_THE_MAP
+from taximeter.api.prices.diff import Difference, compare
+from taximeter.api.prices.set_aside import OF_BOTH, OF_THE_MAP
 from taximeter.meter.pricing import Pricer
 
 PRICER = Pricer()

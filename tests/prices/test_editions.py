@@ -15,9 +15,9 @@ import pytest
 from genai_prices import __version__
 from support.waiting import eventually
 
-from taximeter.api.price_lists import Editions
-from taximeter.api.prices import PriceAge, age_alarm, following
-from taximeter.api.prices_changes import Changes, Step, changes_between, problems_of
+from taximeter.api.prices.changes import Changes, Step, changes_between, problems_of
+from taximeter.api.prices.editions import Editions
+from taximeter.api.prices.followed import PriceAge, age_alarm, following
 from taximeter.meter.pricing import Price, PriceFileError, Pricer
 from taximeter.meter.pricing.editions import (
     Edition,

@@ -10,8 +10,8 @@ import pytest
 
 from taximeter.meter.pricing import PriceFileError, Pricer
 from taximeter.meter.pricing.file_text import price_file_text
-from taximeter.meter.pricing.files import parse_price_file
 from taximeter.meter.pricing.litellm_map import read_map
+from taximeter.meter.pricing.price_file import parse_price_file
 from taximeter.meter.pricing.sheet import Rate, Sheet
 
 MAP = """{

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from taximeter.meter.pricing import PriceFileError, Pricer, UnpricedModel, read_price_file
-from taximeter.meter.pricing.files import parse_price_file
+from taximeter.meter.pricing.price_file import parse_price_file
 
 
 def usage(prompt: int, output: int = 0, cached: int = 0) -> dict[str, object]:

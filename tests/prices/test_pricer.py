@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taximeter.meter.limits import AMOUNT_MAX
 from taximeter.meter.pricing import Price, Pricer, TokenPrice, UnpricedModel
+from taximeter.meter.wire.limits import AMOUNT_MAX
 
 MILLION = {"prompt_tokens": 10**6, "completion_tokens": 10**6}
 

@@ -25,8 +25,8 @@ from redis.asyncio import Redis
 from support.shard import ScriptedShard, op, text
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.scripts import load_script
 
 ACCOUNTS = ["org/a", "org/b", "two/a"]
 accounts = st.sampled_from(ACCOUNTS)

@@ -39,17 +39,17 @@ from taximeter.meter import (
     UnknownHold,
     Usage,
 )
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.check import CheckLimits, check
-from taximeter.settler.closing import Closed, close_all
-from taximeter.settler.guardian import ensure_shards, guard
-from taximeter.settler.move_records import Request
-from taximeter.settler.moves import KeyUsed, LiveSideAway, move, undo_left
-from taximeter.settler.relay import relay
-from taximeter.settler.settle import settle_shard
-from taximeter.settler.stores import Stores
-from taximeter.settler.sweep import rotate, sweep
-from taximeter.settler.trim import trim
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.moves.closing import Closed, close_all
+from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, move, undo_left
+from taximeter.settler.moves.records import Request
+from taximeter.settler.moves.relay import relay
+from taximeter.settler.proof.check import CheckLimits, check
+from taximeter.settler.settling.settle import settle_shard
+from taximeter.settler.settling.trim import trim
+from taximeter.settler.shards.guardian import ensure_shards, guard
+from taximeter.settler.worker.sweep import rotate, sweep
 
 T = TypeVar("T")
 SHARDS = 2

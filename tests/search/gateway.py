@@ -15,10 +15,13 @@ from typing import Any, Literal
 from redis.exceptions import ConnectionError as Gone
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
-from taximeter.meter.acknowledged import Acknowledged
-from taximeter.meter.calls import run_batch
-from taximeter.meter.codes import Code
-from taximeter.meter.errors import (
+from taximeter.meter.lanes.pending import NOT_LOADED, NOT_LOADED_IN_DOUBT, Pending
+from taximeter.meter.lanes.script_call import run_batch
+from taximeter.meter.server.acknowledged import Acknowledged
+from taximeter.meter.server.handshake import Life, greet
+from taximeter.meter.server.trouble import is_final, may_have_written
+from taximeter.meter.wire.codes import Code
+from taximeter.meter.wire.errors import (
     AccountNotFound,
     MeterError,
     OutcomeUnknown,
@@ -26,18 +29,15 @@ from taximeter.meter.errors import (
     ShardFenced,
     StoreUnavailable,
 )
-from taximeter.meter.faults import is_final, may_have_written
-from taximeter.meter.handshake import Life, greet
-from taximeter.meter.keys import ShardKeys, split_account
-from taximeter.meter.models import Receipt
-from taximeter.meter.operations import (
+from taximeter.meter.wire.keys import ShardKeys, split_account
+from taximeter.meter.wire.models import Receipt
+from taximeter.meter.wire.operations import (
     Operation,
     known_receipt,
     ok_receipt,
     parse_reply,
     raise_refusal,
 )
-from taximeter.meter.pending import NOT_LOADED, NOT_LOADED_IN_DOUBT, Pending
 
 Way = Literal["ok", "lost", "unsent"]
 """What the network does to a call: nothing; its reply is lost; it never arrives."""

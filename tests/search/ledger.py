@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from search.store import Store
-from taximeter.meter.keys import ShardKeys
-from taximeter.settler.claims import Claims
-from taximeter.settler.displaced import Displaced, still_due
-from taximeter.settler.events import BadLine, Event
-from taximeter.settler.fingerprint import fingerprint
-from taximeter.settler.stream import Fields, Run
-from taximeter.settler.verdict import Ledger as Position
-from taximeter.settler.verdict import Mark
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.settler.books.fingerprint import fingerprint
+from taximeter.settler.settling.displaced import Displaced, still_due
+from taximeter.settler.settling.events import BadLine, Event
+from taximeter.settler.settling.request_claims import Claims
+from taximeter.settler.settling.stream import Fields, Run
+from taximeter.settler.shards.verdict import Ledger as Position
+from taximeter.settler.shards.verdict import Mark
 
 Claim = tuple[str, int]
 """Request id and phase."""

@@ -10,7 +10,7 @@ from lupa import lua51
 from redis.exceptions import NoScriptError, ResponseError
 
 from search.store import Store
-from taximeter.meter.scripts import Script, load_script
+from taximeter.meter.wire.scripts import Script, load_script
 
 _HEAD = "local KEYS, ARGV = ...\n"
 _REDIS = """

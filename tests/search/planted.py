@@ -14,7 +14,7 @@ from search import gateway, system
 from search.ledger import Books
 from search.lua import Scripts
 from search.world import Rules
-from taximeter.settler.verdict import has_diverged
+from taximeter.settler.shards.verdict import has_diverged
 
 
 @dataclass(frozen=True)

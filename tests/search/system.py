@@ -13,9 +13,9 @@ from redis.exceptions import ResponseError
 
 from search.ledger import Charged, known
 from search.store import Store
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.records import HoldRecord
-from taximeter.settler.verdict import Action, Seen, is_of_another_history, is_whole, judge
+from taximeter.meter.wire.hold_record import HoldRecord
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.settler.shards.verdict import Action, Seen, is_of_another_history, is_whole, judge
 
 KEYS = ShardKeys("tm", 0)
 ACCOUNT = "org/u"

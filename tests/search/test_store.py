@@ -11,8 +11,8 @@ from redis.exceptions import ResponseError
 
 from search.lua import Scripts
 from search.store import Store
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.scripts import load_script
 
 HASHES, ZSETS, STREAMS = ("h1", "h2"), ("z1",), ("s1",)
 ROUNDS = 400

@@ -16,13 +16,13 @@ from search.gateway import Way
 from search.ledger import Books
 from search.lua import Scripts
 from search.store import Store
-from taximeter.meter.acknowledged import Acknowledged
-from taximeter.meter.errors import MeterError
-from taximeter.meter.handshake import Life
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.models import Receipt
-from taximeter.meter.operations import Operation
-from taximeter.meter.pending import Pending
+from taximeter.meter.lanes.pending import Pending
+from taximeter.meter.server.acknowledged import Acknowledged
+from taximeter.meter.server.handshake import Life
+from taximeter.meter.wire.errors import MeterError
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.models import Receipt
+from taximeter.meter.wire.operations import Operation
 
 KEYS = ShardKeys("tm", 0)
 ACCOUNT = "org/u"

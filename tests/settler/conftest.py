@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio as redis_asyncio
 from settler_world import World
 
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.stores import Stores
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from settler_world import World, eventually
 
-from taximeter.settler.ahead import Mark, Reader
-from taximeter.settler.settle import settle_shard
+from taximeter.settler.settling.read_ahead import Mark, Reader
+from taximeter.settler.settling.settle import settle_shard
 
 
 class Counting:

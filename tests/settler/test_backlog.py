@@ -9,11 +9,11 @@ from settler_world import World, eventually
 
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.meter import AdmissionPaused, Meter
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.admission import drain, end_drain
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.stores import Stores
-from taximeter.settler.ticks import Settler
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.shards.admission import drain, end_drain
+from taximeter.settler.worker.jobs import Settler
 
 pytestmark = pytest.mark.slow
 

@@ -24,12 +24,12 @@ from taximeter.meter import (
     InsufficientCredits,
     Meter,
 )
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.move_records import Request
-from taximeter.settler.moves import move
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.stores import Stores
-from taximeter.settler.ticks import Settler
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.moves.moves import move
+from taximeter.settler.moves.records import Request
+from taximeter.settler.worker.jobs import Settler
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

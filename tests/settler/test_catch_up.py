@@ -11,8 +11,8 @@ import redis.asyncio as redis_asyncio
 from settler_world import World, eventually
 
 from taximeter.api.embedded.machine import free_port
-from taximeter.settler.catch_up import CatchUp
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.settling.read_your_writes import CatchUp
 
 
 @pytest.fixture

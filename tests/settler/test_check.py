@@ -15,15 +15,15 @@ from settler_world import World
 
 from taximeter.api.commands import group
 from taximeter.meter import InsufficientCredits, Meter, RequestConflict
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.check import CheckLimits, check
-from taximeter.settler.guardian import guard
-from taximeter.settler.invariants import TITLES, sql_invariants
-from taximeter.settler.reconcile import CouldNotLook, Look, reconcile
-from taximeter.settler.relay import relay
-from taximeter.settler.settle import settle_once
-from taximeter.settler.sweep import sweep
-from taximeter.settler.trim import trim
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.moves.relay import relay
+from taximeter.settler.proof.check import CheckLimits, check
+from taximeter.settler.proof.invariants import TITLES, sql_invariants
+from taximeter.settler.proof.reconcile import CouldNotLook, Look, reconcile
+from taximeter.settler.settling.settle import settle_once
+from taximeter.settler.settling.trim import trim
+from taximeter.settler.shards.guardian import guard
+from taximeter.settler.worker.sweep import sweep
 
 Plant = Callable[[World], Awaitable[None]]
 

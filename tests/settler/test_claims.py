@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from settler_world import World
 
-from taximeter.settler.sweep import sweep
+from taximeter.settler.worker.sweep import sweep
 
 
 async def expire(world: World, request_id: str, progress: int) -> None:

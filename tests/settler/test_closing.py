@@ -18,9 +18,9 @@ from settler_moves import (
 )
 from settler_world import World
 
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.stores import Stores
-from taximeter.settler.ticks import Settler
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.worker.jobs import Settler
 
 NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)
 

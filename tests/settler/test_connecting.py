@@ -24,11 +24,11 @@ from support.settlers import settler_process
 from taximeter.api.commands.common import refuse_unsafe_database
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.embedded.postgres import EmbeddedPostgres
-from taximeter.api.migrate import migrate
-from taximeter.settler import connecting
-from taximeter.settler.connecting import SafeConnect, UnsafeDatabase
-from taximeter.settler.settings import StoreSettings
-from taximeter.settler.stores import Stores, open_pool
+from taximeter.api.processes.migrate import migrate
+from taximeter.settler.books import connections as connecting
+from taximeter.settler.books.connections import SafeConnect, UnsafeDatabase
+from taximeter.settler.books.settings import StoreSettings
+from taximeter.settler.books.stores import Stores, open_pool
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 from settler_world import World
 
-from taximeter.settler.check import acknowledge, check
-from taximeter.settler.invariants import Invariant
+from taximeter.settler.proof.check import acknowledge, check
+from taximeter.settler.proof.invariants import Invariant
 
 CLEAN_UP = (
     "DELETE FROM credit_usage_attribution WHERE org_id = 'acme'",

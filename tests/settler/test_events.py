@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taximeter.settler.events import BadLine, Event, parse_entry, parse_line
+from taximeter.settler.settling.events import BadLine, Event, parse_entry, parse_line
 
 GOOD = b"commit\tacme/ann\tacme/r1\t50\t100\t-\t{}"
 

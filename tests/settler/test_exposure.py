@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 from settler_world import World
 
-from taximeter.settler.check import check
-from taximeter.settler.closing import Closed, close_all
-from taximeter.settler.exposure import look_at_exposure
+from taximeter.settler.moves.closing import Closed, close_all
+from taximeter.settler.proof.check import check
+from taximeter.settler.proof.exposure import look_at_exposure
 
 DEDUCT = (
     "SELECT success, remaining_credits FROM deduct_credits('acme', 'ann', $1, 's', 'm', $2, '{}')"

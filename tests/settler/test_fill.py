@@ -16,13 +16,13 @@ from settler_world import World
 
 from taximeter.meter import AccountNotFound, Meter, StoreUnavailable
 from taximeter.meter.settings import MeterSettings
-from taximeter.settler.fill import Filler, note_complete, read_places
-from taximeter.settler.guardian import guard
-from taximeter.settler.maintenance import rebuild_on_demand
-from taximeter.settler.reshard import reshard
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.stores import Stores
-from taximeter.settler.ticks import Settler
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.shards.drain import rebuild_on_demand
+from taximeter.settler.shards.fill import Filler, note_complete, read_places
+from taximeter.settler.shards.guardian import guard
+from taximeter.settler.shards.reshard import reshard
+from taximeter.settler.worker.jobs import Settler
 
 
 async def connect(redis_url: str, key_prefix: str, patience_s: float = 60.0) -> Meter:

@@ -23,10 +23,10 @@ from support.settlers import (
     settler_process,
 )
 
-from taximeter.meter.scripts import Script, load_script
-from taximeter.settler.guardian import guard
-from taximeter.settler.heart import STOPPED_S, Watch
-from taximeter.settler.stores import Stores
+from taximeter.meter.wire.scripts import Script, load_script
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.shards.guardian import guard
+from taximeter.settler.worker.heart import STOPPED_S, Watch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

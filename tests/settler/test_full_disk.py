@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 from settler_world import World, eventually
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
-from taximeter.settler.guardian import guard
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.shards.guardian import guard
 
 SMALL = "size=3m"
 CHARGES_MAX = 2_000

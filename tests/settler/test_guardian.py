@@ -15,16 +15,16 @@ import redis.asyncio as redis_asyncio
 from settler_world import World
 
 from taximeter.meter import Meter, ShardFenced
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.guardian import (
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.shards.guardian import (
     ShardCountMismatch,
     UnknownDataFormat,
     ensure_shards,
     guard,
     look,
 )
-from taximeter.settler.stores import Stores
-from taximeter.settler.verdict import Action, Ledger, Mark, Seen, judge
+from taximeter.settler.shards.verdict import Action, Ledger, Mark, Seen, judge
 
 WHOLE = {"epoch": "3", "seq": "10", "shards": "2", "format": "1", "run_id": "r"}
 MARK = Mark(0, 3, 8, "r")

@@ -10,7 +10,7 @@ from settler_world import World, eventually
 from support.settlers import settler_process
 
 from taximeter.api.embedded.machine import free_port
-from taximeter.settler.hearts import IN_TIME, Beat, judge_hearts
+from taximeter.settler.status.heartbeats import IN_TIME, Beat, judge_hearts
 
 
 def beats(settler: str = "a", silent_s: float = 0.1, **troubles: str) -> list[Beat]:

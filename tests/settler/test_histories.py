@@ -14,17 +14,24 @@ import redis.asyncio as redis_asyncio
 from settler_world import World, eventually
 
 from taximeter.api.embedded.machine import LOOPBACK
-from taximeter.meter.scripts import load_script
-from taximeter.settler.fingerprint import StreamChanged
-from taximeter.settler.guardian import Guarded, guard
-from taximeter.settler.holds import read_uncharged
-from taximeter.settler.look import look
-from taximeter.settler.marks import read_mark
-from taximeter.settler.settle import settle_once
-from taximeter.settler.stores import Stores
-from taximeter.settler.sweep import sweep
-from taximeter.settler.trim import trim
-from taximeter.settler.verdict import Action, Ledger, Mark, Seen, is_of_another_history, judge
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.fingerprint import StreamChanged
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.books.watermarks import read_mark
+from taximeter.settler.proof.holds_scan import read_uncharged
+from taximeter.settler.settling.settle import settle_once
+from taximeter.settler.settling.trim import trim
+from taximeter.settler.shards.guardian import Guarded, guard
+from taximeter.settler.shards.shard_view import look
+from taximeter.settler.shards.verdict import (
+    Action,
+    Ledger,
+    Mark,
+    Seen,
+    is_of_another_history,
+    judge,
+)
+from taximeter.settler.worker.sweep import sweep
 
 Server = Any
 ALLOCATED = 10_000

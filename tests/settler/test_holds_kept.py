@@ -22,17 +22,17 @@ from support.proxy import Proxy
 from taximeter.api.embedded.machine import LOOPBACK
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter, MeterSettings, OutcomeUnknown
-from taximeter.meter.keys import shard_of
-from taximeter.meter.records import HoldRecord
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.guardian import guard
-from taximeter.settler.look import look
-from taximeter.settler.maintenance import rebuild_on_demand
-from taximeter.settler.moves import undo_left
-from taximeter.settler.reshard import reshard
-from taximeter.settler.stores import Stores
-from taximeter.settler.sweep import Swept, sweep
-from taximeter.settler.verdict import Ledger, Mark, Seen, is_whole
+from taximeter.meter.wire.hold_record import HoldRecord
+from taximeter.meter.wire.keys import shard_of
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.moves.moves import undo_left
+from taximeter.settler.shards.drain import rebuild_on_demand
+from taximeter.settler.shards.guardian import guard
+from taximeter.settler.shards.reshard import reshard
+from taximeter.settler.shards.shard_view import look
+from taximeter.settler.shards.verdict import Ledger, Mark, Seen, is_whole
+from taximeter.settler.worker.sweep import Swept, sweep
 
 ALWAYS = ("--appendfsync", "always")
 

@@ -6,13 +6,13 @@ import pytest
 from settler_kill import CutOff, own_stores, run_cut_off
 from settler_world import World, eventually
 
-from taximeter.settler.admission import admit
-from taximeter.settler.guardian import guard
-from taximeter.settler.marks import count_shards
-from taximeter.settler.relay import relay
-from taximeter.settler.reshard import reshard
-from taximeter.settler.settle import settle_once, settle_shard
-from taximeter.settler.trim import trim
+from taximeter.settler.books.watermarks import count_shards
+from taximeter.settler.moves.relay import relay
+from taximeter.settler.settling.settle import settle_once, settle_shard
+from taximeter.settler.settling.trim import trim
+from taximeter.settler.shards.admission import admit
+from taximeter.settler.shards.guardian import guard
+from taximeter.settler.shards.reshard import reshard
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from settler_world import World, eventually
 
-from taximeter.settler.settle import settle_once
+from taximeter.settler.settling.settle import settle_once
 
 
 async def waits(world: World) -> bool:

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 from settler_world import eventually
 
-from taximeter.settler.loops import Bell, Loop, run_loops
-from taximeter.settler.pulse import Pulse
-from taximeter.settler.turns import Turns
+from taximeter.settler.worker.loops import Bell, Loop, run_loops
+from taximeter.settler.worker.pulse import Pulse
+from taximeter.settler.worker.turns import Turns
 
 
 @asynccontextmanager

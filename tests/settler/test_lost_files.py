@@ -20,10 +20,10 @@ from support.servers import run_sql, with_database
 from taximeter.api.embedded.machine import ServerFailed
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter, MeterSettings, StoreUnavailable
-from taximeter.settler.guardian import guard
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.settle import settle_once
-from taximeter.settler.stores import Stores, open_pool
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import Stores, open_pool
+from taximeter.settler.settling.settle import settle_once
+from taximeter.settler.shards.guardian import guard
 
 UNLIMITED = resource.RLIM_INFINITY
 

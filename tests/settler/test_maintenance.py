@@ -12,14 +12,14 @@ import pytest
 from settler_world import World, eventually
 
 from taximeter.meter import AdmissionPaused, Meter, MeterError, RequestReplayed
-from taximeter.meter.keys import shard_of
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.guardian import guard
-from taximeter.settler.maintenance import HoldsOpen, ShardBusy, alone, rebuild_on_demand
-from taximeter.settler.reshard import EventsMissing, reshard
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.sweep import sweep
-from taximeter.settler.ticks import Settler
+from taximeter.meter.wire.keys import shard_of
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.shards.drain import HoldsOpen, ShardBusy, alone, rebuild_on_demand
+from taximeter.settler.shards.guardian import guard
+from taximeter.settler.shards.reshard import EventsMissing, reshard
+from taximeter.settler.worker.jobs import Settler
+from taximeter.settler.worker.sweep import sweep
 
 ORGS = [f"org{number}" for number in range(6)]
 CREDITS = 400

@@ -12,10 +12,10 @@ from redis.asyncio import Redis
 from settler_world import World
 from support.under_load import Load, impatient_pool
 
-from taximeter.api.migrate import migrate
-from taximeter.settler.relay import relay
-from taximeter.settler.settle import settle_once
-from taximeter.settler.stores import Stores
+from taximeter.api.processes.migrate import migrate
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.moves.relay import relay
+from taximeter.settler.settling.settle import settle_once
 
 FILL = 10_000
 NOT_YET = (

@@ -18,12 +18,12 @@ from settler_moves import (
 )
 from settler_world import World
 
-from taximeter.meter.errors import InvalidRequest
-from taximeter.meter.limits import check_request_id
-from taximeter.settler import moves
-from taximeter.settler.guardian import guard
-from taximeter.settler.moves import KeyUsed, LiveSideAway, move, undo_left
-from taximeter.settler.sweep import sweep
+from taximeter.meter.wire.errors import InvalidRequest
+from taximeter.meter.wire.limits import check_request_id
+from taximeter.settler.moves import moves
+from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, move, undo_left
+from taximeter.settler.shards.guardian import guard
+from taximeter.settler.worker.sweep import sweep
 
 
 async def test_a_transfer_is_live_on_both_sides_when_it_returns(world: World) -> None:

@@ -14,9 +14,9 @@ from settler_kill import CutOff, own_stores, run_cut_off
 from settler_moves import assert_history_adds_up, close, deallocation, pool_of, remove, transfer
 from settler_world import World, eventually
 
-from taximeter.settler.closing import Closed, close_all, expire
-from taximeter.settler.moves import move, undo_left
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.moves.closing import Closed, close_all, expire
+from taximeter.settler.moves.moves import move, undo_left
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 from settler_payloads import READABLE, UNREADABLE
 
-from taximeter.meter.models import Usage
-from taximeter.settler.payloads import UNREADABLE_SERVICE_TYPE, read_payload
+from taximeter.meter.wire.models import Usage
+from taximeter.settler.settling.payloads import UNREADABLE_SERVICE_TYPE, read_payload
 
 
 def test_the_payload_of_a_usage_comes_back() -> None:

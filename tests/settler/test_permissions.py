@@ -14,13 +14,13 @@ from settler_world import World
 
 from taximeter.api.commands import group
 from taximeter.meter import InsufficientCredits, Meter
-from taximeter.meter.permissions import METER, ROLES, SETTLER, MissingPermission, Role
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.maintenance import rebuild_on_demand
-from taximeter.settler.reshard import reshard
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.stores import Stores
-from taximeter.settler.ticks import Settler
+from taximeter.meter.server.permissions import METER, ROLES, SETTLER, MissingPermission, Role
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.shards.drain import rebuild_on_demand
+from taximeter.settler.shards.reshard import reshard
+from taximeter.settler.worker.jobs import Settler
 
 PASSWORD = "not-a-secret"
 PREFIX = "tm"

@@ -18,11 +18,11 @@ import redis.asyncio as redis_asyncio
 from settler_world import World
 
 from taximeter.api.embedded.postgres import EmbeddedPostgres
-from taximeter.api.migrate import migrate
-from taximeter.settler.guardian import guard, look
-from taximeter.settler.settings import StoreSettings
-from taximeter.settler.stores import Stores, open_pool
-from taximeter.settler.verdict import Ledger
+from taximeter.api.processes.migrate import migrate
+from taximeter.settler.books.settings import StoreSettings
+from taximeter.settler.books.stores import Stores, open_pool
+from taximeter.settler.shards.guardian import guard, look
+from taximeter.settler.shards.verdict import Ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

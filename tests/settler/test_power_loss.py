@@ -22,10 +22,10 @@ from support.aof import command_ends, copy_cut, incremental_file
 from support.servers import run_sql, with_database
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
-from taximeter.settler.guardian import guard
-from taximeter.settler.settle import settle_once
-from taximeter.settler.stores import Stores
-from taximeter.settler.sweep import sweep
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.settling.settle import settle_once
+from taximeter.settler.shards.guardian import guard
+from taximeter.settler.worker.sweep import sweep
 
 ALL_CUTS = os.environ.get("POWER_LOSS_CUTS") == "all"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if ALL_CUTS else 900)]

@@ -14,13 +14,13 @@ from support.servers import ValkeyFactory
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter, MeterSettings, UnsafeServer
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.permissions import METER, check_permissions
-from taximeter.meter.promise import Durability, read_facts
-from taximeter.meter.waits import Wait, Waits
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.stores import Stores
-from taximeter.settler.ticks import Settler
+from taximeter.meter.server.durability import Durability, read_facts
+from taximeter.meter.server.permissions import METER, check_permissions
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.waits import Wait, Waits
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.worker.jobs import Settler
 
 Opened = Callable[..., Stores]
 

@@ -9,8 +9,8 @@ import asyncpg
 from settler_moves import audited
 from settler_world import World
 
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.ticks import Settler
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.worker.jobs import Settler
 
 
 async def refresh(world: World, *when: int) -> None:

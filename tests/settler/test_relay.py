@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 from settler_world import World
 
-from taximeter.meter.keys import account_field
-from taximeter.meter.scripts import load_script
-from taximeter.settler.accounts import account_loader, load_accounts
-from taximeter.settler.relay import bring_up_to_date, relay, shard_marks
+from taximeter.meter.wire.keys import account_field
+from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.account_loader import account_loader, load_accounts
+from taximeter.settler.moves.relay import bring_up_to_date, relay, shard_marks
 
 LOAD = load_script("load")
 

@@ -10,11 +10,11 @@ import hashlib
 import pytest
 from settler_world import OPERATE, PAYLOAD, World
 
-from taximeter.meter.keys import account_field
-from taximeter.meter.scripts import Script
-from taximeter.settler.catch_up import CatchUp
-from taximeter.settler.settle import settle_once
-from taximeter.settler.stream import NewerEvents
+from taximeter.meter.wire.keys import account_field
+from taximeter.meter.wire.scripts import Script
+from taximeter.settler.settling.read_your_writes import CatchUp
+from taximeter.settler.settling.settle import settle_once
+from taximeter.settler.settling.stream import NewerEvents
 
 TEXT = OPERATE.text + "\n-- Another release.\n"
 OTHER = Script("operate", TEXT, hashlib.sha1(TEXT.encode(), usedforsecurity=False).hexdigest())

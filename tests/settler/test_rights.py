@@ -9,9 +9,9 @@ import pytest
 from settler_world import World
 from structlog.testing import capture_logs
 
-from taximeter.settler.check import check
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.ticks import Settler
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.proof.check import check
+from taximeter.settler.worker.jobs import Settler
 
 
 @pytest.mark.timeout(120)

@@ -7,8 +7,8 @@ import redis.asyncio as redis_asyncio
 from redis.exceptions import ConnectionError as LostConnection
 from support.proxy import Proxy
 
-from taximeter.settler.settings import StoreSettings
-from taximeter.settler.stores import open_redis
+from taximeter.settler.books.settings import StoreSettings
+from taximeter.settler.books.stores import open_redis
 
 
 async def test_a_command_whose_reply_was_lost_is_not_sent_again(

@@ -20,9 +20,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from settler_world import World
 
 from taximeter.meter import Meter, StoreError
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.settings import StoreSettings
-from taximeter.settler.stores import open_pool, open_redis, open_stores
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.settings import StoreSettings
+from taximeter.settler.books.stores import open_pool, open_redis, open_stores
 
 
 @pytest.fixture(scope="module")

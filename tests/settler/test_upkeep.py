@@ -9,14 +9,14 @@ import pytest
 from pydantic import ValidationError
 from settler_world import World, eventually
 
-from taximeter.settler.queries import load_queries
-from taximeter.settler.reconcile import Look, reconcile
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.status import shard_statuses
-from taximeter.settler.stores import Stores
-from taximeter.settler.sweep import rotate, sweep
-from taximeter.settler.ticks import Settler
-from taximeter.settler.trim import trim
+from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.proof.reconcile import Look, reconcile
+from taximeter.settler.settling.trim import trim
+from taximeter.settler.status.lag import shard_statuses
+from taximeter.settler.worker.jobs import Settler
+from taximeter.settler.worker.sweep import rotate, sweep
 
 
 async def stream_length(world: World) -> int:

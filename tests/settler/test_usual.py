@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from settler_payloads import READABLE, UNREADABLE
 from settler_world import PAYLOAD, World
 
-from taximeter.settler.payloads import UNREADABLE_SERVICE_TYPE, read_payload
-from taximeter.settler.stream import Run
-from taximeter.settler.usual import ATTRIBUTION_COLUMNS, CHARGED_COLUMNS, read_usual
+from taximeter.settler.settling.copy_rows import ATTRIBUTION_COLUMNS, CHARGED_COLUMNS, read_usual
+from taximeter.settler.settling.payloads import UNREADABLE_SERVICE_TYPE, read_payload
+from taximeter.settler.settling.stream import Run
 
 ESCAPES = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
 

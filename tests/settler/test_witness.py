@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from settler_world import World
 
-from taximeter.meter.scripts import Script
-from taximeter.settler.witness import bear_witness_of_now
+from taximeter.meter.wire.scripts import Script
+from taximeter.settler.books.postgres_position import bear_witness_of_now
 
 
 async def test_many_witnesses_at_once_find_nothing_wrong(

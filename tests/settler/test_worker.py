@@ -24,12 +24,12 @@ from settler_world import World, eventually
 
 import taximeter.settler
 from taximeter.meter import Meter, StoreError
-from taximeter.settler.accounts import account_loader
-from taximeter.settler.pulse import Pulse
-from taximeter.settler.settings import SettlerSettings
-from taximeter.settler.stores import Stores
-from taximeter.settler.ticks import Settler
-from taximeter.settler.worker import _close, deserialize, make_worker, serialize
+from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.settings import SettlerSettings
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.worker.jobs import Settler
+from taximeter.settler.worker.main import _close, deserialize, make_worker, serialize
+from taximeter.settler.worker.pulse import Pulse
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

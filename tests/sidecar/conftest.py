@@ -10,9 +10,9 @@ from support.shard import ScriptedShard
 from support.sidecar import FUNDS, Caller, calling, served
 
 from taximeter.meter import Meter
-from taximeter.meter.keys import ShardKeys
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import Sidecar, create_sidecar
+from taximeter.meter.wire.keys import ShardKeys
 
 
 @pytest.fixture

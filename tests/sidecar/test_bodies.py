@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from support.sidecar import FUNDS, Caller, calling, problem, served
 
 from taximeter.meter import InvalidRequest, Meter
-from taximeter.meter.estimates import EstimatedHolds
-from taximeter.meter.limits import AMOUNT_MAX
-from taximeter.meter.operations import Op
+from taximeter.meter.held_estimates import EstimatedHolds
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import create_sidecar
+from taximeter.meter.sidecar.answers import Refusal
 from taximeter.meter.sidecar.app import ROUTES
 from taximeter.meter.sidecar.body import BODY_BYTES_MAX
-from taximeter.meter.sidecar.exact import millicredits_of, parse_object
+from taximeter.meter.sidecar.exact_json import millicredits_of, parse_object
 from taximeter.meter.sidecar.fields import FIELDS, amount_of, usage_of
-from taximeter.meter.sidecar.prices import Prices
-from taximeter.meter.sidecar.refusals import Refusal
+from taximeter.meter.sidecar.model_prices import Prices
+from taximeter.meter.wire.limits import AMOUNT_MAX
+from taximeter.meter.wire.operations import Op
 
 WHOLE = b'{"org_id":"acme","user_id":"ann","amount_millicredits":1}'
 PRICER = Pricer(unknown_model="default")

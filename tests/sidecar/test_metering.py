@@ -12,10 +12,10 @@ from support.shard import ScriptedShard
 from support.sidecar import calling, served
 from support.waiting import eventually
 
-from taximeter.api.metering import MeteringSettings
+from taximeter.api.settings.metering import MeteringSettings
 from taximeter.meter import Meter
-from taximeter.meter.keys import ShardKeys
 from taximeter.meter.sidecar import create_sidecar
+from taximeter.meter.wire.keys import ShardKeys
 
 
 def test_lines_are_credits_by_organisation(tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ from jsonschema import Draft202012Validator
 from support.shard import ScriptedShard
 from support.sidecar import FUNDS, Caller
 
-from taximeter.meter import limits
 from taximeter.meter.pricing import TOKENS_MAX
-from taximeter.meter.sidecar import app, batch, exact, forward_auth, prices
+from taximeter.meter.sidecar import app, batch, forward_auth
+from taximeter.meter.sidecar import exact_json as exact
+from taximeter.meter.sidecar import model_prices as prices
 from taximeter.meter.sidecar.app import OPEN_ROUTES, OPERATION_ROUTES, ROUTES, openapi_document
 from taximeter.meter.sidecar.fields import FIELDS
+from taximeter.meter.wire import limits
 
 DOCUMENT: dict[str, Any] = json.loads(openapi_document())
 SCHEMAS = DOCUMENT["components"]["schemas"]

@@ -18,7 +18,7 @@ from support.shard import ScriptedShard
 from support.sidecar import FUNDS, Caller, calling, served
 
 from taximeter.meter import Meter
-from taximeter.meter.estimates import EstimatedHolds, HoldPolicy
+from taximeter.meter.held_estimates import EstimatedHolds, HoldPolicy
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import create_sidecar
 

@@ -23,8 +23,8 @@ from support.shard import ScriptedShard
 from support.sidecar import FUNDS, JSON, Caller, calling, problem
 from support.waiting import eventually
 
-from taximeter.api.sidecar.settings import SidecarSettings
-from taximeter.meter.keys import ShardKeys
+from taximeter.api.settings.sidecar import SidecarSettings
+from taximeter.meter.wire.keys import ShardKeys
 
 COMMAND = (sys.executable, "-m", "taximeter.api", "sidecar")
 CHARGE = b'{"org_id":"acme","user_id":"ann","amount_millicredits":1}'

@@ -20,11 +20,11 @@ from taximeter.meter import (
     StoreError,
     StoreOutOfMemory,
 )
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.limits import AMOUNT_MAX
 from taximeter.meter.pricing import TOKENS_MAX
 from taximeter.meter.sidecar import ApiKeys, Sidecar, create_sidecar
-from taximeter.meter.sidecar.refusals import refusal_of
+from taximeter.meter.sidecar.answers import refusal_of
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.limits import AMOUNT_MAX
 
 TOO_MUCH = FUNDS + 1
 

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 from support.sidecar import FUNDS, Caller
 
-from taximeter.api.protocol import HeadWaits
-from taximeter.api.sidecar import server
-from taximeter.api.sidecar.server import open_unix_socket
+from taximeter.api.processes import sidecar_server as server
+from taximeter.api.processes.sidecar_server import open_unix_socket
+from taximeter.api.web.wire_protocol import HeadWaits
 
 BODY = b'{"org_id":"acme","user_id":"ann","amount_millicredits":1}'
 REQUEST = (

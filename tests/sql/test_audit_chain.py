@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from support.books import Books
 
-from taximeter.settler.invariants import sql_invariants
+from taximeter.settler.proof.invariants import sql_invariants
 
 WRITE = "INSERT INTO taximeter.audit_log (actor, action, org_id) VALUES ($1, 'org.tested', 'org')"
 SEAL = "SELECT taximeter.seal_audit()"

@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 
-from taximeter.api.migrate import migrate
+from taximeter.api.processes.migrate import migrate
 
 ROLLUPS = {
     "taximeter.usage_monthly_by_user": "SELECT org_id, user_id, month, requests_to_day,"

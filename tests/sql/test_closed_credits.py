@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from support.books import Books
 
-from taximeter.api.migrate import migrate
+from taximeter.api.processes.migrate import migrate
 
 # As the guide has it, with "Should match!" below it.
 GUIDES_QUERY = """

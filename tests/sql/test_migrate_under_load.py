@@ -13,7 +13,7 @@ from support.books import Books
 from support.under_load import Load, impatient_pool
 from support.waiting import eventually
 
-from taximeter.api.migrate import migrate
+from taximeter.api.processes.migrate import migrate
 
 FUNCTIONS = next(place for place, name in enumerate(MIGRATIONS) if "credit_functions" in name)
 ROWS = 5_000

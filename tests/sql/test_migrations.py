@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from taximeter.api.embedded.postgres import postgres_program
-from taximeter.api.migrate import migrate
+from taximeter.api.processes.migrate import migrate
 
 SNAPSHOT = Path(__file__).with_name("schema.sql")
 WRITE = os.environ.get("WRITE_SCHEMA") == "1"
@@ -139,7 +139,9 @@ def test_each_step_down_and_up_again_is_the_same_schema(
     migrate(empty_database_url)
     for migration in MIGRATIONS:
         (tmp_path / migration).write_text(text_of(migration), encoding="utf-8")
-    monkeypatch.setattr("taximeter.api.migrate.importlib.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr(
+        "taximeter.api.processes.migrate.importlib.resources.files", lambda _: tmp_path
+    )
     for migration in reversed(MIGRATIONS):
         schema = dumped_schema(empty_database_url)
         migrate(empty_database_url, "down")

@@ -15,7 +15,7 @@ from asyncpg import (
 )
 from support.books import Books, Conn
 
-from taximeter.settler.invariants import sql_invariants
+from taximeter.settler.proof.invariants import sql_invariants
 
 BY_HAND = (
     "INSERT INTO credit_usage_attribution"

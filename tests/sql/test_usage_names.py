@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from support.books import Books
 
-from taximeter.settler.invariants import sql_invariants
+from taximeter.settler.proof.invariants import sql_invariants
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 MANY = (

@@ -16,13 +16,13 @@ import pytest
 from support.patience import API, PATIENT_S
 from support.world import SHARDS, World, serving
 from taximeter.api.app import create_app
-from taximeter.api.payments import PaymentVerifier
-from taximeter.api.settings import ApiSettings
-from taximeter.api.simulator import create_simulator
-from taximeter.settler.guardian import ensure_shards, guard
-from taximeter.settler.hearts import IN_TIME
-from taximeter.settler.settings import StoreSettings
-from taximeter.settler.stores import Stores, open_stores
+from taximeter.api.billing.payments import PaymentVerifier
+from taximeter.api.settings.api import ApiSettings
+from taximeter.api.simulator.app import create_simulator
+from taximeter.settler.books.settings import StoreSettings
+from taximeter.settler.books.stores import Stores, open_stores
+from taximeter.settler.shards.guardian import ensure_shards, guard
+from taximeter.settler.status.heartbeats import IN_TIME
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from support.shard import ScriptedShard
 from support.waiting import eventually
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter, MeterSettings
-from taximeter.meter.credit_line import CreditLines
-from taximeter.meter.keys import ShardKeys
+from taximeter.meter.credit_line.desk import CreditLines
+from taximeter.meter.wire.keys import ShardKeys
 
 LINE = 100
 QUICK = {"take_timeout_s": 1.0, "resolve_timeout_s": 1.0, "call_timeout_s": 1.0}

@@ -24,8 +24,8 @@ from support.processes import Running, running, same_books
 from support.provider import Asked, Provider, chat_answer
 from support.shard import ScriptedShard
 from support.world import CHAT, World
-from taximeter.api.key_text import make_key
-from taximeter.meter.keys import ShardKeys
+from taximeter.api.access.key_text import make_key
+from taximeter.meter.wire.keys import ShardKeys
 
 MEMORY_BYTES_MAX: Final = 400 * 2**20
 KEYS: Final = 500

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from taximeter.api.sidecar.server import DrainingServer, open_unix_socket, server_config
+from taximeter.api.processes.sidecar_server import DrainingServer, open_unix_socket, server_config
 from taximeter.meter.sidecar import Sidecar
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from taximeter.api.key_text import NewKey, make_key, plain_digits
+from taximeter.api.access.key_text import NewKey, make_key, plain_digits
 
 SEAL = b"s" * 32
 """What stands in for the secret of a Postgres where there is none."""

@@ -20,13 +20,13 @@ PATIENT_S: Final = 60.0
 METER: Final = ("take_timeout_s", "call_timeout_s", "resolve_timeout_s")
 API: Final = {"database_timeout_s": PATIENT_S, "database_wait_s": PATIENT_S}
 _CONSTANTS: Final = (
-    "taximeter.api.keys.LOOKUP_TIMEOUT_S",
-    "taximeter.api.llm.config.CONNECT_TIMEOUT_S",
-    "taximeter.api.limits.ANSWER_TIMEOUT_S",
-    "taximeter.api.live.APPLY_TIMEOUT_S",
-    "taximeter.api.memberships.LOOKUP_TIMEOUT_S",
-    "taximeter.settler.connecting._CHECK_S",
-    "taximeter.settler.health.TIMEOUT_S",
+    "taximeter.api.access.api_keys.LOOKUP_TIMEOUT_S",
+    "taximeter.api.upstreams.config.CONNECT_TIMEOUT_S",
+    "taximeter.api.access.rate_limits.ANSWER_TIMEOUT_S",
+    "taximeter.api.billing.live_balances.APPLY_TIMEOUT_S",
+    "taximeter.api.access.memberships.LOOKUP_TIMEOUT_S",
+    "taximeter.settler.books.connections._CHECK_S",
+    "taximeter.settler.status.health.TIMEOUT_S",
 )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from taximeter.meter.keys import ShardKeys
-from taximeter.meter.scripts import load_script
+from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.scripts import load_script
 
 FULL = 1
 """A `maxmemory` in bytes that any server is above. Some use less than a megabyte in all."""

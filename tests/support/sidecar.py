@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from taximeter.api.sidecar.server import DrainingServer, server_config
+from taximeter.api.processes.sidecar_server import DrainingServer, server_config
 from taximeter.meter.sidecar import Sidecar
 
 FUNDS = 1_000_000

@@ -12,13 +12,13 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 
-from taximeter.api.settings import ApiSettings
-from taximeter.api.tokens import load_dev_key
+from taximeter.api.access.dev_tokens import load_dev_key
+from taximeter.api.settings.api import ApiSettings
 from taximeter.meter import Balance
-from taximeter.settler.check import check
-from taximeter.settler.relay import relay
-from taximeter.settler.settle import settle_shard
-from taximeter.settler.stores import Stores
+from taximeter.settler.books.stores import Stores
+from taximeter.settler.moves.relay import relay
+from taximeter.settler.proof.check import check
+from taximeter.settler.settling.settle import settle_shard
 
 BILLING = "/api/v1/org-billing"
 CHAT = "/api/v1/llm/chat/completions"

@@ -1,0 +1,1 @@
+"""The words and rules of billing that several routes share."""

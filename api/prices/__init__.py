@@ -1,0 +1,1 @@
+"""Price lists as an operator keeps, follows and compares them."""

@@ -1,0 +1,1 @@
+"""Puts the processes together that are run: stores, applications and servers."""

@@ -1,0 +1,1 @@
+"""Settings of the processes, from environment variables with the prefix TAXIMETER_."""

@@ -1,0 +1,1 @@
+"""A simulated LLM provider, plainly labelled as one."""

@@ -1,0 +1,1 @@
+"""The operator's providers: their addresses, their order, their failures."""

@@ -1,0 +1,1 @@
+"""What a Redis server is, before it is used: its identity, durability and access."""

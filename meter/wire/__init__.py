@@ -1,0 +1,1 @@
+"""What scripts and Python agree on: keys, arguments, codes, records, limits, errors."""

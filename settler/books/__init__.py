@@ -1,0 +1,1 @@
+"""What everything in the settler stands on: both stores, their settings and the watermarks."""

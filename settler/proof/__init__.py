@@ -1,0 +1,1 @@
+"""Proves the books while everything runs."""

@@ -1,0 +1,1 @@
+"""From the event stream to rows in Postgres, each event once."""

@@ -1,0 +1,1 @@
+"""Opens, judges, rebuilds and reshards shards."""
