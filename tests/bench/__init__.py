@@ -1,1 +1,1 @@
-"""`taximeter bench`: every promise about speed, measured against its baseline in the same run."""
+"""`make bench`: every promise about speed, measured against its baseline in the same run."""

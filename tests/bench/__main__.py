@@ -1,4 +1,6 @@
-"""`taximeter bench`: measure every promise about speed on this machine."""
+"""`make bench`, or `PYTHONPATH=tests python -m bench`: measure every promise about speed on this
+machine.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from taximeter.api.bench.harness import BenchFailed
-from taximeter.api.bench.report import as_dict, machine, print_table
-from taximeter.api.bench.scale import FULL, QUICK
-from taximeter.api.bench.servers import Servers
-from taximeter.api.bench.suite import BENCHMARKS, ON_REQUEST, run_suite
+from bench.harness import BenchFailed
+from bench.report import as_dict, machine, print_table
+from bench.scale import FULL, QUICK
+from bench.servers import Servers
+from bench.suite import BENCHMARKS, ON_REQUEST, run_suite
+from taximeter.api.commands.common import in_one_line
 from taximeter.api.embedded.machine import ServerFailed
 from taximeter.api.local.folder import FolderRefused, own_folder
 from taximeter.api.local.process import ProcessFailed
@@ -23,9 +26,10 @@ TABLE_WIDTH = 150
 
 
 @click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Measure Taximeter and its baselines on this machine: figure, baseline, ratio, target, "
     "verdict. Runs on embedded servers, or on those of TAXIMETER_REDIS_URL and "
-    "TAXIMETER_DATABASE_URL. Takes about twelve minutes, or one with --quick."
+    "TAXIMETER_DATABASE_URL. Takes about twelve minutes, or one with --quick.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with every round.")
 @click.option("--quick", is_flag=True, help="Short rounds and small fills: does it still work?")
@@ -80,6 +84,11 @@ def command(
         *(ServerFailed, MigrationFailed),
     ) as error:
         raise click.ClickException(str(error)) from error
+    except Exception as error:
+        line = in_one_line(error)
+        if line is None:
+            raise
+        raise click.ClickException(line) from None
     where = machine(servers.described)
     if as_json:
         click.echo(json.dumps(as_dict(report, where), indent=2))
@@ -88,3 +97,7 @@ def command(
         if not console.is_terminal:
             console = Console(width=TABLE_WIDTH)
         print_table(report, where, console)
+
+
+if __name__ == "__main__":
+    command(prog_name="python -m bench")

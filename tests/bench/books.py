@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from taximeter.api.bench.harness import BenchFailed
-from taximeter.api.bench.live import LiveShards, make_accounts
-from taximeter.api.bench.peers import fund, open_deduction_pool
-from taximeter.api.bench.servers import Servers
+from bench.harness import BenchFailed
+from bench.live import LiveShards, make_accounts
+from bench.peers import fund, open_deduction_pool
+from bench.servers import Servers
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.moves.relay import relay
 from taximeter.settler.shards.guardian import ensure_shards, guard

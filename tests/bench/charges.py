@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-from taximeter.api.bench.harness import Figure, Side, Target, closed_loop, take_turns
-from taximeter.api.bench.live import LiveShards, make_accounts, request_ids
-from taximeter.api.bench.peers import AMOUNT, RedisPy, usage
-from taximeter.api.bench.servers import Servers
+from bench.harness import Figure, Side, Target, closed_loop, take_turns
+from bench.live import LiveShards, make_accounts, request_ids
+from bench.peers import AMOUNT, RedisPy, usage
+from bench.servers import Servers
 from taximeter.meter import Meter
 
 TARGETS = {100: 8.0, 1_000: 20.0}

@@ -1,7 +1,7 @@
 """A client process of its own: reserves and commits from one moment to another, then says how many.
 
-`python -m taximeter.api.bench.client URL PREFIX CALLERS NUMBER START END`, both moments on the
-clock that all processes of a machine share.
+`python -m bench.client URL PREFIX CALLERS NUMBER START END`, both moments on the clock that all
+processes of a machine share.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import time
 
 import uvloop
 
-from taximeter.api.bench.harness import closed_loop
-from taximeter.api.bench.live import make_accounts, request_ids
-from taximeter.api.bench.peers import AMOUNT, HELD, usage
+from bench.harness import closed_loop
+from bench.live import make_accounts, request_ids
+from bench.peers import AMOUNT, HELD, usage
 from taximeter.meter import Meter
 
 USERS, ORGANISATIONS = 1_000, 50

@@ -15,9 +15,9 @@ from typing import Final, Literal
 
 from redis.asyncio import Redis
 
-from taximeter.api.bench.harness import BenchFailed, Figure, Spread
-from taximeter.api.bench.live import LiveShards, make_accounts
-from taximeter.api.bench.servers import Servers
+from bench.harness import BenchFailed, Figure, Spread
+from bench.live import LiveShards, make_accounts
+from bench.servers import Servers
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter, MeterError, MeterSettings
 from taximeter.meter.wire.waits import Wait

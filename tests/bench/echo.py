@@ -1,4 +1,4 @@
-"""A server with nothing behind it: `python -m taximeter.api.bench.echo (asgi|fastapi) PORT`.
+"""A server with nothing behind it: `python -m bench.echo (asgi|fastapi) PORT`.
 
 Served exactly as the sidecar is, so that the difference is what the sidecar does.
 """

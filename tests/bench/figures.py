@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from taximeter.api.bench.harness import BenchFailed, Figure, Target, percentile, value
-from taximeter.api.bench.history import History, history_size, make_history
-from taximeter.api.bench.servers import Servers
+from bench.harness import BenchFailed, Figure, Target, percentile, value
+from bench.history import History, history_size, make_history
+from bench.servers import Servers
 from taximeter.api.billing.usage_reports import last_days
 from taximeter.api.routes.overview import TOP_MAX, TREND_DAYS
 from taximeter.api.routes.usage import ROWS_MAX
@@ -29,7 +29,7 @@ from taximeter.settler.books.stores import Stores, open_stores
 from taximeter.settler.proof.check import check
 from taximeter.settler.shards.guardian import guard
 
-_SQL: Final = load_queries("figures", "taximeter.api.bench")
+_SQL: Final = load_queries("figures", "bench")
 SPARE: Final = 5.0
 """How many times faster than promised a figure has to be."""
 BUFFERS: Final = "shared_buffers=2GB"

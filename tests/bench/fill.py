@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from hiredis import pack_command
 
-from taximeter.api.bench.harness import BenchFailed
-from taximeter.api.bench.live import Account, LiveShards, request_ids
-from taximeter.api.bench.peers import AMOUNT, HELD, PAYLOADS
+from bench.harness import BenchFailed
+from bench.live import Account, LiveShards, request_ids
+from bench.peers import AMOUNT, HELD, PAYLOADS
 from taximeter.meter.wire.keys import shard_of
 from taximeter.meter.wire.scripts import load_script
 

@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import httpx
 
+from bench.harness import BenchFailed
+from bench.http_load import post
+from bench.live import LiveShards
+from bench.servers import Servers
 from taximeter.api.access.dev_tokens import load_dev_key
-from taximeter.api.bench.harness import BenchFailed
-from taximeter.api.bench.http_load import post
-from taximeter.api.bench.live import LiveShards
-from taximeter.api.bench.servers import Servers
 from taximeter.api.demo.admin import Admin
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.local.process import LocalProcess

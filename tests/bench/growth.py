@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
 
-from taximeter.api.bench.fill import ESTIMATE, PER_CALL, charges, fill, reserves
-from taximeter.api.bench.harness import Figure, Side, Target, take_turns, value
-from taximeter.api.bench.live import LiveShards, delete, make_accounts
-from taximeter.api.bench.peers import PAYLOADS
-from taximeter.api.bench.server_time import batches, redis_time
-from taximeter.api.bench.servers import Servers
+from bench.fill import ESTIMATE, PER_CALL, charges, fill, reserves
+from bench.harness import Figure, Side, Target, take_turns, value
+from bench.live import LiveShards, delete, make_accounts
+from bench.peers import PAYLOADS
+from bench.server_time import batches, redis_time
+from bench.servers import Servers
 
 COST_GROWS: Final = 1.15
 ACCOUNT_BYTES, HOLD_BYTES, EVENT_BYTES = 150.0, 250.0, 130.0

@@ -14,7 +14,7 @@ from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.shards.guardian import ensure_shards
 
-_SQL: Final = load_queries("history", "taximeter.api.bench")
+_SQL: Final = load_queries("history", "bench")
 _DAYS: Final = 365
 _TIMEOUT_S: Final = 3_600.0
 

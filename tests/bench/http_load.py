@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 from urllib.parse import urlsplit
 
-from taximeter.api.bench.harness import BenchFailed
+from bench.harness import BenchFailed
 
 GRACE_S: Final = 30.0
 _ANSWER_TEXT_MAX: Final = 300

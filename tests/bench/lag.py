@@ -10,18 +10,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from taximeter.api.bench.books import Books, funded_books
-from taximeter.api.bench.fill import charges, fill
-from taximeter.api.bench.harness import BenchFailed, Figure, Target, open_loop, percentile, value
-from taximeter.api.bench.live import request_ids
-from taximeter.api.bench.peers import AMOUNT, usage
-from taximeter.api.bench.servers import Servers
-from taximeter.api.bench.worker import resident_mb, settler_process
+from bench.books import Books, funded_books
+from bench.fill import charges, fill
+from bench.harness import BenchFailed, Figure, Target, open_loop, percentile, value
+from bench.live import request_ids
+from bench.peers import AMOUNT, usage
+from bench.servers import Servers
+from bench.worker import resident_mb, settler_process
 from taximeter.meter import Meter, Overloaded, StoreError
 from taximeter.settler.books.account_loader import account_loader
 from taximeter.settler.books.named_sql import load_queries
 
-_SQL: Final = load_queries("bench", "taximeter.api.bench")
+_SQL: Final = load_queries("bench", "bench")
 POLL_S: Final = 0.02
 SETTLED_S_MAX: Final = 60.0
 LAG_S: Final = 2.0

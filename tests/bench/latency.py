@@ -9,11 +9,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from taximeter.api.bench.harness import Figure, Spread, Target, open_loop, percentile
-from taximeter.api.bench.live import LiveShards, make_accounts, request_ids
-from taximeter.api.bench.peers import AMOUNT, HELD, usage
-from taximeter.api.bench.requests import meter_side
-from taximeter.api.bench.servers import Servers
+from bench.harness import Figure, Spread, Target, open_loop, percentile
+from bench.live import LiveShards, make_accounts, request_ids
+from bench.peers import AMOUNT, HELD, usage
+from bench.requests import meter_side
+from bench.servers import Servers
 from taximeter.meter import Meter
 
 CALLERS_AT_MOST = 1_000

@@ -21,8 +21,8 @@ from typing import Final
 
 import httpx
 
-from taximeter.api.bench.harness import BenchFailed
-from taximeter.api.bench.http_load import post
+from bench.harness import BenchFailed
+from bench.http_load import post
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.embedded.spawn import Child, spawn
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taximeter.api.bench.harness import BenchFailed
+from bench.harness import BenchFailed
 from taximeter.meter.wire.keys import ShardKeys, account_field, shard_of
 from taximeter.meter.wire.scripts import load_script
 

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from taximeter.api.bench.gateway import Gateway, Maker, running_gateway
-from taximeter.api.bench.harness import Figure, Side, Spread, Target, percentile, take_turns, value
-from taximeter.api.bench.http_load import drive
-from taximeter.api.bench.litellm import litellm_proxy
-from taximeter.api.bench.servers import Servers
-from taximeter.api.bench.worker import cpu_seconds
+from bench.gateway import Gateway, Maker, running_gateway
+from bench.harness import Figure, Side, Spread, Target, percentile, take_turns, value
+from bench.http_load import drive
+from bench.litellm import litellm_proxy
+from bench.servers import Servers
+from bench.worker import cpu_seconds
 
 CALLERS: Final = 20
 ROUND_TRIPS: Final = 2.0

@@ -11,8 +11,8 @@ from typing import Any, Final
 import asyncpg
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from taximeter.api.bench.harness import BenchFailed, closed_loop
-from taximeter.api.bench.live import AVAILABLE, Account, request_ids
+from bench.harness import BenchFailed, closed_loop
+from bench.live import AVAILABLE, Account, request_ids
 from taximeter.meter.wire.keys import ShardKeys
 from taximeter.meter.wire.models import Usage
 from taximeter.meter.wire.scripts import load_script
@@ -40,7 +40,7 @@ CONNECTIONS_MAX: Final = 200
 DEDUCT_CALLERS: Final = 100
 DEDUCT_CONNECTIONS: Final = 16
 
-_SQL: Final = load_queries("bench", "taximeter.api.bench")
+_SQL: Final = load_queries("bench", "bench")
 
 
 class RedisPy:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from signal import SIGKILL
 from typing import IO
 
-from taximeter.api.bench import client
-from taximeter.api.bench.harness import BenchFailed, Figure, Side, Spread, Target, take_turns
-from taximeter.api.bench.live import LiveShards, make_accounts
-from taximeter.api.bench.peers import AMOUNT
-from taximeter.api.bench.servers import Servers
-from taximeter.api.embedded.spawn import Child, spawn
+from bench import client
+from bench.child_modules import spawn_module
+from bench.harness import BenchFailed, Figure, Side, Spread, Target, take_turns
+from bench.live import LiveShards, make_accounts
+from bench.peers import AMOUNT
+from bench.servers import Servers
+from taximeter.api.embedded.spawn import Child
 
 PROCESSES = 4
 CALLERS = 100
@@ -88,8 +87,7 @@ def _run_processes(
         for number in range(processes):
             output: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
             arguments = (url, prefix, CALLERS, number, start, end)
-            command = [sys.executable, "-m", client.__name__, *map(str, arguments)]
-            child = spawn(command, log=output, death_signal=SIGKILL)
+            child = spawn_module(client, *arguments, log=output)
             stack.callback(_end, child)
             children.append((child, output))
         counts = []

@@ -10,10 +10,10 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from taximeter.api.bench.harness import BenchFailed, Figure, value
-from taximeter.api.bench.live import LiveShards, make_accounts
-from taximeter.api.bench.peers import fund, open_deduction_pool
-from taximeter.api.bench.servers import Servers
+from bench.harness import BenchFailed, Figure, value
+from bench.live import LiveShards, make_accounts
+from bench.peers import fund, open_deduction_pool
+from bench.servers import Servers
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter
 from taximeter.settler.books.account_loader import account_loader

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from taximeter.api.bench.harness import Figure, Spread
-from taximeter.api.bench.suite import Report
+from bench.harness import Figure, Spread
+from bench.suite import Report
 
 STYLES = {"met": "green", "missed": "red", "-": ""}
 

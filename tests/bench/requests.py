@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import itertools
 
-from taximeter.api.bench.harness import Figure, Side, Target, closed_loop, take_turns
-from taximeter.api.bench.live import LiveShards, make_accounts, request_ids
-from taximeter.api.bench.peers import (
+from bench.harness import Figure, Side, Target, closed_loop, take_turns
+from bench.live import LiveShards, make_accounts, request_ids
+from bench.peers import (
     AMOUNT,
     HELD,
     Deductions,
@@ -17,7 +17,7 @@ from taximeter.api.bench.peers import (
     open_deduction_pool,
     usage,
 )
-from taximeter.api.bench.servers import Servers
+from bench.servers import Servers
 from taximeter.meter import Meter
 
 OVER_POSTGRES = {100: 12.0, 1_000: 20.0}

@@ -7,10 +7,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from taximeter.api.bench.harness import Figure, Side, Target, take_turns
-from taximeter.api.bench.live import LiveShards, make_accounts, request_ids, script_time
-from taximeter.api.bench.peers import AMOUNT, HELD, PAYLOADS, TTL_MS
-from taximeter.api.bench.servers import Servers
+from bench.harness import Figure, Side, Target, take_turns
+from bench.live import LiveShards, make_accounts, request_ids, script_time
+from bench.peers import AMOUNT, HELD, PAYLOADS, TTL_MS
+from bench.servers import Servers
 
 BATCH = 100
 TRIVIAL = "return redis.call('DECRBY', KEYS[1], ARGV[1])"

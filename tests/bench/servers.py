@@ -19,7 +19,7 @@ import asyncpg
 import redis as redis_py
 from redis.asyncio import Redis
 
-from taximeter.api.bench.scale import Scale
+from bench.scale import Scale
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.api.processes.migrate import migrate
@@ -27,7 +27,7 @@ from taximeter.settler.books.named_sql import load_queries
 
 REDIS_URL, DATABASE_URL = "TAXIMETER_REDIS_URL", "TAXIMETER_DATABASE_URL"
 ARQ_REDIS_URL = "TAXIMETER_ARQ_REDIS_URL"
-_SQL = load_queries("bench", "taximeter.api.bench")
+_SQL = load_queries("bench", "bench")
 
 
 @dataclass(slots=True)

@@ -8,16 +8,16 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from taximeter.api.bench.books import Books, funded_books
-from taximeter.api.bench.fill import charges, fill
-from taximeter.api.bench.harness import BenchFailed, Figure, Target, take_turns
-from taximeter.api.bench.peers import Deductions
-from taximeter.api.bench.servers import Servers
+from bench.books import Books, funded_books
+from bench.fill import charges, fill
+from bench.harness import BenchFailed, Figure, Target, take_turns
+from bench.peers import Deductions
+from bench.servers import Servers
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.settling.settle import settle_shard
 
-_SQL: Final = load_queries("bench", "taximeter.api.bench")
+_SQL: Final = load_queries("bench", "bench")
 _BATCH: Final[int] = SettlerSettings.model_fields["settle_batch_events"].default
 _FOREVER_S: Final = 3_600.0
 

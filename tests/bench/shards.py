@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from taximeter.api.bench.harness import Figure, take_turns
-from taximeter.api.bench.live import LiveShards, make_accounts
-from taximeter.api.bench.requests import meter_side
-from taximeter.api.bench.servers import Servers
+from bench.harness import Figure, take_turns
+from bench.live import LiveShards, make_accounts
+from bench.requests import meter_side
+from bench.servers import Servers
 
 COUNTS = (1, 2, 4, 8)
 CALLERS = (1, 100, 1_000)

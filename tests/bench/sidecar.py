@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from signal import SIGTERM
 from typing import Final
 from urllib.parse import urlsplit
 
-from taximeter.api.bench import echo
-from taximeter.api.bench.gateway import wait_until_up
-from taximeter.api.bench.harness import BenchFailed, Figure, Side, Target, take_turns
-from taximeter.api.bench.live import LiveShards, make_accounts
-from taximeter.api.bench.peers import HELD
-from taximeter.api.bench.servers import Servers
-from taximeter.api.bench.wrk import generator, post_rate
+from bench import echo
+from bench.child_modules import spawn_module
+from bench.gateway import wait_until_up
+from bench.harness import BenchFailed, Figure, Side, Target, take_turns
+from bench.live import LiveShards, make_accounts
+from bench.peers import HELD
+from bench.servers import Servers
+from bench.wrk import generator, post_rate
 from taximeter.api.embedded.machine import LOOPBACK, free_port
-from taximeter.api.embedded.spawn import spawn
 from taximeter.api.local.process import LocalProcess
 
 CONNECTIONS: Final = 50
@@ -131,9 +130,7 @@ def _echo(kind: str, data_dir: Path) -> Iterator[str]:
     log_path = data_dir / "logs" / f"echo-{kind}.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("wb") as log:
-        child = spawn(
-            [sys.executable, "-m", echo.__name__, kind, str(port)], log=log, death_signal=SIGKILL
-        )
+        child = spawn_module(echo, kind, port, log=log)
     try:
         yield f"http://{LOOPBACK}:{port}"
     finally:

@@ -12,8 +12,8 @@ from typing import Final
 
 import uvloop
 
-from taximeter.api.bench.harness import Figure
-from taximeter.api.bench.servers import Servers
+from bench.harness import Figure
+from bench.servers import Servers
 
 BENCHMARKS: Final[Mapping[str, str]] = {
     "charges": "charges through Meter",
@@ -27,7 +27,7 @@ BENCHMARKS: Final[Mapping[str, str]] = {
     "growth": "growth",
     "processes": "several client processes",
 }
-"""`taximeter.api.bench.<name>.run` measures it. In the order of the targets."""
+"""`bench.<name>.run` measures it, in the order of the targets."""
 
 ON_REQUEST: Final[Mapping[str, str]] = {
     "shards": "1, 2, 4 and 8 shards",
@@ -56,7 +56,7 @@ def run_suite(
     titles = {**BENCHMARKS, **ON_REQUEST}
     for name in names:
         progress(titles[name])
-        run: Run = importlib.import_module(f"taximeter.api.bench.{name}").run
+        run: Run = importlib.import_module(f"bench.{name}").run
         started = time.monotonic()
 
         async def measure(run: Run = run) -> list[Figure]:

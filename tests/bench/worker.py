@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from taximeter.api.bench.books import Books
-from taximeter.api.bench.servers import Servers
+from bench.books import Books
+from bench.servers import Servers
 from taximeter.api.local.process import LocalProcess
 
 

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from taximeter.api.bench.harness import BenchFailed
-from taximeter.api.bench.http_load import drive, post
+from bench.harness import BenchFailed
+from bench.http_load import drive, post
 
 GRACE_S: Final = 30.0
 WRK_S_MIN: Final = 0.5
