@@ -19,7 +19,7 @@ from taximeter.api.embedded.spawn import Child
 
 PROCESSES = 4
 CALLERS = 100
-START_UP_S = 2.0
+START_UP_S = 5.0
 """Time that a process gets to start and connect before all of them begin."""
 FAIR = 0.8
 GRACE_S = 30.0
@@ -72,6 +72,8 @@ def _side(url: str, live: LiveShards, processes: int, shares: list[float]) -> Si
         )
         await live.prove(sum(total for total, _ in counts), AMOUNT)
         counted = [count for _, count in counts]
+        if not max(counted):
+            raise BenchFailed(f"no client process was up {START_UP_S:.0f} s after its start")
         shares.append(min(counted) / max(counted))
         return sum(counted) / seconds
 
