@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, ParamSpec, TypeVar
 
-from taximeter.settler.settling.settle import TRANSIENT
+from taximeter.settler.books.retries import TRANSIENT
 
 ATTEMPTS: Final = 5
 _BACKOFF_FIRST_S: Final = 0.02
