@@ -52,9 +52,9 @@ async def lock_mark(conn: Connection, shard: int) -> Mark:
     return _mark(await conn.fetchrow(_SQL["wait_for_watermark"], shard), shard)
 
 
-async def read_marks(pool: Pool) -> dict[int, Mark]:
+async def read_marks(conn: Connection | Pool) -> dict[int, Mark]:
     """Every shard by its number, without ledgers; none before the system was first used."""
-    rows = await pool.fetch(_SQL["read_watermarks"])
+    rows = await conn.fetch(_SQL["read_watermarks"])
     return {
         row["shard"]: Mark(
             row["shard"],
@@ -66,6 +66,12 @@ async def read_marks(pool: Pool) -> dict[int, Mark]:
         )
         for row in rows
     }
+
+
+async def read_position(conn: Connection | Pool, shard: int) -> tuple[int, int] | None:
+    """(epoch, seq) up to which the shard is settled; None when there is no such shard."""
+    row = await conn.fetchrow(_SQL["read_position"], shard)
+    return None if row is None else (row["epoch"], row["seq"])
 
 
 async def lock_mark_if_free(conn: Connection, shard: int) -> Mark | None:

@@ -13,9 +13,10 @@ from taximeter.meter.wire.keys import account_field, shard_of
 from taximeter.meter.wire.limits import AMOUNT_MAX
 from taximeter.meter.wire.operations import Operation, Reply, parse_reply
 from taximeter.meter.wire.scripts import Script, load_script
+from taximeter.settler.books.accounts import Account
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.books.watermarks import Mark, read_marks
-from taximeter.settler.moves.relay import Account, load
+from taximeter.settler.moves.relay import load
 
 _OPERATE: Final = load_script("operate")
 _RESOLVE: Final = load_script("resolve")

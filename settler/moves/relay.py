@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from taximeter.meter.wire.codes import Code
 from taximeter.meter.wire.keys import account_field, shard_of
 from taximeter.meter.wire.scripts import load_script
-from taximeter.settler.books.account_loader import load_accounts
+from taximeter.settler.books.accounts import Account, load_accounts
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.postgres_position import bear_witness_of_now
 from taximeter.settler.books.stores import Stores
@@ -23,8 +23,6 @@ _APPLY: Final = load_script("apply")
 _LOAD: Final = load_script("load")
 _ENTRIES_PER_CALL: Final = 1_000
 _ROUNDS_MAX: Final = 1_000
-
-Account = tuple[str, str]
 
 
 @dataclass(slots=True)

@@ -27,6 +27,10 @@ SELECT mark.shard, epoch, seq, run_id, settled_entry, (SELECT count(*) FROM taxi
 -- Every shard, without the ledger. What Redis says is only believed while epoch and server are still these.
 SELECT shard, epoch, seq, run_id, settled_entry FROM taximeter.watermarks ORDER BY shard
 
+-- name: read_position
+-- Up to where a shard is settled now. $1 shard
+SELECT epoch, seq FROM taximeter.watermarks WHERE shard = $1
+
 -- name: lock_watermark_if_free
 -- The right to settle a shard, for this transaction. No row: another worker has it (or the shard is unknown), and that
 -- worker does the work, so waiting for it would only pile up workers.

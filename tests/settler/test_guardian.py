@@ -15,7 +15,7 @@ import redis.asyncio as redis_asyncio
 from settler_world import World
 
 from taximeter.meter import Meter, ShardFenced
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.postgres_position import Ledger
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.books.watermarks import Mark

@@ -24,7 +24,7 @@ from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter, MeterSettings, OutcomeUnknown
 from taximeter.meter.wire.hold_record import HoldRecord
 from taximeter.meter.wire.keys import shard_of
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.postgres_position import Ledger
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.books.watermarks import Mark

@@ -13,7 +13,7 @@ from settler_world import World
 
 from taximeter.meter.wire.keys import account_field
 from taximeter.meter.wire.scripts import load_script
-from taximeter.settler.books.account_loader import account_loader, load_accounts
+from taximeter.settler.books.accounts import account_loader, load_accounts
 from taximeter.settler.books.watermarks import read_marks
 from taximeter.settler.moves.relay import bring_up_to_date, relay
 
