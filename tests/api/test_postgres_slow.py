@@ -201,9 +201,7 @@ async def test_a_postgres_that_is_serializable_by_default_refuses_nobody(
     wait for each other, and none is undone for another one's sake.
     """
     await world.funded("ann", 50.0)
-    await change_default(
-        world, postgres, whose, "SET default_transaction_isolation = serializable"
-    )
+    await change_default(world, postgres, whose, "SET default_transaction_isolation = serializable")
     conn = await asyncpg.connect(postgres.url)
     assert await conn.fetchval("SHOW transaction_isolation") == "serializable"
     await conn.close()

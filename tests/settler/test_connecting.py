@@ -90,7 +90,11 @@ async def test_a_postgres_that_is_read_only_by_default_settles_when_it_takes_wri
             await world.settle()
         assert is_away(refused.value)
         assert await world.used("ann") == 0
-        await run(database_url, f'ALTER DATABASE "{name}" RESET ALL')
+        await run(
+            database_url,
+            "SET default_transaction_read_only = off",
+            f'ALTER DATABASE "{name}" RESET ALL',
+        )
         await pool.expire_connections()
         await world.charge("ann", 20)
         await world.assert_books()
