@@ -41,8 +41,8 @@ def index_of_decisions() -> Iterator[str]:
     """The page that lists them, made of their first lines."""
     yield "# Decisions"
     yield ""
-    yield "What was decided, why, and when to reconsider. A later decision says which earlier one it"
-    yield "changes. Made from the files: `WRITE_DOCS=1 make test ARGS=tests/docs`."
+    yield "What was decided, why, and when to reconsider. A later decision says which earlier one"
+    yield "it changes. Made from the files: `WRITE_DOCS=1 make test ARGS=tests/docs`."
     yield ""
     for page in DECISIONS:
         title = page.read_text("utf-8").partition("\n")[0].removeprefix(f"# {page.name[:4]} ")
