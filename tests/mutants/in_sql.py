@@ -138,7 +138,8 @@ BUGS: Final = (
     Bug(
         "charges that are not settled are nothing that is open",
         "settler/settling/exposure.py",
-        "    for account, amount in charged.unsettled.items():\n        opened[account] += amount\n",
+        "    for account, amount in charged.unsettled.items():\n"
+        "        opened[account] += amount\n",
         "",
         "settler/test_exposure.py",
     ),
