@@ -18,7 +18,7 @@ from taximeter.api.bench.peers import AMOUNT, usage
 from taximeter.api.bench.servers import Servers
 from taximeter.api.bench.worker import resident_mb, settler_process
 from taximeter.meter import Meter, Overloaded, StoreError
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.named_sql import load_queries
 
 _SQL: Final = load_queries("bench", "taximeter.api.bench")

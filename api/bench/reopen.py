@@ -16,7 +16,7 @@ from taximeter.api.bench.peers import fund, open_deduction_pool
 from taximeter.api.bench.servers import Servers
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.stores import Pool, Stores
 from taximeter.settler.moves.relay import relay
 from taximeter.settler.shards.guardian import ensure_shards, guard

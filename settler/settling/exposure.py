@@ -1,4 +1,4 @@
-"""Looks at what requests have open on the live side, and writes it down where SQL can see it.
+"""Writes down where SQL can see it what the requests of each account have open on the live side.
 
 Postgres knows what is allocated and what was settled. What is held at this moment, and what was
 charged and is not settled yet, only Redis knows; whoever takes credits by SQL leaves alone what the
@@ -12,15 +12,15 @@ from typing import Final
 
 from taximeter.meter.wire.keys import ShardKeys, split_account
 from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.shard_reads import parse_hold, scan_hash
 from taximeter.settler.books.stores import Stores
-from taximeter.settler.proof.consistent_cut import CutMoved, ShardCut, parse_hold, read_events
+from taximeter.settler.settling.unsettled import EventsForgotten, UnsettledEvents, read_unsettled
 
 _SQL: Final = load_queries("exposure")
-_SCAN_COUNT: Final = 1_000
 READ_MAX: Final = 50_000
 
 
-async def look_at_exposure(stores: Stores, shard: int, *, limit: int = READ_MAX) -> bool:
+async def note_exposure(stores: Stores, shard: int, *, limit: int = READ_MAX) -> bool:
     """Write down what each account of a shard has open. False when that was not possible (the shard
     moved on meanwhile): the look before it stands, and is too old in ten seconds.
 
@@ -38,15 +38,15 @@ async def look_at_exposure(stores: Stores, shard: int, *, limit: int = READ_MAX)
     # Before the events: what is charged in between counts twice, and never not at all.
     held = await _held(stores, keys, limit)
     opened = defaultdict(int, held or {})
-    cut = ShardCut(shard, mark["epoch"], mark["seq"])
+    charged = UnsettledEvents(shard, mark["epoch"], mark["seq"])
     epoch, seq = await stores.redis.hmget(keys.meta, "epoch", "seq")
-    if epoch is None or seq is None or int(epoch) != cut.epoch:
+    if epoch is None or seq is None or int(epoch) != charged.epoch:
         return False
     try:
-        await read_events(stores, cut, int(seq))
-    except CutMoved:
+        await read_unsettled(stores, charged, int(seq))
+    except EventsForgotten:
         return False
-    for account, amount in cut.unsettled.items():
+    for account, amount in charged.unsettled.items():
         opened[account] += amount
     seen = {
         split_account(account): amount for account, amount in opened.items() if account and amount
@@ -67,20 +67,14 @@ async def _held(stores: Stores, keys: ShardKeys, limit: int) -> dict[str, int] |
     """What each account holds, None when that is too much to read."""
     held: defaultdict[str, int] = defaultdict(int)
     if int(await stores.redis.hlen(keys.holds)) <= limit:
-        for record in (await _scan(stores, keys.holds)).values():
+        for record in (await scan_hash(stores.redis, keys.holds)).values():
             account, amount = parse_hold(record)
             held[account] += amount
     elif int(await stores.redis.hlen(keys.accounts)) <= limit:
-        for name, record in (await _scan(stores, keys.accounts)).items():
+        for name, record in (await scan_hash(stores.redis, keys.accounts)).items():
             figures = record.split(b" ")
             if len(figures) == 3 and figures[1].isdigit():
                 held[name.decode("utf-8", "replace")] = int(figures[1])
     else:
         return None
     return held
-
-
-async def _scan(stores: Stores, key: str) -> dict[bytes, bytes]:
-    """By their names, since a scan may answer one twice."""
-    scan = stores.redis.hscan_iter(key, count=_SCAN_COUNT)
-    return {name: record async for name, record in scan}

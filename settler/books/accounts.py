@@ -11,10 +11,11 @@ from taximeter.settler.books.stores import Pool
 
 _SQL: Final = load_queries("accounts")
 
+Account = tuple[str, str]
+"""(org_id, user_id)."""
 
-async def load_accounts(
-    pool: Pool, accounts: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], LoadedAccount]:
+
+async def load_accounts(pool: Pool, accounts: Sequence[Account]) -> dict[Account, LoadedAccount]:
     """Balance and last entry of each (org_id, user_id), all in one snapshot; unknown accounts are
     missing.
     """
