@@ -26,7 +26,7 @@ dev: $(STAMP) ## Run everything on embedded servers until Ctrl-C; the data stays
 	@$(BIN)/taximeter dev $(ARGS)
 
 bench: $(STAMP) ## Measure speed against its baselines on this machine; ARGS=--quick for a minute of it
-	@$(BIN)/taximeter bench $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 test: $(STAMP) ## Run the tests on embedded servers, or on TAXIMETER_REDIS_URL and TAXIMETER_DATABASE_URL
 	@.ci/test $(ARGS)

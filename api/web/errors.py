@@ -35,8 +35,8 @@ from taximeter.meter import (
     TooManyHolds,
     UnknownHold,
 )
+from taximeter.settler.books.retries import TRANSIENT
 from taximeter.settler.books.stores import AWAY
-from taximeter.settler.settling.settle import TRANSIENT
 
 logger = logging.getLogger("taximeter.api")
 

@@ -29,6 +29,9 @@ else:
     Connection = Any
 
 
+DATA_FORMAT: Final = "1"
+"""Version of keys and records that this release reads and writes."""
+
 AWAY: Final = (
     OSError,  # Refused, unreachable, reset, and no answer in time.
     asyncpg.PostgresConnectionError,

@@ -39,7 +39,7 @@ from taximeter.meter import (
     UnknownHold,
     Usage,
 )
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.moves.closing import Closed, close_all
 from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, move, undo_left
