@@ -38,7 +38,7 @@ from taximeter.api.web.background import REQUESTS_SHARE, Grace, TaskTracker
 from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
 from taximeter.meter.held_estimates import EstimatedHolds
 from taximeter.meter.pricing import Pricer
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.connection_pools import make_pool
 from taximeter.settler.books.stores import Pool, Stores, open_redis
 from taximeter.settler.settling.read_your_writes import CatchUp

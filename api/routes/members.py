@@ -21,10 +21,10 @@ from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.json_numbers import Body, NewUserId, UserId, credits_of
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
+from taximeter.settler.books.retries import TRANSIENT
 from taximeter.settler.books.stores import Connection
 from taximeter.settler.moves.closing import Closing, begin_removal, take_back
 from taximeter.settler.moves.moves import LiveSideAway
-from taximeter.settler.settling.settle import TRANSIENT
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["members"], route_class=ExactRoute)
 

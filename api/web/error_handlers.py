@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from taximeter.api.web.errors import ApiError, error_content, from_meter, validation_refusal
 from taximeter.meter import MeterError
+from taximeter.settler.books.retries import TRANSIENT
 from taximeter.settler.books.stores import AWAY
-from taximeter.settler.settling.settle import TRANSIENT
 
 logger = logging.getLogger("taximeter.api")
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
+import asyncpg
 import httpx
 import pytest
 from support.proxy import Proxy
@@ -148,21 +150,32 @@ async def test_connections_that_all_wait_for_a_lock_are_no_reason_to_hang(world:
     await world.prove()
 
 
-async def test_a_postgres_that_takes_no_writes_is_a_refusal_that_may_be_tried_again(
-    world: World,
-) -> None:
-    """As a standby, or a database that is closed for upkeep; users with credits notice nothing."""
-    await world.funded("ann", 50.0)
-    assert (await world.chat("ann")).status_code == 200
+# Whose default it is: that of everybody in the database, or of the API's user alone.
+WHOSE = {
+    "database": 'ALTER DATABASE "{name}"',
+    "role": 'ALTER ROLE {user} IN DATABASE "{name}"',
+}
+
+
+async def change_default(world: World, postgres: Proxy, whose: str, change: str) -> None:
+    """Change a setting, and let the API connect anew: new sessions have it."""
     name = await world.stores.pool.fetchval("SELECT current_database()")
-    await world.stores.pool.execute(
-        f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'
-    )
-    # New sessions have it.
+    user = str(urlsplit(postgres.url).username)
+    await world.stores.pool.execute(f"{WHOSE[whose].format(name=name, user=user)} {change}")
     await world.stores.pool.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name = 'taximeter-api'"
     )
+
+
+@pytest.mark.parametrize("whose", WHOSE)
+async def test_a_postgres_that_takes_no_writes_is_a_refusal_that_may_be_tried_again(
+    world: World, postgres: Proxy, whose: str
+) -> None:
+    """As a standby, or a database that is closed for upkeep; users with credits notice nothing."""
+    await world.funded("ann", 50.0)
+    assert (await world.chat("ann")).status_code == 200
+    await change_default(world, postgres, whose, "SET default_transaction_read_only = on")
 
     async def is_refused() -> bool:
         response = await world.allocate("ann", 1.0)
@@ -172,13 +185,37 @@ async def test_a_postgres_that_takes_no_writes_is_a_refusal_that_may_be_tried_ag
     await eventually(is_refused)
     assert_refused(await world.allocate("ann", 1.0))
     assert (await world.chat("ann")).status_code == 200
-    await world.stores.pool.execute(f'ALTER DATABASE "{name}" RESET ALL')
-    await world.stores.pool.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name = 'taximeter-api'"
-    )
+    await change_default(world, postgres, whose, "RESET ALL")
 
     async def is_taken() -> bool:
         return bool((await world.allocate("ann", 1.0)).status_code == 200)
 
     await eventually(is_taken)
+
+
+@pytest.mark.parametrize("whose", WHOSE)
+async def test_a_postgres_that_is_serializable_by_default_refuses_nobody(
+    world: World, postgres: Proxy, whose: str
+) -> None:
+    """Our transactions are READ COMMITTED whatever the default is: those that change the same rows
+    wait for each other, and none is undone for another one's sake.
+    """
+    await world.funded("ann", 50.0)
+    await change_default(world, postgres, whose, "SET default_transaction_isolation = serializable")
+    conn = await asyncpg.connect(postgres.url)
+    assert await conn.fetchval("SHOW transaction_isolation") == "serializable"
+    await conn.close()
+
+    async def answers() -> bool:
+        return (await world.client.get(CREDITS, headers=world.auth("boss"))).status_code == 200
+
+    await eventually(answers)
+    responses = await asyncio.gather(*(world.allocate("ann", 1.0) for _ in range(POOL_MAX)))
+    assert [one.status_code for one in responses] == [200] * POOL_MAX, responses[0].text
+    assert (await world.chat("ann")).status_code == 200
+    await world.prove()
+    row = await world.stores.pool.fetchrow(
+        "SELECT allocated_credits, used_credits FROM user_credit_allocations WHERE user_id = 'ann'"
+    )
+    assert row["allocated_credits"] == 50_000 + POOL_MAX * 1_000
+    assert row["used_credits"] > 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
+DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
 INDEX = (DOCS / "README.md").read_text(encoding="utf-8")
 
 
@@ -34,12 +37,27 @@ def test_anchors_resolve(page: Path) -> None:
         assert anchor in anchors, f"{page.name} links to {target}#{anchor}"
 
 
+def index_of_decisions() -> Iterator[str]:
+    """The page that lists them, made of their first lines."""
+    yield "# Decisions"
+    yield ""
+    yield "What was decided, why, and when to reconsider. A later decision says which earlier one"
+    yield "it changes. Made from the files: `WRITE_DOCS=1 make test ARGS=tests/docs`."
+    yield ""
+    for page in DECISIONS:
+        title = page.read_text("utf-8").partition("\n")[0].removeprefix(f"# {page.name[:4]} ")
+        yield f"- [{page.name[:4]}]({page.name})"
+        yield f"  {title}"
+
+
 def test_the_index_of_decisions_lists_every_one_by_its_title() -> None:
-    folder = DOCS / "decisions"
-    wanted = []
-    for page in sorted(folder.glob("[0-9]*.md")):
-        title = page.read_text("utf-8").partition("\n")[0]
-        assert re.fullmatch(rf"# {page.name[:4]} [A-Z`].*", title), f"{page.name}: {title}"
-        wanted.append(f"- [{title[2:]}]({page.name})")
-    listed = (folder / "README.md").read_text("utf-8").splitlines()
-    assert [line for line in listed if line.startswith("- ")] == wanted
+    page, expected = DOCS / "decisions" / "README.md", "\n".join(index_of_decisions()) + "\n"
+    if os.environ.get("WRITE_DOCS"):
+        page.write_text(expected, encoding="utf-8")
+    assert page.read_text("utf-8") == expected
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.name)
+def test_a_decision_begins_with_its_number_and_a_sentence(page: Path) -> None:
+    title = page.read_text("utf-8").partition("\n")[0]
+    assert re.fullmatch(rf"# {page.name[:4]} [A-Z`].*[^.]", title), title

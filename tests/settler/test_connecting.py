@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -28,7 +29,7 @@ from taximeter.api.processes.migrate import migrate
 from taximeter.settler.books import connections as connecting
 from taximeter.settler.books.connections import SafeConnect, UnsafeDatabase
 from taximeter.settler.books.settings import StoreSettings
-from taximeter.settler.books.stores import Stores, open_pool
+from taximeter.settler.books.stores import Stores, is_away, open_pool
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -71,6 +72,33 @@ async def test_settings_of_others_do_not_reach_our_sessions(
             assert await conn.fetchval("SHOW statement_timeout") == "1min"
             assert await conn.fetchval("SHOW lock_timeout") == "0"
         await pool.close()
+
+
+async def test_a_postgres_that_is_read_only_by_default_settles_when_it_takes_writes_again(
+    database_url: str, redis: redis_asyncio.Redis, key_prefix: str
+) -> None:
+    """Somebody wants no writes: the settler waits, as for one that is away, and loses nothing."""
+    name = urlsplit(database_url).path.removeprefix("/")
+    async with await open_pool(StoreSettings(database_url=database_url)) as pool:
+        world = World(Stores(pool, redis, key_prefix))
+        await world.start()
+        await world.organization("acme", ann=1_000)
+        await world.charge("ann", 10)
+        await run(database_url, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        await pool.expire_connections()
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError) as refused:
+            await world.settle()
+        assert is_away(refused.value)
+        assert await world.used("ann") == 0
+        await run(
+            database_url,
+            "SET default_transaction_read_only = off",
+            f'ALTER DATABASE "{name}" RESET ALL',
+        )
+        await pool.expire_connections()
+        await world.charge("ann", 20)
+        await world.assert_books()
+        assert await world.used("ann") == 30
 
 
 async def test_a_stronger_commit_stays_as_it_is(postgres_server: EmbeddedPostgres) -> None:
