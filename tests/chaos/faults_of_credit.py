@@ -1,5 +1,6 @@
 """A fault of credit lines: Redis dies, requests are admitted on credit, and a sidecar that admitted
-some is killed before Redis is back. Each that was acknowledged is booked once, and none that was refused.
+some is killed before Redis is back. Each that was acknowledged is booked once, and none that was
+refused.
 """
 
 from __future__ import annotations
