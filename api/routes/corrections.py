@@ -12,7 +12,13 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from taximeter.api.access.dependencies import Access, OrgAdminDep, ServicesDep, SystemAdminDep
+from taximeter.api.access.dependencies import (
+    Access,
+    CallerFirstRoute,
+    OrgAdminDep,
+    ServicesDep,
+    SystemAdminDep,
+)
 from taximeter.api.billing.audit import to_json, write_audit
 from taximeter.api.billing.live_balances import made_live
 from taximeter.api.billing.views import AllocationView, PoolView, pool_view
@@ -24,7 +30,6 @@ from taximeter.api.web.json_numbers import (
     Body,
     Credits,
     Dollars,
-    ExactRoute,
     ShortText,
     UserId,
     credits_of,
@@ -34,7 +39,7 @@ from taximeter.api.web.retries import again_when_undone
 from taximeter.meter.wire.limits import BALANCE_MAX
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 def _more_or_less(value: object) -> int:

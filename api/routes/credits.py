@@ -11,7 +11,14 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, StrictBool
 
-from taximeter.api.access.dependencies import Access, MemberDep, OrgAdminDep, ServicesDep, own_user
+from taximeter.api.access.dependencies import (
+    Access,
+    CallerFirstRoute,
+    MemberDep,
+    OrgAdminDep,
+    ServicesDep,
+    own_user,
+)
 from taximeter.api.billing.audit import write_audit
 from taximeter.api.billing.live_balances import Account, live_balances, made_live
 from taximeter.api.billing.views import (
@@ -27,7 +34,6 @@ from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_onc
 from taximeter.api.web.json_numbers import (
     Body,
     Credits,
-    ExactRoute,
     Time,
     UserId,
     credits_of,
@@ -39,7 +45,7 @@ from taximeter.meter import Balance
 from taximeter.meter.wire.limits import BALANCE_MAX
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 class NewAllocation(Body):

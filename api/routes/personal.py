@@ -9,7 +9,7 @@ import asyncpg
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import Access, ServicesDep, SystemAdminDep
+from taximeter.api.access.dependencies import Access, CallerFirstRoute, ServicesDep, SystemAdminDep
 from taximeter.api.access.sessions import Principal
 from taximeter.api.billing.live_balances import made_live
 from taximeter.api.billing.personal import personal_org_id
@@ -20,11 +20,11 @@ from taximeter.api.routes.purchases import TransactionView, book_purchase, trans
 from taximeter.api.sql import CREDITS, USERS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
-from taximeter.api.web.json_numbers import Body, Credits, Dollars, ExactRoute, NewUserId
+from taximeter.api.web.json_numbers import Body, Credits, Dollars, NewUserId
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 class Grant(Body):

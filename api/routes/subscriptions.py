@@ -11,7 +11,13 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, Field
 
-from taximeter.api.access.dependencies import MemberDep, PrincipalDep, ServicesDep, SystemAdminDep
+from taximeter.api.access.dependencies import (
+    CallerFirstRoute,
+    MemberDep,
+    PrincipalDep,
+    ServicesDep,
+    SystemAdminDep,
+)
 from taximeter.api.billing.audit import to_json, write_audit
 from taximeter.api.billing.personal import PERSONAL_PREFIX
 from taximeter.api.billing.plans import PLANS, Plan, plan_of
@@ -24,7 +30,6 @@ from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_onc
 from taximeter.api.web.json_numbers import (
     Body,
     Credits,
-    ExactRoute,
     NewOrgId,
     NewUserId,
     ShortText,
@@ -33,7 +38,9 @@ from taximeter.api.web.json_numbers import (
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
+router = APIRouter(
+    prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=CallerFirstRoute
+)
 
 
 class NewSubscription(Body):
