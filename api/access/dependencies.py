@@ -20,7 +20,8 @@ from taximeter.api.access.sessions import Principal
 from taximeter.api.services import Services
 from taximeter.api.sql import IDENTITY
 from taximeter.api.web.errors import ApiError, validation_refusal
-from taximeter.api.web.json_numbers import ExactRoute, OrgId
+from taximeter.api.web.exact_route import ExactRoute
+from taximeter.api.web.json_numbers import OrgId
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ONCE = {
