@@ -20,7 +20,7 @@ from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import Sidecar, create_sidecar
 from taximeter.meter.sidecar.answers import Refusal
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.connection_pools import make_pool
 from taximeter.settler.books.stores import Pool, Stores
 from taximeter.settler.status.health import HealthCheck

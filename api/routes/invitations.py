@@ -13,7 +13,8 @@ from taximeter.api.billing.audit import write_audit
 from taximeter.api.services import Services
 from taximeter.api.sql import IDENTITY
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import ExactRoute, OrgId
+from taximeter.api.web.exact_route import ExactRoute
+from taximeter.api.web.json_numbers import OrgId
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
 

@@ -18,7 +18,8 @@ from taximeter.api.access.dependencies import (
 from taximeter.api.billing.audit import to_json, write_audit
 from taximeter.api.sql import CORRECTIONS, SUBSCRIPTIONS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Body, Dollars, ExactRoute, ShortText
+from taximeter.api.web.exact_route import ExactRoute
+from taximeter.api.web.json_numbers import Body, Dollars, ShortText
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection

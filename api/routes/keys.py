@@ -14,7 +14,8 @@ from taximeter.api.access.key_text import make_key
 from taximeter.api.billing.audit import write_audit
 from taximeter.api.sql import IDENTITY, KEYS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Body, ExactRoute, ShortText, UserId
+from taximeter.api.web.exact_route import ExactRoute
+from taximeter.api.web.json_numbers import Body, ShortText, UserId
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from taximeter.api.access.dependencies import PrincipalDep, ServicesDep
 from taximeter.api.sql import USERS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Body, ExactRoute, OrgId
+from taximeter.api.web.exact_route import ExactRoute
+from taximeter.api.web.json_numbers import Body, OrgId
 
 router = APIRouter(tags=["session"], route_class=ExactRoute)
 

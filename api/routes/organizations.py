@@ -23,7 +23,8 @@ from taximeter.api.billing.audit import write_audit
 from taximeter.api.billing.views import PoolView, pool_view
 from taximeter.api.sql import KEYS, ORGANIZATIONS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Body, ExactRoute, ShortText, check_email
+from taximeter.api.web.exact_route import ExactRoute
+from taximeter.api.web.json_numbers import Body, ShortText, check_email
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection

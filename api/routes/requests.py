@@ -19,7 +19,8 @@ from taximeter.api.billing.usage_reports import day_range
 from taximeter.api.billing.views import FromBooks
 from taximeter.api.sql import REQUESTS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Day, ExactRoute, ShortText, UserId, credits_of
+from taximeter.api.web.exact_route import ExactRoute
+from taximeter.api.web.json_numbers import Day, ShortText, UserId, credits_of
 from taximeter.api.web.paging import LimitParam
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=ExactRoute)

@@ -6,17 +6,16 @@ the second line, for statements that operators run by hand in an order of their 
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, ParamSpec, TypeVar
 
-from taximeter.settler.settling.settle import TRANSIENT
+from taximeter.settler.books.retries import retry_transient
 
 ATTEMPTS: Final = 5
 _BACKOFF_FIRST_S: Final = 0.02
+_BACKOFF_MAX_S: Final = 1.0
 
 UNDONE: Final[Counter[str]] = Counter()
 """How often each route of this process was undone and done again."""
@@ -34,15 +33,12 @@ def again_when_undone(route: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable
 
     @functools.wraps(route)
     async def tried(*args: P.args, **kwargs: P.kwargs) -> T:
-        for attempt in range(ATTEMPTS):
-            try:
-                return await route(*args, **kwargs)
-            except TRANSIENT:
-                UNDONE[route.__name__] += 1
-                if attempt == ATTEMPTS - 1:
-                    raise
-                # Apart by chance, or two that have met would meet again.
-                await asyncio.sleep(random.uniform(0, _BACKOFF_FIRST_S * 2**attempt))
-        raise AssertionError("there is at least one attempt")
+        return await retry_transient(
+            lambda: route(*args, **kwargs),
+            attempts=ATTEMPTS,
+            first_s=_BACKOFF_FIRST_S,
+            max_s=_BACKOFF_MAX_S,
+            undone=lambda: UNDONE.update((route.__name__,)),
+        )
 
     return tried

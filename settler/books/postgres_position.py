@@ -12,15 +12,15 @@ somebody has committed without waiting (synchronous_commit off).
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from typing import Final
 
+import asyncpg
 from redis.exceptions import ResponseError
 
 from taximeter.meter.wire.scripts import load_script
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Connection, Pool, Stores
-from taximeter.settler.books.watermarks import ledger_of
-from taximeter.settler.shards.verdict import Ledger
 
 _SQL: Final = load_queries("guardian")
 _WITNESS: Final = load_script("witness")
@@ -28,8 +28,68 @@ _TRIES: Final = 5
 _TOKEN_BITS: Final = 31
 
 
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Which Postgres this is, and how far: `position` (bytes of its log that are on the disk) only
+    grows within one `history` (system identifier and timeline), and so does `settled` (the shard's
+    watermark) within an epoch.
+
+    `step` counts the transactions that have settled or relayed something of the shard; `tokens` has
+    a random number for each of the last ones, the youngest first. Of what a shard remembers there
+    is one. A step of 0 says that nothing is known of them.
+    """
+
+    history: str
+    position: int
+    settled: int
+    step: int = 0
+    tokens: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.history} {self.position} {self.settled}"
+        return f"{text} {self.step} {self.tokens[0]}" if self.tokens else text
+
+    @classmethod
+    def parse(cls, text: str) -> Ledger | None:
+        """What a shard's meta says, None when it says nothing that can be read."""
+        history, *figures = text.split(" ")
+        if not all(figure.isdigit() for figure in figures):
+            return None
+        match [int(figure) for figure in figures]:
+            case [position, settled]:  # Of a release that knew no steps.
+                return cls(history, position, settled)
+            case [position, settled, step, token]:
+                return cls(history, position, settled, step, (token,))
+        return None
+
+    def continues(self, before: Ledger) -> bool:
+        """Whether everything that was on the disk at `before` is still there, as far as these
+        figures can tell.
+        """
+        return (
+            self.history == before.history
+            and self.position >= before.position
+            and self.settled >= before.settled
+            and self._has_made_step_of(before)
+        )
+
+    def _has_made_step_of(self, before: Ledger) -> bool:
+        """Whether the last step of `before` is one of ours: a copy that was put back made others.
+        Too far back for our tokens, figures are all there is.
+        """
+        if not before.tokens:
+            return True
+        back = self.step - before.step
+        return back >= 0 and (back >= len(self.tokens) or self.tokens[back] == before.tokens[0])
+
+
 class PostgresWentBack(ResponseError):
     """The shard is closed to entries of this Postgres until a guardian has looked at it."""
+
+
+def ledger_of(row: asyncpg.Record) -> Ledger:
+    """The ledger of a row that has its figures."""
+    return Ledger(row["history"], row["position"], row["seq"], row["step"], tuple(row["tokens"]))
 
 
 async def bear_witness(stores: Stores, shard: int, epoch: int, ledger: Ledger) -> bool:

@@ -13,8 +13,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 
-from taximeter.meter.server.durability import Durability, ServerFacts, read_facts
+from taximeter.meter.server.durability import ServerFacts, read_facts
 from taximeter.meter.server.permissions import SETTLER, check_permissions, missing_permission
+from taximeter.meter.settings import Durability
 from taximeter.meter.wire.errors import UnsafeServer
 from taximeter.meter.wire.keys import ShardKeys
 from taximeter.settler.books.connection_pools import make_pool
@@ -28,6 +29,9 @@ else:
     Pool = asyncpg.Pool
     Connection = Any
 
+
+DATA_FORMAT: Final = "1"
+"""Version of keys and records that this release reads and writes."""
 
 AWAY: Final = (
     OSError,  # Refused, unreachable, reset, and no answer in time.

@@ -16,12 +16,13 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from taximeter.settler.books.accounts import Account
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Connection, Stores
 from taximeter.settler.moves.live_hold import free, is_there, mark_of
 from taximeter.settler.moves.moves import LiveSideAway, move, of_live_side
 from taximeter.settler.moves.records import Kind, Request
-from taximeter.settler.moves.relay import Account, bring_up_to_date
+from taximeter.settler.moves.relay import bring_up_to_date
 
 _SQL: Final = load_queries("moves")
 _PAGE: Final = 500

@@ -13,8 +13,10 @@ from taximeter.meter.wire.keys import account_field, shard_of
 from taximeter.meter.wire.limits import AMOUNT_MAX
 from taximeter.meter.wire.operations import Operation, Reply, parse_reply
 from taximeter.meter.wire.scripts import Script, load_script
+from taximeter.settler.books.accounts import Account
 from taximeter.settler.books.stores import Stores
-from taximeter.settler.moves.relay import Account, ShardMark, load, shard_marks
+from taximeter.settler.books.watermarks import Mark, read_marks
+from taximeter.settler.moves.relay import load
 
 _OPERATE: Final = load_script("operate")
 _RESOLVE: Final = load_script("resolve")
@@ -30,15 +32,15 @@ def hold_key(org_id: str, move_id: UUID) -> str:
     return f"{org_id}/move/{move_id}"
 
 
-async def mark_of(stores: Stores, org_id: str) -> ShardMark:
+async def mark_of(stores: Stores, org_id: str) -> Mark:
     """The shard that has the accounts of an organisation. Raises NotTaking, asyncpg errors."""
-    marks = await shard_marks(stores)
+    marks = await read_marks(stores.pool)
     if not marks:
         raise NotTaking("no settler has ever run for this database")
     return marks[shard_of(org_id, len(marks))]
 
 
-async def check_taking(stores: Stores, mark: ShardMark) -> None:
+async def check_taking(stores: Stores, mark: Mark) -> None:
     """Return when the shard would take credit now, so that nothing is begun that cannot go on; the
     scripts decide again. Raises NotTaking, redis errors.
     """
@@ -51,7 +53,7 @@ async def check_taking(stores: Stores, mark: ShardMark) -> None:
         raise NotTaking(f"shard {mark.shard} takes no credit: drained, or too much is unsettled")
 
 
-async def is_there(stores: Stores, mark: ShardMark, account: Account) -> bool:
+async def is_there(stores: Stores, mark: Mark, account: Account) -> bool:
     """Load an account that Redis does not have; False when Postgres knows none. Raises redis and
     asyncpg errors.
     """
@@ -61,9 +63,7 @@ async def is_there(stores: Stores, mark: ShardMark, account: Account) -> bool:
     return await load(stores, mark, account)
 
 
-async def take(
-    stores: Stores, mark: ShardMark, account: Account, move_id: UUID, amount: int
-) -> Reply:
+async def take(stores: Stores, mark: Mark, account: Account, move_id: UUID, amount: int) -> Reply:
     """Hold `amount` millicredits for a move.
 
     Safe to repeat: the same move holds once. The hold ends with the move's entry or by `give_back`;
@@ -81,7 +81,7 @@ async def take(
     return await _send(_OPERATE, stores, mark, operation)
 
 
-async def give_back(stores: Stores, mark: ShardMark, account: Account, move_id: UUID) -> None:
+async def give_back(stores: Stores, mark: Mark, account: Account, move_id: UUID) -> None:
     """Release what a move has held, if it has; also when Redis is out of memory. Raises redis
     errors.
     """
@@ -89,7 +89,7 @@ async def give_back(stores: Stores, mark: ShardMark, account: Account, move_id: 
     await _send(_RESOLVE, stores, mark, operation)
 
 
-async def free(stores: Stores, mark: ShardMark, account: Account) -> int:
+async def free(stores: Stores, mark: Mark, account: Account) -> int:
     """What a move could take out of an account now, at most the largest amount of one operation.
     0 when Redis does not have it. Raises redis errors.
     """
@@ -97,7 +97,7 @@ async def free(stores: Stores, mark: ShardMark, account: Account) -> int:
     return 0 if record is None else max(0, min(int(record.split(b" ")[0]), AMOUNT_MAX))
 
 
-async def _send(script: Script, stores: Stores, mark: ShardMark, operation: Operation) -> Reply:
+async def _send(script: Script, stores: Stores, mark: Mark, operation: Operation) -> Reply:
     raw, _ = await script.call(
         stores.redis, stores.keys(mark.shard).batch(), [mark.epoch, *operation]
     )

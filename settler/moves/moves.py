@@ -9,8 +9,6 @@ booking; whoever dies in between leaves it pending, and `undo_left` gives its ho
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import Awaitable
 from typing import Final, TypeVar
 from uuid import UUID
@@ -22,7 +20,9 @@ from redis.exceptions import RedisError
 from taximeter.meter.wire.codes import Code
 from taximeter.meter.wire.keys import shard_of
 from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.retries import retry_transient
 from taximeter.settler.books.stores import Connection, Stores
+from taximeter.settler.books.watermarks import Mark, read_marks
 from taximeter.settler.moves.live_hold import (
     NotTaking,
     check_taking,
@@ -32,12 +32,12 @@ from taximeter.settler.moves.live_hold import (
     take,
 )
 from taximeter.settler.moves.records import Move, Request
-from taximeter.settler.moves.relay import ShardMark, bring_up_to_date, shard_marks
-from taximeter.settler.settling.settle import TRANSIENT
+from taximeter.settler.moves.relay import bring_up_to_date
 
 _SQL: Final = load_queries("moves")
 _ATTEMPTS: Final = 5
 _BACKOFF_S: Final = 0.05
+_BACKOFF_MAX_S: Final = 1.0
 _UNDONE_AT_ONCE: Final = 100
 
 T = TypeVar("T")
@@ -119,21 +119,15 @@ async def _carry_out(stores: Stores, begun: Move) -> Move:
     return ended
 
 
-async def _with_retries(stores: Stores, mark: ShardMark, move_id: UUID, known: bool) -> Move:
-    for attempt in range(_ATTEMPTS):
-        try:
-            async with stores.pool.acquire() as conn, conn.transaction(isolation="read_committed"):
-                return await _decide(conn, stores, mark, move_id, known)
-        except TRANSIENT:
-            if attempt == _ATTEMPTS - 1:
-                raise
-            await asyncio.sleep(random.uniform(0, _BACKOFF_S * 2**attempt))
-    raise AssertionError("there is at least one attempt")
+async def _with_retries(stores: Stores, mark: Mark, move_id: UUID, known: bool) -> Move:
+    async def once() -> Move:
+        async with stores.pool.acquire() as conn, conn.transaction(isolation="read_committed"):
+            return await _decide(conn, stores, mark, move_id, known)
+
+    return await retry_transient(once, attempts=_ATTEMPTS, first_s=_BACKOFF_S, max_s=_BACKOFF_MAX_S)
 
 
-async def _decide(
-    conn: Connection, stores: Stores, mark: ShardMark, move_id: UUID, known: bool
-) -> Move:
+async def _decide(conn: Connection, stores: Stores, mark: Mark, move_id: UUID, known: bool) -> Move:
     """Hold, then book, under the lock of the move's row. A hold that came of nothing is given back
     before the row says so, so that a crash in between leaves a pending move.
     """
@@ -177,7 +171,7 @@ async def undo_left(stores: Stores, *, grace_s: float) -> int:
     Whoever works on a move has its row locked and is left alone. A crash here leaves them pending
     for the next call, and so does a shard that cannot be asked. Raises asyncpg errors.
     """
-    marks = await shard_marks(stores)
+    marks = await read_marks(stores.pool)
     undone = 0
     async with stores.pool.acquire() as conn, conn.transaction():
         for row in await conn.fetch(_SQL["left_half_done"], grace_s, _UNDONE_AT_ONCE):

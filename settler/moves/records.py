@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from taximeter.settler.moves.relay import Account
+from taximeter.settler.books.accounts import Account
 
 Kind = Literal["transfer", "deallocation", "removal", "expiry"]
 State = Literal["pending", "done", "refused", "undone"]

@@ -12,18 +12,17 @@ from redis.exceptions import ResponseError
 from taximeter.meter.wire.codes import Code
 from taximeter.meter.wire.keys import account_field, shard_of
 from taximeter.meter.wire.scripts import load_script
-from taximeter.settler.books.account_loader import load_accounts
+from taximeter.settler.books.accounts import Account, load_accounts
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.postgres_position import bear_witness_of_now
 from taximeter.settler.books.stores import Stores
+from taximeter.settler.books.watermarks import Mark, read_marks
 
 _SQL: Final = load_queries("accounts")
 _APPLY: Final = load_script("apply")
 _LOAD: Final = load_script("load")
 _ENTRIES_PER_CALL: Final = 1_000
 _ROUNDS_MAX: Final = 1_000
-
-Account = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -39,23 +38,6 @@ class Relayed:
     through: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ShardMark:
-    """A shard as Postgres knows it: a hint is only moved while it is still this."""
-
-    shard: int
-    epoch: int
-    run_id: str | None
-
-
-async def shard_marks(stores: Stores) -> dict[int, ShardMark]:
-    """Every shard by its number; none in a system that no settler has ever run for."""
-    return {
-        row["shard"]: ShardMark(row["shard"], row["epoch"], row["run_id"])
-        for row in await stores.pool.fetch(_SQL["shard_marks"])
-    }
-
-
 async def relay(stores: Stores, *, page_accounts: int = 500, accounts_max: int = 50_000) -> Relayed:
     """Bring every account that is behind up to date, at most `accounts_max` of them.
 
@@ -64,7 +46,7 @@ async def relay(stores: Stores, *, page_accounts: int = 500, accounts_max: int =
     is passed over and named in the answer.
     """
     done = Relayed()
-    marks = await shard_marks(stores)
+    marks = await read_marks(stores.pool)
     if not marks:
         return done
     after: Account = ("", "")
@@ -89,7 +71,7 @@ async def relay(stores: Stores, *, page_accounts: int = 500, accounts_max: int =
     return done
 
 
-async def bring_up_to_date(stores: Stores, mark: ShardMark, accounts: Sequence[Account]) -> bool:
+async def bring_up_to_date(stores: Stores, mark: Mark, accounts: Sequence[Account]) -> bool:
     """Apply now what some accounts of one shard lack, instead of with the next run of `relay`.
     False when Redis has refused an entry of theirs.
 
@@ -107,7 +89,7 @@ async def bring_up_to_date(stores: Stores, mark: ShardMark, accounts: Sequence[A
     return not done.refused
 
 
-async def load(stores: Stores, mark: ShardMark, account: Account) -> bool:
+async def load(stores: Stores, mark: Mark, account: Account) -> bool:
     """Write an account of the shard into Redis unless it is there; False when Postgres knows
     none. Raises as `bring_up_to_date`.
     """
@@ -115,7 +97,7 @@ async def load(stores: Stores, mark: ShardMark, account: Account) -> bool:
 
 
 async def _relay_accounts(
-    stores: Stores, mark: ShardMark, hints: dict[Account, int], done: Relayed
+    stores: Stores, mark: Mark, hints: dict[Account, int], done: Relayed
 ) -> None:
     """Send what these accounts of one shard lack. `hints` ends up as what Redis said."""
     behind = set(hints)
@@ -160,7 +142,7 @@ async def _relay_accounts(
 
 
 async def _apply(
-    stores: Stores, mark: ShardMark, entries: list[asyncpg.Record], done: Relayed
+    stores: Stores, mark: Mark, entries: list[asyncpg.Record], done: Relayed
 ) -> tuple[dict[Account, int], list[Account]]:
     """Send entries; returns how far each account now is, and the accounts that Redis does not
     have.
@@ -195,7 +177,7 @@ async def _apply(
 
 
 async def _load(
-    stores: Stores, mark: ShardMark, missing: list[Account], done: Relayed
+    stores: Stores, mark: Mark, missing: list[Account], done: Relayed
 ) -> dict[Account, int]:
     """Load accounts that Redis does not have.
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.shard_reads import read_uncharged
 from taximeter.settler.books.stores import Connection, Stores
 from taximeter.settler.proof.consistent_cut import ShardCut
-from taximeter.settler.proof.holds_scan import compare_holds, read_uncharged
+from taximeter.settler.proof.holds_scan import compare_holds
 from taximeter.settler.proof.invariants import TITLES, Invariant, sql_invariants
 from taximeter.settler.proof.reconcile import Books, Look, reconcile
 

@@ -12,28 +12,22 @@ make a false difference.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
 
-from taximeter.meter.wire.hold_record import HoldRecord
 from taximeter.meter.wire.keys import account_field
 from taximeter.meter.wire.scripts import load_script
 from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.shard_reads import parse_hold
 from taximeter.settler.books.stores import Stores
-from taximeter.settler.settling.stream import read_run
+from taximeter.settler.settling.unsettled import UnsettledEvents, read_unsettled
 
 _SQL: Final = load_queries("reconcile")
 _SNAPSHOT: Final = load_script("snapshot")
-_EVENTS_PER_READ: Final = 5_000
 _NO_HOLDS: Final = (0, 0, 0)
-
-
-class CutMoved(Exception):
-    """The shard changed its epoch, or forgot events, between the two readings. Look again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,34 +83,26 @@ class AccountCut:
 
 
 @dataclass(slots=True)
-class ShardCut:
-    """What was seen of a shard while its accounts were read, and its unsettled events so far by
-    account.
-    """
+class ShardCut(UnsettledEvents):
+    """What was seen of a shard while its accounts were read."""
 
-    shard: int
-    epoch: int
-    watermark: int
     seq: int = 0
-    read_to: int = 0
     holds_count: int = 0
     deadlines_count: int = 0
     overdue_ms: int = 0
     holds_judged: bool = True
-    unsettled_events: int = 0
-    unreadable_events: int = 0
-    holes: list[tuple[int, int]] = field(default_factory=list)
-    unsettled: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def __post_init__(self) -> None:
-        self.seq = self.read_to = self.watermark
+        # Without super(): a dataclass with slots is made anew, and super() would ask the first one.
+        UnsettledEvents.__post_init__(self)
+        self.seq = self.watermark
 
 
 async def cut_accounts(
     stores: Stores, cut: ShardCut, rows: Sequence[asyncpg.Record], holds_limit: int
 ) -> list[AccountCut]:
     """Read at most 1,000 accounts of one shard at one cut. `rows` are of the Postgres snapshot.
-    Raises CutMoved.
+    Raises EventsForgotten.
     """
     keys = stores.keys(cut.shard)
     names = [account_field(row["org_id"], row["user_id"]) for row in rows]
@@ -129,7 +115,7 @@ async def cut_accounts(
     cut.seq, cut.holds_count, cut.deadlines_count = seq, int(answer[2]), int(answer[3])
     if first_deadline_ms >= 0:
         cut.overdue_ms = max(cut.overdue_ms, now_ms - first_deadline_ms)
-    await read_events(stores, cut, seq)
+    await read_unsettled(stores, cut, seq)
     holds = _sum_holds(answer[6]) if answer[6] is not None else None
     cut.holds_judged = cut.holds_judged and holds is not None
     lives = [_parse(record) for record in answer[5]]
@@ -171,40 +157,6 @@ def _parse(record: bytes | None) -> tuple[Live | None, bool]:
         return None, True
 
 
-async def read_events(stores: Stores, cut: ShardCut, up_to: int) -> None:
-    """Add the events up to seq `up_to` to the sums; they are all there, since the cut was after
-    them. Raises CutMoved.
-    """
-    while cut.read_to < up_to:
-        run = await read_run(
-            stores.redis,
-            stores.keys(cut.shard),
-            cut.epoch,
-            cut.read_to,
-            _EVENTS_PER_READ,
-            up_to,
-        )
-        if run.empty:
-            run.last_seq = up_to
-            run.holes.append((cut.read_to + 1, up_to))
-        if run.holes:
-            mark = await stores.pool.fetchrow(_SQL["mark_now"], cut.shard)
-            if mark is None or (mark["epoch"], mark["seq"]) != (cut.epoch, cut.watermark):
-                # They may have been settled and trimmed since the snapshot.
-                raise CutMoved(f"shard {cut.shard} forgot events while it was read")
-            cut.holes += run.holes
-        events, bad_lines = run.parse()
-        for event in events:
-            cut.unsettled[account_field(event.org_id, event.user_id)] += event.amount
-        for bad in bad_lines:
-            # What settle will give back counts as taken until then.
-            if bad.org_id and bad.user_id and bad.amount:
-                cut.unsettled[account_field(bad.org_id, bad.user_id)] += bad.amount
-        cut.unsettled_events += len(events)
-        cut.unreadable_events += len(bad_lines)
-        cut.read_to = run.last_seq
-
-
 def _sum_holds(flat: Sequence[bytes]) -> dict[str, tuple[int, int, int]]:
     """By account: the sum of its open holds, how many of them are keyed under another organisation,
     and how many there are.
@@ -216,17 +168,6 @@ def _sum_holds(flat: Sequence[bytes]) -> dict[str, tuple[int, int, int]]:
         total, strangers, count = sums.get(account, _NO_HOLDS)
         sums[account] = (total + amount, strangers + foreign, count + 1)
     return sums
-
-
-def parse_hold(record: bytes) -> tuple[str, int]:
-    """(account, amount in millicredits) of an open hold; ("", 0) for a record that cannot be
-    read.
-    """
-    try:
-        hold = HoldRecord.parse(record)
-    except ValueError:
-        return "", 0
-    return hold.account, hold.amount
 
 
 async def _entry_sums(

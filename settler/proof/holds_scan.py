@@ -9,10 +9,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
+from taximeter.settler.books.shard_reads import parse_hold, scan_hash
 from taximeter.settler.books.stores import Stores
-from taximeter.settler.proof.consistent_cut import parse_hold
 
-_SCAN_COUNT: Final = 1_000
 _PAUSE_S: Final = 0.2
 
 
@@ -48,39 +47,17 @@ async def compare_holds(stores: Stores, shard: int) -> HoldComparison:
     return HoldComparison(differences, len((first.keys() | second.keys()) - moved), len(moved))
 
 
-async def read_uncharged(stores: Stores, shard: int) -> tuple[int, int]:
-    """(holds, millicredits) that expired unpaid in this shard, ever, since what they had reported
-    was from before a start of the server that may have lost their end.
-    """
-    found = await stores.redis.hmget(stores.keys(shard).meta, "uncharged_holds", "uncharged_amount")
-    holds, amount = (int(text) if text and text.isdigit() else 0 for text in found)
-    return holds, amount
-
-
 async def _read(stores: Stores, shard: int) -> tuple[dict[str, int], set[str]]:
     """(difference of every account that stood still, the accounts that did not)."""
     keys = stores.keys(shard)
-    before = await _scan(stores, keys.accounts)
+    before = await scan_hash(stores.redis, keys.accounts)
     sums: defaultdict[str, int] = defaultdict(int)
-    for record in (await _scan(stores, keys.holds)).values():
+    for record in (await scan_hash(stores.redis, keys.holds)).values():
         account, amount = parse_hold(record)
         sums[account] += amount
-    after = await _scan(stores, keys.accounts)
+    after = await scan_hash(stores.redis, keys.accounts)
     still = {name.decode() for name, record in before.items() if after.get(name) == record}
     moved = {name.decode() for name in before.keys() | after.keys()} - still
     held = {name: int(before[name.encode()].split(b" ")[1]) for name in still}
     orphans = sums.keys() - held.keys() - moved
     return {name: held.get(name, 0) - sums[name] for name in held.keys() | orphans}, moved
-
-
-async def _scan(stores: Stores, key: str) -> dict[bytes, bytes]:
-    """A whole hash in small steps. What changes meanwhile may be old or new, which is why there are
-    two readings.
-    """
-    found: dict[bytes, bytes] = {}
-    cursor = 0
-    while True:
-        cursor, page = await stores.redis.hscan(key, cursor, count=_SCAN_COUNT)
-        found.update(page)
-        if cursor == 0:
-            return found

@@ -15,9 +15,12 @@ import asyncpg
 from redis.exceptions import ResponseError
 
 from taximeter.meter.wire.keys import shard_of, split_account
+from taximeter.settler.books.accounts import Account
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Connection, Stores
-from taximeter.settler.proof.consistent_cut import AccountCut, CutMoved, ShardCut, cut_accounts
+from taximeter.settler.books.watermarks import read_marks
+from taximeter.settler.proof.consistent_cut import AccountCut, ShardCut, cut_accounts
+from taximeter.settler.settling.unsettled import EventsForgotten
 
 _SQL: Final = load_queries("reconcile")
 _PAGE_ACCOUNTS: Final = 500
@@ -25,8 +28,6 @@ _SCAN_COUNT: Final = 500
 _LOOKS_MAX: Final = 5
 _SUSPECTS_MAX: Final = 1_000
 _PAUSE_S: Final = 0.1
-
-Account = tuple[str, str]
 
 
 _FENCED: Final = "FENCED "
@@ -119,7 +120,7 @@ async def _look_until_still(
                 own.transaction(isolation="repeatable_read", readonly=True),
             ):
                 return await _look(own, stores, look, only)
-        except (CutMoved, ResponseError) as error:
+        except (EventsForgotten, ResponseError) as error:
             reason = str(error)
             await asyncio.sleep(_PAUSE_S)
     if reason.startswith(_FENCED):
@@ -131,8 +132,8 @@ async def _look(
     conn: Connection, stores: Stores, look: Look, only: Sequence[Account] | None
 ) -> Books:
     books = Books()
-    for row in await conn.fetch(_SQL["marks"]):
-        books.shards.append(ShardCut(row["shard"], row["epoch"], row["seq"]))
+    for mark in (await read_marks(conn)).values():
+        books.shards.append(ShardCut(mark.shard, mark.epoch, mark.seq))
     if not books.shards:
         raise CouldNotLook("Postgres has no shards yet: the settler has never run")
     seen: set[str] = set()

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from taximeter.meter.wire.limits import AMOUNT_MAX
+from taximeter.settler.books.accounts import Account
 from taximeter.settler.settling.events import (
     ACCOUNT,
     FLAGS,
@@ -24,8 +25,6 @@ from taximeter.settler.settling.events import (
 )
 from taximeter.settler.settling.payloads import read_payload
 from taximeter.settler.settling.stream import Numbered, Run
-
-Account = tuple[str, str]
 
 CHARGED_COLUMNS: Final = (
     "org_id", "request_id", "phase", "user_id", "amount", "seq", "by_expiry", "shard", "epoch",

@@ -11,6 +11,7 @@ from typing import Final
 
 import asyncpg
 
+from taximeter.settler.books.accounts import Account
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Connection
 from taximeter.settler.settling.copy_rows import ATTRIBUTION_COLUMNS, CHARGED_COLUMNS, Usual
@@ -121,7 +122,7 @@ async def _book_at_once(
         },
     )
     await _write_attribution(conn, shard, epoch, booked, times)
-    amounts: defaultdict[tuple[str, str], int] = defaultdict(int)
+    amounts: defaultdict[Account, int] = defaultdict(int)
     for event in booked:
         amounts[event.org_id, event.user_id] += event.amount
     await add_to_totals(conn, amounts, targets)

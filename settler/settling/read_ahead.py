@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import NamedTuple
 
 from taximeter.settler.books.fingerprint import check_approved, check_settled
 from taximeter.settler.books.stores import Stores
+from taximeter.settler.books.watermarks import Mark
 from taximeter.settler.settling.copy_rows import Usual, read_usual
 from taximeter.settler.settling.stream import Run, read_run
-
-
-class Mark(NamedTuple):
-    """A locked watermark, with the server that the guardian trusted when it was locked."""
-
-    epoch: int
-    seq: int
-    run_id: str | None
-    settled_entry: str | None = None
 
 
 class Prepared(NamedTuple):
@@ -58,7 +51,7 @@ class Reader:
 
     def go_on(self, mark: Mark, run: Run) -> None:
         """Begin to read what follows `run`, under the lock of `mark`."""
-        after = mark._replace(seq=run.last_seq, settled_entry=run.fingerprint)
+        after = replace(mark, seq=run.last_seq, settled_entry=run.fingerprint)
         self._next = (after, asyncio.create_task(self._read(after)))
 
     async def close(self) -> None:

@@ -4,8 +4,6 @@ it.
 
 from __future__ import annotations
 
-import asyncio
-import random
 import time
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -14,25 +12,18 @@ import asyncpg
 
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.postgres_position import make_step
+from taximeter.settler.books.retries import retry_transient
 from taximeter.settler.books.stores import Connection, Stores
+from taximeter.settler.books.watermarks import lock_mark_if_free
 from taximeter.settler.settling.copy_rows import Usual
 from taximeter.settler.settling.event_rows import book, book_usual, write_dead_letters
 from taximeter.settler.settling.events import BadLine
-from taximeter.settler.settling.read_ahead import Mark, Reader
+from taximeter.settler.settling.read_ahead import Reader
 from taximeter.settler.settling.stream import Run
 
 _SQL: Final = load_queries("settle")
 _BACKOFF_FIRST_S: Final = 0.02
 _BACKOFF_MAX_S: Final = 1.0
-
-TRANSIENT: Final = (
-    asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.LockNotAvailableError,
-)
-"""Postgres undid the transaction for the sake of another one: the same work can simply be done
-again.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +90,20 @@ async def settle_shard(
 async def _with_retries(
     stores: Stores, shard: int, reader: Reader, ahead: bool, attempts: int
 ) -> Settled:
-    for attempt in range(1, attempts + 1):
-        try:
-            async with stores.pool.acquire() as conn, conn.transaction(isolation="read_committed"):
-                return await _settle(conn, shard, reader, ahead)
-        except TRANSIENT:
-            if attempt == attempts:
-                raise
-            ceiling = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**attempt)
-            await asyncio.sleep(random.uniform(0, ceiling))
-    raise AssertionError("attempts is at least 1")
+    async def once() -> Settled:
+        async with stores.pool.acquire() as conn, conn.transaction(isolation="read_committed"):
+            return await _settle(conn, shard, reader, ahead)
+
+    return await retry_transient(
+        once, attempts=attempts, first_s=_BACKOFF_FIRST_S, max_s=_BACKOFF_MAX_S
+    )
 
 
 async def _settle(conn: Connection, shard: int, reader: Reader, ahead: bool) -> Settled:
     await conn.execute(_SQL["mark_settling"])
-    row = await conn.fetchrow(_SQL["lock_watermark"], shard)
-    if row is None:
+    mark = await lock_mark_if_free(conn, shard)
+    if mark is None:
         return Settled(shard, "busy")
-    mark = Mark(row["epoch"], row["seq"], row["run_id"], row["settled_entry"])
     # Under the lock: the guardian takes it too before it trusts a restarted server, so a run that
     # was read from the server before can never be booked after that.
     run, usual = await reader.take(mark)

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from taximeter.meter.wire.keys import ShardKeys
 from taximeter.settler.books.fingerprint import fingerprint
+from taximeter.settler.books.stores import DATA_FORMAT
 from taximeter.settler.settling.events import BadLine, Event, parse_entry, parse_id, parse_time
-from taximeter.settler.shards.verdict import DATA_FORMAT
 
 _SEQ_LAST: Final = 2**64 - 1
 _PAGE_FIRST: Final = 16

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from taximeter.settler.books.accounts import Account
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Connection
 
 _SQL: Final = load_queries("settle")
-
-Account = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)

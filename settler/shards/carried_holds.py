@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from taximeter.meter.wire.hold_record import HoldRecord
 from taximeter.meter.wire.keys import ShardKeys, account_field, shard_of, split_account
-from taximeter.settler.books.account_loader import load_accounts
+from taximeter.settler.books.accounts import load_accounts
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.shards.verdict import Seen

@@ -14,6 +14,7 @@ from taximeter.meter.wire.keys import account_field, shard_of
 from taximeter.meter.wire.scripts import load_script
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Stores
+from taximeter.settler.books.watermarks import count_shards, read_marks
 
 _SQL: Final = load_queries("accounts")
 _LOAD: Final = load_script("load")
@@ -85,7 +86,7 @@ class Filler:
         places, began_ms = await read_places(self._stores, filled=False)
         if not places:
             return None
-        shards = await self._stores.pool.fetchval(_SQL["count_of_shards"])
+        shards = await count_shards(self._stores.pool)
         return _Pass({one.shard: one for one in places}, shards, began_ms)
 
     async def _page(self, walk: _Pass, done: Filled) -> bool:
@@ -119,18 +120,18 @@ async def read_places(stores: Stores, *, filled: bool) -> tuple[list[Place], int
     """The open shards that have (or have not) been filled since they were opened or approved, and
     the time of Redis before they were read.
     """
-    rows = await stores.pool.fetch(_SQL["shard_marks"])
-    if not rows:
+    marks = await read_marks(stores.pool)
+    if not marks:
         return [], 0
     async with stores.redis.pipeline(transaction=False) as pipe:
         pipe.time()
-        for row in rows:
-            pipe.hmget(stores.keys(row["shard"]).meta, "epoch", "start", "complete_ms")
+        for shard in marks:
+            pipe.hmget(stores.keys(shard).meta, "epoch", "start", "complete_ms")
         (seconds, micros), *metas = await pipe.execute()
     places = [
-        Place(row["shard"], row["epoch"], int(start or 0))
-        for row, (epoch, start, complete_ms) in zip(rows, metas, strict=True)
-        if epoch == str(row["epoch"]).encode() and (complete_ms is not None) is filled
+        Place(mark.shard, mark.epoch, int(start or 0))
+        for mark, (epoch, start, complete_ms) in zip(marks.values(), metas, strict=True)
+        if epoch == str(mark.epoch).encode() and (complete_ms is not None) is filled
     ]
     return places, seconds * 1000 + micros // 1000
 

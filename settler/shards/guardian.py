@@ -11,10 +11,16 @@ from taximeter.meter.wire.scripts import load_script
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.postgres_position import bear_witness
 from taximeter.settler.books.stores import Connection, Stores
-from taximeter.settler.books.watermarks import count_shards, lock_mark, read_mark, with_position_now
+from taximeter.settler.books.watermarks import (
+    Mark,
+    count_shards,
+    lock_mark,
+    read_mark,
+    with_position_now,
+)
 from taximeter.settler.shards.rebuild import rebuild
 from taximeter.settler.shards.shard_view import look
-from taximeter.settler.shards.verdict import Action, Mark, Seen, Verdict, is_whole, judge
+from taximeter.settler.shards.verdict import Action, Seen, Verdict, is_whole, judge
 
 _SQL: Final = load_queries("guardian")
 _ACCOUNTS: Final = load_queries("accounts")

@@ -12,9 +12,9 @@ from typing import Final
 
 from taximeter.meter.wire.scripts import load_script
 from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.shard_reads import read_uncharged
 from taximeter.settler.books.stores import Connection, Stores
 from taximeter.settler.books.watermarks import lock_mark, read_mark
-from taximeter.settler.proof.holds_scan import read_uncharged
 from taximeter.settler.settling.displaced import settle_displaced
 from taximeter.settler.settling.events import parse_id
 from taximeter.settler.settling.settle import settle_shard, write_run

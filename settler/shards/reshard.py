@@ -116,7 +116,7 @@ async def _change(conn: Connection, stores: Stores, before: int, wanted: int) ->
     """
     async with conn.transaction():
         await conn.execute(_SQL["create_alone"])
-        marks = await conn.fetch(_SQL["lock_watermarks"])
+        marks = await conn.fetch(_SQL["wait_for_watermarks"])
         if len(marks) != before:
             raise RuntimeError(f"there are {len(marks)} shards now: somebody else resharded")
         epoch = 1 + max(mark["epoch"] for mark in marks)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from taximeter.settler.books.fingerprint import fingerprint
 from taximeter.settler.books.stores import Stores
+from taximeter.settler.books.watermarks import Mark
 from taximeter.settler.settling.events import parse_id
-from taximeter.settler.shards.verdict import Mark, Seen
+from taximeter.settler.shards.verdict import Seen
 
 
 async def look(stores: Stores, shard: int, mark: Mark | None = None) -> Seen:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
 
-from taximeter.settler.books.fingerprint import applies
-
-DATA_FORMAT: Final = "1"
-"""Version of keys and records that this release reads and writes."""
+from taximeter.settler.books.postgres_position import Ledger
+from taximeter.settler.books.stores import DATA_FORMAT
+from taximeter.settler.books.watermarks import Mark
 
 
 class Action(Enum):
@@ -30,80 +28,6 @@ class Action(Enum):
     """The data was written by a release that this one does not understand: touching it could
     destroy it.
     """
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """Which Postgres this is, and how far: `position` (bytes of its log that are on the disk) only
-    grows within one `history` (system identifier and timeline), and so does `settled` (the shard's
-    watermark) within an epoch.
-
-    `step` counts the transactions that have settled or relayed something of the shard; `tokens` has
-    a random number for each of the last ones, the youngest first. Of what a shard remembers there
-    is one. A step of 0 says that nothing is known of them.
-    """
-
-    history: str
-    position: int
-    settled: int
-    step: int = 0
-    tokens: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        text = f"{self.history} {self.position} {self.settled}"
-        return f"{text} {self.step} {self.tokens[0]}" if self.tokens else text
-
-    @classmethod
-    def parse(cls, text: str) -> Ledger | None:
-        """What a shard's meta says, None when it says nothing that can be read."""
-        history, *figures = text.split(" ")
-        if not all(figure.isdigit() for figure in figures):
-            return None
-        match [int(figure) for figure in figures]:
-            case [position, settled]:  # Of a release that knew no steps.
-                return cls(history, position, settled)
-            case [position, settled, step, token]:
-                return cls(history, position, settled, step, (token,))
-        return None
-
-    def continues(self, before: Ledger) -> bool:
-        """Whether everything that was on the disk at `before` is still there, as far as these
-        figures can tell.
-        """
-        return (
-            self.history == before.history
-            and self.position >= before.position
-            and self.settled >= before.settled
-            and self._has_made_step_of(before)
-        )
-
-    def _has_made_step_of(self, before: Ledger) -> bool:
-        """Whether the last step of `before` is one of ours: a copy that was put back made others.
-        Too far back for our tokens, figures are all there is.
-        """
-        if not before.tokens:
-            return True
-        back = self.step - before.step
-        return back >= 0 and (back >= len(self.tokens) or self.tokens[back] == before.tokens[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """The shard in Postgres, and how many there are. run_id is None until a server was approved."""
-
-    shard: int
-    epoch: int
-    seq: int
-    run_id: str | None
-    shards: int = 1
-    ledger: Ledger | None = None
-    settled_entry: str | None = None
-
-    @property
-    def entry(self) -> str | None:
-        """The fingerprint of the entry that was settled last, None when it is not known."""
-        known = applies(self.settled_entry, self.epoch, self.seq)
-        return self.settled_entry if known else None
 
 
 @dataclass(frozen=True, slots=True)

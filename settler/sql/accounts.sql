@@ -14,10 +14,6 @@ SELECT wanted.org_id,
                       WHERE a.org_id = wanted.org_id AND a.user_id = wanted.user_id) AS balance ON true
  WHERE account.org_id IS NOT NULL OR balance.remaining IS NOT NULL
 
--- name: shard_marks
--- Epoch, watermark and approved server of every shard. A hint is only moved while epoch and server are still these.
-SELECT shard, epoch, seq, run_id FROM taximeter.watermarks ORDER BY shard
-
 -- name: accounts_behind
 -- Accounts with entries that are not known to be applied, page by page. $1, $2 the last account seen, $3 page
 SELECT org_id, user_id, applied_seq
@@ -73,10 +69,6 @@ UPDATE taximeter.accounts AS account
          ORDER BY a.org_id, a.user_id
            FOR NO KEY UPDATE OF a) AS said
  WHERE account.org_id = said.org_id AND account.user_id = said.user_id
-
--- name: count_of_shards
--- How many there are.
-SELECT count(*) FROM taximeter.watermarks
 
 -- name: accounts_page
 -- All accounts, page by page, each with its balance and the number of the last entry in it: both of one snapshot because a page is

@@ -23,8 +23,25 @@ SELECT mark.shard, epoch, seq, run_id, settled_entry, (SELECT count(*) FROM taxi
   LEFT JOIN taximeter.ledger_steps AS steps ON steps.shard = mark.shard
  WHERE mark.shard = $1
 
--- name: lock_watermark
--- As settle locks it, but waiting: a settle that has read from a server before its restart must be through. $1 shard
+-- name: read_watermarks
+-- Every shard, without the ledger. What Redis says is only believed while epoch and server are still these.
+SELECT shard, epoch, seq, run_id, settled_entry FROM taximeter.watermarks ORDER BY shard
+
+-- name: read_position
+-- Up to where a shard is settled now. $1 shard
+SELECT epoch, seq FROM taximeter.watermarks WHERE shard = $1
+
+-- name: lock_watermark_if_free
+-- The right to settle a shard, for this transaction. No row: another worker has it (or the shard is unknown), and that
+-- worker does the work, so waiting for it would only pile up workers.
+-- $1 shard
+SELECT epoch, seq, run_id, settled_entry
+  FROM taximeter.watermarks
+ WHERE shard = $1
+   FOR UPDATE SKIP LOCKED
+
+-- name: wait_for_watermark
+-- As lock_watermark_if_free, but waiting: a settle that has read from a server before its restart must be through. $1 shard
 SELECT mark.shard, epoch, seq, run_id, settled_entry, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
        coalesce(steps.step, 0) AS step, coalesce(steps.tokens, '{}') AS tokens
   FROM taximeter.ledger_position() AS ledger, taximeter.watermarks AS mark
@@ -46,7 +63,7 @@ INSERT INTO taximeter.ledger_steps AS steps (shard, step, tokens)
 VALUES ($1, 1, ARRAY[$2::integer])
     ON CONFLICT (shard) DO UPDATE SET step = steps.step + 1, tokens = ($2::integer || steps.tokens)[1:128]
 
--- name: lock_watermarks
+-- name: wait_for_watermarks
 -- All of them, waiting for whoever settles.
 SELECT shard, epoch, seq FROM taximeter.watermarks ORDER BY shard FOR UPDATE
 

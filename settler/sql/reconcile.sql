@@ -1,11 +1,3 @@
--- name: marks
--- The watermarks of the snapshot that everything else is compared with.
-SELECT shard, epoch, seq FROM taximeter.watermarks ORDER BY shard
-
--- name: mark_now
--- The watermark as it is now. $1 shard
-SELECT epoch, seq FROM taximeter.watermarks WHERE shard = $1
-
 -- name: accounts_page
 -- Every account with its balance and last entry, page by page: both of the snapshot. $1, $2 the last account seen, $3 page
 SELECT account.org_id, account.user_id, account.entry_seq, account.applied_seq,

@@ -4,15 +4,6 @@
 -- daily rollup: with the default of 4 MB they would go through a file.
 SELECT set_config('taximeter.settling', 'on', true), set_config('work_mem', '32MB', true)
 
--- name: lock_watermark
--- The right to settle a shard, for this transaction. No row: another worker has it (or the shard is unknown), and that
--- worker does the work, so waiting for it would only pile up workers.
--- $1 shard
-SELECT epoch, seq, run_id, settled_entry
-  FROM taximeter.watermarks
- WHERE shard = $1
-   FOR UPDATE SKIP LOCKED
-
 -- name: known_organizations
 -- Which of these exist. $1 org ids
 SELECT id FROM organizations WHERE id = ANY ($1::text[])

@@ -21,8 +21,8 @@ from taximeter.settler.books.watermarks import count_shards
 from taximeter.settler.moves.closing import Closed, close_all, expire
 from taximeter.settler.moves.moves import undo_left
 from taximeter.settler.moves.relay import relay
-from taximeter.settler.proof.exposure import look_at_exposure
 from taximeter.settler.proof.reconcile import CouldNotLook, Look, Suspect, reconcile
+from taximeter.settler.settling.exposure import note_exposure
 from taximeter.settler.settling.settle import settle_shard
 from taximeter.settler.settling.trim import trim
 from taximeter.settler.shards.admission import admit, recount
@@ -216,7 +216,7 @@ class Settler:
             retention_max=settings.event_retention_max,
         )
         # Last, so that what was settled just now does not count as open too.
-        await look_at_exposure(self._stores, shard)
+        await note_exposure(self._stores, shard)
         return settled.state == "settled"
 
     async def _sweep(self, shard: int) -> bool:

@@ -8,7 +8,7 @@ import asyncpg
 from redis.asyncio import Redis
 
 from taximeter.meter import Meter, Usage
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.moves.relay import relay
 from taximeter.settler.proof.check import check

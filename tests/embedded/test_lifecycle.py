@@ -71,7 +71,7 @@ def test_servers_end_with_their_parent_and_start_again(
     run_sql(database_url, "CREATE TABLE kept AS SELECT 42 AS answer")
 
     parent.send_signal(signal_number)
-    parent.wait(30)
+    parent.wait(120)
     parent.stdout.close()
     for pid in pids:
         wait_until(lambda pid=pid: is_gone(pid), f"server {pid} ends with its parent")

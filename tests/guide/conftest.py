@@ -47,7 +47,7 @@ def psql(database_url: str) -> Psql:
             input=text,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert finished.returncode == 0, finished.stderr

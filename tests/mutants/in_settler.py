@@ -213,7 +213,7 @@ BUGS: Final = (
     ),
     Bug(
         "a Postgres that goes on from an older copy is known by its figures alone",
-        "settler/shards/verdict.py",
+        "settler/books/postgres_position.py",
         "            and self._has_made_step_of(before)\n",
         "",
         "settler/test_postgres_histories.py",

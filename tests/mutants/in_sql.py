@@ -137,8 +137,9 @@ BUGS: Final = (
     ),
     Bug(
         "charges that are not settled are nothing that is open",
-        "settler/proof/exposure.py",
-        "    for account, amount in cut.unsettled.items():\n        opened[account] += amount\n",
+        "settler/settling/exposure.py",
+        "    for account, amount in charged.unsettled.items():\n"
+        "        opened[account] += amount\n",
         "",
         "settler/test_exposure.py",
     ),

@@ -103,7 +103,7 @@ def test_compose_builds_the_image_and_asks_each_process_itself() -> None:
 
 def test_secrets_and_pins_of_an_operator_are_not_committed() -> None:
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
-    assert {".env", "docker-compose.override.yml"} <= set(ignored)
+    assert {"secrets/", ".env", "docker-compose.override.yml"} <= set(ignored)
 
 
 FAKE_DOCKER = """#!/bin/sh

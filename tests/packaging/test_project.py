@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -65,6 +69,15 @@ def test_import_contracts_hold() -> None:
     )
 
 
+def test_no_module_imports_itself_by_a_detour() -> None:
+    """Whoever reads a module can read what it needs first, and an import never depends on order.
+    What only type checkers see counts as well.
+    """
+    graph = grimp.build_graph("taximeter", cache_dir=None)
+    needed = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(needed).prepare()  # Names the circle, if there is one.
+
+
 @pytest.mark.parametrize(
     ("name", "extras"),
     [
@@ -112,13 +125,13 @@ def test_compose_runs_what_we_have() -> None:
     """A command or a setting that was renamed would make the containers fail alone."""
     from taximeter.api.settings.api import ApiSettings
     from taximeter.api.settings.sidecar import SidecarSettings
-    from taximeter.settler.books.settings import SettlerSettings
+    from taximeter.settler.books.settings import CREDENTIALS, SettlerSettings
 
     known = {
         f"TAXIMETER_{field.upper()}"
         for settings in (ApiSettings, SettlerSettings, SidecarSettings)
         for field in settings.model_fields
-    } | {"TAXIMETER_MIGRATE_DATABASE_URL"}
+    } | {"TAXIMETER_MIGRATE_DATABASE_URL", CREDENTIALS}
     services = compose()["services"]
     assert set(services) == {
         *("redis", "arq-redis", "postgres"),
@@ -129,7 +142,8 @@ def test_compose_runs_what_we_have() -> None:
     for name, service in ours.items():
         assert service["command"][0] == name
         assert name in COMMANDS
-        for variable in service.get("environment", {}):
+        files = [one["target"].upper() for one in service.get("secrets", [])]
+        for variable in (*service.get("environment", {}), *files):
             assert variable in known, f"{name} sets {variable}, which nothing reads"
         for other in service.get("depends_on", {}):
             assert other in services
@@ -149,31 +163,68 @@ def test_compose_keeps_balances_and_stays_on_this_machine() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
-def test_compose_processes_own_nothing_in_postgres() -> None:
-    """Only what migrates logs in as the owner; the others are members of the migrations' roles."""
-    services, users = compose()["services"], compose()["configs"]["postgres-users"]["content"]
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What deploy/make-secrets makes."""
+    folder = tmp_path_factory.mktemp("compose")
+    (folder / "deploy").mkdir()
+    program = shutil.copy(ROOT / "deploy" / "make-secrets", folder / "deploy")
+    subprocess.run([program], check=True, capture_output=True, timeout=60)
+    again = subprocess.run([program], check=False, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 1
+    assert again.stderr.startswith("make-secrets: secrets/ is there already")
+    return folder / "secrets"
+
+
+def test_compose_mounts_the_secrets_that_are_made(secrets: Path) -> None:
+    """The folder is its owner's alone; the files in it must be readable inside of containers."""
+    assert secrets.stat().st_mode & 0o777 == 0o700
+    named = {one["file"] for one in compose()["secrets"].values()}
+    made = {f"secrets/{path.name}" for path in secrets.iterdir()}
+    assert made - named == {"secrets/sidecar_key"}, "the key itself is the gateway's"
+    assert named <= made
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in secrets.iterdir())
+    texts = [path.read_text() for path in secrets.iterdir()]
+    assert len(set(texts)) == len(texts)
+    digest = hashlib.sha256((secrets / "sidecar_key").read_bytes()).hexdigest()
+    assert (secrets / "sidecar_key_digest").read_text() == digest
+
+
+def test_compose_processes_own_nothing_in_postgres(secrets: Path) -> None:
+    """Only what migrates logs in as the owner; the others are members of the migrations' roles, and
+    nobody sees the secrets of another one.
+    """
+    services, script = compose()["services"], compose()["configs"]["postgres-users"]["content"]
     owner = services["postgres"]["environment"]["POSTGRES_USER"]
-    migrating = services["migrate"]["environment"]["TAXIMETER_MIGRATE_DATABASE_URL"]
-    assert migrating.startswith(f"postgresql://{owner}:")
-    for name, role in (("api", "app"), ("settler", "settler"), ("sidecar", "sidecar")):
-        url = services[name]["environment"]["TAXIMETER_DATABASE_URL"]
-        password = f"{name.upper()}_PASSWORD"
-        assert url.startswith(f"postgresql://{name}:${{{password}}}@")
-        [secret] = re.findall(
-            rf"CREATE ROLE {name} LOGIN PASSWORD '(.*)' IN ROLE taximeter_{role};", users
+    assert services["postgres"]["environment"]["POSTGRES_PASSWORD_FILE"] == (
+        "/run/secrets/owner_password"
+    )
+    for name, login, role in (
+        ("migrate", owner, None),
+        ("api", "api", "app"),
+        ("settler", "settler", "settler"),
+        ("sidecar", "sidecar", "sidecar"),
+    ):
+        user = "owner" if role is None else name
+        variable = "taximeter_migrate_database_url" if role is None else "taximeter_database_url"
+        mounted = {one["target"]: one["source"] for one in services[name]["secrets"]}
+        assert mounted.pop(variable) == f"{user}_url"
+        assert set(mounted) == ({"taximeter_sidecar_keys"} if name == "sidecar" else set())
+        password = (secrets / f"{user}_password").read_text()
+        assert (secrets / f"{user}_url").read_text() == (
+            f"postgresql://{login}:{password}@postgres:5432/taximeter?sslmode=disable"
         )
-        assert secret.startswith(f"${{{password}:?")
+        if role is not None:
+            assert f'--set={name}="$$(cat /run/secrets/{name}_password)"' in script
+            assert (
+                f"CREATE ROLE {name} LOGIN PASSWORD :'{name}' IN ROLE taximeter_{role};" in script
+            )
 
 
 def test_compose_has_no_secret_and_no_right_that_it_does_not_need() -> None:
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-    secrets = re.findall(
-        r"(?:PASSWORD|SIDECAR_KEYS): (\S+)|PASSWORD '(\S+)|://\w+:([^@\s]+)@", text
-    )
-    assert len(secrets) == 9
-    assert all("".join(one).startswith("${") for one in secrets)
-    assert not re.search(r"://(\w+):\1@", text)
-    assert not re.search(r"\b[0-9a-f]{64}\b", text)
+    assert not re.search(r"PASSWORD: |SIDECAR_KEYS: |PASSWORD '|://[^@\s]+@", text)
+    assert not re.search(r"\b[0-9a-f]{48,64}\b", text)
     for service in compose()["services"].values():
         if "build" in service:
             assert service["read_only"] is True

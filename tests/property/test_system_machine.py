@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from property.running import run_machine
+from property.running import MACHINE_S, run_machine
 from redis.asyncio import Redis
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
@@ -39,7 +39,7 @@ from taximeter.meter import (
     UnknownHold,
     Usage,
 )
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.moves.closing import Closed, close_all
 from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, move, undo_left
@@ -402,7 +402,8 @@ class SystemMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.hypothesis
+@pytest.mark.timeout(MACHINE_S)
 def test_the_books_hold_whatever_happens(tmp_path: Path, database_url: str) -> None:
     SystemMachine.database_url = database_url
     run_machine(SystemMachine, tmp_path / "valkey", examples=10, steps=25)

@@ -12,12 +12,12 @@ from typing import NamedTuple
 from search.store import Store
 from taximeter.meter.wire.keys import ShardKeys
 from taximeter.settler.books.fingerprint import fingerprint
+from taximeter.settler.books.postgres_position import Ledger as Position
+from taximeter.settler.books.watermarks import Mark
 from taximeter.settler.settling.displaced import Displaced, still_due
 from taximeter.settler.settling.events import BadLine, Event
 from taximeter.settler.settling.request_claims import Claims
 from taximeter.settler.settling.stream import Fields, Run
-from taximeter.settler.shards.verdict import Ledger as Position
-from taximeter.settler.shards.verdict import Mark
 
 Claim = tuple[str, int]
 """Request id and phase."""

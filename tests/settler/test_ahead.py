@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from settler_world import World, eventually
 
-from taximeter.settler.settling.read_ahead import Mark, Reader
+from taximeter.settler.books.watermarks import Mark
+from taximeter.settler.settling.read_ahead import Reader
 from taximeter.settler.settling.settle import settle_shard
 
 
@@ -76,7 +77,7 @@ async def test_the_next_run_is_there_when_it_is_asked_for(world: World) -> None:
     await on_server(world, "server")
     redis = Counting(world.stores.redis)
     reader = Reader(dataclasses.replace(world.stores, redis=redis), 0, 2)
-    mark = Mark(1, 0, "server")
+    mark = Mark(0, 1, 0, "server")
     run, usual = await reader.take(mark)
     assert (run.last_seq, run.full, redis.reads) == (2, True, 1)
     assert usual is not None
@@ -86,7 +87,7 @@ async def test_the_next_run_is_there_when_it_is_asked_for(world: World) -> None:
         return redis.reads == 2
 
     await eventually(read)
-    mark = Mark(1, 2, "server", run.fingerprint)
+    mark = Mark(0, 1, 2, "server", settled_entry=run.fingerprint)
     run, usual = await reader.take(mark)
     assert (run.after_seq, run.last_seq, redis.reads) == (2, 4, 2)
     # A transaction that was undone asks for it again.
@@ -99,11 +100,11 @@ async def test_a_run_is_read_again_when_anything_has_moved(world: World) -> None
     await four_charges(world)
     redis = Counting(world.stores.redis)
     stores = dataclasses.replace(world.stores, redis=redis)
-    for moved in (Mark(1, 2, "another"), Mark(1, 3, "server"), Mark(2, 2, "server")):
+    for moved in (Mark(0, 1, 2, "another"), Mark(0, 1, 3, "server"), Mark(0, 2, 2, "server")):
         await on_server(world, "server")
         reader = Reader(stores, 0, 2)
-        run, _ = await reader.take(Mark(1, 0, "server"))
-        reader.go_on(Mark(1, 0, "server"), run)
+        run, _ = await reader.take(Mark(0, 1, 0, "server"))
+        reader.go_on(Mark(0, 1, 0, "server"), run)
         await read_to_the_end(reader)
         before = redis.reads
         await on_server(world, str(moved.run_id))

@@ -9,7 +9,7 @@ from settler_world import World, eventually
 
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.meter import AdmissionPaused, Meter
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.shards.admission import drain, end_drain

@@ -24,7 +24,7 @@ from taximeter.meter import (
     InsufficientCredits,
     Meter,
 )
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.moves.moves import move

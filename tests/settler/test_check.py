@@ -15,7 +15,7 @@ from settler_world import World
 
 from taximeter.api.commands import group
 from taximeter.meter import InsufficientCredits, Meter, RequestConflict
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.moves.relay import relay
 from taximeter.settler.proof.check import CheckLimits, check
 from taximeter.settler.proof.invariants import TITLES, sql_invariants

@@ -10,7 +10,7 @@ from settler_world import World
 
 from taximeter.settler.moves.closing import Closed, close_all
 from taximeter.settler.proof.check import check
-from taximeter.settler.proof.exposure import look_at_exposure
+from taximeter.settler.settling.exposure import note_exposure
 
 DEDUCT = (
     "SELECT success, remaining_credits FROM deduct_credits('acme', 'ann', $1, 's', 'm', $2, '{}')"
@@ -27,7 +27,7 @@ async def deduct(world: World, amount: int, request: str | None = None) -> tuple
 
 async def look(world: World) -> None:
     for shard in range(world.shards):
-        assert await look_at_exposure(world.stores, shard)
+        assert await note_exposure(world.stores, shard)
 
 
 async def opened(world: World) -> int:
@@ -181,7 +181,7 @@ async def test_what_is_not_known_is_not_promised(world: World) -> None:
     await world.pool.execute("SELECT allocate_credits_to_user('acme', 'bob', 100, 'boss')")
     await world.relay()
     await world.operate("acme", ("reserve", "ann", "r1", 1), ("reserve", "ann", "r2", 1))
-    assert await look_at_exposure(world.stores, 0, limit=1)
+    assert await note_exposure(world.stores, 0, limit=1)
     with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match="too many holds"):
         await deduct(world, 10, "d3")
 
@@ -192,7 +192,7 @@ async def test_however_many_holds_one_account_opens_the_others_can_spend(world: 
     holds = [("reserve", "bob", f"r{number}", 100) for number in range(6)]
     await world.operate("acme", *holds, ("reserve", "ann", "a", 400))
     await world.charge("ann", 50)
-    assert await look_at_exposure(world.stores, 0, limit=5)
+    assert await note_exposure(world.stores, 0, limit=5)
     rows = await world.pool.fetch("SELECT user_id, open FROM taximeter.exposures ORDER BY 1")
     assert [tuple(row) for row in rows] == [("ann", 450), ("bob", 600)]
     assert await deduct(world, 551, "d1") == (False, 550)
@@ -214,7 +214,7 @@ async def test_an_older_look_changes_nothing(world: World) -> None:
 async def test_a_shard_that_moved_on_is_not_looked_at(world: World) -> None:
     await world.organization(ann=1_000)
     await world.stores.redis.hset(world.keys().meta, "epoch", 99)
-    assert await look_at_exposure(world.stores, 0) is False
+    assert await note_exposure(world.stores, 0) is False
 
 
 async def test_what_is_opened_after_the_last_look_is_an_overdraft_that_shows(world: World) -> None:

@@ -15,8 +15,10 @@ import redis.asyncio as redis_asyncio
 from settler_world import World
 
 from taximeter.meter import Meter, ShardFenced
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
+from taximeter.settler.books.postgres_position import Ledger
 from taximeter.settler.books.stores import Stores
+from taximeter.settler.books.watermarks import Mark
 from taximeter.settler.shards.guardian import (
     ShardCountMismatch,
     UnknownDataFormat,
@@ -24,7 +26,7 @@ from taximeter.settler.shards.guardian import (
     guard,
     look,
 )
-from taximeter.settler.shards.verdict import Action, Ledger, Mark, Seen, judge
+from taximeter.settler.shards.verdict import Action, Seen, judge
 
 WHOLE = {"epoch": "3", "seq": "10", "shards": "2", "format": "1", "run_id": "r"}
 MARK = Mark(0, 3, 8, "r")

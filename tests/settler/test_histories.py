@@ -16,17 +16,16 @@ from settler_world import World, eventually
 from taximeter.api.embedded.machine import LOOPBACK
 from taximeter.meter.wire.scripts import load_script
 from taximeter.settler.books.fingerprint import StreamChanged
+from taximeter.settler.books.postgres_position import Ledger
+from taximeter.settler.books.shard_reads import read_uncharged
 from taximeter.settler.books.stores import Stores
-from taximeter.settler.books.watermarks import read_mark
-from taximeter.settler.proof.holds_scan import read_uncharged
+from taximeter.settler.books.watermarks import Mark, read_mark
 from taximeter.settler.settling.settle import settle_once
 from taximeter.settler.settling.trim import trim
 from taximeter.settler.shards.guardian import Guarded, guard
 from taximeter.settler.shards.shard_view import look
 from taximeter.settler.shards.verdict import (
     Action,
-    Ledger,
-    Mark,
     Seen,
     is_of_another_history,
     judge,

@@ -24,14 +24,16 @@ from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter, MeterSettings, OutcomeUnknown
 from taximeter.meter.wire.hold_record import HoldRecord
 from taximeter.meter.wire.keys import shard_of
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
+from taximeter.settler.books.postgres_position import Ledger
 from taximeter.settler.books.stores import Stores
+from taximeter.settler.books.watermarks import Mark
 from taximeter.settler.moves.moves import undo_left
 from taximeter.settler.shards.drain import rebuild_on_demand
 from taximeter.settler.shards.guardian import guard
 from taximeter.settler.shards.reshard import reshard
 from taximeter.settler.shards.shard_view import look
-from taximeter.settler.shards.verdict import Ledger, Mark, Seen, is_whole
+from taximeter.settler.shards.verdict import Seen, is_whole
 from taximeter.settler.worker.sweep import Swept, sweep
 
 ALWAYS = ("--appendfsync", "always")

@@ -13,7 +13,7 @@ from settler_world import World, eventually
 
 from taximeter.meter import AdmissionPaused, Meter, MeterError, RequestReplayed
 from taximeter.meter.wire.keys import shard_of
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.shards.drain import HoldsOpen, ShardBusy, alone, rebuild_on_demand
 from taximeter.settler.shards.guardian import guard

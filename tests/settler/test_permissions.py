@@ -15,7 +15,7 @@ from settler_world import World
 from taximeter.api.commands import group
 from taximeter.meter import InsufficientCredits, Meter
 from taximeter.meter.server.permissions import METER, ROLES, SETTLER, MissingPermission, Role
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.shards.drain import rebuild_on_demand

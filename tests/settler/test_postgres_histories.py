@@ -19,10 +19,10 @@ from settler_world import World
 
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.processes.migrate import migrate
+from taximeter.settler.books.postgres_position import Ledger
 from taximeter.settler.books.settings import StoreSettings
 from taximeter.settler.books.stores import Stores, open_pool
 from taximeter.settler.shards.guardian import guard, look
-from taximeter.settler.shards.verdict import Ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

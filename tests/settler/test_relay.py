@@ -13,8 +13,9 @@ from settler_world import World
 
 from taximeter.meter.wire.keys import account_field
 from taximeter.meter.wire.scripts import load_script
-from taximeter.settler.books.account_loader import account_loader, load_accounts
-from taximeter.settler.moves.relay import bring_up_to_date, relay, shard_marks
+from taximeter.settler.books.accounts import account_loader, load_accounts
+from taximeter.settler.books.watermarks import read_marks
+from taximeter.settler.moves.relay import bring_up_to_date, relay
 
 LOAD = load_script("load")
 
@@ -121,7 +122,7 @@ async def test_an_answer_of_the_server_before_moves_no_hint(world: World) -> Non
     await world.pool.execute(
         "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 10"
     )
-    mark = (await shard_marks(world.stores))[0]
+    mark = (await read_marks(world.stores.pool))[0]
     for asked, hint in ((replace(mark, run_id="the one before"), 1), (mark, 2)):
         await bring_up_to_date(world.stores, asked, [("acme", "ann")])
         assert await available(world) == 1_010

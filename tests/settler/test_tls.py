@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from settler_world import World
 
 from taximeter.meter import Meter, StoreError
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.settings import StoreSettings
 from taximeter.settler.books.stores import open_pool, open_redis, open_stores
 

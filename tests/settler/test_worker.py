@@ -24,7 +24,7 @@ from settler_world import World, eventually
 
 import taximeter.settler
 from taximeter.meter import Meter, StoreError
-from taximeter.settler.books.account_loader import account_loader
+from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.worker.jobs import Settler

@@ -1,0 +1,38 @@
+"""Reads of one shard's keys that several rooms need. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from taximeter.meter.wire.hold_record import HoldRecord
+from taximeter.settler.books.stores import Stores
+
+_SCAN_COUNT: Final = 1_000
+
+
+async def scan_hash(redis: Any, key: str) -> dict[bytes, bytes]:
+    """A whole hash in small steps, by its fields, since a scan may answer one twice. What changes
+    meanwhile may be old or new. Raises redis errors.
+    """
+    scan = redis.hscan_iter(key, count=_SCAN_COUNT)
+    return {name: record async for name, record in scan}
+
+
+def parse_hold(record: bytes) -> tuple[str, int]:
+    """(account, amount in millicredits) of an open hold; ("", 0) for a record that cannot be
+    read.
+    """
+    try:
+        hold = HoldRecord.parse(record)
+    except ValueError:
+        return "", 0
+    return hold.account, hold.amount
+
+
+async def read_uncharged(stores: Stores, shard: int) -> tuple[int, int]:
+    """(holds, millicredits) that expired unpaid in this shard, ever, since what they had reported
+    was from before a start of the server that may have lost their end. Raises redis errors.
+    """
+    found = await stores.redis.hmget(stores.keys(shard).meta, "uncharged_holds", "uncharged_amount")
+    holds, amount = (int(text) if text and text.isdigit() else 0 for text in found)
+    return holds, amount
