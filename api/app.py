@@ -51,7 +51,7 @@ from taximeter.api.services import open_services
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.upstreams.config import ConfigError, load_routing
 from taximeter.api.web.body_limit import BodyLimit
-from taximeter.api.web.errors import install_error_handlers
+from taximeter.api.web.error_handlers import install_error_handlers
 from taximeter.api.web.openapi import DESCRIPTION, TAGS, complete, serve_docs
 from taximeter.api.web.outermost import Outermost
 from taximeter.api.web.request_id import RequestId

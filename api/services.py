@@ -20,6 +20,7 @@ from taximeter.api.access.sessions import DevVerifier, OidcVerifier, Remembering
 from taximeter.api.access.system_admins import SystemAdmins
 from taximeter.api.access.system_keys import SystemKeys
 from taximeter.api.access.user_emails import NotingVerifier
+from taximeter.api.billing.live_balances import LiveBalances
 from taximeter.api.billing.payments import PaymentVerifier
 from taximeter.api.billing.refused_charges import RefusalAudit
 from taximeter.api.llm.charge import Keepers
@@ -105,6 +106,7 @@ class Services:
     pool: Pool
     stores: Stores
     meters: MeterGate
+    live: LiveBalances
     verifier: Verifier
     admins: SystemAdmins
     router: Router | None
@@ -247,6 +249,7 @@ async def open_services(
             pool=pool,
             stores=stores,
             meters=meters,
+            live=LiveBalances(stores, tracker, meters.get),
             verifier=RememberingVerifier(
                 NotingVerifier(make_verifier(settings, plain_client), pool, tracker)
             ),

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 import redis as redis_py
 import redis.asyncio as redis_asyncio
-from hypothesis import HealthCheck, settings
+from support.examples import load_profile
 from support.leftovers import left_open, limits, lowered, sockets
 from support.marks import mark, starts_by_itself
 from support.memory import memory_folder
@@ -47,11 +47,7 @@ os.environ["TAXIMETER_PRICE_AGE_MAX_DAYS"] = "3650"
 ALONE = "alone and not floods"
 """What .ci/test asks for after the rest."""
 
-# How long an example takes, or takes to make, is the machine's affair and no property of ours.
-settings.register_profile(
-    "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
-)
-settings.load_profile("any-machine")
+load_profile()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -34,7 +34,6 @@ COMMANDS: Mapping[str, str] = {
     "simulator": "Serve the simulated LLM provider.",
     "demo": "Run the whole story on embedded servers, then prove the books.",
     "dev": "Run everything on embedded servers until Ctrl-C, and keep the data.",
-    "bench": "Measure every promise about speed against its baseline, on this machine.",
 }
 
 # Package that may be missing -> the extra that brings it. Whatever is not named here comes with

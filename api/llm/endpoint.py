@@ -31,7 +31,8 @@ from taximeter.api.openai.surfaces import Surface
 from taximeter.api.services import Services
 from taximeter.api.web import body_limit as middleware
 from taximeter.api.web.body_limit import announced_bytes, body_limit_words
-from taximeter.api.web.errors import ApiError, refusal_of, validation_refusal
+from taximeter.api.web.error_handlers import refusal_of
+from taximeter.api.web.errors import ApiError, validation_refusal
 from taximeter.api.web.json_numbers import ShortText
 
 API_ROOT = "/api/v1/llm"

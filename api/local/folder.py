@@ -28,8 +28,8 @@ class FolderRefused(RuntimeError):
 
 @contextlib.contextmanager
 def own_folder(path: Path, owner: str, *, empty: bool = False) -> Iterator[Path]:
-    """The folder of the command `taximeter <owner>`, for as long as the block runs; made if there
-    is none, and with `empty` emptied.
+    """Keep the folder of `owner` (demo, dev or bench) for as long as the block runs; it is made if
+    there is none, and emptied with `empty`.
 
     Taken are a new or empty folder, and one with this command's own marker that no process uses.
     Raises FolderRefused for every other.
@@ -58,14 +58,14 @@ def _claim(folder: Path, owner: str) -> None:
             (folder / MARKER).write_text(f"{owner}\n", encoding="utf-8")
         elif MARKER not in found:
             raise FolderRefused(
-                f"{folder} is not empty and was not made by `taximeter {owner}` ({found[0]} is in "
+                f"{folder} is not empty and was not made by {owner} ({found[0]} is in "
                 f"it; {MARKER} is not): name another folder, or remove it yourself"
             )
         whose = (folder / MARKER).read_text(encoding="utf-8", errors="replace")[:80].strip()
     except OSError as error:
         raise FolderRefused(f"{folder} cannot be used: {error.strerror or error}") from error
     if whose != owner:
-        raise FolderRefused(f"{folder} belongs to `taximeter {whose}`: name another folder")
+        raise FolderRefused(f"{folder} belongs to {whose!r}, not to {owner!r}: name another folder")
 
 
 @contextlib.contextmanager
@@ -79,7 +79,7 @@ def _locked(marker: Path, folder: Path, owner: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderRefused(
-                f"{folder} is in use by another `taximeter {owner}`: stop it, or name another one"
+                f"{folder} is in use by another {owner}: stop it, or name another one"
             ) from None
         yield
     finally:

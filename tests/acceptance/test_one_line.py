@@ -80,7 +80,6 @@ CASES: list[tuple[list[str], dict[str, str], list[str]]] = [
     (["token", "--user", "ann", "--data-dir", "/dev/null/x"], {}, ["/dev/null/x"]),
     (["dev", "--data-dir", "/dev/null/x"], {}, ["/dev/null/x"]),
     (["demo", "--data-dir", "/proc/x"], {}, ["/proc/x"]),
-    (["bench", "--data-dir", "/dev/null/x"], {}, ["/dev/null/x"]),
     (["sidecar", "--socket", "/nowhere/at/all.sock"], {}, ["/nowhere/at/all.sock"]),
     (
         ["sidecar", "--socket", "/tmp/" + "x" * 200],

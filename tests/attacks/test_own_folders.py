@@ -13,14 +13,20 @@ import pytest
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.api.local.folder import MARKER, FolderRefused, own_folder
 
-OWNERS = ("demo", "dev", "bench")
+PROGRAMS = {
+    "demo": ["taximeter.api", "demo"],
+    "dev": ["taximeter.api", "dev"],
+    "bench": ["bench"],
+}
+OWNERS = tuple(PROGRAMS)
 
 
 def refusal(command: str, folder: Path) -> str:
     """What the command says when it refuses a folder at once."""
     finished = subprocess.run(
-        [sys.executable, "-m", "taximeter.api", command, "--data-dir", str(folder)],
+        [sys.executable, "-m", *PROGRAMS[command], "--data-dir", str(folder)],
         env={**os.environ, "COLUMNS": "400"},
+        cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
         timeout=50,
@@ -65,11 +71,11 @@ def a_marker_with_more(folder: Path) -> None:
     ("command", "filled", "said"),
     [
         *((command, a_thesis, "thesis.tex is in it") for command in OWNERS),
-        ("demo", a_folder_of_dev, "belongs to `taximeter dev`"),
-        ("bench", a_folder_of_dev, "belongs to `taximeter dev`"),
-        ("dev", a_folder_of_demo, "belongs to `taximeter demo`"),
-        ("demo", a_marker_of_nobody, "belongs to `taximeter `"),
-        ("demo", a_marker_with_more, "belongs to `taximeter demo dev bench`"),
+        ("demo", a_folder_of_dev, "belongs to 'dev'"),
+        ("bench", a_folder_of_dev, "belongs to 'dev'"),
+        ("dev", a_folder_of_demo, "belongs to 'demo'"),
+        ("demo", a_marker_of_nobody, "belongs to ''"),
+        ("demo", a_marker_with_more, "belongs to 'demo dev bench'"),
     ],
 )
 def test_a_folder_of_somebody_else_is_refused_by_name(

@@ -14,8 +14,8 @@ import asyncpg
 import pytest
 from support.servers import run_sql, with_database
 
-from taximeter.api.bench.figures import QUESTIONS, Took, ask, figure, measure, tables_scanned
-from taximeter.api.bench.history import History, history_size, make_history
+from bench.figures import QUESTIONS, Took, ask, figure, measure, tables_scanned
+from bench.history import History, history_size, make_history
 from taximeter.api.processes.migrate import migrate
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Stores

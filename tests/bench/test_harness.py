@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taximeter.api.bench.harness import (
+from bench.harness import (
     BenchFailed,
     Figure,
     Spread,

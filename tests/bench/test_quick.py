@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 
-from taximeter.api.bench.suite import BENCHMARKS
+from bench.suite import BENCHMARKS
+
+TESTS = Path(__file__).resolve().parents[1]
 
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
     """Run one benchmark in its quick form, as the command line does."""
     finished = subprocess.run(
         [
-            *(sys.executable, "-m", "taximeter.api", "bench", "--quick", "--json"),
+            *(sys.executable, "-m", "bench", "--quick", "--json"),
             *("--only", name, "--data-dir", str(folder / "servers")),
         ],
+        cwd=TESTS,
         capture_output=True,
         text=True,
         timeout=110,

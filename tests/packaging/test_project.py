@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -65,6 +67,15 @@ def test_import_contracts_hold() -> None:
     assert (
         f"{len(project()['tool']['importlinter']['contracts'])} kept, 0 broken" in finished.stdout
     )
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    """Whoever reads a module can read what it needs first, and an import never depends on order.
+    What only type checkers see counts as well.
+    """
+    graph = grimp.build_graph("taximeter", cache_dir=None)
+    needed = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(needed).prepare()  # Names the circle, if there is one.
 
 
 @pytest.mark.parametrize(

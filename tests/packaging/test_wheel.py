@@ -98,6 +98,8 @@ def test_every_package_and_data_file_is_in_the_wheel(wheel: Path) -> None:
         if file.is_file() and (file.suffix in {".py", ".lua", ".sql"} or file.name in NAMED)
     }
     assert packed == wanted
+    # What makes load stays in the clone (decision 0084).
+    assert not [name for name in packed if re.search("bench|tests", name)]
 
 
 def test_the_plain_install_asks_for_redis_and_hiredis_alone(wheel: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
@@ -13,6 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from settler_payloads import READABLE, UNREADABLE
 from settler_world import PAYLOAD, World
+from support.examples import examples_or
 
 from taximeter.settler.books.stores import Connection
 from taximeter.settler.settling.columns import ATTRIBUTION_COLUMNS, CHARGED_COLUMNS
@@ -270,14 +270,10 @@ async def spenders(world: World) -> World:
 
 
 @given(entries=st.lists(st.lists(LINES, min_size=1, max_size=6), min_size=1, max_size=3))
-@settings(
-    max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "30")),
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    deadline=None,
-)
+@settings(max_examples=examples_or(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_both_ways_write_the_same_rows(spenders: World, entries: list[list[Any]]) -> None:
     """In Postgres: charged requests, usage with its metadata, allocations that are active, closed
-    or gone, pools, entries, daily usage. PROPERTY_EXAMPLES=1000 tries more than 30.
+    or gone, pools, entries, daily usage.
     """
     run, number = Run(1, 0, 0), 0
     for entry in entries:

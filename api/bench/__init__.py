@@ -1,1 +1,0 @@
-"""`taximeter bench`: every promise about speed, measured against its baseline in the same run."""
