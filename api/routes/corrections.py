@@ -12,7 +12,13 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from taximeter.api.access.dependencies import Access, OrgAdminDep, ServicesDep, SystemAdminDep
+from taximeter.api.access.dependencies import (
+    Access,
+    CallerFirstRoute,
+    OrgAdminDep,
+    ServicesDep,
+    SystemAdminDep,
+)
 from taximeter.api.billing.allocations import (
     allocate_credits,
     allocation_refusal,
@@ -23,7 +29,6 @@ from taximeter.api.billing.purchases import pool_is_full
 from taximeter.api.billing.views import AllocationView, PoolView, pool_view
 from taximeter.api.sql import CORRECTIONS, CREDITS
 from taximeter.api.web.errors import ApiError, text_of_credits
-from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.web.json_numbers import (
     Body,
@@ -37,7 +42,7 @@ from taximeter.api.web.json_numbers import (
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 def _more_or_less(value: object) -> int:

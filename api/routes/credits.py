@@ -8,7 +8,13 @@ import asyncpg
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, StrictBool
 
-from taximeter.api.access.dependencies import MemberDep, OrgAdminDep, ServicesDep, own_user
+from taximeter.api.access.dependencies import (
+    CallerFirstRoute,
+    MemberDep,
+    OrgAdminDep,
+    ServicesDep,
+    own_user,
+)
 from taximeter.api.billing.allocations import Allocated, allocate_credits, allocation_refusal
 from taximeter.api.billing.live_balances import with_balance
 from taximeter.api.billing.views import (
@@ -18,13 +24,12 @@ from taximeter.api.billing.views import (
     pool_details,
 )
 from taximeter.api.sql import CREDITS
-from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.web.json_numbers import Body, Credits, Time, UserId, in_the_future
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 class NewAllocation(Body):

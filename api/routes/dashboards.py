@@ -8,17 +8,16 @@ from asyncpg import Record
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import OrgAdminDep, ServicesDep
+from taximeter.api.access.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.access.user_emails import emails_of
 from taximeter.api.billing.live_balances import with_balance
 from taximeter.api.billing.usage_reports import Scope, last_days
 from taximeter.api.billing.views import AllocationView, FromBooks, PoolDetails, pool_details
 from taximeter.api.sql import CREDITS, DASHBOARDS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.json_numbers import credits_of
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=CallerFirstRoute)
 
 ALLOCATIONS_MAX = 100
 USERS_MAX = 100

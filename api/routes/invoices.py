@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from taximeter.api.access.dependencies import (
     Access,
+    CallerFirstRoute,
     MemberDep,
     OrgAdminDep,
     ServicesDep,
@@ -18,13 +19,12 @@ from taximeter.api.access.dependencies import (
 from taximeter.api.billing.audit import to_json, write_audit
 from taximeter.api.sql import CORRECTIONS, SUBSCRIPTIONS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.json_numbers import Body, Dollars, ShortText
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["history"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["history"], route_class=CallerFirstRoute)
 
 Status = Literal["paid", "failed"]
 

@@ -9,19 +9,24 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, model_validator
 
-from taximeter.api.access.dependencies import MemberDep, OrgAdminDep, ServicesDep, own_user
+from taximeter.api.access.dependencies import (
+    CallerFirstRoute,
+    MemberDep,
+    OrgAdminDep,
+    ServicesDep,
+    own_user,
+)
 from taximeter.api.billing.transfers import carry_out, is_new, not_members
 from taximeter.api.billing.views import PoolUpdated, pool_updated
 from taximeter.api.sql import MOVES
 from taximeter.api.web.current_request import current_request_id
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.idempotency import IdempotencyKey
 from taximeter.api.web.json_numbers import Body, Credits, UserId, credits_of
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.settler.moves.records import Request
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 class Transfer(Body):

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field, StrictBool, model_validat
 
 from taximeter.api.access.dependencies import (
     Access,
+    CallerFirstRoute,
     MemberDep,
     OrgAdminDep,
     ServicesDep,
@@ -23,13 +24,14 @@ from taximeter.api.billing.audit import write_audit
 from taximeter.api.billing.views import PoolView, pool_view
 from taximeter.api.sql import KEYS, ORGANIZATIONS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.json_numbers import Body, ShortText, check_email
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["organizations"], route_class=ExactRoute)
+router = APIRouter(
+    prefix="/api/v1/org-billing", tags=["organizations"], route_class=CallerFirstRoute
+)
 
 State = Literal["active", "suspended", "deleted"]
 

@@ -9,7 +9,7 @@ import asyncpg
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import ServicesDep, SystemAdminDep
+from taximeter.api.access.dependencies import CallerFirstRoute, ServicesDep, SystemAdminDep
 from taximeter.api.access.sessions import Principal
 from taximeter.api.billing.allocations import allocate_credits, allocation_refusal
 from taximeter.api.billing.personal import personal_org_id
@@ -18,13 +18,12 @@ from taximeter.api.billing.views import AllocationView, PoolUpdated
 from taximeter.api.billing.vouching import BY_SYSTEM_ADMIN
 from taximeter.api.sql import CREDITS, USERS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.web.json_numbers import Body, Credits, Dollars, NewUserId
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 class Grant(Body):

@@ -8,7 +8,7 @@ from decimal import Decimal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, StrictBool
 
-from taximeter.api.access.dependencies import Access, OrgAdminDep, ServicesDep
+from taximeter.api.access.dependencies import Access, CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.billing.audit import to_json, write_audit
 from taximeter.api.billing.plans import Plan, plan_of
 from taximeter.api.billing.proration import prorate
@@ -16,13 +16,14 @@ from taximeter.api.billing.subscriptions import is_canceled, running_subscriptio
 from taximeter.api.billing.views import SubscriptionView, subscription_view
 from taximeter.api.sql import SUBSCRIPTIONS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.web.json_numbers import Body, ShortText
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
+router = APIRouter(
+    prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=CallerFirstRoute
+)
 
 
 class Upgrade(Body):

@@ -6,7 +6,7 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import Access, OrgAdminDep, ServicesDep
+from taximeter.api.access.dependencies import Access, CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.billing.purchases import (
     TransactionView,
     book_purchase,
@@ -17,13 +17,12 @@ from taximeter.api.billing.purchases import (
 from taximeter.api.billing.views import PoolView, pool_view
 from taximeter.api.billing.vouching import who_vouches
 from taximeter.api.sql import CREDITS
-from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.web.json_numbers import Body, Credits, Dollars, ShortText
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 class Purchase(Body):

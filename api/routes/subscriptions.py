@@ -11,7 +11,13 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, Field
 
-from taximeter.api.access.dependencies import MemberDep, PrincipalDep, ServicesDep, SystemAdminDep
+from taximeter.api.access.dependencies import (
+    CallerFirstRoute,
+    MemberDep,
+    PrincipalDep,
+    ServicesDep,
+    SystemAdminDep,
+)
 from taximeter.api.billing.audit import to_json, write_audit
 from taximeter.api.billing.personal import PERSONAL_PREFIX
 from taximeter.api.billing.plans import PLANS, Plan, plan_of
@@ -21,7 +27,6 @@ from taximeter.api.billing.views import PoolView, SubscriptionView, pool_view, s
 from taximeter.api.billing.vouching import BY_PLAN
 from taximeter.api.sql import CREDITS, ORGANIZATIONS, SUBSCRIPTIONS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.web.json_numbers import (
     Body,
@@ -34,7 +39,9 @@ from taximeter.api.web.json_numbers import (
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
+router = APIRouter(
+    prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=CallerFirstRoute
+)
 
 
 class NewSubscription(Body):

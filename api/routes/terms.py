@@ -9,16 +9,15 @@ import asyncpg
 from fastapi import APIRouter, Path
 from pydantic import AfterValidator, BaseModel, StrictBool, model_validator
 
-from taximeter.api.access.dependencies import OrgAdminDep, ServicesDep
+from taximeter.api.access.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.billing.audit import write_audit
 from taximeter.api.billing.views import AllocationView, allocation_view
 from taximeter.api.sql import CORRECTIONS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.json_numbers import Body, Time, UserId, in_the_future
 from taximeter.api.web.retries import again_when_undone
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 class Terms(Body):

@@ -29,10 +29,15 @@ class ExactRoute(APIRoute):
     refused with 415: read as text, it would be none of the fields.
     """
 
+    async def before_body(self, request: Request) -> None:
+        """Refuse a request whose body need not be read, by raising ApiError."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def with_exact_numbers(request: Request) -> Response:
+            if self.body_field is not None:
+                await self.before_body(request)
             said = request.headers.get("content-type", "")
             has_body = request.headers.get("content-length", "0") != "0" or (
                 "transfer-encoding" in request.headers

@@ -281,3 +281,24 @@ async def test_large_bodies_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         turn.end()
     assert turns._reading == {"b": 1}
     assert not turns._waiting
+
+
+async def test_the_body_of_a_stranger_is_not_read(at_once: None, world: World) -> None:
+    """Every route of the admin API that takes a body asks who calls before it looks at one."""
+    document = (await world.client.get("/openapi.json")).json()
+    taking = [
+        (method, path)
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if path.startswith(BILLING) and "requestBody" in operation
+    ]
+    assert len(taking) > 15
+    for method, path in taking:
+        for headers in ({}, {"Authorization": "Bearer nobody's"}):
+            answer = await world.client.request(
+                method,
+                path.replace("{", "").replace("}", ""),
+                content=b"[" * 10,
+                headers={"Content-Type": "application/json", **headers},
+            )
+            assert answer.status_code == 401, f"{method} {path}: {answer.text}"
