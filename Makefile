@@ -2,12 +2,13 @@
 # PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
 
 .DEFAULT_GOAL := help
-.PHONY: audit test-fast floods fuzz help install demo dev bench test chaos search mutants lint check constraints pin-images
+.PHONY: audit test-fast floods fuzz properties help install demo dev bench test chaos search mutants lint check constraints pin-images
 
 PYTHON ?=
 ARGS ?=
 SEED ?= 1
 MINUTES ?= 5
+EXAMPLES ?= 200
 FAULTS ?=
 BIN := .venv/bin
 # Named after where the clone stands and the Python asked for: an environment that was moved is made anew.
@@ -38,6 +39,10 @@ chaos: $(STAMP) ## Break everything while credits are spent, then judge; SEED=1 
 
 search: $(STAMP) ## Try every small world as deep as MINUTES=10 allow, on the real scripts; ARGS='--budget loss=2' and more
 	PYTHONPATH=tests $(BIN)/python -m search --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(ARGS)
+
+properties: $(STAMP) ## Try every property on examples that the suite never makes; EXAMPLES=200, SEED=1 repeats a run
+	PROPERTY_SEED=$(if $(filter file,$(origin SEED)),random,$(SEED)) PROPERTY_EXAMPLES=$(EXAMPLES) \
+	  $(BIN)/python -m pytest -n 0 -q -m hypothesis $(ARGS)
 
 fuzz: $(STAMP) ## Ask both programs, in every role, what nobody thought of, for MINUTES=10; any answer 500 is a failure
 	@FUZZ_MINUTES=$(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(BIN)/python -m pytest -n 0 -s -q \

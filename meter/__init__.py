@@ -5,6 +5,7 @@ from __future__ import annotations
 from taximeter.meter.client import Meter
 from taximeter.meter.hold import Hold
 from taximeter.meter.settings import MeterSettings
+from taximeter.meter.wire.balance import Balance, LoadedAccount, Loader
 from taximeter.meter.wire.errors import (
     AccountNotFound,
     AdmissionPaused,
@@ -27,7 +28,8 @@ from taximeter.meter.wire.errors import (
     UnsafeServer,
 )
 from taximeter.meter.wire.hold_record import Asker
-from taximeter.meter.wire.models import Balance, LoadedAccount, Loader, Receipt, Usage
+from taximeter.meter.wire.receipt import Receipt
+from taximeter.meter.wire.usage import Usage
 
 __all__ = [
     "AccountNotFound",

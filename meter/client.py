@@ -21,6 +21,7 @@ from taximeter.meter.lanes.shards import Shards
 from taximeter.meter.server.connect import check_server, connect_pool
 from taximeter.meter.server.durability import ServerFacts, read_facts
 from taximeter.meter.settings import MeterSettings
+from taximeter.meter.wire.balance import Balance, Loader
 from taximeter.meter.wire.errors import StoreUnavailable
 from taximeter.meter.wire.hold_record import Asker
 from taximeter.meter.wire.ids import new_request_id
@@ -29,8 +30,9 @@ from taximeter.meter.wire.limits import (
     check_ttl,
     checked_account,
 )
-from taximeter.meter.wire.models import Balance, Loader, Receipt, Usage
 from taximeter.meter.wire.operations import operation_of
+from taximeter.meter.wire.receipt import Receipt
+from taximeter.meter.wire.usage import Usage
 
 
 class Meter:

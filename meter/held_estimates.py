@@ -15,7 +15,7 @@ from typing import Final
 from taximeter.meter.client import Meter
 from taximeter.meter.hold import Hold
 from taximeter.meter.wire.errors import InsufficientCredits, RequestConflict
-from taximeter.meter.wire.models import Usage
+from taximeter.meter.wire.usage import Usage
 
 ACCOUNTS_REMEMBERED_MAX: Final = 10_000
 OPEN_END_SHARE: Final = Decimal("0.125")

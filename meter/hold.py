@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from taximeter.meter.wire.limits import check_amount
-from taximeter.meter.wire.models import Receipt, Usage
+from taximeter.meter.wire.receipt import Receipt
+from taximeter.meter.wire.usage import Usage
 
-if TYPE_CHECKING:
-    from taximeter.meter.client import Meter
+
+class HoldKeeper(Protocol):
+    """What a hold needs of the meter that opened it: see Meter, which is one."""
+
+    async def commit(
+        self, org_id: str, user_id: str, request_id: str, amount: int, *, usage: Usage | None
+    ) -> Receipt: ...
+
+    async def release(self, org_id: str, user_id: str, request_id: str) -> Receipt: ...
+
+    async def touch(
+        self,
+        org_id: str,
+        user_id: str,
+        request_id: str,
+        progress: int,
+        *,
+        ttl_s: float,
+        usage: Usage | None,
+    ) -> Receipt: ...
 
 
 class Hold:
@@ -41,7 +60,7 @@ class Hold:
 
     def __init__(
         self,
-        meter: Meter,
+        meter: HoldKeeper,
         org_id: str,
         user_id: str,
         request_id: str,

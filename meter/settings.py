@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
-from taximeter.meter.server.durability import Durability
 from taximeter.meter.wire.errors import InvalidRequest
 from taximeter.meter.wire.limits import BALANCE_MAX, OPERATIONS_PER_CALL_MAX
 from taximeter.meter.wire.waits import Wait, Waits
+
+Durability = Literal["none", "everysec", "always"]
+"""What an operator asks of the server: nothing, an AOF, or an AOF with an fsync before answers."""
 
 
 @dataclass(frozen=True, slots=True)

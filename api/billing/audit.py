@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from taximeter.api.sql import IDENTITY
-from taximeter.api.web.request_id import current_request_id
+from taximeter.api.web.current_request import current_request_id
 from taximeter.settler.books.stores import Connection
 
 

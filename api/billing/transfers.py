@@ -1,30 +1,31 @@
-"""A move that a caller asks for: carried out, or refused in the words of the API."""
+"""Carries out a move that a caller asks for, or refuses it in the words of the API."""
 
 from __future__ import annotations
 
 import asyncio
 
-from taximeter.api.services import Services
+from taximeter.api.web.background import TaskTracker
 from taximeter.api.web.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
 from taximeter.api.web.json_numbers import credits_of
+from taximeter.settler.books.stores import Stores
 from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, find, move
 from taximeter.settler.moves.records import Move, Request
 
 
-async def is_new(services: Services, request: Request) -> bool:
+async def is_new(stores: Stores, request: Request) -> bool:
     """False when its key stands for this very move already: what is refused now must not refuse
     the repetition of what was done.
     """
     try:
-        return await find(services.stores, request) is None
+        return await find(stores, request) is None
     except KeyUsed as error:
         raise _key_used(error) from error
 
 
-async def carry_out(services: Services, request: Request) -> Move:
+async def carry_out(stores: Stores, tracker: TaskTracker, request: Request) -> Move:
     """The move, done. It goes on when the caller hangs up. Raises ApiError."""
     try:
-        ended = await asyncio.shield(services.tracker.spawn(move(services.stores, request)))
+        ended = await asyncio.shield(tracker.spawn(move(stores, request)))
     except KeyUsed as error:
         raise _key_used(error) from error
     except LiveSideAway as error:

@@ -49,6 +49,13 @@ class PoolView(BaseModel):
     available_credits: float
 
 
+class PoolUpdated(BaseModel):
+    """What a change of one allocation left of the pool."""
+
+    allocated_credits: float
+    available_credits: float
+
+
 class PoolDetails(PoolView, FromBooks):
     """A pool with its percentages, each of what the one before it is part of. Usage is of
     everything that was ever allocated, so closed credits count on both sides.
@@ -116,6 +123,13 @@ def pool_view(row: Record) -> PoolView:
         allocated_credits=credits_of(row["allocated_credits"]),
         used_credits=credits_of(row["used_credits"]),
         available_credits=credits_of(row["available_credits"]),
+    )
+
+
+def pool_updated(allocated: int, available: int) -> PoolUpdated:
+    """Millicredits of a pool after a change of one allocation."""
+    return PoolUpdated(
+        allocated_credits=credits_of(allocated), available_credits=credits_of(available)
     )
 
 

@@ -1,4 +1,5 @@
-"""Why a purchase of credits is believed: somebody vouches for it, or a payment provider does.
+"""Decides whether a purchase of credits is believed: somebody vouches for it, or a payment provider
+does.
 
 An organisation's own admin could otherwise write down any number of credits for a payment that
 nobody has made.
@@ -9,9 +10,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
-from taximeter.api.access.dependencies import Access
 from taximeter.api.billing.payments import PaymentVerifier, VerifiedPayment
-from taximeter.api.services import Services
 from taximeter.api.web.errors import ApiError, text_of_credits
 from taximeter.api.web.json_numbers import credits_of
 
@@ -21,9 +20,11 @@ BY_SETTING: Final = "setting:purchases_by_org_admins"
 
 
 async def who_vouches(
-    services: Services,
-    access: Access,
+    verifier: PaymentVerifier | None,
+    org_id: str,
     *,
+    is_system_admin: bool,
+    open_to_org_admins: bool,
     millicredits: int,
     dollars: Decimal,
     payment_id: str | None,
@@ -32,15 +33,14 @@ async def who_vouches(
     provider confirms for this organisation, this amount and these credits, or the setting that
     opens it. Raises ApiError 403 or 400 otherwise, 503 when the provider cannot be asked.
     """
-    if access.principal.is_system_admin:
+    if is_system_admin:
         return BY_SYSTEM_ADMIN
-    verifier = services.payments
     if verifier is not None and payment_id is not None:
         payment = await _ask(verifier, payment_id)
-        if payment is not None and payment.org_id == access.org_id:
+        if payment is not None and payment.org_id == org_id:
             _refuse_other_figures(payment, millicredits, dollars)
             return f"payment:{verifier.name}"
-    if services.settings.purchases_by_org_admins:
+    if open_to_org_admins:
         return BY_SETTING
     raise ApiError(
         403,

@@ -16,7 +16,7 @@ from taximeter.api.settings.api import ApiSettings
 from taximeter.api.upstreams.config import ConfigError
 from taximeter.api.web.background import REQUESTS_SHARE
 from taximeter.api.web.connections import GuardingServer, connection_limits
-from taximeter.api.web.request_id import current_request_id
+from taximeter.api.web.current_request import current_request_id
 from taximeter.api.web.wire_protocol import BoundedProtocol
 from taximeter.meter.pricing import PriceFileError
 from taximeter.settler.books.logs import configure_logs

@@ -12,11 +12,21 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from taximeter.api.access.dependencies import Access, OrgAdminDep, ServicesDep, SystemAdminDep
+from taximeter.api.billing.allocations import (
+    allocate_credits,
+    allocation_refusal,
+    pool_cannot_pay,
+)
 from taximeter.api.billing.audit import to_json, write_audit
-from taximeter.api.billing.live_balances import made_live
+from taximeter.api.billing.purchases import pool_is_full
 from taximeter.api.billing.views import AllocationView, PoolView, pool_view
-from taximeter.api.routes.credits import allocate_credits, allocation_refusal, pool_cannot_pay
+from taximeter.api.running.dependencies import (
+    Access,
+    CallerFirstRoute,
+    OrgAdminDep,
+    ServicesDep,
+    SystemAdminDep,
+)
 from taximeter.api.sql import CORRECTIONS, CREDITS
 from taximeter.api.web.errors import ApiError, text_of_credits
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
@@ -24,17 +34,15 @@ from taximeter.api.web.json_numbers import (
     Body,
     Credits,
     Dollars,
-    ExactRoute,
     ShortText,
     UserId,
     credits_of,
     millicredits_of,
 )
 from taximeter.api.web.retries import again_when_undone
-from taximeter.meter.wire.limits import BALANCE_MAX
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 def _more_or_less(value: object) -> int:
@@ -146,7 +154,7 @@ async def refund(
             raise allocation_refusal(pool, body.credits, error) from error
     services.memberships.forget(body.user_id)
     return answer.model_copy(
-        update={"allocation": await made_live(services, org_id, answer.allocation)}
+        update={"allocation": await services.live.made_live(org_id, answer.allocation)}
     )
 
 
@@ -159,7 +167,9 @@ async def _refund(conn: Connection, access: Access, body: Refund) -> Refunded:
     await conn.execute(CREDITS["open_account"], org_id, body.user_id, access.user_id)
     if await conn.fetchrow(CORRECTIONS["correct_pool"], org_id, body.credits) is None:
         raise ApiError(404, "This organization has no credit pool")
-    allocated = await allocate_credits(conn, access, body.user_id, body.credits)
+    allocated = await allocate_credits(
+        conn, org_id, body.user_id, body.credits, actor=access.user_id
+    )
     correction = await _record(
         conn,
         access,
@@ -222,11 +232,7 @@ async def _adjust(conn: Connection, access: Access, body: Adjustment) -> Adjuste
     try:
         pool = await conn.fetchrow(CORRECTIONS["correct_pool"], org_id, body.credits)
     except asyncpg.CheckViolationError as error:
-        raise ApiError(
-            400,
-            f"credits: a pool holds at most {text_of_credits(BALANCE_MAX)} credits",
-            details={"field": "credits", "limit": credits_of(BALANCE_MAX)},
-        ) from error
+        raise pool_is_full() from error
     if pool is None:
         there = await conn.fetchrow(CREDITS["pool"], org_id)
         if there is None:

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated
 
 import asyncpg
-from asyncpg import Record
 from fastapi import APIRouter, Query
-from pydantic import AfterValidator, BaseModel, StrictBool
+from pydantic import AfterValidator, StrictBool
 
-from taximeter.api.access.dependencies import Access, MemberDep, OrgAdminDep, ServicesDep, own_user
-from taximeter.api.billing.audit import write_audit
-from taximeter.api.billing.live_balances import Account, live_balances, made_live
+from taximeter.api.billing.allocations import Allocated, allocate_credits, allocation_refusal
+from taximeter.api.billing.live_balances import with_balance
 from taximeter.api.billing.views import (
     AllocationView,
     FromBooks,
     PoolDetails,
-    allocation_view,
     pool_details,
 )
-from taximeter.api.sql import CREDITS
-from taximeter.api.web.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
-from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
-from taximeter.api.web.json_numbers import (
-    Body,
-    Credits,
-    ExactRoute,
-    Time,
-    UserId,
-    credits_of,
-    in_the_future,
+from taximeter.api.running.dependencies import (
+    CallerFirstRoute,
+    MemberDep,
+    OrgAdminDep,
+    ServicesDep,
+    own_user,
 )
+from taximeter.api.sql import CREDITS
+from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
+from taximeter.api.web.json_numbers import Body, Credits, Time, UserId, in_the_future
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
-from taximeter.meter import Balance
-from taximeter.meter.wire.limits import BALANCE_MAX
-from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 class NewAllocation(Body):
@@ -52,20 +42,6 @@ class NewAllocation(Body):
     credits: Credits
     expires_at: Annotated[Time, AfterValidator(in_the_future)] | None = None
     auto_renew: StrictBool | None = None
-
-
-class PoolUpdated(BaseModel):
-    """What an allocation left of the pool."""
-
-    allocated_credits: float
-    available_credits: float
-
-
-class Allocated(BaseModel):
-    """The user's allocation, with what it had before, and the pool."""
-
-    allocation: AllocationView
-    pool_updated: PoolUpdated
 
 
 class AllocationList(FromBooks):
@@ -112,9 +88,10 @@ async def allocate(
                     Allocated,
                     lambda: allocate_credits(
                         conn,
-                        access,
+                        access.org_id,
                         body.user_id,
                         body.credits,
+                        actor=access.user_id,
                         names_an_end="expires_at" in body.model_fields_set,
                         expires_at=body.expires_at,
                         auto_renew=body.auto_renew,
@@ -124,122 +101,8 @@ async def allocate(
             pool = await conn.fetchrow(CREDITS["pool"], access.org_id)
             raise allocation_refusal(pool, body.credits, error) from error
     services.memberships.forget(body.user_id)
-    allocation = await made_live(services, access.org_id, answer.allocation)
+    allocation = await services.live.made_live(access.org_id, answer.allocation)
     return answer.model_copy(update={"allocation": allocation})
-
-
-async def allocate_credits(
-    conn: Connection,
-    access: Access,
-    user_id: str,
-    millicredits: int,
-    *,
-    names_an_end: bool = False,
-    expires_at: datetime | None = None,
-    auto_renew: bool | None = None,
-) -> Allocated:
-    """Give a member credits of the pool, in the caller's transaction. Raises ApiError 404 for
-    somebody else, and asyncpg's integrity errors, which `allocation_refusal` puts into words.
-    """
-    org_id = access.org_id
-    if await conn.fetchval(CREDITS["lock_member"], org_id, user_id) is None:
-        raise ApiError(
-            404,
-            "The user is not an active member of this organization",
-            details={"field": "user_id"},
-        )
-    allocation_id = await conn.fetchval(
-        CREDITS["allocate"],
-        org_id,
-        user_id,
-        millicredits,
-        access.user_id,
-        names_an_end,
-        expires_at,
-        auto_renew,
-    )
-    row = await conn.fetchrow(CREDITS["read_allocation"], allocation_id)
-    pool = await conn.fetchrow(CREDITS["pool"], org_id)
-    assert row is not None, "it was allocated above"
-    assert pool is not None, "an allocation has a pool"
-    await _audit_allocation(conn, access.user_id, org_id, millicredits, row, pool)
-    return Allocated(
-        allocation=allocation_view(row),
-        pool_updated=PoolUpdated(
-            allocated_credits=credits_of(pool["allocated_credits"]),
-            available_credits=credits_of(pool["available_credits"]),
-        ),
-    )
-
-
-async def _audit_allocation(
-    conn: Connection,
-    actor: str,
-    org_id: str,
-    millicredits: int,
-    row: Record,
-    pool: Record,
-) -> None:
-    allocated = row["allocated_credits"]
-    # An allocation that holds no more than this request gave it was opened by it.
-    opened = allocated == millicredits and row["used_credits"] == 0
-    await write_audit(
-        conn,
-        actor=actor,
-        action="user.allocation.created" if opened else "org.credits.allocated",
-        org_id=org_id,
-        target=row["user_id"],
-        before={
-            "allocated_credits": allocated - millicredits,
-            "pool_available_credits": pool["available_credits"] + millicredits,
-        },
-        after={
-            "allocated_credits": allocated,
-            "pool_available_credits": pool["available_credits"],
-        },
-    )
-
-
-def allocation_refusal(
-    pool: Record | None, need: int, error: asyncpg.IntegrityConstraintViolationError
-) -> ApiError:
-    """Why an allocation was refused: its terms do not go together, the pool as it is could not pay,
-    or the cap is reached.
-    """
-    constraint = getattr(error, "constraint_name", None)
-    if constraint == "renewal_needs_an_end":
-        return ApiError(
-            400,
-            "auto_renew: an allocation renews at its end, and this one has none; name expires_at",
-            details={"field": "auto_renew"},
-        )
-    if constraint == "one_end_for_an_allocation":
-        return ApiError(
-            409,
-            "expires_at: this user's allocation ends at another time, and credits with different "
-            "ends are not merged. Leave it out to add to the allocation as it stands, or send null "
-            "to take its end away",
-            code="EXPIRY_CONFLICT",
-            details={"field": "expires_at", "standing_expires_at": error.detail},
-        )
-    if constraint not in ("pool_can_pay", "allocation_has_a_pool"):
-        return ApiError(
-            400,
-            f"credits: an allocation holds at most {text_of_credits(BALANCE_MAX)} credits",
-            details={"field": "credits", "limit": credits_of(BALANCE_MAX)},
-        )
-    return pool_cannot_pay(need, pool["available_credits"] if pool is not None else 0)
-
-
-def pool_cannot_pay(need: int, have: int) -> ApiError:
-    """The refusal where a pool has less millicredits available than are needed."""
-    return ApiError(
-        400,
-        "Insufficient credits in the organization's pool. "
-        f"Need {text_of_credits(need)}, have {text_of_credits(have)}",
-        code=INSUFFICIENT_CREDITS,
-        details={"need": credits_of(need), "have": credits_of(have)},
-    )
 
 
 @router.get("/credits/{org_id}/allocations", summary="Allocations, with live balances")
@@ -261,7 +124,7 @@ async def list_allocations(
         total = await conn.fetchval(CREDITS["count_allocations"], *parameters)
         rows = await conn.fetch(CREDITS["list_allocations"], *parameters, limit, offset)
     active = [(access.org_id, row["user_id"]) for row in rows if row["is_active"]]
-    balances = await live_balances(services, active)
+    balances = await services.live.read(active)
     return AllocationList(
         as_of=books.as_of,
         complete=books.complete,
@@ -270,11 +133,3 @@ async def list_allocations(
         limit=limit,
         offset=offset,
     )
-
-
-def with_balance(row: Record, org_id: str, balances: Mapping[Account, Balance]) -> AllocationView:
-    """An allocation with its live balance, where that is known."""
-    balance = balances.get((org_id, row["user_id"])) if row["is_active"] else None
-    if balance is None:
-        return allocation_view(row)
-    return allocation_view(row, remaining=balance.available + balance.held, held=balance.held)

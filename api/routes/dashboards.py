@@ -8,17 +8,16 @@ from asyncpg import Record
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import OrgAdminDep, ServicesDep
 from taximeter.api.access.user_emails import emails_of
-from taximeter.api.billing.live_balances import live_balances
+from taximeter.api.billing.live_balances import with_balance
 from taximeter.api.billing.usage_reports import Scope, last_days
 from taximeter.api.billing.views import AllocationView, FromBooks, PoolDetails, pool_details
-from taximeter.api.routes.credits import with_balance
+from taximeter.api.running.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.sql import CREDITS, DASHBOARDS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import ExactRoute, credits_of
+from taximeter.api.web.json_numbers import credits_of
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=CallerFirstRoute)
 
 ALLOCATIONS_MAX = 100
 USERS_MAX = 100
@@ -127,7 +126,7 @@ async def get_organization_dashboard(
         history = await conn.fetch(DASHBOARDS["recent_activity"], org_id, ACTIVITY_MAX)
     if organization is None:
         raise ApiError(404, "Organization not found")
-    balances = await live_balances(services, [(org_id, row["user_id"]) for row in rows])
+    balances = await services.live.read([(org_id, row["user_id"]) for row in rows])
     return OrganizationDashboard(
         as_of=books.as_of,
         complete=books.complete,

@@ -8,16 +8,16 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import PrincipalDep, ServicesDep
 from taximeter.api.billing.audit import write_audit
-from taximeter.api.services import Services
+from taximeter.api.running.dependencies import CallerFirstRoute, PrincipalDep, ServicesDep
+from taximeter.api.running.services import Services
 from taximeter.api.sql import IDENTITY
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import ExactRoute, OrgId
+from taximeter.api.web.json_numbers import OrgId
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["members"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["members"], route_class=CallerFirstRoute)
 
 
 class InvitationView(BaseModel):

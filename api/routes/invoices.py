@@ -8,22 +8,23 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import (
+from taximeter.api.billing.audit import to_json, write_audit
+from taximeter.api.running.dependencies import (
     Access,
+    CallerFirstRoute,
     MemberDep,
     OrgAdminDep,
     ServicesDep,
     SystemAdminDep,
 )
-from taximeter.api.billing.audit import to_json, write_audit
 from taximeter.api.sql import CORRECTIONS, SUBSCRIPTIONS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Body, Dollars, ExactRoute, ShortText
+from taximeter.api.web.json_numbers import Body, Dollars, ShortText
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["history"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["history"], route_class=CallerFirstRoute)
 
 Status = Literal["paid", "failed"]
 

@@ -9,17 +9,17 @@ from asyncpg import Record
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, BaseModel, Field
 
-from taximeter.api.access.dependencies import OrgAdminDep, ServicesDep
 from taximeter.api.access.key_text import make_key
 from taximeter.api.billing.audit import write_audit
+from taximeter.api.running.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.sql import IDENTITY, KEYS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Body, ExactRoute, ShortText, UserId
+from taximeter.api.web.json_numbers import Body, ShortText, UserId
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["keys"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["keys"], route_class=CallerFirstRoute)
 
 LIFE_DEFAULT = timedelta(days=90)
 LIFE_MAX = timedelta(days=366)

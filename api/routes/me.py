@@ -5,12 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import PrincipalDep, ServicesDep
+from taximeter.api.running.dependencies import CallerFirstRoute, PrincipalDep, ServicesDep
 from taximeter.api.sql import USERS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Body, ExactRoute, OrgId
+from taximeter.api.web.json_numbers import Body, OrgId
 
-router = APIRouter(tags=["session"], route_class=ExactRoute)
+router = APIRouter(tags=["session"], route_class=CallerFirstRoute)
 
 
 class OrganizationOfUser(BaseModel):

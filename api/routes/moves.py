@@ -9,19 +9,24 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, model_validator
 
-from taximeter.api.access.dependencies import MemberDep, OrgAdminDep, ServicesDep, own_user
-from taximeter.api.billing.live_balances import apply_now
 from taximeter.api.billing.transfers import carry_out, is_new, not_members
-from taximeter.api.routes.credits import PoolUpdated
+from taximeter.api.billing.views import PoolUpdated, pool_updated
+from taximeter.api.running.dependencies import (
+    CallerFirstRoute,
+    MemberDep,
+    OrgAdminDep,
+    ServicesDep,
+    own_user,
+)
 from taximeter.api.sql import MOVES
+from taximeter.api.web.current_request import current_request_id
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey
-from taximeter.api.web.json_numbers import Body, Credits, ExactRoute, UserId, credits_of
+from taximeter.api.web.json_numbers import Body, Credits, UserId, credits_of
 from taximeter.api.web.paging import LimitParam, OffsetParam
-from taximeter.api.web.request_id import current_request_id
 from taximeter.settler.moves.records import Request
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 class Transfer(Body):
@@ -115,14 +120,14 @@ async def transfer(
         request_id=current_request_id(),
     )
     users = [body.from_user_id, body.to_user_id]
-    if await is_new(services, request):
+    if await is_new(services.stores, request):
         members = await services.pool.fetchval(MOVES["count_active_members"], access.org_id, users)
         if members != len(users):
             raise not_members()
-    done = await carry_out(services, request)
+    done = await carry_out(services.stores, services.tracker, request)
     for user_id in users:
         services.memberships.forget(user_id)
-    live = await apply_now(services, access.org_id, *users)
+    live = await services.live.apply_now(access.org_id, *users)
     return Transferred(
         transferred_credits=credits_of(done.amount),
         from_user_id=body.from_user_id,
@@ -154,7 +159,7 @@ async def deallocate(
         key=idempotency_key,
         request_id=current_request_id(),
     )
-    if await is_new(services, request) and not await services.pool.fetchval(
+    if await is_new(services.stores, request) and not await services.pool.fetchval(
         MOVES["is_known_user"], access.org_id, body.user_id
     ):
         raise ApiError(
@@ -162,16 +167,13 @@ async def deallocate(
             "The user is not an active member of this organization",
             details={"field": "user_id"},
         )
-    done = await carry_out(services, request)
+    done = await carry_out(services.stores, services.tracker, request)
     services.memberships.forget(body.user_id)
-    live = await apply_now(services, access.org_id, body.user_id)
+    live = await services.live.apply_now(access.org_id, body.user_id)
     return Deallocated(
         deallocated_credits=credits_of(done.amount),
         user_id=body.user_id,
-        pool_updated=PoolUpdated(
-            allocated_credits=credits_of(done.pool_allocated),
-            available_credits=credits_of(done.pool_available),
-        ),
+        pool_updated=pool_updated(done.pool_allocated, done.pool_available),
         move_id=str(done.id),
         live=live,
     )

@@ -11,24 +11,27 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, model_validator
 
-from taximeter.api.access.dependencies import (
+from taximeter.api.billing.audit import write_audit
+from taximeter.api.billing.leaving import KeyNamed, end_all_keys
+from taximeter.api.billing.views import PoolView, pool_view
+from taximeter.api.running.dependencies import (
     Access,
+    CallerFirstRoute,
     MemberDep,
     OrgAdminDep,
     ServicesDep,
     SystemAdminDep,
 )
-from taximeter.api.access.leaving import KeyNamed, end_all_keys
-from taximeter.api.billing.audit import write_audit
-from taximeter.api.billing.views import PoolView, pool_view
 from taximeter.api.sql import KEYS, ORGANIZATIONS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Body, ExactRoute, ShortText, check_email
+from taximeter.api.web.json_numbers import Body, ShortText, check_email
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["organizations"], route_class=ExactRoute)
+router = APIRouter(
+    prefix="/api/v1/org-billing", tags=["organizations"], route_class=CallerFirstRoute
+)
 
 State = Literal["active", "suspended", "deleted"]
 

@@ -8,13 +8,13 @@ from asyncpg import Record
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import ServicesDep, SystemAdminDep
 from taximeter.api.billing.usage_reports import last_days
 from taximeter.api.billing.views import FromBooks
+from taximeter.api.running.dependencies import CallerFirstRoute, ServicesDep, SystemAdminDep
 from taximeter.api.sql import DASHBOARDS
-from taximeter.api.web.json_numbers import ExactRoute, credits_of
+from taximeter.api.web.json_numbers import credits_of
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=CallerFirstRoute)
 
 TOP_MAX = 10
 TREND_DAYS = 7

@@ -9,22 +9,21 @@ import asyncpg
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import Access, ServicesDep, SystemAdminDep
 from taximeter.api.access.sessions import Principal
-from taximeter.api.billing.live_balances import made_live
+from taximeter.api.billing.allocations import allocate_credits, allocation_refusal
 from taximeter.api.billing.personal import personal_org_id
-from taximeter.api.billing.views import AllocationView
+from taximeter.api.billing.purchases import TransactionView, book_purchase, transaction_view
+from taximeter.api.billing.views import AllocationView, PoolUpdated
 from taximeter.api.billing.vouching import BY_SYSTEM_ADMIN
-from taximeter.api.routes.credits import PoolUpdated, allocate_credits, allocation_refusal
-from taximeter.api.routes.purchases import TransactionView, book_purchase, transaction_view
+from taximeter.api.running.dependencies import CallerFirstRoute, ServicesDep, SystemAdminDep
 from taximeter.api.sql import CREDITS, USERS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
-from taximeter.api.web.json_numbers import Body, Credits, Dollars, ExactRoute, NewUserId
+from taximeter.api.web.json_numbers import Body, Credits, Dollars, NewUserId
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 class Grant(Body):
@@ -71,7 +70,7 @@ async def grant_credits(
             pool = await conn.fetchrow(CREDITS["pool"], personal_org_id(user_id))
             raise allocation_refusal(pool, body.credits, error) from error
     services.memberships.forget(user_id)
-    allocation = await made_live(services, answer.org_id, answer.allocation)
+    allocation = await services.live.made_live(answer.org_id, answer.allocation)
     return answer.model_copy(update={"allocation": allocation})
 
 
@@ -89,8 +88,7 @@ async def _grant(
         vouched_by=BY_SYSTEM_ADMIN,
         idempotency_key=key,
     )
-    access = Access(admin, org_id, is_admin=True)
-    allocated = await allocate_credits(conn, access, user_id, body.credits)
+    allocated = await allocate_credits(conn, org_id, user_id, body.credits, actor=admin.user_id)
     return Granted(
         org_id=org_id,
         allocation=allocated.allocation,

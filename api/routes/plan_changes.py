@@ -5,24 +5,26 @@ from __future__ import annotations
 from datetime import date
 from decimal import Decimal
 
-import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, StrictBool
 
-from taximeter.api.access.dependencies import Access, OrgAdminDep, ServicesDep
 from taximeter.api.billing.audit import to_json, write_audit
-from taximeter.api.billing.plans import Plan, plan_of
+from taximeter.api.billing.plans import plan_of
 from taximeter.api.billing.proration import prorate
+from taximeter.api.billing.subscriptions import is_canceled, running_subscription
 from taximeter.api.billing.views import SubscriptionView, subscription_view
-from taximeter.api.routes.subscriptions import no_subscription
+from taximeter.api.running.dependencies import Access, CallerFirstRoute, OrgAdminDep, ServicesDep
+from taximeter.api.settings.plans import Plan
 from taximeter.api.sql import SUBSCRIPTIONS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
-from taximeter.api.web.json_numbers import Body, ExactRoute, ShortText
+from taximeter.api.web.json_numbers import Body, ShortText
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
+router = APIRouter(
+    prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=CallerFirstRoute
+)
 
 
 class Upgrade(Body):
@@ -86,9 +88,9 @@ async def upgrade_subscription(
 
 async def _upgrade(conn: Connection, access: Access, plan: Plan, at_once: bool) -> Upgraded:
     org_id = access.org_id
-    before = await _running(conn, org_id)
+    before = await running_subscription(conn, org_id)
     if before["cancel_at_period_end"]:
-        raise _is_canceled()
+        raise is_canceled()
     old_price: Decimal = before["monthly_price"]
     if plan.monthly_price <= old_price:
         raise ApiError(
@@ -169,7 +171,7 @@ async def cancel_subscription(
 
 async def _cancel(conn: Connection, access: Access) -> Canceled:
     org_id = access.org_id
-    before = await _running(conn, org_id)
+    before = await running_subscription(conn, org_id)
     ends_on: date = before["billing_cycle_end"]
     if before["cancel_at_period_end"]:
         return Canceled(subscription=subscription_view(before), effective_date=ends_on)
@@ -219,7 +221,7 @@ async def resume_subscription(
 
 async def _resume(conn: Connection, access: Access) -> Resumed:
     org_id = access.org_id
-    before = await _running(conn, org_id)
+    before = await running_subscription(conn, org_id)
     if not before["cancel_at_period_end"]:
         return Resumed(subscription=subscription_view(before))
     after = await conn.fetchrow(SUBSCRIPTIONS["resume_subscription"], org_id)
@@ -238,17 +240,3 @@ async def _resume(conn: Connection, access: Access) -> Resumed:
         after={"cancel_at_period_end": False},
     )
     return Resumed(subscription=subscription_view(after))
-
-
-async def _running(conn: Connection, org_id: str) -> asyncpg.Record:
-    """The subscription, locked. Raises ApiError 404 if there is none, 409 if it has ended."""
-    row = await conn.fetchrow(SUBSCRIPTIONS["find_subscription"], org_id)
-    if row is None:
-        raise no_subscription()
-    if row["status"] == "canceled":
-        raise _is_canceled()
-    return row
-
-
-def _is_canceled() -> ApiError:
-    return ApiError(409, "This subscription is canceled", code="SUBSCRIPTION_CANCELED")

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from datetime import datetime
-from decimal import Decimal
-from typing import Any
-
 import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import Access, OrgAdminDep, ServicesDep
-from taximeter.api.billing.audit import to_json, write_audit
+from taximeter.api.billing.purchases import (
+    TransactionView,
+    book_purchase,
+    millicredits_bought,
+    payment_is_used,
+    transaction_view,
+)
 from taximeter.api.billing.views import PoolView, pool_view
 from taximeter.api.billing.vouching import who_vouches
+from taximeter.api.running.dependencies import Access, CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.sql import CREDITS
-from taximeter.api.web.errors import ApiError, text_of_credits
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
-from taximeter.api.web.json_numbers import Body, Credits, Dollars, ExactRoute, ShortText, credits_of
+from taximeter.api.web.json_numbers import Body, Credits, Dollars, ShortText
 from taximeter.api.web.retries import again_when_undone
-from taximeter.meter.wire.limits import BALANCE_MAX
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 class Purchase(Body):
@@ -32,16 +31,6 @@ class Purchase(Body):
     credits: Credits
     purchase_amount: Dollars = Field(description="What was paid, in dollars")
     stripe_payment_id: ShortText | None = None
-
-
-class TransactionView(BaseModel):
-    """The line of the billing history. `amount` is dollars."""
-
-    id: str
-    event_type: str
-    amount: float
-    credits: float
-    created_at: datetime
 
 
 class Purchased(BaseModel):
@@ -69,8 +58,10 @@ async def add_credits(
     """
     org_id, payment = access.org_id, body.stripe_payment_id
     vouched_by = await who_vouches(
-        services,
-        access,
+        services.payments,
+        org_id,
+        is_system_admin=access.principal.is_system_admin,
+        open_to_org_admins=services.settings.purchases_by_org_admins,
         millicredits=body.credits,
         dollars=body.purchase_amount,
         payment_id=payment,
@@ -120,89 +111,7 @@ async def _purchase(
     return Purchased(pool=pool_view(pool), transaction=transaction_view(line))
 
 
-async def book_purchase(
-    conn: Connection,
-    org_id: str,
-    buyer: str,
-    *,
-    millicredits: int,
-    dollars: Decimal,
-    vouched_by: str,
-    stripe_payment_id: str | None = None,
-    idempotency_key: str | None = None,
-) -> asyncpg.Record:
-    """Add the credits, in the caller's transaction; returns the history line. `vouched_by` says why
-    the purchase is believed. Raises ApiError 400 over the cap, 409 for a payment that has bought
-    credits.
-    """
-    metadata: dict[str, object] = {"millicredits": millicredits, "purchased_by": buyer}
-    metadata["vouched_by"] = vouched_by
-    if idempotency_key is not None:
-        metadata["idempotency_key"] = idempotency_key
-    try:
-        line = await conn.fetchrow(
-            CREDITS["buy_credits"],
-            org_id,
-            millicredits,
-            dollars,
-            stripe_payment_id,
-            to_json(metadata),
-        )
-    except asyncpg.CheckViolationError as error:
-        raise ApiError(
-            400,
-            f"credits: a pool holds at most {text_of_credits(BALANCE_MAX)} credits",
-            details={"field": "credits", "limit": credits_of(BALANCE_MAX)},
-        ) from error
-    except asyncpg.UniqueViolationError as error:
-        raise _payment_is_used() from error
-    assert line is not None, "a purchase that was booked has a line"
-    pool = await conn.fetchrow(CREDITS["pool"], org_id)
-    assert pool is not None, "a purchase makes it"
-    await write_audit(
-        conn,
-        actor=buyer,
-        action="org.credits.purchased",
-        org_id=org_id,
-        target=str(line["id"]),
-        before={"total_credits": pool["total_credits"] - millicredits},
-        after={
-            "total_credits": pool["total_credits"],
-            "purchase_amount": str(dollars),
-            "stripe_payment_id": stripe_payment_id,
-            "vouched_by": vouched_by,
-        },
-        request_id=idempotency_key,
-    )
-    return line
-
-
-def _metadata(line: asyncpg.Record) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(line["metadata"])
-    return document
-
-
 def _refuse_other_purchase(line: asyncpg.Record, org_id: str, body: Purchase) -> None:
-    first = (line["org_id"], _metadata(line).get("millicredits"), line["amount"])
+    first = (line["org_id"], millicredits_bought(line), line["amount"])
     if first != (org_id, body.credits, body.purchase_amount):
-        raise _payment_is_used()
-
-
-def _payment_is_used() -> ApiError:
-    """Says nothing about who has used it: that may be another organisation."""
-    return ApiError(
-        409,
-        "stripe_payment_id: this payment has bought something else already",
-        details={"field": "stripe_payment_id"},
-    )
-
-
-def transaction_view(line: asyncpg.Record) -> TransactionView:
-    """A line of the history that a purchase has written."""
-    return TransactionView(
-        id=str(line["id"]),
-        event_type=line["event_type"],
-        amount=float(line["amount"]),
-        credits=credits_of(_metadata(line)["millicredits"]),
-        created_at=line["created_at"],
-    )
+        raise payment_is_used()

@@ -11,20 +11,27 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, Field
 
-from taximeter.api.access.dependencies import MemberDep, PrincipalDep, ServicesDep, SystemAdminDep
 from taximeter.api.billing.audit import to_json, write_audit
 from taximeter.api.billing.personal import PERSONAL_PREFIX
-from taximeter.api.billing.plans import PLANS, Plan, plan_of
+from taximeter.api.billing.plans import plan_of
+from taximeter.api.billing.purchases import book_purchase
+from taximeter.api.billing.subscriptions import no_subscription
 from taximeter.api.billing.views import PoolView, SubscriptionView, pool_view, subscription_view
 from taximeter.api.billing.vouching import BY_PLAN
-from taximeter.api.routes.purchases import book_purchase
+from taximeter.api.running.dependencies import (
+    CallerFirstRoute,
+    MemberDep,
+    PrincipalDep,
+    ServicesDep,
+    SystemAdminDep,
+)
+from taximeter.api.settings.plans import PLANS, Plan
 from taximeter.api.sql import CREDITS, ORGANIZATIONS, SUBSCRIPTIONS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.web.json_numbers import (
     Body,
     Credits,
-    ExactRoute,
     NewOrgId,
     NewUserId,
     ShortText,
@@ -33,7 +40,9 @@ from taximeter.api.web.json_numbers import (
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=ExactRoute)
+router = APIRouter(
+    prefix="/api/v1/org-billing", tags=["subscriptions"], route_class=CallerFirstRoute
+)
 
 
 class NewSubscription(Body):
@@ -107,11 +116,6 @@ async def get_subscription(access: MemberDep, services: ServicesDep) -> Subscrip
         next_billing_date=row["billing_cycle_end"] if goes_on else None,
         outstanding_balance=float(row["outstanding_balance"]),
     )
-
-
-def no_subscription() -> ApiError:
-    """The refusal where an organisation has no subscription to speak of."""
-    return ApiError(404, "This organization has no subscription")
 
 
 @router.post("/subscriptions", summary="Subscribe an organization to a plan")

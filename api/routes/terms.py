@@ -9,16 +9,15 @@ import asyncpg
 from fastapi import APIRouter, Path
 from pydantic import AfterValidator, BaseModel, StrictBool, model_validator
 
-from taximeter.api.access.dependencies import OrgAdminDep, ServicesDep
 from taximeter.api.billing.audit import write_audit
-from taximeter.api.billing.live_balances import made_live
 from taximeter.api.billing.views import AllocationView, allocation_view
+from taximeter.api.running.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.sql import CORRECTIONS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Body, ExactRoute, Time, UserId, in_the_future
+from taximeter.api.web.json_numbers import Body, Time, UserId, in_the_future
 from taximeter.api.web.retries import again_when_undone
 
-router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
 
 
 class Terms(Body):
@@ -88,7 +87,7 @@ async def change_terms(
             before=_terms(row["expires_before"], row["auto_renew_before"]),
             after=_terms(row["expires_at"], row["auto_renew"]),
         )
-    return TermsChanged(allocation=await made_live(services, org_id, allocation_view(row)))
+    return TermsChanged(allocation=await services.live.made_live(org_id, allocation_view(row)))
 
 
 def _ends_no_more(body: Terms) -> bool:

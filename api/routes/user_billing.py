@@ -8,11 +8,10 @@ from asyncpg import Record
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import PrincipalDep, ServicesDep
 from taximeter.api.access.memberships import MEMBERSHIPS_MAX
-from taximeter.api.billing.live_balances import live_balances
 from taximeter.api.billing.usage_reports import last_days
 from taximeter.api.billing.views import FromBooks
+from taximeter.api.running.dependencies import PrincipalDep, ServicesDep
 from taximeter.api.sql import USERS
 from taximeter.api.web.json_numbers import credits_of
 
@@ -93,7 +92,7 @@ async def get_user_billing(principal: PrincipalDep, services: ServicesDep) -> Bi
         usage = await conn.fetchrow(USERS["usage_of_user"], user_id, org_ids, *last_days())
     assert usage is not None, "a sum has a row"
     accounts = [(row["org_id"], user_id) for row in rows if row["allocation_id"] is not None]
-    balances = await live_balances(services, accounts)
+    balances = await services.live.read(accounts)
     live = {org_id: balance.available + balance.held for (org_id, _), balance in balances.items()}
     allocated = [row for row in rows if row["allocation_id"] is not None]
     used, requests = usage["credits_used"], usage["requests"]

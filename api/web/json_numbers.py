@@ -9,16 +9,13 @@ reads is exact, within the cap on balances.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final
 
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from taximeter.api.web.errors import ApiError
 from taximeter.api.web.json_shape import Shape, ShapeError
 from taximeter.meter import InvalidRequest
 from taximeter.meter.wire.limits import AMOUNT_MAX, check_org_id, check_user_id
@@ -202,39 +199,3 @@ class Body(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _ExactRequest(Request):
-    async def json(self) -> Any:
-        return parse_json(await self.body())
-
-
-def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind == "application/json" or (
-        kind.startswith("application/") and kind.endswith("+json")
-    )
-
-
-class ExactRoute(APIRoute):
-    """A route whose JSON body keeps its numbers as they were written. A body of another type is
-    refused with 415: read as text, it would be none of the fields.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def with_exact_numbers(request: Request) -> Response:
-            said = request.headers.get("content-type", "")
-            has_body = request.headers.get("content-length", "0") != "0" or (
-                "transfer-encoding" in request.headers
-            )
-            if self.body_field is not None and has_body and not _is_json(said):
-                raise ApiError(
-                    415,
-                    "The body must be JSON: send the header Content-Type: application/json",
-                    details={"field": "Content-Type"},
-                )
-            return await handle(_ExactRequest(request.scope, request.receive))
-
-        return with_exact_numbers

@@ -6,18 +6,12 @@ from __future__ import annotations
 
 import os
 import re
-from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from taximeter.api.web.current_request import CURRENT_ID
+
 _SHAPE = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_current: ContextVar[str | None] = ContextVar("taximeter_request_id", default=None)
-
-
-def current_request_id() -> str | None:
-    """The id of the request that is being answered; None outside of one."""
-    return _current.get()
-
 
 _ALWAYS = (
     (b"x-content-type-options", b"nosniff"),
@@ -66,8 +60,8 @@ class RequestId:
                 message = {**message, "headers": headers}
             await send(message)
 
-        token = _current.set(raw.decode())
+        token = CURRENT_ID.set(raw.decode())
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            _current.reset(token)
+            CURRENT_ID.reset(token)

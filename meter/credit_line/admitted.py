@@ -10,8 +10,8 @@ from typing import Any
 from taximeter.meter.credit_line.journal import Line
 from taximeter.meter.wire.errors import NotAllowed, RequestConflict
 from taximeter.meter.wire.limits import PAYLOAD_BYTES_MAX
-from taximeter.meter.wire.models import Receipt, State
 from taximeter.meter.wire.operations import Operation
+from taximeter.meter.wire.receipt import Receipt, State
 
 
 @dataclass(slots=True)

@@ -29,6 +29,7 @@ from taximeter.meter.credit_line.admitted import (
     touched_line,
 )
 from taximeter.meter.credit_line.journal import Journal, Line, LineInDoubt
+from taximeter.meter.wire.balance import Loader
 from taximeter.meter.wire.errors import (
     AccountNotFound,
     InsufficientCredits,
@@ -40,8 +41,8 @@ from taximeter.meter.wire.errors import (
     TooManyHolds,
 )
 from taximeter.meter.wire.limits import AMOUNT_MAX, FREE_HOLD_TTL_MS, check_org_id
-from taximeter.meter.wire.models import Loader, Receipt
 from taximeter.meter.wire.operations import Operation
+from taximeter.meter.wire.receipt import Receipt
 
 log: Final = logging.getLogger("taximeter.meter")
 

@@ -23,8 +23,8 @@ from taximeter.meter.wire.errors import (
     StoreOutOfMemory,
     StoreUnavailable,
 )
-from taximeter.meter.wire.models import Receipt
 from taximeter.meter.wire.operations import Operation
+from taximeter.meter.wire.receipt import Receipt
 
 log: Final = logging.getLogger("taximeter.meter")
 

@@ -21,11 +21,12 @@ from taximeter.meter.lanes.pending import Pending
 from taximeter.meter.lanes.pressure import Pressure
 from taximeter.meter.server.handshake import ShardIdentity, greet
 from taximeter.meter.server.trouble import is_final
+from taximeter.meter.server.wait_poll import WaitPoll
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.wire.errors import NotConfirmed, StoreError, StoreUnavailable
 from taximeter.meter.wire.keys import ShardKeys
 from taximeter.meter.wire.scripts import load_script
-from taximeter.meter.wire.waits import Asking, Goal, Wait
+from taximeter.meter.wire.waits import Goal, Wait
 
 log: Final = logging.getLogger("taximeter.meter")
 
@@ -160,22 +161,22 @@ class Confirmer:
             self._ask_again(gone, trouble)
 
     async def _confirm(self, connection: Any, server: ShardIdentity) -> None:
-        asking = Asking(connection, self._goal)
+        poll = WaitPoll(connection, self._goal)
         try:
             async with asyncio.timeout(self._call_timeout_s):
-                epoch, writes = await asking.after(load_script("barrier"), [1, self._keys.meta])
+                epoch, writes = await poll.after(load_script("barrier"), [1, self._keys.meta])
             self._drop_foreign(server, epoch.decode(), int(writes or b"0"))
             while self._group:
                 async with asyncio.timeout(self._call_timeout_s):
-                    self._reached = await asking.answer()
+                    self._reached = await poll.answer()
                     if self._goal.is_met(self._reached):
                         self._succeed()
                     else:
                         self._expire(self._goal.missing(self._reached))
             async with asyncio.timeout(self._call_timeout_s):
-                await asking.finish()
+                await poll.finish()
         finally:
-            asking.stop()
+            poll.stop()
 
     def _succeed(self) -> None:
         group, self._group = self._group, []
@@ -210,18 +211,18 @@ async def what_is_missing(connection: Any, keys: ShardKeys, goal: Goal, within_s
     """Ask whether a write of now is confirmed within the time; empty when it is. Raises what
     redis-py raises.
     """
-    asking = Asking(connection, goal)
+    poll = WaitPoll(connection, goal)
     loop = asyncio.get_running_loop()
     end = loop.time() + within_s
     try:
-        await asking.after(load_script("barrier"), [1, keys.meta])
+        await poll.after(load_script("barrier"), [1, keys.meta])
         while True:
-            reached = await asking.answer()
+            reached = await poll.answer()
             if goal.is_met(reached) or loop.time() >= end:
-                await asking.finish()
+                await poll.finish()
                 return "" if goal.is_met(reached) else goal.missing(reached)
     finally:
-        asking.stop()
+        poll.stop()
 
 
 async def drop(connection: Any) -> None:

@@ -26,7 +26,6 @@ from taximeter.meter.wire.errors import (
     UnknownHold,
 )
 from taximeter.meter.wire.keys import shard_of_account, split_account
-from taximeter.meter.wire.models import Receipt
 from taximeter.meter.wire.operations import (
     OK_REPLY,
     Operation,
@@ -37,6 +36,7 @@ from taximeter.meter.wire.operations import (
     parse_reply,
     raise_refusal,
 )
+from taximeter.meter.wire.receipt import Receipt
 
 logger = logging.getLogger("taximeter.meter")
 

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from taximeter.meter.lanes.shards import Shards
 from taximeter.meter.settings import MeterSettings
+from taximeter.meter.wire.balance import Balance, Loader
 from taximeter.meter.wire.codes import FENCED, STALE_EPOCH
 from taximeter.meter.wire.errors import (
     AccountNotFound,
@@ -20,7 +21,6 @@ from taximeter.meter.wire.errors import (
     StoreUnavailable,
 )
 from taximeter.meter.wire.keys import ShardKeys, account_field, shard_of
-from taximeter.meter.wire.models import Balance, Loader
 from taximeter.meter.wire.scripts import Script, load_script
 
 _LOOK_AGAIN_S = 0.1

@@ -15,7 +15,7 @@ from taximeter.meter.wire.errors import ShardFenced, StoreError, StoreUnavailabl
 from taximeter.meter.wire.hold_record import HoldRecord
 from taximeter.meter.wire.keys import ShardKeys, account_field, request_field, shard_of
 from taximeter.meter.wire.limits import check_org_id, check_request_id
-from taximeter.meter.wire.models import Receipt, State
+from taximeter.meter.wire.receipt import Receipt, State
 from taximeter.meter.wire.waits import Waits
 
 

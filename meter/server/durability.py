@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 from redis.exceptions import ResponseError
 
+from taximeter.meter.settings import Durability
 from taximeter.meter.wire.scripts import load_script
 from taximeter.meter.wire.waits import Waits
-
-Durability = Literal["none", "everysec", "always"]
-"""What an operator asks of the server: nothing, an AOF, or an AOF with an fsync before answers."""
 
 _MODES: Final = {
     "M0": "An answer is in memory alone: any restart of Redis loses what was not settled yet.",

@@ -29,7 +29,7 @@ from taximeter.meter.wire.errors import (
     UnknownHold,
 )
 from taximeter.meter.wire.limits import BALANCE_MAX
-from taximeter.meter.wire.models import Receipt
+from taximeter.meter.wire.receipt import Receipt
 
 RETRY_AFTER_S: Final = 1
 _encode = json.JSONEncoder(separators=(",", ":")).encode

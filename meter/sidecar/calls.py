@@ -21,8 +21,8 @@ from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.sidecar.model_prices import Prices
 from taximeter.meter.wire.errors import InvalidRequest
 from taximeter.meter.wire.hold_record import Asker
-from taximeter.meter.wire.models import Receipt
 from taximeter.meter.wire.operations import TAKES_CREDIT, Op
+from taximeter.meter.wire.receipt import Receipt
 
 # Filled in by hand: request ids and states need no escapes, everything else is a number.
 _RESERVED: Final = (

@@ -9,8 +9,8 @@ from taximeter.meter.sidecar.exact_json import millicredits_of
 from taximeter.meter.sidecar.model_prices import PRICE_FIELDS
 from taximeter.meter.wire.errors import InvalidRequest
 from taximeter.meter.wire.limits import AMOUNT_MAX
-from taximeter.meter.wire.models import Usage
 from taximeter.meter.wire.operations import Op
+from taximeter.meter.wire.usage import Usage
 
 TTL_DEFAULT_S: Final = 60.0
 NAME_LENGTH_MAX: Final = 64

@@ -24,7 +24,8 @@ from taximeter.meter.sidecar.exact_json import millicredits_of
 from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.wire.errors import AccountNotFound, InvalidRequest, MeterError, RequestReplayed
 from taximeter.meter.wire.hold_record import Asker
-from taximeter.meter.wire.models import Receipt, Usage
+from taximeter.meter.wire.receipt import Receipt
+from taximeter.meter.wire.usage import Usage
 
 PREFIX: Final = "/auth/"
 ROUTES: Final = ("/auth/charge/{price}", "/auth/reserve/{price}", "/auth/settle")

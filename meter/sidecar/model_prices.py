@@ -25,7 +25,7 @@ from taximeter.meter.pricing import (
 from taximeter.meter.pricing.editions import PricesNotKnown
 from taximeter.meter.sidecar.answers import PRICES_NOT_KNOWN, Refusal
 from taximeter.meter.wire.errors import InvalidRequest
-from taximeter.meter.wire.models import Usage
+from taximeter.meter.wire.usage import Usage
 
 ANSWERS_MAX: Final = 1000
 """Most answers (`n`), and most images, of one request."""

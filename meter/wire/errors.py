@@ -5,10 +5,9 @@ caller needs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from taximeter.meter.wire.models import Receipt
+from taximeter.meter.wire.receipt import Receipt
 
 
 class MeterError(Exception):

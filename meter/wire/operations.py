@@ -24,7 +24,8 @@ from taximeter.meter.wire.limits import (
     check_request_id,
     checked_account,
 )
-from taximeter.meter.wire.models import Receipt, State, Usage
+from taximeter.meter.wire.receipt import Receipt, State
+from taximeter.meter.wire.usage import Usage
 
 Op = Literal["reserve", "commit", "release", "charge", "touch", "void", "expire"]
 """What callers ask for, and two that the client uses on its own: `void` gives back what the reserve

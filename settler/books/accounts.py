@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from taximeter.meter.wire.models import LoadedAccount, Loader
+from taximeter.meter.wire.balance import LoadedAccount, Loader
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Pool
 

@@ -15,7 +15,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from taximeter.meter.server.durability import Durability
+from taximeter.meter.settings import Durability
 from taximeter.settler.books.logs import LogFormat
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]

@@ -13,8 +13,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 
-from taximeter.meter.server.durability import Durability, ServerFacts, read_facts
+from taximeter.meter.server.durability import ServerFacts, read_facts
 from taximeter.meter.server.permissions import SETTLER, check_permissions, missing_permission
+from taximeter.meter.settings import Durability
 from taximeter.meter.wire.errors import UnsafeServer
 from taximeter.meter.wire.keys import ShardKeys
 from taximeter.settler.books.connection_pools import make_pool

@@ -136,7 +136,7 @@ async def test_what_takes_too_long_goes_on_and_is_not_cut_off(
     await opened(world, "ann")
     monkeypatch.setattr(live, "bring_up_to_date", slow)
     monkeypatch.setattr(live, "APPLY_TIMEOUT_S", 0.01)
-    assert not await live.apply_now(world.app.state.services, "acme", "ann")
+    assert not await world.app.state.services.live.apply_now("acme", "ann")
     await begun.wait()
     may_go_on.set()
     async with asyncio.timeout(60):

@@ -14,13 +14,12 @@ import pytest
 from support.waiting import eventually
 from support.world import BILLING, World
 
-from taximeter.api.access import strangers
-from taximeter.api.access.strangers import Strangers, credentials_of
 from taximeter.api.app import create_app
 from taximeter.api.web import late_refusals as late
-from taximeter.api.web import outermost
+from taximeter.api.web import outermost, strangers
 from taximeter.api.web.late_refusals import BodyTurns, LateAnswers
 from taximeter.api.web.outermost import Outermost
+from taximeter.api.web.strangers import Strangers, credentials_of
 from taximeter.meter.sidecar import ApiKeys, create_sidecar
 
 MOST = 5
@@ -281,3 +280,24 @@ async def test_large_bodies_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         turn.end()
     assert turns._reading == {"b": 1}
     assert not turns._waiting
+
+
+async def test_the_body_of_a_stranger_is_not_read(at_once: None, world: World) -> None:
+    """Every route of the admin API that takes a body asks who calls before it looks at one."""
+    document = (await world.client.get("/openapi.json")).json()
+    taking = [
+        (method, path)
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if path.startswith(BILLING) and "requestBody" in operation
+    ]
+    assert len(taking) > 15
+    for method, path in taking:
+        for headers in ({}, {"Authorization": "Bearer nobody's"}):
+            answer = await world.client.request(
+                method,
+                path.replace("{", "").replace("}", ""),
+                content=b"[" * 10,
+                headers={"Content-Type": "application/json", **headers},
+            )
+            assert answer.status_code == 401, f"{method} {path}: {answer.text}"

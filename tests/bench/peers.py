@@ -14,8 +14,8 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from bench.harness import BenchFailed, closed_loop
 from bench.live import AVAILABLE, Account, request_ids
 from taximeter.meter.wire.keys import ShardKeys
-from taximeter.meter.wire.models import Usage
 from taximeter.meter.wire.scripts import load_script
+from taximeter.meter.wire.usage import Usage
 from taximeter.settler.books.named_sql import load_queries
 
 AMOUNT: Final = 50

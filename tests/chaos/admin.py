@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import httpx
 
-from chaos.cluster import ORGS, USERS, Cluster
+from chaos.cluster import ITS_USERS, ON_CREDIT, ORGS, USERS, Cluster
 from chaos.history import Recorder
 from taximeter.api.access.dev_tokens import load_dev_key
 
@@ -73,7 +73,7 @@ class Admin:
                 except httpx.TransportError:
                     pass
                 await asyncio.sleep(0.1)
-        for org in ORGS:
+        for org in (*ORGS, ON_CREDIT):
             body: dict[str, Any] = {
                 "org_id": org,
                 "plan_code": "professional",
@@ -84,7 +84,7 @@ class Admin:
             answer = await self._client.post(f"{BILLING}/subscriptions", json=body)
             assert answer.status_code == 200, answer.text
             assert await self._until_known(self._purchase(org, BOUGHT)) == "ok"
-        for account in USERS:
+        for account in (*USERS, *ITS_USERS):
             assert await self._until_known(_membership(account, "add")) == "ok"
             amount = ALLOCATED[int(account[-1])]
             assert await self._until_known(self._allocation(account, amount)) == "ok"

@@ -11,7 +11,7 @@ from typing import Final
 
 from chaos.admin_judge import judge_admin
 from chaos.cluster import Cluster
-from chaos.history import read_lines
+from chaos.history import open_in, read_lines
 from chaos.scene import Key, Loss
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.proof.check import CheckLimits, check
@@ -73,6 +73,7 @@ async def prove(cluster: Cluster, losses: list[Loss], forked: bool = False) -> B
             books.ledger[row["org_id"], row["request_id"]] = row["amount"]
         await _count(stores, books, forked)
         await _figures(cluster, stores, books)
+        _set_aside_on_credit(cluster, books)
         await _administered(cluster, stores, books, losses)
     return books
 
@@ -104,6 +105,10 @@ async def _unrest(cluster: Cluster, stores: Stores) -> str:
     entries = await stores.pool.fetchval(_BEHIND_SQL)
     if entries:
         return f"{entries} accounts have entries that are not applied"
+    for sidecar in ("sidecar-1", "sidecar-2"):
+        waiting = open_in(cluster.journal(sidecar))
+        if waiting:
+            return f"{sidecar} has not charged what it admitted on credit: {sorted(waiting)[:3]}"
     pending, closing = await stores.pool.fetchrow(_OPEN_SQL)
     return (
         f"{pending} moves are pending, {closing} allocations closing" if pending + closing else ""
@@ -135,6 +140,14 @@ async def _count(stores: Stores, books: Books, forked: bool) -> None:
     if books.counts["set aside"] or (books.counts["set aside at a fork"] and not forked):
         rows = await stores.pool.fetch(f"SELECT reason, detail {_SET_ASIDE_SQL} LIMIT 3")
         books.violations.append(f"I15 events were set aside: {[tuple(row) for row in rows]}")
+
+
+def _set_aside_on_credit(cluster: Cluster, books: Books) -> None:
+    """What was admitted on credit and can never be charged: of accounts that exist, nothing."""
+    for sidecar in ("sidecar-1", "sidecar-2"):
+        journal = cluster.journal(sidecar)
+        for line in read_lines(journal.with_name(f"{journal.name}.refused")):
+            books.violations.append(f"I15 {sidecar} could not charge on credit: {line}")
 
 
 async def _figures(cluster: Cluster, stores: Stores, books: Books) -> None:

@@ -30,6 +30,11 @@ from taximeter.settler.books.stores import Stores
 
 ORGS = ("aurora", "borealis", "cirrus")
 USERS = tuple(f"{org}/user-{number}" for org in ORGS for number in range(3))
+ON_CREDIT = "delta"
+"""An organisation with a credit line in each sidecar; nobody but one fault calls for it."""
+ITS_USERS = tuple(f"{ON_CREDIT}/user-{number}" for number in range(3))
+LINE = 20_000
+"""Millicredits that may be outstanding in each sidecar."""
 READY_S = 60.0
 WATCH_S = 0.3
 
@@ -71,6 +76,10 @@ class Cluster:
     @property
     def all_histories(self) -> list[Path]:
         return [*self.histories, self.faults_history, self.embedded_history]
+
+    def journal(self, sidecar: str) -> Path:
+        """Where a sidecar keeps what it has admitted on credit, in a folder of its own."""
+        return self.folder / f"{sidecar}-credit" / "journal"
 
     @asynccontextmanager
     async def redis(self, server: ChaosValkey | None = None) -> AsyncIterator[Redis]:
@@ -216,7 +225,11 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
     for number, port in enumerate(ports, 1):
         name = f"sidecar-{number}"
         arguments = ["-m", "taximeter.api", "sidecar", "--port", str(port)]
-        workers.append(Worker(name, arguments, await environment(name), folder))
+        credit = {
+            "TAXIMETER_CREDIT_LINES": f"{ON_CREDIT}={LINE // 1000}",
+            "TAXIMETER_CREDIT_JOURNAL": str(cluster.journal(name)),
+        }
+        workers.append(Worker(name, arguments, await environment(name) | credit, folder))
     for number, history in enumerate(cluster.histories, 1):
         name = f"gateway-{number}"
         urls = [

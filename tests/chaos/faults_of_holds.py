@@ -8,44 +8,19 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import asyncpg
 import httpx
 from support.aof import command_ends
 
+from chaos.caller import Caller
 from chaos.cluster import USERS
-from chaos.history import Recorder
 from chaos.scene import Loss, Scene, Struck
 
 HOLDS = 9
 TAIL_COMMANDS = 40
 DEDUCTING_S = 3.0
 TTL_S = 5.0
-
-
-class Caller:
-    """One who does one thing after the other, and writes down what was asked and told."""
-
-    def __init__(self, scene: Scene, name: str) -> None:
-        self._recorder = Recorder(scene.cluster.faults_history)
-        self._name = f"{name}-{time.time_ns()}"
-        self._number = 0
-
-    def invoke(self, op: str, account: str, request: str, amount: int) -> str:
-        self._number += 1
-        attempt = f"{self._name}:{self._number}"
-        org, user = account.split("/")
-        self._recorder.write(
-            "invoke", attempt=attempt, op=op, org=org, user=user, request=request, amount=amount
-        )
-        return attempt
-
-    def answer(self, attempt: str, outcome: str, receipt: Any = None, code: str = "") -> None:
-        self._recorder.write("answer", attempt=attempt, outcome=outcome, code=code, receipt=receipt)
-
-    def close(self) -> None:
-        self._recorder.close()
 
 
 async def cut_hold(scene: Scene) -> Struck:
@@ -79,27 +54,12 @@ async def _life(scene: Scene, client: httpx.AsyncClient, number: int) -> bool:
     caller = Caller(scene, f"cut-{number}")
     # Some may have been removed, or have nothing left.
     account, request = USERS[number % len(USERS)], f"cut-{time.time_ns()}-{number}"
-    org, user = account.split("/")
     url = scene.cluster.links["gateway-1>sidecar-1"].url
     steps = [("reserve", 50), ("touch", 40), ("commit", 10) if number % 2 else ("release", 0)]
     try:
         for op, amount in steps:
-            attempt = caller.invoke(op, account, request, amount)
-            body: dict[str, Any] = {"org_id": org, "user_id": user, "request_id": request}
-            if op != "release":
-                body["amount_millicredits"] = amount
-            if op in ("reserve", "touch"):
-                body["ttl_s"] = TTL_S
-            try:
-                response = await client.post(f"{url}/v1/{op}", json=body)
-                receipt = response.json()
-            except (httpx.TransportError, ValueError):
+            if await caller.post(client, url, op, account, request, amount, TTL_S) != "ok":
                 return False
-            if response.status_code != 200:
-                outcome = "unknown" if response.status_code >= 500 else "refused"
-                caller.answer(attempt, outcome, code=receipt["error"]["code"])
-                return False
-            caller.answer(attempt, "ok", receipt, "OK")
     finally:
         caller.close()
     return True

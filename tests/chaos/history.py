@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taximeter.meter.wire.operations import Operation
+
 Line = dict[str, Any]
 
 
@@ -43,6 +45,17 @@ def read_lines(path: Path) -> Iterator[Line]:
         for raw in file:
             if raw.endswith(b"\n"):
                 yield json.loads(raw)
+
+
+def open_in(journal: Path) -> set[str]:
+    """The requests (`org/request`) that a journal of a credit line has not ended."""
+    found: set[str] = set()
+    for line in read_lines(journal):
+        if line["do"] == "open":
+            found.add(line["operation"][Operation._fields.index("key")])
+        elif line["do"] == "end":
+            found.discard(line["key"])
+    return found
 
 
 @dataclass(slots=True)

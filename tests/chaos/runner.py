@@ -15,6 +15,7 @@ from typing import Any, Final
 from chaos import (
     faults_of_answers,
     faults_of_clocks,
+    faults_of_credit,
     faults_of_data,
     faults_of_failover,
     faults_of_holds,
@@ -43,6 +44,7 @@ FAULTS: Final[dict[str, Callable[[Scene], Awaitable[Struck]]]] = {
     **faults_of_answers.FAULTS,
     **faults_of_holds.FAULTS,
     **faults_of_clocks.FAULTS,
+    **faults_of_credit.FAULTS,
 }
 CALLERS: Final = ("gateway", "embedded")
 WARM_UP_S: Final = 1.5
@@ -51,6 +53,7 @@ LOOKS_MIN: Final = 10
 TAKES_BACK: Final = frozenset(
     {
         *("kill_redis", "cut_hold", "swallow_then_flush", "swallow_then_rebuild"),
+        *faults_of_credit.FAULTS,
         *faults_of_data.FAULTS,
         *faults_of_failover.FAULTS,
     }

@@ -73,6 +73,7 @@ ANSWERS: Final = (
     "swallow_then_full", "swallow_then_rebuild", "swallow_then_flush", "restart_in_outage",
 )  # fmt: skip
 HOLDS: Final = ("cut_hold", "sql_deductions")
+CREDIT: Final = ("credit_lines_restarted",)
 NETWORK: Final = ("delay", "lose_replies", "reset", "half_open", "slice", "black_hole")
 REDIS: Final = (
     "kill_redis", "restart_redis", "pause_redis", "script_flush", "client_kill", "memory_full",
@@ -86,7 +87,7 @@ POSTGRES: Final = (
 PROCESS_CLOCKS: Final = ("clock_of_settler", "clock_of_sidecar", "clock_of_api")
 CLOCK: Final = ("clock_ahead", "clock_back", *PROCESS_CLOCKS)
 EVERYTHING: Final = (
-    *PROCESSES, *NETWORK, *REDIS, *REDIS_LOSS, *POSTGRES, *CLOCK, *ANSWERS, *HOLDS, *WAITS,
+    *PROCESSES, *NETWORK, *REDIS, *REDIS_LOSS, *POSTGRES, *CLOCK, *ANSWERS, *HOLDS, *WAITS, *CREDIT,
 )  # fmt: skip
 
 CALM_S: Final = 1.0
@@ -156,6 +157,7 @@ CI_RUNS: Final = (
             faults=(
                 "swallow_then_full",
                 "restart_in_outage",
+                "credit_lines_restarted",
                 "swallow_then_flush",
                 "sql_deductions",
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -83,6 +84,13 @@ def test_every_fault_is_in_a_run_and_every_name_is_a_fault() -> None:
         "freeze_settler", "freeze_settlers", "older_postgres_written", "replica_away",
         "swallow_then_rebuild", "cut_hold",
     }  # fmt: skip
+
+
+def test_the_page_lists_every_fault() -> None:
+    page = (Path(__file__).parents[2] / "docs/chaos.md").read_text()
+    table = page.partition("## The faults")[2].partition("|---|---|")[2]
+    assert re.findall(r"`(\w+)`", table) == list(dict.fromkeys(re.findall(r"`(\w+)`", table)))
+    assert set(re.findall(r"`(\w+)`", table)) == set(FAULTS)
 
 
 def test_the_same_seed_gives_the_same_faults() -> None:

@@ -50,10 +50,17 @@ SHOWN = {
         "whom": MAKE,
     },
     "README.md": {
-        "gateway (Python) ── Meter ──┐                                ┌── admin API, LLM route "
+        "✓ allocation    e2e-user-123 may spend 5,000 of them": MAKE,
+        "make demo    # real servers, real HTTP clients, real spending, proved books: "
+        "20 seconds": MAKE,
+        "gateway (Python) ── Meter ──┐                               ┌── admin API, LLM route "
         "(FastAPI)": A_DRAWING,
-        "make demo    # real servers, real HTTP clients, real spending, proved books": MAKE,
-        "1. The journey of one organisation (credits)": MAKE,
+    },
+    "docs/architecture.md": {
+        "people, automation          OpenAI clients            gateways: HTTP,      gateways "
+        "in": A_DRAWING,
+        "api        commands  demo                 command line, the story on embedded "
+        "servers": A_DRAWING,
     },
     "docs/quickstart.md": {
         "sudo apt install git make curl python3-venv redis-server postgresql": NEEDS_OTHERS,

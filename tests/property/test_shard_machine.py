@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 from property.model import Model
-from property.running import run_machine
+from property.running import MACHINE_S, run_machine
 from redis.asyncio import Redis
 from support.shard import ScriptedShard, op, text
 
@@ -205,6 +205,7 @@ class ShardMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.hypothesis
+@pytest.mark.timeout(MACHINE_S)
 def test_scripts_and_model_agree(tmp_path: Path) -> None:
     run_machine(ShardMachine, tmp_path, examples=25, steps=40)

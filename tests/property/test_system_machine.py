@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from property.running import run_machine
+from property.running import MACHINE_S, run_machine
 from redis.asyncio import Redis
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
@@ -402,7 +402,8 @@ class SystemMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.hypothesis
+@pytest.mark.timeout(MACHINE_S)
 def test_the_books_hold_whatever_happens(tmp_path: Path, database_url: str) -> None:
     SystemMachine.database_url = database_url
     run_machine(SystemMachine, tmp_path / "valkey", examples=10, steps=25)

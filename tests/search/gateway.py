@@ -30,7 +30,6 @@ from taximeter.meter.wire.errors import (
     StoreUnavailable,
 )
 from taximeter.meter.wire.keys import ShardKeys, split_account
-from taximeter.meter.wire.models import Receipt
 from taximeter.meter.wire.operations import (
     Operation,
     known_receipt,
@@ -38,6 +37,7 @@ from taximeter.meter.wire.operations import (
     parse_reply,
     raise_refusal,
 )
+from taximeter.meter.wire.receipt import Receipt
 
 Way = Literal["ok", "lost", "unsent"]
 """What the network does to a call: nothing; its reply is lost; it never arrives."""

@@ -21,8 +21,8 @@ from taximeter.meter.server.acknowledged import Acknowledged
 from taximeter.meter.server.handshake import Life
 from taximeter.meter.wire.errors import MeterError
 from taximeter.meter.wire.keys import ShardKeys
-from taximeter.meter.wire.models import Receipt
 from taximeter.meter.wire.operations import Operation
+from taximeter.meter.wire.receipt import Receipt
 
 KEYS = ShardKeys("tm", 0)
 ACCOUNT = "org/u"

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from settler_payloads import READABLE, UNREADABLE
 
-from taximeter.meter.wire.models import Usage
+from taximeter.meter.wire.usage import Usage
 from taximeter.settler.settling.payloads import UNREADABLE_SERVICE_TYPE, read_payload
 
 

@@ -14,8 +14,9 @@ from support.servers import ValkeyFactory
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter, MeterSettings, UnsafeServer
-from taximeter.meter.server.durability import Durability, read_facts
+from taximeter.meter.server.durability import read_facts
 from taximeter.meter.server.permissions import METER, check_permissions
+from taximeter.meter.settings import Durability
 from taximeter.meter.wire.keys import ShardKeys
 from taximeter.meter.wire.waits import Wait, Waits
 from taximeter.settler.books.settings import SettlerSettings

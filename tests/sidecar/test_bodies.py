@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples_or
 from support.sidecar import FUNDS, Caller, calling, problem, served
 
 from taximeter.meter import InvalidRequest, Meter
@@ -175,7 +176,7 @@ _NAMES = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples_or(60))
 @given(op=st.sampled_from(list(FIELDS)), fields=st.dictionaries(_NAMES, _JSON))
 def test_no_field_is_a_defect(op: Op, fields: dict[str, object]) -> None:
     """Whatever the fields hold, reading them ends in an amount or in a refusal by name."""

@@ -1,20 +1,16 @@
-"""What goes into the meter and what comes out, as plain records. Amounts are millicredits."""
+"""Says what a charge was for, and writes it as the payload that travels with the charge."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
 
 from taximeter.meter.wire.errors import InvalidRequest
 from taximeter.meter.wire.limits import PAYLOAD_BYTES_MAX
 
 # One encoder for all: json.dumps would make a new one for every charge.
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
-
-State = Literal["open", "committed", "charged", "released", "expired", "foreign"]
-"""`foreign`: the id is in use by another user, and what became of it there is not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,40 +45,3 @@ class Usage:
             return cls(str(fields["type"]), str(fields["name"]), dict(fields["meta"]))
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedAccount:
-    """An account as Postgres has it: both figures must be read in one snapshot, or a relayed entry
-    is lost or doubled.
-    """
-
-    available: int
-    applied: int
-
-
-Loader = Callable[[str, str], Awaitable[LoadedAccount | None]]
-"""(org_id, user_id) -> the account, or None when Postgres knows none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """The live balance: what may be reserved now, and what open holds keep. Available may be
-    negative after a late commit.
-    """
-
-    available: int
-    held: int
-
-
-class Receipt(NamedTuple):
-    """What became of a request id, and the account's live balance after it (now, for a replay)."""
-
-    request_id: str
-    state: State
-    reserved: int
-    charged: int
-    available: int
-    held: int
-    replayed: bool = False
-    late: bool = False

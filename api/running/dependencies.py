@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Request
@@ -17,9 +17,10 @@ from taximeter.api.access.cookies import SESSION_COOKIE
 from taximeter.api.access.key_text import SYSTEM_PREFIX
 from taximeter.api.access.rate_limits import kind_of
 from taximeter.api.access.sessions import Principal
-from taximeter.api.services import Services
+from taximeter.api.running.services import Services
 from taximeter.api.sql import IDENTITY
 from taximeter.api.web.errors import ApiError, validation_refusal
+from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.json_numbers import OrgId
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -109,6 +110,11 @@ async def get_principal(request: Request, services: ServicesDep) -> Principal:
     """The caller, by bearer token, key of the installation or session cookie. Raises ApiError 401,
     403, 422 or 503.
     """
+    known: Principal | None = getattr(request.state, "principal", None)
+    return known or await _identify(request, services)
+
+
+async def _identify(request: Request, services: Services) -> Principal:
     refuse_repeated(request.scope["headers"])
     token = bearer_token(request.headers.get("authorization"))
     if token is not None and token.startswith(SYSTEM_PREFIX):
@@ -139,6 +145,14 @@ async def within_limits(
         raise
 
 
+class CallerFirstRoute(ExactRoute):
+    """A route that asks who calls before it reads a body: a stranger's is never parsed."""
+
+    async def before_body(self, request: Request) -> None:
+        if _asks_for(self.dependant, get_principal):
+            request.state.principal = await _identify(request, get_services(request))
+
+
 async def known_parameters(request: Request) -> None:
     """What every route depends on: a misspelt parameter is refused and not ignored.
     Raises ApiError 422.
@@ -153,13 +167,19 @@ async def known_parameters(request: Request) -> None:
 
 
 def _parameters(route: APIRoute) -> frozenset[str]:
-    found: set[str] = set()
-    waiting: list[Dependant] = [route.dependant]
-    while waiting:
-        one = waiting.pop()
-        found |= {field.alias for field in one.query_params}
-        waiting += one.dependencies
-    return frozenset(found)
+    everything = _dependants(route.dependant)
+    return frozenset(field.alias for one in everything for field in one.query_params)
+
+
+def _asks_for(dependant: Dependant, dependency: Callable[..., Any]) -> bool:
+    return any(one.call is dependency for one in _dependants(dependant))
+
+
+def _dependants(root: Dependant) -> Iterator[Dependant]:
+    """It, and what it depends on, at any depth."""
+    yield root
+    for one in root.dependencies:
+        yield from _dependants(one)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,98 @@
+"""Asks Redis how far a write has come (WAIT, WAITAOF), on one connection, until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from hiredis import pack_command
+from redis.exceptions import NoScriptError
+
+from taximeter.meter.wire.scripts import Script, call_script
+from taximeter.meter.wire.waits import Goal
+
+# A replica that is asked in the same moment in which it gets a write answers before its own sync,
+# and unasked it answers once a second; so it is asked again, soon and then ever less often. The
+# server looks at the time-out of a wait when something arrives, else ten times a second only: what
+# is sent behind the wait makes it look.
+_SERVER_TIMEOUT_MS: Final = "1"
+_ASK_AGAIN_S: Final = 0.002
+_ASK_AGAIN_MAX_S: Final = 0.05
+_AT_ONCE_MAX: Final = 4
+"""Answers after which the next question waits for its time: the replica may be away for long."""
+
+
+class WaitPoll:
+    """The question of one goal on one redis-py connection, repeated until somebody stops it.
+
+    All answers to it are read before the connection is used for anything else: see `finish`.
+    """
+
+    def __init__(self, connection: Any, goal: Goal) -> None:
+        self._connection = connection
+        question: tuple[Any, ...] = (goal.command, *map(str, goal.needed), _SERVER_TIMEOUT_MS)
+        self._packed = pack_command(question)
+        self._asked = 0
+        self._unanswered = 0
+        self._stopped = False
+        self._again = asyncio.Event()
+        self._repeating: asyncio.Task[None] | None = None
+
+    async def after(self, script: Script, arguments: list[Any]) -> Any:
+        """Run a script that writes, with the first question behind it in one packet; returns what
+        the script says. Raises what redis-py raises.
+        """
+        packed = pack_command(("EVALSHA", script.sha, *arguments)) + self._packed
+        self._asked += 1
+        self._unanswered += 1
+        await self._connection.send_packed_command(packed, check_health=False)
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except NoScriptError:
+            # The answer behind it is about what was written before.
+            await self._connection.read_response(disable_decoding=True)
+            self._unanswered -= 1
+            return await call_script(self._connection, script, arguments)
+
+    async def answer(self) -> tuple[int, ...]:
+        """How far it is now, as the next answer says. Raises what redis-py raises."""
+        if self._unanswered == 0 and self._asked < _AT_ONCE_MAX:
+            await self._ask()
+        if self._repeating is None:
+            self._repeating = asyncio.create_task(self._repeat())
+        while self._unanswered == 0:
+            self._again.clear()
+            await self._again.wait()
+        found = await self._connection.read_response(disable_decoding=True)
+        self._unanswered -= 1
+        return tuple(found) if isinstance(found, list) else (found,)
+
+    async def finish(self) -> None:
+        """Stop asking and read what is still to come."""
+        self._stopped = True
+        while self._unanswered:
+            await self._connection.read_response(disable_decoding=True)
+            self._unanswered -= 1
+
+    def stop(self) -> None:
+        """Stop asking: the connection is given up."""
+        self._stopped = True
+
+    async def _ask(self) -> None:
+        self._asked += 1
+        self._unanswered += 1
+        self._again.set()
+        await self._connection.send_packed_command(self._packed, check_health=False)
+
+    async def _repeat(self) -> None:
+        # Never cancelled: redis-py would drop the connection. It ends by itself, in a moment.
+        pause_s = _ASK_AGAIN_S
+        while True:
+            await asyncio.sleep(pause_s)
+            if self._stopped:
+                return
+            pause_s = min(1.5 * pause_s, _ASK_AGAIN_MAX_S)
+            try:
+                await self._ask()
+            except Exception:
+                return  # Whoever reads the answers learns of it.
