@@ -173,6 +173,18 @@ def test_the_judge(
 
 
 @pytest.mark.parametrize(
+    ("faults", "is_doubtful"),
+    [([], False), ([(101.0, 105.0)], True), ([(101.0, 102.0)], False), ([(150.0, 200.0)], False)],
+)
+def test_a_hold_is_open_for_longer_while_faults_keep_the_sweep_from_it(
+    faults: list[tuple[float, float]], is_doubtful: bool
+) -> None:
+    losses = [Loss("start", since=110.0, until=111.0)]
+    found = judge([attempt("touch", "ok", 4)], {}, losses, faults).violations
+    assert bool(found) != is_doubtful
+
+
+@pytest.mark.parametrize(
     ("attempts", "wrong"),
     [
         ([attempt("reserve", "refused")], 1),
