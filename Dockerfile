@@ -17,6 +17,7 @@ COPY lua lua
 COPY meter meter
 COPY migrations migrations
 COPY settler settler
+COPY taximeter taximeter
 RUN /opt/taximeter/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM ${PYTHON_IMAGE}
