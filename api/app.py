@@ -13,18 +13,13 @@ from starlette.routing import BaseRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from taximeter.api.access.cookies import keep_session_cookie
-from taximeter.api.access.dependencies import (
-    bearer_scheme,
-    cookie_scheme,
-    known_parameters,
-    within_limits,
-)
 from taximeter.api.billing.payments import PaymentVerifier
 from taximeter.api.llm import lookup
 from taximeter.api.llm import model_list as models
 from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
 from taximeter.api.llm.route import router as llm_router
 from taximeter.api.prices.followed import make_pricer
+from taximeter.api.processes.api_services import open_services
 from taximeter.api.routes import (
     audit,
     corrections,
@@ -49,7 +44,12 @@ from taximeter.api.routes import (
     usage,
     user_billing,
 )
-from taximeter.api.services import open_services
+from taximeter.api.running.dependencies import (
+    bearer_scheme,
+    cookie_scheme,
+    known_parameters,
+    within_limits,
+)
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.upstreams.config import ConfigError, load_routing
 from taximeter.api.web.body_limit import BodyLimit

@@ -7,13 +7,13 @@ import json
 import os
 from collections.abc import Mapping
 
-from taximeter.api.access.dependencies import suspended
 from taximeter.api.access.memberships import Membership
 from taximeter.api.llm.estimates import PromptSize
 from taximeter.api.llm.quote import Quote
 from taximeter.api.llm.reported import Bounds, bounds_of
+from taximeter.api.llm.services import LlmServices
 from taximeter.api.openai.request import LlmRequest
-from taximeter.api.services import Services
+from taximeter.api.running.dependencies import suspended
 from taximeter.api.sql import CREDITS
 from taximeter.api.upstreams.router import Target
 from taximeter.api.web.errors import ALREADY_EXISTS, ApiError, from_meter, text_of_credits
@@ -33,7 +33,7 @@ from taximeter.meter import (
 from taximeter.meter.pricing import Price
 
 
-async def paying_org(services: Services, user_id: str, org_header: str | None) -> Membership:
+async def paying_org(services: LlmServices, user_id: str, org_header: str | None) -> Membership:
     """The organisation that the header names, else the caller's default, else the oldest active
     membership with an allocation for them; individual credits pay for who has no other.
     """
@@ -54,7 +54,7 @@ def _not_suspended(membership: Membership) -> Membership:
     return membership
 
 
-async def refuse_empty_account(services: Services, org_id: str, user_id: str) -> None:
+async def refuse_empty_account(services: LlmServices, org_id: str, user_id: str) -> None:
     """Refuse before a large body is read who has nothing left: 402, or 429 while it is only held.
     Raises ApiError. Whether there is enough is asked when the hold is taken, as ever.
     """
@@ -80,7 +80,7 @@ def request_id_of(user_id: str, key: str | None) -> str:
     return f"key-{digest[:48]}"
 
 
-async def refuse_settled_replay(services: Services, org_id: str, request_id: str) -> None:
+async def refuse_settled_replay(services: LlmServices, org_id: str, request_id: str) -> None:
     """Redis remembers outcomes for minutes only; a key that was charged before that is still in the
     ledger.
     """
@@ -106,7 +106,7 @@ def bounds_for(
 
 
 async def reserve(
-    services: Services,
+    services: LlmServices,
     meter: Meter,
     quote: Quote,
     org_id: str,

@@ -25,11 +25,11 @@ from taximeter.api.llm.delivered import Step
 from taximeter.api.llm.estimates import measure
 from taximeter.api.llm.quote import quote
 from taximeter.api.llm.room import Seat
+from taximeter.api.llm.services import LlmServices
 from taximeter.api.llm.streaming import MeteredStream, until_disconnect
 from taximeter.api.openai.parse import parse_request
 from taximeter.api.openai.request import LlmRequest
 from taximeter.api.openai.surfaces import Surface
-from taximeter.api.services import Services
 from taximeter.api.upstreams.event_stream import EventStream
 from taximeter.api.upstreams.failures import broken
 from taximeter.api.upstreams.router import Target, ask
@@ -96,7 +96,7 @@ class Incoming:
     place: Place
 
 
-async def complete(services: Services, incoming: Incoming) -> ASGIApp:
+async def complete(services: LlmServices, incoming: Incoming) -> ASGIApp:
     """Hold, start the answer and return it. Raises ApiError, ClientLeft, MeterError and what
     asyncpg raises; nothing is held then, or given back in the background.
     """
@@ -152,7 +152,7 @@ class _Call:
 
     def __init__(
         self,
-        services: Services,
+        services: LlmServices,
         incoming: Incoming,
         chat: LlmRequest,
         charge: OpenCharge,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import asyncpg
 
 from taximeter.api.prices.editions import Editions
-from taximeter.api.prices.settings import PriceSettings
+from taximeter.api.settings.prices import PriceSettings
 from taximeter.api.web.json_numbers import MILLICREDITS_PER_CREDIT
 from taximeter.meter.held_estimates import EstimatedHolds, HoldPolicy
 from taximeter.meter.pricing import PriceFileError, Pricer, TokenPrice

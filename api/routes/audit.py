@@ -10,7 +10,7 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import OrgAdminDep, ServicesDep
+from taximeter.api.running.dependencies import OrgAdminDep, ServicesDep
 from taximeter.api.sql import IDENTITY
 from taximeter.api.web.json_numbers import UserId, credits_of
 from taximeter.api.web.paging import LimitParam, OffsetParam

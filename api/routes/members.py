@@ -10,10 +10,10 @@ from asyncpg import Record
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field, StrictBool
 
-from taximeter.api.access.dependencies import CallerFirstRoute, MemberDep, OrgAdminDep, ServicesDep
-from taximeter.api.access.leaving import Ended, end_what_acts_for, refuse_to_keep
 from taximeter.api.billing.audit import write_audit
-from taximeter.api.services import Services
+from taximeter.api.billing.leaving import Ended, end_what_acts_for, refuse_to_keep
+from taximeter.api.running.dependencies import CallerFirstRoute, MemberDep, OrgAdminDep, ServicesDep
+from taximeter.api.running.services import Services
 from taximeter.api.sql import IDENTITY, MOVES, USERS
 from taximeter.api.web.current_request import current_request_id
 from taximeter.api.web.errors import ApiError

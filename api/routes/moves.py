@@ -9,15 +9,15 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, model_validator
 
-from taximeter.api.access.dependencies import (
+from taximeter.api.billing.transfers import carry_out, not_members
+from taximeter.api.billing.views import PoolUpdated, pool_updated
+from taximeter.api.running.dependencies import (
     CallerFirstRoute,
     MemberDep,
     OrgAdminDep,
     ServicesDep,
     own_user,
 )
-from taximeter.api.billing.transfers import carry_out, not_members
-from taximeter.api.billing.views import PoolUpdated, pool_updated
 from taximeter.api.sql import MOVES
 from taximeter.api.web.current_request import current_request_id
 from taximeter.api.web.errors import ApiError

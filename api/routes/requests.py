@@ -14,9 +14,9 @@ from asyncpg import Record
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import CallerFirstRoute, MemberDep, ServicesDep, own_user
 from taximeter.api.billing.usage_reports import day_range
 from taximeter.api.billing.views import FromBooks
+from taximeter.api.running.dependencies import CallerFirstRoute, MemberDep, ServicesDep, own_user
 from taximeter.api.sql import REQUESTS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.json_numbers import Day, ShortText, UserId, credits_of

@@ -19,7 +19,7 @@ from taximeter.meter.litellm.sidecar import SidecarClient
 from taximeter.meter.litellm.stream import tokens_of_piece
 
 try:
-    from litellm.integrations.custom_logger import CustomLogger
+    from litellm.integrations.custom_logger import CustomLogger  # pyright: ignore
 except ModuleNotFoundError:  # The plain install: every module of the client can be imported.
     CustomLogger = object
 

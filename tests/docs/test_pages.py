@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
-from taximeter.api.prices.settings import PriceSettings
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.settings.metering import MeteringSettings
+from taximeter.api.settings.prices import PriceSettings
 from taximeter.api.settings.sidecar import SidecarSettings
 from taximeter.meter import MeterSettings
 from taximeter.settler.books.settings import SettlerSettings, StoreSettings
