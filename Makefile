@@ -32,7 +32,7 @@ test: $(STAMP) ## Run the tests on embedded servers, or on TAXIMETER_REDIS_URL a
 	@.ci/test $(ARGS)
 
 test-fast: $(STAMP) ## Run the tests that need no server, in half a minute; they are found by what they ask for
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -q -m fast $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -q -m fast $(ARGS)
 
 chaos: $(STAMP) ## Break everything while credits are spent, then judge; SEED=1 MINUTES=5 and FAULTS=a,b choose
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)

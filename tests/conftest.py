@@ -12,6 +12,7 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -22,6 +23,7 @@ from support.examples import load_profile
 from support.leftovers import left_open, limits, lowered, sockets
 from support.marks import mark, starts_by_itself
 from support.memory import memory_folder
+from support.order import Pieces, longest_first
 from support.patience import be_patient
 from support.servers import (
     Psql,
@@ -61,12 +63,23 @@ read_once()
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What compares timings must not share the machine with other tests."""
+    if hasattr(config, "workerinput"):
+        longest_first(items)
     for item in items:
         if item.path.is_relative_to(TIMED):
             item.add_marker(pytest.mark.alone)
         mark(item)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Pieces | None:
+    """Of `--dist loadfile`, which is how .ci/test runs; the order is that of the collection."""
+    if config.option.dist != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return Pieces(config, log)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
