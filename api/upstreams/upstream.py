@@ -133,7 +133,8 @@ class Upstream:
         went_out: Callable[[], None] = _nobody_asks,
     ) -> Opened:
         """Ask for this account, when there is a connection for it, and return the answer.
-        `went_out` is called when the head of the request was written. Raises UpstreamFailure unless the status is 200.
+        `went_out` is called when the head of the request was written. Raises UpstreamFailure unless
+        the status is 200.
         """
         try:
             async with asyncio.timeout(self._config.first_byte_timeout_s):

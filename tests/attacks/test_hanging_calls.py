@@ -192,7 +192,7 @@ def test_what_is_given_back_is_there_again() -> None:
     assert (room.used, len(room._orgs), len(room._accounts)) == (0, 0, 0)
 
 
-async def test_turns_go_round_who_has_enough() -> None:
+async def test_connections_go_to_others_than_who_has_enough() -> None:
     shares = ConnectionShares(16)
     held = [await shares.acquire("a", "u") for _ in range(8)]
     late = asyncio.create_task(shares.acquire("a", "u"))
@@ -203,9 +203,9 @@ async def test_turns_go_round_who_has_enough() -> None:
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
-    for turn in (*held, other):
-        turn.end()
-        turn.end()
-    (await late).end()
+    for share in (*held, other):
+        share.release()
+        share.release()
+    (await late).release()
     assert shares._shares.used == 0
     assert not shares._waiting
