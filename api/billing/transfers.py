@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from taximeter.api.web.background import TaskTracker
 from taximeter.api.web.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
 from taximeter.api.web.json_numbers import credits_of
 from taximeter.settler.books.stores import Stores
-from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, find, move
+from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, move
 from taximeter.settler.moves.records import Move, Request
 
 
-async def is_new(stores: Stores, request: Request) -> bool:
-    """False when its key stands for this very move already: what is refused now must not refuse
-    the repetition of what was done.
+async def carry_out(
+    stores: Stores,
+    tracker: TaskTracker,
+    request: Request,
+    check: Callable[[], Awaitable[None]],
+) -> Move:
+    """The move, done. It goes on when the caller hangs up. `check` may refuse one that is new: what
+    is refused now must not refuse the repetition of what was done. Raises ApiError.
     """
     try:
-        return await find(stores, request) is None
-    except KeyUsed as error:
-        raise _key_used(error) from error
-
-
-async def carry_out(stores: Stores, tracker: TaskTracker, request: Request) -> Move:
-    """The move, done. It goes on when the caller hangs up. Raises ApiError."""
-    try:
-        ended = await asyncio.shield(tracker.spawn(move(stores, request)))
+        ended = await asyncio.shield(tracker.spawn(move(stores, request, before_it_begins=check)))
     except KeyUsed as error:
         raise _key_used(error) from error
     except LiveSideAway as error:
