@@ -15,7 +15,6 @@ from taximeter.api.llm.unsent_charges import Due, PendingCharges
 from taximeter.api.openai.request import LlmRequest
 from taximeter.api.upstreams.router import Target
 from taximeter.api.web.background import TaskTracker
-from taximeter.api.web.errors import text_of_credits
 from taximeter.meter import (
     Hold,
     MeterError,
@@ -28,6 +27,7 @@ from taximeter.meter import (
 )
 from taximeter.meter.pricing import Price
 from taximeter.meter.pricing.usage_objects import counts_of
+from taximeter.meter.wire.credits import text_of_credits
 
 logger = logging.getLogger("taximeter.api")
 

@@ -34,8 +34,9 @@ from taximeter.api.upstreams.event_stream import EventStream
 from taximeter.api.upstreams.failures import broken
 from taximeter.api.upstreams.router import Target, ask
 from taximeter.api.upstreams.upstream import Opened
-from taximeter.api.web.errors import ApiError, text_of_credits
+from taximeter.api.web.errors import ApiError
 from taximeter.meter import Receipt
+from taximeter.meter.wire.credits import text_of_credits
 
 T = TypeVar("T")
 

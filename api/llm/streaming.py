@@ -24,8 +24,8 @@ from taximeter.api.openai.sse import (
 )
 from taximeter.api.upstreams.event_stream import EventStream
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import credits_of
 from taximeter.meter import Receipt
+from taximeter.meter.wire.credits import credits_of
 
 logger = logging.getLogger("taximeter.api")
 

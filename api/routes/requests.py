@@ -19,8 +19,9 @@ from taximeter.api.billing.views import FromBooks
 from taximeter.api.running.dependencies import CallerFirstRoute, MemberDep, ServicesDep, own_user
 from taximeter.api.sql import REQUESTS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Day, ShortText, UserId, credits_of
+from taximeter.api.web.json_numbers import Day, ShortText, UserId
 from taximeter.api.web.paging import LimitParam
+from taximeter.meter.wire.credits import credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=CallerFirstRoute)
 

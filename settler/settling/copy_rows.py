@@ -200,7 +200,11 @@ def _purposes(payloads: list[str]) -> list[str]:
     purposes = []
     for payload in payloads:
         parts = split_payload(payload)
-        purposes.append(_purpose_in_full(payload) if parts is None else "\t".join(parts))
+        if parts is None:
+            purposes.append(_purpose_in_full(payload))
+        else:
+            (service_type, service_name), metadata = parts
+            purposes.append(f"{service_type}\t{service_name}\t{metadata}")
     return purposes
 
 

@@ -29,16 +29,16 @@ class Purpose(NamedTuple):
     metadata: str
 
 
-def split_payload(payload: str) -> Purpose | None:
-    """The three parts of a payload as our own clients write it, unread: whether the metadata is
-    JSON is for others to judge. None for one of another shape. Also for a payload whose
+def split_payload(payload: str) -> tuple[tuple[str, str], str] | None:
+    """((type, name), metadata) of a payload as our own clients write it, unread: whether the
+    metadata is JSON is for others to judge. None for one of another shape. Also for a payload whose
     backslashes are doubled: there are none in type and name of this shape.
     """
     head, found, rest = payload.partition(',"meta":')
     service = _service(head)
     if service is None or not found or rest[:1] != "{" or rest[-2:] != "}}":
         return None
-    return Purpose(*service, rest[:-1])
+    return service, rest[:-1]
 
 
 @lru_cache(_CACHED)
@@ -73,8 +73,8 @@ def unreadable(payload: str) -> Purpose:
 def _read(payload: str) -> Purpose:
     parts = split_payload(payload)
     # The metadata text goes to Postgres as it is, so parsing it is only a check.
-    if parts is not None and isinstance(_strict_json(parts.metadata), dict):
-        return parts
+    if parts is not None and isinstance(_strict_json(parts[1]), dict):
+        return Purpose(*parts[0], parts[1])
     whole = _strict_json(payload)
     if not isinstance(whole, dict):
         raise ValueError("a payload is a JSON object")
