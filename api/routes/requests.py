@@ -58,7 +58,7 @@ class PriceView(BaseModel):
     age_days: int | None
 
 
-class RequestView(BaseModel):
+class SettledRequest(BaseModel):
     """One charge. `reserved_credits` is the estimate that was held for it; `late` says that its
     hold had ended before it came; `price` is null for an amount that was not priced here.
     """
@@ -79,7 +79,7 @@ class RequestView(BaseModel):
 class RequestList(FromBooks):
     """A page of charges, newest first. `next` leads to the page after it; null is the last one."""
 
-    requests: list[RequestView]
+    requests: list[SettledRequest]
     next: str | None = Field(description="Hand it over as `cursor` for the next page")
     limit: int
 
@@ -199,10 +199,10 @@ def _place(cursor: str | None) -> tuple[datetime | None, int | None]:
     return moment, number
 
 
-def _view(row: Record) -> RequestView:
+def _view(row: Record) -> SettledRequest:
     metadata = json.loads(row["metadata"])
     metadata = metadata if isinstance(metadata, dict) else {"value": metadata}
-    return RequestView(
+    return SettledRequest(
         id=str(row["id"]),
         created_at=row["created_at"],
         user_id=row["user_id"],
