@@ -26,7 +26,11 @@ from chaos.watcher import left_by_refusals
 )
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("ci", CI_RUNS, ids=lambda ci: ci.name.replace(" ", "_"))
+@pytest.mark.parametrize(
+    "ci",
+    [pytest.param(ci, marks=[pytest.mark.long] if ci.long else []) for ci in CI_RUNS],
+    ids=lambda ci: ci.name.replace(" ", "_"),
+)
 async def test_run(ci: Ci, tmp_path: Path) -> None:
     if FAKETIME is None and set(ci.run.faults) <= set(CLOCK):
         pytest.skip("Debian's package libfaketime is missing: no clock can be moved")
@@ -170,6 +174,18 @@ def test_the_judge(
     else:
         assert len(violations) == 1
         assert wrong in violations[0]
+
+
+@pytest.mark.parametrize(
+    ("faults", "is_doubtful"),
+    [([], False), ([(101.0, 105.0)], True), ([(101.0, 102.0)], False), ([(150.0, 200.0)], False)],
+)
+def test_a_hold_is_open_for_longer_while_faults_keep_the_sweep_from_it(
+    faults: list[tuple[float, float]], is_doubtful: bool
+) -> None:
+    losses = [Loss("start", since=110.0, until=111.0)]
+    found = judge([attempt("touch", "ok", 4)], {}, losses, faults).violations
+    assert bool(found) != is_doubtful
 
 
 @pytest.mark.parametrize(

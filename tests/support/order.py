@@ -11,6 +11,7 @@ from xdist.scheduler import LoadFileScheduling
 
 SPLIT: Final = (
     "chaos/test_chaos.py",
+    "attacks/test_connections.py",
     "attacks/test_killed_while_charging.py",
     "acceptance/test_commands.py",
     "search/test_search.py",
@@ -23,7 +24,6 @@ SPLIT: Final = (
 """Files whose tests take long and share nothing: each test is a piece of its own. Longest first."""
 LONG: Final = (
     "gateways/test_litellm.py",
-    "attacks/test_connections.py",
     "attacks/test_parse_bombs.py",
     "pages/test_walk.py",
     "packaging/test_wheel.py",
