@@ -2,7 +2,7 @@
 # PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
 
 .DEFAULT_GOAL := help
-.PHONY: audit test-fast floods fuzz properties help install demo dev bench test chaos search mutants lint check constraints pin-images
+.PHONY: schema audit test-fast floods fuzz properties chaos-runs help install demo dev bench test chaos search mutants lint check constraints pin-images
 
 PYTHON ?=
 ARGS ?=
@@ -37,6 +37,9 @@ test-fast: $(STAMP) ## Run the tests that need no server, in half a minute; they
 chaos: $(STAMP) ## Break everything while credits are spent, then judge; SEED=1 MINUTES=5 and FAULTS=a,b choose
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
 
+chaos-runs: $(STAMP) ## Make the chaos runs that are too long for make test: always the same faults
+	$(BIN)/python -m pytest -n 0 -q -m long tests/chaos $(ARGS)
+
 search: $(STAMP) ## Try every small world as deep as MINUTES=10 allow, on the real scripts; ARGS='--budget loss=2' and more
 	PYTHONPATH=tests $(BIN)/python -m search --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(ARGS)
 
@@ -53,6 +56,9 @@ floods: $(STAMP) ## How much slower a paying user's calls are under floods of 50
 
 mutants: $(STAMP) ## Plant bugs, one at a time, see which test notices each, and write docs/mutants.md
 	PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)
+
+schema: $(STAMP) ## Write migrations/schema.sql as the migrations make it
+	@WRITE_SCHEMA=1 $(BIN)/python -m pytest -n 0 -q tests/sql/test_migrations.py -k committed_schema
 
 lint: $(STAMP) ## Check style, types and who may import whom
 	$(BIN)/ruff check

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from taximeter.api.web.background import TaskTracker
-from taximeter.api.web.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
-from taximeter.api.web.json_numbers import credits_of
+from taximeter.api.web.errors import ApiError, admin_refusal
+from taximeter.meter.wire.credits import credits_of, text_of_credits
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, move
 from taximeter.settler.moves.records import Move, Request
@@ -27,7 +27,7 @@ async def carry_out(
     except KeyUsed as error:
         raise _key_used(error) from error
     except LiveSideAway as error:
-        raise _unavailable("The live balance cannot be asked now; nothing has moved") from error
+        raise _unavailable() from error
     if ended.state == "undone":
         raise _unavailable("The move took too long and was undone; nothing has moved")
     if ended.state == "refused":
@@ -41,16 +41,13 @@ async def carry_out(
 
 def _insufficient(refused: Move) -> ApiError:
     need, have, held = refused.amount, refused.have, refused.held
-    message = "Insufficient credits to transfer"  # Existing front ends know these words.
-    if refused.kind == "deallocation":
-        message = (
-            f"Insufficient credits to deallocate. Need {text_of_credits(need)}, "
-            f"have {text_of_credits(have)}, held by running requests {text_of_credits(held)}"
-        )
-    return ApiError(
-        400,
-        message,
-        code=INSUFFICIENT_CREDITS,
+    return admin_refusal(
+        "holds_in_the_way" if have + held >= need else "insufficient_credits",
+        # Existing front ends know these words.
+        words="Insufficient credits to transfer"
+        if refused.kind != "deallocation"
+        else f"Insufficient credits to deallocate. Need {text_of_credits(need)}, "
+        f"have {text_of_credits(have)}, held by running requests {text_of_credits(held)}",
         details={"need": credits_of(need), "have": credits_of(have), "held": credits_of(held)},
     )
 
@@ -72,7 +69,5 @@ def _key_used(error: KeyUsed) -> ApiError:
     )
 
 
-def _unavailable(message: str) -> ApiError:
-    return ApiError(
-        503, message, details={"reason": "live_balance_unavailable"}, headers={"Retry-After": "1"}
-    )
+def _unavailable(message: str = "") -> ApiError:
+    return admin_refusal("unavailable", words=message)

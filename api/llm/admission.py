@@ -16,8 +16,7 @@ from taximeter.api.openai.request import LlmRequest
 from taximeter.api.running.dependencies import suspended
 from taximeter.api.sql import CREDITS
 from taximeter.api.upstreams.router import Target
-from taximeter.api.web.errors import ALREADY_EXISTS, ApiError, from_meter, text_of_credits
-from taximeter.api.web.json_numbers import credits_of
+from taximeter.api.web.errors import ApiError, from_meter
 from taximeter.meter import (
     AccountNotFound,
     Hold,
@@ -31,6 +30,8 @@ from taximeter.meter import (
     Usage,
 )
 from taximeter.meter.pricing import Price
+from taximeter.meter.wire.credits import credits_of, text_of_credits
+from taximeter.meter.wire.refusals import REFUSALS
 
 
 async def paying_org(services: LlmServices, user_id: str, org_header: str | None) -> Membership:
@@ -162,10 +163,11 @@ def _replayed(
     }
     if outcome is not None:
         details["credits_remaining"] = credits_of(outcome.available + outcome.held)
+    said = REFUSALS["replayed"].llm
     return ApiError(
-        409,
-        f"This Idempotency-Key was used before; that request is {state}",
-        code=ALREADY_EXISTS,
+        said.status,
+        said.words.format(state=state),
+        code=said.code,
         details=details,
         headers={
             "X-Request-Id": request_id,

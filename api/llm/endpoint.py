@@ -100,7 +100,7 @@ class LlmEndpoint:
         payer = await paying_org(services, user_id, org_header)
         account = (payer.org_id, user_id)
         services.store.check(payer.org_id)
-        place = Place(services.requests.enter(*account, 1), services.bodies.enter(*account))
+        place = Place(services.requests.take(*account, 1), services.bodies.take(*account))
         stack.callback(place.leave)
         if announced_bytes(headers) > LARGE_BYTES or b"content-length" not in headers:
             await refuse_empty_account(services, *account)

@@ -17,8 +17,8 @@ from taximeter.api.llm.services import LlmServices, LlmServicesDep
 from taximeter.api.llm.unsent_charges import Due
 from taximeter.api.sql import CREDITS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import credits_of
 from taximeter.meter import MeterError, Receipt, Usage
+from taximeter.meter.wire.credits import credits_of
 
 router = APIRouter(tags=["llm"])
 

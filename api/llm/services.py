@@ -9,11 +9,11 @@ from fastapi import Depends, Request
 
 from taximeter.api.billing.refused_charges import RefusalAudit
 from taximeter.api.llm.charge import Keepers
-from taximeter.api.llm.room import Room
 from taximeter.api.running.services import Services
 from taximeter.api.upstreams.catalogue import Catalogue
 from taximeter.api.upstreams.resting import StoreRest
 from taximeter.api.upstreams.router import Router
+from taximeter.api.web.fair_shares import FairShares
 from taximeter.meter.held_estimates import EstimatedHolds
 from taximeter.meter.pricing import Pricer
 
@@ -32,8 +32,8 @@ class LlmServices(Services):
     store: StoreRest
     keepers: Keepers
     extra_fields: frozenset[str]
-    requests: Room
-    bodies: Room
+    requests: FairShares
+    bodies: FairShares
 
 
 def get_llm_services(request: Request) -> LlmServices:

@@ -22,7 +22,6 @@ from taximeter.api.billing.payments import PaymentVerifier
 from taximeter.api.billing.refused_charges import RefusalAudit
 from taximeter.api.llm.charge import Keepers
 from taximeter.api.llm.progress import ProgressReports
-from taximeter.api.llm.room import Room
 from taximeter.api.llm.services import LlmServices
 from taximeter.api.llm.unsent_charges import PendingCharges
 from taximeter.api.prices.editions import Editions
@@ -34,6 +33,7 @@ from taximeter.api.upstreams.config import RoutingConfig, check_providers
 from taximeter.api.upstreams.resting import StoreRest
 from taximeter.api.upstreams.router import Router, upstream_health
 from taximeter.api.web.background import REQUESTS_SHARE, Grace, TaskTracker
+from taximeter.api.web.fair_shares import FairShares
 from taximeter.meter.pricing import Pricer
 from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.connection_pools import make_pool
@@ -194,8 +194,8 @@ async def open_services(
             keepers=Keepers(tracker, progress, pending),
             extra_fields=frozenset(settings.llm_extra_fields)
             | ({"simulate"} if settings.dev_mode else set()),
-            requests=Room(settings.llm_requests_max, "requests"),
-            bodies=Room(
+            requests=FairShares(settings.llm_requests_max, "requests"),
+            bodies=FairShares(
                 max(settings.llm_bodies_bytes_max, 3 * settings.llm_body_bytes_max),
                 "bytes of requests",
                 always=settings.llm_body_bytes_max,

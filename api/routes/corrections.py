@@ -28,7 +28,7 @@ from taximeter.api.running.dependencies import (
     SystemAdminDep,
 )
 from taximeter.api.sql import CORRECTIONS, CREDITS
-from taximeter.api.web.errors import ApiError, text_of_credits
+from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.web.json_numbers import (
     Body,
@@ -36,10 +36,10 @@ from taximeter.api.web.json_numbers import (
     Dollars,
     ShortText,
     UserId,
-    credits_of,
     millicredits_of,
 )
 from taximeter.api.web.retries import again_when_undone
+from taximeter.meter.wire.credits import credits_of, text_of_credits
 from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)

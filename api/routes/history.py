@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from taximeter.api.running.dependencies import MemberDep, ServicesDep
 from taximeter.api.sql import SUBSCRIPTIONS
-from taximeter.api.web.json_numbers import credits_of
 from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.meter.wire.credits import credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["history"])
 

@@ -17,9 +17,10 @@ from taximeter.api.running.services import Services
 from taximeter.api.sql import IDENTITY, MOVES, USERS
 from taximeter.api.web.current_request import current_request_id
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Body, NewUserId, UserId, credits_of
+from taximeter.api.web.json_numbers import Body, NewUserId, UserId
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
+from taximeter.meter.wire.credits import credits_of
 from taximeter.settler.books.retries import TRANSIENT
 from taximeter.settler.books.stores import Connection
 from taximeter.settler.moves.closing import Closing, begin_removal, take_back

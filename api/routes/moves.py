@@ -9,6 +9,7 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, model_validator
 
+from taximeter.api.billing.allocations import not_a_member
 from taximeter.api.billing.transfers import carry_out, not_members
 from taximeter.api.billing.views import PoolUpdated, pool_updated
 from taximeter.api.running.dependencies import (
@@ -20,10 +21,10 @@ from taximeter.api.running.dependencies import (
 )
 from taximeter.api.sql import MOVES
 from taximeter.api.web.current_request import current_request_id
-from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey
-from taximeter.api.web.json_numbers import Body, Credits, UserId, credits_of
+from taximeter.api.web.json_numbers import Body, Credits, UserId
 from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.meter.wire.credits import credits_of
 from taximeter.settler.moves.records import Request
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
@@ -164,11 +165,7 @@ async def deallocate(
 
     async def check_user() -> None:
         if not await services.pool.fetchval(MOVES["is_known_user"], access.org_id, body.user_id):
-            raise ApiError(
-                404,
-                "The user is not an active member of this organization",
-                details={"field": "user_id"},
-            )
+            raise not_a_member()
 
     done = await carry_out(services.stores, services.tracker, request, check_user)
     services.memberships.forget(body.user_id)

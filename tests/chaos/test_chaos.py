@@ -26,7 +26,11 @@ from chaos.watcher import left_by_refusals
 )
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("ci", CI_RUNS, ids=lambda ci: ci.name.replace(" ", "_"))
+@pytest.mark.parametrize(
+    "ci",
+    [pytest.param(ci, marks=[pytest.mark.long] if ci.long else []) for ci in CI_RUNS],
+    ids=lambda ci: ci.name.replace(" ", "_"),
+)
 async def test_run(ci: Ci, tmp_path: Path) -> None:
     if FAKETIME is None and set(ci.run.faults) <= set(CLOCK):
         pytest.skip("Debian's package libfaketime is missing: no clock can be moved")

@@ -223,9 +223,9 @@ BUGS: Final = (
     ),
     Bug(
         "402 for credits that open holds keep",
-        "meter/sidecar/answers.py",
-        "    if error.only_holds_in_the_way:\n",
-        "    if False:\n",
+        "meter/wire/refusals.py",
+        ' "holds_in_the_way" if error.only_holds_in_the_way else ',
+        " ",
         "sidecar/test_refusals.py",
     ),
     Bug(
