@@ -1,9 +1,9 @@
 # One image for every process: `docker run taximeter:local api`, `sidecar`, `settler`, `migrate`, `check`. docker-compose.yml
 # uses it. Settings come as variables; secrets as files in a folder that CREDENTIALS_DIRECTORY names (docs/production.md).
 #
-# The base can be pinned: `make pin-images` prints its digest as a line for .env, or
-# `docker build --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:...`.
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# The base is named by its digest. Another one: `docker build --build-arg PYTHON_IMAGE=...`; `make pin-images` prints the
+# newest as a line for .env.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 # Every package at the version that the tests ran with, checked against its hashes; pip and sources stay behind in this stage.
 FROM ${PYTHON_IMAGE} AS build
@@ -17,6 +17,7 @@ COPY lua lua
 COPY meter meter
 COPY migrations migrations
 COPY settler settler
+COPY taximeter taximeter
 RUN /opt/taximeter/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM ${PYTHON_IMAGE}

@@ -2,7 +2,7 @@
 # PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
 
 .DEFAULT_GOAL := help
-.PHONY: audit test-fast floods fuzz properties help install demo dev bench test chaos search mutants lint check constraints pin-images
+.PHONY: audit test-fast floods fuzz properties chaos-runs help install demo dev bench test chaos search mutants lint check constraints pin-images
 
 PYTHON ?=
 ARGS ?=
@@ -32,10 +32,13 @@ test: $(STAMP) ## Run the tests on embedded servers, or on TAXIMETER_REDIS_URL a
 	@.ci/test $(ARGS)
 
 test-fast: $(STAMP) ## Run the tests that need no server, in half a minute; they are found by what they ask for
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -q -m fast $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -q -m fast $(ARGS)
 
 chaos: $(STAMP) ## Break everything while credits are spent, then judge; SEED=1 MINUTES=5 and FAULTS=a,b choose
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
+
+chaos-runs: $(STAMP) ## Make the chaos runs that are too long for make test: always the same faults
+	$(BIN)/python -m pytest -n 0 -q -m long tests/chaos $(ARGS)
 
 search: $(STAMP) ## Try every small world as deep as MINUTES=10 allow, on the real scripts; ARGS='--budget loss=2' and more
 	PYTHONPATH=tests $(BIN)/python -m search --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(ARGS)

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.routing import BaseRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from taximeter.api.access.cookies import keep_session_cookie
-from taximeter.api.access.dependencies import (
-    bearer_scheme,
-    cookie_scheme,
-    known_parameters,
-    within_limits,
-)
 from taximeter.api.billing.payments import PaymentVerifier
 from taximeter.api.llm import lookup
 from taximeter.api.llm import model_list as models
 from taximeter.api.llm.endpoint import SURFACE_OF, LlmEndpoint
 from taximeter.api.llm.route import router as llm_router
 from taximeter.api.prices.followed import make_pricer
+from taximeter.api.processes.api_services import open_services
 from taximeter.api.routes import (
     audit,
     corrections,
@@ -47,7 +44,12 @@ from taximeter.api.routes import (
     usage,
     user_billing,
 )
-from taximeter.api.services import open_services
+from taximeter.api.running.dependencies import (
+    bearer_scheme,
+    cookie_scheme,
+    known_parameters,
+    within_limits,
+)
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.upstreams.config import ConfigError, load_routing
 from taximeter.api.web.body_limit import BodyLimit
@@ -106,6 +108,44 @@ class Application(FastAPI):
         return said
 
 
+@cache
+def shared_routes() -> list[BaseRoute]:
+    """Every route with its guards. None of them knows its application: what FastAPI works out about
+    a route when it is asked for first serves every application of the process.
+    """
+    made = APIRouter()
+    made.include_router(system.router)
+    schemes = [Depends(bearer_scheme), Depends(cookie_scheme)]  # For the OpenAPI document alone.
+    guards = [*schemes, Depends(known_parameters)]
+    for module in (
+        subscriptions,
+        plan_changes,
+        organizations,
+        purchases,
+        credits,
+        terms,
+        moves,
+        corrections,
+        usage,
+        requests,
+        user_billing,
+        dashboards,
+        overview,
+        history,
+        invoices,
+        personal,
+        members,
+        invitations,
+        keys,
+        audit,
+        me,
+    ):
+        made.include_router(module.router, dependencies=[*guards, Depends(within_limits)])
+    for router in (llm_router, lookup.router, models.router):
+        made.include_router(router, dependencies=guards)
+    return made.routes
+
+
 def create_app(
     settings: ApiSettings | None = None, *, payments: PaymentVerifier | None = None
 ) -> Application:
@@ -141,6 +181,7 @@ def create_app(
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,
+        routes=list(shared_routes()),
         redirect_slashes=False,
         docs_url=None,  # The framework's own page loads its scripts from elsewhere.
         redoc_url=None,
@@ -155,33 +196,4 @@ def create_app(
         llm_bytes_max=settings.llm_body_bytes_max,
         llm_suffixes=tuple(SURFACE_OF),
     )
-    app.include_router(system.router)
-    schemes = [Depends(bearer_scheme), Depends(cookie_scheme)]  # For the OpenAPI document alone.
-    guards = [*schemes, Depends(known_parameters)]
-    for module in (
-        subscriptions,
-        plan_changes,
-        organizations,
-        purchases,
-        credits,
-        terms,
-        moves,
-        corrections,
-        usage,
-        requests,
-        user_billing,
-        dashboards,
-        overview,
-        history,
-        invoices,
-        personal,
-        members,
-        invitations,
-        keys,
-        audit,
-        me,
-    ):
-        app.include_router(module.router, dependencies=[*guards, Depends(within_limits)])
-    for router in (llm_router, lookup.router, models.router):
-        app.include_router(router, dependencies=guards)
     return app

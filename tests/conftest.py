@@ -12,17 +12,27 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 import redis as redis_py
 import redis.asyncio as redis_asyncio
+from support.certificates import read_once
 from support.examples import load_profile
 from support.leftovers import left_open, limits, lowered, sockets
 from support.marks import mark, starts_by_itself
 from support.memory import memory_folder
+from support.order import Pieces, longest_first
 from support.patience import be_patient
-from support.servers import ValkeyFactory, run_sql, with_database, with_login
+from support.servers import (
+    Psql,
+    ValkeyFactory,
+    as_login,
+    make_login,
+    psql_session,
+    with_database,
+)
 
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
@@ -31,6 +41,7 @@ from taximeter.api.processes.migrate import migrate
 REDIS_URL_VARIABLE = "TAXIMETER_REDIS_URL"
 DATABASE_URL_VARIABLE = "TAXIMETER_DATABASE_URL"
 DEBIAN_REDIS = Path("/usr/bin/redis-server")
+LOGINS = ("taximeter_app", "taximeter_settler", "taximeter_sidecar")
 TIMED = Path(__file__).parent / "bench"
 
 # The settings of whoever runs the tests must not decide whether they pass. The two URLs are taken
@@ -48,15 +59,27 @@ ALONE = "alone and not floods"
 """What .ci/test asks for after the rest."""
 
 load_profile()
+read_once()
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What compares timings must not share the machine with other tests."""
+    if hasattr(config, "workerinput"):
+        longest_first(items)
     for item in items:
         if item.path.is_relative_to(TIMED):
             item.add_marker(pytest.mark.alone)
         mark(item)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Pieces | None:
+    """Of `--dist loadfile`, which is how .ci/test runs; the order is that of the collection."""
+    if config.option.dist != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return Pieces(config, log)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -149,55 +172,65 @@ def session_database_url(
 
 
 @pytest.fixture(scope="session")
-def template_database(session_database_url: str) -> Iterator[str]:
+def session_psql(session_database_url: str) -> Iterator[Psql]:
+    """The superuser's session, for making and dropping databases."""
+    with psql_session(session_database_url) as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
+def template_database(session_database_url: str, session_psql: Psql) -> Iterator[str]:
     """The name of a migrated database that every test copies."""
     name = f"taximeter_template_{uuid.uuid4().hex[:12]}"
-    migrate(with_database(session_database_url, name))
+    url = with_database(session_database_url, name)
+    migrate(url)
+    for role in LOGINS:
+        make_login(url, role)
     yield name
-    run_sql(session_database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+    session_psql.run(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture
 def database_url(
-    session_database_url: str, session_memory: Path | None, template_database: str
+    session_database_url: str,
+    session_memory: Path | None,
+    session_psql: Psql,
+    template_database: str,
 ) -> Iterator[str]:
     """A fresh migrated database, dropped after the test."""
     name = f"taximeter_test_{uuid.uuid4().hex[:12]}"
     # Files are copied at the cost of a checkpoint, which is nothing where they are in memory.
     way = "wal_log" if session_memory is None or EXTERNAL_DATABASE_URL else "file_copy"
-    run_sql(
-        session_database_url,
-        f'CREATE DATABASE "{name}" TEMPLATE "{template_database}" STRATEGY {way}',
-    )
+    session_psql.run(f'CREATE DATABASE "{name}" TEMPLATE "{template_database}" STRATEGY {way}')
     yield with_database(session_database_url, name)
-    run_sql(session_database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+    session_psql.run(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture
 def app_database_url(database_url: str) -> str:
     """`database_url` as the API should log in: as a user who owns nothing."""
-    return with_login(database_url, "taximeter_app")
+    return as_login(database_url, "taximeter_app")
 
 
 @pytest.fixture
 def settler_database_url(database_url: str) -> str:
     """The same for the settler."""
-    return with_login(database_url, "taximeter_settler")
+    return as_login(database_url, "taximeter_settler")
 
 
 @pytest.fixture
 def sidecar_database_url(database_url: str) -> str:
     """The same for the sidecar."""
-    return with_login(database_url, "taximeter_sidecar")
+    return as_login(database_url, "taximeter_sidecar")
 
 
 @pytest.fixture
-def empty_database_url(session_database_url: str) -> Iterator[str]:
+def empty_database_url(session_database_url: str, session_psql: Psql) -> Iterator[str]:
     """A fresh database without any migration applied, dropped after the test."""
     name = f"taximeter_empty_{uuid.uuid4().hex[:12]}"
-    run_sql(session_database_url, f'CREATE DATABASE "{name}"')
+    session_psql.run(f'CREATE DATABASE "{name}"')
     yield with_database(session_database_url, name)
-    run_sql(session_database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+    session_psql.run(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture

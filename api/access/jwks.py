@@ -9,27 +9,21 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from urllib.parse import urlsplit
 
 import httpx
 import jwt
+
+from taximeter.api.settings.oidc import is_safe_url
 
 logger = logging.getLogger("taximeter.api.access.sessions")
 
 KEYS_MAX = 64
 BODY_BYTES_MAX = 256 * 1024
 DISCOVERY_PATH = "/.well-known/openid-configuration"
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class KeysUnavailable(Exception):
     """The issuer's keys could not be fetched, and none are kept."""
-
-
-def is_safe_url(url: str) -> bool:
-    """Whether keys may be fetched from here: over TLS, or from this machine."""
-    parts = urlsplit(url)
-    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
 
 
 class KeySet:

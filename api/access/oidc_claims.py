@@ -1,12 +1,11 @@
-"""Where in a token an identity provider says who somebody is. The defaults are Keycloak's; those of
-Entra ID and Google are in docs/production.md.
-"""
+"""Reads from the claims of a token who somebody is, at the paths that the settings name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from taximeter.api.settings.oidc import ClaimPaths
 
 _WORDS: Final = frozenset({"scope", "scp"})
 """Claims that are words with spaces between, as OAuth writes them."""
@@ -14,32 +13,20 @@ _TRUE: Final = (True, 1, "true", "1")
 """How providers write it: some send text (Cognito), some a number (Entra's `xms_edov`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimPaths:
-    """Names of claims. A dot steps into an object, unless a claim has the whole name."""
-
-    user: str = "sub"
-    email: str = "email"
-    email_verified: str = "email_verified"
-    name: str = "name"
-    roles: str = "realm_access.roles"
-
-    def roles_of(self, claims: Mapping[str, Any]) -> frozenset[str]:
-        """The roles: a list of texts, or one text with spaces between, as scopes are written."""
-        found = claim_at(claims, self.roles)
-        if isinstance(found, str):
-            return frozenset(found.split())
-        if isinstance(found, list):
-            return frozenset(one for one in found if isinstance(one, str))
-        return frozenset()
-
-    def is_email_verified(self, claims: Mapping[str, Any]) -> bool:
-        """Whether the provider says that the address is its user's; False if it says nothing."""
-        found = claim_at(claims, self.email_verified)
-        return isinstance(found, (bool, int, str)) and found in _TRUE
+def roles_of(claims: Mapping[str, Any], paths: ClaimPaths) -> frozenset[str]:
+    """The roles: a list of texts, or one text with spaces between, as scopes are written."""
+    found = claim_at(claims, paths.roles)
+    if isinstance(found, str):
+        return frozenset(found.split())
+    if isinstance(found, list):
+        return frozenset(one for one in found if isinstance(one, str))
+    return frozenset()
 
 
-KEYCLOAK = ClaimPaths()
+def is_email_verified(claims: Mapping[str, Any], paths: ClaimPaths) -> bool:
+    """Whether the provider says that the address is its user's; False if it says nothing."""
+    found = claim_at(claims, paths.email_verified)
+    return isinstance(found, (bool, int, str)) and found in _TRUE
 
 
 def claim_at(claims: Mapping[str, Any], path: str) -> Any:

@@ -16,7 +16,8 @@ import jwt
 
 from taximeter.api.access.dev_tokens import DEV_ALGORITHM, DEV_AUDIENCE, DEV_ISSUER, DevKey
 from taximeter.api.access.jwks import KeySet, KeysUnavailable
-from taximeter.api.access.oidc_claims import KEYCLOAK, ClaimPaths, claim_at, lacking
+from taximeter.api.access.oidc_claims import claim_at, is_email_verified, lacking, roles_of
+from taximeter.api.settings.oidc import ASYMMETRIC_ALGORITHMS, KEYCLOAK, ClaimPaths
 from taximeter.api.web.errors import ApiError
 from taximeter.meter import InvalidRequest
 from taximeter.meter.wire.limits import check_user_id
@@ -25,9 +26,6 @@ logger = logging.getLogger("taximeter.api.access.sessions")
 
 TOKEN_BYTES_MAX = 8192
 LEEWAY_S = 30
-ASYMMETRIC_ALGORITHMS = frozenset(
-    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
-)
 TOKENS_REMEMBERED_MAX = 10_000
 REMEMBERED_S = 60.0
 KEY_ACTOR = "taximeter:key:"
@@ -229,14 +227,14 @@ def _principal(
         raise ApiError(401, "The session token names no usable user") from error
     if user_id.startswith(_RESERVED_IDS):  # Or it would stand in the audit log as one of us.
         raise ApiError(401, "The session token names a user whose id is kept for our programs")
-    roles = paths.roles_of(claims)
+    roles = roles_of(claims, paths)
     return Principal(
         user_id=user_id,
         email=_text(claim_at(claims, paths.email)),
         name=_text(claim_at(claims, paths.name)) or _text(claims.get("preferred_username")),
         is_system_admin=admin_role in roles,
         expires_at=float(claims["exp"]),
-        email_verified=paths.is_email_verified(claims),
+        email_verified=is_email_verified(claims, paths),
         adds_members=members_role is not None and members_role in roles,
     )
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from taximeter.api.billing.audit import write_audit
 from taximeter.api.billing.views import AllocationView, PoolUpdated, allocation_view, pool_updated
 from taximeter.api.sql import CREDITS
-from taximeter.api.web.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
-from taximeter.api.web.json_numbers import credits_of
+from taximeter.api.web.errors import ApiError, admin_refusal
+from taximeter.meter.wire.credits import credits_of, text_of_credits
 from taximeter.meter.wire.limits import BALANCE_MAX
 from taximeter.settler.books.stores import Connection
 
@@ -39,11 +39,7 @@ async def allocate_credits(
     somebody else, and asyncpg's integrity errors, which `allocation_refusal` puts into words.
     """
     if await conn.fetchval(CREDITS["lock_member"], org_id, user_id) is None:
-        raise ApiError(
-            404,
-            "The user is not an active member of this organization",
-            details={"field": "user_id"},
-        )
+        raise not_a_member()
     allocation_id = await conn.fetchval(
         CREDITS["allocate"],
         org_id,
@@ -126,10 +122,14 @@ def allocation_refusal(
 
 def pool_cannot_pay(need: int, have: int) -> ApiError:
     """The refusal where a pool has less millicredits available than are needed."""
-    return ApiError(
-        400,
-        "Insufficient credits in the organization's pool. "
-        f"Need {text_of_credits(need)}, have {text_of_credits(have)}",
-        code=INSUFFICIENT_CREDITS,
+    return admin_refusal(
+        "insufficient_credits",
         details={"need": credits_of(need), "have": credits_of(have)},
+        need=text_of_credits(need),
+        have=text_of_credits(have),
     )
+
+
+def not_a_member() -> ApiError:
+    """The refusal of credits for somebody who is no active member."""
+    return admin_refusal("account_not_found", details={"field": "user_id"})

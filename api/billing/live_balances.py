@@ -16,8 +16,8 @@ from redis.exceptions import RedisError
 
 from taximeter.api.billing.views import AllocationView, allocation_view
 from taximeter.api.web.background import TaskTracker
-from taximeter.api.web.json_numbers import credits_of
 from taximeter.meter import Balance, Meter, MeterError
+from taximeter.meter.wire.credits import credits_of
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.moves.live_hold import NotTaking, mark_of
 from taximeter.settler.moves.relay import bring_up_to_date

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from taximeter.api.billing.audit import to_json, write_audit
 from taximeter.api.sql import CREDITS
-from taximeter.api.web.errors import ApiError, text_of_credits
-from taximeter.api.web.json_numbers import credits_of
+from taximeter.api.web.errors import ApiError
+from taximeter.meter.wire.credits import credits_of, text_of_credits
 from taximeter.meter.wire.limits import BALANCE_MAX
 from taximeter.settler.books.stores import Connection
 

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from taximeter.api.web.background import TaskTracker
-from taximeter.api.web.errors import INSUFFICIENT_CREDITS, ApiError, text_of_credits
-from taximeter.api.web.json_numbers import credits_of
+from taximeter.api.web.errors import ApiError, admin_refusal
+from taximeter.meter.wire.credits import credits_of, text_of_credits
 from taximeter.settler.books.stores import Stores
-from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, find, move
+from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, move
 from taximeter.settler.moves.records import Move, Request
 
 
-async def is_new(stores: Stores, request: Request) -> bool:
-    """False when its key stands for this very move already: what is refused now must not refuse
-    the repetition of what was done.
+async def carry_out(
+    stores: Stores,
+    tracker: TaskTracker,
+    request: Request,
+    check: Callable[[], Awaitable[None]],
+) -> Move:
+    """The move, done. It goes on when the caller hangs up. `check` may refuse one that is new: what
+    is refused now must not refuse the repetition of what was done. Raises ApiError.
     """
     try:
-        return await find(stores, request) is None
-    except KeyUsed as error:
-        raise _key_used(error) from error
-
-
-async def carry_out(stores: Stores, tracker: TaskTracker, request: Request) -> Move:
-    """The move, done. It goes on when the caller hangs up. Raises ApiError."""
-    try:
-        ended = await asyncio.shield(tracker.spawn(move(stores, request)))
+        ended = await asyncio.shield(tracker.spawn(move(stores, request, before_it_begins=check)))
     except KeyUsed as error:
         raise _key_used(error) from error
     except LiveSideAway as error:
-        raise _unavailable("The live balance cannot be asked now; nothing has moved") from error
+        raise _unavailable() from error
     if ended.state == "undone":
         raise _unavailable("The move took too long and was undone; nothing has moved")
     if ended.state == "refused":
@@ -43,16 +41,13 @@ async def carry_out(stores: Stores, tracker: TaskTracker, request: Request) -> M
 
 def _insufficient(refused: Move) -> ApiError:
     need, have, held = refused.amount, refused.have, refused.held
-    message = "Insufficient credits to transfer"  # Existing front ends know these words.
-    if refused.kind == "deallocation":
-        message = (
-            f"Insufficient credits to deallocate. Need {text_of_credits(need)}, "
-            f"have {text_of_credits(have)}, held by running requests {text_of_credits(held)}"
-        )
-    return ApiError(
-        400,
-        message,
-        code=INSUFFICIENT_CREDITS,
+    return admin_refusal(
+        "holds_in_the_way" if have + held >= need else "insufficient_credits",
+        # Existing front ends know these words.
+        words="Insufficient credits to transfer"
+        if refused.kind != "deallocation"
+        else f"Insufficient credits to deallocate. Need {text_of_credits(need)}, "
+        f"have {text_of_credits(have)}, held by running requests {text_of_credits(held)}",
         details={"need": credits_of(need), "have": credits_of(have), "held": credits_of(held)},
     )
 
@@ -74,7 +69,5 @@ def _key_used(error: KeyUsed) -> ApiError:
     )
 
 
-def _unavailable(message: str) -> ApiError:
-    return ApiError(
-        503, message, details={"reason": "live_balance_unavailable"}, headers={"Retry-After": "1"}
-    )
+def _unavailable(message: str = "") -> ApiError:
+    return admin_refusal("unavailable", words=message)

@@ -8,7 +8,7 @@ from datetime import date, datetime
 from asyncpg import Record
 from pydantic import BaseModel, Field
 
-from taximeter.api.web.json_numbers import credits_of
+from taximeter.meter.wire.credits import credits_of
 from taximeter.settler.settling.read_your_writes import AsOf
 
 

@@ -11,8 +11,8 @@ from decimal import Decimal
 from typing import Final
 
 from taximeter.api.billing.payments import PaymentVerifier, VerifiedPayment
-from taximeter.api.web.errors import ApiError, text_of_credits
-from taximeter.api.web.json_numbers import credits_of
+from taximeter.api.web.errors import ApiError
+from taximeter.meter.wire.credits import credits_of, text_of_credits
 
 BY_SYSTEM_ADMIN: Final = "system_admin"
 BY_PLAN: Final = "plan"

@@ -10,9 +10,9 @@ from typing import Any, Final
 import click
 
 from taximeter.api.access.dev_tokens import DEV_ISSUER
-from taximeter.api.access.jwks import is_safe_url
 from taximeter.api.commands.common import owner_database
 from taximeter.api.commands.owner import as_owner, operator
+from taximeter.api.settings.oidc import is_safe_url
 from taximeter.api.sql import ADMINS
 from taximeter.meter import InvalidRequest
 from taximeter.meter.wire.limits import check_user_id

@@ -21,7 +21,7 @@ from rich.table import Table
 from taximeter.api.commands.common import explain, in_one_line
 from taximeter.api.prices.editions import Editions
 from taximeter.api.prices.followed import age_alarm
-from taximeter.api.prices.settings import PriceSettings
+from taximeter.api.settings.prices import PriceSettings
 from taximeter.meter.pricing import PriceFileError
 from taximeter.meter.pricing.editions import edition_at
 from taximeter.meter.pricing.lists import PriceLists

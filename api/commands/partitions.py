@@ -13,7 +13,7 @@ import click
 
 from taximeter.api.commands.common import owner_database
 from taximeter.api.sql import PARTITIONS
-from taximeter.api.web.json_numbers import credits_of
+from taximeter.meter.wire.credits import credits_of
 
 if TYPE_CHECKING:
     Conn = asyncpg.Connection[asyncpg.Record]

@@ -26,7 +26,7 @@ from taximeter.api.prices.changes import (
     problems_of,
 )
 from taximeter.api.prices.editions import Editions, NewList, export_text, take_over, withdraw
-from taximeter.api.prices.settings import PriceSettings
+from taximeter.api.settings.prices import PriceSettings
 from taximeter.api.sql import PRICES
 from taximeter.meter.pricing import PriceFileError, Pricer, read_price_file
 from taximeter.meter.pricing.editions import (

@@ -12,7 +12,7 @@ from taximeter.api.commands import price_lists, price_rounding
 from taximeter.api.commands.common import explain, some_lines
 from taximeter.api.commands.prices_diff import diff
 from taximeter.api.prices.followed import make_pricer
-from taximeter.api.prices.settings import PriceSettings
+from taximeter.api.settings.prices import PriceSettings
 from taximeter.meter.pricing import (
     KINDS,
     TOKENS_MAX,

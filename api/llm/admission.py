@@ -7,17 +7,16 @@ import json
 import os
 from collections.abc import Mapping
 
-from taximeter.api.access.dependencies import suspended
 from taximeter.api.access.memberships import Membership
 from taximeter.api.llm.estimates import PromptSize
 from taximeter.api.llm.quote import Quote
 from taximeter.api.llm.reported import Bounds, bounds_of
+from taximeter.api.llm.services import LlmServices
 from taximeter.api.openai.request import LlmRequest
-from taximeter.api.services import Services
+from taximeter.api.running.dependencies import suspended
 from taximeter.api.sql import CREDITS
 from taximeter.api.upstreams.router import Target
-from taximeter.api.web.errors import ALREADY_EXISTS, ApiError, from_meter, text_of_credits
-from taximeter.api.web.json_numbers import credits_of
+from taximeter.api.web.errors import ApiError, from_meter
 from taximeter.meter import (
     AccountNotFound,
     Hold,
@@ -31,9 +30,11 @@ from taximeter.meter import (
     Usage,
 )
 from taximeter.meter.pricing import Price
+from taximeter.meter.wire.credits import credits_of, text_of_credits
+from taximeter.meter.wire.refusals import REFUSALS
 
 
-async def paying_org(services: Services, user_id: str, org_header: str | None) -> Membership:
+async def paying_org(services: LlmServices, user_id: str, org_header: str | None) -> Membership:
     """The organisation that the header names, else the caller's default, else the oldest active
     membership with an allocation for them; individual credits pay for who has no other.
     """
@@ -54,7 +55,7 @@ def _not_suspended(membership: Membership) -> Membership:
     return membership
 
 
-async def refuse_empty_account(services: Services, org_id: str, user_id: str) -> None:
+async def refuse_empty_account(services: LlmServices, org_id: str, user_id: str) -> None:
     """Refuse before a large body is read who has nothing left: 402, or 429 while it is only held.
     Raises ApiError. Whether there is enough is asked when the hold is taken, as ever.
     """
@@ -80,7 +81,7 @@ def request_id_of(user_id: str, key: str | None) -> str:
     return f"key-{digest[:48]}"
 
 
-async def refuse_settled_replay(services: Services, org_id: str, request_id: str) -> None:
+async def refuse_settled_replay(services: LlmServices, org_id: str, request_id: str) -> None:
     """Redis remembers outcomes for minutes only; a key that was charged before that is still in the
     ledger.
     """
@@ -106,7 +107,7 @@ def bounds_for(
 
 
 async def reserve(
-    services: Services,
+    services: LlmServices,
     meter: Meter,
     quote: Quote,
     org_id: str,
@@ -162,10 +163,11 @@ def _replayed(
     }
     if outcome is not None:
         details["credits_remaining"] = credits_of(outcome.available + outcome.held)
+    said = REFUSALS["replayed"].llm
     return ApiError(
-        409,
-        f"This Idempotency-Key was used before; that request is {state}",
-        code=ALREADY_EXISTS,
+        said.status,
+        said.words.format(state=state),
+        code=said.code,
         details=details,
         headers={
             "X-Request-Id": request_id,

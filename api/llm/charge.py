@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taximeter.api.llm.delivered import Delivered, Made, Step
 from taximeter.api.llm.progress import ProgressReports
 from taximeter.api.llm.reported import Bounds, Reported, read_usage
 from taximeter.api.llm.unsent_charges import Due, PendingCharges
+from taximeter.api.openai.output import CountedOutput, EventOutput, Output
 from taximeter.api.openai.request import LlmRequest
 from taximeter.api.upstreams.router import Target
 from taximeter.api.web.background import TaskTracker
-from taximeter.api.web.errors import text_of_credits
 from taximeter.meter import (
     Hold,
     MeterError,
@@ -28,6 +27,7 @@ from taximeter.meter import (
 )
 from taximeter.meter.pricing import Price
 from taximeter.meter.pricing.usage_objects import counts_of
+from taximeter.meter.wire.credits import text_of_credits
 
 logger = logging.getLogger("taximeter.api")
 
@@ -81,7 +81,7 @@ class OpenCharge:
         self.begun = False  # Whether the request went out to an upstream.
         self.service_tier: str | None = None  # As the answer says: the caller's wish is none.
         self.images = 0
-        self._delivered = Delivered()
+        self._output = CountedOutput()
         self._reported: Mapping[str, Any] | None = None  # Usage that came before the end.
         self._loop = asyncio.get_running_loop()
         self._touching: asyncio.Task[None] | None = None
@@ -123,14 +123,14 @@ class OpenCharge:
         reported = self._read(usage)
         return reported is not None and counts_of(reported.usage).output > 0
 
-    def count(self, step: Step) -> None:
+    def count(self, step: EventOutput) -> None:
         """Count what an answer has brought that is charged at once."""
-        self._delivered.add(step)
+        self._output.add(step)
 
-    def grow(self, step: Step) -> None:
+    def grow(self, step: EventOutput) -> None:
         """Count what an event has brought, and report it within a moment."""
         if step.streamed or step.whole:
-            self._delivered.add(step)
+            self._output.add(step)
             self._keepers.progress.note(self, self._report)
 
     def hear(self, usage: Mapping[str, Any]) -> bool:
@@ -192,8 +192,8 @@ class OpenCharge:
             logger.warning("hold %s was left to its deadline: %r", self.request_id, error)
 
     @property
-    def _made(self) -> Made:
-        return self._delivered.made
+    def _made(self) -> Output:
+        return self._output.made
 
     @property
     def _price(self) -> Price:

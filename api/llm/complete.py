@@ -21,21 +21,22 @@ from taximeter.api.llm.admission import (
 from taximeter.api.llm.asgi_answer import Answer
 from taximeter.api.llm.body import ClientLeft
 from taximeter.api.llm.charge import OpenCharge
-from taximeter.api.llm.delivered import Step
 from taximeter.api.llm.estimates import measure
 from taximeter.api.llm.quote import quote
-from taximeter.api.llm.room import Seat
+from taximeter.api.llm.services import LlmServices
 from taximeter.api.llm.streaming import MeteredStream, until_disconnect
+from taximeter.api.openai.output import EventOutput
 from taximeter.api.openai.parse import parse_request
 from taximeter.api.openai.request import LlmRequest
 from taximeter.api.openai.surfaces import Surface
-from taximeter.api.services import Services
 from taximeter.api.upstreams.event_stream import EventStream
 from taximeter.api.upstreams.failures import broken
 from taximeter.api.upstreams.router import Target, ask
 from taximeter.api.upstreams.upstream import Opened
-from taximeter.api.web.errors import ApiError, text_of_credits
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.fair_shares import Share
 from taximeter.meter import Receipt
+from taximeter.meter.wire.credits import text_of_credits
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ class Place:
 
     __slots__ = ("_body", "_request", "_users")
 
-    def __init__(self, request: Seat, body: Seat) -> None:
+    def __init__(self, request: Share, body: Share) -> None:
         self._request = request
         self._body = body
         self._users = 1
@@ -66,18 +67,18 @@ class Place:
 
     def body_grows(self, size: int) -> None:
         """Take so much more room for the body. Raises ApiError 429."""
-        self._body.grow(size)
+        self._body.take_more(size)
 
     def body_is_gone(self) -> None:
         """Give back the room for the body."""
-        self._body.leave()
+        self._body.give_back()
 
     def leave(self) -> None:
         """One user less: the last one gives everything back."""
         self._users -= 1
         if not self._users:
-            self._body.leave()
-            self._request.leave()
+            self._body.give_back()
+            self._request.give_back()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Incoming:
     place: Place
 
 
-async def complete(services: Services, incoming: Incoming) -> ASGIApp:
+async def complete(services: LlmServices, incoming: Incoming) -> ASGIApp:
     """Hold, start the answer and return it. Raises ApiError, ClientLeft, MeterError and what
     asyncpg raises; nothing is held then, or given back in the background.
     """
@@ -152,7 +153,7 @@ class _Call:
 
     def __init__(
         self,
-        services: Services,
+        services: LlmServices,
         incoming: Incoming,
         chat: LlmRequest,
         charge: OpenCharge,
@@ -225,7 +226,7 @@ class _Call:
         if isinstance(tier := document.get("service_tier"), str):
             charge.service_tier = tier
         if not charge.tells_output(usage):
-            charge.count(Step(surface.made(document)))
+            charge.count(EventOutput(surface.output(document)))
         receipt = await charge.finish(usage)
         headers = self._answer_headers(opened, receipt)
         headers["X-Cost-Incurred"] = text_of_credits(charge.cost or 0)

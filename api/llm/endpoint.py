@@ -14,21 +14,21 @@ from starlette.datastructures import State
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from taximeter.api.access.dependencies import (
-    bearer_needed,
-    bearer_token,
-    cookie_token,
-    refuse_repeated,
-)
 from taximeter.api.access.key_text import PREFIX
 from taximeter.api.llm.admission import paying_org, refuse_empty_account
 from taximeter.api.llm.body import ClientLeft, read_body
 from taximeter.api.llm.complete import Incoming, Place, complete
 from taximeter.api.llm.failure_answers import failure_response
 from taximeter.api.llm.key_callers import key_caller
+from taximeter.api.llm.services import LlmServices
 from taximeter.api.openai.parse import SURFACES
 from taximeter.api.openai.surfaces import Surface
-from taximeter.api.services import Services
+from taximeter.api.running.dependencies import (
+    bearer_needed,
+    bearer_token,
+    cookie_token,
+    refuse_repeated,
+)
 from taximeter.api.web import body_limit as middleware
 from taximeter.api.web.body_limit import announced_bytes, body_limit_words
 from taximeter.api.web.error_handlers import refusal_of
@@ -92,7 +92,7 @@ class LlmEndpoint:
             # The rest of the body is still on its way, and is not read.
             words, details = body_limit_words(self._bytes_max), {"bytes_max": self._bytes_max}
             raise ApiError(413, words, details=details, headers={"Connection": "close"})
-        services: Services = self._state.services
+        services: LlmServices = self._state.services
         settings = services.settings
         org_header = _text(headers, b"x-org-id", "X-Org-Id")
         user_id, org_header = await _caller(services, scope, headers, org_header)
@@ -100,7 +100,7 @@ class LlmEndpoint:
         payer = await paying_org(services, user_id, org_header)
         account = (payer.org_id, user_id)
         services.store.check(payer.org_id)
-        place = Place(services.requests.enter(*account, 1), services.bodies.enter(*account))
+        place = Place(services.requests.take(*account, 1), services.bodies.take(*account))
         stack.callback(place.leave)
         if announced_bytes(headers) > LARGE_BYTES or b"content-length" not in headers:
             await refuse_empty_account(services, *account)
@@ -134,7 +134,7 @@ class LlmEndpoint:
 
 async def get_caller(request: Request) -> tuple[str, str | None]:
     """The same caller for the reads beside the endpoint, counted as a read. Raises ApiError."""
-    services: Services = request.app.state.services
+    services: LlmServices = request.app.state.services
     refuse_repeated(request.scope["headers"])
     headers: dict[bytes, bytes] = dict(reversed(request.scope["headers"]))
     org_header = _text(headers, b"x-org-id", "X-Org-Id")
@@ -144,7 +144,7 @@ async def get_caller(request: Request) -> tuple[str, str | None]:
 
 
 async def _caller(
-    services: Services, scope: Scope, headers: dict[bytes, bytes], org_header: str | None
+    services: LlmServices, scope: Scope, headers: dict[bytes, bytes], org_header: str | None
 ) -> tuple[str, str | None]:
     """Who asks, and the organisation that is to pay if that is decided already: by the caller, or
     by the API key. The path for OpenAI's clients takes no cookie: no browser is meant to use it.

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taximeter.api.llm.delivered import BYTES_PER_TOKEN
+from taximeter.api.openai.output import BYTES_PER_TOKEN
 
 MESSAGE_OVERHEAD_TOKENS = 8
 REPLY_OVERHEAD_TOKENS = 16

@@ -12,14 +12,13 @@ from asyncpg import Record
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import ServicesDep
 from taximeter.api.llm.endpoint import API_ROOT, CLIENTS_ROOT, get_caller
+from taximeter.api.llm.services import LlmServices, LlmServicesDep
 from taximeter.api.llm.unsent_charges import Due
-from taximeter.api.services import Services
 from taximeter.api.sql import CREDITS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import credits_of
 from taximeter.meter import MeterError, Receipt, Usage
+from taximeter.meter.wire.credits import credits_of
 
 router = APIRouter(tags=["llm"])
 
@@ -58,7 +57,7 @@ class RequestView(BaseModel):
     summary="Cost and settlement of a request, beside the routes of OpenAI's clients",
 )
 async def get_request(
-    request_id: RequestId, caller: CallerDep, services: ServicesDep
+    request_id: RequestId, caller: CallerDep, services: LlmServicesDep
 ) -> RequestView:
     """The caller's own request; another's answers 404. A request that ended without a charge is
     known for some minutes, one that was charged for ever.
@@ -101,7 +100,7 @@ def _pending(due: Due) -> RequestView:
 
 
 async def _live(
-    services: Services, org_ids: list[str], user_id: str, request_id: str
+    services: LlmServices, org_ids: list[str], user_id: str, request_id: str
 ) -> tuple[str, Receipt | None]:
     meter = await services.meters.get()
     for org_id in org_ids:

@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import ServicesDep
 from taximeter.api.llm.endpoint import API_ROOT, CLIENTS_ROOT
 from taximeter.api.llm.lookup import CallerDep
 from taximeter.api.llm.quote import prices_not_known
-from taximeter.api.services import Services
+from taximeter.api.llm.services import LlmServices, LlmServicesDep
 from taximeter.api.web.errors import ApiError
 from taximeter.meter.pricing import UnpricedModel
 from taximeter.meter.pricing.editions import PricesNotKnown
@@ -37,7 +36,7 @@ class ModelList(BaseModel):
 
 @router.get(f"{API_ROOT}/models", summary="Models that can be asked for")
 @router.get(f"{CLIENTS_ROOT}/models", summary="Models, for OpenAI's clients")
-async def list_models(caller: CallerDep, services: ServicesDep) -> ModelList:
+async def list_models(caller: CallerDep, services: LlmServicesDep) -> ModelList:
     """Those that a route serves and that have a price."""
     if services.catalogue is None:
         return ModelList(data=[])
@@ -49,7 +48,7 @@ async def list_models(caller: CallerDep, services: ServicesDep) -> ModelList:
 @router.get(f"{API_ROOT}/models/{{model:path}}", summary="One model")
 @router.get(f"{CLIENTS_ROOT}/models/{{model:path}}", summary="One model, for OpenAI's clients")
 async def get_model(
-    model: Annotated[str, Path(max_length=200)], caller: CallerDep, services: ServicesDep
+    model: Annotated[str, Path(max_length=200)], caller: CallerDep, services: LlmServicesDep
 ) -> ModelView:
     """404 for a model that is not served, or has no price."""
     view = _view(services, model)
@@ -58,7 +57,7 @@ async def get_model(
     return view
 
 
-def _view(services: Services, model: str) -> ModelView | None:
+def _view(services: LlmServices, model: str) -> ModelView | None:
     if services.router is None:
         return None
     try:

@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from taximeter.api.llm.asgi_answer import raw_headers
 from taximeter.api.llm.charge import OpenCharge
-from taximeter.api.llm.delivered import Made, Step, output_guess
 from taximeter.api.llm.failure_answers import failure_content
+from taximeter.api.openai.output import EventOutput, Output, tokens_guessed
 from taximeter.api.openai.request import LlmRequest
 from taximeter.api.openai.sse import (
     DONE,
@@ -24,8 +24,8 @@ from taximeter.api.openai.sse import (
 )
 from taximeter.api.upstreams.event_stream import EventStream
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import credits_of
 from taximeter.meter import Receipt
+from taximeter.meter.wire.credits import credits_of
 
 logger = logging.getLogger("taximeter.api")
 
@@ -186,11 +186,11 @@ class MeteredStream:
         document, surface, charge = event.document, self._chat.surface, self._charge
         if document is None:
             if data := data_of(event):
-                charge.grow(Step(Made(output_guess(data))))
+                charge.grow(EventOutput(Output(tokens_guessed(data))))
             return event.raw
         if isinstance(tier := document.get("service_tier"), str):
             charge.service_tier = tier
-        step = surface.step(document)
+        step = surface.event_output(document)
         charge.grow(step)
         self._ended.update(step.ended)
         reported = surface.usage(document)

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from taximeter.api.web.errors import text_of_credits
 from taximeter.meter import (
     AdmissionPaused,
     Meter,
@@ -23,6 +22,7 @@ from taximeter.meter import (
     Usage,
 )
 from taximeter.meter.credit_line.journal import Journal, JournalInUse, Line
+from taximeter.meter.wire.credits import text_of_credits
 
 logger = logging.getLogger("taximeter.api")
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from taximeter.api.llm.delivered import Made, Step, made_of
 from taximeter.api.openai import fields
 from taximeter.api.openai.checks import invalid
+from taximeter.api.openai.output import EventOutput, Output, output_of
 from taximeter.api.openai.surfaces import Surface, as_chat, in_chat_words
 
 # These would be taken from the provider's account, where the callers of all organisations are one.
@@ -50,26 +50,28 @@ class Responses(Surface):
         usage = _answer_of(document).get("usage")
         return in_chat_words(usage) if isinstance(usage, dict) else None
 
-    def made(self, document: Mapping[str, Any]) -> Made:
-        return made_of(document.get("output"))
+    def output(self, document: Mapping[str, Any]) -> Output:
+        return output_of(document.get("output"))
 
     def is_answer(self, document: Mapping[str, Any]) -> bool:
         return bool(document.get("output"))
 
-    def step(self, document: Mapping[str, Any]) -> Step:
+    def event_output(self, document: Mapping[str, Any]) -> EventOutput:
         """Pieces count as they come, whatever they are called; items and the last event, which
         repeat them, as a whole.
         """
         kind = document.get("type")
         if not isinstance(kind, str):
-            return Step(made_of(document))
+            return EventOutput(output_of(document))
         if kind in _LAST_EVENTS:
-            return Step(ended=("0",))
+            return EventOutput(ended=("0",))
         if kind == "response.output_item.done":
-            return Step(whole=made_of(document.get("item")))
+            return EventOutput(whole=output_of(document.get("item")))
         if kind.endswith(_REPEATED):
-            return Step()
-        return Step(made_of(document, is_audio="audio" in kind and "transcript" not in kind))
+            return EventOutput()
+        return EventOutput(
+            output_of(document, is_audio="audio" in kind and "transcript" not in kind)
+        )
 
     def is_usage_event(self, document: Mapping[str, Any]) -> bool:
         return document.get("type") in _LAST_EVENTS

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from taximeter.api.llm.delivered import NOTHING, Made, Step, chat_step, made_of
 from taximeter.api.openai import fields
 from taximeter.api.openai.checks import count, invalid
+from taximeter.api.openai.output import NO_OUTPUT, EventOutput, Output, chat_event_output, output_of
 
 ANSWERS_MAX = 128
 INPUTS_MAX = 2048
@@ -58,9 +58,9 @@ class Surface:
         usage = document.get("usage")
         return usage if isinstance(usage, dict) else None
 
-    def made(self, document: Mapping[str, Any]) -> Made:
+    def output(self, document: Mapping[str, Any]) -> Output:
         """What a whole answer brings, counted: for an upstream that reports none."""
-        return made_of(document)
+        return output_of(document)
 
     def images(self, document: Mapping[str, Any]) -> int:
         """How many images an answer brings, for models that are sold by the image."""
@@ -72,9 +72,9 @@ class Surface:
         """
         return bool(_choices(document))
 
-    def step(self, document: Mapping[str, Any]) -> Step:
+    def event_output(self, document: Mapping[str, Any]) -> EventOutput:
         """What an event brings."""
-        return chat_step(document)
+        return chat_event_output(document)
 
     def is_usage_event(self, document: Mapping[str, Any]) -> bool:
         """Whether an event with usage brings nothing else, and waits for the charge."""
@@ -147,8 +147,8 @@ class Embeddings(Surface):
     def is_answer(self, document: Mapping[str, Any]) -> bool:
         return bool(document.get("data"))
 
-    def made(self, document: Mapping[str, Any]) -> Made:
-        return NOTHING
+    def output(self, document: Mapping[str, Any]) -> Output:
+        return NO_OUTPUT
 
 
 class Images(Surface):
@@ -182,8 +182,8 @@ class Images(Surface):
     def is_answer(self, document: Mapping[str, Any]) -> bool:
         return bool(document.get("data"))
 
-    def made(self, document: Mapping[str, Any]) -> Made:
-        return NOTHING
+    def output(self, document: Mapping[str, Any]) -> Output:
+        return NO_OUTPUT
 
     def images(self, document: Mapping[str, Any]) -> int:
         images = document.get("data")

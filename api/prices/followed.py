@@ -15,10 +15,10 @@ from typing import NamedTuple
 import asyncpg
 
 from taximeter.api.prices.editions import Editions
-from taximeter.api.prices.settings import PriceSettings
-from taximeter.api.web.json_numbers import MILLICREDITS_PER_CREDIT
+from taximeter.api.settings.prices import PriceSettings
 from taximeter.meter.held_estimates import EstimatedHolds, HoldPolicy
 from taximeter.meter.pricing import PriceFileError, Pricer, TokenPrice
+from taximeter.meter.wire.credits import MILLICREDITS_PER_CREDIT
 
 logger = logging.getLogger("taximeter.prices")
 

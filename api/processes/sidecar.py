@@ -147,7 +147,6 @@ async def _connect(sidecar: Sidecar, settings: SidecarSettings, loader: Loader |
                 settings=settings.meter_settings(),
                 credit=settings.credit,
             )
-            logger.info("connected to Redis; %s", await meter.promise())
         except (MeterError, OSError) as error:
             refusal = error if isinstance(error, MeterError) else StoreUnavailable(str(error))
             sidecar.refuse(refusal)
@@ -156,5 +155,15 @@ async def _connect(sidecar: Sidecar, settings: SidecarSettings, loader: Loader |
                 logger.warning("waiting for Redis: %s", said)
             await asyncio.sleep(CONNECT_PAUSE_S)
         else:
+            # Whatever becomes of Redis now: with a credit line it goes on, and its journal is ours.
             sidecar.attach(meter)
+            with contextlib.suppress(asyncio.CancelledError):  # Who stops us closes the meter.
+                logger.info("connected to Redis; %s", await _promise_of(meter))
             return meter
+
+
+async def _promise_of(meter: Meter) -> str:
+    try:
+        return await meter.promise()
+    except MeterError as error:
+        return f"what it promises could not be read: {error}"

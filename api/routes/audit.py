@@ -10,10 +10,11 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import OrgAdminDep, ServicesDep
+from taximeter.api.running.dependencies import OrgAdminDep, ServicesDep
 from taximeter.api.sql import IDENTITY
-from taximeter.api.web.json_numbers import UserId, credits_of
+from taximeter.api.web.json_numbers import UserId
 from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.meter.wire.credits import credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["audit"])
 

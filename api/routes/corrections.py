@@ -12,13 +12,6 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from taximeter.api.access.dependencies import (
-    Access,
-    CallerFirstRoute,
-    OrgAdminDep,
-    ServicesDep,
-    SystemAdminDep,
-)
 from taximeter.api.billing.allocations import (
     allocate_credits,
     allocation_refusal,
@@ -27,8 +20,15 @@ from taximeter.api.billing.allocations import (
 from taximeter.api.billing.audit import to_json, write_audit
 from taximeter.api.billing.purchases import pool_is_full
 from taximeter.api.billing.views import AllocationView, PoolView, pool_view
+from taximeter.api.running.dependencies import (
+    Access,
+    CallerFirstRoute,
+    OrgAdminDep,
+    ServicesDep,
+    SystemAdminDep,
+)
 from taximeter.api.sql import CORRECTIONS, CREDITS
-from taximeter.api.web.errors import ApiError, text_of_credits
+from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.web.json_numbers import (
     Body,
@@ -36,10 +36,10 @@ from taximeter.api.web.json_numbers import (
     Dollars,
     ShortText,
     UserId,
-    credits_of,
     millicredits_of,
 )
 from taximeter.api.web.retries import again_when_undone
+from taximeter.meter.wire.credits import credits_of, text_of_credits
 from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)

@@ -8,13 +8,6 @@ import asyncpg
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, StrictBool
 
-from taximeter.api.access.dependencies import (
-    CallerFirstRoute,
-    MemberDep,
-    OrgAdminDep,
-    ServicesDep,
-    own_user,
-)
 from taximeter.api.billing.allocations import Allocated, allocate_credits, allocation_refusal
 from taximeter.api.billing.live_balances import with_balance
 from taximeter.api.billing.views import (
@@ -22,6 +15,13 @@ from taximeter.api.billing.views import (
     FromBooks,
     PoolDetails,
     pool_details,
+)
+from taximeter.api.running.dependencies import (
+    CallerFirstRoute,
+    MemberDep,
+    OrgAdminDep,
+    ServicesDep,
+    own_user,
 )
 from taximeter.api.sql import CREDITS
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once

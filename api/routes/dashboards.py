@@ -8,14 +8,14 @@ from asyncpg import Record
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.access.user_emails import emails_of
 from taximeter.api.billing.live_balances import with_balance
 from taximeter.api.billing.usage_reports import Scope, last_days
 from taximeter.api.billing.views import AllocationView, FromBooks, PoolDetails, pool_details
+from taximeter.api.running.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.sql import CREDITS, DASHBOARDS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import credits_of
+from taximeter.meter.wire.credits import credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=CallerFirstRoute)
 

@@ -10,10 +10,10 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import MemberDep, ServicesDep
+from taximeter.api.running.dependencies import MemberDep, ServicesDep
 from taximeter.api.sql import SUBSCRIPTIONS
-from taximeter.api.web.json_numbers import credits_of
 from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.meter.wire.credits import credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["history"])
 

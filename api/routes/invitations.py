@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import CallerFirstRoute, PrincipalDep, ServicesDep
 from taximeter.api.billing.audit import write_audit
-from taximeter.api.services import Services
+from taximeter.api.running.dependencies import CallerFirstRoute, PrincipalDep, ServicesDep
+from taximeter.api.running.services import Services
 from taximeter.api.sql import IDENTITY
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.json_numbers import OrgId

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import (
+from taximeter.api.billing.audit import to_json, write_audit
+from taximeter.api.running.dependencies import (
     Access,
     CallerFirstRoute,
     MemberDep,
@@ -16,7 +17,6 @@ from taximeter.api.access.dependencies import (
     ServicesDep,
     SystemAdminDep,
 )
-from taximeter.api.billing.audit import to_json, write_audit
 from taximeter.api.sql import CORRECTIONS, SUBSCRIPTIONS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.json_numbers import Body, Dollars, ShortText

@@ -9,9 +9,9 @@ from asyncpg import Record
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, BaseModel, Field
 
-from taximeter.api.access.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.access.key_text import make_key
 from taximeter.api.billing.audit import write_audit
+from taximeter.api.running.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.sql import IDENTITY, KEYS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.json_numbers import Body, ShortText, UserId

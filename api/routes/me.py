@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import CallerFirstRoute, PrincipalDep, ServicesDep
+from taximeter.api.running.dependencies import CallerFirstRoute, PrincipalDep, ServicesDep
 from taximeter.api.sql import USERS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.json_numbers import Body, OrgId

@@ -10,16 +10,17 @@ from asyncpg import Record
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field, StrictBool
 
-from taximeter.api.access.dependencies import CallerFirstRoute, MemberDep, OrgAdminDep, ServicesDep
-from taximeter.api.access.leaving import Ended, end_what_acts_for, refuse_to_keep
 from taximeter.api.billing.audit import write_audit
-from taximeter.api.services import Services
+from taximeter.api.billing.leaving import Ended, end_what_acts_for, refuse_to_keep
+from taximeter.api.running.dependencies import CallerFirstRoute, MemberDep, OrgAdminDep, ServicesDep
+from taximeter.api.running.services import Services
 from taximeter.api.sql import IDENTITY, MOVES, USERS
 from taximeter.api.web.current_request import current_request_id
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Body, NewUserId, UserId, credits_of
+from taximeter.api.web.json_numbers import Body, NewUserId, UserId
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
+from taximeter.meter.wire.credits import credits_of
 from taximeter.settler.books.retries import TRANSIENT
 from taximeter.settler.books.stores import Connection
 from taximeter.settler.moves.closing import Closing, begin_removal, take_back

@@ -9,21 +9,22 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, model_validator
 
-from taximeter.api.access.dependencies import (
+from taximeter.api.billing.allocations import not_a_member
+from taximeter.api.billing.transfers import carry_out, not_members
+from taximeter.api.billing.views import PoolUpdated, pool_updated
+from taximeter.api.running.dependencies import (
     CallerFirstRoute,
     MemberDep,
     OrgAdminDep,
     ServicesDep,
     own_user,
 )
-from taximeter.api.billing.transfers import carry_out, is_new, not_members
-from taximeter.api.billing.views import PoolUpdated, pool_updated
 from taximeter.api.sql import MOVES
 from taximeter.api.web.current_request import current_request_id
-from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey
-from taximeter.api.web.json_numbers import Body, Credits, UserId, credits_of
+from taximeter.api.web.json_numbers import Body, Credits, UserId
 from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.meter.wire.credits import credits_of
 from taximeter.settler.moves.records import Request
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
@@ -120,14 +121,16 @@ async def transfer(
         request_id=current_request_id(),
     )
     users = [body.from_user_id, body.to_user_id]
-    if await is_new(services.stores, request):
+
+    async def check_members() -> None:
         members = await services.pool.fetchval(MOVES["count_active_members"], access.org_id, users)
         if members != len(users):
             raise not_members()
-    done = await carry_out(services.stores, services.tracker, request)
+
+    done = await carry_out(services.stores, services.tracker, request, check_members)
     for user_id in users:
         services.memberships.forget(user_id)
-    live = await services.live.apply_now(access.org_id, *users)
+    live = done.live or await services.live.apply_now(access.org_id, *users)
     return Transferred(
         transferred_credits=credits_of(done.amount),
         from_user_id=body.from_user_id,
@@ -159,17 +162,14 @@ async def deallocate(
         key=idempotency_key,
         request_id=current_request_id(),
     )
-    if await is_new(services.stores, request) and not await services.pool.fetchval(
-        MOVES["is_known_user"], access.org_id, body.user_id
-    ):
-        raise ApiError(
-            404,
-            "The user is not an active member of this organization",
-            details={"field": "user_id"},
-        )
-    done = await carry_out(services.stores, services.tracker, request)
+
+    async def check_user() -> None:
+        if not await services.pool.fetchval(MOVES["is_known_user"], access.org_id, body.user_id):
+            raise not_a_member()
+
+    done = await carry_out(services.stores, services.tracker, request, check_user)
     services.memberships.forget(body.user_id)
-    live = await services.live.apply_now(access.org_id, body.user_id)
+    live = done.live or await services.live.apply_now(access.org_id, body.user_id)
     return Deallocated(
         deallocated_credits=credits_of(done.amount),
         user_id=body.user_id,

@@ -11,7 +11,10 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, model_validator
 
-from taximeter.api.access.dependencies import (
+from taximeter.api.billing.audit import write_audit
+from taximeter.api.billing.leaving import KeyNamed, end_all_keys
+from taximeter.api.billing.views import PoolView, pool_view
+from taximeter.api.running.dependencies import (
     Access,
     CallerFirstRoute,
     MemberDep,
@@ -19,9 +22,6 @@ from taximeter.api.access.dependencies import (
     ServicesDep,
     SystemAdminDep,
 )
-from taximeter.api.access.leaving import KeyNamed, end_all_keys
-from taximeter.api.billing.audit import write_audit
-from taximeter.api.billing.views import PoolView, pool_view
 from taximeter.api.sql import KEYS, ORGANIZATIONS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.json_numbers import Body, ShortText, check_email

@@ -8,11 +8,11 @@ from asyncpg import Record
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import CallerFirstRoute, ServicesDep, SystemAdminDep
 from taximeter.api.billing.usage_reports import last_days
 from taximeter.api.billing.views import FromBooks
+from taximeter.api.running.dependencies import CallerFirstRoute, ServicesDep, SystemAdminDep
 from taximeter.api.sql import DASHBOARDS
-from taximeter.api.web.json_numbers import credits_of
+from taximeter.meter.wire.credits import credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=CallerFirstRoute)
 

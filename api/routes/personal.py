@@ -9,13 +9,13 @@ import asyncpg
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import CallerFirstRoute, ServicesDep, SystemAdminDep
 from taximeter.api.access.sessions import Principal
 from taximeter.api.billing.allocations import allocate_credits, allocation_refusal
 from taximeter.api.billing.personal import personal_org_id
 from taximeter.api.billing.purchases import TransactionView, book_purchase, transaction_view
 from taximeter.api.billing.views import AllocationView, PoolUpdated
 from taximeter.api.billing.vouching import BY_SYSTEM_ADMIN
+from taximeter.api.running.dependencies import CallerFirstRoute, ServicesDep, SystemAdminDep
 from taximeter.api.sql import CREDITS, USERS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once

@@ -8,12 +8,13 @@ from decimal import Decimal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, StrictBool
 
-from taximeter.api.access.dependencies import Access, CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.billing.audit import to_json, write_audit
-from taximeter.api.billing.plans import Plan, plan_of
+from taximeter.api.billing.plans import plan_of
 from taximeter.api.billing.proration import prorate
 from taximeter.api.billing.subscriptions import is_canceled, running_subscription
 from taximeter.api.billing.views import SubscriptionView, subscription_view
+from taximeter.api.running.dependencies import Access, CallerFirstRoute, OrgAdminDep, ServicesDep
+from taximeter.api.settings.plans import Plan
 from taximeter.api.sql import SUBSCRIPTIONS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once

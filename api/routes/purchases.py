@@ -6,7 +6,6 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import Access, CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.billing.purchases import (
     TransactionView,
     book_purchase,
@@ -16,6 +15,7 @@ from taximeter.api.billing.purchases import (
 )
 from taximeter.api.billing.views import PoolView, pool_view
 from taximeter.api.billing.vouching import who_vouches
+from taximeter.api.running.dependencies import Access, CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.sql import CREDITS
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.web.json_numbers import Body, Credits, Dollars, ShortText

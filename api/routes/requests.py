@@ -14,13 +14,14 @@ from asyncpg import Record
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import CallerFirstRoute, MemberDep, ServicesDep, own_user
 from taximeter.api.billing.usage_reports import day_range
 from taximeter.api.billing.views import FromBooks
+from taximeter.api.running.dependencies import CallerFirstRoute, MemberDep, ServicesDep, own_user
 from taximeter.api.sql import REQUESTS
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Day, ShortText, UserId, credits_of
+from taximeter.api.web.json_numbers import Day, ShortText, UserId
 from taximeter.api.web.paging import LimitParam
+from taximeter.meter.wire.credits import credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=CallerFirstRoute)
 
@@ -57,7 +58,7 @@ class PriceView(BaseModel):
     age_days: int | None
 
 
-class RequestView(BaseModel):
+class SettledRequest(BaseModel):
     """One charge. `reserved_credits` is the estimate that was held for it; `late` says that its
     hold had ended before it came; `price` is null for an amount that was not priced here.
     """
@@ -78,7 +79,7 @@ class RequestView(BaseModel):
 class RequestList(FromBooks):
     """A page of charges, newest first. `next` leads to the page after it; null is the last one."""
 
-    requests: list[RequestView]
+    requests: list[SettledRequest]
     next: str | None = Field(description="Hand it over as `cursor` for the next page")
     limit: int
 
@@ -198,10 +199,10 @@ def _place(cursor: str | None) -> tuple[datetime | None, int | None]:
     return moment, number
 
 
-def _view(row: Record) -> RequestView:
+def _view(row: Record) -> SettledRequest:
     metadata = json.loads(row["metadata"])
     metadata = metadata if isinstance(metadata, dict) else {"value": metadata}
-    return RequestView(
+    return SettledRequest(
         id=str(row["id"]),
         created_at=row["created_at"],
         user_id=row["user_id"],

@@ -11,20 +11,21 @@ import asyncpg
 from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, Field
 
-from taximeter.api.access.dependencies import (
+from taximeter.api.billing.audit import to_json, write_audit
+from taximeter.api.billing.personal import PERSONAL_PREFIX
+from taximeter.api.billing.plans import plan_of
+from taximeter.api.billing.purchases import book_purchase
+from taximeter.api.billing.subscriptions import no_subscription
+from taximeter.api.billing.views import PoolView, SubscriptionView, pool_view, subscription_view
+from taximeter.api.billing.vouching import BY_PLAN
+from taximeter.api.running.dependencies import (
     CallerFirstRoute,
     MemberDep,
     PrincipalDep,
     ServicesDep,
     SystemAdminDep,
 )
-from taximeter.api.billing.audit import to_json, write_audit
-from taximeter.api.billing.personal import PERSONAL_PREFIX
-from taximeter.api.billing.plans import PLANS, Plan, plan_of
-from taximeter.api.billing.purchases import book_purchase
-from taximeter.api.billing.subscriptions import no_subscription
-from taximeter.api.billing.views import PoolView, SubscriptionView, pool_view, subscription_view
-from taximeter.api.billing.vouching import BY_PLAN
+from taximeter.api.settings.plans import PLANS, Plan
 from taximeter.api.sql import CREDITS, ORGANIZATIONS, SUBSCRIPTIONS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from taximeter.api.access.dependencies import ServicesDep
+from taximeter.api.running.dependencies import ServicesDep
 from taximeter.api.web.errors import from_meter
 from taximeter.meter import MeterError
 from taximeter.settler.status.health import PartHealth, SystemHealth

@@ -9,9 +9,9 @@ import asyncpg
 from fastapi import APIRouter, Path
 from pydantic import AfterValidator, BaseModel, StrictBool, model_validator
 
-from taximeter.api.access.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.billing.audit import write_audit
 from taximeter.api.billing.views import AllocationView, allocation_view
+from taximeter.api.running.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.sql import CORRECTIONS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.json_numbers import Body, Time, UserId, in_the_future

@@ -10,11 +10,12 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from taximeter.api.access.dependencies import CallerFirstRoute, MemberDep, ServicesDep, own_user
 from taximeter.api.access.user_emails import emails_of
 from taximeter.api.billing.usage_reports import Scope, day_range
 from taximeter.api.billing.views import FromBooks, percentage
-from taximeter.api.web.json_numbers import Day, ShortText, UserId, credits_of
+from taximeter.api.running.dependencies import CallerFirstRoute, MemberDep, ServicesDep, own_user
+from taximeter.api.web.json_numbers import Day, ShortText, UserId
+from taximeter.meter.wire.credits import credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=CallerFirstRoute)
 

@@ -8,12 +8,12 @@ from asyncpg import Record
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from taximeter.api.access.dependencies import PrincipalDep, ServicesDep
 from taximeter.api.access.memberships import MEMBERSHIPS_MAX
 from taximeter.api.billing.usage_reports import last_days
 from taximeter.api.billing.views import FromBooks
+from taximeter.api.running.dependencies import PrincipalDep, ServicesDep
 from taximeter.api.sql import USERS
-from taximeter.api.web.json_numbers import credits_of
+from taximeter.meter.wire.credits import credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["user"])
 

@@ -7,12 +7,9 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from taximeter.api.access.jwks import is_safe_url
-from taximeter.api.access.oidc_claims import ClaimPaths
-from taximeter.api.access.sessions import ASYMMETRIC_ALGORITHMS
-from taximeter.api.prices.settings import PriceSettings
-from taximeter.api.settings.metering import MeteringSettings, is_loopback
-from taximeter.api.web.outermost import LogRequests
+from taximeter.api.settings.metering import LogRequests, MeteringSettings, is_loopback
+from taximeter.api.settings.oidc import ASYMMETRIC_ALGORITHMS, ClaimPaths, is_safe_url
+from taximeter.api.settings.prices import PriceSettings
 
 SIMULATOR_URL = "http://127.0.0.1:8085/v1"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,9 @@ from taximeter.meter import MeterSettings
 from taximeter.meter.credit_line.desk import CreditLines
 from taximeter.meter.wire.waits import Wait
 from taximeter.settler.books.settings import Seconds, StoreSettings
+
+LogRequests = Literal["all", "refused", "none"]
+"""Which requests have a line in the log."""
 
 
 def is_loopback(host: str) -> bool:

@@ -7,9 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from taximeter.api.prices.settings import PriceSettings
-from taximeter.api.settings.metering import MeteringSettings, is_loopback
-from taximeter.api.web.outermost import LogRequests
+from taximeter.api.settings.metering import LogRequests, MeteringSettings, is_loopback
+from taximeter.api.settings.prices import PriceSettings
 from taximeter.meter.sidecar import ApiKeys
 from taximeter.meter.sidecar.forward_auth import ForwardAuthPolicy
 

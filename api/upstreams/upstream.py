@@ -12,11 +12,11 @@ from typing import Any
 import aiohttp
 import httpx
 
-from taximeter.api.llm.room import Turn, Turns
 from taximeter.api.upstreams.config import UpstreamConfig
 from taximeter.api.upstreams.failures import FAILURES, no_connection_free, refused, unreachable
 from taximeter.api.upstreams.resting import Rest
 from taximeter.api.web.errors import UPSTREAM_ERROR, ApiError
+from taximeter.api.web.fair_shares import ConnectionShare, ConnectionShares
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 _ERROR_BYTES_MAX = 64 * 1024
@@ -49,18 +49,18 @@ class Opened:
     the upstream's connections.
     """
 
-    __slots__ = ("_turn", "response")
+    __slots__ = ("_connection", "response")
 
-    def __init__(self, response: aiohttp.ClientResponse, turn: Turn) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, connection: ConnectionShare) -> None:
         self.response = response
-        self._turn = turn
+        self._connection = connection
 
     def close(self) -> None:
         """Stop the upstream, and let others have the connection. One that was read to its end is
         back in the pool by then.
         """
         self.response.close()
-        self._turn.end()
+        self._connection.release()
 
 
 class Upstream:
@@ -79,7 +79,7 @@ class Upstream:
         self.provider = config.provider
         self.region = config.region
         self.rest = Rest(config.rest_after_failures, config.rest_s)
-        self._turns = Turns(config.connections_max)
+        self._connections = ConnectionShares(config.connections_max)
         self.retries = config.retries
         self.limit_field = config.output_limit_field
         self._last = "ok"
@@ -132,18 +132,19 @@ class Upstream:
         payer: tuple[str, str],
         went_out: Callable[[], None] = _nobody_asks,
     ) -> Opened:
-        """Ask for this account, when it is its turn, and return the answer. `went_out` is called
-        when the head of the request was written. Raises UpstreamFailure unless the status is 200.
+        """Ask for this account, when there is a connection for it, and return the answer.
+        `went_out` is called when the head of the request was written. Raises UpstreamFailure unless
+        the status is 200.
         """
         try:
             async with asyncio.timeout(self._config.first_byte_timeout_s):
-                turn = await self._turns.wait(*payer)
+                connection = await self._connections.acquire(*payer)
         except TimeoutError:
             raise no_connection_free(self.name) from None
         try:
-            return Opened(await self._post(path, content, headers, went_out), turn)
+            return Opened(await self._post(path, content, headers, went_out), connection)
         except BaseException:
-            turn.end()
+            connection.release()
             raise
 
     async def _post(

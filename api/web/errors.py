@@ -11,23 +11,18 @@ from collections.abc import Mapping, Sequence
 
 from taximeter.meter import (
     AccountNotFound,
-    AdmissionPaused,
     InsufficientCredits,
     InvalidRequest,
     MeterError,
     NotAllowed,
     NotConfirmed,
-    OutcomeUnknown,
-    Overloaded,
     RequestConflict,
     RequestReplayed,
-    ShardFenced,
-    StoreOutOfMemory,
-    StoreUnavailable,
     TooManyForAccount,
     TooManyHolds,
-    UnknownHold,
 )
+from taximeter.meter.wire.credits import credits_of, text_of_credits
+from taximeter.meter.wire.refusals import REFUSALS, RETRY_AFTER_S, Cause, cause_of
 
 logger = logging.getLogger("taximeter.api")
 
@@ -91,102 +86,74 @@ def error_content(code: str, message: str, details: Mapping[str, object]) -> dic
     }
 
 
-def text_of_credits(millicredits: int) -> str:
-    """Credits as text with exactly three decimals: 50 millicredits are `0.050`."""
-    sign = "-" if millicredits < 0 else ""
-    whole, rest = divmod(abs(millicredits), 1000)
-    return f"{sign}{whole}.{rest:03d}"
-
-
 def from_meter(error: MeterError) -> ApiError:
     """Say in HTTP what the meter refused, and what the caller can do about it."""
+    cause = cause_of(error)
+    if cause == "unexpected":
+        logger.error("unmapped refusal of the meter: %r", error)
+    row = REFUSALS[cause]
+    details = {"reason": row.llm.reason} if row.llm.reason else {}
+    headers = {}
+    if row.retry:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    elif row.llm.status in _NO_USE_TO_RETRY:
+        headers["X-Should-Retry"] = "false"
+    words, more = _filled(error, row.llm.words)
+    return ApiError(
+        row.llm.status, words, code=row.llm.code, details=details | more, headers=headers
+    )
+
+
+def admin_refusal(
+    cause: Cause, *, words: str = "", details: Mapping[str, object] | None = None, **figures: object
+) -> ApiError:
+    """What the admin API answers for a row of the table, with other words where the row's do not
+    fit.
+    """
+    row = REFUSALS[cause]
+    assert row.admin is not None, f"the admin API never meets {cause}"
+    reason = {"reason": row.admin.reason} if row.admin.reason else {}
+    return ApiError(
+        row.admin.status,
+        words or row.admin.words.format(**figures),
+        code=row.admin.code,
+        details={**(details or {}), **reason},
+        headers={"Retry-After": str(RETRY_AFTER_S)} if row.admin.status == 503 else {},
+    )
+
+
+# OpenAI's clients do not retry 402, where they would hammer on 429; they would repeat a 409.
+_NO_USE_TO_RETRY = frozenset({402, 409})
+
+
+def _filled(error: MeterError, words: str) -> tuple[str, dict[str, object]]:
+    """The sentence with its figures, and the details of the answer."""
     match error:
         case InsufficientCredits():
-            return _insufficient(error)
+            figures = {"need": error.need, "have": error.have, "held": error.held}
+            said = {name: text_of_credits(figure) for name, figure in figures.items()}
+            details: dict[str, object] = {
+                name: credits_of(figure) for name, figure in figures.items()
+            }
+            if not error.only_holds_in_the_way:
+                details["limit_of"] = _USERS_ALLOCATION
+            return words.format(**said), details
         case AccountNotFound():
-            return ApiError(
-                402,
-                "Insufficient organization credits. No credits are allocated to this user",
-                code=INSUFFICIENT_CREDITS,
-                details={"have": 0.0, "limit_of": _USERS_ALLOCATION},
-                headers={"X-Should-Retry": "false"},
-            )
+            return words, {"have": 0.0, "limit_of": _USERS_ALLOCATION}
         case NotAllowed():
-            return ApiError(403, str(error), details={"right": error.right})
+            return words.format(why=error), {"right": error.right}
         case RequestReplayed() | RequestConflict():
-            return ApiError(
-                409, str(error), code=ALREADY_EXISTS, headers={"X-Should-Retry": "false"}
-            )
+            return words.format(state=error.outcome.state), {}
         case InvalidRequest():
-            return ApiError(400, str(error), details={"field": error.field})
-        case UnknownHold():
-            return ApiError(404, str(error))
-        case ShardFenced():
-            reason = "fenced"
-        case AdmissionPaused():
-            reason = {"drain": "maintenance"}.get(error.reason, error.reason)
-        case StoreOutOfMemory():
-            reason = "store_out_of_memory"
+            return words.format(field=error.field, limit=error.limit), {"field": error.field}
         case TooManyForAccount():
-            return ApiError(
-                429,
-                f"Too many requests of this {error.limit} wait already",
-                details={"reason": "too_many_waiting", "limit": error.limit},
-                headers={"Retry-After": "1"},
-            )
+            return words.format(limit=error.limit), {"limit": error.limit}
         case TooManyHolds():
-            return ApiError(
-                429,
-                f"You have {error.limit} requests open, as many as one user may have",
-                details={"reason": "too_many_holds", "open_holds_max": error.limit},
-                headers={"Retry-After": "1"},
-            )
-        case Overloaded():
-            reason = "overloaded"
+            return words.format(limit=error.limit), {"open_holds_max": error.limit}
         case NotConfirmed():
-            return ApiError(
-                503,
-                f"It was done, but not confirmed in time: {error.missing}",
-                details={"reason": "not_confirmed", "missing": error.missing},
-                headers={"Retry-After": "1"},
-            )
-        case OutcomeUnknown():
-            reason = "outcome_unknown"
-        case StoreUnavailable():
-            reason = "store_unavailable"
+            return words.format(missing=error.missing), {"missing": error.missing}
         case _:
-            logger.error("unmapped refusal of the meter: %r", error)
-            reason = "meter"
-    return ApiError(
-        503,
-        f"The meter cannot take this request now: {reason}",
-        details={"reason": reason},
-        headers={"Retry-After": "1"},
-    )
-
-
-def _insufficient(error: InsufficientCredits) -> ApiError:
-    need, have, held = error.need, error.have, error.held
-    amounts = {"need": need / 1000, "have": have / 1000, "held": held / 1000}
-    if error.only_holds_in_the_way:
-        # The credits are there, but promised to requests that are still running: waiting helps,
-        # paying does not.
-        return ApiError(
-            429,
-            f"Credits are held by requests in progress. Need {text_of_credits(need)}, "
-            f"have {text_of_credits(have)}, held {text_of_credits(held)}",
-            details={"reason": "credits_held", **amounts},
-            headers={"Retry-After": "1"},
-        )
-    # OpenAI's clients do not retry 402, where they would hammer on 429.
-    return ApiError(
-        402,
-        "Insufficient organization credits. "
-        f"Need {text_of_credits(need)}, have {text_of_credits(have)}",
-        code=INSUFFICIENT_CREDITS,
-        details={**amounts, "limit_of": _USERS_ALLOCATION},
-        headers={"X-Should-Retry": "false"},
-    )
+            return words, {}
 
 
 def _field_errors(errors: Sequence[Mapping[str, object]]) -> list[dict[str, str]]:
@@ -213,4 +180,4 @@ def validation_refusal(errors: Sequence[Mapping[str, object]]) -> ApiError:
     """What pydantic found wrong with an input, each field by its name."""
     fields = _field_errors(errors)
     message = "; ".join(f"{one['field']}: {one['message']}" for one in fields)
-    return ApiError(422, message, details={"fields": fields})
+    return admin_refusal("invalid_request", words=message, details={"fields": fields})

@@ -23,7 +23,7 @@ from fastapi import Header
 from pydantic import BaseModel
 
 from taximeter.api.sql import IDEMPOTENCY
-from taximeter.api.web.errors import ApiError
+from taximeter.api.web.errors import admin_refusal
 from taximeter.api.web.json_numbers import Body, ShortText
 from taximeter.settler.books.stores import Connection
 
@@ -77,11 +77,7 @@ async def answer_once(
     body_hash = request.body_hash()
     if first is not None:
         if first["body_hash"] != body_hash:
-            raise ApiError(
-                409,
-                f"This {request.name} was used with another body",
-                details={"field": request.name},
-            )
+            raise admin_refusal("conflict", details={"field": request.name}, name=request.name)
         return kind.model_validate_json(first["answer"])
     answer = await work()
     await conn.execute(IDEMPOTENCY["keep_answer"], *place, body_hash, answer.model_dump_json())

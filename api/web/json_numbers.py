@@ -18,16 +18,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from taximeter.api.web.json_shape import Shape, ShapeError
 from taximeter.meter import InvalidRequest
+from taximeter.meter.wire.credits import MILLICREDITS_PER_CREDIT
 from taximeter.meter.wire.limits import AMOUNT_MAX, check_org_id, check_user_id
 
-MILLICREDITS_PER_CREDIT = 1000
 CENT = Decimal("0.01")
 DOLLARS_MAX = Decimal("99999999.99")  # what decimal(10,2) holds
-
-
-def credits_of(millicredits: int) -> float:
-    """Millicredits as the JSON number of credits."""
-    return millicredits / MILLICREDITS_PER_CREDIT
 
 
 VALUES_MAX = 10_000

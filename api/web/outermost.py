@@ -10,14 +10,13 @@ import logging
 import math
 import os
 import time
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taximeter.api.access.strangers import SENSELESS, Strangers, body_bytes_of, credentials_of
+from taximeter.api.settings.metering import LogRequests
 from taximeter.api.web.late_refusals import LARGE_BYTES, BodyTurns, LateAnswers
-
-LogRequests = Literal["all", "refused", "none"]
+from taximeter.api.web.strangers import SENSELESS, Strangers, body_bytes_of, credentials_of
 
 KEY_PREFIX: Final = b"Bearer tm_"
 _STOPPING: Final = {

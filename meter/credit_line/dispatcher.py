@@ -68,6 +68,10 @@ class FailOpenDispatcher:
         if trouble is None:
             try:
                 return await self._inner.finish(operation)
+            except RequestConflict as error:
+                if not self._was_on_credit(operation, error.outcome):
+                    raise
+                return error.outcome._replace(replayed=True)
             except StoreError as error:
                 trouble = self._admissible(operation, error)
         return await self._admit(operation, trouble)
@@ -110,6 +114,14 @@ class FailOpenDispatcher:
         if asyncio.get_running_loop().time() >= self._away_until:
             return None
         return self._trouble if self._desk.has_line(operation.account.partition("/")[0]) else None
+
+    def _was_on_credit(self, charge: Operation, outcome: Receipt) -> bool:
+        """Whether the id stands for this charge, which came to Redis as a commit without a hold."""
+        return (
+            self._desk.has_line(charge.account.partition("/")[0])
+            and (outcome.state, outcome.reserved) == ("committed", 0)
+            and outcome.charged == charge.amount
+        )
 
     def _admissible(self, operation: Operation, error: StoreError) -> StoreError:
         """Return the error when it means that Redis is away and the organisation has a line; raise

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 from taximeter.meter.litellm.sidecar import Answer
-
-RETRY_AFTER_S = 1
-_MILLICREDITS = Decimal("0.001")
-
-
-def credits_text(millicredits: int) -> str:
-    """Credits with three decimals, as the header X-Credits-Remaining has them."""
-    return str((Decimal(millicredits) / 1000).quantize(_MILLICREDITS))
+from taximeter.meter.wire.credits import text_of_credits
+from taximeter.meter.wire.refusals import RETRY_AFTER_S
 
 
 def refusal(status: int, code: str, message: str, **details: object) -> Exception:
@@ -25,7 +18,7 @@ def refusal(status: int, code: str, message: str, **details: object) -> Exceptio
         headers["retry-after"] = str(RETRY_AFTER_S)
     have: Any = details.get("have_millicredits")
     if type(have) is int:
-        headers["x-credits-remaining"] = credits_text(have)
+        headers["x-credits-remaining"] = text_of_credits(have)
     detail = {"error": message, "code": code, "details": details}
     return HTTPException(status_code=status, detail=detail, headers=headers)
 
@@ -38,7 +31,7 @@ def refusal_of(answer: Answer) -> Exception:
         need, have = details["need_millicredits"], details["have_millicredits"]
         message = (
             "Insufficient organization credits. "
-            f"Need {credits_text(need)}, have {credits_text(have)}"
+            f"Need {text_of_credits(need)}, have {text_of_credits(have)}"
         )
         return refusal(402, code, message, **details)
     if code == "ACCOUNT_NOT_FOUND":

@@ -89,6 +89,6 @@ def _providers() -> Any:
 
 
 def _router() -> Any:
-    from litellm.proxy import proxy_server
+    from litellm.proxy import proxy_server  # pyright: ignore[reportMissingImports]
 
     return proxy_server.llm_router

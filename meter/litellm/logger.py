@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
 from taximeter.meter.litellm import reported_usage as usage
-from taximeter.meter.litellm.caller_errors import credits_text, refusal, refusal_of
+from taximeter.meter.litellm.caller_errors import refusal, refusal_of
 from taximeter.meter.litellm.deployments import dearest_behind, model_of_deployment
 from taximeter.meter.litellm.ending import Settlement
 from taximeter.meter.litellm.estimate import estimate
@@ -17,9 +17,10 @@ from taximeter.meter.litellm.payer import find
 from taximeter.meter.litellm.settings import LiteLLMSettings
 from taximeter.meter.litellm.sidecar import SidecarClient
 from taximeter.meter.litellm.stream import tokens_of_piece
+from taximeter.meter.wire.credits import text_of_credits
 
 try:
-    from litellm.integrations.custom_logger import CustomLogger
+    from litellm.integrations.custom_logger import CustomLogger  # pyright: ignore
 except ModuleNotFoundError:  # The plain install: every module of the client can be imported.
     CustomLogger = object
 
@@ -176,9 +177,9 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
         call = self._calls.of(data)
         if call is None:
             return None
-        headers = {"x-credits-remaining": credits_text(call.available)}
+        headers = {"x-credits-remaining": text_of_credits(call.available)}
         if call.cost is not None:
-            headers["x-cost-incurred"] = credits_text(call.cost)
+            headers["x-cost-incurred"] = text_of_credits(call.cost)
         return headers
 
     async def _charge(

@@ -24,7 +24,11 @@ class Told(NamedTuple):
     epoch: str
     writes: int
     start: str = ""
-    """Of the server, as the guardian counts them."""
+    """Of the server, as the guardian counts them; `run_id` and `greeted` are what it was, and how
+    many calls it had, when that was read.
+    """
+    run_id: str = ""
+    greeted: int = 0
 
 
 class Acknowledged:
@@ -56,14 +60,21 @@ class Acknowledged:
             self._told = now._replace(epoch=epoch, writes=found)
         return True
 
-    def greet(self, before: Told, epoch: str, found: int, start: str, start_writes: int) -> None:
+    def greet(
+        self, before: Told, epoch: str, found: int, run_id: str, start: str, start_writes: int
+    ) -> None:
         """As `note`, on a new connection. Where the server began again since, what it began with
         counts: others may have gone on meanwhile, past what it had lost.
         """
         if epoch == before.epoch and start != before.start:
-            self.note(before, epoch, min(found, start_writes))
+            known = before
+            if run_id == before.run_id:
+                # A process that was another one's replica in between: a connection that was idle
+                # is still open, and what was answered on it since may be of the new start.
+                known = before._replace(writes=min(before.writes, before.greeted))
+            self.note(known, epoch, min(found, start_writes))
         self.note(before, epoch, found)
-        self._told = self._told._replace(start=start)
+        self._told = self._told._replace(start=start, run_id=run_id, greeted=found)
 
     async def report(self, connection: Any) -> None:
         """Leave a record for the guardian, who rebuilds the shard. Raises what redis-py raises, and
@@ -82,10 +93,10 @@ class Acknowledged:
         return self._unreported is not None
 
     def _lose(self, before: Told, found: int) -> None:
-        losses, epoch, writes, start = before
+        losses, epoch, writes, *_ = before
         lost = writes - found
         self.missing += lost
-        self._told = Told(losses + 1, epoch, found, start)
+        self._told = before._replace(losses=losses + 1, writes=found)
         self._unreported = (epoch, writes, found)
         log.error(
             "taximeter: shard %d has lost %d calls that it had acknowledged (it was at %d in epoch "

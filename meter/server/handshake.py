@@ -77,7 +77,8 @@ async def greet(
         )
     if acknowledged is not None and before is not None:
         found = int(writes) if writes.isdigit() else 0
-        acknowledged.greet(before, epoch, found, start, int(began) if began.isdigit() else found)
+        start_writes = int(began) if began.isdigit() else found
+        acknowledged.greet(before, epoch, found, run_id, start, start_writes)
     if approved != run_id:
         raise ShardFenced(
             f"shard {keys.shard} is on a server that the settler's guardian has not approved yet"

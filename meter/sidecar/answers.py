@@ -12,26 +12,22 @@ from typing import Final
 
 from taximeter.meter.wire.errors import (
     AccountNotFound,
-    AdmissionPaused,
     InsufficientCredits,
     InvalidRequest,
     MeterError,
     NotAllowed,
     NotConfirmed,
-    OutcomeUnknown,
-    Overloaded,
     RequestConflict,
     RequestReplayed,
-    ShardFenced,
-    StoreOutOfMemory,
+    StoreUnavailable,
     TooManyForAccount,
     TooManyHolds,
     UnknownHold,
 )
 from taximeter.meter.wire.limits import BALANCE_MAX
 from taximeter.meter.wire.receipt import Receipt
+from taximeter.meter.wire.refusals import REFUSALS, cause_of
 
-RETRY_AFTER_S: Final = 1
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -83,48 +79,6 @@ PRICES_NOT_KNOWN: Final = unavailable(
 KEYS_UNAVAILABLE: Final = unavailable(
     "KEYS_UNAVAILABLE", "The key is not known here yet, and who keeps the keys does not answer."
 )
-UNAVAILABLE: Final = unavailable(
-    "UNAVAILABLE", "The store of live balances could not be reached, or could not answer."
-)
-FENCED: Final = unavailable(
-    "FENCED",
-    "The store of live balances is closed until the settler has checked it. Nothing was done.",
-)
-_OUT_OF_MEMORY: Final = unavailable(
-    "OUT_OF_MEMORY",
-    "The store of live balances is full: no credits can be taken, holds can still be ended.",
-)
-_PAUSED: Final = {
-    "backlog": unavailable(
-        "BACKLOG",
-        "As many charges wait to be settled as may wait: no credits can be taken, holds can still"
-        " be ended.",
-    ),
-    "drain": unavailable(
-        "MAINTENANCE",
-        "The store of live balances is being drained for maintenance: no credits can be taken,"
-        " holds can still be ended.",
-    ),
-}
-_OUTCOME_UNKNOWN: Final = unavailable(
-    "OUTCOME_UNKNOWN",
-    "No reply came in time: it took effect once or not at all."
-    " Repeat it with the same request_id to learn which."
-    " What a reserve may have held is given back by itself.",
-)
-_OVERLOADED: Final = unavailable(
-    "OVERLOADED", "Too many operations wait in this sidecar already. Nothing was done."
-)
-_TOO_MANY: Final = {
-    limit: Refusal(
-        429,
-        "TOO_MANY_WAITING",
-        f"Too many operations of this {limit} wait in this sidecar already. Nothing was done.",
-        {"limit": limit},
-        retry=True,
-    )
-    for limit in ("account", "organization")
-}
 INTERNAL: Final = Refusal(500, "INTERNAL", "The sidecar failed; its log says why.")
 
 _NOT_ALLOWED: Final = {
@@ -139,85 +93,56 @@ _LIMITS_OF_SCRIPTS: Final = {
 
 def refusal_of(error: MeterError) -> Refusal:
     """What a refusal of the meter is over HTTP."""
+    cause = cause_of(error)
+    if cause == "invalid_request" and isinstance(error, InvalidRequest):
+        return _invalid(error)
+    said, retry = REFUSALS[cause].sidecar, REFUSALS[cause].retry
+    words, details = _filled(error, said.words)
+    return Refusal(said.status, said.code, words, details, retry=retry)
+
+
+def _filled(error: MeterError, words: str) -> tuple[str, dict[str, object]]:
+    """The sentence with its figures, and the details of the answer."""
     match error:
         case InsufficientCredits():
-            return _insufficient(error)
-        case InvalidRequest():
-            return _invalid(error)
+            return words, {
+                "limit": "user_balance",
+                "need_millicredits": error.need,
+                "have_millicredits": error.have,
+                "held_millicredits": error.held,
+            }
         case NotAllowed():
-            return Refusal(
-                403, "PERMISSION_DENIED", _NOT_ALLOWED[error.right], {"right": error.right}
-            )
+            return words.format(why=_NOT_ALLOWED[error.right]), {"right": error.right}
         case RequestConflict() if error.outcome.state == "foreign":
-            message = "This request_id is in use by another user."
-            return Refusal(409, "CONFLICT", message, {"request_id": error.outcome.request_id})
-        case RequestConflict():
-            message = f"This request_id is {error.outcome.state} already, with other parameters."
-            return Refusal(409, "CONFLICT", message, _recorded(error.outcome))
-        case RequestReplayed():
-            return replayed(error.outcome)
+            request_id = error.outcome.request_id
+            return "This request_id is in use by another user.", {"request_id": request_id}
+        case RequestConflict() | RequestReplayed():
+            return words.format(state=error.outcome.state), _recorded(error.outcome)
         case AccountNotFound():
-            details = {"org_id": error.org_id, "user_id": error.user_id}
-            return Refusal(
-                404, "ACCOUNT_NOT_FOUND", "No credits were ever allocated to this user.", details
-            )
+            return words, {"org_id": error.org_id, "user_id": error.user_id}
         case UnknownHold():
-            return unknown_hold(error.request_id)
-        case ShardFenced():
-            return FENCED
-        case StoreOutOfMemory():
-            return _OUT_OF_MEMORY
-        case AdmissionPaused():
-            return _PAUSED[error.reason]
+            return words, {"request_id": error.request_id}
         case NotConfirmed():
-            return not_confirmed(error.wait, error.missing)
-        case OutcomeUnknown():
-            return _OUTCOME_UNKNOWN
+            return words.format(missing=error.missing), {
+                "wait": error.wait,
+                "missing": error.missing,
+            }
         case TooManyForAccount():
-            return _TOO_MANY[error.limit]
+            return words.format(limit=error.limit), {"limit": error.limit}
         case TooManyHolds():
-            return Refusal(
-                429,
-                "TOO_MANY_HOLDS",
-                f"The user has {error.limit} requests open, as many as one may have. Nothing was"
-                " done; try again when one has ended.",
-                {"limit": "open_holds", "open_holds_max": error.limit},
-                retry=True,
-            )
-        case Overloaded():
-            return _OVERLOADED
+            return words.format(limit=error.limit), {
+                "limit": "open_holds",
+                "open_holds_max": error.limit,
+            }
         case _:
-            return UNAVAILABLE
-
-
-def not_confirmed(wait: str, missing: str) -> Refusal:
-    """503: done on one server, and not as safe as the operator wants what is answered to be."""
-    return Refusal(
-        503,
-        "OUTCOME_UNKNOWN",
-        f"It was done, but not confirmed in time: {missing}. It can still be lost with its server."
-        " Repeat it with the same request_id: nothing is done twice.",
-        {"wait": wait, "missing": missing},
-        retry=True,
-    )
+            return words, {}
 
 
 def replayed(outcome: Receipt) -> Refusal:
     """409: the same was asked for before. Nothing may be sent upstream for it again, and a gateway
     that looks at the status alone must not; `details` has what became of the first.
     """
-    message = f"This request_id was let through before and is {outcome.state}."
-    return Refusal(409, "REPLAYED", message, _recorded(outcome))
-
-
-def unknown_hold(request_id: str) -> Refusal:
-    """404: nothing is open or remembered under this id."""
-    return Refusal(
-        404,
-        "UNKNOWN_HOLD",
-        "This request_id is neither open nor remembered.",
-        {"request_id": request_id},
-    )
+    return refusal_of(RequestReplayed(outcome))
 
 
 def _recorded(outcome: Receipt) -> dict[str, object]:
@@ -231,22 +156,12 @@ def _recorded(outcome: Receipt) -> dict[str, object]:
     }
 
 
-def _insufficient(error: InsufficientCredits) -> Refusal:
-    details = {
-        "limit": "user_balance",
-        "need_millicredits": error.need,
-        "have_millicredits": error.have,
-        "held_millicredits": error.held,
-    }
-    if error.only_holds_in_the_way:
-        message = "Open requests hold the credits that this one needs; try again when they end."
-        return Refusal(429, "HOLDS_IN_THE_WAY", message, details, retry=True)
-    return Refusal(402, "INSUFFICIENT_CREDITS", "The user's balance is too low.", details)
-
-
 def _invalid(error: InvalidRequest) -> Refusal:
     """A field of the caller's, or a stored record that a script could not read: not their fault."""
     if error.field in ("account", "record"):
         return UNAVAILABLE
     limit = _LIMITS_OF_SCRIPTS.get(error.field, error.limit)
     return invalid(error.field, limit)
+
+
+UNAVAILABLE: Final = refusal_of(StoreUnavailable())

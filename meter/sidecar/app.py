@@ -42,6 +42,7 @@ from taximeter.meter.sidecar.grants import UNLIMITED, Grant, KeyRing
 from taximeter.meter.sidecar.metrics import metrics_text
 from taximeter.meter.sidecar.model_prices import Prices
 from taximeter.meter.wire.errors import MeterError
+from taximeter.meter.wire.refusals import RETRY_AFTER_S
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 logger = logging.getLogger("taximeter.sidecar")
@@ -274,7 +275,7 @@ def _own_port(scope: MutableMapping[str, Any]) -> int | None:
 def _refused(refusal: Refusal) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
     headers = []
     if refusal.retry:
-        headers.append((b"retry-after", b"1"))
+        headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
     if refusal.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     elif refusal.status == 405:

@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 from taximeter.meter.client import Meter
 from taximeter.meter.sidecar.answers import (
     DRAINING,
-    RETRY_AFTER_S,
     Refusal,
     refusal_of,
     replayed,
@@ -22,9 +21,11 @@ from taximeter.meter.sidecar.answers import (
 from taximeter.meter.sidecar.calls import Operations, full_answer, short_answer
 from taximeter.meter.sidecar.exact_json import millicredits_of
 from taximeter.meter.sidecar.grants import Grant
-from taximeter.meter.wire.errors import AccountNotFound, InvalidRequest, MeterError, RequestReplayed
+from taximeter.meter.wire.credits import text_of_credits
+from taximeter.meter.wire.errors import InvalidRequest, MeterError, RequestReplayed, UnknownHold
 from taximeter.meter.wire.hold_record import Asker
 from taximeter.meter.wire.receipt import Receipt
+from taximeter.meter.wire.refusals import REFUSALS, RETRY_AFTER_S, cause_of
 from taximeter.meter.wire.usage import Usage
 
 PREFIX: Final = "/auth/"
@@ -96,11 +97,9 @@ class ForwardAuth:
         """
         try:
             receipt = await self._decide(path, headers, grant)
-        except AccountNotFound as error:
-            refusal = refusal_of(error)
-            refusal.status = 402  # A 404 would read as the upstream's own.
         except MeterError as error:
             refusal = refusal_of(error)
+            refusal.status = REFUSALS[cause_of(error)].gate.status
         except Refusal as error:
             refusal = error
         else:
@@ -184,9 +183,7 @@ async def _settle(
     else:
         found = await meter.request(org_id, request_id, user_id=user_id)
         if found is None:
-            raise Refusal(
-                404, "UNKNOWN_HOLD", "This request id is neither open nor remembered.", {}
-            )
+            raise UnknownHold(request_id)
         amount = found.reserved if found.state != "charged" else found.charged
     usage = _usage(headers, "") if SERVICE in headers else None
     return await meter.commit(org_id, user_id, request_id, amount, usage=usage, asker=asker)
@@ -235,6 +232,4 @@ def _refused(refusal: Refusal, *, as_403: bool) -> GateAnswer:
 
 
 def _credits(millicredits: int) -> bytes:
-    """Credits with three decimals."""
-    whole, rest = divmod(abs(millicredits), 1000)
-    return b"%s%d.%03d" % (b"-" if millicredits < 0 else b"", whole, rest)
+    return text_of_credits(millicredits).encode()

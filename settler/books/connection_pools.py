@@ -48,6 +48,8 @@ class BoundedPool(Pool):
 
     async def release(self, connection: Any, *, timeout: float | None = None) -> None:
         if timeout is None:
+            # asyncpg says nowhere else that it waits for a server to give up a command. A test
+            # fails when these names change: tests/settler/test_stores.py.
             held = connection._con
             given_up = held is not None and held._protocol._is_cancelling()
             timeout = CONFIRM_S if given_up else self._command_timeout

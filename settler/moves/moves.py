@@ -9,7 +9,8 @@ booking; whoever dies in between leaves it pending, and `undo_left` gives its ho
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -53,7 +54,7 @@ class LiveSideAway(Exception):
     """The live balance could not be asked, so nothing was moved. Try again."""
 
 
-async def find(stores: Stores, request: Request) -> Move | None:
+async def _find(stores: Stores, request: Request) -> Move | None:
     """The move that the request's key stands for already. Raises KeyUsed when it is another one."""
     if request.key is None:
         return None
@@ -70,49 +71,64 @@ async def find(stores: Stores, request: Request) -> Move | None:
     return found
 
 
-async def move(stores: Stores, request: Request) -> Move:
+async def move(
+    stores: Stores,
+    request: Request,
+    *,
+    before_it_begins: Callable[[], Awaitable[None]] | None = None,
+) -> Move:
     """Move credits and say how it ended: `done`, `refused`, or `undone` (somebody else gave it up;
     try again).
 
-    On return it is durable; the live balances have it too, or will with the next relay. The same
-    key again moves nothing more and gets the same answer, also while the first is under way; what
-    was refused is decided anew. A crash leaves nothing, or a move that `undo_left` ends. Raises
-    KeyUsed, LiveSideAway (nothing was moved), asyncpg errors (then the outcome is known once
+    On return it is durable; the live balances have it too (`live`), or will with the next relay.
+    The same key again moves nothing more and gets the same answer, also while the first is under
+    way; what was refused is decided anew. `before_it_begins` is asked where the key stands for
+    nothing yet, and may raise to refuse. A crash leaves nothing, or a move that `undo_left` ends.
+    Raises KeyUsed, LiveSideAway (nothing was moved), asyncpg errors (then the outcome is known once
     Postgres is back).
     """
-    begun = await find(stores, request)
+    mark: Mark | None = None
     for _ in range(_ATTEMPTS):
+        begun = await _find(stores, request)
+        if begun is not None and begun.state != "pending":
+            return begun
+        if begun is None and before_it_begins is not None:
+            await before_it_begins()
+        if mark is None:
+            mark = await of_live_side(mark_of(stores, request.org_id))
+        if begun is None:
+            await of_live_side(check_taking(stores, mark))
+            begun = await _begin(stores, request)
         if begun is not None:
-            return await _carry_out(stores, begun)
-        mark = await of_live_side(mark_of(stores, request.org_id))
-        await of_live_side(check_taking(stores, mark))
-        row = await stores.pool.fetchrow(
-            _SQL["begin"],
-            request.org_id,
-            request.kind,
-            request.from_user,
-            request.to_user,
-            request.amount,
-            request.allocation_id,
-            request.actor,
-            request.key,
-            request.request_id,
-        )
-        begun = await find(stores, request) if row is None else Move.of(row)
+            return await _carry_out(stores, mark, begun)
     raise asyncpg.SerializationError("others keep beginning and undoing a move with this key")
 
 
-async def _carry_out(stores: Stores, begun: Move) -> Move:
-    if begun.state != "pending":
-        return begun
-    mark = await of_live_side(mark_of(stores, begun.org_id))
+async def _begin(stores: Stores, request: Request) -> Move | None:
+    """Write the move down; None when its key came into use in between."""
+    row = await stores.pool.fetchrow(
+        _SQL["begin"],
+        request.org_id,
+        request.kind,
+        request.from_user,
+        request.to_user,
+        request.amount,
+        request.allocation_id,
+        request.actor,
+        request.key,
+        request.request_id,
+    )
+    return None if row is None else Move.of(row)
+
+
+async def _carry_out(stores: Stores, mark: Mark, begun: Move) -> Move:
     await of_live_side(bring_up_to_date(stores, mark, begun.accounts))
     # Before the transaction below: who loads with one connection in hand waits for a second one.
     known = await of_live_side(is_there(stores, mark, begun.source))
     ended = await _with_retries(stores, mark, begun.id, known)
     if ended.state == "done":
         try:
-            await bring_up_to_date(stores, mark, ended.accounts)
+            return replace(ended, live=await bring_up_to_date(stores, mark, ended.accounts))
         except (RedisError, OSError, asyncpg.PostgresError) as error:
             # It is booked: the next relay does the same.
             log.warning("moves", not_relayed=str(ended.id), reason=str(error)[:200])

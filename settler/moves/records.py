@@ -21,7 +21,8 @@ class Move:
 
     reason, have and held are those of a refusal (`insufficient`, `not_a_member`, `expiring`: the
     receiver's allocation has just expired and is not being closed yet); pool_allocated
-    and pool_available are the pool's figures right after a move that is done.
+    and pool_available are the pool's figures right after a move that is done. live (of no row):
+    whoever has carried it out just now has seen both live balances have it.
     """
 
     id: UUID
@@ -39,6 +40,7 @@ class Move:
     actor: str
     created_at: datetime
     ended_at: datetime | None
+    live: bool = False
 
     @property
     def source(self) -> Account:

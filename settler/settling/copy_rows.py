@@ -5,7 +5,6 @@ object for each event.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -17,23 +16,17 @@ from taximeter.meter.wire.limits import AMOUNT_MAX
 from taximeter.settler.books.accounts import Account
 from taximeter.settler.settling.events import (
     ACCOUNT,
+    DIGITS_MAX,
     FLAGS,
     KINDS,
     PHASE_CHARGE,
     PHASE_REST,
+    REQUEST_CHARACTERS,
+    REQUEST_MAX,
     parse_time,
 )
-from taximeter.settler.settling.payloads import read_payload
+from taximeter.settler.settling.payloads import read_payload, split_payload
 from taximeter.settler.settling.stream import Numbered, Run
-
-CHARGED_COLUMNS: Final = (
-    "org_id", "request_id", "phase", "user_id", "amount", "seq", "by_expiry", "shard", "epoch",
-    "created_at",
-)  # fmt: skip
-ATTRIBUTION_COLUMNS: Final = (
-    "org_id", "user_id", "request_id", "credits_used", "seq", "reserved", "late", "service_type",
-    "service_name", "request_metadata", "shard", "epoch", "created_at",
-)  # fmt: skip
 
 _KINDS_AFTER: Final = frozenset("\n" + kind for kind in KINDS)
 _PHASES: Final = {flag: PHASE_REST if flag == "rest" else PHASE_CHARGE for flag in FLAGS}
@@ -42,10 +35,7 @@ _BY_EXPIRY: Final = {
     mark + kind: "t" if kind == "expire" else "f" for kind in KINDS for mark in ("", "\n")
 }
 _LATE: Final = {flag: "f" if flag == "-" else "t" for flag in FLAGS}
-_REQUEST_CHARACTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-"
-_REQUEST_MAX: Final = 128
-_DIGITS_MAX: Final = 15
-_HEAD: Final = re.compile(r'\{"type":"([^"\\]{1,64})","name":"([^"\\]{0,255})"')
+_REQUEST_BYTES: Final = REQUEST_CHARACTERS.encode()
 # Any digit as 0 and any sign as +, so that a long exponent can be found without a pattern.
 _EXPONENTS: Final = bytes.maketrans(b"123456789E-", b"000000000e+")
 _NESTING_MAX: Final = 200
@@ -63,7 +53,7 @@ class _Known(NamedTuple):
 
 
 @dataclass(slots=True)
-class Usual:
+class CopyRows:
     """A run as COPY takes it, in which every line is well-formed. Amounts in millicredits.
 
     Postgres judges what is only its to judge (a request charged before, the JSON of the metadata);
@@ -72,46 +62,46 @@ class Usual:
 
     events: int = 0
     amounts: defaultdict[Account, int] = field(default_factory=lambda: defaultdict(int))
-    claims: list[str] = field(default_factory=list)
-    usage: defaultdict[Account, list[str]] = field(default_factory=lambda: defaultdict(list))
+    charged: list[str] = field(default_factory=list)
+    attribution: defaultdict[Account, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    async def charged(self) -> AsyncIterator[bytes]:
+    async def charged_text(self) -> AsyncIterator[bytes]:
         """Rows for CHARGED_COLUMNS, in the order of their key: neighbours share the pages of the
         index, which costs less than taking them as they came.
         """
-        rows = sorted(self.claims)
+        rows = sorted(self.charged)
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             yield "".join(rows[start : start + _ROWS_AT_ONCE]).encode()
 
-    async def attribution(self) -> AsyncIterator[bytes]:
+    async def attribution_text(self) -> AsyncIterator[bytes]:
         """Rows for ATTRIBUTION_COLUMNS: account by account for the same reason, and those of an
         account as they came.
         """
         rows: list[str] = []
-        for account in sorted(self.usage):
-            rows += self.usage[account]
+        for account in sorted(self.attribution):
+            rows += self.attribution[account]
             if len(rows) >= _ROWS_AT_ONCE:
                 yield "".join(rows).encode()
                 rows.clear()
         yield "".join(rows).encode()
 
 
-async def read_usual(shard: int, run: Run) -> Usual | None:
+async def read_copy_rows(shard: int, run: Run) -> CopyRows | None:
     """The run as COPY text, or None when one of its lines needs a closer look.
 
     Lets others run after each entry, since the next run is prepared while Postgres is fed this one.
     """
-    usual = Usual()
+    rows = CopyRows()
     now = datetime.now(UTC)
     for entry in run.entries:
-        if not _add_entry(usual, shard, run.epoch, entry, now):
+        if not _add_entry(rows, shard, run.epoch, entry, now):
             return None
         await asyncio.sleep(0)
-    return usual
+    return rows
 
 
-def _add_entry(usual: Usual, shard: int, epoch: int, entry: Numbered, now: datetime) -> bool:
-    """Add the lines of one entry; False, and `usual` is of no use any more, when one is not
+def _add_entry(rows: CopyRows, shard: int, epoch: int, entry: Numbered, now: datetime) -> bool:
+    """Add the lines of one entry; False, and `rows` is of no use any more, when one is not
     well-formed.
     """
     raw = entry.fields.get(b"v1")
@@ -147,7 +137,7 @@ def _add_entry(usual: Usual, shard: int, epoch: int, entry: Numbered, now: datet
     time = now if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC)
     end = f"\t{shard}\t{epoch}\t{time.isoformat()}\n"
     purposes = _purposes(cells[6::7])
-    sums, add_charged, attribution = usual.amounts, usual.claims.append, usual.usage
+    sums, add_charged, attribution = rows.amounts, rows.charged.append, rows.attribution
     for seq, kind, one, request, amount, held, flag, purpose in zip(
         range(entry.first_seq, entry.last_seq + 1),
         kinds, known, requests, amounts, reserved, flags, purposes,
@@ -163,7 +153,7 @@ def _add_entry(usual: Usual, shard: int, epoch: int, entry: Numbered, now: datet
             f"{org_id}\t{user_id}\t{request}\t{amount}\t{seq}\t{held}\t{_LATE[flag]}"
             f"\t{purpose}{end}"
         )
-    usual.events += lines
+    rows.events += lines
     return True
 
 
@@ -172,7 +162,7 @@ def _amounts(texts: list[str]) -> list[int] | None:
     joined = "".join(texts)
     if not (joined.isascii() and joined.isdigit()) or "" in texts:
         return None
-    if len(max(texts, key=len)) > _DIGITS_MAX:
+    if len(max(texts, key=len)) > DIGITS_MAX:
         return None
     amounts = list(map(int, texts))
     return amounts if max(amounts) <= AMOUNT_MAX else None
@@ -188,17 +178,17 @@ def _request_ids(requests: list[str], known: list[_Known]) -> list[str] | None:
             return None
         ids.append(request[len(one.request_prefix) :])
     joined = "".join(ids)
-    if not joined.isascii() or joined.encode().translate(None, _REQUEST_CHARACTERS):
+    if not joined.isascii() or joined.encode().translate(None, _REQUEST_BYTES):
         return None
-    return None if "" in ids or len(max(ids, key=len)) > _REQUEST_MAX else ids
+    return None if "" in ids or len(max(ids, key=len)) > REQUEST_MAX else ids
 
 
 def _purposes(payloads: list[str]) -> list[str]:
     """Type, name and metadata of each payload as COPY text.
 
-    The usual shape passes through as it is: whether its metadata is JSON is for Postgres to judge.
-    What Postgres takes but we do not (numbers that fill pages, nesting that readers choke on) could
-    be in few payloads, and those are read in full.
+    The shape of our own clients passes through as it is: whether its metadata is JSON is for
+    Postgres to judge. What Postgres takes but we do not (numbers that fill pages, nesting that
+    readers choke on) could be in few payloads, and those are read in full.
     """
     joined = "".join(payloads)
     exponents = joined.encode().translate(_EXPONENTS)
@@ -209,12 +199,12 @@ def _purposes(payloads: list[str]) -> list[str]:
         return [_purpose_in_full(payload) for payload in payloads]
     purposes = []
     for payload in payloads:
-        head, found, rest = payload.partition(',"meta":')
-        service = _service(head)
-        if service is not None and found and rest[:1] == "{" and rest[-2:] == "}}":
-            purposes.append(f"{service}\t{rest[:-1]}")
-        else:
+        parts = split_payload(payload)
+        if parts is None:
             purposes.append(_purpose_in_full(payload))
+        else:
+            (service_type, service_name), metadata = parts
+            purposes.append(f"{service_type}\t{service_name}\t{metadata}")
     return purposes
 
 
@@ -238,12 +228,3 @@ def _account(account: str) -> _Known | None:
         return None
     org_id, user_id = found.groups()
     return _Known((org_id, user_id), org_id + "/", org_id, _copy_text(user_id))
-
-
-@lru_cache(_CACHED)
-def _service(head: str) -> str | None:
-    """Type and name of a payload's first part as COPY text; None when that is not the usual
-    one.
-    """
-    found = _HEAD.fullmatch(head)
-    return None if found is None else "\t".join(found.groups())

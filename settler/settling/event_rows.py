@@ -14,18 +14,18 @@ import asyncpg
 from taximeter.settler.books.accounts import Account
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Connection
-from taximeter.settler.settling.copy_rows import ATTRIBUTION_COLUMNS, CHARGED_COLUMNS, Usual
+from taximeter.settler.settling.charged_requests import insert_charged, set_aside
+from taximeter.settler.settling.columns import (
+    ATTRIBUTION_COLUMNS,
+    CHARGED_COLUMNS,
+    attribution_record,
+)
+from taximeter.settler.settling.copy_rows import CopyRows
 from taximeter.settler.settling.events import BadLine, Event
 from taximeter.settler.settling.payloads import read_payload
-from taximeter.settler.settling.request_claims import claim, set_aside
 from taximeter.settler.settling.totals import add_to_totals, lock_accounts, lock_allocations
 
 _SQL: Final = load_queries("settle")
-_ATTRIBUTION_COLUMNS: Final = (
-    "org_id", "user_id", "service_type", "service_name", "credits_used", "request_id",
-    "request_metadata", "created_at", "shard", "epoch", "seq", "late", "reserved",
-)  # fmt: skip
-
 REFUSALS: Final = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
@@ -39,39 +39,41 @@ is tried again.
 """
 
 
-async def book_usual(conn: Connection, usual: Usual) -> bool:
+async def book_copy_rows(conn: Connection, rows: CopyRows) -> bool:
     """Book a whole well-formed run at once; False, and nothing is booked, when Postgres refuses any
     of it or an organisation does not exist: then each event needs a look of its own.
 
     Raises what is not about the rows (deadlock, lost connection).
     """
-    org_ids = {org_id for org_id, _ in usual.amounts}
+    org_ids = {org_id for org_id, _ in rows.amounts}
     if len(await conn.fetch(_SQL["known_organizations"], list(org_ids))) < len(org_ids):
         return False
     try:
         async with conn.transaction():
             # The common lock order: allocations first, then what belongs to their accounts, then
             # pools.
-            targets = await lock_allocations(conn, usual.amounts)
-            await lock_accounts(conn, usual.amounts, targets, ())
+            targets = await lock_allocations(conn, rows.amounts)
+            await lock_accounts(conn, rows.amounts, targets, ())
             await conn.copy_to_table(
                 "charged_requests",
                 schema_name="taximeter",
                 columns=CHARGED_COLUMNS,
-                source=usual.charged(),
+                source=rows.charged_text(),
             )
             await conn.copy_to_table(
                 "credit_usage_attribution",
                 columns=ATTRIBUTION_COLUMNS,
-                source=usual.attribution(),
+                source=rows.attribution_text(),
             )
-            await add_to_totals(conn, usual.amounts, targets)
+            await add_to_totals(conn, rows.amounts, targets)
     except REFUSALS:
         return False
     return True
 
 
-async def book(conn: Connection, shard: int, epoch: int, events: Sequence[Event]) -> list[BadLine]:
+async def book_events(
+    conn: Connection, shard: int, epoch: int, events: Sequence[Event]
+) -> list[BadLine]:
     """Book `events`; returns those that could not be. Nothing is durable before the caller's
     transaction commits.
 
@@ -89,8 +91,8 @@ async def book(conn: Connection, shard: int, epoch: int, events: Sequence[Event]
             return [set_aside(events[0], "refused_by_database", f"{type(error).__name__}: {error}")]
     middle = len(events) // 2
     return [
-        *await book(conn, shard, epoch, events[:middle]),
-        *await book(conn, shard, epoch, events[middle:]),
+        *await book_events(conn, shard, epoch, events[:middle]),
+        *await book_events(conn, shard, epoch, events[middle:]),
     ]
 
 
@@ -109,16 +111,16 @@ async def _book_at_once(
     times = _entry_times(events)
     # The common lock order: allocations first, then what belongs to their accounts, then pools.
     targets = await lock_allocations(conn, {(event.org_id, event.user_id) for event in events})
-    claims = await claim(conn, shard, epoch, events, times)
-    booked = list(claims.events.values())
-    paid_before = [e for e in booked if e.seq in claims.paid_before]
+    charged = await insert_charged(conn, shard, epoch, events, times)
+    booked = list(charged.events.values())
+    paid_before = [e for e in booked if e.seq in charged.paid_before]
     await lock_accounts(
         conn,
         {(event.org_id, event.user_id) for event in booked},
         targets,
         {
             *((event.org_id, event.user_id) for event in paid_before),
-            *((one.org_id, one.user_id) for one in claims.bad if one.org_id and one.user_id),
+            *((one.org_id, one.user_id) for one in charged.bad if one.org_id and one.user_id),
         },
     )
     await _write_attribution(conn, shard, epoch, booked, times)
@@ -129,11 +131,11 @@ async def _book_at_once(
     await _give_back(
         conn,
         [
-            (e.org_id, e.user_id, claims.paid_before[e.seq], f"{shard}:{epoch}-{e.seq}")
+            (e.org_id, e.user_id, charged.paid_before[e.seq], f"{shard}:{epoch}-{e.seq}")
             for e in paid_before
         ],
     )
-    return bad + claims.bad
+    return bad + charged.bad
 
 
 def _entry_times(events: Iterable[Event]) -> dict[int | None, datetime]:
@@ -153,15 +155,11 @@ async def _write_attribution(
     times: dict[int | None, datetime],
 ) -> None:
     records = [
-        (
-            event.org_id, event.user_id, *purpose[:2], event.amount, event.request_id,
-            purpose.metadata, times[event.time_ms], shard, epoch, event.seq,
-            event.flags != "-", event.reserved,
-        )
-        for event, purpose in ((event, read_payload(event.payload)) for event in events)
-    ]  # fmt: skip
+        attribution_record(event, read_payload(event.payload), shard, epoch, times[event.time_ms])
+        for event in events
+    ]
     await conn.copy_records_to_table(
-        "credit_usage_attribution", columns=_ATTRIBUTION_COLUMNS, records=records
+        "credit_usage_attribution", columns=ATTRIBUTION_COLUMNS, records=records
     )
 
 

@@ -1,4 +1,4 @@
-"""Stream entries to events, and what cannot be read to unreadable lines. No I/O."""
+"""Parses stream entries into events, and keeps what cannot be read as bad lines. No I/O."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ PHASE_REST: Final = 1
 
 _ORG_ID = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
 ACCOUNT = re.compile(rf"({_ORG_ID})/([^\x00-\x1f\x7f]{{1,255}})")
-_REQUEST = re.compile(rf"({_ORG_ID})/([A-Za-z0-9._:-]{{1,128}})")
-_DIGITS = re.compile(r"[0-9]{1,15}")
+REQUEST_CHARACTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-"
+REQUEST_MAX: Final = 128
+DIGITS_MAX: Final = 15
+_REQUEST = re.compile(rf"({_ORG_ID})/([{REQUEST_CHARACTERS}]{{1,{REQUEST_MAX}}})")
+_DIGITS = re.compile(rf"[0-9]{{1,{DIGITS_MAX}}}")
 
 # Entries say when Redis wrote them; anything outside these years is a damaged field and not a time.
 _TIME_MS_MIN: Final = 946_684_800_000
@@ -75,7 +78,7 @@ class BadLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StreamEntry:
     """One stream entry: its events have the seqs first_seq..last_seq, one line each."""
 
     epoch: int
@@ -91,7 +94,9 @@ def parse_id(entry_id: bytes | str) -> tuple[int, int]:
     return int(epoch), int(seq)
 
 
-def parse_entry(entry_id: bytes | str, fields: Mapping[bytes, bytes], after_seq: int = 0) -> Entry:
+def parse_entry(
+    entry_id: bytes | str, fields: Mapping[bytes, bytes], after_seq: int = 0
+) -> StreamEntry:
     """Parse one entry; never raises for its content.
 
     An entry without lines counts as one unreadable line. One with more lines than there are numbers
@@ -104,7 +109,7 @@ def parse_entry(entry_id: bytes | str, fields: Mapping[bytes, bytes], after_seq:
     if text is None:
         raw = b"\n".join(key + b"=" + value for key, value in fields.items())
         bad = BadLine(last_seq, "unreadable_line", "the entry has no field v1", raw)
-        return Entry(epoch, last_seq, last_seq, (bad,))
+        return StreamEntry(epoch, last_seq, last_seq, (bad,))
     lines = text.split(b"\n")
     surplus = len(lines) - (last_seq - after_seq)
     if surplus > 0:
@@ -118,7 +123,7 @@ def parse_entry(entry_id: bytes | str, fields: Mapping[bytes, bytes], after_seq:
         head = []
     start = last_seq - len(lines) + 1
     items = head + [parse_line(line, start + i, time_ms) for i, line in enumerate(lines)]
-    return Entry(epoch, last_seq - len(items) + 1, last_seq, tuple(items))
+    return StreamEntry(epoch, last_seq - len(items) + 1, last_seq, tuple(items))
 
 
 def parse_line(line: bytes, seq: int, time_ms: int | None) -> Event | BadLine:
@@ -189,7 +194,7 @@ def _parse_amount(text: str) -> int | None:
 
 def parse_time(text: bytes) -> int | None:
     """Redis time of an entry in ms, None when the field is damaged."""
-    if not text.isdigit() or len(text) > 15:
+    if not text.isdigit() or len(text) > DIGITS_MAX:
         return None
     time_ms = int(text)
     return time_ms if _TIME_MS_MIN <= time_ms <= _TIME_MS_MAX else None

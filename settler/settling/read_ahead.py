@@ -9,7 +9,7 @@ from typing import NamedTuple
 from taximeter.settler.books.fingerprint import check_approved, check_settled
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.books.watermarks import Mark
-from taximeter.settler.settling.copy_rows import Usual, read_usual
+from taximeter.settler.settling.copy_rows import CopyRows, read_copy_rows
 from taximeter.settler.settling.stream import Run, read_run
 
 
@@ -17,7 +17,7 @@ class Prepared(NamedTuple):
     """A run and its COPY text, which is None when a line needs a closer look."""
 
     run: Run
-    usual: Usual | None
+    rows: CopyRows | None
 
 
 class Reader:
@@ -49,7 +49,7 @@ class Reader:
         await self.close()
         return await self._read(mark)
 
-    def go_on(self, mark: Mark, run: Run) -> None:
+    def read_next(self, mark: Mark, run: Run) -> None:
         """Begin to read what follows `run`, under the lock of `mark`."""
         after = replace(mark, seq=run.last_seq, settled_entry=run.fingerprint)
         self._next = (after, asyncio.create_task(self._read(after)))
@@ -71,4 +71,4 @@ class Reader:
             await check_settled(redis, keys, mark.epoch, mark.seq, mark.settled_entry)
             if not self._closed:
                 await check_approved(redis, keys, mark.run_id)
-        return Prepared(run, await read_usual(self._shard, run))
+        return Prepared(run, await read_copy_rows(self._shard, run))

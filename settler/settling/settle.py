@@ -15,8 +15,8 @@ from taximeter.settler.books.postgres_position import make_step
 from taximeter.settler.books.retries import retry_transient
 from taximeter.settler.books.stores import Connection, Stores
 from taximeter.settler.books.watermarks import lock_mark_if_free
-from taximeter.settler.settling.copy_rows import Usual
-from taximeter.settler.settling.event_rows import book, book_usual, write_dead_letters
+from taximeter.settler.settling.copy_rows import CopyRows
+from taximeter.settler.settling.event_rows import book_copy_rows, book_events, write_dead_letters
 from taximeter.settler.settling.events import BadLine
 from taximeter.settler.settling.read_ahead import Reader
 from taximeter.settler.settling.stream import Run
@@ -106,26 +106,28 @@ async def _settle(conn: Connection, shard: int, reader: Reader, ahead: bool) -> 
         return Settled(shard, "busy")
     # Under the lock: the guardian takes it too before it trusts a restarted server, so a run that
     # was read from the server before can never be booked after that.
-    run, usual = await reader.take(mark)
+    run, rows = await reader.take(mark)
     if run.empty:
         return Settled(shard, "idle", mark.epoch, mark.seq)
     if ahead and run.full:
-        reader.go_on(mark, run)
-    return await write_run(conn, shard, run, usual)
+        reader.read_next(mark, run)
+    return await write_run(conn, shard, run, rows)
 
 
-async def write_run(conn: Connection, shard: int, run: Run, usual: Usual | None = None) -> Settled:
+async def write_run(
+    conn: Connection, shard: int, run: Run, rows: CopyRows | None = None
+) -> Settled:
     """Book a run and move the watermark from its start to its end, in the caller's transaction.
 
-    `usual` is the run as COPY text; without it, or when Postgres refuses that, each line is looked
+    `rows` is the run as COPY text; without it, or when Postgres refuses that, each line is looked
     at on its own.
     """
     dead: list[BadLine] = []
-    if usual is not None and usual.events and await book_usual(conn, usual):
-        settled = usual.events
+    if rows is not None and rows.events and await book_copy_rows(conn, rows):
+        settled = rows.events
     else:
         events, bad_lines = run.parse()
-        dead = bad_lines + await book(conn, shard, run.epoch, events)
+        dead = bad_lines + await book_events(conn, shard, run.epoch, events)
         settled = len(events) + len(bad_lines) - len(dead)
     await write_dead_letters(conn, shard, run.epoch, dead)
     if run.holes:

@@ -5,9 +5,10 @@ when.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import datetime
+from functools import wraps
 from typing import Any, Final
 
 import structlog
@@ -45,6 +46,26 @@ GUARD_EVERY_S: Final = 0.5
 ROUND_EVERY_S: Final = 1.0
 
 log = structlog.get_logger("taximeter.settler")
+
+
+Piece = Callable[["Settler"], Awaitable[None]]
+
+
+def _one_at_a_time(*, upkeep: bool = False) -> Callable[[Piece], Piece]:
+    """Make a method of Settler a piece of work that is not begun while it runs, and whose trouble
+    is logged and never raised. It is cancelled after the time of a tick, or that of upkeep.
+    """
+
+    def mark(work: Piece) -> Piece:
+        @wraps(work)
+        async def once(self: Settler) -> None:
+            settings = self._settings
+            timeout_s = settings.upkeep_timeout_s if upkeep else settings.tick_timeout_s
+            await self._turns.once(work.__name__, lambda: work(self), timeout_s=timeout_s)
+
+        return once
+
+    return mark
 
 
 class Settler:
@@ -134,38 +155,6 @@ class Settler:
         """
         await self._turns.each_shard("sweep", self._shards, self._sweep, patience_s=patience_s)
 
-    async def relay(self) -> None:
-        """Bring every account that is behind up to date."""
-        await self._turns.once("relay", self._relay)
-
-    async def fill(self) -> None:
-        """Bring accounts back into shards that were opened or approved anew."""
-        await self._turns.once("fill", self._fill)
-
-    async def moves(self) -> None:
-        """Undo moves that were left half done, renew or close what has expired, and take back what
-        has become free of allocations that are being closed.
-        """
-        await self._turns.once("moves", self._moves)
-
-    async def refresh(self) -> None:
-        """Give pools with a monthly refresh the months that they have not had, and link what the
-        audit log has new.
-        """
-        await self._turns.once("refresh", self._refresh, timeout_s=self._settings.upkeep_timeout_s)
-
-    async def reconcile(self) -> None:
-        """Compare all live accounts with the books; a difference that two looks in a row agree on
-        is drift.
-        """
-        await self._turns.once(
-            "reconcile", self._reconcile, timeout_s=self._settings.upkeep_timeout_s
-        )
-
-    async def daily(self) -> None:
-        """End billing periods, make the coming months, forget what is too old."""
-        await self._turns.once("daily", self._daily, timeout_s=self._settings.upkeep_timeout_s)
-
     async def _count(self) -> None:
         self._shards = await count_shards(self._stores.pool)
 
@@ -249,7 +238,9 @@ class Settler:
         now: datetime = await self._stores.pool.fetchval(_SQL["read_clock"])
         return now
 
-    async def _relay(self) -> None:
+    @_one_at_a_time()
+    async def relay(self) -> None:
+        """Bring every account that is behind up to date."""
         # The time of Redis first: what comes after it is for the next round to vouch for.
         places, began_ms = await self._filled_places()
         done = await relay(
@@ -279,12 +270,18 @@ class Settler:
         except (RedisError, OSError):
             return [], 0  # Whoever needs Redis says so.
 
-    async def _fill(self) -> None:
+    @_one_at_a_time()
+    async def fill(self) -> None:
+        """Bring accounts back into shards that were opened or approved anew."""
         done = await self._filler.fill()
         if done.loaded or done.complete:
             log.info("filled", **asdict(done))
 
-    async def _moves(self) -> None:
+    @_one_at_a_time()
+    async def moves(self) -> None:
+        """Undo moves that were left half done, renew or close what has expired, and take back what
+        has become free of allocations that are being closed.
+        """
         undone = await undo_left(self._stores, grace_s=self._settings.move_grace_s)
         if undone:
             log.warning("moves", undone=undone)
@@ -294,14 +291,22 @@ class Settler:
         if done != Closed():
             log.info("closed", **asdict(done))
 
-    async def _refresh(self) -> None:
+    @_one_at_a_time(upkeep=True)
+    async def refresh(self) -> None:
+        """Give pools with a monthly refresh the months that they have not had, and link what the
+        audit log has new.
+        """
         await self._stores.pool.execute(_MOVES["seal_audit"])
         pool = self._stores.pool
         rows = await pool.fetch(_MOVES["refresh_pools"], await self._now(), _REFRESHED_AT_ONCE)
         if rows:
             log.info("refreshed", months=len(rows), millicredits=sum(row["amount"] for row in rows))
 
-    async def _reconcile(self) -> None:
+    @_one_at_a_time(upkeep=True)
+    async def reconcile(self) -> None:
+        """Compare all live accounts with the books; a difference that two looks in a row agree on
+        is drift.
+        """
         settings = self._settings
         try:
             await self._stores.check_server()
@@ -340,7 +345,9 @@ class Settler:
             if wrong > 0:
                 log.warning("recount", shard=shard, accounts=wrong)
 
-    async def _daily(self) -> None:
+    @_one_at_a_time(upkeep=True)
+    async def daily(self) -> None:
+        """End billing periods, make the coming months, forget what is too old."""
         made = await self._stores.pool.fetchval(
             _SQL["ensure_partitions"], self._settings.partition_months_ahead
         )

@@ -256,11 +256,14 @@ async def again(work: Work, world: World) -> None:
 
 
 async def beside(world: World, pair: asyncio.Future[list[None]]) -> None:
-    """A tenant that has nothing to do with it, as long as the pair works."""
+    """A tenant that has nothing to do with it, now and then as long as the pair works. Without a
+    pause it would keep those busy who are to meet.
+    """
     while not pair.done():
         response = await world.client.get(f"{BILLING}/credits/beta", headers=world.root)
         assert response.status_code == 200, response.text
         await post(world, "credits/beta/allocate", world.root, user_id="ann", credits=0.001)
+        await asyncio.wait([pair], timeout=0.05)
 
 
 @pytest.mark.timeout(900)

@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 from pydantic import ValidationError
 
-from taximeter.api.access.oidc_claims import ClaimPaths, claim_at
+from taximeter.api.access.oidc_claims import claim_at, roles_of
 from taximeter.api.access.sessions import Principal
-from taximeter.api.services import make_verifier
+from taximeter.api.processes.api_services import make_verifier
 from taximeter.api.settings.api import ApiSettings
+from taximeter.api.settings.oidc import ClaimPaths
 from taximeter.api.web.errors import ApiError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "production.md").read_text(encoding="utf-8")
@@ -216,4 +217,4 @@ def test_the_longest_name_is_the_one_that_is_meant() -> None:
     assert claim_at(claims, "https://x.example/roles") == ["r"]
     for nothing in ("x", "a.x", "a.b.c.d.e", "https://x.example/roles.x"):
         assert claim_at(claims, nothing) is None
-    assert ClaimPaths(roles="https://x.example/roles").roles_of(claims) == {"r"}
+    assert roles_of(claims, ClaimPaths(roles="https://x.example/roles")) == {"r"}

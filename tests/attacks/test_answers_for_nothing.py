@@ -15,8 +15,15 @@ from support.provider import USAGE, Asked, Provider, chat_answer, chat_chunk, ev
 from support.waiting import eventually
 from support.world import World
 
-from taximeter.api.llm.delivered import IMAGE_TOKENS, Delivered, Made, Step, chat_step, made_of
 from taximeter.api.llm.reported import Bounds, read_usage
+from taximeter.api.openai.output import (
+    IMAGE_TOKENS,
+    CountedOutput,
+    EventOutput,
+    Output,
+    chat_event_output,
+    output_of,
+)
 from taximeter.api.openai.responses import Responses
 from taximeter.meter.pricing import Pricer
 
@@ -278,12 +285,12 @@ def test_what_is_repeated_is_counted_once() -> None:
     """Providers that send the whole message after its pieces, and OpenAI's responses, which say
     everything up to four times.
     """
-    delivered = Delivered()
+    delivered = CountedOutput()
     for document in (SHAPES["content"], SHAPES["message"]):
-        delivered.add(chat_step(document))
+        delivered.add(chat_event_output(document))
     assert delivered.made.tokens == len(TEXT) // 4
     item = {"type": "message", "content": [{"type": "output_text", "text": TEXT}]}
-    surface, delivered = Responses(), Delivered()
+    surface, delivered = Responses(), CountedOutput()
     for document in (
         {"type": "response.created", "response": {"output": []}},
         {"type": "response.output_item.added", "item": {"type": "message", "content": []}},
@@ -292,22 +299,22 @@ def test_what_is_repeated_is_counted_once() -> None:
         {"type": "response.output_item.done", "item": item},
         {"type": "response.completed", "response": {"output": [item]}},
     ):
-        delivered.add(surface.step(document))
+        delivered.add(surface.event_output(document))
     assert delivered.made.tokens == len(TEXT) // 4
-    silent = Delivered()
-    silent.add(surface.step({"type": "response.output_item.done", "item": item}))
+    silent = CountedOutput()
+    silent.add(surface.event_output({"type": "response.output_item.done", "item": item}))
     assert silent.made.tokens == len(TEXT) // 4
-    sound = surface.step({"type": "response.audio.delta", "delta": SOUND})
+    sound = surface.event_output({"type": "response.audio.delta", "delta": SOUND})
     assert 0 < sound.streamed.tokens < 10
 
 
 def test_what_is_seen_is_measured_as_what_it_is() -> None:
-    assert made_of(SHAPES["images"]["choices"][0]["delta"]) == Made(images=1)
-    assert Made(images=2).tokens == 2 * IMAGE_TOKENS
-    assert made_of({"audio": {"data": SOUND}}).tokens == 2
-    assert chat_step(chat_chunk("", "stop")) == Step(ended=("0",))
+    assert output_of(SHAPES["images"]["choices"][0]["delta"]) == Output(images=1)
+    assert Output(images=2).tokens == 2 * IMAGE_TOKENS
+    assert output_of({"audio": {"data": SOUND}}).tokens == 2
+    assert chat_event_output(chat_chunk("", "stop")) == EventOutput(ended=("0",))
     head = {"role": "assistant", "content": ""}
-    assert not chat_step(choice(delta=head)).streamed.tokens
+    assert not chat_event_output(choice(delta=head)).streamed.tokens
 
 
 async def test_who_asks_for_usage_is_told_also_what_was_counted(

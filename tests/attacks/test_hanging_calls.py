@@ -19,8 +19,8 @@ from support.provider import Asked, Provider, chat_answer
 from support.waiting import eventually
 from support.world import CHAT, World
 
-from taximeter.api.llm.room import Room, Turns
 from taximeter.api.web.errors import ApiError
+from taximeter.api.web.fair_shares import ConnectionShares, FairShares
 
 # Some start processes of their own, several of them one after the other.
 pytestmark = pytest.mark.timeout(900)
@@ -154,58 +154,58 @@ async def test_too_many_requests_of_one_account_are_told_when_to_come_back(
 
 
 def test_everybody_leaves_something_for_the_next() -> None:
-    room = Room(1000, "requests")
+    room = FairShares(1000, "requests")
     for number in range(7):
         before = room.used
-        seats = []
-        while room.full(f"org-{number}", "u", 1) is None:
-            seats.append(room.enter(f"org-{number}", "u", 1))
-        assert len(seats) == room.used - before >= 8
-    whole = Room(1000, "requests")
+        taken = []
+        while room.limit_reached(f"org-{number}", "u", 1) is None:
+            taken.append(room.take(f"org-{number}", "u", 1))
+        assert len(taken) == room.used - before >= 8
+    whole = FairShares(1000, "requests")
     users = 0
-    while whole.full("org", f"user-{users}", 1) is None:
-        whole.enter("org", f"user-{users}", 1)
+    while whole.limit_reached("org", f"user-{users}", 1) is None:
+        whole.take("org", f"user-{users}", 1)
         users += 1
     assert users == 750, "an organisation of many users has three quarters"
     with pytest.raises(ApiError, match="of this organization"):
-        whole.enter("org", "one more", 1)
+        whole.take("org", "one more", 1)
 
 
 def test_many_that_take_all_they_can_leave_room_for_small_requests_of_others() -> None:
-    big = Room(64 * 2**20, "bytes of requests", always=8 * 2**20)
+    big = FairShares(64 * 2**20, "bytes of requests", always=8 * 2**20)
     for number in range(50):
-        while big.full(f"org-{number}", "user", 8 * 2**20) is None:
-            big.enter(f"org-{number}", "user", 8 * 2**20)
+        while big.limit_reached(f"org-{number}", "user", 8 * 2**20) is None:
+            big.take(f"org-{number}", "user", 8 * 2**20)
     for number in range(64):
-        assert big.full(f"late-{number}", "user", 200_000) is None
-        big.enter(f"late-{number}", "user", 200_000)
+        assert big.limit_reached(f"late-{number}", "user", 200_000) is None
+        big.take(f"late-{number}", "user", 200_000)
 
 
 def test_what_is_given_back_is_there_again() -> None:
-    room = Room(8, "requests")
-    seats = [room.enter("a", "u", 1) for _ in range(4)]
+    room = FairShares(8, "requests")
+    taken = [room.take("a", "u", 1) for _ in range(4)]
     with pytest.raises(ApiError, match="of this account"):
-        room.enter("a", "u", 1)
-    for seat in seats:
-        seat.leave()
-        seat.leave()
+        room.take("a", "u", 1)
+    for share in taken:
+        share.give_back()
+        share.give_back()
     assert (room.used, len(room._orgs), len(room._accounts)) == (0, 0, 0)
 
 
-async def test_turns_go_round_who_has_enough() -> None:
-    turns = Turns(16)
-    held = [await turns.wait("a", "u") for _ in range(8)]
-    late = asyncio.create_task(turns.wait("a", "u"))
+async def test_connections_go_to_others_than_who_has_enough() -> None:
+    shares = ConnectionShares(16)
+    held = [await shares.acquire("a", "u") for _ in range(8)]
+    late = asyncio.create_task(shares.acquire("a", "u"))
     await asyncio.sleep(0)
     assert not late.done(), "half of it is the account's share"
-    other = await turns.wait("b", "u")
-    gone = asyncio.create_task(turns.wait("a", "u"))
+    other = await shares.acquire("b", "u")
+    gone = asyncio.create_task(shares.acquire("a", "u"))
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
-    for turn in (*held, other):
-        turn.end()
-        turn.end()
-    (await late).end()
-    assert turns._room.used == 0
-    assert not turns._waiting
+    for share in (*held, other):
+        share.release()
+        share.release()
+    (await late).release()
+    assert shares._shares.used == 0
+    assert not shares._waiting

@@ -118,8 +118,11 @@ async def booked_once_after_restarts(
     return charge
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "kill -9"])
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize(
+    ("stream", "how"),
+    [(True, signal.SIGTERM), (False, signal.SIGKILL)],
+    ids=["stream-SIGTERM", "whole-kill -9"],
+)
 async def test_what_was_told_in_an_outage_is_booked_after_a_restart(
     world: World,
     provider: Provider,

@@ -14,13 +14,12 @@ import pytest
 from support.waiting import eventually
 from support.world import BILLING, World
 
-from taximeter.api.access import strangers
-from taximeter.api.access.strangers import Strangers, credentials_of
 from taximeter.api.app import create_app
 from taximeter.api.web import late_refusals as late
-from taximeter.api.web import outermost
+from taximeter.api.web import outermost, strangers
 from taximeter.api.web.late_refusals import BodyTurns, LateAnswers
 from taximeter.api.web.outermost import Outermost
+from taximeter.api.web.strangers import Strangers, credentials_of
 from taximeter.meter.sidecar import ApiKeys, create_sidecar
 
 MOST = 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,7 +12,10 @@ from chaos.scene import Key, Loss
 
 ENDS: Final = frozenset({"commit", "release", "charge", "deduct"})
 HOLD_MAX_S: Final = 6.0
-"""A hold of a run has ended so long after its last heartbeat: by its deadline and the sweep."""
+"""A hold of a run has ended so long after its last heartbeat, by its deadline and the sweep, unless
+a fault kept the sweep from it.
+"""
+Times = tuple[float, float]
 
 
 @dataclass(slots=True)
@@ -29,9 +32,17 @@ class Judgement:
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
-def judge(attempts: list[Attempt], ledger: Mapping[Key, int], losses: list[Loss]) -> Judgement:
-    """`ledger`: what each request was charged in all, millicredits."""
+def judge(
+    attempts: list[Attempt],
+    ledger: Mapping[Key, int],
+    losses: list[Loss],
+    faults: Iterable[Times] = (),
+) -> Judgement:
+    """`ledger`: what each request was charged in all, millicredits; `faults`: from when to when
+    each of the run lasted.
+    """
     found = Judgement()
+    doubtful = _doubtful(losses, faults)
     by_request: dict[Key, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
         by_request[attempt.key].append(attempt)
@@ -39,7 +50,7 @@ def judge(attempts: list[Attempt], ledger: Mapping[Key, int], losses: list[Loss]
     for key in ledger.keys() - by_request.keys():
         found.violations.append(f"{_name(key)} is charged {ledger[key]}, and nobody asked for it")
     for key, of_request in by_request.items():
-        _judge_request(found, key, of_request, ledger.get(key), losses)
+        _judge_request(found, key, of_request, ledger.get(key), losses, doubtful)
     found.counts = dict(found.counts)
     return found
 
@@ -50,6 +61,7 @@ def _judge_request(
     attempts: list[Attempt],
     charged: int | None,
     losses: list[Loss],
+    doubtful: list[Times],
 ) -> None:
     _note_healed(found, attempts)
     # What could be charged at all: every amount that an attempt carried which may have got through.
@@ -76,7 +88,7 @@ def _judge_request(
         found.violations.append(f"invented: {_name(key)} was told {most}, the ledger has {actual}")
         return
     if not any(attempt.op in ENDS for attempt in attempts):
-        _judge_forgotten(found, key, attempts, actual, losses)
+        _judge_forgotten(found, key, attempts, actual, doubtful)
         return
     wrong = [attempt for attempt in told if attempt.charged != actual]
     if not wrong:
@@ -92,7 +104,7 @@ def _judge_request(
 
 
 def _judge_forgotten(
-    found: Judgement, key: Key, attempts: list[Attempt], actual: int, losses: list[Loss]
+    found: Judgement, key: Key, attempts: list[Attempt], actual: int, doubtful: list[Times]
 ) -> None:
     """A hold that nobody ended: its last heartbeat is charged. After a start of the server that may
     have lost something only what was reported since is.
@@ -102,20 +114,34 @@ def _judge_forgotten(
     if reports and actual < max(report.amount for report in reports):
         kind = "lost"
         missing = [report for report in reports if report.amount > actual]
-        if not all(_may_be_doubtful(report, losses) for report in missing):
+        if not all(_lies_in(report, doubtful) for report in missing):
             found.violations.append(
                 f"{_name(key)} reported {missing[-1].amount} and was left, the ledger has {actual}"
             )
     found.counts[f"left, heartbeat {kind}"] += 1
 
 
-def _may_be_doubtful(report: Attempt, losses: list[Loss]) -> bool:
-    """Whether its hold was open when Redis was started, or may have lost something."""
+def _doubtful(losses: list[Loss], faults: Iterable[Times]) -> list[Times]:
+    """When what was reported may be gone: while a loss lasted, and as long before it as a hold that
+    was reported then may have been open. A sweep waits for Postgres and for a settler, so the time
+    of a fault does not count.
+    """
+    latest_first = sorted(faults, key=lambda times: times[1], reverse=True)
+    found = []
+    for loss in losses:
+        if loss.of not in ("redis", "start"):
+            continue
+        earliest = loss.since - HOLD_MAX_S
+        for began, ended in latest_first:
+            if earliest < ended and began < loss.since:
+                earliest -= min(ended, loss.since) - began
+        found.append((earliest, loss.until))
+    return found
+
+
+def _lies_in(report: Attempt, doubtful: list[Times]) -> bool:
     return any(
-        loss.of in ("redis", "start")
-        and report.at <= loss.until
-        and report.answered_at + HOLD_MAX_S >= loss.since
-        for loss in losses
+        report.at <= until and report.answered_at >= earliest for earliest, until in doubtful
     )
 
 

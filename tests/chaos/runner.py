@@ -116,7 +116,8 @@ async def run_chaos(
         forked = any(struck.fault == "stale_promotion" for struck in outcome.faults)
         books = await prove(cluster, losses, forked)
         attempts = read_attempts(cluster.all_histories)
-        judgement = judge(attempts, books.ledger, losses)
+        times = [(struck.began, struck.ended) for struck in outcome.faults]
+        judgement = judge(attempts, books.ledger, losses, times)
         outcome.violations += watcher.violations + books.violations + judgement.violations
         outcome.counts = _counts(cluster, judgement, watcher) | books.counts
         outcome.counts["rested ms"] = round(books.rested_s * 1000)

@@ -1,4 +1,4 @@
-"""What a run is, and the runs of `make test`: all in one table."""
+"""What a run is, and the runs that are always the same: all in one table."""
 
 from __future__ import annotations
 
@@ -55,13 +55,15 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Ci:
-    """A run of `make test`. `sometimes`: what must have happened in it at least once, beside each
-    of its faults having bitten.
+    """A run that is always the same: `make test` makes those that are not `long`, and
+    `make chaos-runs` the others. `sometimes`: what must have happened in it at least once, beside
+    each of its faults having bitten.
     """
 
     name: str
     run: Run
     sometimes: tuple[str, ...] = field(default=())
+    long: bool = False
 
 
 PROCESSES: Final = (
@@ -91,7 +93,7 @@ EVERYTHING: Final = (
 )  # fmt: skip
 
 CALM_S: Final = 1.0
-"""`pause_s` of the runs of `make test`: faults bite as well among fewer requests."""
+"""`pause_s` of these runs: faults bite as well among fewer requests."""
 
 CI_RUNS: Final = (
     Ci(
@@ -128,11 +130,13 @@ CI_RUNS: Final = (
         "network",
         Run(seed=102, seconds=22, faults=NETWORK, in_order=True, pause_s=CALM_S),
         ("healed", "late"),
+        long=True,
     ),
     Ci(
         "redis that keeps its promise",
         Run(seed=103, seconds=20, faults=REDIS, in_order=True, pause_s=CALM_S, fsync="always"),
         ("replayed", "approved", "out of memory", "late"),
+        long=True,
     ),
     Ci(
         "redis that loses data",
@@ -148,6 +152,7 @@ CI_RUNS: Final = (
         "clock",
         Run(seed=106, seconds=10, faults=CLOCK, in_order=True, pause_s=CALM_S),
         ("late", "expired"),
+        long=True,
     ),
     Ci(
         "answers",
@@ -165,5 +170,6 @@ CI_RUNS: Final = (
             pause_s=CALM_S,
         ),
         ("healed", "out of memory", "rebuilt", "late"),
+        long=True,
     ),
 )

@@ -26,7 +26,11 @@ from chaos.watcher import left_by_refusals
 )
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("ci", CI_RUNS, ids=lambda ci: ci.name.replace(" ", "_"))
+@pytest.mark.parametrize(
+    "ci",
+    [pytest.param(ci, marks=[pytest.mark.long] if ci.long else []) for ci in CI_RUNS],
+    ids=lambda ci: ci.name.replace(" ", "_"),
+)
 async def test_run(ci: Ci, tmp_path: Path) -> None:
     if FAKETIME is None and set(ci.run.faults) <= set(CLOCK):
         pytest.skip("Debian's package libfaketime is missing: no clock can be moved")
@@ -88,9 +92,9 @@ def test_every_fault_is_in_a_run_and_every_name_is_a_fault() -> None:
 
 def test_the_page_lists_every_fault() -> None:
     page = (Path(__file__).parents[2] / "docs/chaos.md").read_text()
-    table = page.partition("## The faults")[2].partition("|---|---|")[2]
-    assert re.findall(r"`(\w+)`", table) == list(dict.fromkeys(re.findall(r"`(\w+)`", table)))
-    assert set(re.findall(r"`(\w+)`", table)) == set(FAULTS)
+    listed = re.findall(r"`(\w+)`", page.partition("## The faults")[2])
+    assert listed == list(dict.fromkeys(listed))
+    assert set(listed) == set(FAULTS)
 
 
 def test_the_same_seed_gives_the_same_faults() -> None:
@@ -170,6 +174,18 @@ def test_the_judge(
     else:
         assert len(violations) == 1
         assert wrong in violations[0]
+
+
+@pytest.mark.parametrize(
+    ("faults", "is_doubtful"),
+    [([], False), ([(101.0, 105.0)], True), ([(101.0, 102.0)], False), ([(150.0, 200.0)], False)],
+)
+def test_a_hold_is_open_for_longer_while_faults_keep_the_sweep_from_it(
+    faults: list[tuple[float, float]], is_doubtful: bool
+) -> None:
+    losses = [Loss("start", since=110.0, until=111.0)]
+    found = judge([attempt("touch", "ok", 4)], {}, losses, faults).violations
+    assert bool(found) != is_doubtful
 
 
 @pytest.mark.parametrize(

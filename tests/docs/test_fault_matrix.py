@@ -18,9 +18,11 @@ ROWS = 61
 def rows() -> dict[int, tuple[str, str]]:
     """By number: the fault, and what shows it."""
     found = re.findall(
-        r"^\| (\d+) \| ([^|]+) \| ([^|]+) \|$", MATRIX.read_text(encoding="utf-8"), re.MULTILINE
+        r"^(\d+)\. (.+\n)((?: +(?:`.+`|does not apply)\n)+)",
+        MATRIX.read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
-    return {int(number): (fault, shown) for number, fault, shown in found}
+    return {int(number): (fault.strip(), shown.strip()) for number, fault, shown in found}
 
 
 def functions(path: Path) -> set[str]:

@@ -7,13 +7,14 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import wrap
 
 import pytest
 from pydantic_core import PydanticUndefined
 
-from taximeter.api.prices.settings import PriceSettings
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.settings.metering import MeteringSettings
+from taximeter.api.settings.prices import PriceSettings
 from taximeter.api.settings.sidecar import SidecarSettings
 from taximeter.meter import MeterSettings
 from taximeter.settler.books.settings import SettlerSettings, StoreSettings
@@ -29,10 +30,19 @@ def test_links_between_pages_resolve(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def item(text: str) -> list[str]:
+    """A line of a list, wrapped as pages are."""
+    return wrap(
+        text, 100, initial_indent="- ", subsequent_indent="  ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
 def settings_page() -> Iterator[str]:
     yield "# Settings"
     yield ""
-    yield "Environment variables. Made from the code: `WRITE_DOCS=1 make test ARGS=tests/docs`."
+    yield "Environment variables, with their defaults. Made from the code:"
+    yield "`WRITE_DOCS=1 make test ARGS=tests/docs`."
     shared = set(StoreSettings.model_fields)
     metering, prices = set(MeteringSettings.model_fields), set(PriceSettings.model_fields)
     for title, model, own in (
@@ -44,19 +54,14 @@ def settings_page() -> Iterator[str]:
         ("Sidecar", SidecarSettings, set(SidecarSettings.model_fields) - metering - prices),
     ):
         yield f"\n## {title}\n"
-        yield "| variable | default | meaning |"
-        yield "|---|---|---|"
         for name, info in model.model_fields.items():
             if name in own:
                 default = info.default
-                shown = "" if default in (None, PydanticUndefined) else f"`{default}`"
-                meaning = (info.description or "").replace("|", "\\|")
-                yield f"| `TAXIMETER_{name.upper()}` | {shown} | {meaning} |"
+                shown = "" if default in (None, PydanticUndefined) else f" (`{default}`)"
+                yield from item(f"`TAXIMETER_{name.upper()}`{shown}: {info.description or ''}")
     yield "\n## Meter (constructor of the client: `MeterSettings`)\n"
-    yield "| field | default |"
-    yield "|---|---|"
     for each in dataclasses.fields(MeterSettings):
-        yield f"| `{each.name}` | `{each.default}` |"
+        yield f"- `{each.name}` (`{each.default}`)"
 
 
 def test_settings_page_is_that_of_the_code() -> None:

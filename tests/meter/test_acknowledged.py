@@ -140,21 +140,57 @@ async def test_a_server_that_lost_data_under_the_same_run_id(
         await eventually(reported)
 
 
+async def go_back_to(shard: ScriptedShard, writes: int) -> None:
+    """The server of now has only so many calls, and is approved."""
+    await shard.redis.hset(shard.keys.meta, "writes", writes)
+    await approve(shard)
+
+
+async def approve(shard: ScriptedShard) -> None:
+    run_id = (await shard.redis.info("server"))["run_id"]
+    await load_script("approve").call(shard.redis, [shard.keys.meta], [1, run_id])
+
+
 async def test_who_comes_back_late_compares_with_what_the_server_began_with(
-    connect: Callable[..., Any], shard: ScriptedShard
+    connect: Callable[..., Any], valkey_server: ValkeyFactory
 ) -> None:
     """Others have gone on past the numbers that were lost."""
+    server = valkey_server("--appendfsync", "always")
+    async with Redis.from_url(server.url) as redis:
+        shard = ScriptedShard(redis, ShardKeys("tm", 0))
+        await shard.open()
+        await shard.load("org/u", 1000)
+        idle: Meter = await connect(server.url, **QUICK)
+        for _ in range(4):
+            await idle.charge("org", "u", 1)
+        server.kill()
+        await redis.connection_pool.disconnect()
+        server.start()
+        await go_back_to(shard, 2)
+        for number in range(9):
+            await shard.one("charge", f"other-{number}", 1)
+        assert await missing(shard) is None
+        await idle.charge("org", "u", 1)
+
+        async def reported() -> bool:
+            return await missing(shard) == b"2"
+
+        await eventually(reported)
+
+
+async def test_what_a_process_lost_by_a_promotion_is_found_by_who_connects_again(
+    connect: Callable[..., Any], shard: ScriptedShard
+) -> None:
+    """What was known when the client connected last is of the start before, without a doubt."""
     async with Proxy(url_of(shard)) as proxy:
         idle: Meter = await connect(proxy.url, **QUICK)
         for _ in range(4):
             await idle.charge("org", "u", 1)
-        # The server comes back with the first two, is approved, and others go on.
-        await shard.redis.hset(shard.keys.meta, "writes", 2)
-        run_id = (await shard.redis.info("server"))["run_id"]
-        await load_script("approve").call(shard.redis, [shard.keys.meta], [1, run_id])
+        proxy.reset_all()
+        await idle.charge("org", "u", 1)  # The connection was made at 4.
+        await go_back_to(shard, 2)
         for number in range(9):
             await shard.one("charge", f"other-{number}", 1)
-        assert await missing(shard) is None
         proxy.reset_all()
         await idle.charge("org", "u", 1)
 
@@ -162,6 +198,26 @@ async def test_who_comes_back_late_compares_with_what_the_server_began_with(
             return await missing(shard) == b"2"
 
         await eventually(reported)
+
+
+async def test_who_was_idle_over_a_promotion_takes_nothing_for_lost(
+    connect: Callable[..., Any], shard: ScriptedShard
+) -> None:
+    """A process that was made a replica and promoted keeps its clients' connections: what is
+    answered on one is more than that start began with.
+    """
+    async with Proxy(url_of(shard)) as proxy:
+        idle: Meter = await connect(proxy.url, **QUICK)
+        for _ in range(2):
+            await idle.charge("org", "u", 1)
+        await approve(shard)
+        for _ in range(3):
+            await idle.charge("org", "u", 1)
+        proxy.reset_all()
+        await idle.charge("org", "u", 1)
+        ((_, _, pressure),) = idle.pressure()
+        assert pressure.missing == 0
+        assert await missing(shard) is None
 
 
 async def test_a_restart_that_lost_nothing_is_not_reported(

@@ -13,7 +13,7 @@ from support.credit import Books, die
 from support.proxy import Proxy
 from support.waiting import eventually
 
-from taximeter.meter import LoadedAccount, Meter, OutcomeUnknown, StoreError
+from taximeter.meter import LoadedAccount, Meter, OutcomeUnknown, RequestConflict, StoreError
 from taximeter.meter.credit_line.desk import CreditDesk, CreditLines
 from taximeter.meter.credit_line.journal import Journal
 from taximeter.meter.wire.operations import Operation
@@ -217,3 +217,30 @@ async def test_what_redis_may_have_charged_is_not_refused_by_the_desk(books: Boo
             await meter.charge("org", "u", 20, request_id="a")
         await books.back()
         assert await books.charged() == {"warm": 1, "a": 20}
+
+
+async def test_a_charge_on_credit_that_is_repeated_when_redis_has_it_is_a_repeat(
+    books: Books,
+) -> None:
+    """Its answer was lost, say: who asks again is told that it is charged, and not of a conflict.
+    Another amount under its id is one.
+    """
+    async with await books.meter() as meter:
+        books.server.kill()
+        assert (await meter.charge("org", "u", 20, request_id="a")).charged == 20
+        await books.back()
+        await books.all_charged("a")
+
+        async def forgotten() -> bool:
+            return meter._on_credit("org", "a") is None
+
+        await eventually(forgotten)
+        again = await meter.charge("org", "u", 20, request_id="a")
+        assert (again.charged, again.replayed) == (20, True)
+        with pytest.raises(RequestConflict):
+            await meter.charge("org", "u", 21, request_id="a")
+        hold = await meter.reserve("org", "u", 20, request_id="held")
+        await hold.commit(20)
+        with pytest.raises(RequestConflict):
+            await meter.charge("org", "u", 20, request_id="held")
+    assert await books.charged() == {"a": 20, "held": 20}

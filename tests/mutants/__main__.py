@@ -14,20 +14,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
+from textwrap import wrap
 from typing import Final
 
+from mutants.bug import Bug
 from mutants.bugs import BUGS
 from mutants.planting import ROOT, Found, Tree
 
 PAGE: Final = ROOT / "docs" / "mutants.md"
 HEAD: Final = """# Planted bugs
 
-What the tests notice. Each line is a bug that `make mutants` plants in a copy of the tree, alone,
-and the first test that failed with it, passed without it and failed with it again. The last column
-names the bug of others that it stands for. Made by that command.
+What the tests notice. Each is a bug that `make mutants` plants in a copy of the tree, alone, with
+the file that it is planted in, and the first test that failed with it, passed without it and failed
+with it again. Some stand for a bug of others. Made by that command.
 
-| # | bug | planted in | noticed by | stands for |
-|---|---|---|---|---|
 """
 
 
@@ -78,11 +78,21 @@ def numbers(text: str) -> list[int]:
 
 def page(finds: dict[int, Found]) -> str:
     """The page of a run in which every bug was noticed."""
-    rows = [
-        f"| {number} | {bug.name} | `{bug.file}` | `{finds[number].by}` | {bug.item} |\n"
-        for number, bug in enumerate(BUGS, 1)
+    return HEAD + "".join(row(number, bug, finds[number].by) for number, bug in enumerate(BUGS, 1))
+
+
+def row(number: int, bug: Bug, by: str) -> str:
+    """A line for each thing that is said of a bug, so that none gets long."""
+    file, _, test = by.partition("::")
+    stands_for = f" (stands for {bug.item})" if bug.item else ""
+    said = (f"{bug.name}{stands_for}", f"`{bug.file}`", f"`{file}`", f"`{test}`")
+    lines = [
+        line
+        for one in said
+        for line in wrap(one, 94, break_long_words=False, break_on_hyphens=False)
     ]
-    return HEAD + "".join(rows)
+    lead = f"{number}. "
+    return lead + f"\n{' ' * len(lead)}".join(lines) + "\n"
 
 
 if __name__ == "__main__":

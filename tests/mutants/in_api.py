@@ -43,7 +43,7 @@ BUGS: Final = (
     ),
     Bug(
         "only text that is called content counts as delivered",
-        "api/llm/delivered.py",
+        "api/openai/output.py",
         "for key, one in part.items() if key not in _ENVELOPE]\n",
         'for key, one in part.items() if key in ("choices", "delta", "content")]\n',
         "attacks/test_answers_for_nothing.py::"
@@ -88,9 +88,9 @@ BUGS: Final = (
     Bug(
         "what was delivered is reported with the heartbeat alone",
         "api/llm/charge.py",
-        "            self._delivered.add(step)\n"
+        "            self._output.add(step)\n"
         "            self._keepers.progress.note(self, self._report)\n",
-        "            self._delivered.add(step)\n",
+        "            self._output.add(step)\n",
         "attacks/test_killed_while_charging.py::"
         "test_what_is_delivered_is_reported_long_before_a_heartbeat",
     ),

@@ -223,9 +223,9 @@ BUGS: Final = (
     ),
     Bug(
         "402 for credits that open holds keep",
-        "meter/sidecar/answers.py",
-        "    if error.only_holds_in_the_way:\n",
-        "    if False:\n",
+        "meter/wire/refusals.py",
+        ' "holds_in_the_way" if error.only_holds_in_the_way else ',
+        " ",
         "sidecar/test_refusals.py",
     ),
     Bug(
@@ -303,9 +303,15 @@ BUGS: Final = (
     Bug(
         "a client forgets what it was told when it connects again",
         "meter/server/handshake.py",
-        "        acknowledged.greet(before, epoch, found, start, int(began)"
-        " if began.isdigit() else found)\n",
-        "        pass\n",
+        "        acknowledged.greet(before, epoch, found, run_id, start, start_writes)\n",
+        "",
+        "meter/test_acknowledged.py",
+    ),
+    Bug(
+        "what was answered on a connection that outlived a promotion is taken for lost",
+        "meter/server/acknowledged.py",
+        "            if run_id == before.run_id:\n",
+        "            if False:\n",
         "meter/test_acknowledged.py",
     ),
     Bug(

@@ -51,7 +51,7 @@ BUGS: Final = (
     ),
     Bug(
         "a commit of another history is a repeat of the expiry",
-        "settler/settling/request_claims.py",
+        "settler/settling/charged_requests.py",
         'if by_expiry and event.kind == "commit" and',
         'if by_expiry and event.flags == "late" and',
         "settler/test_histories.py",
@@ -143,17 +143,24 @@ BUGS: Final = (
     ),
     Bug(
         "what an expiry has charged already is not given back",
-        "settler/settling/request_claims.py",
+        "settler/settling/charged_requests.py",
         "            self.paid_before[event.seq] = amount\n",
         "",
-        "settler/test_claims.py",
+        "settler/test_charged_requests.py",
     ),
     Bug(
         "the rest after a forgotten expiry is refused",
-        "settler/settling/request_claims.py",
+        "settler/settling/charged_requests.py",
         "        if by_expiry and event.kind == ",
         "        if False and event.kind == ",
-        "settler/test_claims.py",
+        "settler/test_charged_requests.py",
+    ),
+    Bug(
+        "the rest after an expiry is booked as not late, one way of two",
+        "settler/settling/columns.py",
+        '        event.flags != "-", *purpose, shard, epoch, created_at,\n',
+        '        event.flags == "late", *purpose, shard, epoch, created_at,\n',
+        "settler/test_copy_rows.py::test_both_ways_write_the_same_rows",
     ),
     Bug(
         "what is set aside is not given back",
@@ -174,7 +181,7 @@ BUGS: Final = (
         "settler/settling/read_ahead.py",
         "        if self._next is not None and self._next[0] == mark:\n",
         "        if self._next is not None:\n",
-        "settler/test_ahead.py",
+        "settler/test_read_ahead.py",
     ),
     Bug(
         "trimming passes the watermark",
@@ -250,12 +257,12 @@ BUGS: Final = (
     Bug(
         "the watermark is committed before the rows",
         "settler/settling/settle.py",
-        "    return await write_run(conn, shard, run, usual)\n",
+        "    return await write_run(conn, shard, run, rows)\n",
         "    settled = await write_run(conn, shard, Run(run.epoch, run.after_seq, run.last_seq))\n"
         "    await conn.execute('COMMIT')\n"
         "    await conn.execute('BEGIN')\n"
         "    await conn.execute(_SQL['mark_settling'])\n"
-        "    await book(conn, shard, run.epoch, run.parse()[0])\n"
+        "    await book_events(conn, shard, run.epoch, run.parse()[0])\n"
         "    return settled\n",
         "settler/test_kill_at_every_await.py::test_settle",
         item="XACK before COMMIT",
@@ -272,11 +279,11 @@ BUGS: Final = (
     Bug(
         "the stream is trimmed before the rows are committed",
         "settler/settling/settle.py",
-        "    return await write_run(conn, shard, run, usual)\n",
+        "    return await write_run(conn, shard, run, rows)\n",
         "    stores = reader._stores\n"
         "    last = f'{run.epoch}-{run.last_seq + 1}'\n"
         "    await stores.redis.xtrim(stores.keys(shard).events, minid=last, approximate=False)\n"
-        "    return await write_run(conn, shard, run, usual)\n",
+        "    return await write_run(conn, shard, run, rows)\n",
         "settler/test_kill_at_every_await.py::test_settle",
         item="XTRIM before commit",
     ),

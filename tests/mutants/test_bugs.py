@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mutants.__main__ import HEAD, PAGE, numbers
+from mutants.__main__ import HEAD, PAGE, numbers, row
 from mutants.bug import LISTED, Bug
 from mutants.bugs import BUGS
 from mutants.planting import ROOT, judge
@@ -36,13 +36,12 @@ def test_every_listed_bug_of_others_is_planted() -> None:
 def test_the_page_says_who_notices_each() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert text.startswith(HEAD)
-    rows = re.findall(
-        r"^\| \d+ \| ([^|]+) \| `([^`]+)` \| `([^`]+)` \| (.*) \|$", text, re.MULTILINE
-    )
-    assert [(name, file, item) for name, file, _, item in rows] == [
-        (bug.name, bug.file, bug.item) for bug in BUGS
-    ]
-    for bug, (_, _, noticed, _) in zip(BUGS, rows, strict=True):
+    items = re.split(r"^(?=\d+\. )", text.removeprefix(HEAD), flags=re.MULTILINE)[1:]
+    assert len(items) == len(BUGS)
+    for number, (bug, item) in enumerate(zip(BUGS, items, strict=True), 1):
+        file, test = re.findall(r"`([^`]+)`", " ".join(item.split()))[-2:]
+        noticed = f"{file}::{test}"
+        assert item == row(number, bug, noticed)
         among = [
             name for name in bug.tests.split() if re.match(re.escape(name) + r"(::|\[|$)", noticed)
         ]

@@ -84,6 +84,16 @@ def test_the_image_gets_what_it_copies_and_nothing_else() -> None:
         assert (ROOT / source).exists(), source
 
 
+PINNED = r":[0-9].*@sha256:[0-9a-f]{64}$"
+
+
+def test_images_of_others_are_named_by_version_and_digest() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    images = {service["image"] for service in services.values()} - {"taximeter:local"}
+    assert len(images) == 2
+    assert all(re.search(PINNED, image) for image in images)
+
+
 def test_compose_builds_the_image_and_asks_each_process_itself() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     for name, service in services.items():
@@ -94,6 +104,7 @@ def test_compose_builds_the_image_and_asks_each_process_itself() -> None:
         base = re.search(r"^ARG PYTHON_IMAGE=(.*)$", DOCKERFILE, re.MULTILINE)
         assert base is not None
         assert service["build"]["args"] == {"PYTHON_IMAGE": f"${{PYTHON_IMAGE:-{base[1]}}}"}
+        assert re.search(PINNED, base[1])
         check = service["healthcheck"]
         if name in PROCESSES:
             assert check["test"] == ["CMD", "taximeter", "ready", name]
@@ -109,6 +120,7 @@ def test_secrets_and_pins_of_an_operator_are_not_committed() -> None:
 FAKE_DOCKER = """#!/bin/sh
 case "$*" in
 *"config --resolve-image-digests"*)
+    if grep -q 'image: .*@sha256'; then exit 8; fi
     echo '{"name": "taximeter", "services": {
         "redis": {"image": "redis:7@sha256:1", "environment": {"P": "hunter2"}},
         "arq-redis": {"image": "redis:7@sha256:1"},

@@ -18,9 +18,12 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import taximeter.meter
 from taximeter.api.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
+LINKS = ROOT / "taximeter"
+PACKAGES = ("api", "lua", "meter", "migrations", "settler")
 PINS = ("constraints.txt", "constraints-server.txt", "constraints-litellm.txt")
 
 
@@ -224,7 +227,7 @@ def test_compose_processes_own_nothing_in_postgres(secrets: Path) -> None:
 def test_compose_has_no_secret_and_no_right_that_it_does_not_need() -> None:
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     assert not re.search(r"PASSWORD: |SIDECAR_KEYS: |PASSWORD '|://[^@\s]+@", text)
-    assert not re.search(r"\b[0-9a-f]{48,64}\b", text)
+    assert not re.search(r"(?<!sha256:)\b[0-9a-f]{48,64}\b", text)
     for service in compose()["services"].values():
         if "build" in service:
             assert service["read_only"] is True
@@ -234,5 +237,33 @@ def test_compose_has_no_secret_and_no_right_that_it_does_not_need() -> None:
 
 def test_image_gets_every_package() -> None:
     recipe = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    for folder in project()["tool"]["setuptools"]["package-dir"].values():
+    assert {link.name for link in LINKS.iterdir() if link.is_symlink()} == set(PACKAGES)
+    for folder in ("taximeter", *PACKAGES):
         assert f"COPY {folder} {folder}\n" in recipe
+
+
+def test_the_packages_are_links_to_the_folders_beside_them() -> None:
+    """What an editor opens by the name that code imports is the file that git knows."""
+    for name in PACKAGES:
+        link = LINKS / name
+        assert str(link.readlink()) == f"../{name}", "it must hold wherever the clone lies"
+        assert (link / "__init__.py").samefile(ROOT / name / "__init__.py")
+    listed = subprocess.run(
+        ["git", "ls-files", "-s", "taximeter"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    kinds = {line.split("\t")[1]: line.split()[0] for line in listed}
+    assert kinds == {
+        "taximeter/__init__.py": "100644",
+        **{f"taximeter/{name}": "120000" for name in PACKAGES},
+    }
+
+
+def test_modules_come_from_the_clone_under_one_name() -> None:
+    """No installed copy is tested in place of the clone, and no file is two modules."""
+    assert Path(taximeter.meter.__file__ or "").is_relative_to(ROOT / "taximeter")
+    names: dict[str, set[str]] = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and Path(file).is_relative_to(ROOT) and ".venv" not in file:
+            names.setdefault(str(Path(file).resolve()), set()).add(name)
+    assert {file: found for file, found in names.items() if len(found) > 1} == {}

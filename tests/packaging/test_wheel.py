@@ -90,8 +90,10 @@ NAMED = {"openapi.json", "openapi_examples.json", "corrections.toml", "amendment
 def test_every_package_and_data_file_is_in_the_wheel(wheel: Path) -> None:
     """What pyproject.toml does not name works in the clone and is missing everywhere else."""
     with zipfile.ZipFile(wheel) as archive:
-        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
-    wanted = {
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    packed = set(names)
+    assert len(packed) == len(names)
+    wanted = {"taximeter/__init__.py"} | {
         f"taximeter/{file.relative_to(ROOT)}"
         for package in PACKAGES
         for file in (ROOT / package).rglob("*")

@@ -50,10 +50,17 @@ SHOWN = {
         "whom": MAKE,
     },
     "README.md": {
-        "gateway (Python) ── Meter ──┐                                ┌── admin API, LLM route "
+        "✓ allocation    e2e-user-123 may spend 5,000 of them": MAKE,
+        "make demo    # real servers, real HTTP clients, real spending, proved books: "
+        "20 seconds": MAKE,
+        "gateway (Python) ── Meter ──┐                               ┌── admin API, LLM route "
         "(FastAPI)": A_DRAWING,
-        "make demo    # real servers, real HTTP clients, real spending, proved books": MAKE,
-        "1. The journey of one organisation (credits)": MAKE,
+    },
+    "docs/architecture.md": {
+        "people, automation          OpenAI clients            gateways: HTTP,      gateways "
+        "in": A_DRAWING,
+        "api        commands  demo                 command line, the story on embedded "
+        "servers": A_DRAWING,
     },
     "docs/quickstart.md": {
         "sudo apt install git make curl python3-venv redis-server postgresql": NEEDS_OTHERS,
@@ -79,8 +86,7 @@ SHOWN = {
     "docs/forward-auth.md": {
         "export TAXIMETER_SIDECAR_KEYS=$(printf %s a-long-random-key | sha256sum | "
         "cut -d ' ' -f 1)": "tests/sidecar/test_process.py",
-        'map $http_authorization $org_id  { "Bearer key-of-ann" acme; '
-        '"Bearer key-of-poor" acme; default ""; }': NGINX,
+        "map $http_authorization $org_id {": NGINX,
         "server {": NGINX,
         "http://127.0.0.1:8080 {": NGINX,
         "static_resources:": NGINX,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from taximeter.api.commands.prices import command
 from taximeter.api.prices.followed import make_holds, make_pricer
-from taximeter.api.prices.settings import PriceSettings
+from taximeter.api.settings.prices import PriceSettings
 
 
 def run(*arguments: object, **environment: str) -> Result:

@@ -1,8 +1,8 @@
 """Postgres in memory, as far as one account of one organisation needs it.
 
 What is decided in Python is the settler's own: how a stream is read (`Run`), which request is
-charged once (`Claims`), what another history has beside the settled one (`still_due`). What SQL
-decides stands here in a line each.
+charged once (`ChargedRequests`), what another history has beside the settled one (`still_due`).
+What SQL decides stands here in a line each.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from taximeter.meter.wire.keys import ShardKeys
 from taximeter.settler.books.fingerprint import fingerprint
 from taximeter.settler.books.postgres_position import Ledger as Position
 from taximeter.settler.books.watermarks import Mark
+from taximeter.settler.settling.charged_requests import ChargedRequests
 from taximeter.settler.settling.displaced import Displaced, still_due
 from taximeter.settler.settling.events import BadLine, Event
-from taximeter.settler.settling.request_claims import Claims
 from taximeter.settler.settling.stream import Fields, Run
 
 Claim = tuple[str, int]
@@ -152,23 +152,23 @@ class Books:
 
     def _write(self, run: Run) -> None:
         events, bad = run.parse()
-        claims = Claims()
+        charged = ChargedRequests()
         for event in events:
-            claims.add(event)
-        for key in list(claims.events):
+            charged.add(event)
+        for key in list(charged.events):
             before = self.charged.get((key[1], key[2]))
             if before is not None:
-                claims.refuse(key, before.by_expiry, before.user_id, before.amount)
+                charged.refuse(key, before.by_expiry, before.user_id, before.amount)
         # A refused commit may have become a rest, which is claimed in its turn.
-        for key in list(claims.events):
+        for key in list(charged.events):
             before = self.charged.get((key[1], key[2]))
             if before is not None:
-                claims.refuse(key, before.by_expiry, before.user_id, before.amount)
-        for key, event in claims.events.items():
+                charged.refuse(key, before.by_expiry, before.user_id, before.amount)
+        for key, event in charged.events.items():
             self._charge((key[1], key[2]), event)
-            if event.seq in claims.paid_before:
-                self._entry(claims.paid_before[event.seq])
-        for line in bad + claims.bad:
+            if event.seq in charged.paid_before:
+                self._entry(charged.paid_before[event.seq])
+        for line in bad + charged.bad:
             self._set_aside(line)
         self.lost += run.lost
         self.seq = run.last_seq

@@ -1,6 +1,6 @@
 """The settler's steps on a small world: guard, settle, relay, sweep, and what people ask for.
 
-What is decided is decided by the settler's own `judge`, `Run` and `Claims`.
+What is decided is decided by the settler's own `judge`, `Run` and `ChargedRequests`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import asyncpg
 import pytest
@@ -20,6 +23,7 @@ from settler_world import World
 
 from taximeter.meter.wire.errors import InvalidRequest
 from taximeter.meter.wire.limits import check_request_id
+from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.moves import moves
 from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, move, undo_left
 from taximeter.settler.shards.guardian import guard
@@ -138,6 +142,34 @@ async def test_the_same_key_moves_once(world: World) -> None:
     await world.pool.execute("SELECT allocate_credits_to_user('acme', 'ann', 9000, 'boss')")
     assert (await move(world.stores, transfer("ann", "bob", 5_000, "k2"))).state == "done"
     await world.assert_books()
+
+
+class CountingPool:
+    """A pool that counts the queries which are sent without a connection in hand."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self.counted: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    async def fetch(self, query: str, *arguments: object) -> Any:
+        self.counted[query] += 1
+        return await self._pool.fetch(query, *arguments)
+
+    async def fetchrow(self, query: str, *arguments: object) -> Any:
+        self.counted[query] += 1
+        return await self._pool.fetchrow(query, *arguments)
+
+
+async def test_a_move_looks_up_its_key_and_its_shard_once(world: World) -> None:
+    await team(world, ann=1_000, bob=0)
+    pool = CountingPool(world.pool)
+    done = await move(replace(world.stores, pool=pool), transfer("ann", "bob", 400, "k1"))
+    assert (done.state, done.live) == ("done", True)
+    assert pool.counted[load_queries("moves")["find_by_key"]] == 1
+    assert pool.counted[load_queries("guardian")["read_watermarks"]] == 1
 
 
 async def test_transfers_at_once_never_take_more_than_there_is(world: World) -> None:

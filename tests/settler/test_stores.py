@@ -1,7 +1,10 @@
-"""The clients that the settler opens."""
+"""The clients that the settler opens, and what it asks of libraries beside their interface."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import asyncpg
 import pytest
 import redis.asyncio as redis_asyncio
 from redis.exceptions import ConnectionError as LostConnection
@@ -26,3 +29,17 @@ async def test_a_command_whose_reply_was_lost_is_not_sent_again(
             await client.aclose()
     assert proxy.lost == 1
     assert await redis.get(key_prefix) == b"1"
+
+
+async def test_asyncpg_still_says_when_a_server_has_not_confirmed_that_it_gave_up(
+    pool: asyncpg.Pool,
+) -> None:
+    """By names that are its own: BoundedPool.release goes by them, and would wait too long or too
+    briefly if they changed.
+    """
+    async with pool.acquire() as conn:
+        own: Any = conn
+        assert own._con._protocol._is_cancelling() is False
+        with pytest.raises(TimeoutError):
+            await conn.execute("SELECT pg_sleep(600)", timeout=0.01)
+        assert own._con._protocol._is_cancelling() is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from support.shard import ScriptedShard
 from support.sidecar import calling, served
 from support.waiting import eventually
 
+from taximeter.api.processes import sidecar as process
 from taximeter.api.settings.metering import MeteringSettings
-from taximeter.meter import Meter
+from taximeter.api.settings.sidecar import SidecarSettings
+from taximeter.meter import Meter, StoreUnavailable
 from taximeter.meter.sidecar import create_sidecar
 from taximeter.meter.wire.keys import ShardKeys
 
@@ -90,3 +93,23 @@ async def test_a_sidecar_goes_on_for_those_with_a_line(
         await eventually(charged)
         assert await shard.account("acme/ann") == (950, 0, 1)
     await redis.aclose()
+
+
+async def test_a_redis_that_dies_as_soon_as_it_is_reached_leaves_no_journal_in_use(
+    redis: Redis, shard: ScriptedShard, redis_url: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A meter that was made and forgotten would keep the journal from every one after it."""
+
+    async def promise(self: Meter) -> str:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(Meter, "promise", promise)
+    settings = SidecarSettings(
+        redis_url=redis_url, credit_lines="acme=1", credit_journal=tmp_path / "journal"
+    )
+    sidecar = create_sidecar(None)
+    async with asyncio.timeout(60):
+        meter = await process._connect(sidecar, settings, None)
+    await sidecar.ready()
+    await meter.aclose()

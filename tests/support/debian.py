@@ -75,18 +75,18 @@ class Debian:
 def _missing() -> list[str]:
     found = {
         "redis-server": REDIS.exists() and REDIS_CONFIG.exists(),
-        "postgresql": MAKE_CLUSTER.exists() and _versions() != [],
+        "postgresql": MAKE_CLUSTER.exists() and postgres_versions() != [],
         "curl": shutil.which("curl") is not None,
     }
     return [package for package, is_there in found.items() if not is_there]
 
 
-def _versions() -> list[int]:
+def postgres_versions() -> list[int]:
     folders = Path("/usr/lib/postgresql").glob("*/bin/initdb")
     return sorted(int(one.parts[-3]) for one in folders if one.parts[-3].isdigit())
 
 
-def _account(name: str) -> Identity:
+def server_account(name: str) -> Identity:
     """Servers of Debian run as users of their own; whoever is not root runs them alone."""
     if os.geteuid() != 0:
         return Identity()
@@ -94,7 +94,7 @@ def _account(name: str) -> Identity:
     return Identity(account.pw_uid, account.pw_gid)
 
 
-def _own(folder: Path, who: Identity) -> Path:
+def own_folder(folder: Path, who: Identity) -> Path:
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     if who.uid != -1:
         os.chown(folder, who.uid, who.gid)
@@ -116,7 +116,7 @@ def debian_servers(folder: Path) -> Iterator[Debian]:
         started.append((_start_redis(folder / "redis", redis_port), SIGKILL))
         started.append((_start_postgres(sockets, postgres_port), SIGINT))
         for port in (redis_port, postgres_port):
-            _wait_for(port)
+            wait_for_port(port)
         yield debian
     finally:
         for child, number in started:
@@ -146,8 +146,8 @@ def _tools(folder: Path, redis_port: int) -> Path:
 
 def _start_redis(folder: Path, port: int) -> Child:
     """With a copy of the package's file, in which its places and its port are ours."""
-    who = _account("redis")
-    _own(folder, who)
+    who = server_account("redis")
+    own_folder(folder, who)
     text = REDIS_CONFIG.read_text()
     for name, value in {
         "port": str(port),
@@ -168,13 +168,13 @@ def _start_redis(folder: Path, port: int) -> Child:
 
 def _start_postgres(folder: Path, port: int) -> Child:
     """Made by the package's own program: its configuration, and who may log in how."""
-    who = _account("postgres")
-    _own(folder, who)
-    version = str(_versions()[-1])
+    who = server_account("postgres")
+    own_folder(folder, who)
+    version = str(postgres_versions()[-1])
     places = {
         "PATH": os.defpath,
         "LC_ALL": "C.UTF-8",
-        "PG_CLUSTER_CONF_ROOT": str(_own(folder / "etc", who)),
+        "PG_CLUSTER_CONF_ROOT": str(own_folder(folder / "etc", who)),
     }
     data = folder / "data"
     with (folder / "made").open("wb") as log:
@@ -202,7 +202,7 @@ def _start_postgres(folder: Path, port: int) -> Child:
         )
 
 
-def _wait_for(port: int) -> None:
+def wait_for_port(port: int) -> None:
     end = time.monotonic() + READY_S_MAX
     while True:
         try:

@@ -1,4 +1,6 @@
-"""Builds the wheel of this checkout, from a copy so that nothing is left in the clone."""
+"""Builds the wheel of this checkout, from a copy so that nothing is left in the clone, and by way
+of the source distribution, so that this holds everything as well.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ PACKAGES = ("api", "lua", "meter", "migrations", "settler")
 
 def build_wheel(source: Path, target: Path) -> Path:
     """The wheel, made in the empty folder `target` with the pinned setuptools, without network."""
-    shutil.copy(ROOT / "pyproject.toml", source)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    # Links to the packages, and no copies of them.
+    shutil.copytree(
+        ROOT / "taximeter",
+        source / "taximeter",
+        symlinks=True,
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     for package in PACKAGES:
         shutil.copytree(
             ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__")
@@ -21,7 +31,7 @@ def build_wheel(source: Path, target: Path) -> Path:
     finished = subprocess.run(
         [
             sys.executable,
-            *("-m", "build", "--wheel", "--no-isolation"),
+            *("-m", "build", "--no-isolation"),
             *("--outdir", str(target), str(source)),
         ],
         capture_output=True,
@@ -30,5 +40,5 @@ def build_wheel(source: Path, target: Path) -> Path:
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    (built,) = target.iterdir()
+    (built,) = target.glob("*.whl")
     return built

@@ -1,4 +1,5 @@
-"""Claims (organisation, request, phase) for events, which is what charges a request once.
+"""Inserts the row of (organisation, request, phase) for events, which is what charges a request
+once.
 
 A repeat is set aside as a duplicate. One repeat is due all the same: a commit of more than the
 expiry of its hold has charged, made where Redis did not know of that expiry, since it had forgotten
@@ -17,21 +18,18 @@ import asyncpg
 
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Connection
+from taximeter.settler.settling.columns import CHARGED_COLUMNS, charged_record
 from taximeter.settler.settling.events import BadLine, Event, Reason
 
 _SQL: Final = load_queries("settle")
 _ROUNDS_MAX: Final = 10
-_COLUMNS: Final = (
-    "org_id", "request_id", "phase", "user_id", "shard", "epoch", "seq", "amount", "by_expiry",
-    "created_at",
-)  # fmt: skip
 
 Key = tuple[str, str, int]
 
 
 @dataclass(slots=True)
-class Claims:
-    """events: to be booked, each with its claim. bad: set aside. paid_before: by seq, what an
+class ChargedRequests:
+    """events: to be booked, each with its row. bad: set aside. paid_before: by seq, what an
     expiry had charged of an event already, which its account gets back.
     """
 
@@ -41,7 +39,7 @@ class Claims:
     _whole: dict[int, Event] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
-        """Claim for one event, or set it aside as a repeat of one before it in the same run."""
+        """Charge one event, or set it aside as a repeat of one before it in the same run."""
         earlier = self.events.setdefault(_key(event), event)
         if earlier is not event:
             self._repeat(event, earlier.kind == "expire", earlier.user_id, earlier.amount)
@@ -71,42 +69,42 @@ def set_aside(event: Event, reason: Reason, detail: str) -> BadLine:
     )  # fmt: skip
 
 
-async def claim(
+async def insert_charged(
     conn: Connection,
     shard: int,
     epoch: int,
     events: Sequence[Event],
     times: dict[int | None, datetime],
-) -> Claims:
-    """Write the claims of `events`, in the caller's transaction.
+) -> ChargedRequests:
+    """Insert the rows of `events`, in the caller's transaction.
 
     Duplicates are rare, so nobody is asked first: the unique key refuses the copy, and only then we
     look which it was. Raises what is not about the rows (deadlock, lost connection).
     """
-    claims = Claims()
+    charged = ChargedRequests()
     for event in events:
-        claims.add(event)
+        charged.add(event)
     for _ in range(_ROUNDS_MAX):
         records = [
-            (
-                e.org_id, e.request_id, e.phase, e.user_id, shard, epoch, e.seq, e.amount,
-                e.kind == "expire", times[e.time_ms],
-            )
-            for e in claims.events.values()
-        ]  # fmt: skip
+            charged_record(event, shard, epoch, times[event.time_ms])
+            for event in charged.events.values()
+        ]
         try:
             async with conn.transaction():
                 await conn.copy_records_to_table(
-                    "charged_requests", schema_name="taximeter", columns=_COLUMNS, records=records
+                    "charged_requests",
+                    schema_name="taximeter",
+                    columns=CHARGED_COLUMNS,
+                    records=records,
                 )
-            return claims
+            return charged
         except asyncpg.UniqueViolationError:
             # The statement that asks has a newer snapshot than the copy had, so it sees who was
             # first.
-            wanted = list(claims.events)
+            wanted = list(charged.events)
             rows = await conn.fetch(_SQL["charged_already"], *map(list, zip(*wanted, strict=True)))
             for row in rows:
-                claims.refuse((row["org_id"], row["request_id"], row["phase"]), *row[3:])
+                charged.refuse((row["org_id"], row["request_id"], row["phase"]), *row[3:])
     raise asyncpg.DeadlockDetectedError("others keep charging the same requests")
 
 

@@ -1,5 +1,5 @@
-"""What one process has to share out, so that nobody can take it from the others: room for requests
-and for bodies, and the connections of an upstream.
+"""Shares out what one process has, so that nobody can take it from the others: requests at a time,
+bytes of their bodies, and the connections of an upstream.
 
 How much one may have depends on what is free: an account as much as is left for everybody else, an
 organisation three times that. Alone, an account gets half of the whole and an organisation three
@@ -29,8 +29,8 @@ Whose = Literal["process", "organization", "account"]
 K = TypeVar("K")
 
 
-class Room:
-    """A number of units, of which accounts take some and give them back."""
+class FairShares:
+    """Counts the units that accounts take and give back, and refuses who would have too many."""
 
     def __init__(self, total: int, unit: str, *, always: int = ALWAYS) -> None:
         self.total = total
@@ -42,14 +42,14 @@ class Room:
         self._orgs: Counter[str] = Counter()
         self._accounts: Counter[tuple[str, str]] = Counter()
 
-    def enter(self, org_id: str, user_id: str, amount: int = 0) -> Seat:
+    def take(self, org_id: str, user_id: str, amount: int = 0) -> Share:
         """Take this much. Raises ApiError 429."""
-        seat = Seat(self, org_id, user_id)
-        seat.grow(amount)
-        return seat
+        share = Share(self, org_id, user_id)
+        share.take_more(amount)
+        return share
 
-    def full(self, org_id: str, user_id: str, amount: int) -> Whose | None:
-        """Whose share is too small for so much more, if anybody's is."""
+    def limit_reached(self, org_id: str, user_id: str, amount: int) -> Whose | None:
+        """Say whose share is too small for so much more, if anybody's is."""
         free = self.total - self.used
         of_org = self._orgs[org_id] + amount
         if amount > free:
@@ -62,49 +62,49 @@ class Room:
             return "process"
         return None
 
-    def move(self, org_id: str, user_id: str, amount: int) -> None:
+    def change(self, org_id: str, user_id: str, amount: int) -> None:
         """Take or, with an amount below zero, give back, without asking."""
         self.used += amount
         _add(self._orgs, org_id, amount)
         _add(self._accounts, (org_id, user_id), amount)
 
 
-class Seat:
-    """What one request has of a room, until it leaves."""
+class Share:
+    """Holds what one request has taken, until it gives that back."""
 
-    __slots__ = ("_amount", "_org_id", "_room", "_user_id")
+    __slots__ = ("_amount", "_org_id", "_shares", "_user_id")
 
-    def __init__(self, room: Room, org_id: str, user_id: str) -> None:
-        self._room = room
+    def __init__(self, shares: FairShares, org_id: str, user_id: str) -> None:
+        self._shares = shares
         self._org_id = org_id
         self._user_id = user_id
         self._amount = 0
 
-    def grow(self, amount: int) -> None:
+    def take_more(self, amount: int) -> None:
         """Take more. Raises ApiError 429, with what was taken before still there."""
-        whose = self._room.full(self._org_id, self._user_id, amount)
+        whose = self._shares.limit_reached(self._org_id, self._user_id, amount)
         if whose is not None:
-            raise _too_much(whose, self._room.unit)
-        self._room.move(self._org_id, self._user_id, amount)
+            raise _too_much(whose, self._shares.unit)
+        self._shares.change(self._org_id, self._user_id, amount)
         self._amount += amount
 
-    def leave(self) -> None:
+    def give_back(self) -> None:
         """Give everything back; a second time nothing."""
         if self._amount:
-            self._room.move(self._org_id, self._user_id, -self._amount)
+            self._shares.change(self._org_id, self._user_id, -self._amount)
             self._amount = 0
 
 
-class Turns:
-    """Room whose units are waited for: as it came, but for those whose share is used up."""
+class ConnectionShares:
+    """Lets who asks for a unit wait for it: in order, but for those whose share is used up."""
 
     def __init__(self, total: int) -> None:
-        self._room = Room(total, "connections")
+        self._shares = FairShares(total, "connections")
         self._waiting: deque[tuple[str, str, asyncio.Future[None]]] = deque()
 
-    async def wait(self, org_id: str, user_id: str) -> Turn:
-        """A unit, as soon as there is one for this account."""
-        if self._waiting or self._room.full(org_id, user_id, 1) is not None:
+    async def acquire(self, org_id: str, user_id: str) -> ConnectionShare:
+        """Wait for a unit for this account."""
+        if self._waiting or self._shares.limit_reached(org_id, user_id, 1) is not None:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             place = (org_id, user_id, future)
             self._waiting.append(place)
@@ -118,43 +118,43 @@ class Turns:
                     self._waiting.remove(place)
                 raise
         else:
-            self._room.move(org_id, user_id, 1)
-        return Turn(self, org_id, user_id)
+            self._shares.change(org_id, user_id, 1)
+        return ConnectionShare(self, org_id, user_id)
 
     def _give_back(self, org_id: str, user_id: str) -> None:
-        self._room.move(org_id, user_id, -1)
+        self._shares.change(org_id, user_id, -1)
         self._serve()
 
     def _serve(self) -> None:
         passed: deque[tuple[str, str, asyncio.Future[None]]] = deque()
-        while self._waiting and self._room.used < self._room.total:
+        while self._waiting and self._shares.used < self._shares.total:
             place = self._waiting.popleft()
             org_id, user_id, future = place
             if future.done():
                 passed.append(place)  # Cancelled: it takes itself out.
-            elif self._room.full(org_id, user_id, 1) is None:
-                self._room.move(org_id, user_id, 1)
+            elif self._shares.limit_reached(org_id, user_id, 1) is None:
+                self._shares.change(org_id, user_id, 1)
                 future.set_result(None)
             else:
                 passed.append(place)
         self._waiting.extendleft(reversed(passed))
 
 
-class Turn:
-    """One unit, until it is given back."""
+class ConnectionShare:
+    """Holds one connection, until it is given back."""
 
-    __slots__ = ("_org_id", "_turns", "_user_id")
+    __slots__ = ("_org_id", "_shares", "_user_id")
 
-    def __init__(self, turns: Turns, org_id: str, user_id: str) -> None:
-        self._turns: Turns | None = turns
+    def __init__(self, shares: ConnectionShares, org_id: str, user_id: str) -> None:
+        self._shares: ConnectionShares | None = shares
         self._org_id = org_id
         self._user_id = user_id
 
-    def end(self) -> None:
+    def release(self) -> None:
         """Give it back; a second time nothing."""
-        if self._turns is not None:
-            self._turns._give_back(self._org_id, self._user_id)
-            self._turns = None
+        if self._shares is not None:
+            self._shares._give_back(self._org_id, self._user_id)
+            self._shares = None
 
 
 def _add(counter: Counter[K], key: K, amount: int) -> None:

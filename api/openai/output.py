@@ -1,5 +1,5 @@
-"""What an answer has brought, counted by what is in it and not by the provider's word: for answers
-that end without a usage.
+"""Counts the output of an answer by what is in it and not by the provider's word, for answers that
+end without a usage.
 
 Everything counts that is not known to be part of the envelope, in whatever field a provider puts
 it: a list of the fields that count would be a list of those that do not.
@@ -40,15 +40,15 @@ _USUAL_CHUNK = frozenset(
 _USUAL_CHOICE = frozenset(("index", "delta", "finish_reason", "logprobs"))
 
 
-class Made(NamedTuple):
+class Output(NamedTuple):
     """Tokens that were made, by what they are. `audio_bytes` waits to be divided at the end."""
 
     text: int = 0
     images: int = 0
     audio_bytes: int = 0
 
-    def plus(self, other: Made) -> Made:
-        return Made(
+    def plus(self, other: Output) -> Output:
+        return Output(
             self.text + other.text,
             self.images + other.images,
             self.audio_bytes + other.audio_bytes,
@@ -63,28 +63,28 @@ class Made(NamedTuple):
         return self.text + self.images * IMAGE_TOKENS + self.audio
 
 
-NOTHING: Final = Made()
+NO_OUTPUT: Final = Output()
 
 
-class Step(NamedTuple):
+class EventOutput(NamedTuple):
     """What one event brings: what is new (`streamed`), what may repeat that as a whole, and which
     of the answers are complete with it.
     """
 
-    streamed: Made = NOTHING
-    whole: Made = NOTHING
+    streamed: Output = NO_OUTPUT
+    whole: Output = NO_OUTPUT
     ended: tuple[str, ...] = ()
 
 
-class Delivered:
-    """The sum over the events of a stream. Some providers repeat at the end what they have
+class CountedOutput:
+    """Adds up the events of a stream. Some providers repeat at the end what they have
     streamed, and some send only that: the larger of the two was made.
     """
 
     def __init__(self) -> None:
-        self._streamed = self._whole = NOTHING
+        self._streamed = self._whole = NO_OUTPUT
 
-    def add(self, step: Step) -> None:
+    def add(self, step: EventOutput) -> None:
         """One more event."""
         if step.streamed:
             self._streamed = self._streamed.plus(step.streamed)
@@ -92,11 +92,11 @@ class Delivered:
             self._whole = self._whole.plus(step.whole)
 
     @property
-    def made(self) -> Made:
+    def made(self) -> Output:
         return max(self._streamed, self._whole, key=lambda made: made.tokens)
 
 
-def output_guess(text: str) -> int:
+def tokens_guessed(text: str) -> int:
     """Tokens of one piece of streamed output. Upstreams send a token at a time; larger pieces go by
     their bytes.
     """
@@ -106,7 +106,7 @@ def output_guess(text: str) -> int:
     return 1 if size <= ONE_TOKEN_BYTES_MAX else -(-size // BYTES_PER_TOKEN)
 
 
-def made_of(value: object, *, is_audio: bool = False) -> Made:
+def output_of(value: object, *, is_audio: bool = False) -> Output:
     """Everything that is made in any part of an answer. No recursion: the nesting is foreign."""
     text = images = audio_bytes = 0
     waiting: list[tuple[Any, str, bool]] = [(value, "", is_audio)]
@@ -118,38 +118,38 @@ def made_of(value: object, *, is_audio: bool = False) -> Made:
             elif part.startswith("data:audio/") or (within_audio and name in ("data", "delta")):
                 audio_bytes += len(part) * 3 // 4
             else:
-                text += output_guess(part)
+                text += tokens_guessed(part)
         elif isinstance(part, Mapping):
             kind = part.get("type")
             sounds = within_audio or name == "audio" or (isinstance(kind, str) and "audio" in kind)
             waiting += [(one, key, sounds) for key, one in part.items() if key not in _ENVELOPE]
         elif isinstance(part, list):
             waiting += [(one, name, within_audio) for one in part]
-    return Made(text, images, audio_bytes)
+    return Output(text, images, audio_bytes)
 
 
 def _is_image(text: str, name: str) -> bool:
     return text.startswith("data:image/") or (name in ("url", "image_url") and ":" in text[:8])
 
 
-def chat_step(document: Mapping[str, Any]) -> Step:
+def chat_event_output(document: Mapping[str, Any]) -> EventOutput:
     """What an event of a chat or a completion brings."""
     choices = document.get("choices")
     if isinstance(choices, list) and document.keys() <= _USUAL_CHUNK:
         if not choices:
-            return Step()
+            return EventOutput()
         if len(choices) == 1 and (step := _usual_step(choices[0])) is not None:
             return step
     listed = [one for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
-    whole, ended = NOTHING, []
+    whole, ended = NO_OUTPUT, []
     for choice in listed:
-        whole = whole.plus(made_of(choice.get("message")))
+        whole = whole.plus(output_of(choice.get("message")))
         if choice.get("finish_reason"):  # Some send an empty one all the time.
             ended.append(str(choice.get("index")))
-    return Step(made_of(_without_messages(document, choices)), whole, tuple(ended))
+    return EventOutput(output_of(_without_messages(document, choices)), whole, tuple(ended))
 
 
-def _usual_step(choice: object) -> Step | None:
+def _usual_step(choice: object) -> EventOutput | None:
     """One token of text, as in nearly every event, in a tenth of the time."""
     if not isinstance(choice, dict) or not choice.keys() <= _USUAL_CHOICE:
         return None
@@ -160,7 +160,7 @@ def _usual_step(choice: object) -> Step | None:
     if not isinstance(content, str) or not isinstance(refusal, str):
         return None
     ended = (str(choice.get("index")),) if choice.get("finish_reason") else ()
-    return Step(Made(output_guess(content) + output_guess(refusal)), NOTHING, ended)
+    return EventOutput(Output(tokens_guessed(content) + tokens_guessed(refusal)), NO_OUTPUT, ended)
 
 
 def _without_messages(document: Mapping[str, Any], choices: object) -> Mapping[str, Any]:

@@ -1,13 +1,10 @@
-"""What one running API is made of: opened at its start, closed at its end."""
+"""Opens what one running API is made of at its start, and closes it at its end."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 import httpx
 
@@ -25,109 +22,30 @@ from taximeter.api.billing.payments import PaymentVerifier
 from taximeter.api.billing.refused_charges import RefusalAudit
 from taximeter.api.llm.charge import Keepers
 from taximeter.api.llm.progress import ProgressReports
-from taximeter.api.llm.room import Room
+from taximeter.api.llm.services import LlmServices
 from taximeter.api.llm.unsent_charges import PendingCharges
 from taximeter.api.prices.editions import Editions
 from taximeter.api.prices.followed import PriceAge, following, make_holds
+from taximeter.api.running.services import MeterGate
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.upstreams.catalogue import Catalogue
 from taximeter.api.upstreams.config import RoutingConfig, check_providers
 from taximeter.api.upstreams.resting import StoreRest
 from taximeter.api.upstreams.router import Router, upstream_health
 from taximeter.api.web.background import REQUESTS_SHARE, Grace, TaskTracker
-from taximeter.meter import Loader, Meter, MeterError, StoreUnavailable
-from taximeter.meter.held_estimates import EstimatedHolds
+from taximeter.api.web.fair_shares import FairShares
 from taximeter.meter.pricing import Pricer
 from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.connection_pools import make_pool
-from taximeter.settler.books.stores import Pool, Stores, open_redis
+from taximeter.settler.books.stores import Stores, open_redis
 from taximeter.settler.settling.read_your_writes import CatchUp
 from taximeter.settler.status.health import HealthCheck
 
 logger = logging.getLogger("taximeter.api")
 
-METER_RETRY_S = 0.5
 CLOSE_S = 1.0
 """Nobody waits for Postgres any more when its connections are closed."""
 GOOGLE = "https://accounts.google.com"
-
-
-class MeterGate:
-    """The meter, connected when it is first needed: the API also starts, and says so, while Redis
-    is away.
-    """
-
-    def __init__(self, settings: ApiSettings, loader: Loader) -> None:
-        self._settings = settings
-        self._loader = loader
-        self._meter: Meter | None = None
-        self._connecting = asyncio.Lock()
-        self._tried_at = float("-inf")
-        self._refusal: MeterError | None = None
-
-    async def get(self) -> Meter:
-        """The connected meter. Raises MeterError; a failed attempt is not repeated for half a
-        second.
-        """
-        if self._meter is not None:
-            return self._meter
-        async with self._connecting:
-            if self._meter is not None:
-                return self._meter
-            if self._refusal is not None and time.monotonic() - self._tried_at < METER_RETRY_S:
-                raise self._refusal
-            try:
-                self._meter = await Meter.connect(
-                    self._settings.redis_url,
-                    loader=self._loader,
-                    settings=self._settings.meter_settings(),
-                    credit=self._settings.credit,
-                )
-                logger.info("connected to Redis; %s", await self._meter.promise())
-            except MeterError as error:
-                self._refusal, self._tried_at = error, time.monotonic()
-                raise
-            except OSError as error:
-                self._refusal, self._tried_at = StoreUnavailable(str(error)), time.monotonic()
-                raise self._refusal from error
-        return self._meter
-
-    async def aclose(self, timeout_s: float) -> None:
-        """Close the connection, if there is one; what is queued has this long to finish."""
-        if self._meter is not None:
-            await self._meter.aclose(timeout_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """The parts of one running API."""
-
-    settings: ApiSettings
-    pool: Pool
-    stores: Stores
-    meters: MeterGate
-    live: LiveBalances
-    verifier: Verifier
-    admins: SystemAdmins
-    router: Router | None
-    catalogue: Catalogue | None
-    pricer: Pricer
-    price_age: PriceAge
-    holds: EstimatedHolds
-    tracker: TaskTracker
-    memberships: Memberships
-    keys: KeyStore
-    system_keys: SystemKeys
-    health: HealthCheck
-    limiter: RateLimiter
-    refusals: RefusalAudit
-    payments: PaymentVerifier | None
-    catch_up: CatchUp
-    store: StoreRest
-    keepers: Keepers
-    extra_fields: frozenset[str]
-    requests: Room
-    bodies: Room
 
 
 def make_verifier(settings: ApiSettings, client: httpx.AsyncClient) -> Verifier:
@@ -172,7 +90,7 @@ async def open_services(
     routing: RoutingConfig | None,
     pricer: Pricer,
     payments: PaymentVerifier | None = None,
-) -> AsyncIterator[Services]:
+) -> AsyncIterator[LlmServices]:
     """Open everything and close it again in the order that loses nothing: charges first,
     connections after them. Raises ConfigError for an upstream at a provider that no price list has.
     """
@@ -244,7 +162,7 @@ async def open_services(
         stack.push_async_callback(health.aclose)
         catch_up = CatchUp(stores, settings.usage_wait_s)
         stack.push_async_callback(catch_up.aclose)
-        yield Services(
+        yield LlmServices(
             settings=settings,
             pool=pool,
             stores=stores,
@@ -276,8 +194,8 @@ async def open_services(
             keepers=Keepers(tracker, progress, pending),
             extra_fields=frozenset(settings.llm_extra_fields)
             | ({"simulate"} if settings.dev_mode else set()),
-            requests=Room(settings.llm_requests_max, "requests"),
-            bodies=Room(
+            requests=FairShares(settings.llm_requests_max, "requests"),
+            bodies=FairShares(
                 max(settings.llm_bodies_bytes_max, 3 * settings.llm_body_bytes_max),
                 "bytes of requests",
                 always=settings.llm_body_bytes_max,

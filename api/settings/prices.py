@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from taximeter.api.billing.plans import PLANS
+from taximeter.api.settings.plans import PLANS
 from taximeter.settler.books.settings import StoreSettings
 
 

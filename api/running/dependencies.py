@@ -17,7 +17,7 @@ from taximeter.api.access.cookies import SESSION_COOKIE
 from taximeter.api.access.key_text import SYSTEM_PREFIX
 from taximeter.api.access.rate_limits import kind_of
 from taximeter.api.access.sessions import Principal
-from taximeter.api.services import Services
+from taximeter.api.running.services import Services
 from taximeter.api.sql import IDENTITY
 from taximeter.api.web.errors import ApiError, validation_refusal
 from taximeter.api.web.exact_route import ExactRoute

@@ -78,17 +78,17 @@ async def test_the_next_run_is_there_when_it_is_asked_for(world: World) -> None:
     redis = Counting(world.stores.redis)
     reader = Reader(dataclasses.replace(world.stores, redis=redis), 0, 2)
     mark = Mark(0, 1, 0, "server")
-    run, usual = await reader.take(mark)
+    run, rows = await reader.take(mark)
     assert (run.last_seq, run.full, redis.reads) == (2, True, 1)
-    assert usual is not None
-    reader.go_on(mark, run)
+    assert rows is not None
+    reader.read_next(mark, run)
 
     async def read() -> bool:
         return redis.reads == 2
 
     await eventually(read)
     mark = Mark(0, 1, 2, "server", settled_entry=run.fingerprint)
-    run, usual = await reader.take(mark)
+    run, rows = await reader.take(mark)
     assert (run.after_seq, run.last_seq, redis.reads) == (2, 4, 2)
     # A transaction that was undone asks for it again.
     again, _ = await reader.take(mark)
@@ -104,7 +104,7 @@ async def test_a_run_is_read_again_when_anything_has_moved(world: World) -> None
         await on_server(world, "server")
         reader = Reader(stores, 0, 2)
         run, _ = await reader.take(Mark(0, 1, 0, "server"))
-        reader.go_on(Mark(0, 1, 0, "server"), run)
+        reader.read_next(Mark(0, 1, 0, "server"), run)
         await read_to_the_end(reader)
         before = redis.reads
         await on_server(world, str(moved.run_id))

@@ -1,0 +1,1 @@
+"""Holds the parts of one running API, and hands them to its routes."""

@@ -1,0 +1,57 @@
+"""In which order, and in which pieces, the suite is given to the processes that run it: what takes
+longest comes first, so that no process is left with a long file when the others have ended.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+SPLIT: Final = (
+    "chaos/test_chaos.py",
+    "attacks/test_connections.py",
+    "attacks/test_killed_while_charging.py",
+    "acceptance/test_commands.py",
+    "search/test_search.py",
+    "settler/test_kill_at_every_await.py",
+    "settler/test_moves_killed.py",
+    "api/test_admin_pairs.py",
+    "api/test_schemathesis.py",
+    "sql/test_migrations.py",
+)
+"""Files whose tests take long and share nothing: each test is a piece of its own. Longest first."""
+LONG: Final = (
+    "gateways/test_litellm.py",
+    "attacks/test_parse_bombs.py",
+    "pages/test_walk.py",
+    "packaging/test_wheel.py",
+    "property/test_system_machine.py",
+    "property/test_shard_machine.py",
+    "acceptance/test_one_line.py",
+    "settler/test_worker.py",
+    "settler/test_check.py",
+    "settler/test_maintenance.py",
+    "guide/test_scenario_two.py",
+    "sidecar/test_bodies.py",
+    "sidecar/test_schemathesis.py",
+    "sidecar/test_routes.py",
+    "settler/test_power_loss.py",
+)
+"""Files that are one piece each, because their tests share what is dear. Longest first."""
+_RANKS: Final = {f"tests/{file}": rank for rank, file in enumerate((*SPLIT, *LONG))}
+_SPLIT: Final = frozenset(f"tests/{file}" for file in SPLIT)
+
+
+def longest_first(items: list[pytest.Item]) -> None:
+    """Sort in place; what is not listed keeps its order."""
+    items.sort(key=lambda item: _RANKS.get(item.nodeid.partition("::")[0], len(_RANKS)))
+
+
+class Pieces(LoadFileScheduling):  # type: ignore[misc]
+    """As `--dist loadfile`, but for the files that are split."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if file in _SPLIT else file
