@@ -191,8 +191,8 @@ BUGS: dict[str, Bug] = {
     "a start after a loss is no other start": Bug(_every_start_is_one, 6, "invented"),
     "a commit keeps what it did not need": Bug(
         lambda: Rules(
-            scripts=_script("operate", "available + reserved - amount, held - reserved\n          new_",
-                            "available - 0 * reserved - amount, held - reserved\n          new_"),
+            scripts=_script("operate", "available + reserved - amount, held - reserved\n",
+                            "available - amount, held - reserved\n"),
             budgets=_budgets(),
         ),
         2,
