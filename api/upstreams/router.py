@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from taximeter.api.upstreams.config import RouteConfig, RoutingConfig
 from taximeter.api.upstreams.upstream import Upstream
 from taximeter.api.web.errors import ApiError
 from taximeter.meter.pricing.identity import host_of, identify
+from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.settler.status.health import UpstreamHealth
 
 MODELS_REMEMBERED_MAX = 4096
@@ -39,7 +39,7 @@ class Router:
         self._routes = [
             (re.compile("|".join(map(translate, route.models))), route) for route in config.routes
         ]
-        self._known: OrderedDict[str, tuple[Target, ...]] = OrderedDict()
+        self._known: BoundedCache[str, tuple[Target, ...]] = BoundedCache(MODELS_REMEMBERED_MAX)
 
     @classmethod
     @asynccontextmanager
@@ -59,9 +59,7 @@ class Router:
         found = self._known.get(model)
         if found is None:
             found = self._find(model)
-            self._known[model] = found
-            if len(self._known) > MODELS_REMEMBERED_MAX:
-                self._known.popitem(last=False)
+            self._known.keep(model, found)
         if not found:
             raise ApiError(
                 404,

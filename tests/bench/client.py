@@ -1,7 +1,7 @@
 """A client process of its own: reserves and commits from one moment to another, then says how many.
 
 `python -m bench.client URL PREFIX CALLERS NUMBER START END`, both moments on the clock that all
-processes of a machine share.
+processes of a machine share. Exits with LATE when it begins after the first one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from taximeter.meter import Meter
 
 USERS, ORGANISATIONS = 1_000, 50
 WARM_UP_S = 0.2
+LATE = 75
+"""Exit code of a process that was not up when all of them were to begin."""
 
 
 async def work(
@@ -38,7 +40,9 @@ async def work(
             await hold.commit(AMOUNT, usage=usage(next(numbers)))
 
         warm = await closed_loop(once, callers=callers, seconds=WARM_UP_S)
-        await asyncio.sleep(max(0.0, start - time.monotonic()))
+        if time.monotonic() > start:
+            raise SystemExit(LATE)
+        await asyncio.sleep(start - time.monotonic())
         done = await closed_loop(once, callers=callers, seconds=max(0.0, end - time.monotonic()))
     return warm.total + done.total, done.counted
 

@@ -20,9 +20,16 @@ from taximeter.api.embedded.spawn import Child
 PROCESSES = 4
 CALLERS = 100
 START_UP_S = 5.0
-"""Time that a process gets to start and connect before all of them begin."""
+"""Time that a process gets to start and connect before all of them begin; twice as much each time
+that one was late, up to START_UP_MAX_S.
+"""
+START_UP_MAX_S = 40.0
 FAIR = 0.8
 GRACE_S = 30.0
+
+
+class _Late(Exception):
+    """A process was not up when all of them were to begin."""
 
 
 async def run(servers: Servers) -> list[Figure]:
@@ -64,18 +71,33 @@ async def run(servers: Servers) -> list[Figure]:
 def _side(url: str, live: LiveShards, processes: int, shares: list[float]) -> Side:
     """Requests a second of all processes together."""
 
+    start_up_s = START_UP_S
+
+    async def counted(seconds: float) -> list[tuple[int, int]]:
+        """The requests of each process, all of them and those between the two moments."""
+        nonlocal start_up_s
+        while True:
+            await live.reset()
+            start = time.monotonic() + start_up_s
+            try:
+                return await asyncio.to_thread(
+                    _run_processes, url, live.prefix, processes, start, start + seconds
+                )
+            except _Late as error:
+                start_up_s *= 2
+                if start_up_s > START_UP_MAX_S:
+                    raise BenchFailed(
+                        f"a client process was not up {start_up_s / 2:.0f} s after its start"
+                    ) from error
+
     async def side(seconds: float) -> float:
-        await live.reset()
-        start = time.monotonic() + START_UP_S
-        counts = await asyncio.to_thread(
-            _run_processes, url, live.prefix, processes, start, start + seconds
-        )
+        counts = await counted(seconds)
         await live.prove(sum(total for total, _ in counts), AMOUNT)
-        counted = [count for _, count in counts]
-        if not max(counted):
-            raise BenchFailed(f"no client process was up {START_UP_S:.0f} s after its start")
-        shares.append(min(counted) / max(counted))
-        return sum(counted) / seconds
+        between = [count for _, count in counts]
+        if not max(between):
+            raise BenchFailed(f"no request was made in {seconds:g} s")
+        shares.append(min(between) / max(between))
+        return sum(between) / seconds
 
     return side
 
@@ -83,7 +105,9 @@ def _side(url: str, live: LiveShards, processes: int, shares: list[float]) -> Si
 def _run_processes(
     url: str, prefix: str, processes: int, start: float, end: float
 ) -> list[tuple[int, int]]:
-    """(all, counted) requests of each process. Raises BenchFailed with what one of them printed."""
+    """(all, counted) requests of each process. Raises BenchFailed with what one of them printed, or
+    _Late when all have ended.
+    """
     with ExitStack() as stack:
         children = []
         for number in range(processes):
@@ -92,7 +116,7 @@ def _run_processes(
             child = spawn_module(client, *arguments, log=output)
             stack.callback(_end, child)
             children.append((child, output))
-        counts = []
+        counts, late = [], False
         for child, output in children:
             try:
                 code = child.wait(end - time.monotonic() + GRACE_S)
@@ -100,10 +124,15 @@ def _run_processes(
                 raise BenchFailed("a client process did not end in time") from error
             output.seek(0)
             text = output.read().decode(errors="replace")
+            late = late or code == client.LATE
+            if late:
+                continue
             if code != 0:
                 raise BenchFailed(f"a client process ended with {code}: {text[-2_000:]}")
             total, counted = map(int, text.split())
             counts.append((total, counted))
+        if late:
+            raise _Late
         return counts
 
 

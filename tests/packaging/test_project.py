@@ -17,6 +17,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from support.order import ORDER, SPLIT
 
 import taximeter.meter
 from taximeter.api.commands import COMMANDS
@@ -256,6 +257,13 @@ def test_the_packages_are_links_to_the_folders_beside_them() -> None:
         "taximeter/__init__.py": "100644",
         **{f"taximeter/{name}": "120000" for name in PACKAGES},
     }
+
+
+def test_the_files_that_come_first_are_there() -> None:
+    """A file that was renamed would be run last, and everybody would wait for it."""
+    missing = [file for file in ORDER if not (ROOT / "tests" / file).is_file()]
+    assert missing == []
+    assert set(SPLIT) <= set(ORDER)
 
 
 def test_modules_come_from_the_clone_under_one_name() -> None:

@@ -30,7 +30,7 @@ from taximeter.settler.worker.heart import STOPPED_S, Watch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-BOUND_S = 12.0
+BOUND_S = 25.0
 Env = dict[str, str]
 
 
