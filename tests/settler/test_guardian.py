@@ -26,7 +26,7 @@ from taximeter.settler.shards.guardian import (
     guard,
     look,
 )
-from taximeter.settler.shards.verdict import Action, Seen, judge
+from taximeter.settler.shards.verdict import Action, ShardView, judge
 
 WHOLE = {"epoch": "3", "seq": "10", "shards": "2", "format": "1", "run_id": "r"}
 MARK = Mark(0, 3, 8, "r")
@@ -54,22 +54,22 @@ MARK = Mark(0, 3, 8, "r")
 def test_only_what_is_plainly_whole_is_trusted(
     meta: dict[str, str], last_id: tuple[int, int] | None, action: Action
 ) -> None:
-    assert judge(MARK, Seen("r", WHOLE | meta, last_id), 2).action is action
+    assert judge(MARK, ShardView("r", WHOLE | meta, last_id), 2).action is action
 
 
 def test_an_epoch_without_events_may_have_an_older_stream() -> None:
-    seen = Seen("r", WHOLE | {"seq": "0"}, (2, 99))
+    seen = ShardView("r", WHOLE | {"seq": "0"}, (2, 99))
     assert judge(Mark(0, 3, 0, "r"), seen, 2).action is Action.NOTHING
-    newer = Seen("r", WHOLE | {"seq": "0"}, (3, 1))
+    newer = ShardView("r", WHOLE | {"seq": "0"}, (3, 1))
     assert judge(Mark(0, 3, 0, "r"), newer, 2).action is Action.REBUILD
 
 
 def test_an_empty_redis_is_fresh_only_when_it_was_never_used() -> None:
-    empty = Seen("r", {}, None)
+    empty = ShardView("r", {}, None)
     assert judge(Mark(0, 1, 0, None), empty, 1).action is Action.OPEN
     assert judge(Mark(0, 1, 0, "r"), empty, 1).action is Action.REBUILD
     assert judge(Mark(0, 1, 5, "r"), empty, 1).action is Action.REBUILD
-    assert judge(Mark(0, 1, 0, None), Seen("r", WHOLE, None), 2).action is Action.REBUILD
+    assert judge(Mark(0, 1, 0, None), ShardView("r", WHOLE, None), 2).action is Action.REBUILD
 
 
 async def test_a_fresh_system_is_opened_once(stores: Stores) -> None:
@@ -271,10 +271,10 @@ def test_what_tells_that_postgres_went_back() -> None:
         (Ledger("2/1", 600, 9), False),
     ):
         mark = replace(MARK, seq=ledger.settled, ledger=ledger)
-        verdict = judge(mark, Seen("r", meta, (3, 10)), 2)
+        verdict = judge(mark, ShardView("r", meta, (3, 10)), 2)
         assert (verdict.action is Action.NOTHING) is whole, ledger
     for unreadable in ("", "1/1", "1/1 5", "1/1 x 8"):
-        seen = Seen("r", WHOLE | {"ledger": unreadable}, (3, 10))
+        seen = ShardView("r", WHOLE | {"ledger": unreadable}, (3, 10))
         assert judge(replace(MARK, ledger=Ledger("1/1", 1, 8)), seen, 2).action is Action.NOTHING
 
 
