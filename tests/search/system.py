@@ -30,7 +30,7 @@ TTL_MS = 1_000
 
 
 def look(world: Any) -> ShardView:
-    """`look.look`."""
+    """As `view_shard` of the settler."""
     store = world.store
     last = store.streams.get(KEYS.events, (None,))[0]
     run_id, entry = f"{store.run_id:040x}", world.books.found(store, KEYS)

@@ -24,7 +24,7 @@ from taximeter.settler.shards.guardian import (
     UnknownDataFormat,
     ensure_shards,
     guard,
-    look,
+    view_shard,
 )
 from taximeter.settler.shards.verdict import Action, ShardView, judge
 
@@ -99,7 +99,7 @@ async def test_a_newer_data_format_is_not_touched(world: World) -> None:
     await world.stores.redis.hset(world.keys().meta, "format", "2")
     with pytest.raises(UnknownDataFormat, match="format 2"):
         await guard(world.stores, 0, 1)
-    assert (await look(world.stores, 0)).meta["epoch"] == "1"
+    assert (await view_shard(world.stores, 0)).meta["epoch"] == "1"
 
 
 async def test_a_flush_is_rebuilt_and_old_clients_are_refused(
@@ -229,7 +229,7 @@ async def test_a_postgres_that_went_back_is_found_out(world: World, history: str
     await world.organization("acme", ann=10_000)
     await world.charge("ann", 100)
     assert (await guard(world.stores, 0, 1)).action == "nothing"
-    seen = (await look(world.stores, 0)).ledger
+    seen = (await view_shard(world.stores, 0)).ledger
     assert seen is not None
     for credits in (11_000, 12_000):
         await world.pool.execute(
@@ -281,11 +281,11 @@ def test_what_tells_that_postgres_went_back() -> None:
 async def test_an_entry_is_applied_only_where_its_postgres_is_remembered(world: World) -> None:
     """Else a Postgres that lost it before the next look of a guardian would not be found out."""
     await world.organization("acme", ann=10_000)
-    before = (await look(world.stores, 0)).ledger
+    before = (await view_shard(world.stores, 0)).ledger
     await world.pool.execute("UPDATE user_credit_allocations SET allocated_credits = 11000")
     committed = await world.pool.fetchval("SELECT position FROM taximeter.ledger_position()")
     await world.relay()
-    after = (await look(world.stores, 0)).ledger
+    after = (await view_shard(world.stores, 0)).ledger
     assert before is not None
     assert after is not None
     assert before.position < committed <= after.position
@@ -302,7 +302,7 @@ async def test_entries_of_a_postgres_that_went_back_wait_for_the_guardian(
     await world.charge("ann", 100)
     await world.settle()
     assert (await guard(world.stores, 0, 1)).action == "nothing"
-    seen = (await look(world.stores, 0)).ledger
+    seen = (await view_shard(world.stores, 0)).ledger
     assert seen is not None
     further = Ledger(history, seen.position, 1)
     if history == "the same":
@@ -312,7 +312,7 @@ async def test_entries_of_a_postgres_that_went_back_wait_for_the_guardian(
     done = await world.relay()
     assert (done.applied, list(done.closed_shards)) == (0, [0])
     assert "was further" in done.closed_shards[0]
-    assert (await look(world.stores, 0)).ledger == further
+    assert (await view_shard(world.stores, 0)).ledger == further
     guarded = await guard(world.stores, 0, 1)
     assert guarded.action == "rebuilt"
     assert "Postgres went back" in guarded.reason
