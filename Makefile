@@ -2,7 +2,7 @@
 # PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
 
 .DEFAULT_GOAL := help
-.PHONY: audit test-fast floods fuzz properties chaos-runs help install demo dev bench test chaos search mutants lint check constraints pin-images
+.PHONY: schema audit test-fast floods fuzz properties chaos-runs help install demo dev bench test chaos search mutants lint check constraints pin-images
 
 PYTHON ?=
 ARGS ?=
@@ -56,6 +56,9 @@ floods: $(STAMP) ## How much slower a paying user's calls are under floods of 50
 
 mutants: $(STAMP) ## Plant bugs, one at a time, see which test notices each, and write docs/mutants.md
 	PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)
+
+schema: $(STAMP) ## Write migrations/schema.sql as the migrations make it
+	@WRITE_SCHEMA=1 $(BIN)/python -m pytest -n 0 -q tests/sql/test_migrations.py -k committed_schema
 
 lint: $(STAMP) ## Check style, types and who may import whom
 	$(BIN)/ruff check

@@ -1,0 +1,2607 @@
+-- The schema as all migrations together make it, for reading. `make schema` writes this file, and
+-- tests/sql/test_migrations.py compares it with the migrations. It is no migration, and does not
+-- stand in the order in which things can be made: `taximeter migrate` makes a database.
+-- What each table is for, and who writes it: docs/architecture.md. The months of usage (partitions
+-- of credit_usage_attribution) and all grants are left out.
+
+CREATE SCHEMA taximeter;
+
+-- ====================
+-- Organisations, their credits and what is bought: one row is one pool, allocation or payment
+-- ====================
+
+CREATE TABLE public.organizations (
+    id text NOT NULL,
+    org_name text NOT NULL,
+    slug text NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    personal_of text,
+    suspended_at timestamp with time zone,
+    deleted_at timestamp with time zone,
+    CONSTRAINT deleted_is_suspended CHECK (((deleted_at IS NULL) OR (suspended_at IS NOT NULL))),
+    CONSTRAINT org_id_is_well_formed CHECK ((id ~ '^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$'::text)),
+    CONSTRAINT org_name_is_short CHECK (((length(org_name) >= 1) AND (length(org_name) <= 255))),
+    CONSTRAINT slug_is_short CHECK (((length(slug) >= 1) AND (length(slug) <= 255)))
+);
+
+COMMENT ON COLUMN public.organizations.personal_of IS 'The user whose individual credits this organisation of one holds; else null.';
+
+COMMENT ON COLUMN public.organizations.suspended_at IS 'Since when nothing is spent or changed in its name; who and why is in the audit log.';
+
+COMMENT ON COLUMN public.organizations.deleted_at IS 'Since when it has ended for ever. Its id is not used again.';
+
+ALTER TABLE ONLY public.organizations
+    ADD CONSTRAINT one_personal_organization_per_user UNIQUE (personal_of);
+
+ALTER TABLE ONLY public.organizations
+    ADD CONSTRAINT organizations_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.organizations
+    ADD CONSTRAINT slug_is_used_once UNIQUE (slug);
+
+CREATE TRIGGER ended_keys_are_told AFTER UPDATE OF suspended_at ON public.organizations FOR EACH ROW WHEN (((old.suspended_at IS NULL) AND (new.suspended_at IS NOT NULL))) EXECUTE FUNCTION taximeter.tell_of_ended_keys();
+
+CREATE TRIGGER org_id_is_no_part_of_a_path BEFORE INSERT ON public.organizations FOR EACH ROW WHEN ((new.id = ANY (ARRAY['billing'::text, 'credits'::text, 'history'::text, 'invitations'::text, 'invoices'::text, 'orgs'::text, 'plans'::text, 'subscriptions'::text, 'system'::text, 'user'::text, 'users'::text]))) EXECUTE FUNCTION taximeter.refuse_id('id: this word is part of a path of the API', 'and cannot name an organisation');
+
+CREATE TABLE public.organization_members (
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    role text DEFAULT 'member'::text NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    invited_by text,
+    CONSTRAINT role_is_known CHECK ((role = ANY (ARRAY['admin'::text, 'member'::text]))),
+    CONSTRAINT status_is_a_word CHECK ((status ~ '^[a-z_]{1,32}$'::text)),
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+);
+
+COMMENT ON COLUMN public.organization_members.invited_by IS 'Who made the invitation; null for members that were added directly, and before this was noted.';
+
+ALTER TABLE ONLY public.organization_members
+    ADD CONSTRAINT organization_members_pkey PRIMARY KEY (org_id, user_id);
+
+CREATE INDEX idx_members_user ON public.organization_members USING btree (user_id, created_at);
+
+CREATE TRIGGER ended_keys_are_told AFTER UPDATE OF status ON public.organization_members FOR EACH ROW WHEN (((old.status = 'active'::text) AND (new.status <> 'active'::text))) EXECUTE FUNCTION taximeter.tell_of_ended_keys();
+
+CREATE TRIGGER user_id_has_no_blank_ends BEFORE INSERT ON public.organization_members FOR EACH ROW WHEN ((new.user_id <> btrim(new.user_id))) EXECUTE FUNCTION taximeter.refuse_id('user_id:', 'must not begin or end with a blank');
+
+ALTER TABLE ONLY public.organization_members
+    ADD CONSTRAINT member_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE RESTRICT;
+
+CREATE TABLE taximeter.users (
+    user_id text NOT NULL,
+    email text,
+    default_org_id text,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT email_is_short CHECK (((length(email) >= 1) AND (length(email) <= 255))),
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+);
+
+COMMENT ON COLUMN taximeter.users.default_org_id IS 'Counts only while the user is an active member of it.';
+
+ALTER TABLE ONLY taximeter.users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (user_id);
+
+CREATE TABLE public.organization_credit_pools (
+    org_id text NOT NULL,
+    total_credits bigint DEFAULT 0 NOT NULL,
+    allocated_credits bigint DEFAULT 0 NOT NULL,
+    used_credits bigint DEFAULT 0 NOT NULL,
+    available_credits bigint GENERATED ALWAYS AS (((total_credits - allocated_credits) - closed_credits)) STORED,
+    monthly_refresh_amount bigint DEFAULT 0 NOT NULL,
+    last_refresh_date date,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    refreshed_through date DEFAULT '-infinity'::date NOT NULL,
+    closed_credits bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT allocated_is_in_range CHECK (((allocated_credits >= 0) AND (allocated_credits <= '900000000000000'::bigint))),
+    CONSTRAINT closed_is_in_range CHECK (((closed_credits >= 0) AND (closed_credits <= '900000000000000'::bigint))),
+    CONSTRAINT refresh_is_in_range CHECK (((monthly_refresh_amount >= 0) AND (monthly_refresh_amount <= '1000000000000'::bigint))),
+    CONSTRAINT total_is_in_range CHECK (((total_credits >= 0) AND (total_credits <= '900000000000000'::bigint))),
+    CONSTRAINT used_is_in_range CHECK (((used_credits >= 0) AND (used_credits <= '900000000000000'::bigint)))
+)
+WITH (fillfactor='50');
+
+COMMENT ON COLUMN public.organization_credit_pools.refreshed_through IS 'The last month (its first day, UTC) that needs no refresh any more. Derived: see taximeter.refresh_starts().';
+
+COMMENT ON COLUMN public.organization_credit_pools.closed_credits IS 'What closed allocations have used.';
+
+ALTER TABLE ONLY public.organization_credit_pools
+    ADD CONSTRAINT organization_credit_pools_pkey PRIMARY KEY (org_id);
+
+CREATE INDEX pools_to_refresh ON public.organization_credit_pools USING btree (refreshed_through) WHERE (monthly_refresh_amount > 0);
+
+CREATE TRIGGER pool_covers_its_allocations BEFORE UPDATE OF total_credits ON public.organization_credit_pools FOR EACH ROW WHEN (((new.total_credits < old.total_credits) AND (new.total_credits < (new.allocated_credits + new.closed_credits)))) EXECUTE FUNCTION taximeter.refuse('total_credits would fall below what is allocated or was used; take back allocations first');
+
+CREATE TRIGGER pool_refresh_starts BEFORE INSERT OR UPDATE OF monthly_refresh_amount, last_refresh_date ON public.organization_credit_pools FOR EACH ROW EXECUTE FUNCTION taximeter.refresh_starts();
+
+CREATE TRIGGER pool_starts_empty BEFORE INSERT ON public.organization_credit_pools FOR EACH ROW WHEN (((new.allocated_credits <> 0) OR (new.used_credits <> 0) OR (new.closed_credits <> 0))) EXECUTE FUNCTION taximeter.refuse('allocated_credits, closed_credits and used_credits are sums of allocations and start at 0');
+
+CREATE TRIGGER pool_sums_are_derived BEFORE UPDATE OF allocated_credits, used_credits, closed_credits ON public.organization_credit_pools FOR EACH ROW WHEN ((((old.allocated_credits <> new.allocated_credits) OR (old.used_credits <> new.used_credits) OR (old.closed_credits <> new.closed_credits)) AND (pg_trigger_depth() = 0) AND (current_setting('taximeter.settling'::text, true) IS DISTINCT FROM 'on'::text))) EXECUTE FUNCTION taximeter.refuse('allocated_credits, closed_credits and used_credits are sums of allocations; change those');
+
+ALTER TABLE ONLY public.organization_credit_pools
+    ADD CONSTRAINT pool_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE RESTRICT;
+
+CREATE TABLE public.user_credit_allocations (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    allocated_credits bigint DEFAULT 0 NOT NULL,
+    used_credits bigint DEFAULT 0 NOT NULL,
+    remaining_credits bigint GENERATED ALWAYS AS ((allocated_credits - used_credits)) STORED,
+    allocated_by text,
+    is_active boolean DEFAULT true NOT NULL,
+    expires_at timestamp with time zone,
+    auto_renew boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    closing text,
+    CONSTRAINT allocated_is_in_range CHECK (((allocated_credits >= 0) AND (allocated_credits <= '900000000000000'::bigint))),
+    CONSTRAINT closed_allocation_has_nothing_left CHECK ((is_active OR (allocated_credits = used_credits))),
+    CONSTRAINT closing_is_known CHECK ((closing = ANY (ARRAY['removal'::text, 'expiry'::text]))),
+    CONSTRAINT used_is_in_range CHECK (((used_credits >= 0) AND (used_credits <= '900000000000000'::bigint))),
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+)
+WITH (fillfactor='80');
+
+COMMENT ON COLUMN public.user_credit_allocations.closing IS 'Why a job closes it: while it is active, what becomes free goes back to the pool.';
+
+ALTER TABLE ONLY public.user_credit_allocations
+    ADD CONSTRAINT user_credit_allocations_pkey PRIMARY KEY (id);
+
+CREATE INDEX allocations_by_expiry ON public.user_credit_allocations USING btree (expires_at) WHERE (is_active AND (expires_at IS NOT NULL));
+
+COMMENT ON INDEX public.allocations_by_expiry IS 'The guide makes idx_user_allocations_expires: that name is left to operators.';
+
+CREATE INDEX allocations_closing ON public.user_credit_allocations USING btree (org_id, user_id) WHERE (is_active AND (closing IS NOT NULL));
+
+CREATE INDEX idx_allocations_org_user_created ON public.user_credit_allocations USING btree (org_id, user_id, created_at DESC);
+
+CREATE UNIQUE INDEX one_active_allocation_per_user ON public.user_credit_allocations USING btree (org_id, user_id) WHERE is_active;
+
+CREATE TRIGGER allocation_closes BEFORE UPDATE OF is_active ON public.user_credit_allocations FOR EACH ROW WHEN ((old.is_active AND (NOT new.is_active))) EXECUTE FUNCTION taximeter.close_allocation();
+
+CREATE TRIGGER allocation_deleted AFTER DELETE ON public.user_credit_allocations FOR EACH ROW WHEN (((old.allocated_credits <> 0) OR (old.used_credits <> 0))) EXECUTE FUNCTION taximeter.allocation_changed();
+
+CREATE TRIGGER allocation_exhausted AFTER UPDATE OF allocated_credits, used_credits ON public.user_credit_allocations FOR EACH ROW WHEN ((((new.used_credits * 10) > (new.allocated_credits * 9)) AND ((old.used_credits * 10) <= (old.allocated_credits * 9)) AND new.is_active AND (new.closing IS NULL))) EXECUTE FUNCTION taximeter.note_exhausted();
+
+CREATE TRIGGER allocation_inserted AFTER INSERT ON public.user_credit_allocations FOR EACH ROW WHEN (((new.allocated_credits <> 0) OR (new.used_credits <> 0))) EXECUTE FUNCTION taximeter.allocation_changed();
+
+CREATE TRIGGER allocation_keeps_its_owner BEFORE UPDATE OF id, org_id, user_id ON public.user_credit_allocations FOR EACH ROW WHEN (((old.id <> new.id) OR (old.org_id <> new.org_id) OR (old.user_id <> new.user_id))) EXECUTE FUNCTION taximeter.refuse('an allocation keeps its id, organisation and user; close it and open another');
+
+CREATE TRIGGER allocation_keeps_what_is_open AFTER UPDATE ON public.user_credit_allocations FOR EACH ROW WHEN ((new.is_active AND ((new.allocated_credits - new.used_credits) < (old.allocated_credits - old.used_credits)) AND (COALESCE(current_setting('taximeter.settling'::text, true), ''::text) <> 'on'::text) AND (COALESCE(current_setting('taximeter.charging'::text, true), ''::text) <> 'on'::text) AND (COALESCE(current_setting('taximeter.entry_hold'::text, true), ''::text) = ''::text))) EXECUTE FUNCTION taximeter.keep_what_is_open();
+
+CREATE TRIGGER allocation_updated AFTER UPDATE ON public.user_credit_allocations FOR EACH ROW WHEN (((old.allocated_credits <> new.allocated_credits) OR (old.is_active <> new.is_active) OR ((old.used_credits <> new.used_credits) AND (current_setting('taximeter.settling'::text, true) IS DISTINCT FROM 'on'::text)))) EXECUTE FUNCTION taximeter.allocation_changed();
+
+CREATE TRIGGER allocations_are_not_truncated BEFORE TRUNCATE ON public.user_credit_allocations FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('the live balances would not hear of it; use DELETE');
+
+CREATE TRIGGER closed_allocation_has_a_pool BEFORE INSERT ON public.user_credit_allocations FOR EACH ROW WHEN ((NOT new.is_active)) EXECUTE FUNCTION taximeter.ensure_pool();
+
+CREATE TRIGGER renewal_needs_an_end BEFORE INSERT OR UPDATE OF auto_renew, expires_at ON public.user_credit_allocations FOR EACH ROW WHEN ((new.auto_renew AND (new.expires_at IS NULL) AND new.is_active)) EXECUTE FUNCTION taximeter.refuse_renewal_without_end();
+
+CREATE TRIGGER user_id_has_no_blank_ends BEFORE INSERT ON public.user_credit_allocations FOR EACH ROW WHEN ((new.is_active AND (new.user_id <> btrim(new.user_id)))) EXECUTE FUNCTION taximeter.refuse_id('user_id:', 'must not begin or end with a blank');
+
+ALTER TABLE ONLY public.user_credit_allocations
+    ADD CONSTRAINT allocation_has_a_pool FOREIGN KEY (org_id) REFERENCES public.organization_credit_pools(org_id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY public.user_credit_allocations
+    ADD CONSTRAINT allocation_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE RESTRICT;
+
+CREATE TABLE taximeter.pool_refreshes (
+    org_id text NOT NULL,
+    period date NOT NULL,
+    amount bigint NOT NULL,
+    refreshed_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT amount_is_in_range CHECK (((amount >= 0) AND (amount <= '1000000000000'::bigint))),
+    CONSTRAINT period_is_a_month CHECK ((EXTRACT(day FROM period) = (1)::numeric))
+);
+
+ALTER TABLE ONLY taximeter.pool_refreshes
+    ADD CONSTRAINT pool_refreshes_pkey PRIMARY KEY (org_id, period);
+
+CREATE TRIGGER refreshes_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.pool_refreshes FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('what a month gave stays on record');
+
+CREATE TABLE public.organization_subscriptions (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    org_id text NOT NULL,
+    plan_code text NOT NULL,
+    plan_name text NOT NULL,
+    monthly_price numeric(10,2) NOT NULL,
+    lago_subscription_id text,
+    lago_customer_id text,
+    status text DEFAULT 'active'::text NOT NULL,
+    billing_cycle_start date DEFAULT CURRENT_DATE NOT NULL,
+    billing_cycle_end date DEFAULT ((CURRENT_DATE + '1 mon'::interval))::date NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    cancel_at_period_end boolean DEFAULT false NOT NULL,
+    pending_plan jsonb,
+    billing_anchor_day smallint,
+    CONSTRAINT anchor_is_a_day_of_a_month CHECK (((billing_anchor_day >= 1) AND (billing_anchor_day <= 31))),
+    CONSTRAINT billing_cycle_ends_after_it_starts CHECK ((billing_cycle_end >= billing_cycle_start)),
+    CONSTRAINT monthly_price_is_not_negative CHECK ((monthly_price >= (0)::numeric)),
+    CONSTRAINT status_is_known CHECK ((status = ANY (ARRAY['active'::text, 'canceled'::text, 'past_due'::text])))
+);
+
+COMMENT ON COLUMN public.organization_subscriptions.pending_plan IS 'The plan from the end of the period on: plan_code, plan_name, monthly_price, requested_by.';
+
+COMMENT ON COLUMN public.organization_subscriptions.billing_anchor_day IS 'The day of the month that periods begin on; the last one of a shorter month.';
+
+ALTER TABLE ONLY public.organization_subscriptions
+    ADD CONSTRAINT one_subscription_per_organization UNIQUE (org_id);
+
+ALTER TABLE ONLY public.organization_subscriptions
+    ADD CONSTRAINT organization_subscriptions_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.organization_subscriptions
+    ADD CONSTRAINT subscription_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE RESTRICT;
+
+CREATE TABLE public.org_billing_history (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    org_id text NOT NULL,
+    event_type text NOT NULL,
+    amount numeric(10,2),
+    currency text DEFAULT 'USD'::text NOT NULL,
+    lago_invoice_id text,
+    stripe_payment_id text,
+    status text DEFAULT 'completed'::text NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT currency_has_three_letters CHECK ((currency ~ '^[A-Z]{3}$'::text)),
+    CONSTRAINT event_type_is_a_word CHECK ((event_type ~ '^[a-z_]{1,64}$'::text))
+);
+
+ALTER TABLE ONLY public.org_billing_history
+    ADD CONSTRAINT org_billing_history_pkey PRIMARY KEY (id);
+
+CREATE INDEX idx_history_org_created ON public.org_billing_history USING btree (org_id, created_at DESC);
+
+CREATE UNIQUE INDEX one_purchase_per_payment ON public.org_billing_history USING btree (stripe_payment_id) WHERE ((stripe_payment_id IS NOT NULL) AND (event_type = 'credits_purchased'::text));
+
+-- ====================
+-- Accounts and the numbered entries that the relay sends to Redis; moves between accounts
+-- ====================
+
+CREATE TABLE taximeter.accounts (
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    entry_seq bigint DEFAULT 0 NOT NULL,
+    applied_seq bigint DEFAULT 0 NOT NULL,
+    used_by_hand bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT applied_is_an_entry CHECK (((applied_seq >= 0) AND (applied_seq <= entry_seq))),
+    CONSTRAINT entry_seq_is_not_negative CHECK ((entry_seq >= 0))
+);
+
+COMMENT ON COLUMN taximeter.accounts.applied_seq IS 'A hint for the relay, never trusted: the live account knows better.';
+
+ALTER TABLE ONLY taximeter.accounts
+    ADD CONSTRAINT accounts_pkey PRIMARY KEY (org_id, user_id);
+
+CREATE INDEX accounts_behind ON taximeter.accounts USING btree (org_id, user_id) WHERE (entry_seq > applied_seq);
+
+CREATE TRIGGER accounts_are_kept BEFORE DELETE OR TRUNCATE ON taximeter.accounts FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('entry numbers must go on; accounts are kept for ever');
+
+CREATE TABLE taximeter.account_entries (
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    entry_seq bigint NOT NULL,
+    delta bigint NOT NULL,
+    kind text NOT NULL,
+    reference text,
+    hold text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT delta_is_in_range CHECK (((delta <> 0) AND ((delta >= '-900000000000000'::bigint) AND (delta <= '900000000000000'::bigint)))),
+    CONSTRAINT entry_seq_is_positive CHECK ((entry_seq > 0)),
+    CONSTRAINT kind_is_a_word CHECK ((kind ~ '^[a-z_]{1,32}$'::text))
+);
+
+COMMENT ON COLUMN taximeter.account_entries.hold IS 'The open hold of the account that ends in the step that applies it.';
+
+ALTER TABLE ONLY taximeter.account_entries
+    ADD CONSTRAINT account_entries_pkey PRIMARY KEY (org_id, user_id, entry_seq);
+
+CREATE TRIGGER entries_are_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.account_entries FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('entries are append-only; append another entry');
+
+CREATE TABLE taximeter.moves (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    org_id text NOT NULL,
+    kind text NOT NULL,
+    from_user text NOT NULL,
+    to_user text,
+    amount bigint NOT NULL,
+    allocation_id uuid,
+    state text DEFAULT 'pending'::text NOT NULL,
+    reason text,
+    have bigint,
+    held bigint,
+    pool_allocated bigint,
+    pool_available bigint,
+    actor text NOT NULL,
+    idempotency_key text,
+    request_id text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT amount_is_in_range CHECK (((amount >= 1) AND (amount <= '1000000000000'::bigint))),
+    CONSTRAINT closing_names_its_allocation CHECK (((kind = ANY (ARRAY['removal'::text, 'expiry'::text])) = (allocation_id IS NOT NULL))),
+    CONSTRAINT ended_has_a_time CHECK (((state = 'pending'::text) = (ended_at IS NULL))),
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['transfer'::text, 'deallocation'::text, 'removal'::text, 'expiry'::text]))),
+    CONSTRAINT state_is_known CHECK ((state = ANY (ARRAY['pending'::text, 'done'::text, 'refused'::text, 'undone'::text]))),
+    CONSTRAINT transfer_has_a_receiver CHECK (((kind = 'transfer'::text) = (to_user IS NOT NULL))),
+    CONSTRAINT transfer_has_two_users CHECK ((to_user <> from_user))
+);
+
+COMMENT ON COLUMN taximeter.moves.to_user IS 'Null: back to the pool.';
+
+ALTER TABLE ONLY taximeter.moves
+    ADD CONSTRAINT moves_pkey PRIMARY KEY (id);
+
+CREATE INDEX moves_by_org ON taximeter.moves USING btree (org_id, created_at DESC, id);
+
+CREATE INDEX moves_pending ON taximeter.moves USING btree (created_at) WHERE (state = 'pending'::text);
+
+CREATE UNIQUE INDEX one_move_per_key ON taximeter.moves USING btree (org_id, kind, idempotency_key) WHERE ((idempotency_key IS NOT NULL) AND (state = ANY (ARRAY['pending'::text, 'done'::text])));
+
+CREATE TRIGGER ended_moves_stay_ended BEFORE UPDATE ON taximeter.moves FOR EACH ROW WHEN ((old.state <> 'pending'::text)) EXECUTE FUNCTION taximeter.refuse('a move ends once');
+
+CREATE TRIGGER moves_are_kept BEFORE DELETE OR TRUNCATE ON taximeter.moves FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('moves are kept for ever');
+
+-- ====================
+-- Settlement: where each shard is, what was charged, and what could not be
+-- ====================
+
+CREATE TABLE taximeter.watermarks (
+    shard integer NOT NULL,
+    epoch bigint NOT NULL,
+    seq bigint DEFAULT 0 NOT NULL,
+    run_id text,
+    settled_events bigint DEFAULT 0 NOT NULL,
+    dead_events bigint DEFAULT 0 NOT NULL,
+    lost_events bigint DEFAULT 0 NOT NULL,
+    opened_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone,
+    settled_to timestamp with time zone,
+    settled_entry text,
+    CONSTRAINT dead_is_not_negative CHECK ((dead_events >= 0)),
+    CONSTRAINT epoch_is_positive CHECK ((epoch > 0)),
+    CONSTRAINT every_event_is_accounted_for CHECK ((((settled_events + dead_events) + lost_events) = seq)),
+    CONSTRAINT lost_is_not_negative CHECK ((lost_events >= 0)),
+    CONSTRAINT seq_is_not_negative CHECK ((seq >= 0)),
+    CONSTRAINT settled_is_not_negative CHECK ((settled_events >= 0)),
+    CONSTRAINT shard_is_not_negative CHECK ((shard >= 0))
+);
+
+COMMENT ON COLUMN taximeter.watermarks.settled_to IS 'Time of the last settled event, by Redis: every charge before it is in the books.';
+
+COMMENT ON COLUMN taximeter.watermarks.settled_entry IS 'id of the last settled entry, and a digest of what it holds';
+
+ALTER TABLE ONLY taximeter.watermarks
+    ADD CONSTRAINT watermarks_pkey PRIMARY KEY (shard);
+
+CREATE TABLE taximeter.ledger_steps (
+    shard integer NOT NULL,
+    step bigint NOT NULL,
+    tokens integer[] NOT NULL
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE taximeter.ledger_steps IS 'The history that a shard knows this Postgres by.';
+
+COMMENT ON COLUMN taximeter.ledger_steps.step IS 'How many transactions have settled or relayed something of the shard.';
+
+COMMENT ON COLUMN taximeter.ledger_steps.tokens IS 'A random number for each of the last ones, the youngest first.';
+
+ALTER TABLE ONLY taximeter.ledger_steps
+    ADD CONSTRAINT ledger_steps_pkey PRIMARY KEY (shard);
+
+CREATE TABLE taximeter.shard_layouts (
+    since_epoch bigint NOT NULL,
+    shards integer NOT NULL,
+    made_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT shards_is_positive CHECK ((shards > 0)),
+    CONSTRAINT since_epoch_is_positive CHECK ((since_epoch > 0))
+);
+
+ALTER TABLE ONLY taximeter.shard_layouts
+    ADD CONSTRAINT shard_layouts_pkey PRIMARY KEY (since_epoch);
+
+CREATE TABLE taximeter.settled_batches (
+    shard integer NOT NULL,
+    epoch bigint NOT NULL,
+    seq_first bigint NOT NULL,
+    seq_last bigint NOT NULL,
+    settled bigint DEFAULT 0 NOT NULL,
+    dead bigint DEFAULT 0 NOT NULL,
+    lost bigint DEFAULT 0 NOT NULL,
+    settled_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT dead_is_not_negative CHECK ((dead >= 0)),
+    CONSTRAINT every_event_is_accounted_for CHECK ((((settled + dead) + lost) = ((seq_last - seq_first) + 1))),
+    CONSTRAINT lost_is_not_negative CHECK ((lost >= 0)),
+    CONSTRAINT seq_first_is_positive CHECK ((seq_first > 0)),
+    CONSTRAINT settled_is_not_negative CHECK ((settled >= 0))
+);
+
+ALTER TABLE ONLY taximeter.settled_batches
+    ADD CONSTRAINT settled_batches_pkey PRIMARY KEY (shard, epoch, seq_last);
+
+CREATE INDEX settled_batches_by_time ON taximeter.settled_batches USING btree (settled_at);
+
+CREATE TABLE taximeter.charged_requests (
+    org_id text NOT NULL,
+    request_id text NOT NULL,
+    phase smallint DEFAULT 0 NOT NULL,
+    user_id text NOT NULL,
+    shard integer,
+    epoch bigint,
+    seq bigint,
+    amount bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    by_expiry boolean DEFAULT false NOT NULL,
+    CONSTRAINT amount_is_in_range CHECK (((amount >= 0) AND (amount <= '1000000000000'::bigint))),
+    CONSTRAINT phase_is_known CHECK ((phase = ANY (ARRAY[0, 1]))),
+    CONSTRAINT request_id_is_short CHECK (((length(request_id) >= 1) AND (length(request_id) <= 128)))
+);
+
+COMMENT ON COLUMN taximeter.charged_requests.phase IS '0: the charge. 1: the rest, after a hold that expired with progress.';
+
+COMMENT ON COLUMN taximeter.charged_requests.by_expiry IS 'The hold ended by its deadline: what was reported until then.';
+
+ALTER TABLE ONLY taximeter.charged_requests
+    ADD CONSTRAINT charged_requests_pkey PRIMARY KEY (org_id, request_id, phase);
+
+CREATE INDEX charged_requests_by_expiry ON taximeter.charged_requests USING btree (created_at) WHERE by_expiry;
+
+CREATE TABLE taximeter.dead_letters (
+    id bigint NOT NULL,
+    shard integer NOT NULL,
+    epoch bigint NOT NULL,
+    seq bigint,
+    stream_id text,
+    reason text NOT NULL,
+    detail text,
+    org_id text,
+    user_id text,
+    request_id text,
+    amount bigint,
+    raw bytea,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE taximeter.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.dead_letters_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE ONLY taximeter.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
+
+CREATE INDEX dead_letters_by_event ON taximeter.dead_letters USING btree (shard, epoch, seq);
+
+CREATE TABLE taximeter.lost_events (
+    shard integer NOT NULL,
+    epoch bigint NOT NULL,
+    seq_first bigint NOT NULL,
+    seq_last bigint NOT NULL,
+    found_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT hole_is_not_empty CHECK ((seq_last >= seq_first)),
+    CONSTRAINT seq_first_is_positive CHECK ((seq_first > 0))
+);
+
+ALTER TABLE ONLY taximeter.lost_events
+    ADD CONSTRAINT lost_events_pkey PRIMARY KEY (shard, epoch, seq_first);
+
+CREATE TABLE taximeter.acknowledgements (
+    id bigint NOT NULL,
+    what text NOT NULL,
+    shard integer NOT NULL,
+    epoch bigint NOT NULL,
+    seq_first bigint,
+    events bigint NOT NULL,
+    note text NOT NULL,
+    acknowledged_by text DEFAULT SESSION_USER NOT NULL,
+    acknowledged_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT events_is_positive CHECK ((events > 0)),
+    CONSTRAINT lost_names_its_events CHECK (((what = 'lost'::text) = (seq_first IS NOT NULL))),
+    CONSTRAINT note_is_said CHECK (((length(btrim(note)) >= 1) AND (length(btrim(note)) <= 1000))),
+    CONSTRAINT what_is_known CHECK ((what = ANY (ARRAY['lost'::text, 'uncharged'::text])))
+);
+
+ALTER TABLE taximeter.acknowledgements ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.acknowledgements_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE ONLY taximeter.acknowledgements
+    ADD CONSTRAINT acknowledgements_pkey PRIMARY KEY (id);
+
+CREATE UNIQUE INDEX one_acknowledgement_a_loss ON taximeter.acknowledgements USING btree (shard, epoch, seq_first) WHERE (what = 'lost'::text);
+
+CREATE TRIGGER acknowledgements_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.acknowledgements FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('what was acknowledged stays so');
+
+CREATE TABLE taximeter.exposures (
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    shard integer NOT NULL,
+    open bigint NOT NULL,
+    CONSTRAINT open_is_positive CHECK ((open > 0))
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY taximeter.exposures
+    ADD CONSTRAINT exposures_pkey PRIMARY KEY (org_id, user_id);
+
+CREATE INDEX exposures_by_shard ON taximeter.exposures USING btree (shard);
+
+CREATE TABLE taximeter.exposure_looks (
+    shard integer NOT NULL,
+    looked_at timestamp with time zone NOT NULL,
+    complete boolean NOT NULL
+);
+
+COMMENT ON COLUMN taximeter.exposure_looks.looked_at IS 'Before Redis was read.';
+
+COMMENT ON COLUMN taximeter.exposure_looks.complete IS 'False: more holds were open than are read, and what they come to is not known.';
+
+ALTER TABLE ONLY taximeter.exposure_looks
+    ADD CONSTRAINT exposure_looks_pkey PRIMARY KEY (shard);
+
+CREATE UNLOGGED TABLE taximeter.heartbeats (
+    settler text NOT NULL,
+    loop text NOT NULL,
+    beats bigint NOT NULL,
+    beat_at timestamp with time zone NOT NULL,
+    worked_at timestamp with time zone NOT NULL,
+    every_s real NOT NULL,
+    trouble text,
+    clock_off_s real NOT NULL
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE taximeter.heartbeats IS 'Which settlers are alive and what each of their loops has last done.';
+
+COMMENT ON COLUMN taximeter.heartbeats.beats IS 'Grows with every beat of the process; whoever watches needs no clock.';
+
+COMMENT ON COLUMN taximeter.heartbeats.worked_at IS 'When this loop last began, went on or ended a round, by the clock of Postgres.';
+
+COMMENT ON COLUMN taximeter.heartbeats.trouble IS 'What its last round failed with, in a word; null when it did not.';
+
+COMMENT ON COLUMN taximeter.heartbeats.clock_off_s IS 'How far the wall clock of its machine is ahead of that of the stores, the one that is further off.';
+
+ALTER TABLE ONLY taximeter.heartbeats
+    ADD CONSTRAINT heartbeats_pkey PRIMARY KEY (settler, loop);
+
+-- ====================
+-- Usage, a row for each charge, and its running totals
+-- ====================
+
+CREATE TABLE public.credit_usage_attribution (
+    id bigint NOT NULL,
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    service_type text NOT NULL,
+    service_name text DEFAULT ''::text NOT NULL,
+    credits_used bigint NOT NULL,
+    request_id text,
+    request_metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    shard integer,
+    epoch bigint,
+    seq bigint,
+    late boolean DEFAULT false NOT NULL,
+    reserved bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT credits_used_is_in_range CHECK (((credits_used >= 0) AND (credits_used <= '1000000000000'::bigint))),
+    CONSTRAINT request_id_is_short CHECK (((length(request_id) >= 1) AND (length(request_id) <= 128))),
+    CONSTRAINT reserved_is_in_range CHECK (((reserved >= 0) AND (reserved <= '1000000000000'::bigint))),
+    CONSTRAINT service_name_is_short CHECK ((length(service_name) <= 255)),
+    CONSTRAINT service_type_is_short CHECK ((length(service_type) <= 64))
+)
+PARTITION BY RANGE (created_at);
+
+CREATE SEQUENCE public.credit_usage_attribution_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 32;
+
+ALTER SEQUENCE public.credit_usage_attribution_id_seq OWNED BY public.credit_usage_attribution.id;
+
+ALTER TABLE ONLY public.credit_usage_attribution ATTACH PARTITION taximeter.attribution_rest DEFAULT;
+
+ALTER TABLE ONLY public.credit_usage_attribution ALTER COLUMN id SET DEFAULT nextval('public.credit_usage_attribution_id_seq'::regclass);
+
+ALTER TABLE ONLY public.credit_usage_attribution
+    ADD CONSTRAINT credit_usage_attribution_pkey PRIMARY KEY (created_at, id);
+
+CREATE INDEX idx_usage_attribution_org_created ON ONLY public.credit_usage_attribution USING btree (org_id, created_at DESC);
+
+CREATE INDEX idx_usage_attribution_org_user_created ON ONLY public.credit_usage_attribution USING btree (org_id, user_id, created_at DESC);
+
+ALTER INDEX public.idx_usage_attribution_org_created ATTACH PARTITION taximeter.attribution_rest_org_id_created_at_idx;
+
+ALTER INDEX public.idx_usage_attribution_org_user_created ATTACH PARTITION taximeter.attribution_rest_org_id_user_id_created_at_idx;
+
+ALTER INDEX public.credit_usage_attribution_pkey ATTACH PARTITION taximeter.attribution_rest_pkey;
+
+CREATE TRIGGER usage_is_append_only BEFORE UPDATE OR TRUNCATE ON public.credit_usage_attribution FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('usage is append-only; DELETE is kept for cleaning up');
+
+CREATE TRIGGER usage_is_rolled_up AFTER INSERT ON public.credit_usage_attribution REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION taximeter.usage_inserted();
+
+CREATE TRIGGER usage_is_taken_back AFTER DELETE ON public.credit_usage_attribution REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION taximeter.usage_deleted();
+
+CREATE TABLE taximeter.attribution_rest (
+    id bigint DEFAULT nextval('public.credit_usage_attribution_id_seq'::regclass) CONSTRAINT credit_usage_attribution_id_not_null NOT NULL,
+    org_id text CONSTRAINT credit_usage_attribution_org_id_not_null NOT NULL,
+    user_id text CONSTRAINT credit_usage_attribution_user_id_not_null NOT NULL,
+    service_type text CONSTRAINT credit_usage_attribution_service_type_not_null NOT NULL,
+    service_name text DEFAULT ''::text CONSTRAINT credit_usage_attribution_service_name_not_null NOT NULL,
+    credits_used bigint CONSTRAINT credit_usage_attribution_credits_used_not_null NOT NULL,
+    request_id text,
+    request_metadata jsonb DEFAULT '{}'::jsonb CONSTRAINT credit_usage_attribution_request_metadata_not_null NOT NULL,
+    created_at timestamp with time zone DEFAULT now() CONSTRAINT credit_usage_attribution_created_at_not_null NOT NULL,
+    shard integer,
+    epoch bigint,
+    seq bigint,
+    late boolean DEFAULT false CONSTRAINT credit_usage_attribution_late_not_null NOT NULL,
+    reserved bigint DEFAULT 0 CONSTRAINT credit_usage_attribution_reserved_not_null NOT NULL,
+    CONSTRAINT credits_used_is_in_range CHECK (((credits_used >= 0) AND (credits_used <= '1000000000000'::bigint))),
+    CONSTRAINT request_id_is_short CHECK (((length(request_id) >= 1) AND (length(request_id) <= 128))),
+    CONSTRAINT reserved_is_in_range CHECK (((reserved >= 0) AND (reserved <= '1000000000000'::bigint))),
+    CONSTRAINT service_name_is_short CHECK ((length(service_name) <= 255)),
+    CONSTRAINT service_type_is_short CHECK ((length(service_type) <= 64))
+);
+
+ALTER TABLE ONLY taximeter.attribution_rest
+    ADD CONSTRAINT attribution_rest_pkey PRIMARY KEY (created_at, id);
+
+CREATE INDEX attribution_rest_org_id_created_at_idx ON taximeter.attribution_rest USING btree (org_id, created_at DESC);
+
+CREATE INDEX attribution_rest_org_id_user_id_created_at_idx ON taximeter.attribution_rest USING btree (org_id, user_id, created_at DESC);
+
+CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON taximeter.attribution_rest FOR EACH STATEMENT WHEN ((current_setting('taximeter.moving_rows'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution');
+
+CREATE TABLE taximeter.usage_names (
+    org_id text NOT NULL,
+    month date NOT NULL,
+    by_sql boolean NOT NULL,
+    service_type text NOT NULL,
+    service_name text NOT NULL,
+    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric))
+);
+
+COMMENT ON COLUMN taximeter.usage_names.by_sql IS 'Of usage without an event: deduct_credits, and by hand.';
+
+ALTER TABLE ONLY taximeter.usage_names
+    ADD CONSTRAINT usage_names_pkey PRIMARY KEY (org_id, month, by_sql, service_type, service_name);
+
+CREATE TRIGGER usage_names_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.usage_names FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('usage is counted under them');
+
+CREATE TABLE taximeter.usage_daily (
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    service_type text NOT NULL,
+    service_name text NOT NULL,
+    day date NOT NULL,
+    requests bigint NOT NULL,
+    credits_used bigint NOT NULL,
+    CONSTRAINT credits_used_is_not_negative CHECK ((credits_used >= 0)),
+    CONSTRAINT requests_is_not_negative CHECK ((requests >= 0))
+)
+WITH (fillfactor='70');
+
+COMMENT ON COLUMN taximeter.usage_daily.day IS 'The day in UTC.';
+
+ALTER TABLE ONLY taximeter.usage_daily
+    ADD CONSTRAINT usage_daily_pkey PRIMARY KEY (org_id, user_id, service_type, service_name, day);
+
+CREATE INDEX usage_daily_by_org_day ON taximeter.usage_daily USING btree (org_id, day);
+
+CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TABLE taximeter.usage_daily_by_org (
+    org_id text NOT NULL,
+    day date NOT NULL,
+    service_type text NOT NULL,
+    service_name text NOT NULL,
+    writer smallint NOT NULL,
+    requests bigint NOT NULL,
+    credits_used bigint NOT NULL,
+    CONSTRAINT writer_is_known CHECK ((writer = ANY (ARRAY[0, 1, 2])))
+)
+WITH (fillfactor='70');
+
+COMMENT ON COLUMN taximeter.usage_daily_by_org.writer IS '0: settle. 1: deduct_credits. 2: by hand, deleted usage included.';
+
+ALTER TABLE ONLY taximeter.usage_daily_by_org
+    ADD CONSTRAINT usage_daily_by_org_pkey PRIMARY KEY (org_id, day, service_type, service_name, writer);
+
+CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TABLE taximeter.usage_monthly (
+    month date NOT NULL,
+    lane smallint NOT NULL,
+    requests_to_day bigint[] NOT NULL,
+    credits_to_day bigint[] NOT NULL,
+    CONSTRAINT credits_have_31_days CHECK ((cardinality(credits_to_day) = 31)),
+    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric)),
+    CONSTRAINT requests_have_31_days CHECK ((cardinality(requests_to_day) = 31))
+)
+WITH (fillfactor='50');
+
+COMMENT ON COLUMN taximeter.usage_monthly.lane IS 'From 0: settle. From -1 down: deduct_credits. From -257 down: by hand.';
+
+ALTER TABLE ONLY taximeter.usage_monthly
+    ADD CONSTRAINT usage_monthly_pkey PRIMARY KEY (month, lane);
+
+CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TABLE taximeter.usage_monthly_by_org (
+    org_id text NOT NULL,
+    month date NOT NULL,
+    writer smallint NOT NULL,
+    requests_to_day bigint[] NOT NULL,
+    credits_to_day bigint[] NOT NULL,
+    requests bigint GENERATED ALWAYS AS (requests_to_day[31]) STORED,
+    credits_used bigint GENERATED ALWAYS AS (credits_to_day[31]) STORED,
+    CONSTRAINT credits_have_31_days CHECK ((cardinality(credits_to_day) = 31)),
+    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric)),
+    CONSTRAINT requests_have_31_days CHECK ((cardinality(requests_to_day) = 31)),
+    CONSTRAINT writer_is_known CHECK ((writer = ANY (ARRAY[0, 1, 2])))
+)
+WITH (fillfactor='70');
+
+COMMENT ON COLUMN taximeter.usage_monthly_by_org.credits_to_day IS 'As that of usage_monthly_by_user.';
+
+ALTER TABLE ONLY taximeter.usage_monthly_by_org
+    ADD CONSTRAINT usage_monthly_by_org_pkey PRIMARY KEY (month, org_id, writer);
+
+CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TABLE taximeter.usage_monthly_by_user (
+    org_id text NOT NULL,
+    month date NOT NULL,
+    user_id text NOT NULL,
+    requests_to_day bigint[] NOT NULL,
+    credits_to_day bigint[] NOT NULL,
+    CONSTRAINT credits_have_31_days CHECK ((cardinality(credits_to_day) = 31)),
+    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric)),
+    CONSTRAINT requests_have_31_days CHECK ((cardinality(requests_to_day) = 31))
+)
+WITH (fillfactor='70');
+
+COMMENT ON COLUMN taximeter.usage_monthly_by_user.credits_to_day IS 'Element d: from the first of the month to its d-th day, UTC.';
+
+ALTER TABLE ONLY taximeter.usage_monthly_by_user
+    ADD CONSTRAINT usage_monthly_by_user_pkey PRIMARY KEY (org_id, month, user_id);
+
+CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_user FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TABLE taximeter.dropped_months (
+    month date NOT NULL,
+    requests bigint NOT NULL,
+    credits_used bigint NOT NULL,
+    dropped_at timestamp with time zone DEFAULT now() NOT NULL,
+    dropped_by text DEFAULT SESSION_USER NOT NULL,
+    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric))
+);
+
+COMMENT ON TABLE taximeter.dropped_months IS 'Months whose rows of usage are gone, and what the rollup had of them at that time. It still has it.';
+
+COMMENT ON COLUMN taximeter.dropped_months.dropped_by IS 'The role of the database that did it.';
+
+ALTER TABLE ONLY taximeter.dropped_months
+    ADD CONSTRAINT dropped_months_pkey PRIMARY KEY (month);
+
+CREATE TABLE taximeter.deletions (
+    id bigint NOT NULL,
+    org_id text NOT NULL,
+    shard integer,
+    epoch bigint,
+    events bigint NOT NULL,
+    requests bigint NOT NULL,
+    credits bigint NOT NULL,
+    deleted_by text DEFAULT SESSION_USER NOT NULL,
+    deleted_at timestamp with time zone DEFAULT now() NOT NULL,
+    reason text,
+    CONSTRAINT events_is_not_negative CHECK ((events >= 0)),
+    CONSTRAINT requests_is_not_negative CHECK ((requests >= 0))
+);
+
+COMMENT ON COLUMN taximeter.deletions.events IS 'Events of the shard and epoch whose charge went with it.';
+
+ALTER TABLE taximeter.deletions ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.deletions_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE ONLY taximeter.deletions
+    ADD CONSTRAINT deletions_pkey PRIMARY KEY (id);
+
+CREATE INDEX deletions_by_epoch ON taximeter.deletions USING btree (shard, epoch);
+
+CREATE TRIGGER deletions_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.deletions FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('what was deleted stays on record');
+
+-- ====================
+-- Who may do what, and what was done: keys, administrators, the audit log
+-- ====================
+
+CREATE TABLE taximeter.api_keys (
+    key_id text NOT NULL,
+    org_id text NOT NULL,
+    user_id text,
+    name text NOT NULL,
+    operations text[] NOT NULL,
+    digest bytea NOT NULL,
+    last_four text NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    revoked_by text,
+    revoked_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    sealed boolean DEFAULT false NOT NULL,
+    CONSTRAINT digest_is_sha256 CHECK ((length(digest) = 32)),
+    CONSTRAINT key_expires_after_it_was_made CHECK ((expires_at > created_at)),
+    CONSTRAINT key_id_is_well_formed CHECK ((key_id ~ '^[0-9A-Za-z]{12}$'::text)),
+    CONSTRAINT lookup_is_for_the_whole_organization CHECK (((user_id IS NULL) OR (NOT ('lookup'::text = ANY (operations))))),
+    CONSTRAINT name_is_short CHECK (((length(name) >= 1) AND (length(name) <= 255))),
+    CONSTRAINT operations_are_known CHECK (((cardinality(operations) > 0) AND (operations <@ ARRAY['reserve'::text, 'commit'::text, 'release'::text, 'charge'::text, 'touch'::text, 'balance'::text, 'lookup'::text, 'any_hold'::text, 'llm'::text]))),
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+);
+
+COMMENT ON COLUMN taximeter.api_keys.user_id IS 'The only user that the key acts for; NULL: any user of the organisation.';
+
+COMMENT ON COLUMN taximeter.api_keys.sealed IS 'Whether its check digits are made with taximeter.key_seal; those before it have a plain checksum.';
+
+ALTER TABLE ONLY taximeter.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (key_id);
+
+CREATE INDEX api_keys_by_maker ON taximeter.api_keys USING btree (org_id, created_by) WHERE (revoked_at IS NULL);
+
+CREATE INDEX api_keys_by_org ON taximeter.api_keys USING btree (org_id, created_at DESC);
+
+CREATE INDEX api_keys_of_old ON taximeter.api_keys USING btree (expires_at) WHERE ((NOT sealed) AND (revoked_at IS NULL));
+
+CREATE TRIGGER a_key_is_revoked_once BEFORE UPDATE OF revoked_at, revoked_by ON taximeter.api_keys FOR EACH ROW EXECUTE FUNCTION taximeter.revoke_once();
+
+CREATE TRIGGER ended_keys_are_told AFTER UPDATE OF revoked_at ON taximeter.api_keys FOR EACH ROW WHEN (((old.revoked_at IS NULL) AND (new.revoked_at IS NOT NULL))) EXECUTE FUNCTION taximeter.tell_of_ended_keys();
+
+ALTER TABLE ONLY taximeter.api_keys
+    ADD CONSTRAINT key_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE CASCADE;
+
+CREATE TABLE taximeter.key_seal (
+    is_only boolean DEFAULT true NOT NULL,
+    secret bytea NOT NULL,
+    CONSTRAINT secret_is_long CHECK ((length(secret) = 32)),
+    CONSTRAINT there_is_one CHECK (is_only)
+);
+
+COMMENT ON TABLE taximeter.key_seal IS 'What the check digits of API keys are made with. Who knows it can cause look-ups, and nothing else.';
+
+ALTER TABLE ONLY taximeter.key_seal
+    ADD CONSTRAINT key_seal_pkey PRIMARY KEY (is_only);
+
+CREATE TABLE taximeter.system_keys (
+    key_id text NOT NULL,
+    name text NOT NULL,
+    rights text[] NOT NULL,
+    digest bytea NOT NULL,
+    last_four text NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    revoked_by text,
+    revoked_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    CONSTRAINT digest_is_sha256 CHECK ((length(digest) = 32)),
+    CONSTRAINT key_expires_after_it_was_made CHECK ((expires_at > created_at)),
+    CONSTRAINT key_id_is_well_formed CHECK ((key_id ~ '^[0-9A-Za-z]{12}$'::text)),
+    CONSTRAINT name_is_short CHECK ((name ~ '^[^[:cntrl:]]{1,255}$'::text)),
+    CONSTRAINT rights_are_words CHECK (((cardinality(rights) > 0) AND (array_to_string(rights, ','::text, ''::text) ~ '^[a-z_]+(,[a-z_]+)*$'::text)))
+);
+
+COMMENT ON TABLE taximeter.system_keys IS 'Keys of the installation, for the admin API; the keys themselves are nowhere.';
+
+ALTER TABLE ONLY taximeter.system_keys
+    ADD CONSTRAINT system_keys_pkey PRIMARY KEY (key_id);
+
+CREATE TRIGGER a_key_is_revoked_once BEFORE UPDATE OF revoked_at, revoked_by ON taximeter.system_keys FOR EACH ROW EXECUTE FUNCTION taximeter.revoke_once();
+
+CREATE TABLE taximeter.system_admins (
+    id bigint NOT NULL,
+    issuer text NOT NULL,
+    user_id text,
+    email text,
+    reason text,
+    added_by text NOT NULL,
+    added_at timestamp with time zone DEFAULT now() NOT NULL,
+    removed_by text,
+    removed_at timestamp with time zone,
+    CONSTRAINT email_is_in_lower_case CHECK (((email = lower(email)) AND (email ~ '^[^@[:space:]]+@[^@[:space:]]+$'::text))),
+    CONSTRAINT issuer_is_short CHECK (((length(issuer) >= 1) AND (length(issuer) <= 2048))),
+    CONSTRAINT removed_by_somebody CHECK (((removed_by IS NULL) = (removed_at IS NULL))),
+    CONSTRAINT somebody_is_named CHECK (((user_id IS NOT NULL) OR (email IS NOT NULL))),
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+);
+
+COMMENT ON TABLE taximeter.system_admins IS 'System admins besides those whose token has the role; rows stay when they end.';
+
+COMMENT ON COLUMN taximeter.system_admins.user_id IS 'What the issuer calls them; null until the first session with the address.';
+
+ALTER TABLE taximeter.system_admins ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.system_admins_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE ONLY taximeter.system_admins
+    ADD CONSTRAINT system_admins_pkey PRIMARY KEY (id);
+
+CREATE UNIQUE INDEX system_admins_by_email ON taximeter.system_admins USING btree (issuer, email) WHERE (removed_at IS NULL);
+
+CREATE UNIQUE INDEX system_admins_by_user ON taximeter.system_admins USING btree (issuer, user_id) WHERE (removed_at IS NULL);
+
+CREATE TABLE taximeter.audit_log (
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    actor text NOT NULL,
+    action text NOT NULL,
+    org_id text,
+    target text,
+    before jsonb,
+    after jsonb,
+    request_id text,
+    written_by text,
+    CONSTRAINT action_is_dotted CHECK ((action ~ '^[a-z_]+(\.[a-z_]+)*$'::text))
+);
+
+COMMENT ON COLUMN taximeter.audit_log.actor IS 'Who did it, as the process in written_by says.';
+
+COMMENT ON COLUMN taximeter.audit_log.written_by IS 'The role of the database that wrote the row; null before this was noted.';
+
+ALTER TABLE taximeter.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.audit_log_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE ONLY taximeter.audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
+CREATE INDEX audit_log_by_org ON taximeter.audit_log USING btree (org_id, at DESC);
+
+CREATE INDEX audit_log_by_time ON taximeter.audit_log USING btree (at);
+
+CREATE TRIGGER audit_is_stamped BEFORE INSERT ON taximeter.audit_log FOR EACH ROW EXECUTE FUNCTION taximeter.stamp_audit();
+
+CREATE TRIGGER audit_log_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.audit_log FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('the audit log is append-only');
+
+CREATE TABLE taximeter.audit_chain (
+    n bigint NOT NULL,
+    audit_id bigint NOT NULL,
+    digest bytea NOT NULL,
+    linked_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT digest_is_sha256 CHECK ((length(digest) = 32)),
+    CONSTRAINT n_is_positive CHECK ((n > 0))
+);
+
+ALTER TABLE ONLY taximeter.audit_chain
+    ADD CONSTRAINT a_row_is_linked_once UNIQUE (audit_id);
+
+ALTER TABLE ONLY taximeter.audit_chain
+    ADD CONSTRAINT audit_chain_pkey PRIMARY KEY (n);
+
+CREATE TRIGGER links_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.audit_chain FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('links are kept for ever');
+
+CREATE TRIGGER the_end_is_noted AFTER INSERT ON taximeter.audit_chain FOR EACH ROW EXECUTE FUNCTION taximeter.note_audit_end();
+
+CREATE TABLE taximeter.audit_end (
+    is_only boolean DEFAULT true NOT NULL,
+    n bigint NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT there_is_one CHECK (is_only)
+);
+
+COMMENT ON TABLE taximeter.audit_end IS 'The last link of taximeter.audit_chain. One that the chain does not have says that the chain was put back.';
+
+ALTER TABLE ONLY taximeter.audit_end
+    ADD CONSTRAINT audit_end_pkey PRIMARY KEY (is_only);
+
+CREATE TABLE taximeter.idempotent_answers (
+    endpoint text NOT NULL,
+    scope text NOT NULL,
+    key text NOT NULL,
+    body_hash bytea NOT NULL,
+    answer text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT endpoint_is_dotted CHECK ((endpoint ~ '^[a-z_]+(\.[a-z_]+)*$'::text)),
+    CONSTRAINT key_is_short CHECK (((length(key) >= 1) AND (length(key) <= 255)))
+);
+
+COMMENT ON COLUMN taximeter.idempotent_answers.scope IS 'The organisation; for endpoints above organisations, the caller.';
+
+COMMENT ON COLUMN taximeter.idempotent_answers.answer IS 'The body of the first answer, JSON to the letter.';
+
+ALTER TABLE ONLY taximeter.idempotent_answers
+    ADD CONSTRAINT idempotent_answers_pkey PRIMARY KEY (endpoint, scope, key);
+
+CREATE INDEX idempotent_answers_by_time ON taximeter.idempotent_answers USING btree (created_at);
+
+-- ====================
+-- Prices
+-- ====================
+
+CREATE TABLE taximeter.price_lists (
+    id bigint NOT NULL,
+    kind text NOT NULL,
+    version text NOT NULL,
+    source text NOT NULL,
+    digest text NOT NULL,
+    content bytea NOT NULL,
+    models integer NOT NULL,
+    dated date NOT NULL,
+    starts_at timestamp with time zone NOT NULL,
+    back_to bigint,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    created_by text NOT NULL,
+    written_by text DEFAULT SESSION_USER NOT NULL,
+    withdrawn_at timestamp with time zone,
+    withdrawn_by text,
+    CONSTRAINT begins_when_it_is_known CHECK ((starts_at >= created_at)),
+    CONSTRAINT created_by_is_said CHECK (((length(created_by) >= 1) AND (length(created_by) <= 255))),
+    CONSTRAINT dated_is_a_day CHECK (isfinite(dated)),
+    CONSTRAINT digest_is_sha256 CHECK ((digest ~ '^[0-9a-f]{64}$'::text)),
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['package'::text, 'file'::text]))),
+    CONSTRAINT models_is_positive CHECK ((models > 0)),
+    CONSTRAINT source_is_said CHECK (((length(source) >= 1) AND (length(source) <= 256))),
+    CONSTRAINT starts_at_is_a_moment CHECK (isfinite(starts_at)),
+    CONSTRAINT version_is_said CHECK (((length(version) >= 1) AND (length(version) <= 128))),
+    CONSTRAINT withdrawn_before_it_begins CHECK (((withdrawn_at IS NULL) OR (withdrawn_at < starts_at))),
+    CONSTRAINT withdrawn_by_somebody CHECK (((withdrawn_at IS NULL) = (withdrawn_by IS NULL)))
+);
+
+COMMENT ON COLUMN taximeter.price_lists.content IS 'The list, compressed by zlib; its SHA-256 before that is digest.';
+
+COMMENT ON COLUMN taximeter.price_lists.dated IS 'The day of which its prices are: their age is counted from it.';
+
+ALTER TABLE taximeter.price_lists ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.price_lists_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE ONLY taximeter.price_lists
+    ADD CONSTRAINT price_lists_pkey PRIMARY KEY (id);
+
+CREATE INDEX price_lists_by_start ON taximeter.price_lists USING btree (starts_at) WHERE (withdrawn_at IS NULL);
+
+CREATE TRIGGER price_lists_are_kept BEFORE DELETE OR UPDATE ON taximeter.price_lists FOR EACH ROW EXECUTE FUNCTION taximeter.keep_price_list();
+
+CREATE TRIGGER price_lists_are_not_emptied BEFORE TRUNCATE ON taximeter.price_lists FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('price lists stay on record');
+
+ALTER TABLE ONLY taximeter.price_lists
+    ADD CONSTRAINT back_to_is_a_list FOREIGN KEY (back_to) REFERENCES taximeter.price_lists(id);
+
+-- ====================
+-- Functions, by their names
+-- ====================
+
+CREATE FUNCTION public.add_credits_to_pool(org_id text, millicredits bigint, purchase_amount numeric) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    line  public.org_billing_history;
+    total bigint;
+BEGIN
+    line := taximeter.buy_credits($1, $2, $3);
+    SELECT pool.total_credits INTO total FROM public.organization_credit_pools AS pool WHERE pool.org_id = $1;
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    VALUES (session_user, 'org.credits.purchased', $1, line.id::text,
+            jsonb_build_object('total_credits', total - millicredits),
+            jsonb_build_object('total_credits', total, 'purchase_amount', purchase_amount::text, 'vouched_by', 'sql'));
+END;
+$_$;
+
+CREATE FUNCTION taximeter.add_totals(totals bigint[], others bigint[]) RETURNS bigint[]
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN ARRAY(SELECT (pair.one + pair.other) FROM UNNEST(add_totals.totals, add_totals.others) pair(one, other));
+
+CREATE FUNCTION taximeter.add_usage_by_org(changes taximeter.usage_daily_by_org[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH change AS MATERIALIZED (
+        SELECT * FROM unnest(changes)
+    ), months AS (
+        INSERT INTO taximeter.usage_monthly_by_org AS monthly (org_id, month, writer, requests_to_day, credits_to_day)
+        SELECT org_id, date_trunc('month', day::timestamp)::date, writer,
+               taximeter.sum_totals(taximeter.totals_from(day, requests)),
+               taximeter.sum_totals(taximeter.totals_from(day, credits_used))
+          FROM (SELECT org_id, day, writer, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+                  FROM change GROUP BY 1, 2, 3) AS by_day
+         GROUP BY 1, 2, 3
+         ORDER BY 2, 1, 3
+        ON CONFLICT (month, org_id, writer) DO UPDATE
+           SET requests_to_day = taximeter.add_totals(monthly.requests_to_day, EXCLUDED.requests_to_day),
+               credits_to_day = taximeter.add_totals(monthly.credits_to_day, EXCLUDED.credits_to_day)
+    )
+    INSERT INTO taximeter.usage_daily_by_org AS daily
+           (org_id, day, service_type, service_name, writer, requests, credits_used)
+    SELECT org_id, day, service_type, service_name, writer, requests, credits_used
+      FROM change
+     ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (org_id, day, service_type, service_name, writer) DO UPDATE
+       SET requests = daily.requests + EXCLUDED.requests,
+           credits_used = daily.credits_used + EXCLUDED.credits_used;
+$$;
+
+CREATE FUNCTION taximeter.add_usage_of_all(changes taximeter.usage_daily_by_org[], shard integer) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO taximeter.usage_monthly AS monthly (month, lane, requests_to_day, credits_to_day)
+    SELECT date_trunc('month', day::timestamp)::date, lane,
+           taximeter.sum_totals(taximeter.totals_from(day, requests)),
+           taximeter.sum_totals(taximeter.totals_from(day, credits_used))
+      FROM (SELECT day,
+                   CASE WHEN shard IS NOT NULL THEN shard % 1000
+                        ELSE -1 - abs(hashtext(org_id) % 256) - CASE writer WHEN 2 THEN 256 ELSE 0 END END AS lane,
+                   sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+              FROM unnest(changes) GROUP BY 1, 2) AS by_day
+     GROUP BY 1, 2
+     ORDER BY 1, 2
+    ON CONFLICT (month, lane) DO UPDATE
+       SET requests_to_day = taximeter.add_totals(monthly.requests_to_day, EXCLUDED.requests_to_day),
+           credits_to_day = taximeter.add_totals(monthly.credits_to_day, EXCLUDED.credits_to_day);
+$$;
+
+CREATE FUNCTION taximeter.allocate_credits(org_id text, user_id text, millicredits bigint, allocated_by text, set_expiry boolean DEFAULT false, new_expiry timestamp with time zone DEFAULT NULL::timestamp with time zone, new_renewal boolean DEFAULT NULL::boolean) RETURNS uuid
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+#variable_conflict use_column
+DECLARE
+    standing      public.user_credit_allocations;
+    allocation_id uuid;
+    takes_terms   boolean;
+BEGIN
+    PERFORM taximeter.check_millicredits(millicredits);
+    IF NOT EXISTS (SELECT FROM public.organization_credit_pools AS pool WHERE pool.org_id = $1) THEN
+        RAISE EXCEPTION 'organisation % has no credit pool; call add_credits_to_pool first', coalesce($1, 'null')
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'allocation_has_a_pool', SCHEMA = 'public',
+                  TABLE = 'user_credit_allocations';
+    END IF;
+    SELECT allocation.id INTO allocation_id FROM public.user_credit_allocations AS allocation
+     WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
+       AND allocation.expires_at <= now() AND allocation.closing IS NULL
+       FOR NO KEY UPDATE;
+    IF FOUND THEN
+        PERFORM taximeter.expire_allocation(allocation_id);
+    END IF;
+    SELECT * INTO standing FROM public.user_credit_allocations AS allocation
+     WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
+       FOR NO KEY UPDATE;
+    -- What has nothing left, or is being closed, has no credits that an end could take away.
+    takes_terms := standing.id IS NULL OR standing.closing IS NOT NULL OR standing.allocated_credits <= standing.used_credits;
+    IF set_expiry AND new_expiry IS NOT NULL AND NOT takes_terms AND standing.expires_at IS DISTINCT FROM new_expiry THEN
+        RAISE EXCEPTION 'the allocation of %/% ends %, and credits that end at % are not merged with it', $1, $2,
+            coalesce('at ' || (standing.expires_at AT TIME ZONE 'UTC')::text || ' UTC', 'never'),
+            (new_expiry AT TIME ZONE 'UTC')::text || ' UTC'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'one_end_for_an_allocation', SCHEMA = 'public',
+                  TABLE = 'user_credit_allocations', DETAIL = coalesce(standing.expires_at::text, 'never'),
+                  HINT = 'Leave the end out to add to the allocation as it stands, or take the end away with null.';
+    END IF;
+    INSERT INTO public.user_credit_allocations AS allocation
+           (org_id, user_id, allocated_credits, allocated_by, expires_at, auto_renew)
+    VALUES ($1, $2, millicredits, $4, CASE WHEN set_expiry THEN new_expiry END, coalesce(new_renewal, false))
+    ON CONFLICT (org_id, user_id) WHERE is_active DO UPDATE
+       SET allocated_credits = allocation.allocated_credits + EXCLUDED.allocated_credits,
+           allocated_by = EXCLUDED.allocated_by, updated_at = now(), closing = NULL,
+           expires_at = CASE WHEN set_expiry THEN new_expiry
+                             WHEN allocation.closing IS NULL THEN allocation.expires_at END,
+           auto_renew = CASE WHEN new_renewal IS NOT NULL THEN new_renewal
+                             WHEN set_expiry AND new_expiry IS NULL THEN false
+                             ELSE allocation.auto_renew END
+    RETURNING allocation.id INTO allocation_id;
+    RETURN allocation_id;
+END;
+$_$;
+
+CREATE FUNCTION public.allocate_credits_to_user(org_id text, user_id text, millicredits bigint, allocated_by text) RETURNS uuid
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    made_id CONSTANT uuid := taximeter.allocate_credits($1, $2, $3, $4);
+    made    public.user_credit_allocations;
+    have    bigint;
+BEGIN
+    SELECT * INTO STRICT made FROM public.user_credit_allocations AS allocation WHERE allocation.id = made_id;
+    SELECT pool.available_credits INTO have FROM public.organization_credit_pools AS pool WHERE pool.org_id = $1;
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    SELECT session_user, action, $1, $2,
+           jsonb_build_object('allocated_credits', made.allocated_credits - millicredits, 'pool_available_credits', have + millicredits),
+           jsonb_build_object('allocated_credits', made.allocated_credits, 'pool_available_credits', have, 'allocated_by', $4)
+      FROM unnest(ARRAY['user.allocation.created', 'org.credits.allocated']) AS action
+     WHERE action <> 'user.allocation.created' OR made.allocated_credits = millicredits AND made.used_credits = 0;
+    RETURN made_id;
+END;
+$_$;
+
+CREATE FUNCTION taximeter.allocation_changed() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    settling      boolean := coalesce(current_setting('taximeter.settling', true), '') = 'on';
+    charging      boolean := coalesce(current_setting('taximeter.charging', true), '') = 'on';
+    kind          text := nullif(current_setting('taximeter.entry_kind', true), '');
+    org           text;
+    usr           text;
+    active_change bigint := 0; -- Of what active rows have allocated,
+    closed_change bigint := 0; -- and of what closed ones have.
+    used_change   bigint := 0;
+    stays_open    boolean := false;
+BEGIN
+    IF TG_OP <> 'DELETE' THEN
+        org := NEW.org_id;
+        usr := NEW.user_id;
+        stays_open := NEW.is_active;
+        used_change := NEW.used_credits;
+        active_change := CASE WHEN NEW.is_active THEN NEW.allocated_credits ELSE 0 END;
+        closed_change := CASE WHEN NEW.is_active THEN 0 ELSE NEW.allocated_credits END;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        org := OLD.org_id;
+        usr := OLD.user_id;
+        used_change := used_change - OLD.used_credits;
+        active_change := active_change - CASE WHEN OLD.is_active THEN OLD.allocated_credits ELSE 0 END;
+        closed_change := closed_change - CASE WHEN OLD.is_active THEN 0 ELSE OLD.allocated_credits END;
+    END IF;
+    IF TG_OP = 'INSERT' THEN
+        kind := coalesce(kind, CASE WHEN settling THEN 'give_back' ELSE 'allocation' END);
+    ELSIF TG_OP = 'DELETE' THEN
+        kind := coalesce(kind, 'deletion');
+    ELSE
+        kind := coalesce(kind, CASE
+            WHEN settling THEN 'give_back'
+            WHEN OLD.is_active AND NOT NEW.is_active THEN 'closing'
+            WHEN active_change + closed_change <> 0 THEN 'allocation'
+            WHEN charging THEN 'deduction'
+            ELSE 'correction' END);
+    END IF;
+
+    PERFORM taximeter.append_entry(
+        org, usr, active_change + closed_change - CASE WHEN settling THEN 0 ELSE used_change END, kind,
+        nullif(current_setting('taximeter.entry_reference', true), ''),
+        nullif(current_setting('taximeter.entry_hold', true), ''));
+    IF used_change <> 0 AND NOT settling AND NOT charging THEN
+        PERFORM taximeter.note_used_by_hand(org, usr, used_change);
+    END IF;
+    -- A transfer has lowered one allocation before it raises the other: it asks nothing of the pool, overdrawn or not.
+    PERFORM taximeter.move_pool(
+        org, active_change, closed_change, CASE WHEN settling THEN 0 ELSE used_change END,
+        stays_open AND NOT settling AND kind <> 'transfer');
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.append_entry(org text, usr text, delta bigint, kind text, reference text DEFAULT NULL::text, hold text DEFAULT NULL::text) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    number bigint;
+BEGIN
+    IF org IS NULL OR usr IS NULL OR delta IS NULL OR kind IS NULL THEN
+        RAISE EXCEPTION 'an entry needs an organisation, a user, a delta and a kind'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF delta = 0 THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO taximeter.accounts AS account (org_id, user_id, entry_seq) VALUES (org, usr, 1)
+    ON CONFLICT (org_id, user_id) DO UPDATE SET entry_seq = account.entry_seq + 1
+    RETURNING account.entry_seq INTO number;
+    INSERT INTO taximeter.account_entries (org_id, user_id, entry_seq, delta, kind, reference, hold)
+    VALUES (org, usr, number, delta, kind, reference, hold);
+    RETURN number;
+END;
+$$;
+
+CREATE FUNCTION taximeter.audit_link(link_before bytea, audit taximeter.audit_log) RETURNS bytea
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT sha256(link_before || convert_to(jsonb_build_array(
+               audit.id, extract(epoch FROM audit.at), audit.actor, audit.action, audit.org_id, audit.target, audit.before,
+               audit.after, audit.request_id, audit.written_by)::text, 'UTF8'));
+$$;
+
+CREATE FUNCTION taximeter.begin_closing(allocation_id uuid, why text) RETURNS text
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT set_config('taximeter.entry_kind', why, true);
+    UPDATE public.user_credit_allocations AS allocation
+       SET closing = why, auto_renew = false, is_active = allocation.allocated_credits > allocation.used_credits,
+           updated_at = now()
+     WHERE allocation.id = allocation_id;
+    SELECT set_config('taximeter.entry_kind', '', true);
+    SELECT CASE WHEN allocation.is_active THEN 'closing' ELSE 'closed' END
+      FROM public.user_credit_allocations AS allocation WHERE allocation.id = allocation_id;
+$$;
+
+CREATE FUNCTION taximeter.begin_expiry(at_time timestamp with time zone, most integer) RETURNS TABLE(org_id text, user_id text, became text, not_renewed boolean)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    expired_ids uuid[];
+    expired     public.user_credit_allocations;
+    have        bigint;
+BEGIN
+    -- All are locked, in order, before the first one is changed, since that locks its pool.
+    SELECT array_agg(locked.id) INTO expired_ids
+      FROM (SELECT allocation.id FROM public.user_credit_allocations AS allocation
+             WHERE allocation.is_active AND allocation.closing IS NULL AND allocation.expires_at <= at_time
+             ORDER BY allocation.org_id, allocation.user_id
+             LIMIT most
+               FOR NO KEY UPDATE SKIP LOCKED) AS locked;
+    FOR position IN 1 .. coalesce(array_length(expired_ids, 1), 0) LOOP
+        SELECT * INTO STRICT expired
+          FROM public.user_credit_allocations AS allocation WHERE allocation.id = expired_ids[position];
+        org_id := expired.org_id;
+        user_id := expired.user_id;
+        not_renewed := false;
+        IF expired.auto_renew THEN
+            SELECT pool.available_credits + expired.allocated_credits - expired.used_credits INTO have
+              FROM public.organization_credit_pools AS pool WHERE pool.org_id = expired.org_id FOR NO KEY UPDATE;
+            not_renewed := have < expired.allocated_credits;
+        END IF;
+        IF expired.auto_renew AND NOT not_renewed THEN
+            PERFORM taximeter.expire_allocation(expired.id, at_time);
+            became := 'renewed';
+        ELSE
+            IF not_renewed THEN
+                PERFORM taximeter.note_failed_renewal(expired, have);
+            END IF;
+            INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+            VALUES ('taximeter:expiry', 'user.allocation.expired', expired.org_id, expired.user_id,
+                    jsonb_build_object('allocated_credits', expired.allocated_credits, 'used_credits', expired.used_credits),
+                    jsonb_build_object('closing_credits', expired.allocated_credits - expired.used_credits));
+            became := taximeter.begin_closing(expired.id, 'expiry');
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END;
+$$;
+
+CREATE FUNCTION taximeter.buy_credits(org_id text, millicredits bigint, purchase_amount numeric, stripe_payment_id text DEFAULT NULL::text, metadata jsonb DEFAULT '{}'::jsonb) RETURNS public.org_billing_history
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    line public.org_billing_history;
+BEGIN
+    PERFORM taximeter.check_millicredits(millicredits);
+    IF purchase_amount IS NULL OR purchase_amount = 'NaN' OR purchase_amount NOT BETWEEN 0 AND 99999999.99
+       OR purchase_amount <> round(purchase_amount, 2) THEN
+        RAISE EXCEPTION 'purchase_amount must be between 0 and 99999999.99 dollars, in whole cents, not %',
+            coalesce(purchase_amount::text, 'null') USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    INSERT INTO public.organization_credit_pools AS pool (org_id, total_credits) VALUES ($1, millicredits)
+    ON CONFLICT ON CONSTRAINT organization_credit_pools_pkey DO UPDATE
+       SET total_credits = pool.total_credits + EXCLUDED.total_credits, updated_at = now();
+    INSERT INTO public.org_billing_history (org_id, event_type, amount, stripe_payment_id, metadata)
+    VALUES ($1, 'credits_purchased', purchase_amount, $4, jsonb_build_object('millicredits', millicredits) || $5)
+    RETURNING * INTO line;
+    RETURN line;
+END;
+$_$;
+
+CREATE FUNCTION taximeter.carry_out_move(move_id uuid) RETURNS taximeter.moves
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    move      taximeter.moves;
+    source    public.user_credit_allocations;
+    target    public.user_credit_allocations;
+    pool      public.organization_credit_pools;
+    closes    boolean;
+    remaining bigint := 0;
+    moved     bigint;
+BEGIN
+    SELECT * INTO STRICT move FROM taximeter.moves AS found WHERE found.id = move_id FOR UPDATE;
+    IF move.state <> 'pending' THEN
+        RETURN move;
+    END IF;
+    closes := move.allocation_id IS NOT NULL;
+    IF move.kind = 'transfer' AND 2 > (
+        SELECT count(*) FROM (
+            SELECT FROM public.organization_members AS member
+             WHERE member.org_id = move.org_id AND member.user_id IN (move.from_user, move.to_user) AND member.status = 'active'
+             ORDER BY member.user_id
+               FOR SHARE) AS active) THEN
+        RETURN taximeter.end_move(move_id, 'refused', 'not_a_member');
+    END IF;
+
+    PERFORM FROM public.user_credit_allocations AS allocation
+      WHERE allocation.org_id = move.org_id AND allocation.user_id IN (move.from_user, move.to_user) AND allocation.is_active
+      ORDER BY allocation.org_id, allocation.user_id
+        FOR NO KEY UPDATE;
+    SELECT * INTO source FROM public.user_credit_allocations AS allocation
+     WHERE allocation.org_id = move.org_id AND allocation.user_id = move.from_user AND allocation.is_active;
+    IF source.closing IS NULL AND NOT closes AND coalesce(source.expires_at > now(), true)
+       OR source.closing IS NOT NULL AND source.id = move.allocation_id THEN
+        remaining := coalesce(source.allocated_credits - source.used_credits, 0);
+    END IF;
+    moved := CASE WHEN closes THEN least(move.amount, remaining) ELSE move.amount END;
+    IF moved <= 0 OR remaining < moved THEN
+        RETURN taximeter.end_move(move_id, 'refused', 'insufficient', greatest(remaining, 0), 0);
+    END IF;
+    IF move.kind = 'transfer' THEN
+        SELECT * INTO target FROM public.user_credit_allocations AS allocation
+         WHERE allocation.org_id = move.org_id AND allocation.user_id = move.to_user AND allocation.is_active;
+        IF target.closing IS NULL AND target.expires_at <= now() THEN
+            -- The settler begins to close it within a second; what is free in it is not to be revived.
+            RETURN taximeter.end_move(move_id, 'refused', 'expiring');
+        END IF;
+        -- Here and not below, so that a new row is locked before the pool, like one that exists.
+        INSERT INTO public.user_credit_allocations (org_id, user_id, allocated_by)
+        VALUES (move.org_id, move.to_user, move.actor)
+        ON CONFLICT (org_id, user_id) WHERE is_active DO NOTHING;
+    END IF;
+
+    -- The hold ends in the step that applies the first of the entries that follow.
+    PERFORM set_config('taximeter.entry_kind', move.kind, true),
+            set_config('taximeter.entry_reference', move_id::text, true),
+            set_config('taximeter.entry_hold', move.org_id || '/move/' || move_id, true);
+    UPDATE public.user_credit_allocations AS allocation
+       SET allocated_credits = allocation.allocated_credits - moved, is_active = NOT closes OR moved < remaining, updated_at = now()
+     WHERE allocation.id = source.id;
+    PERFORM set_config('taximeter.entry_hold', '', true);
+    UPDATE public.user_credit_allocations AS allocation
+       SET allocated_credits = allocation.allocated_credits + moved, updated_at = now(), closing = NULL,
+           expires_at = CASE WHEN allocation.closing IS NULL THEN allocation.expires_at END
+     WHERE allocation.org_id = move.org_id AND allocation.user_id = move.to_user AND allocation.is_active;
+    PERFORM set_config('taximeter.entry_kind', '', true), set_config('taximeter.entry_reference', '', true);
+
+    SELECT * INTO STRICT pool FROM public.organization_credit_pools AS found WHERE found.org_id = move.org_id;
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
+    SELECT move.actor, 'user.allocation.created', move.org_id, move.to_user,
+           jsonb_build_object('allocated_credits', 0),
+           jsonb_build_object('allocated_credits', moved, 'move_id', move_id), move.request_id
+     WHERE move.kind = 'transfer' AND target.id IS NULL;
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
+    VALUES (move.actor,
+            CASE move.kind WHEN 'transfer' THEN 'org.credits.transferred'
+                           WHEN 'deallocation' THEN 'org.credits.deallocated' ELSE 'org.credits.returned' END,
+            move.org_id, move.from_user,
+            jsonb_build_object('allocated_credits', source.allocated_credits),
+            jsonb_strip_nulls(jsonb_build_object(
+                'allocated_credits', source.allocated_credits - moved, 'moved_credits', moved, 'to_user_id', move.to_user,
+                'move_id', move_id, 'kind', move.kind, 'pool_available_credits', pool.available_credits)),
+            move.request_id);
+    UPDATE taximeter.moves AS ended
+       SET state = 'done', amount = moved, pool_allocated = pool.allocated_credits, pool_available = pool.available_credits,
+           ended_at = now()
+     WHERE ended.id = move_id
+    RETURNING * INTO move;
+    RETURN move;
+END;
+$$;
+
+CREATE FUNCTION taximeter.check_exposure_is_known() RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    oldest   timestamptz;
+    are_full boolean;
+BEGIN
+    SELECT min(look.looked_at), bool_and(look.complete) INTO oldest, are_full FROM taximeter.exposure_looks AS look;
+    IF oldest < clock_timestamp() - interval '10 seconds' OR NOT are_full THEN
+        RAISE EXCEPTION 'what requests hold is not known (%), so nothing can be taken by SQL now; nothing was changed',
+            CASE WHEN are_full THEN format('no settler has looked since %s', oldest) ELSE 'too many holds are open' END
+            USING ERRCODE = 'object_not_in_prerequisite_state', CONSTRAINT = 'exposure_is_known',
+                  HINT = 'Look for the settler, then try again: `taximeter check` says what is wrong.';
+    END IF;
+END;
+$$;
+
+CREATE FUNCTION taximeter.check_millicredits(millicredits bigint) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF millicredits IS NULL OR millicredits NOT BETWEEN 1 AND 1000000000000 THEN
+        RAISE EXCEPTION 'millicredits must be between 1 and 1000000000000, not %', coalesce(millicredits::text, 'null')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END;
+$$;
+
+CREATE FUNCTION taximeter.claim_system_admin(issuer text, user_id text, email text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+BEGIN
+    UPDATE taximeter.system_admins AS listed SET user_id = $2
+     WHERE listed.issuer = $1 AND listed.email = lower($3) AND listed.user_id IS NULL AND listed.removed_at IS NULL
+       AND NOT EXISTS (SELECT FROM taximeter.system_admins AS other
+                        WHERE other.issuer = $1 AND other.user_id = $2 AND other.removed_at IS NULL);
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO taximeter.audit_log (actor, action, target, after)
+    VALUES ($2, 'system.admin.claimed', $2, jsonb_build_object('issuer', $1, 'user_id', $2, 'email', lower($3)));
+    RETURN true;
+END;
+$_$;
+
+CREATE FUNCTION taximeter.close_allocation() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    left_over CONSTANT bigint := least(NEW.allocated_credits, OLD.allocated_credits) - NEW.used_credits;
+    kept      bigint := 0;
+BEGIN
+    IF coalesce(current_setting('taximeter.renewing', true), '') <> 'on' THEN
+        kept := greatest(0, least(left_over, taximeter.open_credits(NEW.org_id, NEW.user_id)));
+    END IF;
+    NEW.allocated_credits := NEW.used_credits + kept;
+    IF kept > 0 THEN
+        NEW.is_active := true;
+        NEW.closing := coalesce(
+            NEW.closing, CASE WHEN current_setting('taximeter.entry_kind', true) = 'expiry' THEN 'expiry' ELSE 'removal' END);
+        NEW.auto_renew := false;
+        RAISE NOTICE 'requests of %/% have % millicredits open: the allocation is closed when they end', NEW.org_id, NEW.user_id, kept;
+    END IF;
+    NEW.updated_at := now();
+    RETURN NEW;
+END;
+$$;
+
+CREATE FUNCTION taximeter.close_expired() RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    expired_ids uuid[];
+    expired_id  uuid;
+BEGIN
+    SELECT array_agg(locked.id) INTO expired_ids
+      FROM (SELECT allocation.id FROM public.user_credit_allocations AS allocation
+             WHERE allocation.is_active AND allocation.expires_at <= now()
+             ORDER BY allocation.org_id, allocation.user_id
+               FOR NO KEY UPDATE) AS locked;
+    FOREACH expired_id IN ARRAY coalesce(expired_ids, '{}') LOOP
+        PERFORM taximeter.expire_allocation(expired_id);
+    END LOOP;
+    RETURN coalesce(array_length(expired_ids, 1), 0);
+END;
+$$;
+
+CREATE FUNCTION public.deactivate_expired_allocations() RETURNS integer
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT taximeter.close_expired();
+$$;
+
+CREATE FUNCTION public.deduct_credits(org_id text, user_id text, millicredits bigint, service_type text, service_name text, request_id text, request_metadata jsonb DEFAULT '{}'::jsonb) RETURNS TABLE(success boolean, remaining_credits bigint)
+    LANGUAGE plpgsql ROWS 1
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    allocation_id uuid;
+    remaining     bigint;
+    request       CONSTANT text := request_id;
+    opened        bigint; -- What requests have open.
+BEGIN
+    PERFORM taximeter.check_millicredits(millicredits);
+    IF service_type IS NULL OR length(service_type) NOT BETWEEN 1 AND 64 OR length(service_name) > 255 THEN
+        RAISE EXCEPTION 'service_type must have 1 to 64 characters and service_name at most 255'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF request !~ '^[A-Za-z0-9._:-]{1,128}$' THEN
+        RAISE EXCEPTION 'request_id must have 1 to 128 characters of A-Z a-z 0-9 . _ : -'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+
+    -- Twice: a row that is renewed while this waits for its lock is gone, and its successor only seen by the next statement.
+    FOR attempt IN 1 .. 2 LOOP
+        SELECT allocation.id, allocation.allocated_credits - allocation.used_credits INTO allocation_id, remaining
+          FROM public.user_credit_allocations AS allocation
+         WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
+           AND (allocation.expires_at IS NULL OR allocation.expires_at > now())
+           FOR NO KEY UPDATE;
+        EXIT WHEN FOUND;
+    END LOOP;
+    remaining := coalesce(remaining, 0);
+    -- After the lock: what was settled meanwhile is in `remaining`, and may still count as open, never the other way round.
+    opened := taximeter.open_credits($1, $2);
+
+    IF remaining - opened < millicredits THEN
+        -- It may still be a repetition of what took the credits.
+        success := coalesce(taximeter.was_charged($1, $2, request, millicredits), false);
+        remaining_credits := CASE WHEN success THEN remaining ELSE remaining - least(opened, greatest(remaining, 0)) END;
+        IF NOT success THEN
+            PERFORM taximeter.note_refused_deduction($1, $2, millicredits, remaining_credits, request);
+        END IF;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF request IS NOT NULL THEN
+        INSERT INTO taximeter.charged_requests (org_id, request_id, user_id, amount)
+        VALUES ($1, request, $2, millicredits)
+        ON CONFLICT DO NOTHING;
+        IF NOT FOUND THEN
+            RETURN QUERY SELECT taximeter.was_charged($1, $2, request, millicredits), remaining;
+            RETURN;
+        END IF;
+    END IF;
+    PERFORM taximeter.check_exposure_is_known();
+
+    PERFORM set_config('taximeter.charging', 'on', true),
+            set_config('taximeter.entry_reference', coalesce(request, ''), true);
+    UPDATE public.user_credit_allocations AS allocation
+       SET used_credits = allocation.used_credits + millicredits, updated_at = now()
+     WHERE allocation.id = allocation_id;
+    INSERT INTO public.credit_usage_attribution
+           (org_id, user_id, service_type, service_name, credits_used, request_id, request_metadata)
+    VALUES ($1, $2, $4, coalesce($5, ''), millicredits, request, coalesce($7, '{}'));
+    PERFORM set_config('taximeter.charging', '', true), set_config('taximeter.entry_reference', '', true);
+
+    success := true;
+    remaining_credits := remaining - millicredits;
+    RETURN NEXT;
+END;
+$_$;
+
+CREATE FUNCTION taximeter.drop_attribution_month(month date) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    AS $$
+DECLARE
+    starts          CONSTANT timestamp := date_trunc('month', month::timestamp);
+    since           CONSTANT timestamptz := starts AT TIME ZONE 'UTC';
+    until           CONSTANT timestamptz := (starts + interval '1 month') AT TIME ZONE 'UTC';
+    partition_name  CONSTANT text := 'attribution_' || to_char(starts, 'YYYY_MM');
+    has_partition   CONSTANT boolean := to_regclass('taximeter.' || partition_name) IS NOT NULL;
+    older           date;
+    found_rows      bigint;
+    found_credits   bigint;
+    known_rows      bigint;
+    known_credits   bigint;
+    dropped_rows    bigint;
+    dropped_credits bigint;
+BEGIN
+    IF month IS NULL OR starts >= date_trunc('month', now() AT TIME ZONE 'UTC') - interval '1 month' THEN
+        RAISE EXCEPTION 'only months before the last one can be dropped, not %',
+            coalesce(to_char(starts, 'YYYY-MM'), 'null') USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT min(known.month) INTO older FROM taximeter.usage_months() AS known
+     WHERE known.month < starts AND known.partition IS NOT NULL;
+    IF older IS NOT NULL THEN
+        RAISE EXCEPTION '% is still there: older months go first', to_char(older, 'YYYY-MM')
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    IF has_partition THEN
+        -- Nothing is added to this month from here on; others are written as always.
+        EXECUTE format('LOCK TABLE taximeter.%I IN SHARE MODE', partition_name);
+    ELSE
+        LOCK TABLE taximeter.attribution_rest IN SHARE ROW EXCLUSIVE MODE;
+    END IF;
+    SELECT count(*), coalesce(sum(usage.credits_used), 0) INTO found_rows, found_credits
+      FROM public.credit_usage_attribution AS usage WHERE usage.created_at >= since AND usage.created_at < until;
+    SELECT coalesce(sum(rollup.requests), 0), coalesce(sum(rollup.credits_used), 0) INTO known_rows, known_credits
+      FROM taximeter.usage_monthly_by_org AS rollup WHERE rollup.month = starts::date;
+    SELECT coalesce(sum(gone.requests), 0), coalesce(sum(gone.credits_used), 0) INTO dropped_rows, dropped_credits
+      FROM taximeter.dropped_months AS gone WHERE gone.month = starts::date;
+    IF has_partition AND (found_rows + dropped_rows, found_credits + dropped_credits) <> (known_rows, known_credits) THEN
+        RAISE EXCEPTION 'the rollup of % has % requests and % millicredits, its rows are % and %: see `taximeter check`',
+            to_char(starts, 'YYYY-MM'), known_rows - dropped_rows, known_credits - dropped_credits, found_rows, found_credits
+            USING ERRCODE = 'data_corrupted';
+    END IF;
+    INSERT INTO taximeter.dropped_months AS gone (month, requests, credits_used)
+    VALUES (starts::date, known_rows, known_credits)
+    ON CONFLICT ON CONSTRAINT dropped_months_pkey DO UPDATE
+       SET requests = EXCLUDED.requests, credits_used = EXCLUDED.credits_used,
+           dropped_at = EXCLUDED.dropped_at, dropped_by = EXCLUDED.dropped_by;
+    IF has_partition THEN
+        EXECUTE format('DROP TABLE taximeter.%I', partition_name);
+    ELSE
+        PERFORM set_config('taximeter.moving_rows', 'on', true);
+        DELETE FROM taximeter.attribution_rest AS rest WHERE rest.created_at >= since AND rest.created_at < until;
+        PERFORM set_config('taximeter.moving_rows', '', true);
+    END IF;
+    RETURN found_rows;
+END;
+$$;
+
+CREATE FUNCTION taximeter.end_billing_periods(today date) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    one        public.organization_subscriptions;
+    new_plan   jsonb;
+    cycle_from date;
+    cycle_to   date;
+    ended      integer := 0;
+BEGIN
+    IF today IS NULL THEN
+        RAISE EXCEPTION 'today must be a date, not null' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOR one IN SELECT * FROM public.organization_subscriptions AS subscription
+                WHERE subscription.status <> 'canceled' AND subscription.billing_cycle_end <= today
+                ORDER BY subscription.org_id
+                  FOR UPDATE SKIP LOCKED LOOP
+        ended := ended + 1;
+        IF one.cancel_at_period_end THEN
+            UPDATE public.organization_subscriptions AS subscription
+               SET status = 'canceled', pending_plan = NULL, updated_at = now()
+             WHERE subscription.id = one.id;
+            INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+            VALUES ('settler', 'org.subscription.ended', one.org_id, one.id::text,
+                    jsonb_build_object('status', one.status), jsonb_build_object('status', 'canceled'));
+            CONTINUE;
+        END IF;
+        cycle_from := one.billing_cycle_start;
+        cycle_to := one.billing_cycle_end;
+        WHILE cycle_to <= today LOOP
+            cycle_from := cycle_to;
+            cycle_to := taximeter.next_billing_date(
+                cycle_to, coalesce(one.billing_anchor_day, extract(day FROM one.billing_cycle_end))::integer);
+        END LOOP;
+        new_plan := coalesce(one.pending_plan, jsonb_build_object(
+            'plan_code', one.plan_code, 'plan_name', one.plan_name, 'monthly_price', one.monthly_price));
+        UPDATE public.organization_subscriptions AS subscription
+           SET plan_code = new_plan ->> 'plan_code', plan_name = new_plan ->> 'plan_name',
+               monthly_price = (new_plan ->> 'monthly_price')::numeric, pending_plan = NULL,
+               billing_cycle_start = cycle_from, billing_cycle_end = cycle_to, updated_at = now()
+         WHERE subscription.id = one.id;
+        IF one.pending_plan IS NOT NULL THEN
+            INSERT INTO public.org_billing_history (org_id, event_type, amount, metadata)
+            VALUES (one.org_id, 'subscription_upgraded', 0, jsonb_build_object(
+                'from_plan', one.plan_code, 'to_plan', new_plan ->> 'plan_code', 'effective_immediately', false));
+            INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+            VALUES (coalesce(new_plan ->> 'requested_by', 'settler'), 'org.subscription.upgraded', one.org_id, one.id::text,
+                    jsonb_build_object('plan_code', one.plan_code, 'monthly_price', one.monthly_price::text),
+                    jsonb_build_object('plan_code', new_plan ->> 'plan_code', 'monthly_price', new_plan ->> 'monthly_price',
+                                       'applied_by', 'settler'));
+        END IF;
+    END LOOP;
+    RETURN ended;
+END;
+$$;
+
+CREATE FUNCTION taximeter.end_move(move_id uuid, state text, reason text, have bigint DEFAULT NULL::bigint, held bigint DEFAULT NULL::bigint) RETURNS taximeter.moves
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    UPDATE taximeter.moves AS move
+       SET state = end_move.state, reason = end_move.reason, have = end_move.have, held = end_move.held, ended_at = now()
+     WHERE move.id = move_id
+    RETURNING move.*;
+$$;
+
+CREATE FUNCTION taximeter.ensure_attribution_partitions(months_ahead integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    AS $$
+DECLARE
+    this_month CONSTANT timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
+    made       integer := 0;
+BEGIN
+    IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 120 THEN
+        RAISE EXCEPTION 'months_ahead must be between 0 and 120, not %', months_ahead
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOR month IN -1 .. months_ahead LOOP
+        IF taximeter.make_attribution_month((this_month + make_interval(months => month))::date) THEN
+            made := made + 1;
+        END IF;
+    END LOOP;
+    RETURN made;
+END;
+$$;
+
+CREATE FUNCTION taximeter.ensure_pool() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO public.organization_credit_pools (org_id) VALUES (NEW.org_id) ON CONFLICT (org_id) DO NOTHING;
+    RETURN NEW;
+END;
+$$;
+
+CREATE FUNCTION taximeter.expire_allocation(expired_id uuid, at_time timestamp with time zone DEFAULT now()) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    expired public.user_credit_allocations;
+    closed  public.user_credit_allocations;
+    period  interval; -- In seconds alone: a period does not change with the clocks of a time zone.
+    starts  timestamptz;
+    have    bigint := 0;
+    renewed boolean := false;
+BEGIN
+    SELECT * INTO STRICT expired FROM public.user_credit_allocations AS allocation WHERE allocation.id = expired_id;
+    IF expired.auto_renew THEN
+        -- The account before the pool, as everywhere.
+        PERFORM FROM taximeter.accounts AS account
+          WHERE account.org_id = expired.org_id AND account.user_id = expired.user_id FOR NO KEY UPDATE;
+        -- With what it gives back itself.
+        SELECT pool.available_credits + expired.allocated_credits - expired.used_credits INTO have
+          FROM public.organization_credit_pools AS pool WHERE pool.org_id = expired.org_id FOR NO KEY UPDATE;
+        renewed := have >= expired.allocated_credits;
+    END IF;
+    -- A renewed one is replaced in this transaction, by one that pays for what requests have open.
+    PERFORM set_config('taximeter.entry_kind', 'expiry', true),
+            set_config('taximeter.renewing', CASE WHEN renewed THEN 'on' ELSE '' END, true);
+    UPDATE public.user_credit_allocations AS allocation
+       SET is_active = false
+     WHERE allocation.id = expired_id
+    RETURNING * INTO closed;
+    IF renewed THEN
+        period := make_interval(secs => greatest(1, extract(epoch FROM expired.expires_at - expired.created_at)));
+        starts := CASE WHEN expired.expires_at + period > at_time THEN expired.expires_at ELSE at_time END;
+        PERFORM set_config('taximeter.entry_kind', 'renewal', true);
+        INSERT INTO public.user_credit_allocations
+               (org_id, user_id, allocated_credits, allocated_by, auto_renew, created_at, expires_at)
+        VALUES (expired.org_id, expired.user_id, expired.allocated_credits, expired.allocated_by, true,
+                starts, starts + period);
+    ELSIF expired.auto_renew THEN
+        PERFORM taximeter.note_failed_renewal(expired, have);
+    END IF;
+    PERFORM set_config('taximeter.entry_kind', '', true), set_config('taximeter.renewing', '', true);
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    VALUES ('taximeter:expiry', CASE WHEN renewed THEN 'user.allocation.renewed' ELSE 'user.allocation.expired' END,
+            expired.org_id, expired.user_id,
+            jsonb_build_object('allocated_credits', expired.allocated_credits, 'used_credits', expired.used_credits),
+            jsonb_build_object('returned_credits', expired.allocated_credits - closed.allocated_credits,
+                               'renewed_credits', CASE WHEN renewed THEN expired.allocated_credits ELSE 0 END));
+END;
+$$;
+
+CREATE FUNCTION taximeter.guard_partition(partition_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    guest regrole;
+BEGIN
+    FOR guest IN SELECT DISTINCT acl.grantee FROM pg_class AS partition, aclexplode(partition.relacl) AS acl
+                  WHERE partition.oid = format('taximeter.%I', partition_name)::regclass
+                    AND acl.grantee NOT IN (0, partition.relowner) LOOP
+        EXECUTE format('REVOKE ALL ON taximeter.%I FROM %s', partition_name, guest);
+    END LOOP;
+    EXECUTE format(
+        $sql$CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON taximeter.%I
+             FOR EACH STATEMENT WHEN (current_setting('taximeter.moving_rows', true) IS DISTINCT FROM 'on')
+             EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution')$sql$,
+        partition_name);
+END;
+$_$;
+
+CREATE FUNCTION public.has_sufficient_credits(org_id text, user_id text, millicredits bigint) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+BEGIN
+    PERFORM taximeter.check_millicredits(millicredits);
+    RETURN EXISTS (
+        SELECT FROM public.user_credit_allocations AS allocation
+         WHERE allocation.org_id = $1 AND allocation.user_id = $2 AND allocation.is_active
+           AND (allocation.expires_at IS NULL OR allocation.expires_at > now())
+           AND allocation.allocated_credits - allocation.used_credits - taximeter.open_credits($1, $2) >= $3);
+END;
+$_$;
+
+CREATE FUNCTION taximeter.keep_price_list() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND OLD.withdrawn_at IS NULL
+       AND to_jsonb(NEW) - 'withdrawn_at' - 'withdrawn_by' - 'content' = to_jsonb(OLD) - 'withdrawn_at' - 'withdrawn_by' - 'content'
+       AND NEW.content = OLD.content THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'price lists stay as they are; one that has not begun can be withdrawn, once' USING ERRCODE = 'restrict_violation';
+END;
+$$;
+
+CREATE FUNCTION taximeter.keep_what_is_open() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    opened CONSTANT bigint := taximeter.open_credits(NEW.org_id, NEW.user_id);
+BEGIN
+    IF opened > 0 AND NEW.allocated_credits - NEW.used_credits < opened THEN
+        RAISE EXCEPTION 'requests of %/% have % millicredits open, and % would be left for them', NEW.org_id, NEW.user_id, opened,
+            NEW.allocated_credits - NEW.used_credits
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'open_credits_stay', SCHEMA = 'public',
+                  TABLE = 'user_credit_allocations', HINT = 'Try again when they have ended, or leave that much.';
+    END IF;
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.ledger_position(OUT history text, OUT "position" bigint) RETURNS record
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT (pg_control_system()).system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
+           pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint
+$$;
+
+CREATE FUNCTION taximeter.make_attribution_month(month date) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    starts         CONSTANT timestamp := date_trunc('month', month::timestamp);
+    ends           CONSTANT timestamp := starts + interval '1 month';
+    partition_name CONSTANT text := 'attribution_' || to_char(starts, 'YYYY_MM');
+BEGIN
+    IF to_regclass('taximeter.' || partition_name) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    LOCK TABLE public.credit_usage_attribution IN SHARE UPDATE EXCLUSIVE MODE;
+    -- Another session may have made it while this one waited.
+    IF to_regclass('taximeter.' || partition_name) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    LOCK TABLE taximeter.attribution_rest IN ACCESS EXCLUSIVE MODE;
+    EXECUTE format('CREATE TABLE taximeter.%I (LIKE public.credit_usage_attribution INCLUDING ALL)', partition_name);
+    PERFORM set_config('taximeter.moving_rows', 'on', true);
+    EXECUTE format(
+        'WITH moved AS (DELETE FROM taximeter.attribution_rest WHERE created_at >= %1$L AND created_at < %2$L RETURNING *)'
+        ' INSERT INTO taximeter.%3$I SELECT * FROM moved',
+        starts AT TIME ZONE 'UTC', ends AT TIME ZONE 'UTC', partition_name);
+    PERFORM set_config('taximeter.moving_rows', '', true);
+    EXECUTE format(
+        'ALTER TABLE public.credit_usage_attribution ATTACH PARTITION taximeter.%I FOR VALUES FROM (%L) TO (%L)',
+        partition_name, starts AT TIME ZONE 'UTC', ends AT TIME ZONE 'UTC');
+    PERFORM taximeter.guard_partition(partition_name);
+    RETURN true;
+END;
+$_$;
+
+CREATE FUNCTION taximeter.move_pool(org text, allocated_change bigint, closed_change bigint, used_change bigint, enforce boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    need CONSTANT bigint := allocated_change + closed_change;
+    have bigint;
+BEGIN
+    UPDATE public.organization_credit_pools AS pool
+       SET allocated_credits = pool.allocated_credits + allocated_change,
+           closed_credits = pool.closed_credits + closed_change,
+           used_credits = pool.used_credits + used_change,
+           updated_at = now()
+     WHERE pool.org_id = org
+       AND (NOT enforce OR need <= 0 OR pool.total_credits - pool.allocated_credits - pool.closed_credits >= need);
+    IF NOT FOUND THEN
+        SELECT pool.available_credits INTO have FROM public.organization_credit_pools AS pool WHERE pool.org_id = org;
+        RAISE EXCEPTION 'Insufficient credits in the pool of organisation %: need % millicredits, have %',
+            org, need, coalesce(have, 0)
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'pool_can_pay', SCHEMA = 'public',
+                  TABLE = 'organization_credit_pools';
+    END IF;
+END;
+$$;
+
+CREATE FUNCTION taximeter.next_billing_date(ended date, anchor_day integer) RETURNS date
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT next_month.first_day + least(
+               anchor_day, extract(day FROM next_month.first_day + interval '1 month' - interval '1 day')::integer) - 1
+      FROM (SELECT (date_trunc('month', ended::timestamp) + interval '1 month')::date AS first_day) AS next_month
+$$;
+
+CREATE FUNCTION taximeter.note_audit_end() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO taximeter.audit_end AS known (n, digest) VALUES (NEW.n, NEW.digest)
+        ON CONFLICT (is_only) DO UPDATE SET n = NEW.n, digest = NEW.digest
+     WHERE EXISTS (SELECT FROM taximeter.audit_chain AS chain WHERE chain.n = known.n AND chain.digest = known.digest);
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_exhausted() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    VALUES (CASE WHEN current_setting('taximeter.settling', true) = 'on' THEN 'taximeter:settle' ELSE 'taximeter:sql' END,
+            'user.allocation.exhausted', NEW.org_id, NEW.user_id,
+            jsonb_build_object('allocated_credits', OLD.allocated_credits, 'used_credits', OLD.used_credits),
+            jsonb_build_object('allocated_credits', NEW.allocated_credits, 'used_credits', NEW.used_credits));
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_exposures(shard_seen integer, seen_at timestamp with time zone, is_complete boolean, org_ids text[], user_ids text[], amounts bigint[]) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO taximeter.exposure_looks AS look (shard, looked_at, complete) VALUES (shard_seen, seen_at, is_complete)
+    ON CONFLICT (shard) DO UPDATE SET looked_at = EXCLUDED.looked_at, complete = EXCLUDED.complete
+     WHERE look.looked_at < EXCLUDED.looked_at;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    DELETE FROM taximeter.exposure_looks AS look
+     WHERE look.shard >= (SELECT count(*) FROM taximeter.watermarks);
+    DELETE FROM taximeter.exposures AS known
+     WHERE (known.shard = shard_seen OR known.shard >= (SELECT count(*) FROM taximeter.watermarks))
+       AND NOT EXISTS (SELECT FROM unnest(org_ids, user_ids) AS seen (org_id, user_id)
+                        WHERE seen.org_id = known.org_id AND seen.user_id = known.user_id);
+    INSERT INTO taximeter.exposures AS known (org_id, user_id, shard, open)
+    SELECT seen.org_id, seen.user_id, shard_seen, seen.amount
+      FROM unnest(org_ids, user_ids, amounts) AS seen (org_id, user_id, amount)
+     ORDER BY 1, 2
+    ON CONFLICT (org_id, user_id) DO UPDATE SET shard = EXCLUDED.shard, open = EXCLUDED.open
+     WHERE (known.shard, known.open) <> (EXCLUDED.shard, EXCLUDED.open);
+    RETURN true;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_failed_renewal(expired public.user_credit_allocations, have bigint) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO public.org_billing_history (org_id, event_type, status, metadata)
+    VALUES (expired.org_id, 'allocation_renewal_failed', 'failed', jsonb_build_object(
+            'user_id', expired.user_id, 'allocation_id', expired.id,
+            'need_millicredits', expired.allocated_credits, 'have_millicredits', have));
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after)
+    VALUES ('taximeter:expiry', 'user.allocation.renewal_failed', expired.org_id, expired.user_id,
+            jsonb_build_object('allocated_credits', expired.allocated_credits, 'used_credits', expired.used_credits),
+            jsonb_build_object('pool_available_credits', have));
+$$;
+
+CREATE FUNCTION taximeter.note_refused_deduction(org_id text, user_id text, millicredits bigint, remaining bigint, request_id text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
+    SELECT session_user, 'credit.deduction.failed', $1, $2,
+           jsonb_build_object('available_credits', remaining),
+           jsonb_build_object('available_credits', remaining, 'needed_credits', millicredits),
+           $5
+     WHERE $1 IS NOT NULL AND $2 IS NOT NULL
+       AND NOT EXISTS (
+               SELECT FROM taximeter.audit_log AS seen
+                WHERE seen.org_id = $1 AND seen.at > now() - interval '1 minute'
+                  AND seen.action = 'credit.deduction.failed' AND seen.target = $2);
+$_$;
+
+CREATE FUNCTION taximeter.note_usage_names(names taximeter.usage_names[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    names_max CONSTANT integer := 1000;
+    fresh taximeter.usage_names[];
+BEGIN
+    SELECT array_agg(one) INTO fresh
+      FROM unnest(names) AS one
+     WHERE (SELECT true FROM taximeter.usage_names AS known
+             WHERE known.org_id = one.org_id AND known.month = one.month AND known.by_sql = one.by_sql
+               AND known.service_type = one.service_type AND known.service_name = one.service_name LIMIT 1) IS NULL;
+    IF fresh IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock(place)
+       FROM (SELECT DISTINCT hashtextextended(format('taximeter.usage_names/%s/%s', by_sql, org_id), 0) AS place
+               FROM unnest(fresh) ORDER BY 1) AS places;
+    INSERT INTO taximeter.usage_names (org_id, month, by_sql, service_type, service_name)
+    SELECT org_id, month, by_sql, service_type, service_name
+      FROM (SELECT one.org_id, one.month, one.by_sql, one.service_type, one.service_name, rooms.room,
+                   row_number() OVER (PARTITION BY one.org_id, one.month, one.by_sql ORDER BY one.service_type, one.service_name) AS place
+              FROM (SELECT org_id, month, by_sql,
+                           names_max - (SELECT count(*) FROM taximeter.usage_names AS known
+                                         WHERE known.org_id = part.org_id AND known.month = part.month AND known.by_sql = part.by_sql) AS room
+                      FROM (SELECT DISTINCT org_id, month, by_sql FROM unnest(fresh)) AS part) AS rooms
+              JOIN unnest(fresh) AS one USING (org_id, month, by_sql)
+             WHERE rooms.room > 0
+               -- Somebody else may have written it down while the lock was waited for.
+               AND (SELECT true FROM taximeter.usage_names AS known
+                     WHERE known.org_id = one.org_id AND known.month = one.month AND known.by_sql = one.by_sql
+                       AND known.service_type = one.service_type AND known.service_name = one.service_name LIMIT 1) IS NULL
+           ) AS numbered
+     WHERE place <= room;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_used_by_hand(org text, usr text, millicredits bigint) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO taximeter.accounts AS account (org_id, user_id, used_by_hand) VALUES (org, usr, millicredits)
+    ON CONFLICT (org_id, user_id) DO UPDATE SET used_by_hand = account.used_by_hand + EXCLUDED.used_by_hand;
+$$;
+
+CREATE FUNCTION taximeter.open_credits(org text, usr text) RETURNS bigint
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce((SELECT known.open FROM taximeter.exposures AS known WHERE known.org_id = org AND known.user_id = usr), 0);
+$$;
+
+CREATE FUNCTION taximeter.refresh_pools(at_time timestamp with time zone, most integer) RETURNS TABLE(org_id text, period date, amount bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    this_month CONSTANT timestamp := date_trunc('month', at_time AT TIME ZONE 'UTC');
+    pool       public.organization_credit_pools;
+    canceled   boolean;
+    total      bigint;
+BEGIN
+    -- In the order in which pools are locked everywhere; who is at work on one is not waited for.
+    FOR pool IN
+        SELECT due.* FROM public.organization_credit_pools AS due
+         WHERE due.monthly_refresh_amount > 0 AND due.refreshed_through < this_month
+           AND NOT EXISTS (SELECT FROM public.organization_subscriptions AS subscription
+                            WHERE subscription.org_id = due.org_id AND subscription.status = 'past_due')
+         ORDER BY due.org_id
+         LIMIT most
+           FOR NO KEY UPDATE OF due SKIP LOCKED
+    LOOP
+        org_id := pool.org_id;
+        total := pool.total_credits;
+        canceled := EXISTS (SELECT FROM public.organization_subscriptions AS subscription
+                             WHERE subscription.org_id = pool.org_id AND subscription.status = 'canceled');
+        FOR period IN
+            SELECT month::date
+              FROM generate_series(greatest(pool.refreshed_through + interval '1 month', this_month - interval '11 months'),
+                                   this_month, interval '1 month') AS month
+        LOOP
+            -- No more than the cap of a pool has room for: one pool at its cap must not stop the others.
+            amount := CASE WHEN canceled THEN 0 ELSE least(pool.monthly_refresh_amount, 900000000000000 - total) END;
+            INSERT INTO taximeter.pool_refreshes AS refresh (org_id, period, amount, refreshed_at)
+            VALUES (pool.org_id, refresh_pools.period, refresh_pools.amount, at_time)
+            ON CONFLICT DO NOTHING;
+            CONTINUE WHEN NOT FOUND;
+            IF amount > 0 THEN
+                total := total + amount;
+                INSERT INTO public.org_billing_history (org_id, event_type, amount, metadata)
+                VALUES (pool.org_id, 'credits_refreshed', 0, jsonb_build_object('period', period, 'millicredits', amount));
+                INSERT INTO taximeter.audit_log (actor, action, org_id, before, after)
+                VALUES ('taximeter:refresh', 'org.credits.refreshed', pool.org_id,
+                        jsonb_build_object('total_credits', total - amount),
+                        jsonb_build_object('total_credits', total, 'period', period));
+            END IF;
+            RETURN NEXT;
+        END LOOP;
+        UPDATE public.organization_credit_pools AS refreshed
+           SET total_credits = total,
+               last_refresh_date = CASE WHEN total > pool.total_credits THEN (at_time AT TIME ZONE 'UTC')::date
+                                        ELSE refreshed.last_refresh_date END,
+               refreshed_through = this_month, updated_at = now()
+         WHERE refreshed.org_id = pool.org_id;
+    END LOOP;
+END;
+$$;
+
+CREATE FUNCTION taximeter.refresh_starts() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    this_month CONSTANT date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.refreshed_through := coalesce(date_trunc('month', NEW.last_refresh_date::timestamp)::date, this_month);
+    ELSIF NEW.last_refresh_date IS DISTINCT FROM OLD.last_refresh_date AND NEW.last_refresh_date IS NOT NULL THEN
+        NEW.refreshed_through := date_trunc('month', NEW.last_refresh_date::timestamp)::date;
+    ELSIF OLD.monthly_refresh_amount = 0 AND NEW.monthly_refresh_amount > 0 THEN
+        NEW.refreshed_through := greatest(NEW.refreshed_through, this_month);
+    END IF;
+    RETURN NEW;
+END;
+$$;
+
+CREATE FUNCTION taximeter.refuse() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RAISE EXCEPTION '% of %.% is refused: %', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[0]
+        USING ERRCODE = 'restrict_violation', TABLE = TG_TABLE_NAME;
+END;
+$$;
+
+CREATE FUNCTION taximeter.refuse_id() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RAISE EXCEPTION '% %', TG_ARGV[0], TG_ARGV[1] USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
+END;
+$$;
+
+CREATE FUNCTION taximeter.refuse_renewal_without_end() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RAISE EXCEPTION 'auto_renew needs an end: allocation of %/% has no expires_at', NEW.org_id, NEW.user_id
+        USING ERRCODE = 'check_violation', CONSTRAINT = 'renewal_needs_an_end', SCHEMA = 'public',
+              TABLE = 'user_credit_allocations';
+END;
+$$;
+
+CREATE FUNCTION taximeter.revoke_once() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF OLD.revoked_at IS NOT NULL AND (NEW.revoked_at, NEW.revoked_by) IS DISTINCT FROM (OLD.revoked_at, OLD.revoked_by) THEN
+        RAISE EXCEPTION 'key % was revoked at %, and stays so', OLD.key_id, OLD.revoked_at
+            USING ERRCODE = 'restrict_violation', TABLE = 'api_keys';
+    END IF;
+    IF OLD.revoked_at IS NULL AND NEW.revoked_at IS NOT NULL THEN
+        NEW.revoked_at := now();
+    END IF;
+    RETURN NEW;
+END;
+$$;
+
+CREATE FUNCTION taximeter.seal_audit(since interval DEFAULT '2 days'::interval) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    audit  taximeter.audit_log;
+    last_n bigint;
+    link   bytea;
+    linked integer := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('taximeter.audit_chain', 0));
+    SELECT chain.n, chain.digest INTO last_n, link FROM taximeter.audit_chain AS chain ORDER BY chain.n DESC LIMIT 1;
+    last_n := coalesce(last_n, 0);
+    link := coalesce(link, decode(repeat('00', 32), 'hex'));
+    FOR audit IN
+        SELECT log.* FROM taximeter.audit_log AS log
+         WHERE log.at > now() - since
+           AND NOT EXISTS (SELECT FROM taximeter.audit_chain AS chain WHERE chain.audit_id = log.id)
+         ORDER BY log.id
+    LOOP
+        last_n := last_n + 1;
+        link := taximeter.audit_link(link, audit);
+        INSERT INTO taximeter.audit_chain (n, audit_id, digest) VALUES (last_n, audit.id, link);
+        linked := linked + 1;
+    END LOOP;
+    RETURN linked;
+END;
+$$;
+
+CREATE FUNCTION taximeter.stamp_audit() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    NEW.written_by := session_user;
+    NEW.at := now();
+    RETURN NEW;
+END;
+$$;
+
+CREATE AGGREGATE taximeter.sum_totals(bigint[]) (
+    SFUNC = taximeter.add_totals,
+    STYPE = bigint[],
+    PARALLEL = safe
+);
+
+CREATE FUNCTION taximeter.tell_of_ended_keys() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM pg_notify('taximeter_keys', CASE TG_TABLE_NAME WHEN 'organizations' THEN to_jsonb(NEW) ->> 'id' ELSE to_jsonb(NEW) ->> 'org_id' END);
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.totals_from(day date, amount bigint) RETURNS bigint[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (array_fill((0)::bigint, ARRAY[((EXTRACT(day FROM day))::integer - 1)]) || array_fill(amount, ARRAY[(32 - (EXTRACT(day FROM day))::integer)]));
+
+CREATE FUNCTION taximeter.usage_deleted() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    changes taximeter.usage_daily_by_org[];
+BEGIN
+    PERFORM taximeter.note_used_by_hand(org_id, user_id, credits_used)
+       FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
+               FROM deleted GROUP BY 1, 2 ORDER BY 1, 2) AS by_account;
+    WITH gone AS MATERIALIZED (
+        SELECT org_id, user_id,
+               CASE WHEN name_is_known OR type_is_known THEN service_type ELSE 'other' END AS service_type,
+               CASE WHEN name_is_known THEN service_name ELSE 'other' END AS service_name,
+               day, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+          FROM (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day, seq IS NULL AS by_sql,
+                       count(*) AS requests, sum(credits_used) AS credits_used
+                  FROM deleted
+                 GROUP BY 1, 2, 3, 4, 5, 6) AS raw
+         CROSS JOIN LATERAL (
+               SELECT coalesce((SELECT true FROM taximeter.usage_names AS known
+                                 WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                   AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                   AND known.service_name = raw.service_name LIMIT 1), false) AS name_is_known OFFSET 0) AS names
+         CROSS JOIN LATERAL (
+               SELECT name_is_known
+                      OR coalesce((SELECT true FROM taximeter.usage_names AS known
+                                    WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                      AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                    LIMIT 1), false) AS type_is_known OFFSET 0) AS types
+         GROUP BY 1, 2, 3, 4, 5
+    ), days AS (
+        UPDATE taximeter.usage_daily AS daily
+           SET requests = daily.requests - gone.requests, credits_used = daily.credits_used - gone.credits_used
+          FROM gone
+         WHERE (daily.org_id, daily.user_id, daily.service_type, daily.service_name, daily.day)
+             = (gone.org_id, gone.user_id, gone.service_type, gone.service_name, gone.day)
+    )
+    UPDATE taximeter.usage_monthly_by_user AS monthly
+       SET requests_to_day = taximeter.add_totals(monthly.requests_to_day, less.requests_to_day),
+           credits_to_day = taximeter.add_totals(monthly.credits_to_day, less.credits_to_day)
+      FROM (SELECT org_id, date_trunc('month', day::timestamp)::date AS month, user_id,
+                   taximeter.sum_totals(taximeter.totals_from(day, -requests)) AS requests_to_day,
+                   taximeter.sum_totals(taximeter.totals_from(day, -credits_used)) AS credits_to_day
+              FROM gone GROUP BY 1, 2, 3) AS less
+     WHERE (monthly.org_id, monthly.month, monthly.user_id) = (less.org_id, less.month, less.user_id);
+    DELETE FROM taximeter.usage_daily AS daily
+     USING (SELECT DISTINCT org_id, user_id FROM deleted) AS gone
+     WHERE daily.org_id = gone.org_id AND daily.user_id = gone.user_id AND daily.requests = 0;
+    DELETE FROM taximeter.usage_monthly_by_user AS monthly
+     USING (SELECT DISTINCT org_id, user_id FROM deleted) AS gone
+     WHERE monthly.org_id = gone.org_id AND monthly.user_id = gone.user_id AND monthly.requests_to_day[31] = 0;
+    -- Writer 2: what was done by hand, with its sign.
+    SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, -requests, -credits_used)
+                     ::taximeter.usage_daily_by_org)
+      INTO changes
+      FROM (SELECT org_id, day, service_type, service_name, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+              FROM (
+                SELECT org_id, user_id,
+                       CASE WHEN name_is_known OR type_is_known THEN service_type ELSE 'other' END AS service_type,
+                       CASE WHEN name_is_known THEN service_name ELSE 'other' END AS service_name,
+                       day, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+                  FROM (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day, seq IS NULL AS by_sql,
+                               count(*) AS requests, sum(credits_used) AS credits_used
+                          FROM deleted
+                         GROUP BY 1, 2, 3, 4, 5, 6) AS raw
+                 CROSS JOIN LATERAL (
+                       SELECT coalesce((SELECT true FROM taximeter.usage_names AS known
+                                         WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                           AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                           AND known.service_name = raw.service_name LIMIT 1), false) AS name_is_known OFFSET 0) AS names
+                 CROSS JOIN LATERAL (
+                       SELECT name_is_known
+                              OR coalesce((SELECT true FROM taximeter.usage_names AS known
+                                            WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                              AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                            LIMIT 1), false) AS type_is_known OFFSET 0) AS types
+                 GROUP BY 1, 2, 3, 4, 5
+              ) AS by_account
+             GROUP BY 1, 2, 3, 4) AS by_org;
+    PERFORM taximeter.add_usage_by_org(changes);
+    PERFORM taximeter.add_usage_of_all(changes, NULL);
+    -- The charge of each row goes with it, and no other phase of its request; what went is on record.
+    WITH uncharged AS (
+        DELETE FROM taximeter.charged_requests AS charged
+         USING deleted
+         WHERE charged.org_id = deleted.org_id AND charged.request_id = deleted.request_id
+           AND (charged.shard, charged.epoch, charged.seq) IS NOT DISTINCT FROM (deleted.shard, deleted.epoch, deleted.seq)
+        RETURNING charged.org_id, charged.shard, charged.epoch, charged.seq
+    )
+    INSERT INTO taximeter.deletions (org_id, shard, epoch, events, requests, credits, reason)
+    SELECT org_id, shard, epoch, sum(events)::bigint, sum(requests)::bigint, sum(credits)::bigint,
+           nullif(current_setting('taximeter.deletion_reason', true), '')
+      FROM (SELECT org_id, shard, epoch, 0 AS events, count(*) AS requests, sum(credits_used) AS credits
+              FROM deleted GROUP BY 1, 2, 3
+            UNION ALL
+            SELECT org_id, shard, epoch, count(*) FILTER (WHERE seq IS NOT NULL), 0, 0 FROM uncharged GROUP BY 1, 2, 3) AS parts
+     GROUP BY org_id, shard, epoch
+     ORDER BY 1, 2, 3;
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.usage_floor() RETURNS date
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce((max(month) + interval '1 month')::date, '-infinity'::date) FROM taximeter.dropped_months;
+$$;
+
+CREATE FUNCTION taximeter.usage_inserted() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    by_writer CONSTANT smallint := CASE
+        WHEN current_setting('taximeter.settling', true) = 'on' THEN 0
+        WHEN current_setting('taximeter.charging', true) = 'on' THEN 1
+        ELSE 2 END;
+    changes   taximeter.usage_daily_by_org[];
+BEGIN
+    IF by_writer = 2 THEN
+        -- Usage without a charge was written by hand: the books say so instead of not adding up. Accounts come before rollups, as
+        -- everywhere.
+        PERFORM taximeter.note_used_by_hand(org_id, user_id, -credits_used)
+           FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
+                   FROM inserted GROUP BY 1, 2 ORDER BY 1, 2) AS by_account;
+    END IF;
+    PERFORM taximeter.note_usage_names(array_agg(ROW(org_id, month, by_sql, service_type, service_name)::taximeter.usage_names))
+       FROM (SELECT DISTINCT org_id, date_trunc('month', created_at AT TIME ZONE 'UTC')::date AS month, seq IS NULL AS by_sql,
+                    service_type, service_name
+               FROM inserted) AS found;
+    -- Sorted, so that two statements at once meet on the rows of the rollups in the same order.
+    WITH by_account AS MATERIALIZED (
+        SELECT org_id, user_id,
+               CASE WHEN name_is_known OR type_is_known THEN service_type ELSE 'other' END AS service_type,
+               CASE WHEN name_is_known THEN service_name ELSE 'other' END AS service_name,
+               day, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+          FROM (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day, seq IS NULL AS by_sql,
+                       count(*) AS requests, sum(credits_used) AS credits_used
+                  FROM inserted
+                 GROUP BY 1, 2, 3, 4, 5, 6) AS raw
+         CROSS JOIN LATERAL (
+               SELECT coalesce((SELECT true FROM taximeter.usage_names AS known
+                                 WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                   AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                   AND known.service_name = raw.service_name LIMIT 1), false) AS name_is_known OFFSET 0) AS names
+         CROSS JOIN LATERAL (
+               SELECT name_is_known
+                      OR coalesce((SELECT true FROM taximeter.usage_names AS known
+                                    WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date
+                                      AND known.by_sql = raw.by_sql AND known.service_type = raw.service_type
+                                    LIMIT 1), false) AS type_is_known OFFSET 0) AS types
+         GROUP BY 1, 2, 3, 4, 5
+    ), days AS (
+        INSERT INTO taximeter.usage_daily AS daily
+               (org_id, user_id, service_type, service_name, day, requests, credits_used)
+        SELECT * FROM by_account ORDER BY 1, 2, 3, 4, 5
+        ON CONFLICT (org_id, user_id, service_type, service_name, day) DO UPDATE
+           SET requests = daily.requests + EXCLUDED.requests,
+               credits_used = daily.credits_used + EXCLUDED.credits_used
+    ), months AS (
+        INSERT INTO taximeter.usage_monthly_by_user AS monthly (org_id, month, user_id, requests_to_day, credits_to_day)
+        SELECT org_id, date_trunc('month', day::timestamp)::date, user_id,
+               taximeter.sum_totals(taximeter.totals_from(day, requests)),
+               taximeter.sum_totals(taximeter.totals_from(day, credits_used))
+          FROM (SELECT org_id, user_id, day, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+                  FROM by_account GROUP BY 1, 2, 3) AS by_day
+         GROUP BY 1, 2, 3
+         ORDER BY 1, 2, 3
+        ON CONFLICT (org_id, month, user_id) DO UPDATE
+           SET requests_to_day = taximeter.add_totals(monthly.requests_to_day, EXCLUDED.requests_to_day),
+               credits_to_day = taximeter.add_totals(monthly.credits_to_day, EXCLUDED.credits_to_day)
+    )
+    SELECT array_agg(ROW(org_id, day, service_type, service_name, by_writer, requests, credits_used)
+                     ::taximeter.usage_daily_by_org)
+      INTO changes
+      FROM (SELECT org_id, day, service_type, service_name,
+                   sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+              FROM by_account
+             GROUP BY 1, 2, 3, 4) AS by_org;
+    PERFORM taximeter.add_usage_by_org(changes);
+    -- A settler books one shard at a time.
+    PERFORM taximeter.add_usage_of_all(changes, CASE WHEN by_writer = 0 THEN (SELECT shard FROM inserted LIMIT 1) END);
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.usage_months() RETURNS TABLE(month date, partition text, requests bigint, credits_used bigint, dropped_requests bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    WITH partitions AS (
+        SELECT to_date(substr(child.relname, 13), 'YYYY_MM') AS month, child.relname::text AS partition
+          FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
+         WHERE inhparent = 'public.credit_usage_attribution'::regclass AND child.relname ~ '^attribution_\d{4,}_\d{2}$'
+    ), totals AS (
+        SELECT rollup.month, sum(rollup.requests)::bigint AS requests, sum(rollup.credits_used)::bigint AS credits_used
+          FROM taximeter.usage_monthly_by_org AS rollup GROUP BY 1
+    )
+    SELECT month, partitions.partition, coalesce(totals.requests, 0), coalesce(totals.credits_used, 0),
+           coalesce(gone.requests, 0)
+      FROM partitions FULL JOIN totals USING (month) LEFT JOIN taximeter.dropped_months AS gone USING (month)
+     ORDER BY month;
+$_$;
+
+CREATE FUNCTION taximeter.used_between(totals bigint[], month date, first date, last date) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((totals)[LEAST(((last - month) + 1), 31)] - COALESCE((totals)[(first - month)], (0)::bigint));
+
+CREATE FUNCTION taximeter.was_charged(org text, usr text, request text, millicredits bigint) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    first_user text;
+    charged    bigint;
+BEGIN
+    SELECT min(known.user_id), sum(known.amount) INTO first_user, charged
+      FROM taximeter.charged_requests AS known
+     WHERE known.org_id = org AND known.request_id = request;
+    IF first_user IS NULL THEN
+        RETURN false;
+    END IF;
+    IF first_user <> usr OR charged <> millicredits THEN
+        RAISE EXCEPTION 'request_id % of organisation % was used with other parameters: % millicredits of user %, not % of user %',
+            request, org, charged, first_user, millicredits, usr
+            USING ERRCODE = 'unique_violation', CONSTRAINT = 'request_id_is_used_once', SCHEMA = 'taximeter',
+                  TABLE = 'charged_requests';
+    END IF;
+    RETURN true;
+END;
+$$;
+
+CREATE FUNCTION taximeter.write_audit(action text, org_id text, target text, before jsonb, after jsonb, request_id text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    actor text := current_setting('taximeter.actor', true);
+BEGIN
+    IF actor IS NULL OR actor !~ '^[^[:cntrl:]]{1,255}$' THEN
+        RAISE EXCEPTION 'taximeter.actor must say who does it, in 1 to 255 characters' USING ERRCODE = 'check_violation';
+    END IF;
+    IF actor ~ '^(taximeter|operator):' AND actor !~ '^taximeter:key:[0-9A-Za-z]{12}$' THEN
+        RAISE EXCEPTION 'taximeter.actor is a user or a key of the installation, and not one of our own programs'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    INSERT INTO taximeter.audit_log (actor, action, org_id, target, before, after, request_id)
+    VALUES (actor, action, org_id, target, before, after, request_id);
+END;
+$_$;
