@@ -6,10 +6,10 @@ Postgres has decided is a fact here. An entry that names a hold ends that hold i
 was never free in between; without the hold (it expired, or Redis lost it) the entry applies all the same.
 
 KEYS[1] accounts   hash  org/user -> available held applied
-KEYS[2] meta       hash  epoch, seq
-KEYS[3] holds      hash  org/request -> amount, account, progress, mark, payload (TAB between)
-KEYS[4] deadlines  zset  org/request by Redis time in ms
-KEYS[5] outcomes   hash  org/request -> state reserved charged account
+KEYS[2] holds      hash  org/request -> amount, account, progress, mark, payload (TAB between)
+KEYS[3] deadlines  zset  org/request by Redis time in ms
+KEYS[4] outcomes   hash  org/request -> state reserved charged account
+KEYS[5] meta       hash  epoch, seq
 KEYS[6] open_holds hash  org/user -> how many holds it has open, but for one if it holds anything
 ARGV[1] epoch
 ARGV[2..] four per entry: account, n, delta (millicredits, may be negative), the hold that it ends (org/request) or nothing;
@@ -22,29 +22,30 @@ RETURNS one string an entry: code, then the account's last applied entry
   -3 INVALID    field
   -6 GAP        applied (less than n - 1; nothing changed)
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
-local WIDTH, ROW_KEYS = 4, 6
 --- @include "lib/shard"
 --- @include "lib/account"
 --- @include "lib/rows"
 --- @include "lib/counts"
+local names, records, refused = read_rows(4, 6, KEYS[1], KEYS[5])
+if refused then return refused end
 
 -- Few entries name a hold. ZCARD and HLEN are here for the type of their keys: a wrong one must show before the first write.
-local wanted, holds, counts, further, places = {}, {}, {}, {}, {}
-for i = 1, count do
+local wanted, holds, stored_counts, counts, places = {}, {}, {}, {}, {}
+for i = 1, #names do
   local hold = ARGV[i * 4 + 1]
   if hold ~= '' then wanted[#wanted + 1] = hold end
 end
 if #wanted > 0 then
-  call('ZCARD', KEYS[4])
-  call('HLEN', KEYS[5])
-  local found = call('HMGET', KEYS[3], unpack(wanted))
+  call('ZCARD', KEYS[3])
+  call('HLEN', KEYS[4])
+  local found = call('HMGET', KEYS[2], unpack(wanted))
   for i = 1, #wanted do holds[wanted[i]] = found[i] end
-  counts = call('HMGET', KEYS[6], unpack(names))
+  stored_counts = call('HMGET', KEYS[6], unpack(names))
 end
 
 local current, replies, changed = {}, {}, {}
 local ended, outcomes = {}, {}
-for i = 1, count do
+for i = 1, #names do
   local account, delta, hold = names[i], signed(ARGV[i * 4]), ARGV[i * 4 + 1]
   local number = whole(ARGV[i * 4 - 1], BALANCE_MAX)
   local record = current[account] or records[i]
@@ -74,7 +75,7 @@ for i = 1, count do
         if held > freed or freed == 0 then
           local place = places[account] or i
           places[account] = place
-          further[place] = math.max(0, (further[place] or tonumber(counts[place] or 0) or 0) - 1)
+          counts[place] = math.max(0, (counts[place] or tonumber(stored_counts[place] or 0) or 0) - 1)
         end
       end
     end
@@ -86,9 +87,9 @@ for account in pairs(changed) do
 end
 if #fields > 0 then call('HSET', KEYS[1], unpack(fields)) end
 if #ended > 0 then
-  call('HSET', KEYS[5], unpack(outcomes))
-  call('HDEL', KEYS[3], unpack(ended))
-  call('ZREM', KEYS[4], unpack(ended))
-  write_counts(KEYS[6], names, counts, further)
+  call('HSET', KEYS[4], unpack(outcomes))
+  call('HDEL', KEYS[2], unpack(ended))
+  call('ZREM', KEYS[3], unpack(ended))
+  write_counts(KEYS[6], names, stored_counts, counts)
 end
 return replies

@@ -14,13 +14,14 @@ RETURNS one string an account: code, then fields
   2 REPLAYED  available held applied (it was there already; nothing was written)
   -3 INVALID  field
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
-local WIDTH, ROW_KEYS = 3, 2
 --- @include "lib/shard"
 --- @include "lib/account"
 --- @include "lib/rows"
+local names, records, refused = read_rows(3, 2, KEYS[1], KEYS[2])
+if refused then return refused end
 
 local written, fields, replies = {}, {}, {}
-for i = 1, count do
+for i = 1, #names do
   local account, available = names[i], signed(ARGV[i * 3])
   local applied = whole(ARGV[i * 3 + 1], BALANCE_MAX)
   local record = written[account] or records[i]

@@ -31,9 +31,11 @@ RETURNS one string an operation: code, then fields with a space between; then `w
   -8 NOT_ALLOWED  right: opener (another key's hold), charge (beyond the hold, or without one), progress (beyond the hold)
   -9 TOO_MANY_HOLDS available held limit: the account has as many holds open as it may have
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
-local SPENDING = true
 --- @include "lib/shard"
 --- @include "lib/account"
 --- @include "lib/events"
 --- @include "lib/counts"
---- @include "lib/batch"
+--- @include "lib/read"
+local takes_credit = true
+--- @include "lib/decide"
+--- @include "lib/write"

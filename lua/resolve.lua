@@ -26,9 +26,11 @@ RETURNS one string an operation, then `writes`, as `operate`
   -7 PAUSED       memory: no credit is taken now
   -8 NOT_ALLOWED  right: opener (another key's hold), charge (beyond the hold, or without one), progress (beyond the hold)
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
-local SPENDING = false
 --- @include "lib/shard"
 --- @include "lib/account"
 --- @include "lib/events"
 --- @include "lib/counts"
---- @include "lib/batch"
+--- @include "lib/read"
+local takes_credit = false
+--- @include "lib/decide"
+--- @include "lib/write"

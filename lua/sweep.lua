@@ -48,8 +48,8 @@ for i = 1, #due do
     local reserved, account, progress, mark, payload = match(holds[i], '^(%d+)\t([^\t]+)\t(%d+)\t(%w*)\t([^\t]*)$')
     if account then
       -- A hold of a release that knew of no starts has no number: it counts until the first start after it.
-      local counts = (match(mark, '^(%d+)S') or '0') == (meta[3] or '0')
-      parts[i] = {tonumber(reserved), tonumber(progress), account, payload, counts}
+      local is_valid = (match(mark, '^(%d+)S') or '0') == (meta[3] or '0')
+      parts[i] = {tonumber(reserved), tonumber(progress), account, payload, is_valid}
       if not places[account] then
         names[#names + 1] = account
         places[account] = #names
@@ -58,7 +58,7 @@ for i = 1, #due do
   end
 end
 local records = #names > 0 and call('HMGET', KEYS[1], unpack(names)) or {}
-local counted, further = #names > 0 and call('HMGET', KEYS[7], unpack(names)) or {}, {}
+local stored_counts, counts = #names > 0 and call('HMGET', KEYS[7], unpack(names)) or {}, {}
 local available, held, applied = {}, {}, {}
 for i = 1, #names do
   if records[i] then available[i], held[i], applied[i] = parse_account(records[i]) end
@@ -71,16 +71,16 @@ for i = 1, #due do
   local part = parts[i]
   local place = part and places[part[3]]
   if place and available[place] then
-    local reserved, reported, account, payload, counts = unpack(part)
+    local reserved, reported, account, payload, is_valid = unpack(part)
     -- Never below what a balance may be: too little is charged then.
-    local progress = counts and math.max(0, math.min(reported, available[place] + reserved + BALANCE_MAX)) or 0
+    local progress = is_valid and math.max(0, math.min(reported, available[place] + reserved + BALANCE_MAX)) or 0
     if progress < reported then
       uncharged_holds, uncharged_amount = uncharged_holds + 1, uncharged_amount + reported - progress
     end
     available[place] = available[place] + reserved - progress
     held[place] = held[place] - reserved
     if held[place] > 0 or reserved == 0 then
-      further[place] = math.max(0, (further[place] or tonumber(counted[place] or 0) or 0) - 1)
+      counts[place] = math.max(0, (counts[place] or tonumber(stored_counts[place] or 0) or 0) - 1)
     end
     changed[place] = true
     if progress > 0 then
@@ -103,7 +103,7 @@ if #fields > 0 then
   call('HSET', KEYS[1], unpack(fields))
   call('HSET', KEYS[4], unpack(outcomes))
   call('HDEL', KEYS[2], unpack(ended))
-  write_counts(KEYS[7], names, counted, further)
+  write_counts(KEYS[7], names, stored_counts, counts)
 end
 call('ZREM', KEYS[3], unpack(due))
 if uncharged_holds > 0 then

@@ -6,7 +6,6 @@ What is charged in the end is never cut: a commit applies the actual amount, als
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Final
 
 from taximeter.meter.client import Meter
 from taximeter.meter.hold import Hold
+from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.meter.wire.errors import InsufficientCredits, RequestConflict
 from taximeter.meter.wire.usage import Usage
 
@@ -74,7 +74,7 @@ class EstimatedHolds:
 
     def __init__(self, policy: HoldPolicy | None = None) -> None:
         self.policy = policy or HoldPolicy()
-        self._totals: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._totals: BoundedCache[tuple[str, str], int] = BoundedCache(ACCOUNTS_REMEMBERED_MAX)
 
     async def reserve(
         self,
@@ -138,7 +138,4 @@ class EstimatedHolds:
         return self.policy.hold_for(estimate, total, least)
 
     def _remember(self, account: tuple[str, str], total: int) -> None:
-        self._totals[account] = total
-        self._totals.move_to_end(account)
-        if len(self._totals) > ACCOUNTS_REMEMBERED_MAX:
-            self._totals.popitem(last=False)
+        self._totals.keep(account, total)

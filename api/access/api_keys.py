@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,6 +16,7 @@ import asyncpg
 from taximeter.api.access.key_text import has_shape, read_key
 from taximeter.api.sql import KEYS
 from taximeter.meter.sidecar.grants import ANY_HOLD, SIDECAR_OPERATIONS, Grant
+from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.settler.books.stores import Pool, is_away
 
 logger = logging.getLogger("taximeter.api.access.api_keys")
@@ -103,8 +103,8 @@ class KeyStore:
         self._seal: bytes | None = None
         self._reading_seal: asyncio.Task[bytes] | None = None
         self._old_keys: tuple[float, bool] = (float("-inf"), False)
-        self._good: OrderedDict[bytes, _Read] = OrderedDict()
-        self._bad: OrderedDict[bytes, float] = OrderedDict()
+        self._good: BoundedCache[bytes, _Read] = BoundedCache(KEYS_REMEMBERED_MAX)
+        self._bad: BoundedCache[bytes, float] = BoundedCache(KEYS_REMEMBERED_MAX)
         self._asking: dict[bytes, asyncio.Future[Grant | None]] = {}
         self._due: list[tuple[str, bytes]] = []
         self._noted: dict[str, float] = {}
@@ -345,12 +345,12 @@ class KeyStore:
         """Remember what Postgres said of a key, and return what it allows."""
         if row is None or not hmac.compare_digest(row["digest"], digest):
             self._good.pop(digest, None)
-            _keep(self._bad, digest, read_at)
+            self._bad.keep(digest, read_at)
             return None
         grant = Grant(
             row["org_id"], row["user_id"], frozenset(row["operations"]), opener_of(row["name"])
         )
-        _keep(self._good, digest, _Read(key_id, grant, row["expires_at"], read_at))
+        self._good.keep(digest, _Read(key_id, grant, row["expires_at"], read_at))
         if read_at - self._noted.get(key_id, float("-inf")) >= NOTE_USE_S:
             if len(self._noted) >= KEYS_REMEMBERED_MAX:
                 self._noted.clear()
@@ -365,10 +365,3 @@ class KeyStore:
                 await self._pool.execute(KEYS["note_use"], key_id)
         except TROUBLE as error:
             logger.warning("the last use of an API key could not be noted: %r", error)
-
-
-def _keep(memory: OrderedDict[bytes, _T], digest: bytes, value: _T) -> None:
-    memory[digest] = value
-    memory.move_to_end(digest)
-    if len(memory) > KEYS_REMEMBERED_MAX:
-        memory.popitem(last=False)

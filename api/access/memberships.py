@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 import asyncpg
 
 from taximeter.api.sql import IDENTITY
+from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.settler.books.stores import Pool
 
 logger = logging.getLogger("taximeter.api")
@@ -69,7 +69,9 @@ class Memberships:
         self._outage_s = outage_s
         self._clock = clock
         self._ask_again_at = float("-inf")
-        self._known: OrderedDict[str, tuple[float, tuple[Membership, ...]]] = OrderedDict()
+        self._known: BoundedCache[str, tuple[float, tuple[Membership, ...]]] = BoundedCache(
+            USERS_REMEMBERED_MAX
+        )
 
     async def of(self, user_id: str) -> tuple[Membership, ...]:
         """The user's active memberships, at most MEMBERSHIPS_MAX. Raises asyncpg errors."""
@@ -125,10 +127,7 @@ class Memberships:
         if not found:
             self._known.pop(user_id, None)
         elif self._ttl_s > 0 or self._outage_s > 0:
-            self._known[user_id] = (read_at, found)
-            self._known.move_to_end(user_id)
-            if len(self._known) > USERS_REMEMBERED_MAX:
-                self._known.popitem(last=False)
+            self._known.keep(user_id, (read_at, found))
         return found
 
     def forget(self, user_id: str) -> None:

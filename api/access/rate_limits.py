@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.web.errors import ApiError
+from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.meter.wire.scripts import load_script
 
 logger = logging.getLogger("taximeter.api")
@@ -70,15 +71,15 @@ class LocalCounts:
     """The same count of this process alone: when each caller's last requests were let in."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[str, deque[float]] = OrderedDict()
+        self._seen: BoundedCache[str, deque[float]] = BoundedCache(CALLERS_MAX)
 
     def count(self, key: str, limit: Limit) -> int:
         """Count one request; milliseconds to wait, which is 0 for one that is let in."""
         now = time.monotonic()
-        times = self._seen.setdefault(key, deque(maxlen=limit.count))
-        self._seen.move_to_end(key)
-        if len(self._seen) > CALLERS_MAX:
-            self._seen.popitem(last=False)
+        times = self._seen.get(key)
+        if times is None:
+            times = deque(maxlen=limit.count)
+        self._seen.keep(key, times)
         if len(times) == limit.count and (wait_s := times[0] + limit.window_s - now) > 0:
             return int(wait_s * 1000) + 1
         times.append(now)

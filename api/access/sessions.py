@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from taximeter.api.access.oidc_claims import claim_at, is_email_verified, lackin
 from taximeter.api.settings.oidc import ASYMMETRIC_ALGORITHMS, KEYCLOAK, ClaimPaths
 from taximeter.api.web.errors import ApiError
 from taximeter.meter import InvalidRequest
+from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.meter.wire.limits import check_user_id
 
 logger = logging.getLogger("taximeter.api.access.sessions")
@@ -69,7 +69,9 @@ class RememberingVerifier:
     def __init__(self, verifier: Verifier, *, clock: Callable[[], float] = time.time) -> None:
         self._verifier = verifier
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+        self._known: BoundedCache[bytes, tuple[float, Principal]] = BoundedCache(
+            TOKENS_REMEMBERED_MAX
+        )
 
     async def verify(self, token: str) -> Principal:
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
@@ -83,10 +85,7 @@ class RememberingVerifier:
             cause = "" if error.__cause__ is None else f" ({type(error.__cause__).__name__})"
             logger.info("token refused: %s%s", error.message, cause)
             raise
-        self._known[digest] = (min(principal.expires_at, now + REMEMBERED_S), principal)
-        self._known.move_to_end(digest)
-        if len(self._known) > TOKENS_REMEMBERED_MAX:
-            self._known.popitem(last=False)
+        self._known.keep(digest, (min(principal.expires_at, now + REMEMBERED_S), principal))
         return principal
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable
 
 import asyncpg
@@ -11,6 +10,7 @@ import asyncpg
 from taximeter.api.access.sessions import Principal, Verifier
 from taximeter.api.sql import USERS
 from taximeter.api.web.background import TaskTracker
+from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.settler.books.stores import Connection, Pool
 
 logger = logging.getLogger("taximeter.api")
@@ -37,7 +37,7 @@ class NotingVerifier:
         self._verifier = verifier
         self._pool = pool
         self._tracker = tracker
-        self._known: OrderedDict[str, str] = OrderedDict()
+        self._known: BoundedCache[str, str] = BoundedCache(USERS_REMEMBERED_MAX)
 
     async def verify(self, token: str) -> Principal:
         principal = await self._verifier.verify(token)
@@ -47,10 +47,7 @@ class NotingVerifier:
         return principal
 
     async def _note(self, user_id: str, email: str) -> None:
-        self._known[user_id] = email
-        self._known.move_to_end(user_id)
-        if len(self._known) > USERS_REMEMBERED_MAX:
-            self._known.popitem(last=False)
+        self._known.keep(user_id, email)
         try:
             await self._pool.execute(USERS["note_user"], user_id, email)
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):

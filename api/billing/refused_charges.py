@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 import asyncpg
 
 from taximeter.api.billing.audit import write_audit
 from taximeter.api.web.background import TaskTracker
+from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.settler.books.stores import Pool
 
 logger = logging.getLogger("taximeter.api")
@@ -34,7 +34,9 @@ class RefusalAudit:
         self._tracker = tracker
         self._clock = clock
         # When the last row was written, and how many refusals there were since.
-        self._accounts: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
+        self._accounts: BoundedCache[tuple[str, str], tuple[float, int]] = BoundedCache(
+            ACCOUNTS_REMEMBERED_MAX
+        )
 
     def note(self, org_id: str, user_id: str, *, need: int, have: int, request_id: str) -> None:
         """One refused request. Amounts are millicredits. Awaits nothing."""
@@ -43,10 +45,7 @@ class RefusalAudit:
         if now - written_at < PAUSE_S:
             self._accounts[account] = (written_at, unwritten + 1)
             return
-        self._accounts[account] = (now, 0)
-        self._accounts.move_to_end(account)
-        if len(self._accounts) > ACCOUNTS_REMEMBERED_MAX:
-            self._accounts.popitem(last=False)
+        self._accounts.keep(account, (now, 0))
         self._tracker.spawn(self._write(org_id, user_id, need, have, unwritten, request_id))
 
     async def _write(

@@ -21,11 +21,11 @@ from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.identity import identify
 from taximeter.meter.pricing.litellm_map import parse_map, read_models
 from taximeter.meter.pricing.price_file import PriceFile, parse_price_file
-from taximeter.meter.pricing.pricer import MILLICREDITS_PER_CREDIT
 from taximeter.meter.pricing.published import Listed
 from taximeter.meter.pricing.rates import WholeRate, rate_of
 from taximeter.meter.pricing.sheet import Sheet
 from taximeter.meter.pricing.usage_objects import Counts
+from taximeter.meter.wire.credits import MILLICREDITS_PER_CREDIT
 
 TOLERANCE: Final = Decimal("0.0005")
 """Two prices that differ by less are one: maps keep prices as binary fractions, and some hosts

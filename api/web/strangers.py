@@ -5,9 +5,10 @@ caller may: counted before anything of the next is parsed, looked up or verified
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
+
+from taximeter.meter.wire.bounded_cache import BoundedCache
 
 PEERS_MAX: Final = 10_000
 """Most addresses that are counted; the one that was silent for longest is forgotten."""
@@ -44,8 +45,8 @@ class Strangers:
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = per_minute
         self._clock = clock
-        self._left: OrderedDict[str | int, tuple[float, float]] = OrderedDict()
-        self._known: OrderedDict[int, float] = OrderedDict()
+        self._left: BoundedCache[str | int, tuple[float, float]] = BoundedCache(PEERS_MAX)
+        self._known: BoundedCache[int, float] = BoundedCache(KNOWN_MAX)
 
     def wait_s(self, peer: str, credentials: int | None) -> float:
         """Seconds until a request may be let in; 0 for one that may be now."""
@@ -84,17 +85,11 @@ class Strangers:
             units = BODY_UNITS_MAX if body_bytes < 0 else body_bytes // BYTES_A_UNIT
             self._take(self.who(peer, credentials), 1 + min(units, BODY_UNITS_MAX))
         elif credentials is not None and (status < 400 or status in (402, 409)):
-            self._known[credentials] = self._clock() + KNOWN_FOR_S
-            self._known.move_to_end(credentials)
-            if len(self._known) > KNOWN_MAX:
-                self._known.popitem(last=False)
+            self._known.keep(credentials, self._clock() + KNOWN_FOR_S)
 
     def _take(self, who: str | int, units: int) -> None:
         left = max(self._fill(who) - units, -self._most * OWED_MAX_S / 60)
-        self._left[who] = left, self._clock()
-        self._left.move_to_end(who)
-        if len(self._left) > PEERS_MAX:
-            self._left.popitem(last=False)
+        self._left.keep(who, (left, self._clock()))
 
     def _is_known(self, credentials: int | None) -> bool:
         return credentials is not None and self._known.get(credentials, 0.0) > self._clock()

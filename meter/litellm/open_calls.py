@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from taximeter.meter.litellm.deployments import Model
+from taximeter.meter.wire.bounded_cache import BoundedCache
 
 CALL_S_MAX: Final = 86_400.0
 """A call that nothing ended for a day is forgotten; its hold ended long before."""
@@ -56,7 +57,7 @@ class Calls:
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, Call] = OrderedDict()
-        self._ended: OrderedDict[str, Call] = OrderedDict()
+        self._ended: BoundedCache[str, Call] = BoundedCache(ENDED_MAX)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -95,7 +96,5 @@ class Calls:
             return False
         call.ended = True
         self._open.pop(call.token, None)
-        self._ended[call.token] = call
-        if len(self._ended) > ENDED_MAX:
-            self._ended.popitem(last=False)
+        self._ended.keep(call.token, call)
         return True

@@ -5,7 +5,6 @@ times what the settings say.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -22,11 +21,13 @@ from taximeter.meter.pricing.lists import PriceLists
 from taximeter.meter.pricing.price import Price, UnpricedModel
 from taximeter.meter.pricing.published import Listed, unpriced_region
 from taximeter.meter.pricing.sheet import Rate, Sheet
+from taximeter.meter.wire.bounded_cache import BoundedCache
+from taximeter.meter.wire.credits import MILLICREDITS_PER_CREDIT
 
 UnknownModelPolicy = Literal["reject", "default", "free"]
 
-MILLICREDITS_PER_CREDIT: Final = 1000
 MODELS_REMEMBERED_MAX: Final = 4096
+_Remembered = BoundedCache[tuple[str | None, ...], tuple[Listed, list[Price | None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,7 @@ class Pricer:
         self._default_price = default_price or TokenPrice()
         self._provider_id = provider_id
         self._lists = PriceLists(price_file)
-        self._prices: OrderedDict[tuple[str | None, ...], tuple[Listed, list[Price | None]]]
-        self._prices = OrderedDict()
+        self._prices = _Remembered(MODELS_REMEMBERED_MAX)
         self._day = _today()
         self._now = now
         self._editions: Sequence[Edition] = ()
@@ -127,9 +127,7 @@ class Pricer:
         if known is None:
             listed = self._look_up(model, provider)
             known = (listed, [None] * len(listed.sheets))
-            remembered[key] = known
-            if len(remembered) > MODELS_REMEMBERED_MAX:
-                remembered.popitem(last=False)
+            remembered.keep(key, known)
         else:
             remembered.move_to_end(key)
         listed, prices = known
@@ -229,7 +227,7 @@ class Pricer:
         edition, self._until = edition_at(self._editions, self._now())
         if edition is not self._lists.edition:
             self._lists.edition = edition
-            self._prices = OrderedDict()
+            self._prices = _Remembered(MODELS_REMEMBERED_MAX)
 
     @property
     def file_version(self) -> str:
@@ -244,10 +242,10 @@ class Pricer:
         """
         if self._day != _today():
             self._day = _today()  # Some published prices begin on a day.
-            self._prices = OrderedDict()
+            self._prices = _Remembered(MODELS_REMEMBERED_MAX)
         if not self._lists.reload():
             return False
-        self._prices = OrderedDict()
+        self._prices = _Remembered(MODELS_REMEMBERED_MAX)
         return True
 
     def _look_up(self, model: str, provider: str | None) -> Listed:

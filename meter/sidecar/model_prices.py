@@ -6,7 +6,6 @@ whatever prices have become by then.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -24,6 +23,7 @@ from taximeter.meter.pricing import (
 )
 from taximeter.meter.pricing.editions import PricesNotKnown
 from taximeter.meter.sidecar.answers import PRICES_NOT_KNOWN, Refusal
+from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.meter.wire.errors import InvalidRequest
 from taximeter.meter.wire.usage import Usage
 
@@ -50,7 +50,7 @@ class Prices:
     def __init__(self, pricer: Pricer, holds: EstimatedHolds) -> None:
         self._pricer = pricer
         self._holds = holds
-        self._reserved: OrderedDict[tuple[str, str], Price] = OrderedDict()
+        self._reserved: BoundedCache[tuple[str, str], Price] = BoundedCache(HOLDS_REMEMBERED_MAX)
 
     async def reserve(
         self,
@@ -90,9 +90,7 @@ class Prices:
             usage=_filed(usage, price, found),
             opener=opener,
         )
-        self._reserved[org_id, hold.request_id] = price
-        if len(self._reserved) > HOLDS_REMEMBERED_MAX:
-            self._reserved.popitem(last=False)
+        self._reserved.keep((org_id, hold.request_id), price)
         return hold
 
     def charge(self, fields: Mapping[str, Any], usage: Usage | None) -> tuple[int, Usage]:

@@ -55,10 +55,10 @@ class ShardKeys:
         """KEYS of `apply`, in their order."""
         return [
             self.accounts,
-            self.meta,
             self.holds,
             self.deadlines,
             self.outcomes,
+            self.meta,
             self.open_holds,
         ]
 

@@ -88,6 +88,7 @@ def test_policies_for_a_model_without_a_price() -> None:
     assert fallback.estimate("nobody-sells-this", 1, 1).provider == "default"
 
 
+@pytest.mark.slow
 def test_names_that_callers_make_up_fill_no_memory() -> None:
     pricer = Pricer(unknown_model="free")
     for number in range(5000):

@@ -61,3 +61,7 @@ def test_the_index_of_decisions_lists_every_one_by_its_title() -> None:
 def test_a_decision_begins_with_its_number_and_a_sentence(page: Path) -> None:
     title = page.read_text("utf-8").partition("\n")[0]
     assert re.fullmatch(rf"# {page.name[:4]} [A-Z`].*[^.]", title), title
+
+
+def test_the_numbers_of_decisions_have_no_hole() -> None:
+    assert [int(page.name[:4]) for page in DECISIONS] == list(range(1, len(DECISIONS) + 1))

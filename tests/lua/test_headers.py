@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from taximeter.meter.wire.codes import Code
+from taximeter.meter.wire.keys import ShardKeys
 from taximeter.meter.wire.limits import (
     AMOUNT_MAX,
     BALANCE_MAX,
@@ -25,6 +26,11 @@ from taximeter.meter.wire.scripts import expand, load_script, read_source
 SCRIPTS = sorted(
     path.name[:-4] for path in files("taximeter.lua").iterdir() if path.name.endswith(".lua")
 )
+PARTS = sorted(
+    path.name[:-4]
+    for path in files("taximeter.lua").joinpath("lib").iterdir()
+    if path.name.endswith(".lua")
+)
 ARCHITECTURE = Path(__file__).parents[2] / "docs" / "architecture.md"
 
 
@@ -34,6 +40,12 @@ def header_and_body(name: str) -> tuple[str, str]:
     )
     assert found, f"{name}: a script begins with #!lua and one header"
     return found.group(2), found.group(3)
+
+
+def declared(word: str, source: str) -> set[str]:
+    """What the lines `-- TAKES a, b: why` or `-- GIVES ...` of a part name."""
+    lines = re.findall(rf"^-- {word} ([\w, ]+)", source, re.MULTILINE)
+    return set(re.findall(r"\w+", " ".join(lines)))
 
 
 def test_there_is_one_script_a_job() -> None:
@@ -114,9 +126,60 @@ def test_limits_are_the_same_in_lua_and_python() -> None:
         "PAYLOAD_BYTES_MAX": PAYLOAD_BYTES_MAX,
         "TTL_MS_MAX": TTL_MS_MAX,
     }
-    ours = f"OPEN_HOLDS_MAX, FREE_HOLD_TTL_MS = {OPEN_HOLDS_MAX}, {FREE_HOLD_TTL_MS}\n"
-    assert ours in read_source("lib/batch")
-    assert f"count > {OPERATIONS_PER_CALL_MAX}" in read_source("lib/batch")
+    assert f"local OPEN_HOLDS_MAX = {OPEN_HOLDS_MAX}\n" in read_source("lib/read")
+    assert f"local FREE_HOLD_TTL_MS = {FREE_HOLD_TTL_MS}\n" in read_source("lib/decide")
+    assert f"count > {OPERATIONS_PER_CALL_MAX}" in read_source("lib/read")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_keys_come_in_one_order(name: str) -> None:
+    """Each script takes those that it needs, in the order of ShardKeys."""
+    header, _ = header_and_body(name)
+    documented = re.findall(r"^KEYS\[\d+\] (\w+)", header, re.MULTILINE)
+    order = [key.rpartition(":")[2] for key in ShardKeys("tm", 0).batch()]
+    if name not in ("limit", "permissions"):  # They are bound to no shard.
+        assert documented == [key for key in order if key in documented]
+
+
+OF_LUA = set(
+    re.findall(
+        r"\w+",
+        """and break do else elseif end false for function if in local nil not or return then true
+        ipairs math next pairs redis string table tonumber type unpack KEYS ARGV""",
+    )
+)
+
+
+def names_in(text: str) -> tuple[set[str], set[str]]:
+    """The names that a piece of Lua uses, and those that it makes itself."""
+    code = re.sub(r"--[^\n]*|'(?:[^'\\]|\\.)*'", "''", text)
+    used = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*", code)) - OF_LUA
+    made = re.findall(r"\blocal (?!function)([\w, ]+)|\bfor ([\w, ]+?) (?==|in)", code)
+    parameters = re.findall(r"\blocal function (\w+)\(([^)]*)\)", code)
+    found = " ".join(" ".join(each) for each in (*made, *parameters))
+    return used, set(re.findall(r"\w+", found))
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_says_what_it_takes_and_gives(name: str) -> None:
+    """Nothing comes into a part unseen: its first lines name all that it does not make itself."""
+    source = read_source(f"lib/{name}")
+    taken = declared("TAKES", source)
+    used, made = names_in(source)
+    assert used - made == taken
+    assert declared("GIVES", source) <= made
+
+
+@pytest.mark.parametrize("name", ["operate", "resolve"])
+def test_parts_of_a_batch_take_what_those_before_them_give(name: str) -> None:
+    """Read, decide and write pass on nothing that is not in their first lines."""
+    given = names_in(read_source(name).partition("]]\n")[2])[1]
+    for part in re.findall(r'@include "lib/(\w+)"', read_source(name)):
+        source = read_source(f"lib/{part}")
+        assert declared("TAKES", source) <= given
+        given |= declared("GIVES", source)
+        if part not in ("read", "decide", "write"):
+            given |= names_in(source)[1]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

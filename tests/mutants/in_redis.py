@@ -16,11 +16,11 @@ BUGS: Final = (
     ),
     Bug(
         "balances are written before the event",
-        "lua/lib/batch.lua",
-        "if #events > 0 then append_events(KEYS[7]",
+        "lua/lib/write.lua",
+        "if #events > 0 then\n  append_events(KEYS[7]",
         "for place in pairs(changed) do call('HSET', KEYS[1], names[place],"
-        " account_record(available[place], held[place], applied[place])) end\n"
-        "if #events > 0 then append_events(KEYS[7]",
+        " account_record(available_of[place], held_of[place], applied_of[place])) end\n"
+        "if #events > 0 then\n  append_events(KEYS[7]",
         "lua/test_input.py lua/test_shard_life.py",
         item="HINCRBY before XADD",
     ),
@@ -41,35 +41,35 @@ BUGS: Final = (
     ),
     Bug(
         "a key ends any hold",
-        "lua/lib/batch.lua",
+        "lua/lib/decide.lua",
         "  elseif stranger then reply = '-8 opener'\n",
         "",
         "attacks/test_keys_confine.py",
     ),
     Bug(
         "a key that may not charge commits above its hold",
-        "lua/lib/batch.lua",
+        "lua/lib/decide.lua",
         "      if bound and amount > reserved then reply = '-8 charge'\n      else",
         "      if false then reply = '-8 charge'\n      else",
         "attacks/test_keys_confine.py",
     ),
     Bug(
         "a key that may not charge commits what nobody has held",
-        "lua/lib/batch.lua",
+        "lua/lib/decide.lua",
         "if bound and (charged == 0 or amount > charged) then",
         "if bound and state and (charged == 0 or amount > charged) then",
         "attacks/test_keys_confine.py",
     ),
     Bug(
         "progress has no bound",
-        "lua/lib/batch.lua",
+        "lua/lib/decide.lua",
         "    elseif hold and bound and amount > tonumber(reserved_text) then",
         "    elseif false then",
         "attacks/test_keys_confine.py",
     ),
     Bug(
         "holds vanish with a time to live",
-        "lua/lib/batch.lua",
+        "lua/lib/write.lua",
         "  call('ZADD', KEYS[3], unpack(deadline_fields))\n",
         "  call('ZADD', KEYS[3], unpack(deadline_fields))\n  call('PEXPIRE', KEYS[2], 1)\n",
         "lua/test_operate.py",
@@ -93,17 +93,18 @@ BUGS: Final = (
     ),
     Bug(
         "an account may be overdrawn by one reserve",
-        "lua/lib/batch.lua",
-        "    elseif free < amount then reply = format('-1 %d %d', free, kept)\n"
+        "lua/lib/decide.lua",
+        "    elseif available < amount then reply = format('-1 %d %d', available, held)\n"
         "    -- What a move holds",
-        "    elseif free < 0 then reply = format('-1 %d %d', free, kept)\n    -- What a move holds",
+        "    elseif available < 0 then reply = format('-1 %d %d', available, held)\n"
+        "    -- What a move holds",
         "lua/test_operate.py meter/test_client.py meter/test_batching.py",
     ),
     Bug(
         "a late commit forgets what the expiry has charged",
-        "lua/lib/batch.lua",
-        "        free_now, kept_now = free - (amount - charged), kept\n",
-        "        free_now, kept_now = free - amount, kept\n",
+        "lua/lib/decide.lua",
+        "        new_available, new_held = available - (amount - charged), held\n",
+        "        new_available, new_held = available - amount, held\n",
         "lua/test_sweep.py settler/test_settle.py",
     ),
     Bug(
@@ -115,7 +116,7 @@ BUGS: Final = (
     ),
     Bug(
         "an id that the ledger cannot read is charged",
-        "lua/lib/batch.lua",
+        "lua/lib/decide.lua",
         "\n    or not find(key, '^[%w._:/-]+$', slash + 1)",
         "",
         "lua/test_input.py",
@@ -144,7 +145,7 @@ BUGS: Final = (
     Bug(
         "a report from before a start is charged",
         "lua/sweep.lua",
-        "local progress = counts and math.max",
+        "local progress = is_valid and math.max",
         "local progress = math.max",
         "settler/test_holds_kept.py property/test_shard_machine.py",
     ),
@@ -157,7 +158,7 @@ BUGS: Final = (
     ),
     Bug(
         "a touch does not vouch for what was reported before",
-        "lua/lib/batch.lua",
+        "lua/lib/decide.lua",
         "progress .. '\\t' .. start .. (match(mark, '^%d+S(%w*)$') or mark)",
         "progress .. '\\t' .. mark",
         "settler/test_holds_kept.py lua/test_operate.py",
@@ -208,15 +209,15 @@ BUGS: Final = (
     ),
     Bug(
         "an account may have any number of holds open",
-        "lua/lib/batch.lua",
-        "    elseif (kept > 0 or amount == 0) and further_of(place)",
-        "    elseif false and further_of(place)",
+        "lua/lib/decide.lua",
+        "    elseif (held > 0 or amount == 0) and count_of(place)",
+        "    elseif false and count_of(place)",
         "lua/test_open_holds.py",
     ),
     Bug(
         "a hold that is ended is not counted back",
-        "lua/lib/batch.lua",
-        "      if hold and (kept_now > 0 or kept == kept_now) then",
+        "lua/lib/decide.lua",
+        "      if hold and (new_held > 0 or held == new_held) then",
         "      if false then",
         "lua/test_open_holds.py",
     ),
@@ -236,7 +237,7 @@ BUGS: Final = (
     ),
     Bug(
         "a hold of nothing lives for a day",
-        "lua/lib/batch.lua",
+        "lua/lib/decide.lua",
         "      if amount == 0 and ttl_ms > FREE_HOLD_TTL_MS then",
         "      if false then",
         "lua/test_open_holds.py",

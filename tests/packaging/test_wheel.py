@@ -100,7 +100,7 @@ def test_every_package_and_data_file_is_in_the_wheel(wheel: Path) -> None:
         if file.is_file() and (file.suffix in {".py", ".lua", ".sql"} or file.name in NAMED)
     }
     assert packed == wanted
-    # What makes load stays in the clone (decision 0084).
+    # What makes load stays in the clone (decision 0079).
     assert not [name for name in packed if re.search("bench|tests", name)]
 
 

@@ -87,6 +87,7 @@ def test_what_is_held_comes_from_the_settings(monkeypatch: pytest.MonkeyPatch) -
                 PriceSettings()
 
 
+@pytest.mark.slow
 def test_rounding_says_which_models_cost_more_by_it_and_what_would_mend_that() -> None:
     one = ("rounding", "--prompt-tokens", 1, "--output-tokens", 0, "--json")
     found = json.loads(run(*one, TAXIMETER_MARKUP="2").output)

@@ -162,7 +162,7 @@ BUGS: dict[str, Bug] = {
     "a rebuild forgets what holds reported": Bug(_rebuild_forgets_holds, 3, "may cost [40]"),
     "an expiry charges what was reported before a loss": Bug(
         lambda: Rules(
-            scripts=_script("sweep", "local counts = ", "local counts = true or "),
+            scripts=_script("sweep", "local is_valid = ", "local is_valid = true or "),
             budgets=_budgets(loss=1),
         ),
         4,
@@ -191,8 +191,8 @@ BUGS: dict[str, Bug] = {
     "a start after a loss is no other start": Bug(_every_start_is_one, 6, "invented"),
     "a commit keeps what it did not need": Bug(
         lambda: Rules(
-            scripts=_script("operate", "free_now, kept_now = free + reserved - amount, kept - res",
-                            "free_now, kept_now = free - 0 * reserved - amount, kept - res"),
+            scripts=_script("operate", "available + reserved - amount, held - reserved\n",
+                            "available - amount, held - reserved\n"),
             budgets=_budgets(),
         ),
         2,

@@ -28,6 +28,7 @@ LIVES = {
 """What may happen in one life, and how often: all at once would be too many for the suite."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("life", LIVES.values(), ids=LIVES.keys())
 def test_nothing_that_was_told_is_wrong(life: dict[str, int]) -> None:
     found = explore(Rules(budgets={**dict.fromkeys(Rules().budgets, 0), **life}), DEPTH)
@@ -36,6 +37,7 @@ def test_nothing_that_was_told_is_wrong(life: dict[str, int]) -> None:
     assert not found.violations, str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [

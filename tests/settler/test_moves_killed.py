@@ -4,8 +4,7 @@ was or where it should go.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SUSPENSIONS_MAX = 300
 PROVED_EVERY = 4
+EVERY = range(1, SUSPENSIONS_MAX + 1)
 NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)
 Work = Callable[[Stores], Coroutine[Any, Any, Any]]
 
@@ -38,11 +38,15 @@ async def user(world: World, user_id: str, allocated: int) -> None:
     await world.operate("acme", ("reserve", user_id, f"open-{user_id}", 100))
 
 
-async def killed_at_every_await(
-    world: World, urls: tuple[str, str, str], abrupt: bool, work: Callable[[str], Work]
+async def killed_at_awaits(
+    world: World,
+    urls: tuple[str, str, str],
+    abrupt: bool,
+    work: Callable[[str], Work],
+    awaits: Iterable[int] = EVERY,
 ) -> AsyncIterator[tuple[str, bool]]:
-    """For each await of `work`, a new user whose work dies there; yields (user, died)."""
-    for at in itertools.count(1):
+    """For each of these awaits of `work`, a new user whose work dies there; yields (user, died)."""
+    for turn, at in enumerate(awaits, start=1):
         assert at < SUSPENSIONS_MAX, "the work never came to its end"
         user_id = f"u{at}"
         await user(world, user_id, 1_000)
@@ -51,7 +55,7 @@ async def killed_at_every_await(
             died = await run_cut_off(cut)
         # Whatever it died in, nothing is free twice: the live side says so before anybody recovers.
         # What is wrong once stays wrong, so not every death is looked at alone.
-        if at % PROVED_EVERY == 0 or not died:
+        if turn % PROVED_EVERY == 0 or not died:
             assert (await world.check()).holds, f"cut off at await {at}"
 
         async def nothing_left() -> bool:
@@ -75,10 +79,17 @@ def urls(database_url: str, redis_url: str, key_prefix: str) -> tuple[str, str, 
 
 
 @pytest.mark.parametrize(
-    ("kind", "abrupt"), [("transfer", True), ("transfer", False), ("deallocation", True)]
+    ("kind", "abrupt", "awaits"),
+    # A transfer is killed at every other await, and cancelled at those between them.
+    [
+        ("transfer", True, EVERY[::2]),
+        ("transfer", False, EVERY[1::2]),
+        ("deallocation", True, EVERY),
+    ],
+    ids=["transfer-True", "transfer-False", "deallocation-True"],
 )
 async def test_a_move_is_made_or_not(
-    world: World, urls: tuple[str, str, str], kind: str, abrupt: bool
+    world: World, urls: tuple[str, str, str], kind: str, abrupt: bool, awaits: range
 ) -> None:
     await world.organization("acme", bob=1)
     await world.pool.execute(
@@ -95,7 +106,7 @@ async def test_a_move_is_made_or_not(
 
     moved = 0
     outcomes = set()
-    async for user_id, died in killed_at_every_await(world, urls, abrupt, work):
+    async for user_id, died in killed_at_awaits(world, urls, abrupt, work, awaits):
         live = await world.live(user_id)
         assert live is not None
         assert (live[0], live[1]) in ((900, 100), (600, 100))
@@ -140,7 +151,7 @@ async def test_a_closing_goes_on_and_returns_each_credit_once(
         return removed if why == "removal" else expired
 
     used = 0
-    async for user_id, _ in killed_at_every_await(world, urls, abrupt, work):
+    async for user_id, _ in killed_at_awaits(world, urls, abrupt, work):
         # The removal is one transaction: it was made or not. Then the job goes on, or it is asked
         # for again.
         if why == "removal":

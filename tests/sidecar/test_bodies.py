@@ -165,7 +165,7 @@ async def connection(caller: Caller) -> tuple[asyncio.StreamReader, asyncio.Stre
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=20,
+    max_leaves=8,
 )
 _NAMES = st.sampled_from(
     [

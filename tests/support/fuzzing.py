@@ -25,27 +25,32 @@ KEYS: Final = (
 _SHARE_S: Final = int(MINUTES * 60 / (len(ROLES) + len(KEYS)))
 
 
+_PHASES: Final = ("stateful", "examples", "fuzzing")
+"""With as many minutes each, so that none takes them from the next."""
+
+
 async def fuzz(
     folder: Path, document: str, url: str, config: str, phases: str, checks: str, *more: str
 ) -> tuple[int, str]:
     """Its exit code, which is 0 when nothing was found, and what it said."""
     (folder / "schemathesis.toml").write_text(config, encoding="utf-8")
-    pace = ["--generation-deterministic", f"--phases={phases}"]
-    if MINUTES:
-        pace = [f"--max-time={max(1, _SHARE_S)}", "--phases=examples,fuzzing,stateful"]
-        more = tuple(one for one in more if not one.startswith("--max-examples"))
+    asked = (document, f"--url={url}", f"--checks={checks}")
+    if not MINUTES:
+        return await _run(folder, *asked, "--generation-deterministic", f"--phases={phases}", *more)
+    share = f"--max-time={max(1, _SHARE_S // len(_PHASES))}"
+    more = tuple(one for one in more if not one.startswith("--max-examples"))
+    found, told = 0, ""
+    for phase in _PHASES:
+        code, said = await _run(folder, *asked, share, f"--phases={phase}", *more)
+        print(said[-3000:])
+        found, told = found or code, told + said
+    return found, told
+
+
+async def _run(folder: Path, *arguments: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
-        str(PROGRAM),
-        f"--config-file={folder / 'schemathesis.toml'}",
-        "run",
-        document,
-        f"--url={url}",
-        f"--checks={checks}",
-        *pace,
-        *more,
-        "--workers=2",
-        "--request-timeout=120",
-        "--no-color",
+        *(str(PROGRAM), f"--config-file={folder / 'schemathesis.toml'}", "run", *arguments),
+        *("--workers=2", "--request-timeout=120", "--no-color"),
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -53,7 +58,5 @@ async def fuzz(
     output, _ = await process.communicate()
     said = output.decode()
     (folder / "said.txt").write_text(said)
-    if MINUTES:
-        print(said[-3000:])
     assert process.returncode is not None
     return process.returncode, said

@@ -1,0 +1,115 @@
+"""One thing has one name: what docs/architecture.md says not to write is no identifier anywhere, in
+Lua, SQL, Python and the JSON of both servers; and what stands for money is named by its words.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taximeter.api.app import create_app
+from taximeter.api.settings.api import ApiSettings
+from taximeter.meter.sidecar.app import openapi_document
+from taximeter.meter.wire.codes import Code
+
+ROOT = Path(__file__).parents[2]
+WORDS = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("\n## Words\n")[2]
+WORDS = WORDS.partition("\n## ")[0]
+BANNED = dict(
+    (word, said)
+    for words, said in re.findall(r"^- not ((?:`\w+`(?:, )?)+): ([\w ]+)", WORDS, re.MULTILINE)
+    for word in re.findall(r"`(\w+)`", words)
+)
+DEFINED = {
+    word.strip()
+    for words in re.findall(r"^- \*\*(.+?)\*\*:", WORDS, re.MULTILINE)
+    for word in words.split(",")
+}
+PACKAGES = ("meter", "settler", "api")
+
+
+def of_python() -> Iterator[tuple[str, str]]:
+    """Fields, arguments, and the names of classes and functions."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            where = str(path.relative_to(ROOT))
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                    yield where, node.name
+                elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                    yield where, node.target.id
+                elif isinstance(node, ast.arg):
+                    yield where, node.arg
+
+
+def of_lua() -> Iterator[tuple[str, str]]:
+    """Every name of the code; comments and texts are not looked at."""
+    for path in sorted((ROOT / "lua").rglob("*.lua")):
+        text = re.sub(r"--\[\[.*?\]\]", "", path.read_text("utf-8"), flags=re.DOTALL)
+        text = re.sub(r"--.*|'[^'\n]*'|\"[^\"\n]*\"", "", text)
+        for name in re.findall(r"[A-Za-z_]\w*", text):
+            yield str(path.relative_to(ROOT)), name
+
+
+def of_sql() -> Iterator[tuple[str, str]]:
+    """The blocks of the settler and of the API."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.sql")):
+            for name in re.findall(r"^-- name: (\w+)", path.read_text("utf-8"), re.MULTILINE):
+                yield str(path.relative_to(ROOT)), name
+
+
+def of_json(node: Any) -> Iterator[str]:
+    """The properties and parameters of an OpenAPI document."""
+    if isinstance(node, dict):
+        if isinstance(node.get("properties"), dict):
+            yield from node["properties"]
+        if "in" in node and isinstance(node.get("name"), str):
+            yield node["name"]
+    for inner in node.values() if isinstance(node, dict) else node:
+        if isinstance(inner, dict | list):
+            yield from of_json(inner)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    settings = ApiSettings(dev_mode=True, data_dir=tmp_path_factory.mktemp("glossary"))
+    return {
+        "the API": set(of_json(create_app(settings).openapi())),
+        "the sidecar": set(of_json(json.loads(openapi_document()))),
+    }
+
+
+def test_the_glossary_can_be_read() -> None:
+    assert len(BANNED) >= 8
+    assert {"available", "held", "hold", "pool", "allocation", "millicredit"} <= DEFINED
+    assert not BANNED.keys() & DEFINED
+    for word, said in BANNED.items():
+        assert said in DEFINED, f"{word}: {said} is not in the glossary"
+
+
+def test_no_other_word_is_used_for_a_thing_that_has_one(documents: dict[str, set[str]]) -> None:
+    names = [*of_python(), *of_lua(), *of_sql()]
+    names += [(where, name) for where, found in documents.items() for name in found]
+    assert len(names) > 5_000, "the walk finds them"
+    wrong = sorted({
+        f"{where}: {name}, say {BANNED[word]}"
+        for where, name in names
+        for word in re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().split("_")
+        if word in BANNED
+    })  # fmt: skip
+    assert wrong == []
+
+
+def test_operations_and_codes_have_the_words_of_the_glossary() -> None:
+    operations = {"reserve", "commit", "release", "charge", "touch", "expire"}
+    assert operations <= DEFINED
+    header = (ROOT / "lua" / "operate.lua").read_text("utf-8").partition("]]")[0]
+    assert operations <= set(re.findall(r"[a-z]+", header))
+    assert {code.name for code in Code} >= {"OK", "REPLAYED", "INSUFFICIENT", "TOO_MANY_HOLDS"}
