@@ -1,21 +1,15 @@
-"""Before anything is sent: who pays, whether the key was used before, and the hold."""
+"""Takes the hold of a request, once for an idempotency key."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import time
 
-from taximeter.api.access.memberships import Membership
-from taximeter.api.llm.estimates import PromptSize
 from taximeter.api.llm.quote import Quote
-from taximeter.api.llm.reported import Bounds, bounds_of
 from taximeter.api.llm.services import LlmServices
-from taximeter.api.openai.request import LlmRequest
-from taximeter.api.running.dependencies import suspended
 from taximeter.api.sql import CREDITS
-from taximeter.api.upstreams.router import Target
 from taximeter.api.web.errors import ApiError, from_meter
 from taximeter.meter import (
     AccountNotFound,
@@ -26,52 +20,29 @@ from taximeter.meter import (
     Receipt,
     RequestConflict,
     RequestReplayed,
-    StoreError,
     Usage,
 )
-from taximeter.meter.pricing import Price
 from taximeter.meter.wire.credits import credits_of, text_of_credits
 from taximeter.meter.wire.refusals import REFUSALS
 
 
-async def paying_org(services: LlmServices, user_id: str, org_header: str | None) -> Membership:
-    """The organisation that the header names, else the caller's default, else the oldest active
-    membership with an allocation for them; individual credits pay for who has no other.
+async def take_hold(
+    services: LlmServices, quote: Quote, org_id: str, user_id: str, key: str | None
+) -> tuple[Hold, float]:
+    """Hold as much of the quote as the settings say; returns the hold and the milliseconds that it
+    took. Raises ApiError: 402, 409 for an idempotency key that was used, 429 and 503, and what
+    asyncpg raises.
     """
-    if org_header is not None:
-        for one in await services.memberships.of(user_id):
-            if one.org_id == org_header:
-                return _not_suspended(one)
-        raise ApiError(404, "Organization not found")
-    payer = await services.memberships.payer(user_id)
-    if payer is None:
-        raise ApiError(403, "You are not a member of any organization that could pay")
-    return _not_suspended(payer)
+    request_id = _request_id_of(user_id, key)
+    if key is not None:
+        await _refuse_settled_replay(services, org_id, request_id)
+    meter = await services.meters.get()
+    started = time.perf_counter()
+    hold = await _reserve(services, meter, quote, org_id, user_id, request_id)
+    return hold, (time.perf_counter() - started) * 1000
 
 
-def _not_suspended(membership: Membership) -> Membership:
-    if membership.suspended:
-        raise suspended()
-    return membership
-
-
-async def refuse_empty_account(services: LlmServices, org_id: str, user_id: str) -> None:
-    """Refuse before a large body is read who has nothing left: 402, or 429 while it is only held.
-    Raises ApiError. Whether there is enough is asked when the hold is taken, as ever.
-    """
-    try:
-        meter = await services.meters.get()
-        balance = await meter.balance(org_id, user_id)
-    except AccountNotFound as error:
-        raise from_meter(InsufficientCredits(1, 0, 0)) from error
-    except StoreError as error:
-        services.store.note(error)
-        return  # Somebody with a credit line may go on; who has none is told so by the reserve.
-    if balance.available <= 0:
-        raise from_meter(InsufficientCredits(1, balance.available, balance.held))
-
-
-def request_id_of(user_id: str, key: str | None) -> str:
+def _request_id_of(user_id: str, key: str | None) -> str:
     """Random, or for an idempotency key the same every time; never one that another user could
     name.
     """
@@ -81,7 +52,7 @@ def request_id_of(user_id: str, key: str | None) -> str:
     return f"key-{digest[:48]}"
 
 
-async def refuse_settled_replay(services: LlmServices, org_id: str, request_id: str) -> None:
+async def _refuse_settled_replay(services: LlmServices, org_id: str, request_id: str) -> None:
     """Redis remembers outcomes for minutes only; a key that was charged before that is still in the
     ledger.
     """
@@ -90,23 +61,7 @@ async def refuse_settled_replay(services: LlmServices, org_id: str, request_id: 
         raise _replayed(request_id, "committed", charged)
 
 
-def bounds_for(
-    chat: LlmRequest, prompt: PromptSize, prices: Mapping[Target, Price]
-) -> dict[Target, Bounds]:
-    """The most that this request can use at each target: what is reported beyond is cut."""
-    return {
-        target: bounds_of(
-            price,
-            prompt_bound=prompt.bound(target.price_as) + prompt.audio_tokens,
-            limit=chat.output_tokens_limit,
-            n=chat.n,
-            inputs=chat.inputs,
-        )
-        for target, price in prices.items()
-    }
-
-
-async def reserve(
+async def _reserve(
     services: LlmServices,
     meter: Meter,
     quote: Quote,
@@ -114,9 +69,6 @@ async def reserve(
     user_id: str,
     request_id: str,
 ) -> Hold:
-    """The hold, of as much of the quote as the settings say. Raises ApiError: 402, 409 for a key
-    that was used, 429 and 503.
-    """
     chat, estimate = quote.chat, quote.least
     usage = Usage("llm_inference", chat.model, {"model": chat.model, "estimated": True})
     try:

@@ -9,34 +9,26 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
-from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import State
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from taximeter.api.access.key_text import PREFIX
-from taximeter.api.llm.admission import paying_org, refuse_empty_account
 from taximeter.api.llm.body import ClientLeft, read_body
-from taximeter.api.llm.complete import Incoming, Place, complete
+from taximeter.api.llm.callers import API_ROOT, CLIENTS_ROOT, caller_of, text_header
+from taximeter.api.llm.complete import Incoming, complete
 from taximeter.api.llm.failure_answers import failure_response
-from taximeter.api.llm.key_callers import key_caller
+from taximeter.api.llm.payers import paying_org, refuse_empty_account
+from taximeter.api.llm.place import Place
 from taximeter.api.llm.services import LlmServices
 from taximeter.api.openai.parse import SURFACES
 from taximeter.api.openai.surfaces import Surface
 from taximeter.api.running.dependencies import (
-    bearer_needed,
-    bearer_token,
-    cookie_token,
     refuse_repeated,
 )
 from taximeter.api.web import body_limit as middleware
 from taximeter.api.web.body_limit import announced_bytes, body_limit_words
 from taximeter.api.web.error_handlers import refusal_of
-from taximeter.api.web.errors import ApiError, validation_refusal
-from taximeter.api.web.json_numbers import ShortText
+from taximeter.api.web.errors import ApiError
 
-API_ROOT = "/api/v1/llm"
-CLIENTS_ROOT = "/v1"
 SURFACE_OF = {
     f"{root}{surface.path}": surface for root in (API_ROOT, CLIENTS_ROOT) for surface in SURFACES
 }
@@ -53,7 +45,6 @@ LARGE_BYTES = 16_384
 """Before a larger body is read, it is asked whether anything is left: reading and checking one of
 this size takes about as long as asking.
 """
-_TEXT: TypeAdapter[str] = TypeAdapter(ShortText)
 
 
 class LlmEndpoint:
@@ -94,10 +85,9 @@ class LlmEndpoint:
             raise ApiError(413, words, details=details, headers={"Connection": "close"})
         services: LlmServices = self._state.services
         settings = services.settings
-        org_header = _text(headers, b"x-org-id", "X-Org-Id")
-        user_id, org_header = await _caller(services, scope, headers, org_header)
-        key = _text(headers, b"idempotency-key", "Idempotency-Key")
-        payer = await paying_org(services, user_id, org_header)
+        user_id, org_id = await caller_of(services, scope, headers)
+        key = text_header(headers, b"idempotency-key", "Idempotency-Key")
+        payer = await paying_org(services, user_id, org_id)
         account = (payer.org_id, user_id)
         services.store.check(payer.org_id)
         place = Place(services.requests.take(*account, 1), services.bodies.take(*account))
@@ -132,49 +122,7 @@ class LlmEndpoint:
         )
 
 
-async def get_caller(request: Request) -> tuple[str, str | None]:
-    """The same caller for the reads beside the endpoint, counted as a read. Raises ApiError."""
-    services: LlmServices = request.app.state.services
-    refuse_repeated(request.scope["headers"])
-    headers: dict[bytes, bytes] = dict(reversed(request.scope["headers"]))
-    org_header = _text(headers, b"x-org-id", "X-Org-Id")
-    user_id, org_id = await _caller(services, request.scope, headers, org_header)
-    await services.limiter.admit("reads", user_id)
-    return user_id, org_id
-
-
-async def _caller(
-    services: LlmServices, scope: Scope, headers: dict[bytes, bytes], org_header: str | None
-) -> tuple[str, str | None]:
-    """Who asks, and the organisation that is to pay if that is decided already: by the caller, or
-    by the API key. The path for OpenAI's clients takes no cookie: no browser is meant to use it.
-    """
-    header = headers.get(b"authorization")
-    token = bearer_token(None if header is None else header.decode("latin-1"))
-    if token is None:
-        if API_ROOT not in scope["path"]:
-            raise bearer_needed()
-        token = cookie_token(Request(scope))
-    elif token.startswith(PREFIX):
-        user_header = _text(headers, b"x-user-id", "X-User-Id")
-        return await key_caller(services.keys, token, user_header, org_header)
-    principal = await services.verifier.verify(token)
-    return principal.user_id, org_header
-
-
 def _surface(path: str) -> Surface:
     """The route of a path, which may stand below the root of another application."""
     found = SURFACE_OF.get(path)
     return found or next(one for end, one in SURFACE_OF.items() if path.endswith(end))
-
-
-def _text(headers: dict[bytes, bytes], name: bytes, shown: str) -> str | None:
-    raw = headers.get(name)
-    if raw is None:
-        return None
-    try:
-        return _TEXT.validate_python(raw.decode("latin-1"))
-    except ValidationError as error:
-        raise validation_refusal(
-            [{**one, "loc": ("header", shown)} for one in error.errors()]
-        ) from None

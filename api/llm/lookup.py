@@ -12,7 +12,7 @@ from asyncpg import Record
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, Field
 
-from taximeter.api.llm.endpoint import API_ROOT, CLIENTS_ROOT, get_caller
+from taximeter.api.llm.callers import API_ROOT, CLIENTS_ROOT, get_caller
 from taximeter.api.llm.services import LlmServices, LlmServicesDep
 from taximeter.api.llm.unsent_charges import Due
 from taximeter.api.sql import CREDITS

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
-from taximeter.api.llm.endpoint import API_ROOT, CLIENTS_ROOT
+from taximeter.api.llm.callers import API_ROOT, CLIENTS_ROOT
 from taximeter.api.llm.lookup import CallerDep
 from taximeter.api.llm.quote import prices_not_known
 from taximeter.api.llm.services import LlmServices, LlmServicesDep

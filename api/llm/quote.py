@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from taximeter.api.llm.estimates import PromptSize
+from taximeter.api.llm.reported import Bounds, bounds_of
 from taximeter.api.openai.checks import invalid
 from taximeter.api.openai.request import LlmRequest
 from taximeter.api.settings.api import ApiSettings
@@ -64,6 +65,20 @@ class Quote:
             else:
                 high = middle - 1
         return low
+
+    def bounds(self) -> dict[Target, Bounds]:
+        """The most that this request can use at each target: what is reported beyond is cut."""
+        chat, prompt = self.chat, self.prompt
+        return {
+            target: bounds_of(
+                price,
+                prompt_bound=prompt.bound(target.price_as) + prompt.audio_tokens,
+                limit=chat.output_tokens_limit,
+                n=chat.n,
+                inputs=chat.inputs,
+            )
+            for target, price in self.prices.items()
+        }
 
 
 def quote(

@@ -224,9 +224,3 @@ class MeteredStream:
             event = Event(b"", surface.usage_chunk(self._chat.model, self._charge.counted), False)
         assert event.document is not None, "usage was read from it"
         return with_data(event, surface.with_cost(event.document, cost))
-
-
-async def until_disconnect(receive: Receive) -> None:
-    """Return when the client is gone, or has its whole answer."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -1,25 +1,21 @@
-"""Which upstreams a model goes to, and asking them in their order."""
+"""Finds the upstreams that a model goes to, in their order."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import translate
 
-from taximeter.api.openai.request import LlmRequest
 from taximeter.api.upstreams.config import RouteConfig, RoutingConfig
-from taximeter.api.upstreams.failures import UpstreamFailure
-from taximeter.api.upstreams.upstream import Opened, Upstream
+from taximeter.api.upstreams.upstream import Upstream
 from taximeter.api.web.errors import ApiError
 from taximeter.meter.pricing.identity import host_of, identify
 from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.settler.status.health import UpstreamHealth
 
 MODELS_REMEMBERED_MAX = 4096
-RETRY_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,56 +107,6 @@ def _sold_as(upstream: Upstream, model: str, price_as: str | None) -> tuple[str,
     if upstream.region is not None and not of.region:
         name = f"{upstream.region}/{of.model}"
     return name, provider
-
-
-async def ask(
-    targets: tuple[Target, ...],
-    chat: LlmRequest,
-    headers: Mapping[str, str],
-    payer: tuple[str, str],
-    went_out: Callable[[], None],
-) -> tuple[Target, Opened]:
-    """The first target that answers `payer`, and its answer. Raises ApiError: the last failure, or
-    503 when all of them rest.
-
-    The next one is asked only when the last has done nothing: it could not be reached, or said that
-    it does not take this request. A connection that broke or fell silent after the request was sent
-    may have cost money at the provider; that is not repeated.
-    """
-    failure: UpstreamFailure | None = None
-    for target in targets:
-        if target.upstream.rest.is_resting:
-            continue
-        content = chat.encoded(target.model, target.upstream.limit_field)
-        for attempt in range(target.upstream.retries + 1):
-            if attempt:
-                await asyncio.sleep(RETRY_PAUSE_S * 2**attempt)
-            try:
-                answer = await target.upstream.send(
-                    chat.surface.path, content, headers, payer, went_out
-                )
-            except UpstreamFailure as error:
-                failure = error
-                if not error.again:
-                    break
-            else:
-                target.upstream.rest.answered()
-                return target, answer
-        assert failure is not None, "it was tried at least once"
-        if failure.is_down:
-            target.upstream.rest.failed()
-        else:
-            target.upstream.rest.answered()
-        if not failure.elsewhere:
-            break
-    if failure is not None:
-        raise failure
-    raise ApiError(
-        503,
-        "The provider has failed repeatedly and is given a pause",
-        details={"reason": "upstream_resting"},
-        headers={"Retry-After": "1"},
-    )
 
 
 def upstream_health(router: Router | None) -> UpstreamHealth:

@@ -14,7 +14,8 @@ from support.processes import Running, running, same_books
 from support.provider import USAGE, Asked, Provider, chat_answer
 from support.world import World
 
-from taximeter.api.llm.endpoint import API_ROOT, SURFACE_OF
+from taximeter.api.llm.callers import API_ROOT
+from taximeter.api.llm.endpoint import SURFACE_OF
 from taximeter.api.upstreams.config import UpstreamConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "llm-route.md").read_text(encoding="utf-8")

@@ -109,13 +109,13 @@ async def test_the_client_leaves_before_a_connection_to_the_upstream(
     """Nothing was sent, so nothing is charged."""
     await world.funded()
     upstream = world.app.state.services.router.upstreams["scripted"]
-    turns = [await upstream._turns.wait("acme", "ann") for _ in range(500)]
+    taken = [await upstream._connections.acquire("acme", "ann") for _ in range(500)]
     raw = await open_stream(world)
     await something_held(world)
     abort(raw)
     await nothing_open(world)
-    for turn in turns:
-        turn.end()
+    for connection in taken:
+        connection.release()
     assert not provider.asked
     await nothing_charged(world)
 

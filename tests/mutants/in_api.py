@@ -112,14 +112,14 @@ BUGS: Final = (
     ),
     Bug(
         "an API key calls models that it was not made for",
-        "api/llm/key_callers.py",
+        "api/llm/callers.py",
         '    if "llm" not in grant.operations:\n',
         "    if False:\n",
         "api/test_keys.py::test_a_key_is_no_wider_than_it_was_made",
     ),
     Bug(
         "an API key pays from any organisation",
-        "api/llm/key_callers.py",
+        "api/llm/callers.py",
         "    if org_header not in (None, grant.org_id):\n",
         "    if False:\n",
         "api/test_keys.py::test_a_key_is_no_wider_than_it_was_made",
@@ -201,7 +201,7 @@ BUGS: Final = (
     ),
     Bug(
         "a suspended organisation pays",
-        "api/llm/admission.py",
+        "api/llm/payers.py",
         "    if membership.suspended:\n",
         "    if False:\n",
         "api/test_organizations.py::test_own_credits_pay_while_an_organization_is_suspended",
