@@ -22,7 +22,7 @@ class _Organization:
         self.waiting = 0
 
 
-class Crowd:
+class FairQueue:
     """Operations in the order in which they are served: organisations take turns, and within each
     its accounts do. Those of one account keep their order.
     """
