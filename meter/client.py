@@ -1,13 +1,11 @@
-"""Meter: the client that gateways embed."""
+"""Reserves, commits and charges credits: Meter, the client that gateways embed."""
 
 from __future__ import annotations
 
-import asyncio
 from types import TracebackType
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from taximeter.meter.credit_line.admitted import Entry, receipt_of
 from taximeter.meter.credit_line.desk import CreditDesk, CreditLines
@@ -20,9 +18,9 @@ from taximeter.meter.lanes.pressure import Pressure
 from taximeter.meter.lanes.shards import Shards
 from taximeter.meter.server.connect import check_server, connect_pool
 from taximeter.meter.server.durability import ServerFacts, read_facts
+from taximeter.meter.server.trouble import within
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.wire.balance import Balance, Loader
-from taximeter.meter.wire.errors import StoreUnavailable
 from taximeter.meter.wire.hold_record import Asker
 from taximeter.meter.wire.ids import new_request_id
 from taximeter.meter.wire.keys import account_field, request_field
@@ -245,11 +243,8 @@ class Meter:
 
     async def server_facts(self) -> ServerFacts:
         """What the server does with what it answers. Raises StoreUnavailable."""
-        try:
-            async with asyncio.timeout(self._settings.call_timeout_s):
-                return await read_facts(self._redis)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
+        async with within(self._settings.call_timeout_s):
+            return await read_facts(self._redis)
 
     async def promise(self) -> str:
         """What holds for what this meter has answered, in one sentence. Raises StoreUnavailable."""

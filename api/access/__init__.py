@@ -1,1 +1,1 @@
-"""Who calls, what they may do, and how often."""
+"""Decides who calls, what they may do, and how often."""

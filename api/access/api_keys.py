@@ -1,4 +1,4 @@
-"""API keys of gateways: what a key allows as Postgres says it, remembered for seconds."""
+"""Looks up API keys of gateways in Postgres, and remembers for seconds what a key allows."""
 
 from __future__ import annotations
 

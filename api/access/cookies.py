@@ -1,4 +1,4 @@
-"""Of the cookies that a browser sends, the one that matters here: the session's.
+"""Keeps the session's cookie alone, of those that a browser sends.
 
 The framework reads every cookie of every request, whether or not a route has any use for them, and
 takes seconds for one of 30 kB that is full of backslashes. So all others end here, before it.

@@ -1,4 +1,4 @@
-"""Session tokens of dev mode: a key pair in a local file, and what mints and checks tokens with it.
+"""Mints and checks session tokens of dev mode, with a key pair in a local file.
 
 None of this exists outside dev mode: there the key file is not even read.
 """

@@ -1,6 +1,4 @@
-"""The public keys of an OIDC issuer: fetched, kept, and fetched again without ever being made to
-hammer it.
-"""
+"""Fetches and keeps the public keys of an OIDC issuer, without ever being made to hammer it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of API keys: how one is made, and what can be told of one without asking anybody."""
+"""Makes the text of API keys, and tells what can be told of one without asking anybody."""
 
 from __future__ import annotations
 

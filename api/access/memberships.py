@@ -1,4 +1,4 @@
-"""Which organisations a user belongs to, remembered for a moment: the LLM route asks on every
+"""Remembers for a moment which organisations a user belongs to: the LLM route asks on every
 request.
 """
 

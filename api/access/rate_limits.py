@@ -1,5 +1,5 @@
-"""How often a caller may ask the admin API: counted in Redis, so that all of its processes count as
-one. The LLM route is not counted: there the credits are the limit.
+"""Limits how often a caller may ask the admin API: counted in Redis, so that all of its processes
+count as one. The LLM route is not counted: there the credits are the limit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Who is calling: turns a session token into a `Principal`, by the key of dev mode or those of an
-OIDC issuer.
-"""
+"""Turns a session token into a `Principal`, by the key of dev mode or those of an OIDC issuer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is a system admin by the list in Postgres, besides those whose token has the role."""
+"""Tells who is a system admin by the list in Postgres, besides those whose token has the role."""
 
 from __future__ import annotations
 

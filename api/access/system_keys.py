@@ -1,4 +1,6 @@
-"""Keys of the installation: what an operator's automation shows the admin API, and no session."""
+"""Checks keys of the installation: what an operator's automation shows the admin API, and no
+session.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of users besides their id: the address that their verified sessions name."""
+"""Keeps the address that the verified sessions of a user name."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The words and rules of billing that several routes share."""
+"""Does the billing that routes share: allocations, purchases, moves, live balances, audit."""

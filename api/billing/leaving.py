@@ -1,4 +1,4 @@
-"""What ends with a person's place in an organisation: whatever would go on to act for them."""
+"""Ends what would go on to act for a person who has left an organisation: keys and invitations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The port of a payment provider: what knows whether a payment was made."""
+"""Asks a payment provider whether a payment was made: the port that one implements."""
 
 from __future__ import annotations
 

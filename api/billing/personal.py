@@ -1,4 +1,4 @@
-"""The organisation of one that holds a user's individual credits: what it is called."""
+"""Names the organisation of one that holds a user's individual credits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan that changes within a period costs for the rest of it."""
+"""Computes what a plan that changes within a period costs for the rest of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit rows of charges that were refused for want of credits."""
+"""Writes audit rows of charges that were refused for want of credits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shapes that several answers share. Credits are JSON numbers of credits."""
+"""Shapes what several answers share. Credits are JSON numbers of credits."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from taximeter.api.commands import price_lists, price_rounding
 from taximeter.api.commands.common import explain, some_lines
+from taximeter.api.commands.price_list_database import in_force
 from taximeter.api.commands.prices_diff import diff
 from taximeter.api.prices.followed import make_pricer
 from taximeter.api.settings.prices import PriceSettings
@@ -53,7 +54,7 @@ def show(model: str, provider: str | None, plan: str | None, power_level: str | 
     """Print the price of each kind, in dollars as published and in credits as charged."""
     try:
         settings = PriceSettings()
-        pricer = price_lists.in_force(make_pricer(settings), settings)
+        pricer = in_force(make_pricer(settings), settings)
         sheet, listed = pricer.sheet(model, provider=provider)
         price = pricer.price(model, provider=provider, plan=plan, power_level=power_level)
     except ValidationError as error:
@@ -219,7 +220,7 @@ def rounding(
     given = {} if credits_per_dollar is None else {"credits_per_dollar": credits_per_dollar}
     try:
         settings = PriceSettings(**given)  # type: ignore[arg-type]  # It is checked there.
-        pricer = price_lists.in_force(make_pricer(settings), settings)
+        pricer = in_force(make_pricer(settings), settings)
     except ValidationError as error:
         raise click.ClickException(explain(error)) from None
     except PriceFileError as error:

@@ -9,7 +9,7 @@ import click
 from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain, some_lines
-from taximeter.api.commands.price_lists import in_force
+from taximeter.api.commands.price_list_database import in_force
 from taximeter.api.prices.diff import AGREEMENT, FINE, Difference, compare
 from taximeter.api.prices.table import TableError, changes, read_table, write_table
 from taximeter.api.settings.prices import PriceSettings

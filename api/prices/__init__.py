@@ -1,1 +1,1 @@
-"""Price lists as an operator keeps, follows and compares them."""
+"""Keeps, follows and compares price lists."""

@@ -1,4 +1,4 @@
-"""An old and a new price list side by side, and what is obviously wrong with the new one."""
+"""Compares an old and a new price list, and finds what is obviously wrong with the new one."""
 
 from __future__ import annotations
 

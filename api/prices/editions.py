@@ -1,4 +1,4 @@
-"""Where the editions of the price list are kept: in Postgres, and in a file for processes without.
+"""Keeps the editions of the price list: in Postgres, and in a file for processes without.
 
 `docs/decisions/0074-price-lists-are-editions.md` says why.
 """

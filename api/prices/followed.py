@@ -1,5 +1,5 @@
-"""Prices and holds as the settings say, and followed: what the operator's price file and the lists
-that were taken over say is charged within seconds, without a restart.
+"""Makes prices and holds as the settings say, and follows what changes: the operator's price file
+and the lists that were taken over are charged by within seconds, without a restart.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Usages for which LiteLLM's map has no price that could be compared, by named rules.
+"""Sets aside usages for which LiteLLM's map has no price that could be compared, by named rules.
 
 Most rules look at the map alone, before anything is compared: what it costs here makes no
 difference to them. The others are asked only where both differ, and say exactly how the two must

@@ -1,4 +1,4 @@
-"""The prices that a comparison found, as a table that a later one is held against."""
+"""Writes the prices that a comparison found as a table that a later one is held against."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The composition of a running sidecar: stores, meter, prices, server, in order."""
+"""Opens what a running sidecar is made of, in order: stores, meter, prices, server."""
 
 from __future__ import annotations
 

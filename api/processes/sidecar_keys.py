@@ -1,4 +1,4 @@
-"""The keys that a sidecar accepts: those of its settings, and those of organisations."""
+"""Checks the keys that a sidecar accepts: those of its settings, and those of organisations."""
 
 from __future__ import annotations
 

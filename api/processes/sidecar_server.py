@@ -1,4 +1,4 @@
-"""uvicorn around the sidecar: one write an answer, bounded heads, a drain before the shutdown."""
+"""Runs uvicorn around the sidecar: one write an answer, bounded heads, a drain at the end."""
 
 from __future__ import annotations
 

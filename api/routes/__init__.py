@@ -1,3 +1,3 @@
-"""The HTTP routes, one file per kind of thing."""
+"""Serves the admin API, one file per kind of thing; none knows another."""
 
 from __future__ import annotations

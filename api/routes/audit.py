@@ -1,4 +1,4 @@
-"""Who changed what in an organisation."""
+"""Shows who changed what in an organisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pool of an organisation, and what its users may spend of it."""
+"""Shows the pool of an organisation, and allocates it to users."""
 
 from __future__ import annotations
 

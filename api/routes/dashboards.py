@@ -1,4 +1,4 @@
-"""The dashboard of an organisation's admin."""
+"""Shows the dashboard of an organisation's admin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The billing history: what was paid, and how the subscription went."""
+"""Shows the billing history: what was paid, and how the subscription went."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invitations: nobody becomes a member of an organisation without saying so."""
+"""Answers invitations: nobody becomes a member of an organisation without saying so."""
 
 from __future__ import annotations
 

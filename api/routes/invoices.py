@@ -1,4 +1,6 @@
-"""Invoices: what the billing system says of them, and whether a subscription is past due."""
+"""Notes and shows invoices: what the billing system says of them, and whether a subscription is
+past due.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API keys of an organisation's gateways: made by its admins, narrowed, taken back."""
+"""Makes, narrows and ends API keys of an organisation's gateways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who the caller is."""
+"""Says who the caller is."""
 
 from __future__ import annotations
 

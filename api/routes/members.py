@@ -1,4 +1,4 @@
-"""Members of an organisation."""
+"""Adds, changes and removes members of an organisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credits that change hands: from one member to another, or back to the pool."""
+"""Moves credits from one member to another, or back to the pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dashboard of the whole system, for its admins."""
+"""Shows the dashboard of the whole system to its admins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Individual credits: those of an organisation of one, so that nothing else has to know of them."""
+"""Grants individual credits: those of an organisation of one, so that nothing else has to know of
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A subscription that moves to a larger plan, or ends."""
+"""Moves a subscription to a larger plan, or ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Buying credits: once per payment, however often the request comes."""
+"""Adds purchased credits: once per payment, however often the request comes."""
 
 from __future__ import annotations
 

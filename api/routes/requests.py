@@ -1,4 +1,4 @@
-"""Single charges, for whoever wants to know what a figure is made of."""
+"""Shows single charges, for whoever wants to know what a figure is made of."""
 
 from __future__ import annotations
 

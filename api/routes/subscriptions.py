@@ -1,4 +1,4 @@
-"""Subscriptions: an organisation begins here."""
+"""Subscribes organisations to plans: an organisation begins here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of the system, for load balancers and people."""
+"""Shows the state of the system, for load balancers and people."""
 
 from __future__ import annotations
 

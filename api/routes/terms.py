@@ -1,4 +1,4 @@
-"""When an allocation ends, and whether it is renewed then."""
+"""Sets when an allocation ends, and whether it is renewed then."""
 
 from __future__ import annotations
 

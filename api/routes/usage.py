@@ -1,4 +1,4 @@
-"""Usage reports of an organisation or of one of its users."""
+"""Reports usage of an organisation or of one of its users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user has, over all of their organisations."""
+"""Shows what a user has, over all of their organisations."""
 
 from __future__ import annotations
 

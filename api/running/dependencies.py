@@ -1,4 +1,6 @@
-"""What routes ask for: the services, the caller, and what the caller may do in an organisation."""
+"""Gives routes what they ask for: the services, the caller, and what the caller may do in an
+organisation.
+"""
 
 from __future__ import annotations
 

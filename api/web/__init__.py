@@ -1,1 +1,1 @@
-"""HTTP for the admin API: shapes of JSON, errors, limits and repeats."""
+"""Speaks HTTP for the admin API: shapes of JSON, errors, limits and repeats."""

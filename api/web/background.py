@@ -1,4 +1,4 @@
-"""Work that must end although the request that began it is gone: tracked, and waited for when the
+"""Tracks work that must end although the request that began it is gone, and waits for it when the
 API stops.
 """
 

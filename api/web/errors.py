@@ -1,4 +1,4 @@
-"""The one shape in which every refusal leaves the API, and the mapping of what can go wrong to it.
+"""Says every refusal in the one shape in which it leaves the API.
 
 `{"error": {"code", "message", "details"}, "detail": "..."}`: the second part repeats the message,
 since existing front ends read `detail`.

@@ -1,4 +1,4 @@
-"""Credits in and out of JSON without a float in between.
+"""Reads and writes credits in JSON without a float in between.
 
 In: the body is parsed with every number as `Decimal`, and only a plain number of at most three
 decimals becomes millicredits. Out: `millicredits / 1000` is the double nearest to a number of at

@@ -1,4 +1,4 @@
-"""What can be done with an answer, as OpenAPI links: for people who read the document, and for
+"""Says what can be done with an answer, as OpenAPI links: for people who read the document, and for
 tests that go from one request to the next.
 """
 

@@ -1,4 +1,5 @@
-"""The OpenAPI document, and a page to read and try it on that needs nothing from elsewhere.
+"""Completes the OpenAPI document, and serves a page to read and try it on that needs nothing from
+elsewhere.
 
 The framework describes inputs and answers. What it cannot know is added here: how every kind of
 request can be refused, and an example of each, as the system itself has answered it.

@@ -1,4 +1,4 @@
-"""Which part of a list is asked for."""
+"""Says which part of a list is asked for."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""An id for each request of the admin API: the caller's or a new one, said in the answer, and
-written into the audit log by whatever the request changes. And what every answer tells browsers.
+"""Gives each request of the admin API an id, the caller's or a new one, which the answer and the
+audit log say; and tells browsers what every answer tells them.
 """
 
 from __future__ import annotations

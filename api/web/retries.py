@@ -1,4 +1,4 @@
-"""Requests that are simply done again when Postgres has undone them for the sake of another one.
+"""Does a request again that Postgres has undone for the sake of another one.
 
 Locks are taken in one order (docs/architecture.md, "Locks"), so nobody should ever need this: it is
 the second line, for statements that operators run by hand in an order of their own.

@@ -1,4 +1,4 @@
-"""HTTP on the wire for API and sidecar: parsed in C, answered in one write, heads bounded."""
+"""Speaks HTTP on the wire for API and sidecar: parsed in C, one write an answer, heads bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits for a shard beyond its next calls: served by turns, so that nobody's flood is
+"""Serves by turns what waits for a shard beyond its next calls, so that one caller's flood is not
 everybody's queue.
 """
 
@@ -22,7 +22,7 @@ class _Organization:
         self.waiting = 0
 
 
-class Crowd:
+class FairQueue:
     """Operations in the order in which they are served: organisations take turns, and within each
     its accounts do. Those of one account keep their order.
     """

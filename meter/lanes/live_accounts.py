@@ -10,6 +10,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from taximeter.meter.lanes.shards import Shards
+from taximeter.meter.server.trouble import unavailable, within
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.wire.balance import Balance, Loader
 from taximeter.meter.wire.codes import FENCED, STALE_EPOCH
@@ -21,6 +22,7 @@ from taximeter.meter.wire.errors import (
     StoreUnavailable,
 )
 from taximeter.meter.wire.keys import ShardKeys, account_field, shard_of
+from taximeter.meter.wire.replies import text_of
 from taximeter.meter.wire.scripts import Script, load_script
 
 _LOOK_AGAIN_S = 0.1
@@ -125,11 +127,11 @@ class AccountReader:
             record, (epoch, complete), (seconds, micros) = await self._look(keys, account)
             if record is not None:
                 return
-            if not _text(epoch).isdigit():
-                raise ShardFenced(f"shard {keys.shard} is {_text(epoch) or 'not opened yet'}")
+            if not text_of(epoch).isdigit():
+                raise ShardFenced(f"shard {keys.shard} is {text_of(epoch) or 'not opened yet'}")
             now_ms = int(seconds) * 1000 + int(micros) // 1000
             asked_ms = now_ms if asked_ms is None else asked_ms
-            if _text(complete).isdigit() and int(complete) > asked_ms:
+            if text_of(complete).isdigit() and int(complete) > asked_ms:
                 raise AccountNotFound(org_id, user_id)
             if loop.time() >= deadline:
                 raise StoreUnavailable(
@@ -139,27 +141,21 @@ class AccountReader:
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _look(self, keys: ShardKeys, account: str) -> Any:
-        try:
-            async with (
-                asyncio.timeout(self._settings.call_timeout_s),
-                self._redis.pipeline(transaction=True) as pipeline,
-            ):
-                pipeline.hget(keys.accounts, account)
-                pipeline.hmget(keys.meta, "epoch", "complete_ms")
-                pipeline.time()
-                return await pipeline.execute()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
+        async with (
+            within(self._settings.call_timeout_s),
+            self._redis.pipeline(transaction=True) as pipeline,
+        ):
+            pipeline.hget(keys.accounts, account)
+            pipeline.hmget(keys.meta, "epoch", "complete_ms")
+            pipeline.time()
+            return await pipeline.execute()
 
     async def _epoch(self, keys: ShardKeys) -> str:
         count = len(self._keys_of_all)  # what `keys` was chosen by; it may change while we wait
-        try:
-            async with asyncio.timeout(self._settings.call_timeout_s):
-                epoch, found = await self._redis.hmget(keys.meta, "epoch", "shards")
-        except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
-        self._shards.check(keys.shard, count, _text(found))
-        text = _text(epoch)
+        async with within(self._settings.call_timeout_s):
+            epoch, found = await self._redis.hmget(keys.meta, "epoch", "shards")
+        self._shards.check(keys.shard, count, text_of(found))
+        text = text_of(epoch)
         if not text.isdigit():
             raise ShardFenced(f"shard {keys.shard} is {text or 'not opened yet'}")
         return text
@@ -180,11 +176,7 @@ class AccountReader:
             message = str(error)
             if message.startswith((FENCED, STALE_EPOCH)):
                 raise ShardFenced(message) from error
-            raise StoreUnavailable(f"Redis: {type(error).__name__} {message}".rstrip()) from error
+            raise unavailable(error) from error
 
     def _keys(self, org_id: str) -> ShardKeys:
         return self._keys_of_all[shard_of(org_id, len(self._keys_of_all))]
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value or "")

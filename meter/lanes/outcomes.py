@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Any, cast
-
-from redis.exceptions import RedisError
 
 from taximeter.meter.lanes.confirm import what_is_missing
 from taximeter.meter.lanes.shards import Shards
 from taximeter.meter.server.handshake import greet
-from taximeter.meter.wire.errors import ShardFenced, StoreError, StoreUnavailable
+from taximeter.meter.server.trouble import within
+from taximeter.meter.wire.errors import ShardFenced, StoreError
 from taximeter.meter.wire.hold_record import HoldRecord
 from taximeter.meter.wire.keys import ShardKeys, account_field, request_field, shard_of
 from taximeter.meter.wire.limits import check_org_id, check_request_id
 from taximeter.meter.wire.receipt import Receipt, State
+from taximeter.meter.wire.replies import text_of
 from taximeter.meter.wire.waits import Waits
 
 
@@ -53,7 +52,7 @@ class RequestReader:
             ("HGET", keys.outcomes_old, key),
         )
         self._check_open(keys, count, replies[0])
-        hold, outcome, outcome_old = map(_text, replies[1:])
+        hold, outcome, outcome_old = map(text_of, replies[1:])
         if hold:
             record = _parse(hold)
             state, reserved, charged = "open", str(record.amount), "0"
@@ -70,7 +69,7 @@ class RequestReader:
             ("HMGET", keys.meta, "epoch", "shards"), ("HGET", keys.accounts, account)
         )
         self._check_open(keys, count, meta)
-        balance = _text(found)
+        balance = text_of(found)
         if not balance:
             raise StoreError(f"account {account} of a known request is not in Redis")
         available, held, _ = balance.split(" ")
@@ -94,7 +93,7 @@ class RequestReader:
             ("HMGET", keys.meta, "epoch", "shards"), ("HGET", keys.holds, key)
         )
         self._check_open(keys, count, meta)
-        return _parse(_text(hold)).payload if hold else ""
+        return _parse(text_of(hold)).payload if hold else ""
 
     async def check_open(self) -> None:
         """Return when a new connection is admitted on every shard. Raises ShardFenced,
@@ -102,13 +101,11 @@ class RequestReader:
         """
         connection = self._pool.make_connection()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with within(self._timeout_s):
                 await connection.connect()
                 count = len(self._keys)
                 for keys in list(self._keys):
                     await greet(connection, keys, partial(self._shards.check, keys.shard, count))
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
         finally:
             await connection.disconnect(nowait=True)
 
@@ -119,7 +116,7 @@ class RequestReader:
         missing: list[str] = []
         connection = self._pool.make_connection()
         try:
-            async with asyncio.timeout(self._timeout_s + 2 * waits.timeout_s):
+            async with within(self._timeout_s + 2 * waits.timeout_s):
                 await connection.connect()
                 for wait in dict.fromkeys((waits.reserve, waits.commit)):
                     if wait != "none":
@@ -128,30 +125,25 @@ class RequestReader:
                             connection, self._keys[0], goal, waits.timeout_s
                         )
                         missing += [found] if found else []
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
         finally:
             await connection.disconnect(nowait=True)
         return missing
 
     def _check_open(self, keys: ShardKeys, count: int, meta: Any) -> None:
-        epoch, shards = map(_text, meta)
+        epoch, shards = map(text_of, meta)
         self._shards.check(keys.shard, count, shards)
         if not epoch.isdigit():
             raise ShardFenced(f"shard {keys.shard} is {epoch or 'not opened yet'}")
 
     async def _transaction(self, *commands: tuple[str, ...]) -> list[Any]:
-        try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._redis.pipeline(transaction=True) as pipeline,
-            ):
-                for command in commands:
-                    pipeline.execute_command(*command)
-                replies: list[Any] = await pipeline.execute()
-                return replies
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
+        async with (
+            within(self._timeout_s),
+            self._redis.pipeline(transaction=True) as pipeline,
+        ):
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[Any] = await pipeline.execute()
+            return replies
 
 
 def _parse(hold: str) -> HoldRecord:
@@ -159,7 +151,3 @@ def _parse(hold: str) -> HoldRecord:
         return HoldRecord.parse(hold)
     except ValueError as error:
         raise StoreError(f"Redis has a damaged hold: {error}") from error
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value or "")

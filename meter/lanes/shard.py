@@ -1,4 +1,4 @@
-"""One shard as the client sees it: a bounded queue, and lanes that send what waits there.
+"""Queues the operations of one shard, bounded, and sends what waits there over a few connections.
 
 What callers ask for while a call is in flight becomes the next call, so batches grow with load and
 a lone caller waits for nobody. A lane owns one connection and has one call in flight, which bounds
@@ -17,7 +17,7 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from taximeter.meter.lanes.confirm import Confirmer, drop
-from taximeter.meter.lanes.fair_queue import Crowd
+from taximeter.meter.lanes.fair_queue import FairQueue
 from taximeter.meter.lanes.pending import Pending
 from taximeter.meter.lanes.pressure import Pressure
 from taximeter.meter.lanes.script_call import run_batch
@@ -60,12 +60,12 @@ class ShardClient:
         self._waits = settings.waits
         # Kept, because asking for the running loop costs a system call on some Pythons.
         self._loop = asyncio.get_running_loop()
-        # What the next calls take, as it came; what is beyond them waits in the crowd, for its
+        # What the next calls take, as it came; what is beyond them waits in the fair queue, for its
         # turn. While nobody floods, nothing is ever there.
         self._queue: deque[Pending] = deque()
         a_round = settings.batch_max * settings.lanes_per_shard
         self._front_max = min(FRONT_ROUNDS * a_round, settings.queue_max)
-        self._crowd = Crowd()
+        self._beyond = FairQueue()
         self.pressure = Pressure()
         self.acknowledged = Acknowledged(keys)
         self.open_holds_max = OPEN_HOLDS_MAX
@@ -89,9 +89,9 @@ class ShardClient:
         """
         settings = self._settings
         can_wait = operation.op in TAKES_CREDIT or operation.op == "touch"
-        if self._crowd.waiting or len(self._queue) >= self._front_max:
+        if self._beyond.waiting or len(self._queue) >= self._front_max:
             room = 1 if can_wait else 2
-            self._crowd.admit(
+            self._beyond.admit(
                 operation.account,
                 len(self._queue),
                 room * settings.queue_max,
@@ -110,8 +110,8 @@ class ShardClient:
 
     def adopt(self, pending: Pending) -> None:
         """Queue what was submitted already, here or to another shard."""
-        if self._crowd.waiting or len(self._queue) >= self._front_max:
-            self._crowd.add(pending)
+        if self._beyond.waiting or len(self._queue) >= self._front_max:
+            self._beyond.add(pending)
         else:
             self._queue.append(pending)
         self._drained.clear()
@@ -127,7 +127,7 @@ class ShardClient:
     @property
     def waiting(self) -> int:
         """How many operations wait."""
-        return len(self._queue) + self._crowd.waiting
+        return len(self._queue) + self._beyond.waiting
 
     async def aclose(self, deadline: float) -> None:
         """Finish what is queued before the deadline, a time of the loop, then stop; what is left
@@ -146,7 +146,7 @@ class ShardClient:
         await asyncio.gather(*self._lanes, return_exceptions=True)
         left = list(self._queue)
         self._queue.clear()
-        left += [self._crowd.take() for _ in range(self._crowd.waiting)]
+        left += [self._beyond.take() for _ in range(self._beyond.waiting)]
         for confirmer in self._confirmers.values():
             left += await confirmer.retire()
         return left
@@ -267,7 +267,7 @@ class ShardClient:
         self._wake()
 
     def _note_drained(self) -> None:
-        if not self._queue and not self._crowd.waiting and not self._in_flight:
+        if not self._queue and not self._beyond.waiting and not self._in_flight:
             if any(confirmer.busy for confirmer in self._confirmers.values()):
                 return
             self._drained.set()
@@ -281,17 +281,17 @@ class ShardClient:
 
     def _take(self) -> list[Pending]:
         """This lane's share of what waits, less what is past its deadline or pointless."""
-        queue, crowd = self._queue, self._crowd
-        waiting = len(queue) + crowd.waiting + self._in_flight
+        queue, beyond = self._queue, self._beyond
+        waiting = len(queue) + beyond.waiting + self._in_flight
         share = -(-waiting // self._settings.lanes_per_shard)
         batch_max = min(self._settings.batch_max, max(share, BATCH_SPLIT_MIN))
         batch: list[Pending] = []
         now = self._loop.time()
         while len(batch) < batch_max:
             if not queue:
-                if not crowd.waiting:
+                if not beyond.waiting:
                     break
-                queue.extend(crowd.take() for _ in range(min(crowd.waiting, batch_max)))
+                queue.extend(beyond.take() for _ in range(min(beyond.waiting, batch_max)))
             pending = queue.popleft()
             if pending.future.cancelled() and pending.pointless:
                 continue

@@ -1,4 +1,4 @@
-"""The first contact with a Redis server: who it is, what it keeps, and what it lets us do."""
+"""Connects to a Redis server and checks that credits may be kept there by this user."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError
 
 from taximeter.meter.server.durability import read_facts
 from taximeter.meter.server.handshake import greet
 from taximeter.meter.server.permissions import METER, check_permissions, missing_permission
+from taximeter.meter.server.trouble import within
 from taximeter.meter.settings import MeterSettings
-from taximeter.meter.wire.errors import StoreError, StoreUnavailable, UnsafeServer
+from taximeter.meter.wire.errors import StoreError, UnsafeServer
 from taximeter.meter.wire.keys import ShardKeys
 
 
@@ -51,11 +52,8 @@ async def check_server(redis: Any, settings: MeterSettings) -> None:
 
     Raises UnsafeServer, MissingPermission, StoreUnavailable.
     """
-    try:
-        async with asyncio.timeout(settings.call_timeout_s):
-            objections = (await read_facts(redis)).objections()
-            if objections:
-                raise UnsafeServer(objections)
-            await check_permissions(redis, METER, ShardKeys(settings.key_prefix, 0).meta)
-    except (RedisError, OSError, TimeoutError) as error:
-        raise StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip()) from error
+    async with within(settings.call_timeout_s):
+        objections = (await read_facts(redis)).objections()
+        if objections:
+            raise UnsafeServer(objections)
+        await check_permissions(redis, METER, ShardKeys(settings.key_prefix, 0).meta)

@@ -1,4 +1,4 @@
-"""What a Redis server really does with what was answered, read from the server itself."""
+"""Says how durable an acknowledged charge is on this Redis server, as the server is set up."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 from redis.exceptions import ResponseError
 
 from taximeter.meter.settings import Durability
+from taximeter.meter.wire.replies import text_of
 from taximeter.meter.wire.scripts import load_script
 from taximeter.meter.wire.waits import Waits
 
@@ -112,8 +113,4 @@ async def _config(redis: Any, name: str) -> dict[str, str]:
         answer = await redis.config_get(name)
     except ResponseError:  # It is switched off, or renamed, as managed services do.
         return {}
-    return {_text(key): _text(value) for key, value in cast("dict[Any, Any]", answer).items()}
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return {text_of(key): text_of(value) for key, value in cast("dict[Any, Any]", answer).items()}

@@ -1,4 +1,4 @@
-"""What a client checks on every new connection before it admits anything on it.
+"""Checks on every new connection that the guardian has approved this very server.
 
 The client has no Postgres. The settler's guardian compares Redis with Postgres and writes the run
 id of a server whose data it found whole into the shard's meta; a server with another run id, or
@@ -15,6 +15,7 @@ from taximeter.meter.server.acknowledged import Acknowledged
 from taximeter.meter.wire.errors import ShardFenced
 from taximeter.meter.wire.keys import ShardKeys
 from taximeter.meter.wire.limits import OPEN_HOLDS_MAX
+from taximeter.meter.wire.replies import text_of
 
 FORMAT = "1"
 """Version of keys and records that this release reads and writes."""
@@ -53,14 +54,14 @@ async def greet(
     """
     before = acknowledged.told if acknowledged else None
     await connection.send_command("INFO", "server")
-    info = _text(await connection.read_response(disable_decoding=True))
+    info = text_of(await connection.read_response(disable_decoding=True))
     await connection.send_command(
         "HMGET",
         keys.meta,
         *("epoch", "shards", "run_id", "format", "fenced_reason", "writes", "start"),
         *("start_writes", "open_holds_max"),
     )
-    fields = [_text(value) for value in await connection.read_response(disable_decoding=True)]
+    fields = [text_of(value) for value in await connection.read_response(disable_decoding=True)]
     epoch, found_shards, approved, data_format, reason, writes, start, began, most = fields
     if check_count is not None:
         check_count(found_shards)
@@ -88,7 +89,3 @@ async def greet(
         shards=int(found_shards),
         open_holds_max=int(most) if most.isdigit() else OPEN_HOLDS_MAX,
     )
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value or "")

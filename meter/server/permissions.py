@@ -1,4 +1,4 @@
-"""What a Redis user of ours must be allowed to do: one table for the rules that an operator gives
+"""Lists what a Redis user must be allowed to do: one table for the rules that an operator gives
 to Redis, and for the question that every process asks before its first script.
 
 Redis checks permissions command by command, also inside a script, and undoes nothing when one is
@@ -17,6 +17,7 @@ from typing import Any, Final
 from redis.exceptions import NoPermissionError
 
 from taximeter.meter.wire.errors import StoreError
+from taximeter.meter.wire.replies import text_of
 from taximeter.meter.wire.scripts import load_script
 
 # A valid call of each command, `*` for a key: what Redis needs to know which keys it is about.
@@ -158,7 +159,7 @@ async def check_permissions(redis: Any, role: Role, key: str) -> None:
         refused = await script.call(redis, [key], asked)
     except NoPermissionError as error:
         raise missing_permission(redis, error) from error
-    missing = {_text(command) for command in refused}
+    missing = {text_of(command) for command in refused}
     if _TOO_MUCH not in missing and _user(redis) != "default":
         logger.warning(
             "the Redis user %r may run CONFIG, hence read the administrator's password: give it "
@@ -177,7 +178,3 @@ def missing_permission(redis: Any, error: NoPermissionError) -> MissingPermissio
 
 def _user(redis: Any) -> str:
     return str(redis.connection_pool.connection_kwargs.get("username") or "default")
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,8 +1,14 @@
-"""Which errors of Redis pass by themselves, and which do not."""
+"""Tells which errors of Redis pass by themselves, and says StoreUnavailable where Redis is away."""
 
 from __future__ import annotations
 
-from redis.exceptions import NoPermissionError, ResponseError
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
+
+from taximeter.meter.wire.errors import StoreUnavailable
 
 _PASSING = (
     "LOADING",
@@ -53,3 +59,20 @@ def may_have_written(error: BaseException) -> bool:
     before they write; but permissions are asked for command by command, and nothing is undone.
     """
     return not isinstance(error, NoPermissionError) or "script" in str(error)
+
+
+def unavailable(error: BaseException) -> StoreUnavailable:
+    """What callers are told of an error of Redis or of the way to it."""
+    return StoreUnavailable(f"Redis: {type(error).__name__} {error}".rstrip())
+
+
+@asynccontextmanager
+async def within(timeout_s: float) -> AsyncIterator[None]:
+    """Wait for Redis no longer than that. Raises StoreUnavailable where it would raise an error of
+    redis-py, OSError or TimeoutError.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise unavailable(error) from error

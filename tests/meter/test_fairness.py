@@ -14,7 +14,7 @@ from support.proxy import Proxy
 from support.shard import ScriptedShard
 
 from taximeter.meter import Meter, Overloaded, Receipt, TooManyForAccount
-from taximeter.meter.lanes.fair_queue import Crowd
+from taximeter.meter.lanes.fair_queue import FairQueue
 from taximeter.meter.lanes.pending import Pending
 from taximeter.meter.wire.keys import ShardKeys
 from taximeter.meter.wire.operations import Operation
@@ -193,7 +193,7 @@ async def test_commits_and_releases_are_let_in_when_their_own_account_floods(
 
 
 async def test_turns_go_round_organisations_and_then_users() -> None:
-    loop, crowd = asyncio.get_running_loop(), Crowd()
+    loop, crowd = asyncio.get_running_loop(), FairQueue()
     for name in ("a/x", "a/x", "a/x", "a/y", "b/z", "b/z"):
         crowd.add(Pending(Operation("charge", name, "a/r"), 0, 0, loop.create_future()))
     assert (crowd.waiting_of("a/x"), crowd.waiting_of("b/other")) == ((3, 4), (0, 2))

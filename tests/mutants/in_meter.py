@@ -10,7 +10,7 @@ BUGS: Final = (
     Bug(
         "who cannot ask Postgres says that there is no account",
         "meter/lanes/live_accounts.py",
-        "if _text(complete).isdigit() and int(complete) > asked_ms:",
+        "if text_of(complete).isdigit() and int(complete) > asked_ms:",
         "if True:",
         "settler/test_fill.py",
     ),

@@ -1,7 +1,9 @@
 """Meter, settler, Postgres and Redis together, with crashes anywhere: the books always hold.
 
 What a caller was told is kept aside: at the end of every run the ledger has each request once, with
-the amount that was acknowledged, unless Redis was emptied in that run.
+the amount that was acknowledged, unless Redis was emptied in that run, or Postgres was put back to
+a copy after the stream had been trimmed of what that copy lacks. What nobody was told is never in
+it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -26,11 +29,13 @@ from hypothesis.stateful import (
 )
 from property.running import MACHINE_S, run_machine
 from redis.asyncio import Redis
+from support.servers import with_database
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import (
     AccountNotFound,
     InsufficientCredits,
+    LoadedAccount,
     Meter,
     MeterSettings,
     OutcomeUnknown,
@@ -97,11 +102,14 @@ class SystemMachine(RuleBasedStateMachine):
         self.orgs = [f"one-{run}", f"two-{run}"]
         self.acknowledged: dict[tuple[str, str], list[int]] = {}
         self.emptied = False
+        self.copied = False
+        self.trimmed = False
+        self.lacks = False
         self.run(self._start())
 
     async def _start(self) -> None:
-        self.pool = await asyncpg.create_pool(self.database_url, min_size=1, max_size=6)
-        self.stores = Stores(self.pool, Redis.from_url(self.server.url), "tm")
+        self.redis = Redis.from_url(self.server.url)
+        await self._open_pool()
         await ensure_shards(self.stores, SHARDS)
         await self._guard()
         self.meter = await self._connect()
@@ -119,12 +127,15 @@ class SystemMachine(RuleBasedStateMachine):
                 org,
             )
 
+    async def _open_pool(self) -> None:
+        self.pool = await asyncpg.create_pool(self.database_url, min_size=1, max_size=6)
+        self.stores = Stores(self.pool, self.redis, "tm")
+
     async def _connect(self) -> Meter:
-        return await Meter.connect(
-            self.server.url,
-            loader=account_loader(self.pool),
-            settings=MeterSettings(),
-        )
+        async def load(org_id: str, user_id: str) -> LoadedAccount | None:
+            return await account_loader(self.pool)(org_id, user_id)
+
+        return await Meter.connect(self.server.url, loader=load, settings=MeterSettings())
 
     async def _guard(self) -> None:
         for shard in range(SHARDS):
@@ -320,6 +331,8 @@ class SystemMachine(RuleBasedStateMachine):
 
     @rule()
     def settled_events_are_trimmed(self) -> None:
+        self.trimmed = True
+
         async def work() -> None:
             for shard in range(SHARDS):
                 await trim(self.stores, shard, retention_s=0.0, retention_max=0)
@@ -348,6 +361,40 @@ class SystemMachine(RuleBasedStateMachine):
             await self._guard()
 
         self.run(work())
+
+    @rule()
+    @precondition(lambda self: not self.copied)
+    def postgres_is_copied(self) -> None:
+        self.copied, self.trimmed = True, False
+        self.run(self._with_no_session('CREATE DATABASE "{copy}" TEMPLATE "{name}"'))
+
+    @rule()
+    @precondition(lambda self: self.copied)
+    def postgres_is_put_back(self) -> None:
+        """What it lacks is charged again from the stream, as long as that has it. The server has
+        written on: no position in its log shows that this database went back.
+        """
+        self.copied, self.lacks = False, self.lacks or self.trimmed
+
+        async def work() -> None:
+            await self._with_no_session(
+                'DROP DATABASE "{name}"', 'ALTER DATABASE "{copy}" RENAME TO "{name}"'
+            )
+            await self._guard()
+
+        self.run(work())
+
+    async def _with_no_session(self, *statements: str) -> None:
+        """Change databases as a whole, between two pools."""
+        name = urlsplit(self.database_url).path.removeprefix("/")
+        await self.pool.close()
+        admin = await asyncpg.connect(with_database(self.database_url, "postgres"))
+        try:
+            for statement in statements:
+                await admin.execute(statement.format(name=name, copy=f"{name}_copy"))
+        finally:
+            await admin.close()
+            await self._open_pool()
 
     @rule()
     def the_client_is_replaced(self) -> None:
@@ -381,7 +428,9 @@ class SystemMachine(RuleBasedStateMachine):
             await self._compare_with_what_was_told()
         finally:
             await self.meter.aclose()
-            await self.stores.redis.aclose()
+            if self.copied:
+                await self._with_no_session('DROP DATABASE "{copy}"')
+            await self.redis.aclose()
             await self.pool.close()
 
     async def _compare_with_what_was_told(self) -> None:
@@ -395,7 +444,7 @@ class SystemMachine(RuleBasedStateMachine):
             self.orgs,
         )
         ledger = {(row["org_id"], row["request_id"]): row["amount"] for row in rows}
-        if not self.emptied:
+        if not self.emptied and not self.lacks:
             assert ledger == {key: told[0] for key, told in self.acknowledged.items()}
         for key, amount in ledger.items():
             assert amount in self.acknowledged.get(key, []), f"{key}: {amount} was told to nobody"
