@@ -1,4 +1,4 @@
-"""Meter: the client that gateways embed."""
+"""Reserves, commits and charges credits: Meter, the client that gateways embed."""
 
 from __future__ import annotations
 

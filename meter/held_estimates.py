@@ -1,5 +1,5 @@
-"""How much of an estimate is held: all of it, or less, so that a few requests that allow far more
-output than they will use do not lock a whole balance.
+"""Decides how much of an estimate is held: all of it, or less, so that a few requests that allow
+far more output than they will use do not lock a whole balance.
 
 What is charged in the end is never cut: a commit applies the actual amount, also above the hold.
 """

@@ -1,4 +1,4 @@
-"""A hold in the hands of its caller: an async context manager that always ends it."""
+"""Ends a hold whatever happens: Hold, the async context manager that `Meter.reserve` returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a Meter behaves: every queue, batch, time-out and retry has its bound here."""
+"""Bounds a Meter: every queue, batch, time-out and retry has its bound here."""
 
 from __future__ import annotations
 

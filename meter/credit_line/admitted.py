@@ -1,4 +1,4 @@
-"""One request that was admitted on credit, and how it is written in the journal."""
+"""Keeps one request that was admitted on credit, and writes it as lines of the journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fail-open, bounded: while Redis cannot be reached, an organisation may go on, on credit.
+"""Admits requests on credit while Redis cannot be reached, up to the line of their organisation.
 
 Off unless an organisation is given a line. What is admitted here is in a journal on disk before the
 caller goes on; commits wait there for Redis and are made under their request ids when it is back,

@@ -1,4 +1,4 @@
-"""The way of an operation when some organisations have a credit line: to Redis while that answers,
+"""Sends an operation where some organisations have a credit line: to Redis while that answers,
 to the desk while it does not, and from the desk to Redis when it is back.
 """
 

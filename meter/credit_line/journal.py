@@ -1,4 +1,4 @@
-"""A file of lines that is on disk before anybody is answered, for what cannot be in Redis yet."""
+"""Puts lines on disk before anybody is answered, for what cannot be in Redis yet."""
 
 from __future__ import annotations
 

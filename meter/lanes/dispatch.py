@@ -1,5 +1,5 @@
-"""The way of one operation: to its shard, with its account loaded if need be, to its end even when
-the caller is cancelled.
+"""Sends an operation to its shard, loads a missing account, and finishes the calls of cancelled
+callers in the background.
 """
 
 from __future__ import annotations

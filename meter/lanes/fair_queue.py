@@ -1,4 +1,4 @@
-"""What waits for a shard beyond its next calls: served by turns, so that nobody's flood is
+"""Serves by turns what waits for a shard beyond its next calls, so that one caller's flood is not
 everybody's queue.
 """
 

@@ -1,4 +1,4 @@
-"""An operation that waits for its reply, and what its caller is told when none comes in time."""
+"""Keeps an operation that waits for its reply, and tells its caller when none comes in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a shard's queue looks like from outside: how long operations wait, and who was refused.
+"""Counts how long operations wait for a shard, and how many were refused and why.
 No names of users or organisations.
 """
 

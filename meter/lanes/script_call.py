@@ -1,4 +1,4 @@
-"""One script call on one connection: a batch goes out, and its replies come back."""
+"""Sends a batch to Redis as one script call on one connection, and reads its replies."""
 
 from __future__ import annotations
 

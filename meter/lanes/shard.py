@@ -1,4 +1,4 @@
-"""One shard as the client sees it: a bounded queue, and lanes that send what waits there.
+"""Queues the operations of one shard, bounded, and sends what waits there over a few connections.
 
 What callers ask for while a call is in flight becomes the next call, so batches grow with load and
 a lone caller waits for nobody. A lane owns one connection and has one call in flight, which bounds

@@ -1,4 +1,4 @@
-"""All shards of a system as one client sees them. Their number may change while it runs."""
+"""Keeps a client for each shard of the system, whose number may change while it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the caller of LiteLLM gets when the sidecar says no: a status, a sentence, figures."""
+"""Tells the caller of LiteLLM why the sidecar said no: a status, a sentence, figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a LiteLLM request may use at most: prompt bounded by its bytes, output by its limit."""
+"""Bounds what a LiteLLM request may use: its prompt by its bytes, its output by its limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The logger that LiteLLM calls: a hold before the model is called, the charge after it."""
+"""Takes a hold before LiteLLM calls a model, and charges what the call cost after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The requests under way in this process, from their hold to their charge."""
+"""Keeps the requests under way in this process, from their hold to their charge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who pays: read from what LiteLLM knows of the caller's key, team and user."""
+"""Finds who pays, from what LiteLLM knows of the caller's key, team and user."""
 
 from __future__ import annotations
 

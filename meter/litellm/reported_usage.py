@@ -1,4 +1,4 @@
-"""What a finished request used, from the shapes in which LiteLLM tells it."""
+"""Reads what a finished request used, from the shapes in which LiteLLM tells it."""
 
 from __future__ import annotations
 

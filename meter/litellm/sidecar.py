@@ -1,4 +1,4 @@
-"""The sidecar, as the logger calls it: one operation a call, over TCP or a Unix socket.
+"""Calls the sidecar for the logger: one operation a call, over TCP or a Unix socket.
 
 Needs aiohttp, which the extra `litellm` brings and LiteLLM has anyway.
 """

@@ -1,4 +1,4 @@
-"""Tokens that a piece of a stream delivers, by our own count: its usage comes last, or never."""
+"""Counts the tokens that a piece of a stream delivers: its usage comes last, or never."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client was told that a shard has done, and what a server turns out to lack of it.
+"""Notices that a server has lost calls which it had acknowledged to this process.
 
 A server that lost its newest second, or that was filled from an older replica, may fit its numbers
 of events: reserves and releases leave none, and later events take the numbers of lost ones. Every

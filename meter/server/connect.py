@@ -1,4 +1,4 @@
-"""The first contact with a Redis server: who it is, what it keeps, and what it lets us do."""
+"""Connects to a Redis server and checks that credits may be kept there by this user."""
 
 from __future__ import annotations
 

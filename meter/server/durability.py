@@ -1,4 +1,4 @@
-"""What a Redis server really does with what was answered, read from the server itself."""
+"""Says how durable an acknowledged charge is on this Redis server, as the server is set up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client checks on every new connection before it admits anything on it.
+"""Checks on every new connection that the guardian has approved this very server.
 
 The client has no Postgres. The settler's guardian compares Redis with Postgres and writes the run
 id of a server whose data it found whole into the shard's meta; a server with another run id, or

@@ -1,4 +1,4 @@
-"""What a Redis user of ours must be allowed to do: one table for the rules that an operator gives
+"""Lists what a Redis user must be allowed to do: one table for the rules that an operator gives
 to Redis, and for the question that every process asks before its first script.
 
 Redis checks permissions command by command, also inside a script, and undoes nothing when one is

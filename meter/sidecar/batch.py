@@ -1,4 +1,4 @@
-"""A batch: many operations in one body, each with an answer of its own, in their order."""
+"""Answers a batch: many operations in one body, each with its own answer, in their order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The body of a request to the sidecar: of the right type, not too large, and there in time."""
+"""Reads the body of a request: of the right type, not too large, and there in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The five operations: from the fields of a body to the bytes of an answer."""
+"""Runs the five operations: from the fields of a body to the bytes of an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON in without loss: exact numbers, no duplicate names, no constants outside of JSON."""
+"""Reads JSON without loss: exact numbers, no duplicate names, no constants outside of JSON."""
 
 from __future__ import annotations
 

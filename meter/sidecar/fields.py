@@ -1,4 +1,4 @@
-"""The fields of an operation: which there are, what each must be, and what they say together."""
+"""Checks the fields of an operation: which there are, what each must be, alone and together."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What gateways ask before they let a request through: nginx `auth_request`, Caddy and Traefik
-forward auth, Envoy `ext_authz` over HTTP. `docs/forward-auth.md` is its manual.
+"""Answers what gateways ask before they let a request through: nginx `auth_request`, Caddy and
+Traefik forward auth, Envoy `ext_authz` over HTTP. `docs/forward-auth.md` is its manual.
 
 Everything that decides about money stands in the path, which the gateway's configuration fixes;
 a query may be the caller's own (Envoy appends it), and headers are what the gateway sets.

@@ -1,4 +1,4 @@
-"""How long operations wait and who is refused, in the text format that Prometheus reads."""
+"""Reports how long operations wait and who is refused, in the text format that Prometheus reads."""
 
 from __future__ import annotations
 

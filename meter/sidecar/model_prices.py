@@ -1,4 +1,4 @@
-"""Amounts as a model and token counts: priced here by the price lists that the sidecar was given.
+"""Turns a model and token counts into an amount, by the price lists of the sidecar.
 
 A price is fixed at the reserve: it travels with the hold, so that any sidecar can commit by it,
 whatever prices have become by then.

@@ -1,4 +1,4 @@
-"""What is asked with GET: a balance, and what became of a request id."""
+"""Answers what is asked with GET: a balance, and what became of a request id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids that nobody else makes: a random part that belongs to this process, and a count.
+"""Makes ids that nobody else makes: a random part that belongs to this process, and a count.
 
 Cheaper than asking the system for random bytes with every request, and as unique: the random part
 has 80 bits and a forked child draws its own.

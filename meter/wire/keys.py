@@ -1,4 +1,4 @@
-"""Every Redis key, and the names of accounts and requests inside the keys."""
+"""Names every Redis key, and the names of accounts and requests inside the keys."""
 
 from __future__ import annotations
 

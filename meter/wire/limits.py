@@ -1,4 +1,4 @@
-"""Limits of everything that enters the meter, and the checks that enforce them."""
+"""Checks everything that enters the meter against its limit."""
 
 from __future__ import annotations
 

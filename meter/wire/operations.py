@@ -1,4 +1,4 @@
-"""One operation of a batch: how it is written as script arguments and how its reply is read."""
+"""Writes one operation of a batch as script arguments, and reads its reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a write has to be before its caller is answered: local disk, replicas, or neither.
+"""Says what an answer waits for beyond Redis itself: local disk, replicas, or neither.
 
 Redis answers as soon as a script is done. With a wait, the answer is kept back until WAITAOF or
 WAIT says that the write is on disk or on replicas. A wait that fails does not undo anything: the

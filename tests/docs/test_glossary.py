@@ -107,6 +107,16 @@ def test_no_other_word_is_used_for_a_thing_that_has_one(documents: dict[str, set
     assert wrong == []
 
 
+def test_figures_of_a_balance_are_available_and_held(documents: dict[str, set[str]]) -> None:
+    """`free` and `kept` mean other things in Python, so they are looked for where balances are."""
+    figures = re.compile(r"(free|kept|on_hold)(_now|_millicredits|_credits|_amount)?")
+    names = list(of_lua())
+    names += [(where, name) for where, found in documents.items() for name in found]
+    assert [one for one in names if figures.fullmatch(one[1])] == []
+    assert "available_millicredits" in documents["the sidecar"]
+    assert "held_millicredits" in documents["the sidecar"]
+
+
 def test_operations_and_codes_have_the_words_of_the_glossary() -> None:
     operations = {"reserve", "commit", "release", "charge", "touch", "expire"}
     assert operations <= DEFINED

@@ -58,8 +58,7 @@ SHOWN = {
     "docs/architecture.md": {
         "people, automation          OpenAI clients            gateways: HTTP,      gateways "
         "in": A_DRAWING,
-        "api        commands  demo                 command line, the story on embedded "
-        "servers": A_DRAWING,
+        "api        commands                       the command line": A_DRAWING,
     },
     "docs/quickstart.md": {
         "sudo apt install git make curl python3-venv redis-server postgresql": NEEDS_OTHERS,
