@@ -306,7 +306,7 @@ async def test_jobs_of_arq_are_due_by_any_clock_and_never_pile_up(
 
 def test_arq_is_imported_by_the_worker_alone() -> None:
     importers = set()
-    for path in Path(next(iter(taximeter.settler.__path__))).glob("*.py"):
+    for path in Path(next(iter(taximeter.settler.__path__))).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
@@ -316,4 +316,4 @@ def test_arq_is_imported_by_the_worker_alone() -> None:
                 continue
             if any(module.partition(".")[0] == "arq" for module in modules):
                 importers.add(path.name)
-    assert importers == {"worker.py"}
+    assert importers == {"main.py"}
