@@ -25,8 +25,10 @@ from taximeter.meter.wire.keys import ShardKeys
 RATIO_MAX = 4.0
 """Time per byte of the long one against the short one. What is quadratic reaches their quotient."""
 TIMES = 12
-SHORTS = 2
-"""Requests with the short one, of which the cheaper counts."""
+SHORTS = 4
+"""Requests with the short one that are measured together: the kernel may count the last one's time
+later, and that must not be most of what there is.
+"""
 ROUNDS = 5
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -134,18 +136,22 @@ async def time_per_byte(
     assert served.process.pid
     little, much = shape(short), shape(short * times)
 
-    async def spent(content: bytes) -> float:
+    async def spent(content: bytes, requests: int) -> float | None:
         before = cpu_ns(served.process.pid)
-        answer = await send(content)
-        assert answer.status_code < 500, answer.text
-        return (cpu_ns(served.process.pid) - before) / len(content)
+        for _ in range(requests):
+            answer = await send(content)
+            if answer.status_code == 503:
+                return None  # A store that was slow to answer says nothing of the body.
+            assert answer.status_code < 500, answer.text
+        return (cpu_ns(served.process.pid) - before) / (len(content) * requests)
 
     ratio, least = float("inf"), float("inf")
     for _ in range(ROUNDS):
-        for _ in range(SHORTS):
-            least = min(least, await spent(little))
-        # Nothing is measured of what was over before it could be.
-        ratio = min(ratio, await spent(much) / max(least, 0.1))
+        short_ns, long_ns = await spent(little, SHORTS), await spent(much, 1)
+        if short_ns is None or long_ns is None:
+            continue
+        least = min(least, short_ns)
+        ratio = min(ratio, long_ns / least)
         if ratio <= RATIO_MAX:
             break
     return ratio

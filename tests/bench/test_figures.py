@@ -148,6 +148,8 @@ def named_queries() -> dict[str, str]:
     found = {}
     for package in ("api", "settler"):
         for file in files(f"taximeter.{package}").joinpath("sql").iterdir():
+            if not file.name.endswith(".sql"):
+                continue
             file_name = file.name.removesuffix(".sql")
             for name, query in load_queries(file_name, f"taximeter.{package}").items():
                 found[f"{package}/{file_name}.{name}"] = query
