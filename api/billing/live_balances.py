@@ -18,13 +18,13 @@ from taximeter.api.billing.views import AllocationView, allocation_view
 from taximeter.api.web.background import TaskTracker
 from taximeter.meter import Balance, Meter, MeterError
 from taximeter.meter.wire.credits import credits_of
+from taximeter.settler.books.accounts import Account
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.moves.live_hold import NotTaking, mark_of
 from taximeter.settler.moves.relay import bring_up_to_date
 
 logger = logging.getLogger("taximeter.api")
 
-Account = tuple[str, str]
 APPLY_TIMEOUT_S: Final = 2.0
 """How long an answer waits for the live side. What did not get there in time follows by itself."""
 

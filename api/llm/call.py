@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from taximeter.api.llm.charge import OpenCharge
 from taximeter.api.llm.place import Place
 from taximeter.api.llm.services import LlmServices
 from taximeter.api.llm.streaming import MeteredStream
+from taximeter.api.openai.json_members import object_of
 from taximeter.api.openai.output import EventOutput
 from taximeter.api.openai.request import LlmRequest
 from taximeter.api.upstreams.asking import ask
@@ -106,7 +106,7 @@ class UpstreamCall:
         try:
             target, opened = await self._ask()
             content = await target.upstream.read(opened)
-            document = _object(content)
+            document = object_of(content)
             usage = surface.usage(document)
             if not usage and not surface.is_answer(document):
                 raise broken("it held nothing of what was asked for", target.upstream.name)
@@ -184,25 +184,16 @@ class UpstreamCall:
 
     def _answer_headers(self, opened: Opened, receipt: Receipt | None) -> dict[str, str]:
         charge = self._charge
-        remaining = charge.remaining if receipt is None else receipt.available + receipt.held
         headers = {
             "X-Request-Id": charge.request_id,
             "X-Provider-Used": charge.target.upstream.name,
-            "X-Credits-Remaining": text_of_credits(remaining),
+            "X-Credits-Remaining": text_of_credits(charge.remaining(receipt)),
             "Server-Timing": f"hold;dur={charge.hold_ms:.2f}",
         }
         for name, shown in _ANSWER_HEADERS.items():
             if (value := opened.response.headers.get(name)) is not None:
                 headers[shown] = charge.target.upstream.hidden(value)
         return headers
-
-
-def _object(content: bytes) -> Mapping[str, Any]:
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 async def _until_disconnect(receive: Receive) -> None:

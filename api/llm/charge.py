@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taximeter.api.llm.progress import ProgressReports
-from taximeter.api.llm.reported import Bounds, Reported, read_usage
+from taximeter.api.llm.reported_usage import Bounds, ReportedUsage, read_usage
 from taximeter.api.llm.unsent_charges import Due, PendingCharges
 from taximeter.api.openai.output import CountedOutput, EventOutput, Output
 from taximeter.api.openai.request import LlmRequest
@@ -92,10 +92,12 @@ class OpenCharge:
     def request_id(self) -> str:
         return self._hold.request_id
 
-    @property
-    def remaining(self) -> int:
-        """Millicredits left to the user when the hold was taken, with what open holds keep."""
-        return self._hold.available + self._hold.held
+    def remaining(self, receipt: Receipt | None) -> int:
+        """Millicredits left to the user, with what open holds keep: after the charge, or when the
+        hold was taken if there is no receipt.
+        """
+        at = self._hold if receipt is None else receipt
+        return at.available + at.held
 
     @property
     def cost(self) -> int | None:
@@ -200,7 +202,7 @@ class OpenCharge:
         """The price of who answers, as it was when the hold was taken."""
         return self._prices[self.target]
 
-    def _read(self, usage: Mapping[str, Any] | None) -> Reported | None:
+    def _read(self, usage: Mapping[str, Any] | None) -> ReportedUsage | None:
         return read_usage(
             usage,
             self._bounds[self.target],

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from taximeter.api.llm.estimates import PromptSize
-from taximeter.api.llm.reported import Bounds, bounds_of
+from taximeter.api.llm.reported_usage import Bounds, bounds_of
 from taximeter.api.openai.checks import invalid
 from taximeter.api.openai.request import LlmRequest
 from taximeter.api.settings.api import ApiSettings

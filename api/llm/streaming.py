@@ -210,10 +210,9 @@ class MeteredStream:
 
     def _cost_event(self, receipt: Receipt | None) -> bytes:
         """The event that tells usage and cost, of our own where the upstream sent none."""
-        remaining = self._charge.remaining if receipt is None else receipt.available + receipt.held
         cost: dict[str, Any] = {
             "cost_incurred": credits_of(self._charge.cost or 0),
-            "credits_remaining": credits_of(remaining),
+            "credits_remaining": credits_of(self._charge.remaining(receipt)),
         }
         if receipt is None:
             cost["charge_pending"] = True

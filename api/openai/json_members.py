@@ -116,6 +116,15 @@ def parse_object(text: str) -> JsonObject:
     return JsonObject(text, values, members)
 
 
+def object_of(content: bytes) -> dict[str, Any]:
+    """Read an answer that should be a JSON object; empty for one that is none."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
 def _after_space(text: str, at: int) -> int:
     found = _skip(text, at)
     assert found is not None, "the pattern also matches nothing"

@@ -64,8 +64,8 @@ def no_connection_free(name: str) -> UpstreamFailure:
     return failure
 
 
-def refused(status: int, said: str, retry_after: str, name: str) -> UpstreamFailure:
-    """An answer that is none. `said` is the upstream's message, without its key."""
+def refused(status: int, message: str, retry_after: str, name: str) -> UpstreamFailure:
+    """An answer that is none. `message` is the upstream's, without its key."""
     if status == 429:
         failure = UpstreamFailure(
             429,
@@ -80,7 +80,7 @@ def refused(status: int, said: str, retry_after: str, name: str) -> UpstreamFail
     elif status in _CALLERS_FAULT:
         failure = UpstreamFailure(
             400 if status == 415 else status,
-            f"The provider refused the request: {said}",
+            f"The provider refused the request: {message}",
             code="UPSTREAM_REFUSED",
             details={"upstream_status": status},
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import aiohttp
 import httpx
 
+from taximeter.api.openai.json_members import object_of
 from taximeter.api.upstreams.config import UpstreamConfig
 from taximeter.api.upstreams.failures import FAILURES, no_connection_free, refused, unreachable
 from taximeter.api.upstreams.resting import Rest
@@ -173,9 +173,9 @@ class Upstream:
         if response.status == 200:
             return response
         try:
-            said = await self._message(response)
+            message = await self._message(response)
             after = response.headers.get("retry-after", "")
-            raise refused(response.status, said, after, self.name)
+            raise refused(response.status, message, after, self.name)
         finally:
             response.close()
 
@@ -228,7 +228,7 @@ class Upstream:
                 try:
                     if response.status != 200:
                         raise refused(response.status, "", "", self.name)
-                    document = _object(await response.content.read(ANSWER_BYTES_MAX))
+                    document = object_of(await response.content.read(ANSWER_BYTES_MAX))
                 finally:
                     response.close()
         except FAILURES as error:
@@ -248,11 +248,11 @@ class Upstream:
                         break
         except FAILURES:
             return f"status {response.status}"
-        error = _object(content).get("error")
-        said = error.get("message") if isinstance(error, dict) else error
-        if not isinstance(said, str):
+        error = object_of(content).get("error")
+        message = error.get("message") if isinstance(error, dict) else error
+        if not isinstance(message, str):
             return f"status {response.status}"
-        return self.hidden(said.encode("utf-8", "replace").decode())[:_ERROR_CHARACTERS_MAX]
+        return self.hidden(message.encode("utf-8", "replace").decode())[:_ERROR_CHARACTERS_MAX]
 
 
 async def _readany(response: aiohttp.ClientResponse) -> bytes:
@@ -278,14 +278,6 @@ async def _readany(response: aiohttp.ClientResponse) -> bytes:
     finally:
         if closed is not None:
             closed.remove_done_callback(tell)
-
-
-def _object(content: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _word_of(status: int) -> str:

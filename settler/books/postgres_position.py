@@ -92,7 +92,7 @@ def ledger_of(row: asyncpg.Record) -> Ledger:
     return Ledger(row["history"], row["position"], row["seq"], row["step"], tuple(row["tokens"]))
 
 
-async def bear_witness(stores: Stores, shard: int, epoch: int, ledger: Ledger) -> bool:
+async def note_position(stores: Stores, shard: int, epoch: int, ledger: Ledger) -> bool:
     """Write it into the shard's meta; False when a Postgres that was further, or another one, has
     been seen there, and nothing was written. Raises redis errors, ResponseError when the shard is
     not at `epoch` any more.
@@ -105,14 +105,14 @@ async def bear_witness(stores: Stores, shard: int, epoch: int, ledger: Ledger) -
     return bool(reply == b"OK")
 
 
-async def bear_witness_of_now(stores: Stores, shard: int, epoch: int) -> None:
+async def step_and_note_position(stores: Stores, shard: int, epoch: int) -> None:
     """Make a step, and note how far Postgres is then: all that anybody has read from it so far is
     on its disk, and covered. Raises asyncpg errors as well, and PostgresWentBack.
     """
     await make_step(stores.pool, shard)
     for _ in range(_TRIES):
         ledger = await _read_ledger(stores, shard)
-        if ledger is None or await bear_witness(stores, shard, epoch, ledger):
+        if ledger is None or await note_position(stores, shard, epoch, ledger):
             return
         if await _is_covered(stores, shard, ledger):
             return

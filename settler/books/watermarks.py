@@ -31,7 +31,7 @@ class Mark:
     settled_entry: str | None = None
 
     @property
-    def entry(self) -> str | None:
+    def settled_fingerprint(self) -> str | None:
         """The fingerprint of the entry that was settled last, None when it is not known."""
         known = applies(self.settled_entry, self.epoch, self.seq)
         return self.settled_entry if known else None

@@ -19,8 +19,8 @@ import structlog
 from taximeter.settler.books.accounts import Account
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Connection, Stores
-from taximeter.settler.moves.live_hold import free, is_there, mark_of
-from taximeter.settler.moves.moves import LiveSideAway, move, of_live_side
+from taximeter.settler.moves.live_hold import is_loaded, mark_of, movable
+from taximeter.settler.moves.moves import LiveSideAway, ask_live_side, move
 from taximeter.settler.moves.records import Kind, Request
 from taximeter.settler.moves.relay import bring_up_to_date
 
@@ -76,12 +76,12 @@ async def take_back(
 
     What was returned is durable. Raises LiveSideAway, asyncpg errors; `close_all` goes on later.
     """
-    mark = await of_live_side(mark_of(stores, closing.org_id))
-    await of_live_side(bring_up_to_date(stores, mark, [closing.account]))
+    mark = await ask_live_side(mark_of(stores, closing.org_id))
+    await ask_live_side(bring_up_to_date(stores, mark, [closing.account]))
     returned = 0
-    if await of_live_side(is_there(stores, mark, closing.account)):
+    if await ask_live_side(is_loaded(stores, mark, closing.account)):
         for _ in range(_TRIES):
-            amount = await of_live_side(free(stores, mark, closing.account))
+            amount = await ask_live_side(movable(stores, mark, closing.account))
             if amount == 0:
                 break
             ended = await move(

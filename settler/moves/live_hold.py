@@ -53,7 +53,7 @@ async def check_taking(stores: Stores, mark: Mark) -> None:
         raise NotTaking(f"shard {mark.shard} takes no credit: drained, or too much is unsettled")
 
 
-async def is_there(stores: Stores, mark: Mark, account: Account) -> bool:
+async def is_loaded(stores: Stores, mark: Mark, account: Account) -> bool:
     """Load an account that Redis does not have; False when Postgres knows none. Raises redis and
     asyncpg errors.
     """
@@ -89,7 +89,7 @@ async def give_back(stores: Stores, mark: Mark, account: Account, move_id: UUID)
     await _send(_RESOLVE, stores, mark, operation)
 
 
-async def free(stores: Stores, mark: Mark, account: Account) -> int:
+async def movable(stores: Stores, mark: Mark, account: Account) -> int:
     """What a move could take out of an account now, at most the largest amount of one operation.
     0 when Redis does not have it. Raises redis errors.
     """

@@ -28,7 +28,7 @@ from taximeter.settler.moves.live_hold import (
     NotTaking,
     check_taking,
     give_back,
-    is_there,
+    is_loaded,
     mark_of,
     take,
 )
@@ -95,9 +95,9 @@ async def move(
         if begun is None and before_it_begins is not None:
             await before_it_begins()
         if mark is None:
-            mark = await of_live_side(mark_of(stores, request.org_id))
+            mark = await ask_live_side(mark_of(stores, request.org_id))
         if begun is None:
-            await of_live_side(check_taking(stores, mark))
+            await ask_live_side(check_taking(stores, mark))
             begun = await _begin(stores, request)
         if begun is not None:
             return await _carry_out(stores, mark, begun)
@@ -107,7 +107,7 @@ async def move(
 async def _begin(stores: Stores, request: Request) -> Move | None:
     """Write the move down; None when its key came into use in between."""
     row = await stores.pool.fetchrow(
-        _SQL["begin"],
+        _SQL["begin_move"],
         request.org_id,
         request.kind,
         request.from_user,
@@ -122,9 +122,9 @@ async def _begin(stores: Stores, request: Request) -> Move | None:
 
 
 async def _carry_out(stores: Stores, mark: Mark, begun: Move) -> Move:
-    await of_live_side(bring_up_to_date(stores, mark, begun.accounts))
+    await ask_live_side(bring_up_to_date(stores, mark, begun.accounts))
     # Before the transaction below: who loads with one connection in hand waits for a second one.
-    known = await of_live_side(is_there(stores, mark, begun.source))
+    known = await ask_live_side(is_loaded(stores, mark, begun.source))
     ended = await _with_retries(stores, mark, begun.id, known)
     if ended.state == "done":
         try:
@@ -147,23 +147,23 @@ async def _decide(conn: Connection, stores: Stores, mark: Mark, move_id: UUID, k
     """Hold, then book, under the lock of the move's row. A hold that came of nothing is given back
     before the row says so, so that a crash in between leaves a pending move.
     """
-    current = await _row(conn, "lock", move_id)
+    current = await _row(conn, "lock_move", move_id)
     if current.state != "pending":
         return current
     if not known:
-        return await _row(conn, "end", move_id, "refused", "insufficient", 0, 0)
-    reply = await of_live_side(take(stores, mark, current.source, move_id, current.amount))
+        return await _row(conn, "end_move", move_id, "refused", "insufficient", 0, 0)
+    reply = await ask_live_side(take(stores, mark, current.source, move_id, current.amount))
     if reply.code is Code.INSUFFICIENT:
         have = max(0, reply.available)
-        return await _row(conn, "end", move_id, "refused", "insufficient", have, reply.held)
+        return await _row(conn, "end_move", move_id, "refused", "insufficient", have, reply.held)
     if reply.code is Code.REPLAYED:
         # Its hold has ended although it was not booked: this took longer than an hour.
-        return await _row(conn, "end", move_id, "undone", "hold_is_over", None, None)
+        return await _row(conn, "end_move", move_id, "undone", "hold_is_over", None, None)
     if reply.code is not Code.OK:
         raise LiveSideAway(f"{reply.code.name} {reply.field}".rstrip())
     ended = await _row(conn, "carry_out", move_id)
     if ended.state != "done":
-        await of_live_side(give_back(stores, mark, current.source, move_id))
+        await ask_live_side(give_back(stores, mark, current.source, move_id))
     return ended
 
 
@@ -173,7 +173,7 @@ async def _row(conn: Connection, query: str, *arguments: object) -> Move:
     return Move.of(row)
 
 
-async def of_live_side(work: Awaitable[T]) -> T:
+async def ask_live_side(work: Awaitable[T]) -> T:
     """What `work` returns. Raises LiveSideAway instead of what Redis raises."""
     try:
         return await work
@@ -198,6 +198,6 @@ async def undo_left(stores: Stores, *, grace_s: float) -> int:
             except (RedisError, OSError) as error:
                 log.warning("moves", not_undone=str(left.id), reason=str(error)[:200])
                 continue
-            await conn.execute(_SQL["end"], left.id, "undone", "left_half_done", None, None)
+            await conn.execute(_SQL["end_move"], left.id, "undone", "left_half_done", None, None)
             undone += 1
     return undone

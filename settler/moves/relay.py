@@ -14,7 +14,7 @@ from taximeter.meter.wire.keys import account_field, shard_of
 from taximeter.meter.wire.scripts import load_script
 from taximeter.settler.books.accounts import Account, load_accounts
 from taximeter.settler.books.named_sql import load_queries
-from taximeter.settler.books.postgres_position import bear_witness_of_now
+from taximeter.settler.books.postgres_position import step_and_note_position
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.books.watermarks import Mark, read_marks
 
@@ -115,7 +115,7 @@ async def _relay_accounts(
         )
         if entries:
             # Before they are applied: a Postgres that lacks them can then be told from this one.
-            await bear_witness_of_now(stores, mark.shard, mark.epoch)
+            await step_and_note_position(stores, mark.shard, mark.epoch)
         answered, missing = await _apply(stores, mark, entries, done)
         answered |= await _load(stores, mark, missing, done)
         # An account without a further entry in a page that was not full has all of them.

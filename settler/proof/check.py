@@ -12,7 +12,7 @@ from taximeter.settler.books.stores import Connection, Stores
 from taximeter.settler.proof.consistent_cut import ShardCut
 from taximeter.settler.proof.holds_scan import compare_holds
 from taximeter.settler.proof.invariants import TITLES, Invariant, sql_invariants
-from taximeter.settler.proof.reconcile import Books, Look, reconcile
+from taximeter.settler.proof.reconcile import Books, ReconcileLimits, reconcile
 
 _SQL: Final = load_queries("reconcile")
 
@@ -71,7 +71,9 @@ async def check(stores: Stores, limits: CheckLimits | None = None) -> Report:
         conn.transaction(isolation="repeatable_read", readonly=True),
     ):
         # One snapshot for the live comparison and for every query on the books.
-        books = await reconcile(stores, Look(limits.holds_limit, limits.entry_age_max_s), conn)
+        books = await reconcile(
+            stores, ReconcileLimits(limits.holds_limit, limits.entry_age_max_s), conn
+        )
         await _sql(conn, found)
         await _events(conn, found["I4"], books.shards, limits.loss_alarm_s)
         await _conservation(conn, found["I7"], books)

@@ -78,8 +78,8 @@ class Books:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How to look: more holds than holds_limit are not read at the cut; an entry may wait
+class ReconcileLimits:
+    """What is read: more holds than holds_limit are not read at the cut; an entry may wait
     entry_age_max_s.
     """
 
@@ -87,7 +87,9 @@ class Look:
     entry_age_max_s: float = 60.0
 
 
-async def reconcile(stores: Stores, look: Look, conn: Connection | None = None) -> Books:
+async def reconcile(
+    stores: Stores, limits: ReconcileLimits, conn: Connection | None = None
+) -> Books:
     """Look at every account, and a second time at those that differ; only differences seen twice
     and alike remain.
 
@@ -95,31 +97,31 @@ async def reconcile(stores: Stores, look: Look, conn: Connection | None = None) 
     caller can compare more with the same snapshot. Raises CouldNotLook, asyncpg and redis errors.
     Changes nothing.
     """
-    books = await _look_until_still(stores, look, None, conn)
+    books = await _look_until_still(stores, limits, None, conn)
     if books.suspects:
         await asyncio.sleep(_PAUSE_S)
         accounts = sorted({suspect.account for suspect in books.suspects})[:_SUSPECTS_MAX]
         again = await _look_until_still(
-            stores, look, [split_account(name) for name in accounts], None
+            stores, limits, [split_account(name) for name in accounts], None
         )
         books.suspects &= again.suspects
     return books
 
 
 async def _look_until_still(
-    stores: Stores, look: Look, only: Sequence[Account] | None, conn: Connection | None
+    stores: Stores, limits: ReconcileLimits, only: Sequence[Account] | None, conn: Connection | None
 ) -> Books:
     """Look; again when a shard moved to a new epoch or forgot events meanwhile."""
     reason = ""
     for attempt in range(_LOOKS_MAX):
         try:
             if conn is not None and attempt == 0:
-                return await _look(conn, stores, look, only)
+                return await _look(conn, stores, limits, only)
             async with (
                 stores.pool.acquire() as own,
                 own.transaction(isolation="repeatable_read", readonly=True),
             ):
-                return await _look(own, stores, look, only)
+                return await _look(own, stores, limits, only)
         except (EventsForgotten, ResponseError) as error:
             reason = str(error)
             await asyncio.sleep(_PAUSE_S)
@@ -129,7 +131,7 @@ async def _look_until_still(
 
 
 async def _look(
-    conn: Connection, stores: Stores, look: Look, only: Sequence[Account] | None
+    conn: Connection, stores: Stores, limits: ReconcileLimits, only: Sequence[Account] | None
 ) -> Books:
     books = Books()
     for mark in (await read_marks(conn)).values():
@@ -142,12 +144,14 @@ async def _look(
         for row in rows:
             by_shard.setdefault(shard_of(row["org_id"], len(books.shards)), []).append(row)
         for shard, of_shard in by_shard.items():
-            for cut in await cut_accounts(stores, books.shards[shard], of_shard, look.holds_limit):
-                _add(books, cut, look)
+            for cut in await cut_accounts(
+                stores, books.shards[shard], of_shard, limits.holds_limit
+            ):
+                _add(books, cut, limits)
                 seen.add(cut.account)
     for shard_cut in books.shards:
         # Also the shards without accounts, and the last events of the others, have a cut.
-        await cut_accounts(stores, shard_cut, [], look.holds_limit)
+        await cut_accounts(stores, shard_cut, [], limits.holds_limit)
         await _find_strangers(stores, books, shard_cut, seen, only)
     return books
 
@@ -173,7 +177,7 @@ async def _pages(
         after = (rows[-1]["org_id"], rows[-1]["user_id"])
 
 
-def _add(books: Books, cut: AccountCut, look: Look) -> None:
+def _add(books: Books, cut: AccountCut, limits: ReconcileLimits) -> None:
     """Judge one account and add it to the totals."""
     totals, live = books.totals, cut.live
     totals.accounts += 1
@@ -211,7 +215,7 @@ def _add(books: Books, cut: AccountCut, look: Look) -> None:
         suspect(
             "I11", "entries the relay takes for applied and Redis does not", cut.hint - live.applied
         )
-    if live.applied < cut.entry_seq and cut.entries_age_s > look.entry_age_max_s:
+    if live.applied < cut.entry_seq and cut.entries_age_s > limits.entry_age_max_s:
         suspect("I11", "entries that wait for too long", cut.entry_seq - live.applied)
 
 

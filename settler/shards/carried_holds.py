@@ -19,7 +19,7 @@ from taximeter.meter.wire.keys import ShardKeys, account_field, shard_of, split_
 from taximeter.settler.books.accounts import load_accounts
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Stores
-from taximeter.settler.shards.verdict import Seen
+from taximeter.settler.shards.verdict import ShardView
 
 _SQL: Final = load_queries("guardian")
 _SCAN_COUNT: Final = 1_000
@@ -45,7 +45,9 @@ class Carried:
     accounts: list[str | int] = field(default_factory=list)
 
 
-async def carry_holds(stores: Stores, shard: int, shards: int, seen: Seen, whole: bool) -> Carried:
+async def carry_holds(
+    stores: Stores, shard: int, shards: int, seen: ShardView, whole: bool
+) -> Carried:
     """Find out which open holds of a closed shard stay, and what is left of their accounts.
 
     Nothing changes but that holds go which Postgres has ended already. A shard that is not `whole`

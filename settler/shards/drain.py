@@ -20,7 +20,7 @@ from taximeter.settler.books.stores import Connection, Stores
 from taximeter.settler.books.watermarks import read_mark
 from taximeter.settler.shards.admission import drain, end_drain
 from taximeter.settler.shards.rebuild import rebuild
-from taximeter.settler.shards.shard_view import look
+from taximeter.settler.shards.shard_view import view_shard
 from taximeter.settler.shards.verdict import is_whole
 
 _SQL: Final = load_queries("guardian")
@@ -71,16 +71,16 @@ async def rebuild_on_demand(
     """
     mark = await read_mark(stores.pool, shard)
     await stores.check_server()
-    async with alone(stores, [shard]) as conn:
-        await empty(stores, [shard], wait_s=wait_s, force=force)
+    async with guardian_locks(stores, [shard]) as conn:
+        await drain_shards(stores, [shard], wait_s=wait_s, force=force)
         mark = await read_mark(stores.pool, shard)
-        whole = is_whole(mark, await look(stores, shard, mark))
+        whole = is_whole(mark, await view_shard(stores, shard, mark))
         done = await rebuild(conn, stores, shard, mark.shards, reason, whole=whole)
     return Rebuilt(shard, done.epoch, done.lost, done.holds, done.dropped)
 
 
 @asynccontextmanager
-async def alone(stores: Stores, shards: Sequence[int]) -> AsyncIterator[Connection]:
+async def guardian_locks(stores: Stores, shards: Sequence[int]) -> AsyncIterator[Connection]:
     """A connection that holds the guardian's lock of each shard. Raises ShardBusy."""
     async with stores.pool.acquire() as conn:
         for shard in shards:
@@ -90,7 +90,7 @@ async def alone(stores: Stores, shards: Sequence[int]) -> AsyncIterator[Connecti
         yield conn
 
 
-async def empty(stores: Stores, shards: Sequence[int], *, wait_s: float, force: bool) -> int:
+async def drain_shards(stores: Stores, shards: Sequence[int], *, wait_s: float, force: bool) -> int:
     """Drain these shards until no hold is open in any of them; returns how many are left.
 
     That is 0 unless `force`. A shard that is closed already has nothing to drain. Raises HoldsOpen
@@ -100,7 +100,7 @@ async def empty(stores: Stores, shards: Sequence[int], *, wait_s: float, force: 
     open_at: dict[int, int] = {}
     try:
         for shard in shards:
-            epoch = (await look(stores, shard)).meta.get("epoch", "")
+            epoch = (await view_shard(stores, shard)).meta.get("epoch", "")
             if epoch.isdigit():
                 open_at[shard] = int(epoch)
                 await drain(stores, shard, int(epoch), wait_s + _DRAIN_MARGIN_S)

@@ -9,7 +9,7 @@ from typing import Final
 
 from taximeter.meter.wire.scripts import load_script
 from taximeter.settler.books.named_sql import load_queries
-from taximeter.settler.books.postgres_position import bear_witness
+from taximeter.settler.books.postgres_position import note_position
 from taximeter.settler.books.stores import Connection, Stores
 from taximeter.settler.books.watermarks import (
     Mark,
@@ -19,8 +19,8 @@ from taximeter.settler.books.watermarks import (
     with_position_now,
 )
 from taximeter.settler.shards.rebuild import rebuild
-from taximeter.settler.shards.shard_view import look
-from taximeter.settler.shards.verdict import Action, Seen, Verdict, is_whole, judge
+from taximeter.settler.shards.shard_view import view_shard
+from taximeter.settler.shards.verdict import Action, ShardView, Verdict, is_whole, judge
 
 _SQL: Final = load_queries("guardian")
 _ACCOUNTS: Final = load_queries("accounts")
@@ -94,12 +94,12 @@ async def guard(stores: Stores, shard: int, shards: int) -> Guarded:
         return Guarded(shard, False, mark.epoch, "waiting", f"there are {mark.shards} shards now")
     # Postgres first: Redis can only have moved on since, so an older watermark never looks like a
     # loss.
-    seen = await look(stores, shard, mark)
+    seen = await view_shard(stores, shard, mark)
     verdict = judge(mark, seen, shards)
     if verdict.action is Action.NOTHING:
         if mark.ledger is not None and mark.ledger != seen.ledger:
             # Where another one has noted more since, that stands.
-            await bear_witness(stores, shard, mark.epoch, mark.ledger)
+            await note_position(stores, shard, mark.epoch, mark.ledger)
         return Guarded(shard, True, mark.epoch, "nothing", verdict.reason)
     async with stores.pool.acquire() as conn:
         if not await conn.fetchval(_SQL["guard_alone"], shard):
@@ -117,7 +117,7 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
             return Guarded(
                 shard, False, mark.epoch, "waiting", f"there are {mark.shards} shards now"
             )
-        seen = await look(stores, shard, mark)
+        seen = await view_shard(stores, shard, mark)
         # Once more after Redis: another guardian may have written a later position meanwhile.
         mark = await with_position_now(conn, mark)
         verdict = judge(mark, seen, shards)
@@ -156,7 +156,7 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
 
 
 async def _approve(
-    conn: Connection, stores: Stores, mark: Mark, seen: Seen, verdict: Verdict
+    conn: Connection, stores: Stores, mark: Mark, seen: ShardView, verdict: Verdict
 ) -> Guarded:
     """Let clients in on a restarted server.
 

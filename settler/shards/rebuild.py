@@ -20,7 +20,7 @@ from taximeter.settler.settling.events import parse_id
 from taximeter.settler.settling.settle import settle_shard, write_run
 from taximeter.settler.settling.stream import Run, read_run
 from taximeter.settler.shards.carried_holds import carry_holds
-from taximeter.settler.shards.shard_view import look
+from taximeter.settler.shards.shard_view import view_shard
 from taximeter.settler.shards.verdict import is_of_another_history
 
 _SQL: Final = load_queries("guardian")
@@ -64,7 +64,7 @@ async def rebuild(
     epoch: int | None = None
     lost = displaced = 0
     mark = await read_mark(stores.pool, shard)
-    if is_of_another_history(mark, await look(stores, shard, mark)):
+    if is_of_another_history(mark, await view_shard(stores, shard, mark)):
         other = await settle_displaced(conn, stores, shard)
         displaced = other.events
         await _count_uncharged(stores, shard, other.unpaid.values())
@@ -79,7 +79,7 @@ async def rebuild(
             raise TimeoutError(f"shard {shard} could not be settled within {_PATIENCE_S:.0f} s")
         if result.state == "busy":
             await asyncio.sleep(_PAUSE_S)
-    seen = await look(stores, shard)
+    seen = await view_shard(stores, shard)
     # Whoever closed it first has written down whether it was whole; a restart since ends that.
     whole = seen.is_approved_server and seen.meta.get("fenced_whole") == "1"
     carried = await carry_holds(stores, shard, shards, seen, whole)

@@ -12,10 +12,10 @@ from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Connection, Stores
 from taximeter.settler.books.watermarks import count_shards, read_mark
 from taximeter.settler.settling.settle import settle_shard
-from taximeter.settler.shards.drain import alone, empty
+from taximeter.settler.shards.drain import drain_shards, guardian_locks
 from taximeter.settler.shards.guardian import guard
 from taximeter.settler.shards.rebuild import last_known
-from taximeter.settler.shards.shard_view import look
+from taximeter.settler.shards.shard_view import view_shard
 from taximeter.settler.shards.spread import spread
 from taximeter.settler.shards.verdict import is_whole
 
@@ -48,12 +48,12 @@ async def reshard(stores: Stores, wanted: int, *, wait_s: float, force: bool = F
     if before == wanted:
         return before
     everyone = range(before)
-    async with alone(stores, range(max(before, wanted))) as conn:
-        await empty(stores, everyone, wait_s=wait_s, force=force)
+    async with guardian_locks(stores, range(max(before, wanted))) as conn:
+        await drain_shards(stores, everyone, wait_s=wait_s, force=force)
         for shard in everyone:
             reason = f"the system gets {wanted} shards instead of {before}"
             mark = await read_mark(stores.pool, shard)
-            whole = is_whole(mark, await look(stores, shard, mark))
+            whole = is_whole(mark, await view_shard(stores, shard, mark))
             await _FENCE.call(stores.redis, [stores.keys(shard).meta], [reason, int(whole)])
         for shard in everyone:
             await _settle_all(stores, shard)

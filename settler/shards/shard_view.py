@@ -8,10 +8,10 @@ from taximeter.settler.books.fingerprint import fingerprint
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.books.watermarks import Mark
 from taximeter.settler.settling.events import parse_id
-from taximeter.settler.shards.verdict import Seen
+from taximeter.settler.shards.verdict import ShardView
 
 
-async def look(stores: Stores, shard: int, mark: Mark | None = None) -> Seen:
+async def view_shard(stores: Stores, shard: int, mark: Mark | None = None) -> ShardView:
     """The shard as Redis has it: meta and the stream's last id at one moment, and the run id of the
     server that has them. With `mark` also what the stream has under the id of that watermark, which
     whoever judges needs. Raises redis errors.
@@ -37,7 +37,7 @@ async def look(stores: Stores, shard: int, mark: Mark | None = None) -> Seen:
         last_id = None if last == (0, 0) else last
     texts = {name.decode(): value.decode("utf-8", "replace") for name, value in meta.items()}
     entries = settled[0] if settled and exists else []
-    return Seen(
+    return ShardView(
         str(server["run_id"]),
         texts,
         last_id,

@@ -10,8 +10,8 @@ from taximeter.meter.wire.hold_record import HoldRecord
 from taximeter.meter.wire.keys import ShardKeys, shard_of
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.shards.carried_holds import read_holds
-from taximeter.settler.shards.shard_view import look
-from taximeter.settler.shards.verdict import Seen
+from taximeter.settler.shards.shard_view import view_shard
+from taximeter.settler.shards.verdict import ShardView
 
 _FIELDS_PER_CALL: Final = 1_000
 
@@ -27,10 +27,10 @@ async def spread(stores: Stores, before: int, wanted: int) -> None:
     for shard in range(before, wanted):
         keys = stores.keys(shard)
         await stores.redis.unlink(*(key for key in keys.batch() if key != keys.events))
-    found: list[tuple[ShardKeys, Seen, bool, dict[str, HoldRecord]]] = []
+    found: list[tuple[ShardKeys, ShardView, bool, dict[str, HoldRecord]]] = []
     for shard in range(before):
         keys = stores.keys(shard)
-        seen = await look(stores, shard)
+        seen = await view_shard(stores, shard)
         whole = seen.is_approved_server and seen.meta.get("fenced_whole") == "1"
         holds, _ = await read_holds(stores, keys)
         home = {
@@ -50,7 +50,7 @@ async def spread(stores: Stores, before: int, wanted: int) -> None:
         else:
             await stores.redis.unlink(keys.outcomes, keys.outcomes_old)
     for shard in range(max(before, wanted)):
-        seen = await look(stores, shard)
+        seen = await view_shard(stores, shard)
         noted: dict[str, str | int] = {
             "epoch": "fenced",
             "fenced_reason": f"the system gets {wanted} shards instead of {before}",

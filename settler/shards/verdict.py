@@ -31,7 +31,7 @@ class Action(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ShardView:
     """The shard in Redis: meta and the last id that its stream ever gave, read in one transaction.
 
     last_id is None when there is no stream. run_id is the server's own, replid that of its
@@ -97,7 +97,7 @@ class Verdict:
     reason: str
 
 
-def judge(mark: Mark, seen: Seen, shards: int) -> Verdict:
+def judge(mark: Mark, seen: ShardView, shards: int) -> Verdict:
     """Compare. Whatever is not plainly whole is rebuilt: a wrong rebuild costs a pause, a wrong
     trust costs credits.
     """
@@ -119,7 +119,7 @@ def judge(mark: Mark, seen: Seen, shards: int) -> Verdict:
     return Verdict(Action.NOTHING, "whole")
 
 
-def is_whole(mark: Mark, seen: Seen) -> bool:
+def is_whole(mark: Mark, seen: ShardView) -> bool:
     """Whether Redis has lost nothing that it ever answered, so that what its open holds have
     reported may be charged: the approved server in the same life, with everything that Postgres has
     settled. A Postgres that went back does not speak against it: which server was approved last it
@@ -141,17 +141,17 @@ def is_whole(mark: Mark, seen: Seen) -> bool:
     return seen.last_id == (epoch, seq)
 
 
-def has_diverged(mark: Mark, seen: Seen) -> bool:
+def has_diverged(mark: Mark, seen: ShardView) -> bool:
     """Whether the stream has something else under the id of the last settled entry. What it has
     after that, and some of what it has before, is of another history than the settled one.
     """
-    entry = mark.entry
+    entry = mark.settled_fingerprint
     if entry is None or seen.epoch != mark.epoch or seen.settled_entry == entry:
         return False
     return seen.last_id is not None and seen.last_id[0] == mark.epoch
 
 
-def is_of_another_history(mark: Mark, seen: Seen) -> bool:
+def is_of_another_history(mark: Mark, seen: ShardView) -> bool:
     """Whether what Redis has after the settled events is not what was answered last: its data has
     diverged, or goes back to a server before the one that was approved last. (A Postgres that went
     back does not know which one that was.)
@@ -161,13 +161,13 @@ def is_of_another_history(mark: Mark, seen: Seen) -> bool:
     return has_diverged(mark, seen) or passed_over
 
 
-def _went_back(mark: Mark, seen: Seen) -> bool:
+def _went_back(mark: Mark, seen: ShardView) -> bool:
     """Whether this Postgres lacks something that the shard has seen it have, or is another one."""
     before = seen.ledger
     return bool(mark.ledger and before and not mark.ledger.continues(before))
 
 
-def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
+def _doubt(mark: Mark, seen: ShardView, shards: int) -> str | None:
     """The first thing that does not fit, or None."""
     epoch, seq = seen.meta.get("epoch", ""), seen.seq
     if epoch == "fenced":
@@ -187,7 +187,7 @@ def _doubt(mark: Mark, seen: Seen, shards: int) -> str | None:
     if has_diverged(mark, seen):
         return (
             f"Redis went back in time and on: it has {seen.settled_entry or 'nothing'},"
-            f" Postgres has settled {mark.entry}"
+            f" Postgres has settled {mark.settled_fingerprint}"
         )
     last = seen.last_id
     if seq == 0:

@@ -3,7 +3,7 @@
 SELECT * FROM taximeter.moves
  WHERE org_id = $1 AND kind = $2 AND idempotency_key = $3 AND state IN ('pending', 'done')
 
--- name: begin
+-- name: begin_move
 -- Writes the move down before anything is held, so that whatever is left half done can be found. No row: the key is in use.
 -- $1 org_id, $2 kind, $3 from_user, $4 to_user or null, $5 millicredits, $6 allocation_id or null, $7 actor, $8 key or null,
 -- $9 request id or null
@@ -12,7 +12,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT DO NOTHING
 RETURNING *
 
--- name: lock
+-- name: lock_move
 -- The right to go on with a move, waiting for whoever has it. $1 id
 SELECT * FROM taximeter.moves WHERE id = $1 FOR UPDATE
 
@@ -20,7 +20,7 @@ SELECT * FROM taximeter.moves WHERE id = $1 FOR UPDATE
 -- Books a move whose amount is held, or refuses it. $1 id
 SELECT * FROM taximeter.carry_out_move($1)
 
--- name: end
+-- name: end_move
 -- Ends a move that has moved nothing. $1 id, $2 refused or undone, $3 reason, $4 have, $5 held
 SELECT * FROM taximeter.end_move($1, $2, $3, $4, $5)
 

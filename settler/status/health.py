@@ -18,7 +18,7 @@ from taximeter.meter.wire.errors import MeterError, ShardFenced
 from taximeter.settler.books.connections import UnsafeDatabase
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Stores
-from taximeter.settler.status.heartbeats import Beat, judge_hearts
+from taximeter.settler.status.heartbeats import Beat, judge_heartbeats
 from taximeter.settler.status.lag import ShardStatus, shard_statuses
 
 logger = logging.getLogger("taximeter.health")
@@ -174,7 +174,7 @@ class HealthCheck:
             logger.warning("health: postgres: %s: %s", type(error).__name__, error)
             unknown = SettlerHealth(status="down", reason="unknown", settlement_lag_s=0.0)
             return PartHealth(status="down", reason=_word(error)), unknown
-        hearts = judge_hearts(Beat.of(dict(row)) for row in rows)
+        hearts = judge_heartbeats(Beat.of(dict(row)) for row in rows)
         state: State = "degraded" if hearts.works else "down"
         return PartHealth(status="ok"), SettlerHealth(
             status="ok" if hearts.reason is None else state,

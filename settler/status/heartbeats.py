@@ -41,7 +41,7 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
-class Hearts:
+class Liveness:
     """How the settlers are: `reason` is a word for the worst thing, None when all is well, and
     `works` says whether the work is done by anybody.
     """
@@ -52,7 +52,7 @@ class Hearts:
     stopped: int
 
 
-def judge_hearts(beats: Iterable[Beat]) -> Hearts:
+def judge_heartbeats(beats: Iterable[Beat]) -> Liveness:
     """All of them together: what one does not do is no trouble while another one does it."""
     living: dict[str, list[Beat]] = {}
     stopped: set[str] = set()
@@ -64,20 +64,20 @@ def judge_hearts(beats: Iterable[Beat]) -> Hearts:
     alive = {beat.settler for of_loop in living.values() for beat in of_loop}
     counts = len(alive), len(stopped - alive)
     if not alive:
-        return Hearts(False, "stopped" if stopped else "none", *counts)
+        return Liveness(False, "stopped" if stopped else "none", *counts)
     for name in IN_TIME:
         of_loop = living.get(name, [])
         if all(beat.is_stuck for beat in of_loop):
-            return Hearts(False, f"stuck:{name}", *counts)
+            return Liveness(False, f"stuck:{name}", *counts)
         if all(beat.trouble for beat in of_loop):
-            return Hearts(False, f"failing:{name}", *counts)
+            return Liveness(False, f"failing:{name}", *counts)
     if any(abs(beat.clock_off_s) > CLOCK_ALARM_S for one in living.values() for beat in one):
-        return Hearts(True, "clock_off", *counts)
+        return Liveness(True, "clock_off", *counts)
     for name, of_loop in living.items():
         if all(beat.is_stuck for beat in of_loop):
-            return Hearts(True, f"late:{name}", *counts)
+            return Liveness(True, f"late:{name}", *counts)
         if all(beat.trouble for beat in of_loop):
-            return Hearts(True, f"failing:{name}", *counts)
+            return Liveness(True, f"failing:{name}", *counts)
     if stopped - alive:
-        return Hearts(True, "one_stopped", *counts)
-    return Hearts(True, None, *counts)
+        return Liveness(True, "one_stopped", *counts)
+    return Liveness(True, None, *counts)

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from taximeter.settler.status.health import HealthCheck, PartHealth
 from taximeter.settler.status.heartbeats import IDLE_S, IN_TIME
-from taximeter.settler.worker.pulse import Pulse
+from taximeter.settler.worker.loop_activity import LoopActivity
 
 _DEAD_S: Final = 120.0
 """A loop of this process without a sign of life for this long: it is to be started again."""
@@ -19,17 +19,19 @@ _DEAD_S: Final = 120.0
 log = structlog.get_logger("taximeter.settler")
 
 
-def make_app(health: HealthCheck, pulse: Pulse) -> web.Application:
+def make_app(health: HealthCheck, activity: LoopActivity) -> web.Application:
     """`/livez`, `/readyz` and `/api/v1/system/status`, which none of them needs a login for."""
 
     async def livez(request: web.Request) -> web.Response:
-        dead = [name for name, idle_s, *_ in pulse.signs() if name in IN_TIME and idle_s > _DEAD_S]
+        dead = [
+            name for name, idle_s, *_ in activity.signs() if name in IN_TIME and idle_s > _DEAD_S
+        ]
         return _answer(PartHealth(status="down", reason=f"stuck:{dead[0]}") if dead else None)
 
     async def readyz(request: web.Request) -> web.Response:
         """Ready: every loop that must not be late goes round, and did what it should."""
         begun = set()
-        for name, idle_s, _, trouble in pulse.signs():
+        for name, idle_s, _, trouble in activity.signs():
             begun.add(name)
             if name in IN_TIME and (trouble or idle_s > IDLE_S):
                 word = f"failing:{name}" if trouble else f"stuck:{name}"
@@ -63,13 +65,13 @@ def _answer(trouble: PartHealth | None) -> web.Response:
 
 @asynccontextmanager
 async def serving(
-    host: str, port: int | None, health: HealthCheck, pulse: Pulse
+    host: str, port: int | None, health: HealthCheck, activity: LoopActivity
 ) -> AsyncIterator[None]:
     """Listen until the block ends; nothing without a port. Raises OSError when it is taken."""
     if port is None:
         yield
         return
-    runner = web.AppRunner(make_app(health, pulse), access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(make_app(health, activity), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

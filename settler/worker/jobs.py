@@ -22,7 +22,7 @@ from taximeter.settler.books.watermarks import count_shards
 from taximeter.settler.moves.closing import Closed, close_all, expire
 from taximeter.settler.moves.moves import undo_left
 from taximeter.settler.moves.relay import relay
-from taximeter.settler.proof.reconcile import CouldNotLook, Look, Suspect, reconcile
+from taximeter.settler.proof.reconcile import CouldNotLook, ReconcileLimits, Suspect, reconcile
 from taximeter.settler.settling.exposure import note_exposure
 from taximeter.settler.settling.settle import settle_shard
 from taximeter.settler.settling.trim import trim
@@ -30,8 +30,8 @@ from taximeter.settler.shards.admission import admit, recount
 from taximeter.settler.shards.fill import Filler, Place, note_complete, read_places
 from taximeter.settler.shards.guardian import ensure_shards, guard
 from taximeter.settler.worker.billing_periods import end_billing_periods
+from taximeter.settler.worker.loop_activity import LoopActivity
 from taximeter.settler.worker.loops import Loop
-from taximeter.settler.worker.pulse import Pulse
 from taximeter.settler.worker.sweep import rotate, sweep
 from taximeter.settler.worker.turns import Turns
 
@@ -83,7 +83,7 @@ class Settler:
         stores: Stores,
         settings: SettlerSettings,
         clock: Callable[[], datetime] | None = None,
-        pulse: Pulse | None = None,
+        activity: LoopActivity | None = None,
     ) -> None:
         self._stores = stores
         self._settings = settings
@@ -97,7 +97,7 @@ class Settler:
         # one.
         most = settings.database_pool_max
         self._turns = Turns(
-            pulse or Pulse(),
+            activity or LoopActivity(),
             at_once={
                 "guard": 1 if most < 8 else 2,
                 "settle": max(1, (most - 2) // 2),
@@ -315,7 +315,8 @@ class Settler:
             log.error("unsafe_server", reason=str(error))
         try:
             books = await reconcile(
-                self._stores, Look(settings.reconcile_holds_limit, settings.entry_age_max_s)
+                self._stores,
+                ReconcileLimits(settings.reconcile_holds_limit, settings.entry_age_max_s),
             )
         except CouldNotLook as error:
             log.warning("reconcile", could_not_look=str(error))

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from taximeter.settler.worker.pulse import Pulse
+from taximeter.settler.worker.loop_activity import LoopActivity
 
 PAUSE_FIRST_S: Final = 0.2
 PAUSE_MAX_S: Final = 1.0
@@ -53,7 +53,7 @@ class Loop:
 
 async def run_loops(
     loops: Sequence[Loop],
-    pulse: Pulse,
+    activity: LoopActivity,
     stop: asyncio.Event,
     *,
     grace_s: float,
@@ -65,9 +65,9 @@ async def run_loops(
     A loop that ends by itself, which none should, is started again.
     """
     for loop in loops:
-        pulse.expect(loop.name, loop.every_s)
+        activity.expect(loop.name, loop.every_s)
     bell = bell or Bell()
-    running = {asyncio.create_task(_keep(loop, pulse, stop, bell)): loop for loop in loops}
+    running = {asyncio.create_task(_keep(loop, activity, stop, bell)): loop for loop in loops}
     stopping = asyncio.create_task(stop.wait())
     try:
         while not stop.is_set():
@@ -77,7 +77,7 @@ async def run_loops(
                 reason = "cancelled" if ended.cancelled() else repr(ended.exception())
                 log.error("loop", name=loop.name, ended=reason, restart_in_s=PAUSE_FIRST_S)
                 await _pause(PAUSE_FIRST_S, stop)
-                running[asyncio.create_task(_keep(loop, pulse, stop, bell))] = loop
+                running[asyncio.create_task(_keep(loop, activity, stop, bell))] = loop
         await asyncio.wait(running, timeout=grace_s)
     finally:
         for task in (stopping, *running):
@@ -85,16 +85,16 @@ async def run_loops(
         await asyncio.gather(stopping, *running, return_exceptions=True)
 
 
-async def _keep(loop: Loop, pulse: Pulse, stop: asyncio.Event, bell: Bell) -> None:
+async def _keep(loop: Loop, activity: LoopActivity, stop: asyncio.Event, bell: Bell) -> None:
     pause_s = PAUSE_FIRST_S
     while not stop.is_set():
         started, ring = time.monotonic(), bell.next_ring
-        pulse.beat(loop.name)
+        activity.beat(loop.name)
         try:
             async with asyncio.timeout(loop.timeout_s):
                 await loop.work()
         except Exception as error:
-            pulse.fails(loop.name, "round", error)
+            activity.fails(loop.name, "round", error)
             log.error(
                 loop.name, failed=type(error).__name__, reason=str(error)[:500], retry_in_s=pause_s
             )
@@ -102,7 +102,7 @@ async def _keep(loop: Loop, pulse: Pulse, stop: asyncio.Event, bell: Bell) -> No
             pause_s = min(PAUSE_MAX_S, pause_s * 2)
             continue
         pause_s = PAUSE_FIRST_S
-        pulse.is_well(loop.name, "round")
+        activity.is_well(loop.name, "round")
         # Not in step with another settler, which would have the shard whenever this one comes.
         every_s = loop.every_s * random.uniform(_IN_STEP, 1.0)
         await _pause(every_s - (time.monotonic() - started), stop, ring)

@@ -27,16 +27,16 @@ from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import is_away, open_stores
 from taximeter.settler.status.health import HealthCheck
 from taximeter.settler.worker.health_http import serving
-from taximeter.settler.worker.heart import (
+from taximeter.settler.worker.heartbeat import (
     BEAT_EVERY_S,
     CLOCK_EVERY_S,
-    Heart,
+    Heartbeat,
     session_name,
     settler_name,
 )
 from taximeter.settler.worker.jobs import Settler
+from taximeter.settler.worker.loop_activity import LoopActivity
 from taximeter.settler.worker.loops import Bell, Loop, run_loops
-from taximeter.settler.worker.pulse import Pulse
 
 _POLL_S: Final = 0.1
 _RESTART_FIRST_S: Final = 0.2
@@ -74,28 +74,30 @@ async def run_worker(settings: SettlerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        pulse, name = Pulse(), settler_name()
+        activity, name = LoopActivity(), settler_name()
         stores = await stack.enter_async_context(
             open_stores(settings, name=session_name(name), size_min=0)
         )
-        settler = Settler(stores, settings, pulse=pulse)
+        settler = Settler(stores, settings, activity=activity)
         health = HealthCheck(stores)
         stack.push_async_callback(health.aclose)
         await stack.enter_async_context(
-            serving(settings.settler_host, settings.settler_port, health, pulse)
+            serving(settings.settler_host, settings.settler_port, health, activity)
         )
         if not await _start(settler, stop):
             return
         bell = Bell()
-        heart = await stack.enter_async_context(_heart(settings, stores.redis, pulse, name, bell))
+        heart = await stack.enter_async_context(
+            _heart(settings, stores.redis, activity, name, bell)
+        )
         loops = [
             Loop("heart", heart.beat, BEAT_EVERY_S, _HEART_TIMEOUT_S),
             Loop("clock", heart.compare_clocks, CLOCK_EVERY_S, settings.redis_timeout_s * 2),
             *settler.loops(),
         ]
         await asyncio.gather(
-            run_loops(loops, pulse, stop, grace_s=settings.shutdown_grace_s, bell=bell),
-            _keep_arq(settler, settings, pulse, stop),
+            run_loops(loops, activity, stop, grace_s=settings.shutdown_grace_s, bell=bell),
+            _keep_arq(settler, settings, activity, stop),
         )
         await settler.end()
     log.info("stopped")
@@ -122,8 +124,8 @@ async def _start(settler: Settler, stop: asyncio.Event) -> bool:
 
 @asynccontextmanager
 async def _heart(
-    settings: SettlerSettings, redis: Any, pulse: Pulse, name: str, bell: Bell
-) -> AsyncIterator[Heart]:
+    settings: SettlerSettings, redis: Any, activity: LoopActivity, name: str, bell: Bell
+) -> AsyncIterator[Heartbeat]:
     """The heart on a connection of its own; at the end its beats are taken away."""
     pool = make_pool(
         settings.database_url,
@@ -134,24 +136,24 @@ async def _heart(
         server_settings={"application_name": "taximeter-settler-heart"},
     )
     async with pool:
-        heart = Heart(pool, redis, pulse, name, bell)
+        heart = Heartbeat(pool, redis, activity, name, bell)
         yield heart
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             await heart.stop()
 
 
 async def _keep_arq(
-    settler: Settler, settings: SettlerSettings, pulse: Pulse, stop: asyncio.Event
+    settler: Settler, settings: SettlerSettings, activity: LoopActivity, stop: asyncio.Event
 ) -> None:
     """One arq worker after the other until `stop` is set; its Redis may come and go."""
     loop = asyncio.get_running_loop()
     pause_s = _RESTART_FIRST_S
     for job in jobs_of(settler, settings):
-        pulse.expect(job.function.name, job.every_s)
+        activity.expect(job.function.name, job.every_s)
     while not stop.is_set():
         started = loop.time()
         try:
-            await _work(make_worker(settler, settings, pulse), stop, settings.shutdown_grace_s)
+            await _work(make_worker(settler, settings, activity), stop, settings.shutdown_grace_s)
         except (RedisError, OSError) as error:
             if loop.time() - started > _RESTART_MAX_S:
                 pause_s = _RESTART_FIRST_S
@@ -218,7 +220,7 @@ def jobs_of(settler: Settler, settings: SettlerSettings) -> list[Job]:
     ]
 
 
-def make_worker(settler: Settler, settings: SettlerSettings, pulse: Pulse) -> Worker:
+def make_worker(settler: Settler, settings: SettlerSettings, activity: LoopActivity) -> Worker:
     """The arq worker, and what queues its jobs while it runs. Results are not kept, and a job that
     was cut off is not repeated before its next time.
     """
@@ -228,7 +230,7 @@ def make_worker(settler: Settler, settings: SettlerSettings, pulse: Pulse) -> Wo
     queueing: list[asyncio.Task[None]] = []
 
     async def begin(ctx: dict[Any, Any]) -> None:
-        queueing.extend(asyncio.create_task(_queue(ctx["redis"], job, pulse)) for job in jobs)
+        queueing.extend(asyncio.create_task(_queue(ctx["redis"], job, activity)) for job in jobs)
 
     async def end(ctx: dict[Any, Any]) -> None:
         for task in queueing:
@@ -255,7 +257,7 @@ def make_worker(settler: Settler, settings: SettlerSettings, pulse: Pulse) -> Wo
     )
 
 
-async def _queue(redis: ArqRedis, job: Job, pulse: Pulse) -> None:
+async def _queue(redis: ArqRedis, job: Job, activity: LoopActivity) -> None:
     """Queue a job again and again. Its id is its name, so that one waits at most, whatever was
     frozen for how long; one that nobody takes is forgotten before the next is due. Trouble with
     Redis ends the worker, by its own polling, and this with it.
@@ -268,5 +270,5 @@ async def _queue(redis: ArqRedis, job: Job, pulse: Pulse) -> None:
                 _defer_until=_LONG_AGO,
                 _expires=job.every_s * 0.9,
             )
-            pulse.beat(job.function.name)
+            activity.beat(job.function.name)
         await asyncio.sleep(job.every_s)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from taximeter.settler.worker.pulse import Pulse
+from taximeter.settler.worker.loop_activity import LoopActivity
 
 log = structlog.get_logger("taximeter.settler")
 
@@ -19,8 +19,10 @@ class Turns:
     work that takes longer than `timeout_s` is cancelled.
     """
 
-    def __init__(self, pulse: Pulse, *, at_once: dict[str, int], timeout_s: float) -> None:
-        self._pulse = pulse
+    def __init__(
+        self, activity: LoopActivity, *, at_once: dict[str, int], timeout_s: float
+    ) -> None:
+        self._activity = activity
         self._room = {name: asyncio.Semaphore(room) for name, room in at_once.items()}
         self._timeout_s = timeout_s
         self._running: set[str] = set()
@@ -45,10 +47,10 @@ class Turns:
             async with asyncio.timeout(timeout_s or self._timeout_s):
                 await work()
         except Exception as error:
-            self._pulse.fails(loop, name, error)
+            self._activity.fails(loop, name, error)
             log.error(name, failed=type(error).__name__, reason=str(error)[:500])
         else:
-            self._pulse.is_well(loop, name)
+            self._activity.is_well(loop, name)
         finally:
             self._running.discard(name)
 
@@ -71,7 +73,7 @@ class Turns:
             while more and time.monotonic() < deadline:
                 async with self._room[name]:
                     more = await work(shard)
-                self._pulse.beat(name)
+                self._activity.beat(name)
 
         tasks = {
             asyncio.create_task(

@@ -15,7 +15,7 @@ from support.provider import USAGE, Asked, Provider, chat_answer, chat_chunk, ev
 from support.waiting import eventually
 from support.world import World
 
-from taximeter.api.llm.reported import Bounds, read_usage
+from taximeter.api.llm.reported_usage import Bounds, read_usage
 from taximeter.api.openai.output import (
     IMAGE_TOKENS,
     CountedOutput,

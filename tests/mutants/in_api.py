@@ -51,7 +51,7 @@ BUGS: Final = (
     ),
     Bug(
         "a usage of nothing is believed",
-        "api/llm/reported.py",
+        "api/llm/reported_usage.py",
         "    if not counts.prompt or (delivered and makes_output and not counts.output):\n",
         "    if False:\n",
         "attacks/test_answers_for_nothing.py::test_a_usage_that_cannot_be_read_is_none",

@@ -8,6 +8,13 @@ from mutants.bug import Bug
 
 BUGS: Final = (
     Bug(
+        "the names of a body are compared with each other",
+        "meter/sidecar/exact_json.py",
+        "        if name in seen:\n            return name\n",
+        "        if name in [*seen]:\n            return name\n",
+        "attacks/test_time_per_byte.py::test_bodies_of_the_sidecar",
+    ),
+    Bug(
         "who cannot ask Postgres says that there is no account",
         "meter/lanes/live_accounts.py",
         "if text_of(complete).isdigit() and int(complete) > asked_ms:",

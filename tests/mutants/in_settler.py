@@ -214,7 +214,7 @@ BUGS: Final = (
     Bug(
         "entries are applied before their Postgres is remembered",
         "settler/moves/relay.py",
-        "            await bear_witness_of_now(stores, mark.shard, mark.epoch)\n",
+        "            await step_and_note_position(stores, mark.shard, mark.epoch)\n",
         "            pass\n",
         "settler/test_guardian.py",
     ),
@@ -346,8 +346,8 @@ BUGS: Final = (
     Bug(
         "a move is credited before it is held",
         "settler/moves/moves.py",
-        "    reply = await of_live_side(take(",
-        "    return await _row(conn, 'carry_out', move_id)\n    reply = await of_live_side(take(",
+        "    reply = await ask_live_side(take(",
+        "    return await _row(conn, 'carry_out', move_id)\n    reply = await ask_live_side(take(",
         "settler/test_moves.py",
     ),
     Bug(

@@ -95,7 +95,7 @@ class Books:
         history. `settle_once`; `closed`: a guardian asks.
         """
         run = self._run(store, keys)
-        if run.empty or self.found(store, keys) != self.mark().entry:
+        if run.empty or self.found(store, keys) != self.mark().settled_fingerprint:
             return False
         approved = store.hashes.get(keys.meta, {}).get("run_id") in (None, self.mark().run_id)
         if not approved and not closed:
@@ -105,7 +105,7 @@ class Books:
 
     def found(self, store: Store, keys: ShardKeys) -> str | None:
         """The fingerprint of what the stream has under the id of the last settled entry."""
-        if self.mark().entry is None:
+        if self.mark().settled_fingerprint is None:
             return None
         at = f"{self.epoch}-{self.seq}"
         entries = _entries(store, keys, at, at)

@@ -15,7 +15,13 @@ from search.ledger import Charged, known
 from search.store import Store
 from taximeter.meter.wire.hold_record import HoldRecord
 from taximeter.meter.wire.keys import ShardKeys
-from taximeter.settler.shards.verdict import Action, Seen, is_of_another_history, is_whole, judge
+from taximeter.settler.shards.verdict import (
+    Action,
+    ShardView,
+    is_of_another_history,
+    is_whole,
+    judge,
+)
 
 KEYS = ShardKeys("tm", 0)
 ACCOUNT = "org/u"
@@ -23,12 +29,12 @@ DEDUCTED = 60
 TTL_MS = 1_000
 
 
-def look(world: Any) -> Seen:
-    """`look.look`."""
+def look(world: Any) -> ShardView:
+    """As `view_shard` of the settler."""
     store = world.store
     last = store.streams.get(KEYS.events, (None,))[0]
     run_id, entry = f"{store.run_id:040x}", world.books.found(store, KEYS)
-    return Seen(run_id, dict(store.hashes.get(KEYS.meta, {})), last, run_id, entry)
+    return ShardView(run_id, dict(store.hashes.get(KEYS.meta, {})), last, run_id, entry)
 
 
 def guard(world: Any) -> None:
@@ -42,7 +48,7 @@ def guard(world: Any) -> None:
         world.run("approve", [KEYS.meta], [books.epoch, seen.run_id, seen.replid])
 
 
-def carry(world: Any, seen: Seen, whole: bool) -> tuple[int, list[Any]]:
+def carry(world: Any, seen: ShardView, whole: bool) -> tuple[int, list[Any]]:
     """`carry.carry_holds`: the number of this start, the accounts with open holds, and the holds
     that the ledger has ended, lately or though they are open here.
     """

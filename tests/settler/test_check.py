@@ -19,7 +19,7 @@ from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.moves.relay import relay
 from taximeter.settler.proof.check import CheckLimits, check
 from taximeter.settler.proof.invariants import TITLES, sql_invariants
-from taximeter.settler.proof.reconcile import CouldNotLook, Look, reconcile
+from taximeter.settler.proof.reconcile import CouldNotLook, ReconcileLimits, reconcile
 from taximeter.settler.settling.settle import settle_once
 from taximeter.settler.settling.trim import trim
 from taximeter.settler.shards.guardian import guard
@@ -388,7 +388,7 @@ async def test_no_false_alarm_while_everything_runs(
             for _ in range(25):
                 # The first look alone: a false difference must not need a second one to go
                 # away.
-                books = await reconcile(stores, Look(holds_limit=100_000))
+                books = await reconcile(stores, ReconcileLimits(holds_limit=100_000))
                 assert books.suspects == set()
             for _ in range(5):
                 report = await check(stores, CheckLimits())

@@ -26,7 +26,7 @@ from support.settlers import (
 from taximeter.meter.wire.scripts import Script, load_script
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.shards.guardian import guard
-from taximeter.settler.worker.heart import STOPPED_S, Watch
+from taximeter.settler.worker.heartbeat import STOPPED_S, Watch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

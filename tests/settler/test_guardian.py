@@ -24,9 +24,9 @@ from taximeter.settler.shards.guardian import (
     UnknownDataFormat,
     ensure_shards,
     guard,
-    look,
+    view_shard,
 )
-from taximeter.settler.shards.verdict import Action, Seen, judge
+from taximeter.settler.shards.verdict import Action, ShardView, judge
 
 WHOLE = {"epoch": "3", "seq": "10", "shards": "2", "format": "1", "run_id": "r"}
 MARK = Mark(0, 3, 8, "r")
@@ -54,22 +54,22 @@ MARK = Mark(0, 3, 8, "r")
 def test_only_what_is_plainly_whole_is_trusted(
     meta: dict[str, str], last_id: tuple[int, int] | None, action: Action
 ) -> None:
-    assert judge(MARK, Seen("r", WHOLE | meta, last_id), 2).action is action
+    assert judge(MARK, ShardView("r", WHOLE | meta, last_id), 2).action is action
 
 
 def test_an_epoch_without_events_may_have_an_older_stream() -> None:
-    seen = Seen("r", WHOLE | {"seq": "0"}, (2, 99))
+    seen = ShardView("r", WHOLE | {"seq": "0"}, (2, 99))
     assert judge(Mark(0, 3, 0, "r"), seen, 2).action is Action.NOTHING
-    newer = Seen("r", WHOLE | {"seq": "0"}, (3, 1))
+    newer = ShardView("r", WHOLE | {"seq": "0"}, (3, 1))
     assert judge(Mark(0, 3, 0, "r"), newer, 2).action is Action.REBUILD
 
 
 def test_an_empty_redis_is_fresh_only_when_it_was_never_used() -> None:
-    empty = Seen("r", {}, None)
+    empty = ShardView("r", {}, None)
     assert judge(Mark(0, 1, 0, None), empty, 1).action is Action.OPEN
     assert judge(Mark(0, 1, 0, "r"), empty, 1).action is Action.REBUILD
     assert judge(Mark(0, 1, 5, "r"), empty, 1).action is Action.REBUILD
-    assert judge(Mark(0, 1, 0, None), Seen("r", WHOLE, None), 2).action is Action.REBUILD
+    assert judge(Mark(0, 1, 0, None), ShardView("r", WHOLE, None), 2).action is Action.REBUILD
 
 
 async def test_a_fresh_system_is_opened_once(stores: Stores) -> None:
@@ -99,7 +99,7 @@ async def test_a_newer_data_format_is_not_touched(world: World) -> None:
     await world.stores.redis.hset(world.keys().meta, "format", "2")
     with pytest.raises(UnknownDataFormat, match="format 2"):
         await guard(world.stores, 0, 1)
-    assert (await look(world.stores, 0)).meta["epoch"] == "1"
+    assert (await view_shard(world.stores, 0)).meta["epoch"] == "1"
 
 
 async def test_a_flush_is_rebuilt_and_old_clients_are_refused(
@@ -229,7 +229,7 @@ async def test_a_postgres_that_went_back_is_found_out(world: World, history: str
     await world.organization("acme", ann=10_000)
     await world.charge("ann", 100)
     assert (await guard(world.stores, 0, 1)).action == "nothing"
-    seen = (await look(world.stores, 0)).ledger
+    seen = (await view_shard(world.stores, 0)).ledger
     assert seen is not None
     for credits in (11_000, 12_000):
         await world.pool.execute(
@@ -271,21 +271,21 @@ def test_what_tells_that_postgres_went_back() -> None:
         (Ledger("2/1", 600, 9), False),
     ):
         mark = replace(MARK, seq=ledger.settled, ledger=ledger)
-        verdict = judge(mark, Seen("r", meta, (3, 10)), 2)
+        verdict = judge(mark, ShardView("r", meta, (3, 10)), 2)
         assert (verdict.action is Action.NOTHING) is whole, ledger
     for unreadable in ("", "1/1", "1/1 5", "1/1 x 8"):
-        seen = Seen("r", WHOLE | {"ledger": unreadable}, (3, 10))
+        seen = ShardView("r", WHOLE | {"ledger": unreadable}, (3, 10))
         assert judge(replace(MARK, ledger=Ledger("1/1", 1, 8)), seen, 2).action is Action.NOTHING
 
 
 async def test_an_entry_is_applied_only_where_its_postgres_is_remembered(world: World) -> None:
     """Else a Postgres that lost it before the next look of a guardian would not be found out."""
     await world.organization("acme", ann=10_000)
-    before = (await look(world.stores, 0)).ledger
+    before = (await view_shard(world.stores, 0)).ledger
     await world.pool.execute("UPDATE user_credit_allocations SET allocated_credits = 11000")
     committed = await world.pool.fetchval("SELECT position FROM taximeter.ledger_position()")
     await world.relay()
-    after = (await look(world.stores, 0)).ledger
+    after = (await view_shard(world.stores, 0)).ledger
     assert before is not None
     assert after is not None
     assert before.position < committed <= after.position
@@ -302,7 +302,7 @@ async def test_entries_of_a_postgres_that_went_back_wait_for_the_guardian(
     await world.charge("ann", 100)
     await world.settle()
     assert (await guard(world.stores, 0, 1)).action == "nothing"
-    seen = (await look(world.stores, 0)).ledger
+    seen = (await view_shard(world.stores, 0)).ledger
     assert seen is not None
     further = Ledger(history, seen.position, 1)
     if history == "the same":
@@ -312,7 +312,7 @@ async def test_entries_of_a_postgres_that_went_back_wait_for_the_guardian(
     done = await world.relay()
     assert (done.applied, list(done.closed_shards)) == (0, [0])
     assert "was further" in done.closed_shards[0]
-    assert (await look(world.stores, 0)).ledger == further
+    assert (await view_shard(world.stores, 0)).ledger == further
     guarded = await guard(world.stores, 0, 1)
     assert guarded.action == "rebuilt"
     assert "Postgres went back" in guarded.reason

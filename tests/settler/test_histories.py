@@ -23,10 +23,10 @@ from taximeter.settler.books.watermarks import Mark, read_mark
 from taximeter.settler.settling.settle import settle_once
 from taximeter.settler.settling.trim import trim
 from taximeter.settler.shards.guardian import Guarded, guard
-from taximeter.settler.shards.shard_view import look
+from taximeter.settler.shards.shard_view import view_shard
 from taximeter.settler.shards.verdict import (
     Action,
-    Seen,
+    ShardView,
     is_of_another_history,
     judge,
 )
@@ -51,7 +51,7 @@ def test_data_continues_what_was_approved_or_is_not_trusted(
     server: str, data: str, approved: str, action: Action
 ) -> None:
     meta = {"epoch": "3", "seq": "10", "shards": "1", "format": "1", "run_id": data}
-    assert judge(Mark(0, 3, 8, approved), Seen(server, meta, (3, 10)), 1).action is action
+    assert judge(Mark(0, 3, 8, approved), ShardView(server, meta, (3, 10)), 1).action is action
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_server_that_was_passed_over_is_of_another_history(
 ) -> None:
     meta = {"epoch": "3", "seq": "10", "run_id": "a", "ledger": ledger}
     mark = Mark(0, 3, 8, approved, ledger=Ledger("h", 200, 8))
-    assert is_of_another_history(mark, Seen("b", meta, (3, 10))) is another
+    assert is_of_another_history(mark, ShardView("b", meta, (3, 10))) is another
 
 
 class Pair:
@@ -135,7 +135,7 @@ async def test_a_stale_replica_with_a_longer_history_is_rebuilt(pair: Pair) -> N
         await primary.charge("ann", 1_000)
     await primary.settle()
 
-    seen = await look(replica.stores, 0)
+    seen = await view_shard(replica.stores, 0)
     assert (seen.epoch, seen.seq, seen.last_id) == (1, 10, (1, 10)), "it looks whole"
     guarded = await guard(replica.stores, 0, 1)
     assert (guarded.action, guarded.epoch) == ("rebuilt", 3)
@@ -161,7 +161,7 @@ async def test_an_old_primary_that_comes_back_after_a_failover_is_rebuilt(pair: 
     await new.settle()
     for _ in range(4):
         await old.charge("ann", 10)
-    seen = await look(old.stores, 0)
+    seen = await view_shard(old.stores, 0)
     assert seen.meta["run_id"] == seen.run_id, "its data says that it is approved"
     guarded = await guard(old.stores, 0, 1)
     assert (guarded.action, guarded.epoch) == ("rebuilt", 3)
@@ -195,7 +195,7 @@ async def test_a_server_that_lost_what_is_settled_and_went_on_is_found_out(pair:
     await own.operate("acme", ("touch", "ann", "held", 40))
     for number in range(60):
         await own.charge("ann", 10, f"after-{number}")
-    mark, seen = await read_mark(own.pool, 0), await look(own.stores, 0)
+    mark, seen = await read_mark(own.pool, 0), await view_shard(own.stores, 0)
     assert (mark.run_id, mark.seq) == (seen.run_id, 70)
     assert (seen.meta["run_id"], seen.seq) == (seen.run_id, 80), "it looks whole"
 
@@ -226,7 +226,7 @@ async def test_an_entry_that_is_gone_is_found_out_too(world: World) -> None:
     line = await world.line("ann", 5, "of-the-other")
     await redis.hset(keys.meta, "seq", 1)
     await world.inject(b"garbage", await world.line("ann", 6, "two"), line)
-    assert (await look(world.stores, 0)).seq == 4
+    assert (await view_shard(world.stores, 0)).seq == 4
     guarded = await guard(world.stores, 0, 1)
     assert (guarded.action, guarded.displaced) == ("rebuilt", 3)
     assert "it has nothing" in guarded.reason

@@ -32,8 +32,8 @@ from taximeter.settler.moves.moves import undo_left
 from taximeter.settler.shards.drain import rebuild_on_demand
 from taximeter.settler.shards.guardian import guard
 from taximeter.settler.shards.reshard import reshard
-from taximeter.settler.shards.shard_view import look
-from taximeter.settler.shards.verdict import Seen, is_whole
+from taximeter.settler.shards.shard_view import view_shard
+from taximeter.settler.shards.verdict import ShardView, is_whole
 from taximeter.settler.worker.sweep import Swept, sweep
 
 ALWAYS = ("--appendfsync", "always")
@@ -170,7 +170,7 @@ async def test_a_gateway_that_lives_is_believed_after_a_restart(
         assert swept == Swept(ended=3, events=2, uncharged_holds=1, uncharged=40)
         await world.assert_books()
         assert await world.used("ann") == 55 + 40
-        meta = (await look(world.stores, 0)).meta
+        meta = (await view_shard(world.stores, 0)).meta
         assert (meta["uncharged_holds"], meta["uncharged_amount"]) == ("1", "40")
         report = await world.check()
         (holds,) = [one for one in report.invariants if one.name == "I6"]
@@ -203,8 +203,10 @@ async def test_a_server_that_was_a_replica_in_between_counts_as_started(
         await stale.execute_command("REPLICAOF", "NO", "ONE")
         # Its first replica changed its history, and not what it has: the same start.
         assert (await guard(world.stores, 0, 1)).action == "nothing"
-        assert (await look(world.stores, 0)).start == 1
-        assert (await look(world.stores, 0)).replid != (await look(world.stores, 0)).meta["replid"]
+        assert (await view_shard(world.stores, 0)).start == 1
+        assert (await view_shard(world.stores, 0)).replid != (
+            await view_shard(world.stores, 0)
+        ).meta["replid"]
         await world.operate("acme", ("release", "ann", "r", 0))
         await redis.execute_command("REPLICAOF", LOOPBACK, other.port)
 
@@ -218,7 +220,7 @@ async def test_a_server_that_was_a_replica_in_between_counts_as_started(
         await redis.execute_command("REPLICAOF", "NO", "ONE")
         guarded = await guard(world.stores, 0, 1)
         assert guarded.action == "approved"
-        seen = await look(world.stores, 0)
+        seen = await view_shard(world.stores, 0)
         assert seen.start > 1
         assert (await guard(world.stores, 0, 1)).action == "nothing"
         swept = await end_at_deadline(world, "r")
@@ -239,7 +241,7 @@ async def test_postgres_put_back_keeps_what_holds_have_reported(
     assert (await guard(world.stores, 0, 1)).action == "nothing"
     await world.operate("acme", ("reserve", "ann", "r", 100), ("reserve", "ann", "s", 50))
     await world.operate("acme", ("touch", "ann", "r", 40))
-    seen = (await look(world.stores, 0)).ledger
+    seen = (await view_shard(world.stores, 0)).ledger
     assert seen is not None
     ahead = Ledger(seen.history, seen.position + 10**12, 0)
     await world.stores.redis.hset(world.keys().meta, "ledger", str(ahead))
@@ -416,7 +418,7 @@ def test_what_tells_that_nothing_was_lost() -> None:
         (fenced | {"fenced_whole": "1", "run_id": "s"}, mark, (3, 10), False),
         (fenced | {"fenced_whole": "1", "replid": "g"}, mark, (3, 10), False),
     ):
-        seen = Seen("r", meta | changed, last_id, "h")
+        seen = ShardView("r", meta | changed, last_id, "h")
         assert is_whole(mark_now, seen) is whole, (changed, mark_now, last_id)
-    began = Seen("r", meta | {"replid": "g"}, (3, 10), "h", began_history=True)
+    began = ShardView("r", meta | {"replid": "g"}, (3, 10), "h", began_history=True)
     assert is_whole(mark, began), "its first replica came"

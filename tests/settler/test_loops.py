@@ -9,25 +9,25 @@ from contextlib import asynccontextmanager
 import pytest
 from settler_world import eventually
 
+from taximeter.settler.worker.loop_activity import LoopActivity
 from taximeter.settler.worker.loops import Bell, Loop, run_loops
-from taximeter.settler.worker.pulse import Pulse
 from taximeter.settler.worker.turns import Turns
 
 
 @asynccontextmanager
 async def running(
-    pulse: Pulse, *loops: Loop, grace_s: float = 1.0, bell: Bell | None = None
+    activity: LoopActivity, *loops: Loop, grace_s: float = 1.0, bell: Bell | None = None
 ) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    task = asyncio.create_task(run_loops(loops, pulse, stop, grace_s=grace_s, bell=bell))
+    task = asyncio.create_task(run_loops(loops, activity, stop, grace_s=grace_s, bell=bell))
     yield
     stop.set()
     async with asyncio.timeout(60):
         await task
 
 
-def troubles(pulse: Pulse) -> dict[str, str | None]:
-    return {name: trouble for name, _, _, trouble in pulse.signs()}
+def troubles(activity: LoopActivity) -> dict[str, str | None]:
+    return {name: trouble for name, _, _, trouble in activity.signs()}
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ async def test_a_loop_goes_on(ending: Callable[[], BaseException] | None) -> Non
             await asyncio.Event().wait()  # For ever: its time is bounded.
         raise ending()
 
-    pulse = Pulse()
+    activity = LoopActivity()
 
     async def three() -> bool:
         return rounds >= 3
 
-    async with running(pulse, Loop("work", work, 0.01, 0.01)):
+    async with running(activity, Loop("work", work, 0.01, 0.01)):
         await eventually(three)
         if ending is not asyncio.CancelledError:
-            assert troubles(pulse)["work"] is not None
+            assert troubles(activity)["work"] is not None
 
 
 @pytest.mark.parametrize("rings_in_a_round", [True, False])
@@ -70,7 +70,7 @@ async def test_a_bell_begins_the_next_round_of_every_loop(rings_in_a_round: bool
     async def all_did(wanted: int) -> bool:
         return all(count >= wanted for count in rounds.values())
 
-    async with running(Pulse(), *map(loop, rounds), bell=bell):
+    async with running(LoopActivity(), *map(loop, rounds), bell=bell):
         if not rings_in_a_round:
             await eventually(lambda: all_did(1))
             bell.ring()
@@ -96,18 +96,18 @@ async def test_a_long_round_delays_no_other_loop_and_is_cut_off_at_the_end() -> 
     async def ten() -> bool:
         return rounds >= 10
 
-    pulse = Pulse()
+    activity = LoopActivity()
     loops = Loop("short", short, 0.001, 5), Loop("long", long, 0.001, 60)
-    async with running(pulse, *loops, grace_s=0.01):
+    async with running(activity, *loops, grace_s=0.01):
         await eventually(ten)
     assert was_cut_off
-    assert troubles(pulse) == {"short": None, "long": None}
+    assert troubles(activity) == {"short": None, "long": None}
 
 
 async def test_a_shard_that_takes_long_delays_no_other() -> None:
-    pulse = Pulse()
-    pulse.expect("settle", 1.0)
-    turns = Turns(pulse, at_once={"settle": 2}, timeout_s=30)
+    activity = LoopActivity()
+    activity.expect("settle", 1.0)
+    turns = Turns(activity, at_once={"settle": 2}, timeout_s=30)
     worked = [0, 0, 0]
     release = asyncio.Event()
 
@@ -122,7 +122,7 @@ async def test_a_shard_that_takes_long_delays_no_other() -> None:
     for _ in range(3):
         await turns.each_shard("settle", 3, work, patience_s=0.05)
     assert worked == [3, 1, 3], "the one that is still worked on is passed over"
-    assert troubles(pulse) == {"settle": "OSError"}, "another shard's luck hides nothing"
+    assert troubles(activity) == {"settle": "OSError"}, "another shard's luck hides nothing"
     release.set()
     await turns.end(5)
     await turns.each_shard("settle", 2, work)

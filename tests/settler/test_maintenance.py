@@ -15,7 +15,7 @@ from taximeter.meter import AdmissionPaused, Meter, MeterError, RequestReplayed
 from taximeter.meter.wire.keys import shard_of
 from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.settings import SettlerSettings
-from taximeter.settler.shards.drain import HoldsOpen, ShardBusy, alone, rebuild_on_demand
+from taximeter.settler.shards.drain import HoldsOpen, ShardBusy, guardian_locks, rebuild_on_demand
 from taximeter.settler.shards.guardian import guard
 from taximeter.settler.shards.reshard import EventsMissing, reshard
 from taximeter.settler.worker.jobs import Settler
@@ -176,7 +176,7 @@ async def test_a_forced_rebuild_keeps_holds_and_what_they_reported(
 
 
 async def test_only_one_maintenance_at_a_time(world: World) -> None:
-    async with alone(world.stores, [0]):
+    async with guardian_locks(world.stores, [0]):
         with pytest.raises(ShardBusy):
             await rebuild_on_demand(world.stores, 0, reason="t", wait_s=0)
         with pytest.raises(ShardBusy):

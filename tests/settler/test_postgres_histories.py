@@ -22,7 +22,7 @@ from taximeter.api.processes.migrate import migrate
 from taximeter.settler.books.postgres_position import Ledger
 from taximeter.settler.books.settings import StoreSettings
 from taximeter.settler.books.stores import Stores, open_pool
-from taximeter.settler.shards.guardian import guard, look
+from taximeter.settler.shards.guardian import guard, view_shard
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -82,7 +82,7 @@ async def test_a_copy_that_has_written_more_than_was_lost_is_found_out(own: OwnP
         await world.pool.execute("UPDATE user_credit_allocations SET allocated_credits = 30000")
         await world.relay()
         assert (await guard(world.stores, 0, 1)).action == "nothing"
-        seen = (await look(world.stores, 0)).ledger
+        seen = (await view_shard(world.stores, 0)).ledger
         assert seen is not None
     own.put_back()
     async with own.world() as world:

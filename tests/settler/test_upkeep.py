@@ -12,7 +12,7 @@ from settler_world import World, eventually
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import Stores
-from taximeter.settler.proof.reconcile import Look, reconcile
+from taximeter.settler.proof.reconcile import ReconcileLimits, reconcile
 from taximeter.settler.settling.trim import trim
 from taximeter.settler.status.lag import shard_statuses
 from taximeter.settler.worker.jobs import Settler
@@ -205,7 +205,7 @@ async def test_trouble_with_one_shard_is_not_trouble_of_the_others(stores: Store
 async def test_reconcile_reports_and_repairs_nothing(world: World) -> None:
     await world.organization("acme", ann=10_000)
     await world.stores.redis.hset(world.keys().accounts, "acme/ann", "9999 0 1")
-    books = await reconcile(world.stores, Look())
+    books = await reconcile(world.stores, ReconcileLimits())
     assert [str(one) for one in books.suspects] == [
         "acme/ann: live balance less what the books say (-1)"
     ]

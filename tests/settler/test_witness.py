@@ -10,7 +10,7 @@ import pytest
 from settler_world import World
 
 from taximeter.meter.wire.scripts import Script
-from taximeter.settler.books.postgres_position import bear_witness_of_now
+from taximeter.settler.books.postgres_position import step_and_note_position
 
 
 async def test_many_witnesses_at_once_find_nothing_wrong(
@@ -31,6 +31,6 @@ async def test_many_witnesses_at_once_find_nothing_wrong(
         for _ in range(20):
             # Its commit moves the log on, as that of a move does.
             await world.pool.execute("SELECT taximeter.append_entry('acme', 'ann', 1, 'repair')")
-            await bear_witness_of_now(world.stores, 0, epoch)
+            await step_and_note_position(world.stores, 0, epoch)
 
     await asyncio.gather(*(move() for _ in range(20)))

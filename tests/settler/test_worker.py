@@ -28,8 +28,8 @@ from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.worker.jobs import Settler
+from taximeter.settler.worker.loop_activity import LoopActivity
 from taximeter.settler.worker.main import _close, deserialize, make_worker, serialize
-from taximeter.settler.worker.pulse import Pulse
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -266,7 +266,7 @@ async def test_the_scheduler_has_a_redis_of_its_own(stores: Stores) -> None:
     settings = SettlerSettings(
         redis_url="redis://balances:1/0", arq_redis_url="redis://schedule:2/3"
     )
-    worker = make_worker(Settler(stores, settings), settings, Pulse())
+    worker = make_worker(Settler(stores, settings), settings, LoopActivity())
     assert worker.redis_settings is not None
     assert (worker.redis_settings.host, worker.redis_settings.port) == ("schedule", 2)
     assert worker.keep_result_s == 0
@@ -289,7 +289,7 @@ async def test_jobs_of_arq_are_due_by_any_clock_and_never_pile_up(
         return dict(await redis.zrange(settings.arq_queue, 0, -1, withscores=True))
 
     for _ in range(2):
-        worker = make_worker(Settler(world.stores, settings), settings, Pulse())
+        worker = make_worker(Settler(world.stores, settings), settings, LoopActivity())
         worker.allow_pick_jobs = False  # As if whoever queued them froze at once.
         running = asyncio.create_task(worker.async_run())
 
@@ -306,7 +306,7 @@ async def test_jobs_of_arq_are_due_by_any_clock_and_never_pile_up(
 
 def test_arq_is_imported_by_the_worker_alone() -> None:
     importers = set()
-    for path in Path(next(iter(taximeter.settler.__path__))).glob("*.py"):
+    for path in Path(next(iter(taximeter.settler.__path__))).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
@@ -316,4 +316,4 @@ def test_arq_is_imported_by_the_worker_alone() -> None:
                 continue
             if any(module.partition(".")[0] == "arq" for module in modules):
                 importers.add(path.name)
-    assert importers == {"worker.py"}
+    assert importers == {"main.py"}

@@ -21,7 +21,7 @@ class Sign:
     troubles: dict[str, str] = field(default_factory=dict)
 
 
-class Pulse:
+class LoopActivity:
     """Written by the loops, read by the heart. Nothing here waits or fails."""
 
     def __init__(self) -> None:

@@ -23,10 +23,10 @@ from redis.exceptions import RedisError
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Pool
 from taximeter.settler.status.heartbeats import CLOCK_ALARM_S
+from taximeter.settler.worker.loop_activity import LoopActivity
 from taximeter.settler.worker.loops import Bell
-from taximeter.settler.worker.pulse import Pulse
 
-_SQL: Final = load_queries("heart")
+_SQL: Final = load_queries("heartbeats")
 
 BEAT_EVERY_S: Final = 0.2
 STOPPED_S: Final = 0.7
@@ -72,17 +72,17 @@ class Watch:
         return [settler for settler, (_, since) in seen.items() if now - since >= STOPPED_S]
 
 
-class Heart:
+class Heartbeat:
     """Beats for one process. `pool` is its own, so that no long work of the process stops it; the
     bell is rung when what a frozen settler had locked is free.
     """
 
     def __init__(
-        self, pool: Pool, redis: Any, pulse: Pulse, settler: str, bell: Bell | None = None
+        self, pool: Pool, redis: Any, activity: LoopActivity, settler: str, bell: Bell | None = None
     ) -> None:
         self._pool = pool
         self._redis = redis
-        self._pulse = pulse
+        self._activity = activity
         self._settler = settler
         self._bell = bell or Bell()
         self._watch = Watch()
@@ -94,7 +94,7 @@ class Heart:
         """Say that this settler lives, and end what those have locked who do not. Raises asyncpg
         errors.
         """
-        signs = list(zip(*self._pulse.signs(), strict=True))
+        signs = list(zip(*self._activity.signs(), strict=True))
         rows = await self._pool.fetch(_SQL["beat"], self._settler, *signs, self.clock_off_s)
         now = time.monotonic()
         stopped = set(self._watch.look({row["settler"]: row["beats"] for row in rows}, now))

@@ -35,7 +35,7 @@ class Bounds(NamedTuple):
     output: int
 
 
-class Reported(NamedTuple):
+class ReportedUsage(NamedTuple):
     """A usage that can be charged. `is_capped`: it said more than can be, and was cut."""
 
     usage: Mapping[str, Any]
@@ -53,7 +53,7 @@ def bounds_of(price: Price, *, prompt_bound: int, limit: int | None, n: int, inp
 
 def read_usage(
     usage: Mapping[str, Any] | None, bounds: Bounds, *, delivered: int, makes_output: bool
-) -> Reported | None:
+) -> ReportedUsage | None:
     """The usage if it can be true, else None. `delivered`: output tokens that were counted;
     `makes_output`: whether there must be any figure of an output.
     """
@@ -66,12 +66,12 @@ def read_usage(
     if not counts.prompt or (delivered and makes_output and not counts.output):
         return None  # No prompt has no tokens, and no answer that has some.
     if counts.prompt <= bounds.prompt and counts.output <= bounds.output:
-        return Reported(found, is_capped=False)
+        return ReportedUsage(found, is_capped=False)
     capped = {
         "prompt_tokens": min(counts.prompt, bounds.prompt),
         "completion_tokens": min(counts.output, bounds.output),
     }
-    return Reported(capped, is_capped=True)
+    return ReportedUsage(capped, is_capped=True)
 
 
 def _best_shape(usage: Mapping[str, Any], makes_output: bool) -> Mapping[str, Any] | None:

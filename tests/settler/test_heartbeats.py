@@ -10,7 +10,7 @@ from settler_world import World, eventually
 from support.settlers import settler_process
 
 from taximeter.api.embedded.machine import free_port
-from taximeter.settler.status.heartbeats import IN_TIME, Beat, judge_hearts
+from taximeter.settler.status.heartbeats import IN_TIME, Beat, judge_heartbeats
 
 
 def beats(settler: str = "a", silent_s: float = 0.1, **troubles: str) -> list[Beat]:
@@ -50,7 +50,7 @@ def changed(found: list[Beat], loop: str, **change: float) -> list[Beat]:
 def test_what_one_does_not_do_another_may(
     found: list[Beat], works: bool, reason: str | None
 ) -> None:
-    hearts = judge_hearts(found)
+    hearts = judge_heartbeats(found)
     assert (hearts.works, hearts.reason) == (works, reason)
 
 
