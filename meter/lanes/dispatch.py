@@ -11,7 +11,7 @@ from typing import Any
 
 from taximeter.meter.lanes.giving_back import GivingBack
 from taximeter.meter.lanes.live_accounts import AccountReader
-from taximeter.meter.lanes.pending import NOT_LOADED_IN_DOUBT
+from taximeter.meter.lanes.pending import NOT_LOADED_IN_DOUBT, unknown
 from taximeter.meter.lanes.shards import Shards
 from taximeter.meter.wire.codes import Code
 from taximeter.meter.wire.errors import (
@@ -153,12 +153,12 @@ class Dispatcher:
                 raise
             except MeterError as error:
                 if in_doubt:
-                    raise _unknown(error) from error
+                    raise unknown(str(error)) from error
                 raise
         trouble = StoreError(
             f"account {operation.account} was loaded but is not there: does something remove it?"
         )
-        raise _unknown(trouble) if raw == NOT_LOADED_IN_DOUBT else trouble
+        raise unknown(str(trouble)) if raw == NOT_LOADED_IN_DOUBT else trouble
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run in the background. An error there is what the hold's deadline exists for."""
@@ -178,9 +178,3 @@ class Dispatcher:
             what = f"taximeter: operations of cancelled callers failed: {self._unreported}"
             self._unreported, self._reported_at = 0, loop.time()
             loop.call_exception_handler({"message": what, "exception": error, "task": task})
-
-
-def _unknown(error: MeterError) -> OutcomeUnknown:
-    return OutcomeUnknown(
-        f"no reply in time; repeat the request id to learn what happened ({error})"
-    )

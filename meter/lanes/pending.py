@@ -73,13 +73,13 @@ class Pending:
             if reply == NOT_LOADED:
                 self.future.set_result(NOT_LOADED_IN_DOUBT)
             else:
-                self.fail(_unknown(f"asked again, the answer was {reply.decode()!r}"))
+                self.fail(unknown(f"asked again, the answer was {reply.decode()!r}"))
         else:
             self.future.set_result(reply)
 
     def refuse(self, error: MeterError) -> None:
         """The call that carried it was refused as a whole, and nothing of it was done."""
-        self.fail(_unknown(str(error)) if self.uncertain else error)
+        self.fail(unknown(str(error)) if self.uncertain else error)
 
     def fail(self, error: MeterError) -> None:
         if not self.future.done():
@@ -94,11 +94,12 @@ class Pending:
     def give_up(self) -> None:
         """Its deadline has passed: say what is known."""
         if self.uncertain:
-            self.fail(_unknown(str(self.trouble or "it was sent before")))
+            self.fail(unknown(str(self.trouble or "it was sent before")))
         else:
             self.fail(self.trouble or StoreUnavailable("Redis could not be reached in time"))
 
 
-def _unknown(what: str) -> OutcomeUnknown:
+def unknown(what: str) -> OutcomeUnknown:
+    """What is told of an operation that may have been done, and why it is not known."""
     advice = "no reply in time; repeat the request id to learn what happened"
     return OutcomeUnknown(f"{advice} ({what})")
