@@ -16,7 +16,7 @@ import click
 
 PATH: Final = "/readyz"
 TIMEOUT_S: Final = 4.0
-_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # nosec B104
 
 
 @dataclass(frozen=True, slots=True)
