@@ -8,6 +8,7 @@ import ast
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,10 @@ a machine that is slow.
 """
 
 Env = dict[str, str]
+
+
+CUT_OFF = re.compile(r"failed, (CancelledError|TimeoutError)\b")
+"""What arq says of a job that was not done in its time."""
 
 
 @contextmanager
@@ -198,9 +203,12 @@ async def test_sigterm_stops_it_cleanly_and_logs_are_json_without_secrets(
         assert await asyncio.to_thread(process.wait, 30) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     events = [line["event"] for line in lines]
-    # A round that a slow machine cuts off is an error in the log, and is made again.
-    whole = [line for line in lines if line["event"] != "guardian" and "retry_in_s" not in line]
-    assert {line["level"] for line in whole} == {"info"}, whole
+    # A round or a job that a slow machine cuts off is an error in the log, and is made again.
+    errors = [line for line in lines if line["level"] != "info" and line["event"] != "guardian"]
+    other = [
+        line for line in errors if "retry_in_s" not in line and not CUT_OFF.search(line["event"])
+    ]
+    assert not other, json.dumps(other)
     assert events[0] == "started"
     assert events[-1] == "stopped"
     assert all(secret not in log.read_text() for secret in ("postgresql://", "redis://"))
