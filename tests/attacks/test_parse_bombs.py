@@ -86,6 +86,7 @@ def p95(values: list[float]) -> float:
     return statistics.quantiles(values, n=20)[-1]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("who", ["without credits", "without an organization", "with credits"])
 async def test_nobody_else_waits_for_a_bomb(world: World, who: str) -> None:
     """Six callers throw bombs of every kind; another organisation's calls take as long as before,

@@ -27,6 +27,7 @@ from typing import IO, Any
 
 RUN = ("sh", "sql", "python")
 ANSWERS = ("json", "text")
+_COMMENT_BEHIND = re.compile(r"(?<=\S)\s+# .*")
 _FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 _NAME = re.compile(r"Save as `([\w.-]+)`")
 
@@ -43,7 +44,8 @@ class Block:
 
     @property
     def first(self) -> str:
-        return self.text.partition("\n")[0].strip()
+        """The first line, without a comment that follows a command."""
+        return _COMMENT_BEHIND.sub("", self.text.partition("\n")[0]).strip()
 
 
 def blocks(page: str) -> list[Block]:
