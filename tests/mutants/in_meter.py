@@ -308,6 +308,20 @@ BUGS: Final = (
         "meter/test_credit_again.py",
     ),
     Bug(
+        "a charge on credit that is repeated after its drain is a conflict",
+        "meter/credit_line/dispatcher.py",
+        "                if not self._was_on_credit(operation, error.outcome):\n",
+        "                if True:\n",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "a hold that was committed is a charge on credit",
+        "meter/credit_line/dispatcher.py",
+        '            and (outcome.state, outcome.reserved) == ("committed", 0)\n',
+        '            and outcome.state == "committed"\n',
+        "meter/test_credit_again.py",
+    ),
+    Bug(
         "a client forgets what it was told when it connects again",
         "meter/server/handshake.py",
         "        acknowledged.greet(before, epoch, found, run_id, start, start_writes)\n",
