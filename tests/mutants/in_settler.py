@@ -212,13 +212,6 @@ BUGS: Final = (
         "settler/test_guardian.py",
     ),
     Bug(
-        "a Postgres that went back is trusted, whatever had happened before",
-        "settler/shards/verdict.py",
-        "    if _went_back(mark, seen):\n",
-        "    if False:\n",
-        "property/test_system_machine.py",
-    ),
-    Bug(
         "entries are applied before their Postgres is remembered",
         "settler/moves/relay.py",
         "            await step_and_note_position(stores, mark.shard, mark.epoch)\n",
