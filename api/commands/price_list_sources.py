@@ -79,12 +79,13 @@ def from_file(path: Path, dated: date | None) -> NewList:
         version = f"genai-prices {name}"
         prices = PublishedPrices(providers, version)
         return NewList("package", version, source, digest, content, count, day, prices)
+    imported = None
     if path.suffix == ".json" and not _is_ours(content):
-        models = read_map(content).models
-        if not models:
+        imported = read_map(content)
+        if not imported.models:
             raise PriceFileError([f"{path.name} has no model that could be priced"])
         title = f"Imported from {path.name}; dollars, see docs/prices.md."
-        content = price_file_text(models, title).encode()
+        content = price_file_text(imported.models, title).encode()
         file = parse_price_file(content, "list.toml")
         version = name
     else:
@@ -93,7 +94,8 @@ def from_file(path: Path, dated: date | None) -> NewList:
     count = len(file.models) + len(file.patterns)
     if not count:
         raise PriceFileError([f"{path.name} has no models"])
-    return NewList("file", version, source, digest_of(content), content, count, day, file)
+    digest = digest_of(content)
+    return NewList("file", version, source, digest, content, count, day, file, imported)
 
 
 def _is_ours(content: bytes) -> bool:

@@ -208,6 +208,20 @@ UNREADABLE: dict[str, Any] = {
     "Cohere's": {"billed_units": {"input_tokens": 10, "output_tokens": 20}},
     "Ollama's": {"prompt_eval_count": 10, "eval_count": 20},
     "lists": {"prompt_tokens": [10], "completion_tokens": {"n": 20}},
+    "null": None,
+    "a text": "10 tokens",
+    "a list": [{"prompt_tokens": 10, "completion_tokens": 20}],
+    "no figure of an output": {"prompt_tokens": 10},
+    "no figure of a prompt": {"completion_tokens": 20, "total_tokens": 30},
+    "zeros beside nothing read": {
+        **{"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        **{"input_tokens": "10", "output_tokens": "20"},
+    },
+    "zeros of a prompt beside an output": {"prompt_tokens": 0, "completion_tokens": 20},
+    "Cohere's other": {"tokens": {"input_tokens": 10, "output_tokens": 20}},
+    "Bedrock's, as texts": {"inputTokens": "10", "outputTokens": "20"},
+    "Gemini's, negative": {"promptTokenCount": -10, "candidatesTokenCount": 20},
+    "details alone": {"completion_tokens_details": {"reasoning_tokens": 20}},
 }
 
 
