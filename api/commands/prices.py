@@ -75,6 +75,8 @@ def show(model: str, provider: str | None, plan: str | None, power_level: str | 
         _rates(pricer, model, options, rates, mode, sheet.tier_rule)
     if price.is_free:
         click.echo("It costs nothing. A charge of 0 is recorded for each request.")
+    if len(listed.sheets) > 1:
+        click.echo("At other times it costs other prices.")
     for name in sheet.not_metered:
         click.echo(f"NOT METERED: the publisher also charges for {name}")
 

@@ -90,7 +90,8 @@ def diff(
     own = f" after {pricer.file_version}" if pricer.file_version else ""
     other = "the calculator of genai-prices" if file is None else file.name
     click.echo(f"{pricer.list_version}{own}, beside {other}")
-    for line in (*_summary(found, "list" if file is None else "map"), *some_lines(_groups(found), most, "--all shows them")):
+    models = "models of the list" if file is None else "models of the map are sold by tokens"
+    for line in (*_summary(found, models), *some_lines(_groups(found), most, "--all shows them")):
         click.echo(line)
     if before is not None:
         changed = [f"  {line}" for line in changes(before, found.table)]
@@ -103,10 +104,10 @@ def diff(
         )
 
 
-def _summary(found: Difference, other: str) -> list[str]:
+def _summary(found: Difference, models: str) -> list[str]:
     rules = ", ".join(f"{rule} {count}" for rule, count in found.set_aside.most_common())
     return [
-        f"{found.models} models of the {other} are sold by tokens; {found.only_map} are refused here",
+        f"{found.models} {models}; {found.only_map} are refused here",
         f"{found.compared} usages are priced by both; {found.set_aside.total()} are set aside",
         *([f"  ({rules})"] if rules else []),
         f"{found.agreement:.2%} of the former cost the same",

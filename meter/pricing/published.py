@@ -194,7 +194,9 @@ class PublishedPrices:
     def resolve(self, of: Identity) -> Found | None:
         """The model of the list that is meant, and who sells it."""
         for one in self._sellers(of):
-            model = self._shelves[one.id].find(of.model)
+            shelf = self._shelves[one.id]
+            # Some hosts begin the names of models with their own, which stands there once.
+            model = shelf.find(of.model) or shelf.find(f"{of.provider}/{of.model}")
             if model is not None:
                 return one, model
         return None
