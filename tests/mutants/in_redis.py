@@ -242,4 +242,11 @@ BUGS: Final = (
         "      if false then",
         "lua/test_open_holds.py",
     ),
+    Bug(
+        "a hold that is opened anew in the batch that voids it is thrown away",
+        "lua/lib/decide.lua",
+        "if ended[at] == key then table.remove(ended, at) end",
+        "",
+        "lua/test_operate.py::test_what_one_batch_voids_and_reserves_anew_is_held",
+    ),
 )
