@@ -24,9 +24,9 @@ GROUPS_SHOWN = 10
 @click.command(
     help="Compare what is charged here, by the lists in force, with MAP, LiteLLM's "
     "model_prices_and_context_window.json, over generated usages of every model of it, and say "
-    "where they differ. Without MAP the other side is the calculator of the installed genai-prices, "
-    "over usage objects in every shape that its list knows. Exits with 1 where less than --least of "
-    "the usages cost the same."
+    "where they differ. Without MAP the other side is the calculator of the installed "
+    "genai-prices, over usage objects in every shape that its list knows. Exits with 1 where less "
+    "than --least of the usages cost the same."
 )
 @click.argument(
     "file",

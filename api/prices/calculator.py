@@ -272,4 +272,3 @@ def _usage_of(shape: UsageExtractor, answer: Mapping[str, Any]) -> Mapping[str, 
         found = found[step]
     usage: Mapping[str, Any] = found
     return usage
-

@@ -174,9 +174,9 @@ def _judge(found: Difference, case: Case) -> None:
     found.examples.setdefault(cause, case.name)
 
 
-def is_the_same(here: int | Decimal, there: int | Decimal) -> bool:
+def is_the_same(here: int, there: int | Decimal) -> bool:
     """Whether two amounts are one."""
-    return abs(here - there) <= max(here, there) * TOLERANCE
+    return abs(here - there) <= max(Decimal(here), there) * TOLERANCE
 
 
 def _cause(case: Case) -> str:

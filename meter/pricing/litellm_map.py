@@ -235,7 +235,9 @@ class _Model:
 
     def _factors(self, listed: object) -> None:
         """Of one table of many things, those that are factors of a price."""
-        for name in (*_GEOS, _FAST) if isinstance(listed, dict) else ():
+        if not isinstance(listed, dict):
+            return
+        for name in (*_GEOS, _FAST):
             if name in listed and (factor := _dollars(name, listed[name])) != 1:
                 if name == _FAST:
                     self._fast = factor

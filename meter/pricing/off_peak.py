@@ -33,8 +33,8 @@ class OffPeak:
 
 def off_peak_of(block: Mapping[str, Any]) -> OffPeak:
     """Read the hours of a block: `hours_utc` of every day, and `windows` with hours and ISO
-    weekdays, which are counted in `weekday_timezone` (UTC without one). Raises ValueError that names
-    the field and what it must be.
+    weekdays, which are counted in `weekday_timezone` (UTC without one). Raises ValueError that
+    names the field and what it must be.
     """
     name = block.get("weekday_timezone")
     try:

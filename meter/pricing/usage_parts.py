@@ -10,8 +10,8 @@ from taximeter.meter.pricing.kinds import TOKENS_MAX
 
 
 def count_of(usage: Mapping[str, object], *names: str) -> int:
-    """The first of these that is there: anything that is not a sane count reads as none. 12.0 is 12:
-    some languages have no other numbers.
+    """The first of these that is there: anything that is not a sane count reads as none. 12.0 is
+    12: some languages have no other numbers.
     """
     for name in names:
         value = usage.get(name)

@@ -25,8 +25,8 @@ from taximeter.meter.pricing.usage_parts import (
 
 
 def split_usage(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
-    """Tokens of the prompt and of the output, by kind; none of either for no known shape. Of several
-    shapes the first that says anything counts: some gateways fill OpenAI's with zeros.
+    """Tokens of the prompt and of the output, by kind; none of either for no known shape. Of
+    several shapes the first that says anything counts: some gateways fill OpenAI's with zeros.
     """
     split: tuple[dict[str, int], dict[str, int]] = {}, {}
     for names, read in _SHAPES:

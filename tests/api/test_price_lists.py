@@ -222,7 +222,9 @@ async def test_a_broken_list_is_refused_unless_it_is_accepted_by_name(
     map_file.write_text(MAP)
     taken = (await prices(world, "refresh", map_file, "--yes", "--report", report)).output
     assert "list 2 is in force" in taken
-    assert "1 models were left out:\n  by-the-query: cannot be metered: input_cost_per_query" in taken
+    assert (
+        "1 models were left out:\n  by-the-query: cannot be metered: input_cost_per_query" in taken
+    )
     assert "by-the-query: cannot be metered" in report.read_text()
     await prices(world, "history", 2, "-o", tmp_path / "map.toml")
     assert "input = 1 }" in (tmp_path / "map.toml").read_text()

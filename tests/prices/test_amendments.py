@@ -63,7 +63,9 @@ def models() -> list[Named]:
             ]
             if provider.id == "anthropic":
                 hosts.append("vertex")
-            found += [Named(host, model.id.lower(), names, sheet_of(model, prices)) for host in hosts]
+            found += [
+                Named(host, model.id.lower(), names, sheet_of(model, prices)) for host in hosts
+            ]
     return found
 
 

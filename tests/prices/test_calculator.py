@@ -61,9 +61,7 @@ def test_both_read_and_price_alike() -> None:
 
 
 def test_what_is_read_wrongly_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        usage_shapes, "written_of", lambda usage, details: Written(0)
-    )
+    monkeypatch.setattr(usage_shapes, "written_of", lambda usage, details: Written(0))
     found = compare_with_package(Pricer(), NOON, every=20)
     assert ("anthropic", "written_1h, told as default") in found.causes
     assert {label.partition(",")[0] for _, label in found.causes} <= {"written", "written_1h"}

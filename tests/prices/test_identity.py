@@ -258,7 +258,9 @@ def test_an_imported_list_is_found_by_name_and_provider(tmp_path: Path) -> None:
 
 def test_a_host_that_stands_in_front_of_its_own_models_twice() -> None:
     """Perplexity sells `sonar`, and by its agents `perplexity/sonar`, at another price."""
-    sonar, by_agents = (PRICER.price(f"perplexity/{name}") for name in ("sonar", "perplexity/sonar"))
+    sonar, by_agents = (
+        PRICER.price(f"perplexity/{name}") for name in ("sonar", "perplexity/sonar")
+    )
     assert sonar.rates != by_agents.rates
     assert PRICER.price("perplexity/perplexity/sonar", provider="perplexity").rates == (
         by_agents.rates

@@ -235,7 +235,10 @@ def test_a_version_without_a_name_is_a_digest_of_the_file(tmp_path: Path) -> Non
         ("other = 1\n[models]\nm = { input = 1 }", "line 1: other is not a field here"),
         ("[models]\nm = { input = 1, geos = 5 }", "geos must be a table of factors"),
         ("[models]\nm = { input = 1, geos = { us = 0 } }", "geos.us must be a factor above 0, at"),
-        ("[models]\nm = { input = 1, geos = { us = 101 } }", "geos.us must be a factor above 0, at"),
+        (
+            "[models]\nm = { input = 1, geos = { us = 101 } }",
+            "geos.us must be a factor above 0, at",
+        ),
         ("[models]\nm = { input = 1, off_peak = 5 }", "off_peak must be a table of hours"),
         ("[models]\nm = { input = 1, off_peak = { input = 1 } }", "hours_utc or windows must say"),
         (
