@@ -176,7 +176,8 @@ def _judge(found: Difference, case: Case) -> None:
 
 def is_the_same(here: int, there: int | Decimal) -> bool:
     """Whether two amounts are one."""
-    return abs(here - there) <= max(Decimal(here), Decimal(there)) * TOLERANCE
+    one, other = Decimal(here), Decimal(there)
+    return abs(one - other) <= max(one, other) * TOLERANCE
 
 
 def _cause(case: Case) -> str:
