@@ -36,6 +36,7 @@ ON_CREDIT = "delta"
 ITS_USERS = tuple(f"{ON_CREDIT}/user-{number}" for number in range(3))
 LINE = 20_000
 """Millicredits that may be outstanding in each sidecar."""
+COMMAND = "taximeter.api"
 READY_S = 60.0
 WATCH_S = 0.3
 
@@ -231,28 +232,27 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
 
     for number in (1, 2):
         name = f"settler-{number}"
-        arguments = ["-m", "taximeter.api", "settler"]
-        workers.append(Worker(name, arguments, await environment(name), folder))
-    arguments = ["-m", "taximeter.api", "api", "--host", LOOPBACK, "--port", str(cluster.api_port)]
-    workers.append(Worker("api", arguments, await environment("api"), folder))
+        workers.append(Worker(name, COMMAND, ["settler"], await environment(name), folder))
+    arguments = ["api", "--host", LOOPBACK, "--port", str(cluster.api_port)]
+    workers.append(Worker("api", COMMAND, arguments, await environment("api"), folder))
     ports = [free_port(), free_port()]
     for number, port in enumerate(ports, 1):
         name = f"sidecar-{number}"
-        arguments = ["-m", "taximeter.api", "sidecar", "--port", str(port)]
+        arguments = ["sidecar", "--port", str(port)]
         credit = {
             "TAXIMETER_CREDIT_LINES": f"{ON_CREDIT}={LINE // 1000}",
             "TAXIMETER_CREDIT_JOURNAL": str(cluster.journal(name)),
         }
-        workers.append(Worker(name, arguments, await environment(name) | credit, folder))
+        workers.append(Worker(name, COMMAND, arguments, await environment(name) | credit, folder))
     for number, history in enumerate(cluster.histories, 1):
         name = f"gateway-{number}"
         urls = [
             await link(f"{name}>sidecar-{place}", f"http://{LOOPBACK}:{port}")
             for place, port in enumerate(ports, 1)
         ]
-        arguments = ["-m", "chaos.gateway", name, str(run.seed), str(history), ",".join(USERS)]
+        arguments = [name, str(run.seed), str(history), ",".join(USERS), *urls]
         pause = {PAUSE_VARIABLE: str(run.pause_s)}
-        workers.append(Worker(name, [*arguments, *urls], pause, folder))
+        workers.append(Worker(name, "chaos.gateway", arguments, pause, folder))
         cluster.down.add(name)
     if run.completes:
         workers += _completing(cluster, upstream)
@@ -260,8 +260,8 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
     name = "embedded-1"
     url = await link(f"{name}>redis", redis_url)
     history = str(cluster.embedded_history)
-    arguments = ["-m", "chaos.embedded", name, str(run.seed), history, ",".join(USERS), url]
-    workers.append(Worker(name, arguments, {}, folder))
+    arguments = [name, str(run.seed), history, ",".join(USERS), url]
+    workers.append(Worker(name, "chaos.embedded", arguments, {}, folder))
     cluster.down.add(name)
     # The gateways start when there is something to spend.
     return workers

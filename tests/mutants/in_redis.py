@@ -202,7 +202,7 @@ BUGS: Final = (
     ),
     Bug(
         "a Postgres that went back is written down as the one to go on with",
-        "lua/witness.lua",
+        "lua/note_postgres.lua",
         "if known and (known ~= history",
         "if false and (known ~= history",
         "lua/test_shard_life.py settler/test_guardian.py",
