@@ -15,8 +15,8 @@ from itertools import product
 from math import ceil
 from typing import Any, Final
 
-from support.published_elsewhere import ELSEWHERE
 from support.published_as_asked import ASKED
+from support.published_elsewhere import ELSEWHERE
 from support.published_prices import OPENAI, PAGES, Published
 from support.published_since import SINCE
 from support.spelled_models import SPELLED

@@ -1,6 +1,6 @@
-"""Models and usages that were once priced wrongly here, each with the page that has the price: dated
-and other names of corrected models, what caches keep of images and videos, an hour's writes on
-Bedrock, deep research, output without a price of its own, tuned models. See `published_prices`.
+"""Models and usages that were once priced wrongly here, each with the page that has the price:
+dated names, what caches keep of images and videos, an hour's writes on Bedrock, deep research,
+reasoning beside the output, tuned models. See `published_prices`.
 """
 
 from __future__ import annotations
