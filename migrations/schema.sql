@@ -53,7 +53,7 @@ CREATE TABLE public.organization_members (
     invited_by text,
     CONSTRAINT role_is_known CHECK ((role = ANY (ARRAY['admin'::text, 'member'::text]))),
     CONSTRAINT status_is_a_word CHECK ((status ~ '^[a-z_]{1,32}$'::text)),
-    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^\u0001-\u001f\u007f]{1,255}$'::text))
 );
 
 COMMENT ON COLUMN public.organization_members.invited_by IS 'Who made the invitation; null for members that were added directly, and before this was noted.';
@@ -76,7 +76,7 @@ CREATE TABLE taximeter.users (
     default_org_id text,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT email_is_short CHECK (((length(email) >= 1) AND (length(email) <= 255))),
-    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^\u0001-\u001f\u007f]{1,255}$'::text))
 );
 
 COMMENT ON COLUMN taximeter.users.default_org_id IS 'Counts only while the user is an active member of it.';
@@ -142,7 +142,7 @@ CREATE TABLE public.user_credit_allocations (
     CONSTRAINT closed_allocation_has_nothing_left CHECK ((is_active OR (allocated_credits = used_credits))),
     CONSTRAINT closing_is_known CHECK ((closing = ANY (ARRAY['removal'::text, 'expiry'::text]))),
     CONSTRAINT used_is_in_range CHECK (((used_credits >= 0) AND (used_credits <= '900000000000000'::bigint))),
-    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^\u0001-\u001f\u007f]{1,255}$'::text))
 )
 WITH (fillfactor='80');
 
@@ -860,7 +860,7 @@ CREATE TABLE taximeter.api_keys (
     CONSTRAINT lookup_is_for_the_whole_organization CHECK (((user_id IS NULL) OR (NOT ('lookup'::text = ANY (operations))))),
     CONSTRAINT name_is_short CHECK (((length(name) >= 1) AND (length(name) <= 255))),
     CONSTRAINT operations_are_known CHECK (((cardinality(operations) > 0) AND (operations <@ ARRAY['reserve'::text, 'commit'::text, 'release'::text, 'charge'::text, 'touch'::text, 'balance'::text, 'lookup'::text, 'any_hold'::text, 'llm'::text]))),
-    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^\u0001-\u001f\u007f]{1,255}$'::text))
 );
 
 COMMENT ON COLUMN taximeter.api_keys.user_id IS 'The only user that the key acts for; NULL: any user of the organisation.';
@@ -910,7 +910,7 @@ CREATE TABLE taximeter.system_keys (
     CONSTRAINT digest_is_sha256 CHECK ((length(digest) = 32)),
     CONSTRAINT key_expires_after_it_was_made CHECK ((expires_at > created_at)),
     CONSTRAINT key_id_is_well_formed CHECK ((key_id ~ '^[0-9A-Za-z]{12}$'::text)),
-    CONSTRAINT name_is_short CHECK ((name ~ '^[^[:cntrl:]]{1,255}$'::text)),
+    CONSTRAINT name_is_short CHECK ((name ~ '^[^\u0001-\u001f\u007f]{1,255}$'::text)),
     CONSTRAINT rights_are_words CHECK (((cardinality(rights) > 0) AND (array_to_string(rights, ','::text, ''::text) ~ '^[a-z_]+(,[a-z_]+)*$'::text)))
 );
 
@@ -935,7 +935,7 @@ CREATE TABLE taximeter.system_admins (
     CONSTRAINT issuer_is_short CHECK (((length(issuer) >= 1) AND (length(issuer) <= 2048))),
     CONSTRAINT removed_by_somebody CHECK (((removed_by IS NULL) = (removed_at IS NULL))),
     CONSTRAINT somebody_is_named CHECK (((user_id IS NOT NULL) OR (email IS NOT NULL))),
-    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^[:cntrl:]]{1,255}$'::text))
+    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^\u0001-\u001f\u007f]{1,255}$'::text))
 );
 
 COMMENT ON TABLE taximeter.system_admins IS 'System admins besides those whose token has the role; rows stay when they end.';
@@ -2594,7 +2594,7 @@ CREATE FUNCTION taximeter.write_audit(action text, org_id text, target text, bef
 DECLARE
     actor text := current_setting('taximeter.actor', true);
 BEGIN
-    IF actor IS NULL OR actor !~ '^[^[:cntrl:]]{1,255}$' THEN
+    IF actor IS NULL OR actor !~ '^[^\u0001-\u001f\u007f]{1,255}$' THEN
         RAISE EXCEPTION 'taximeter.actor must say who does it, in 1 to 255 characters' USING ERRCODE = 'check_violation';
     END IF;
     IF actor ~ '^(taximeter|operator):' AND actor !~ '^taximeter:key:[0-9A-Za-z]{12}$' THEN

@@ -14,6 +14,12 @@ TERMS: Final = "migrations/20261129214304_terms_and_records.sql"
 DELETIONS: Final = "migrations/20261129214404_deletions.sql"
 AUDIT_CHAIN: Final = "migrations/20261129214504_audit_chain.sql"
 
+ACTOR_IS_NOBODY: Final = (
+    "\n        RAISE EXCEPTION 'taximeter.actor must say who does it, in 1 to 255 characters'"
+    " USING ERRCODE = 'check_violation';\n    END IF;\n"
+    "    IF actor ~ '^(taximeter|operator):' AND actor "
+)
+
 BUGS: Final = (
     Bug(
         "a charge is known by its place in the stream",
@@ -204,10 +210,9 @@ BUGS: Final = (
     ),
     Bug(
         "the API writes audit rows of what our programs do",
-        "migrations/20261130010704_audit_rows_by_one_way.sql",
-        "    IF actor ~ '^(taximeter|operator):' AND actor"
-        " !~ '^taximeter:key:[0-9A-Za-z]{12}$' THEN",
-        "    IF false THEN",
+        "migrations/20261130081601_control_characters_by_code_point.sql",
+        r"!~ '^[^\u0001-\u001f\u007f]{1,255}$' THEN" + ACTOR_IS_NOBODY + "!~ '^taximeter",
+        r"!~ '^[^\u0001-\u001f\u007f]{1,255}$' THEN" + ACTOR_IS_NOBODY + "!~ '^[a-z:]+|^taximeter",
         "sql/test_audit_chain.py::test_the_api_writes_no_row_of_nobody_or_of_our_programs",
     ),
 )

@@ -6,6 +6,9 @@ import pytest
 from asyncpg import CheckViolationError, IntegrityConstraintViolationError, RestrictViolationError
 from support.books import Books
 
+from taximeter.meter.wire.errors import InvalidRequest
+from taximeter.meter.wire.limits import check_user_id
+
 COLUMNS = {
     "organizations": "id text, org_name text, slug text, created_by text, created_at timestamptz,"
     " personal_of text, suspended_at timestamptz, deleted_at timestamptz",
@@ -75,6 +78,49 @@ async def test_malformed_user_ids(books: Books) -> None:
             await books.run(
                 "INSERT INTO organization_members (org_id, user_id) VALUES ('org', $1)", user_id
             )
+
+
+def is_user_id(text: str) -> bool:
+    try:
+        check_user_id(text)
+    except InvalidRequest:
+        return False
+    return True
+
+
+async def test_the_characters_of_user_ids_are_those_of_the_meter(books: Books) -> None:
+    """Whatever the locale of the database takes for a control character."""
+    rules = await books.rows(
+        "SELECT substring(pg_get_constraintdef(oid) FROM $$~ '(.*)'::text$$) FROM pg_constraint"
+        " WHERE conname = 'user_id_is_well_formed'"
+        "    OR conname = 'name_is_short' AND conrelid = to_regclass('taximeter.system_keys')"
+    )
+    assert len(rules) == 6
+    points = [*range(1, 0x3100), 0xCEF91, *range(0xFE00, 0x10000), 0xE0001, 0x10FFFF]
+    allowed = {point for point in points if is_user_id(f"a{chr(point)}b")}
+    locales = await books.rows(
+        "SELECT quote_ident(collname) FROM pg_collation"
+        " WHERE collname IN ('default', 'C', 'C.utf8', 'pg_c_utf8')"
+    )
+    for (pattern,) in set(rules):
+        for (locale,) in locales:
+            taken = await books.value(
+                "SELECT array_agg(point) FROM unnest($1::integer[]) AS point"
+                f" WHERE 'a' || chr(point) || 'b' COLLATE {locale} ~ $2",
+                points,
+                pattern,
+            )
+            assert set(taken) == allowed, (pattern, locale)
+
+
+async def test_no_rule_asks_the_locale_what_a_character_is(books: Books) -> None:
+    """But the one for addresses of system admins, whom the owner of the database names."""
+    found = await books.rows(
+        "SELECT conname FROM pg_constraint WHERE pg_get_constraintdef(oid) LIKE '%[:%'"
+        " UNION ALL SELECT proname FROM pg_proc WHERE prosrc LIKE '%[:%'"
+        "   AND pronamespace IN ('public'::regnamespace, 'taximeter'::regnamespace)"
+    )
+    assert found == [("email_is_in_lower_case",)]
 
 
 REFUSED = [
