@@ -30,6 +30,14 @@ async def load_accounts(pool: Pool, accounts: Sequence[Account]) -> dict[Account
     }
 
 
+def last_applied(record: bytes | None) -> int | None:
+    """The number of the last entry in a live account, as Redis has it; None for none, and for a
+    damaged one.
+    """
+    number = (record or b"").rpartition(b" ")[2]
+    return int(number) if number.isdigit() else None
+
+
 def account_loader(pool: Pool) -> Loader:
     """The loader that a Meter takes: one account by (org_id, user_id), or None when Postgres knows
     none.
