@@ -143,9 +143,7 @@ class Filler:
             return 0
         return sum(reply.startswith(b"1 ") for reply in replies)
 
-    async def _lower_hints(
-        self, page: list[asyncpg.Record], records: list[bytes | None]
-    ) -> int:
+    async def _lower_hints(self, page: list[asyncpg.Record], records: list[bytes | None]) -> int:
         """Let the relay send again what these accounts have lost; how many have."""
         behind = [
             (row["org_id"], row["user_id"], applied)
@@ -173,8 +171,7 @@ async def read_places(stores: Stores, *, filled: bool) -> tuple[list[Place], int
     places = [
         Place(mark.shard, mark.epoch, int(start or 0))
         for mark, (epoch, start, complete_ms, due) in zip(marks.values(), metas, strict=True)
-        if epoch == str(mark.epoch).encode()
-        and (complete_ms is not None and due is None) is filled
+        if epoch == str(mark.epoch).encode() and (complete_ms is not None and due is None) is filled
     ]
     return places, seconds * 1000 + micros // 1000
 

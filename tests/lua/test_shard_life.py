@@ -57,9 +57,9 @@ async def test_no_number_of_a_start_is_used_again(shard: ScriptedShard) -> None:
     assert await approve.call(shard.redis, [meta], [shard.epoch, "run", "rep", 7]) == 7
     before = await shard.state()
     for start in (6, 7):
-        with pytest.raises(ResponseError, match="^RESTARTED the shard is at start 7"):
+        with pytest.raises(ResponseError, match=r"^RESTARTED the shard is at start 7"):
             await approve.call(shard.redis, [meta], [shard.epoch, "late", "rep", start])
-    with pytest.raises(ResponseError, match="^MALFORMED start"):
+    with pytest.raises(ResponseError, match=r"^MALFORMED start"):
         await approve.call(shard.redis, [meta], [shard.epoch, "late", "rep", "7.5"])
     assert await shard.state() == before
     assert await approve.call(shard.redis, [meta], [shard.epoch, "run"]) == 8

@@ -249,7 +249,7 @@ BUGS: Final = (
     Bug(
         "entries that a restarted server has lost are not looked for",
         "settler/shards/fill.py",
-        "is not None and applied < row[\"hint\"]",
+        'is not None and applied < row["hint"]',
         "is not None and applied < 0",
         "settler/test_fill.py",
     ),

@@ -95,7 +95,9 @@ async def test_commands_do_what_they_do_on_a_server(redis: Redis, seed: int) -> 
         assert modelled == real, command
 
 
-def call(dice: random.Random, keys: ShardKeys, run_id: str, replid: str) -> tuple[str, list[str], list[Any]]:
+def call(
+    dice: random.Random, keys: ShardKeys, run_id: str, replid: str
+) -> tuple[str, list[str], list[Any]]:
     """A script call as a client or a settler makes it, now and then a senseless one."""
     request = f"org/r{dice.randrange(4)}"
     account = dice.choice(("org/u", "org/u", "org/v"))
@@ -124,7 +126,8 @@ def call(dice: random.Random, keys: ShardKeys, run_id: str, replid: str) -> tupl
         ("admit", [keys.meta], [epoch, dice.choice((1, 1000)), dice.choice((1, 1000))]),
         ("recount", [keys.holds, keys.meta, keys.open_holds], [epoch, dice.choice((0, 1000))]),
         ("fence", [keys.meta], ["why"]) if dice.random() < 0.1 else ("barrier", [keys.meta], []),
-        ("open", batch, [dice.choice((1, 2)), 1, run_id, replid, *dice.choice(((1, 0), (2, 1))),
+        ("open", batch, [dice.choice((1, 2)), 1, run_id, replid,
+                         *dice.choice(((1, 0), (2, 1))),
                          *dice.choice(([], ["org/u", 70, 2],
                                        ["org/u", 70, 2, request, "expired 4 1 org/u", "ended"]))]),
         ("approve", [keys.meta], [epoch, run_id, replid, *dice.choice(([], [2], [4]))]),

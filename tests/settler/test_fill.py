@@ -202,7 +202,7 @@ async def test_an_entry_that_a_restart_lost_is_found_by_the_walk_and_sent_again(
     assert await world.live("u24") == (10, 0, 1), "nobody knows yet"
     await world.assert_books()
     # A settler of a release before this one walks through all accounts and compares nothing.
-    (place,), began_ms = await read_places(world.stores, filled=False)
+    _, began_ms = await read_places(world.stores, filled=False)
     await world.stores.redis.hset(world.keys().meta, "complete_ms", began_ms)
     filler = Filler(world.stores, page_accounts=10, budget_s=0)
     rounds = [await filler.fill() for _ in range(4)]
