@@ -31,8 +31,8 @@ def counts_of(usage: Mapping[str, object]) -> Counts:
     """Counts of a usage object of any known shape. Never raises: what is no sane count reads as
     none, and parts that contradict their total are charged as the plain kind.
     """
-    if usage.keys() <= _USUAL and (usual := _usual(usage)) is not None:
-        return usual
+    if usage.keys() <= _PLAIN and (counts := _plain_chat(usage)) is not None:
+        return counts
     prompt, output = split_usage(usage)
     kinds = {**prompt, **output}
     _other(usage, kinds)
@@ -75,7 +75,7 @@ def checked_counts(usage: Mapping[str, object]) -> Counts:
     return counts_of(usage)
 
 
-_USUAL = frozenset(
+_PLAIN = frozenset(
     (
         *("prompt_tokens", "completion_tokens", "total_tokens"),
         *("prompt_tokens_details", "completion_tokens_details"),
@@ -83,7 +83,7 @@ _USUAL = frozenset(
 )
 
 
-def _usual(usage: Mapping[str, object]) -> Counts | None:
+def _plain_chat(usage: Mapping[str, object]) -> Counts | None:
     """OpenAI's chat where nothing is unusual, as in nearly all requests, in a tenth of the time:
     sane totals that add up, of which some were cached or reasoning. None where there is more to it.
     """

@@ -11,10 +11,9 @@ from redis.exceptions import NoScriptError
 from taximeter.meter.wire.scripts import Script, call_script
 from taximeter.meter.wire.waits import Goal
 
-# A replica that is asked in the same moment in which it gets a write answers before its own sync,
-# and unasked it answers once a second; so it is asked again, soon and then ever less often. The
-# server looks at the time-out of a wait when something arrives, else ten times a second only: what
-# is sent behind the wait makes it look.
+# A replica that is asked before its own sync says no, and unasked it answers once a second; so it
+# is asked again, soon and then ever less often. The server looks at the time-out of a wait when
+# something arrives, else ten times a second only: what is sent behind the wait makes it look.
 _SERVER_TIMEOUT_MS: Final = "1"
 _ASK_AGAIN_S: Final = 0.002
 _ASK_AGAIN_MAX_S: Final = 0.05
@@ -32,6 +31,7 @@ class WaitPoll:
         self._connection = connection
         question: tuple[Any, ...] = (goal.command, *map(str, goal.needed), _SERVER_TIMEOUT_MS)
         self._packed = pack_command(question)
+        self._asks_for_disks = goal.command == "WAITAOF"
         self._asked = 0
         self._unanswered = 0
         self._stopped = False
@@ -39,9 +39,13 @@ class WaitPoll:
         self._repeating: asyncio.Task[None] | None = None
 
     async def after(self, script: Script, arguments: list[Any]) -> Any:
-        """Run a script that writes, with the first question behind it in one packet; returns what
-        the script says. Raises what redis-py raises.
+        """Run a script that writes, and ask; returns what the script says. Raises what redis-py
+        raises.
         """
+        if self._asks_for_disks:
+            # A server that syncs with every write answers when its disk has it; a question that
+            # came with the write would reach it, and the replica, before they sync.
+            return await call_script(self._connection, script, arguments)
         packed = pack_command(("EVALSHA", script.sha, *arguments)) + self._packed
         self._asked += 1
         self._unanswered += 1

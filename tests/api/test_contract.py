@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.contract import ALLOCATION, POOL, SUBSCRIPTION, Rows, call, has, keeper
-from support.world import World
+from support.world import BILLING, World
 
 ROWS: Rows = {}
 row = keeper(ROWS)
@@ -170,3 +170,16 @@ async def _deallocate(world: World) -> None:
 @pytest.mark.parametrize("name", ROWS)
 async def test_row(world: World, name: str) -> None:
     await ROWS[name](world)
+
+
+async def test_a_user_id_may_have_what_some_locales_take_for_control_characters(
+    world: World,
+) -> None:
+    """The database refused them, as an error of ours."""
+    await world.funded("ann", 50.0)
+    for user_id in ("\u0098\u00e8", "\u200d", "x\u2028y", "\U000cef91"):
+        response = await world.client.post(
+            f"{BILLING}/orgs/acme/members", json={"user_id": user_id}, headers=world.auth("boss")
+        )
+        assert response.status_code == 200, response.text
+        assert response.json()["member"]["user_id"] == user_id

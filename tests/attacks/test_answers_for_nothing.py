@@ -265,8 +265,9 @@ def test_the_shape_that_says_more_is_read() -> None:
     both = {"prompt_tokens": 0, "completion_tokens": 0, "input_tokens": 10, "output_tokens": 5}
     found = read_usage(both, BOUNDS, delivered=5, makes_output=True)
     assert found is not None
-    assert Pricer().cost("gpt-4o", found.usage) == Pricer().cost(
-        "gpt-4o", {**USAGE} | {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    price = Pricer().price("gpt-4o")
+    assert price.cost(found.usage) == price.cost(
+        {**USAGE} | {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     )
     whole = {"prompt_tokens": 12.0, "completion_tokens": 5.0}
     found = read_usage(whole, BOUNDS, delivered=5, makes_output=True)

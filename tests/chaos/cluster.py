@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from support.proxy import Proxy
 from support.waiting import eventually
 
-from chaos.gateway import PAUSE_VARIABLE
+from chaos.gateway import GATE_HOLD_S, PAUSE_VARIABLE
 from chaos.process import Worker
 from chaos.settings import Run
 from chaos.valkey import FAKETIME, ChaosValkey, moved_by, set_clock
@@ -209,6 +209,7 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
             "TAXIMETER_OUTCOME_WINDOW_S": str(run.outcome_window_s),
             "TAXIMETER_SIDECAR_DRAIN_S": "1",
             "TAXIMETER_SIDECAR_GRACE_S": "3",
+            "TAXIMETER_FORWARD_AUTH_HOLD_S": str(GATE_HOLD_S),
             "TAXIMETER_SHUTDOWN_GRACE_S": "3",
             "TAXIMETER_REDIS_TIMEOUT_S": "2",
             # Limits are tested elsewhere; here they would only keep the load away.

@@ -88,8 +88,11 @@ class Attempt:
 
     @property
     def charged(self) -> int | None:
-        """What the answer says is charged for the request by now; None when it says nothing."""
-        if self.outcome != "ok" or self.receipt is None or self.receipt["state"] == "open":
+        """What the answer says is charged for the request by now; None when it says nothing. A
+        repeat that is refused says it too.
+        """
+        says = self.outcome == "ok" or self.code == "REPLAYED"
+        if not says or not self.receipt or self.receipt["state"] == "open":
             return None
         return int(self.receipt["charged_millicredits"])
 

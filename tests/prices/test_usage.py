@@ -31,7 +31,7 @@ def test_cached_tokens_are_in_openais_total_litellm_14849() -> None:
         "completion_tokens": 0,
         "prompt_tokens_details": {"cached_tokens": 8_000},
     }
-    assert PRICER.cost("gpt-4o", usage) == 500 + 1_000  # 2.50 and 1.25 dollars a million.
+    assert PRICER.price("gpt-4o").cost(usage) == 500 + 1_000  # 2.50 and 1.25 dollars a million.
     assert counts_of(usage).kinds == {"input": 2_000, "cache_read": 8_000}
 
 
@@ -47,7 +47,7 @@ def test_cached_tokens_are_not_in_anthropics_total_litellm_9812() -> None:
     }
     assert counts_of(usage).kinds == {"input": 10, "cache_read": 8_000, "cache_write": 2_000}
     # 3, 0.30 and 3.75 dollars a million: 3 + 240 + 750 millicredits.
-    assert PRICER.cost("claude-sonnet-4-5", usage) == 993
+    assert PRICER.price("claude-sonnet-4-5").cost(usage) == 993
 
 
 def test_anthropics_figures_in_openais_words_litellm_37407() -> None:
@@ -109,21 +109,21 @@ def test_prompts_of_tools_and_snake_case_of_gemini() -> None:
 
 def test_searches_are_counted() -> None:
     usage = {"input_tokens": 0, "output_tokens": 0, "server_tool_use": {"web_search_requests": 3}}
-    assert PRICER.cost("claude-sonnet-4-5", usage) == 3_000  # 10 dollars a thousand.
+    assert PRICER.price("claude-sonnet-4-5").cost(usage) == 3_000  # 10 dollars a thousand.
 
 
 def test_seconds_are_begun_in_full() -> None:
     # 0.36 dollars an hour: 10 millicredits a second.
-    assert PRICER.cost("whisper-1", {"seconds": 1.2}) == 20
-    assert PRICER.cost("whisper-1", {"seconds": 0}) == 0
+    assert PRICER.price("whisper-1").cost({"seconds": 1.2}) == 20
+    assert PRICER.price("whisper-1").cost({"seconds": 0}) == 0
 
 
 def test_anthropics_fast_mode_and_batches_are_told_by_the_usage() -> None:
     usage = {"input_tokens": 10**6, "output_tokens": 0}
-    plain = PRICER.cost("claude-opus-4-8", usage)
-    assert PRICER.cost("claude-opus-4-8", {**usage, "speed": "fast"}) > plain
-    assert PRICER.cost("claude-opus-4-8", {**usage, "service_tier": "batch"}) * 2 == plain
-    assert PRICER.cost("claude-opus-4-8", {**usage, "service_tier": "standard"}) == plain
+    plain = PRICER.price("claude-opus-4-8").cost(usage)
+    assert PRICER.price("claude-opus-4-8").cost({**usage, "speed": "fast"}) > plain
+    assert PRICER.price("claude-opus-4-8").cost({**usage, "service_tier": "batch"}) * 2 == plain
+    assert PRICER.price("claude-opus-4-8").cost({**usage, "service_tier": "standard"}) == plain
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_no_usage_object_breaks_a_charge(usage: dict[str, Any]) -> None:
     for name, count in counts.kinds.items():
         sides[KINDS[name].side] += count
     assert (sides["prompt"], sides["output"]) == (counts.prompt, counts.output)
-    assert PRICER.cost("gpt-4o", usage) >= 0
-    assert PRICER.cost("gemini-2.5-pro", usage) >= 0
+    assert PRICER.price("gpt-4o").cost(usage) >= 0
+    assert PRICER.price("gemini-2.5-pro").cost(usage) >= 0
 
 
 @pytest.mark.parametrize(
