@@ -119,7 +119,7 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
         seen = await view_shard(stores, shard, mark)
         # Once more after Redis: another guardian may have written a later position meanwhile.
         mark = await with_position_now(conn, mark)
-        verdict = judge(mark, seen, shards)
+        verdict, start = judge(mark, seen, shards), 0
         if verdict.action is Action.APPROVE:
             start = await conn.fetchval(_SQL["approve_server"], shard, seen.run_id, seen.start)
             await conn.execute(_SQL["doubt_latest_hints"], DOUBTED_MAX)

@@ -251,21 +251,22 @@ BUGS: Final = (
         "settler/shards/fill.py",
         'is not None and applied < row["hint"]',
         "is not None and applied < 0",
-        "settler/test_fill.py",
+        "settler/test_fill.py::test_an_entry_that_a_restart_lost_is_found_by_the_walk_and_sent_again",
     ),
     Bug(
         "a server is approved while hints still move for the one before",
         "settler/shards/guardian.py",
         '        await conn.execute(_SQL["let_hints_end"], shard)\n',
         "",
-        "settler/test_relay.py",
+        "settler/test_relay.py"
+        "::test_a_server_is_approved_after_those_have_ended_who_move_hints_for_the_one_before",
     ),
     Bug(
         "what is answered as live is believed from a hint",
         "settler/moves/relay.py",
         "[last_applied(record) for record in records]",
         "[None for record in records]",
-        "settler/test_relay.py",
+        "settler/test_relay.py::test_what_is_answered_as_live_is_asked_of_redis_and_of_no_hint",
     ),
     Bug(
         "the reconciler forgets events that are not settled yet",
@@ -377,6 +378,13 @@ BUGS: Final = (
         "    reply = await ask_live_side(take(",
         "    return await _row(conn, 'carry_out', move_id)\n    reply = await ask_live_side(take(",
         "settler/test_moves.py",
+    ),
+    Bug(
+        "a call of the settler waits for those that came before it",
+        "settler/books/bounded_redis.py",
+        "        async with asyncio.timeout(seconds):\n            yield\n",
+        "        yield\n",
+        "settler/test_stores.py",
     ),
     Bug(
         "the settler's client repeats what it has sent",
