@@ -35,9 +35,9 @@ from taximeter.meter import (
 
 CALLERS: Final = 4
 TTL_S: Final = 2.0
-UNUSED_TTL_S: Final = 60.0
+UNUSED_TTL_S: Final = 30.0
 """Of a hold that its caller has left, so long that it does not end by itself in time."""
-ASKS_S: Final = 45.0
+ASKS_S: Final = 25.0
 CANCELLED: Final = "CANCELLED"
 """The code of a call whose caller has left before the answer."""
 CODES: Final[dict[type[MeterError], tuple[str, str]]] = {

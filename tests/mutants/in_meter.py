@@ -201,6 +201,27 @@ BUGS: Final = (
         "prices/test_known_answers.py",
     ),
     Bug(
+        "reasoning that the sum of a usage has already is paid again",
+        "meter/pricing/usage_shapes.py",
+        "        output += beside if surplus < beside else 0\n",
+        "        output += beside\n",
+        "prices/test_usage.py",
+    ),
+    Bug(
+        "zeros of one shape hide what another one tells",
+        "meter/pricing/usage_shapes.py",
+        "            if any(split):\n",
+        "            if True:\n",
+        "prices/test_usage.py",
+    ),
+    Bug(
+        "a lower price of some hours holds all day",
+        "meter/pricing/lists.py",
+        "        sheets = (*sheets, (when.holds, lower))\n",
+        "        sheets = (*sheets, (None, lower))\n",
+        "prices/test_price_file.py",
+    ),
+    Bug(
         "a price list begins when it is known",
         "meter/pricing/editions.py",
         "    started = [one for one in editions if one.starts_at <= now]\n",
