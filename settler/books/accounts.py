@@ -10,6 +10,7 @@ from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Pool
 
 _SQL: Final = load_queries("accounts")
+_DIGITS_MAX: Final = 15
 
 Account = tuple[str, str]
 """(org_id, user_id)."""
@@ -35,7 +36,7 @@ def last_applied(record: bytes | None) -> int | None:
     damaged one.
     """
     number = (record or b"").rpartition(b" ")[2]
-    return int(number) if number.isdigit() else None
+    return int(number) if number.isdigit() and len(number) <= _DIGITS_MAX else None
 
 
 def account_loader(pool: Pool) -> Loader:

@@ -164,7 +164,8 @@ async def test_a_server_is_approved_after_those_have_ended_who_move_hints_for_th
                 return bool(
                     await conn.fetchval(
                         "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted"
-                        " AND locktype = 'advisory' AND classid = 74099)"
+                        " AND locktype = 'advisory' AND classid = 74099 AND database ="
+                        " (SELECT oid FROM pg_database WHERE datname = current_database()))"
                     )
                 )
 
