@@ -119,8 +119,8 @@ def left_by_refusals(
     looked_at: float,
     accused: set[tuple[str, str]],
 ) -> list[str]:
-    """`asked`: the reserves of holds that were open at `looked_at`. What is wrong, each once. Who is
-    told REPLAYED is told that there was a hold.
+    """`asked`: the reserves of holds that were open at `looked_at`. What is wrong, each once.
+    Who is told REPLAYED is told that there was a hold.
     """
     wrong = []
     for key, attempts in asked.items():
