@@ -357,6 +357,13 @@ BUGS: Final = (
         "meter/test_credit_again.py",
     ),
     Bug(
+        "a gateway's request is refused as a repeat of itself",
+        "meter/sidecar/forward_auth.py",
+        ", pays_ahead=True",
+        "",
+        "sidecar/test_forward_auth.py",
+    ),
+    Bug(
         "a client forgets what it was told when it connects again",
         "meter/server/handshake.py",
         "        acknowledged.greet(before, epoch, found, run_id, start, start_writes)\n",

@@ -270,4 +270,11 @@ BUGS: Final = (
         "",
         "lua/test_operate.py::test_what_one_batch_voids_and_reserves_anew_is_held",
     ),
+    Bug(
+        "whoever names a charge's id has made it",
+        "lua/lib/decide.lua",
+        "charger ~= '' and charger == owner",
+        "charger ~= '' and owner ~= ''",
+        "lua/test_operate.py::test_a_charge_knows_the_call_that_made_it",
+    ),
 )

@@ -395,4 +395,32 @@ BUGS: Final = (
         "settler/test_stores.py",
         item="library retries on",
     ),
+    Bug(
+        "settlers leave alone what one that freezes has locked",
+        "settler/worker/heartbeat.py",
+        "        for settler in stopped:\n",
+        "        for settler in ():\n",
+        "settler/test_frozen.py::test_one_that_freezes_with_the_shard_locked_holds_up_nobody",
+    ),
+    Bug(
+        "which day it is says the clock of the settler's machine",
+        "settler/worker/jobs.py",
+        '        now: datetime = await self._stores.pool.fetchval(_SQL["read_clock"])\n',
+        "        now = datetime.now().astimezone()\n",
+        "settler/test_frozen.py::test_one_that_starts_in_the_far_future_ends_nothing_early",
+    ),
+    Bug(
+        "a settler ends when Postgres is away at its start",
+        "settler/worker/main.py",
+        "            if not is_away(error):\n",
+        "            if True:\n",
+        "settler/test_frozen.py::test_a_settler_waits_for_postgres_at_its_start",
+    ),
+    Bug(
+        "a Postgres that takes no writes for a while is an error of ours",
+        "settler/books/stores.py",
+        "    asyncpg.ReadOnlySQLTransactionError,",
+        "",
+        "settler/test_connecting.py",
+    ),
 )
