@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +25,21 @@ CHAT = "/api/v1/llm/chat/completions"
 SHARDS = 2
 
 
+class _Server(uvicorn.Server):
+    """One that leaves the signals of this process as they are."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
     """Serve an application on a free port of the loopback, in this event loop."""
     config = uvicorn.Config(
         app, host="127.0.0.1", port=0, ws="none", log_config=None, timeout_graceful_shutdown=5
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     task = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(60):
