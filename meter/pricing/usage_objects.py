@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from taximeter.meter.pricing.kinds import TOKENS_MAX
-from taximeter.meter.pricing.usage_parts import count_of, part_of
+from taximeter.meter.pricing.usage_parts import count_of, first_told, part_of
 from taximeter.meter.pricing.usage_shapes import split_usage
 
 
@@ -127,13 +127,16 @@ def _only(details: object, name: str, total: int) -> int | None:
 
 
 def _other(usage: Mapping[str, object], kinds: dict[str, int]) -> None:
-    searches = count_of(part_of(usage, "server_tool_use"), "web_search_requests") or count_of(
-        usage, "web_searches", "num_search_queries"
+    called = part_of(part_of(usage, "tool_calls_details"), "search_web")
+    searches = (
+        count_of(part_of(usage, "server_tool_use"), "web_search_requests")
+        or first_told(usage, "web_searches", "num_search_queries")
+        or count_of(called, "invocation")
     )
     found = {
         "search": searches,
         "image": count_of(usage, "images"),
-        "audio_hour": _seconds(usage.get("seconds")),
+        "audio_hour": _seconds(usage.get("seconds", usage.get("billable_audio_seconds"))),
         "citation": count_of(usage, "citation_tokens"),
     }
     kinds.update({name: count for name, count in found.items() if count})

@@ -18,6 +18,7 @@ from taximeter.meter.server.permissions import SETTLER, check_permissions, missi
 from taximeter.meter.settings import Durability
 from taximeter.meter.wire.errors import UnsafeServer
 from taximeter.meter.wire.keys import ShardKeys
+from taximeter.settler.books.bounded_redis import BoundedRedis
 from taximeter.settler.books.connection_pools import make_pool
 from taximeter.settler.books.connections import UnsafeDatabase
 from taximeter.settler.books.settings import StoreSettings
@@ -122,9 +123,9 @@ async def open_pool(
 
 def open_redis(settings: StoreSettings) -> Redis:
     """A Redis client with the library's retries off: what may be repeated is decided here, call by
-    call.
+    call. None takes longer than `redis_timeout_s` in all.
     """
-    client: Redis = Redis.from_url(
+    client: BoundedRedis = BoundedRedis.from_url(
         settings.redis_url,
         decode_responses=False,
         socket_timeout=settings.redis_timeout_s,
@@ -132,6 +133,7 @@ def open_redis(settings: StoreSettings) -> Redis:
         retry=Retry(NoBackoff(), 0),
         retry_on_timeout=False,
     )
+    client.total_s = settings.redis_timeout_s
     return client
 
 

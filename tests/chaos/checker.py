@@ -11,7 +11,7 @@ from chaos.embedded import CANCELLED
 from chaos.history import Attempt
 from chaos.scene import Key, Loss
 
-ENDS: Final = frozenset({"commit", "release", "charge", "deduct"})
+ENDS: Final = frozenset({"commit", "release", "charge", "deduct", "complete"})
 GIVEN_BACK_S: Final = 15.0
 """What a reserve has taken whose caller has left is given back before a Redis that answers has said
 for so long that it is open.
@@ -78,12 +78,15 @@ def _judge_request(
         and (attempt.outcome in ("ok", "unknown") or attempt.code == "REPLAYED")
     }
     told = [attempt for attempt in attempts if attempt.charged is not None]
+    possible |= {attempt.charged or 0 for attempt in told if attempt.op == "complete"}
     if told:
         found.acknowledged += 1
     elif any(attempt.outcome == "unknown" for attempt in attempts):
         found.unknown += 1
     actual = charged or 0
-    if actual and actual not in possible:
+    # What an answer costs that no caller has seen the end of is the upstream's to say.
+    unsaid = any(attempt.op == "complete" and attempt.outcome == "unknown" for attempt in attempts)
+    if actual and actual not in possible and not unsaid:
         found.violations.append(
             f"{_name(key)} is charged {actual}, but only {sorted(possible)} was ever sent"
         )

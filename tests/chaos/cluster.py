@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from support.proxy import Proxy
 from support.waiting import eventually
 
+from chaos.completions import BROKEN, CHUNK_DELAY_S
 from chaos.gateway import GATE_HOLD_S, PAUSE_VARIABLE
 from chaos.process import Worker
 from chaos.settings import Run
@@ -75,8 +76,18 @@ class Cluster:
         return self.folder / "embedded-1.jsonl"
 
     @property
+    def completions_history(self) -> Path:
+        return self.folder / "completions-1.jsonl"
+
+    @property
     def all_histories(self) -> list[Path]:
-        return [*self.histories, self.faults_history, self.embedded_history]
+        more = [self.faults_history, self.embedded_history, self.completions_history]
+        return [*self.histories, *more]
+
+    @property
+    def kept_charges(self) -> list[Path]:
+        """Where the API keeps what it could not charge yet."""
+        return list((self.folder / "charges").glob("*.jsonl"))
 
     def journal(self, sidecar: str) -> Path:
         """Where a sidecar keeps what it has admitted on credit, in a folder of its own."""
@@ -185,6 +196,7 @@ async def add_replica(cluster: Cluster, stack: AsyncExitStack | None = None) -> 
 async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
     folder, run = cluster.folder, cluster.run
     redis_url, database_url = cluster.valkey.url, cluster.postgres.url
+    upstream = free_port()
     workers = []
 
     async def link(name: str, url: str) -> str:
@@ -205,7 +217,8 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
             "TAXIMETER_ARQ_REDIS_URL": await link(f"{name}>arq", cluster.arq.url),
             "TAXIMETER_DATA_DIR": str(folder),
             "TAXIMETER_DEV_MODE": "1",
-            "TAXIMETER_UPSTREAM_BASE_URL": "http://127.0.0.1:9/v1",
+            "TAXIMETER_UPSTREAM_BASE_URL": f"http://{LOOPBACK}:{upstream}/v1",
+            "TAXIMETER_HOLD_TTL_S": "4",
             "TAXIMETER_SHARDS": str(run.shards),
             "TAXIMETER_OUTCOME_WINDOW_S": str(run.outcome_window_s),
             "TAXIMETER_SIDECAR_DRAIN_S": "1",
@@ -241,6 +254,9 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
         arguments = [name, str(run.seed), str(history), ",".join(USERS), *urls]
         workers.append(Worker(name, "chaos.gateway", arguments, pause, folder))
         cluster.down.add(name)
+    if run.completes:
+        workers += _completing(cluster, upstream)
+        cluster.down.add("completions-1")
     name = "embedded-1"
     url = await link(f"{name}>redis", redis_url)
     history = str(cluster.embedded_history)
@@ -249,6 +265,19 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
     cluster.down.add(name)
     # The gateways start when there is something to spend.
     return workers
+
+
+def _completing(cluster: Cluster, upstream: int) -> list[Worker]:
+    """The provider, and who asks for what it sells."""
+    run, folder = cluster.run, cluster.folder
+    rates = [f"--failure-rate={BROKEN}", f"--break-rate={BROKEN}", f"--chunk-delay={CHUNK_DELAY_S}"]
+    provider = ["simulator", "--port", str(upstream), *rates]
+    name, history = "completions-1", str(cluster.completions_history)
+    asking = [name, str(run.seed), history, ",".join(USERS), cluster.api_url, str(folder)]
+    return [
+        Worker("provider", COMMAND, provider, {}, folder),
+        Worker(name, "chaos.completions", asking, {}, folder),
+    ]
 
 
 async def until_ready(cluster: Cluster) -> None:

@@ -36,9 +36,9 @@ from taximeter.meter import (
 
 CALLERS: Final = 4
 TTL_S: Final = 2.0
-UNUSED_TTL_S: Final = 60.0
+UNUSED_TTL_S: Final = 30.0
 """Of a hold that its caller has left, so long that it does not end by itself in time."""
-ASKS_S: Final = 45.0
+ASKS_S: Final = 25.0
 PAUSE_S: Final = 0.1
 """Longest pause of a caller between two requests, where gateways make hardly one."""
 CANCELLED: Final = "CANCELLED"

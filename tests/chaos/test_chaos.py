@@ -131,6 +131,12 @@ LOSS = Loss("redis", since=100.5, until=100.5)
         ([attempt("charge", "refused", charged=10, code="REPLAYED")], 10, [], None),
         ([attempt("charge", "refused", charged=10, code="REPLAYED")], None, [], "was told 10"),
         ([attempt("charge", "failed")], 10, [], "only [] was ever sent"),
+        ([attempt("complete", "unknown", 0)], 17, [], None),
+        ([attempt("complete", "ok", 0, 17)], 17, [], None),
+        ([attempt("complete", "ok", 0, 17)], None, [], "was told 17"),
+        ([attempt("complete", "ok", 0, 17)], 20, [], "only [17] was ever sent"),
+        ([attempt("complete", "refused", 0)], 17, [], "only [] was ever sent"),
+        ([attempt("complete", "failed", 0)], 17, [], "only [] was ever sent"),
         ([], 10, [], "nobody asked for it"),
         ([attempt("touch", "ok", 4), attempt("commit", "ok", charged=10)], 4, [], "was told 10"),
         ([attempt("touch", "ok", 4), attempt("commit", "ok", charged=10)], 4, [LOSS], None),
@@ -224,6 +230,7 @@ def test_a_hold_is_open_for_longer_while_faults_keep_the_sweep_from_it(
         ([attempt("reserve", "failed"), attempt("reserve", "refused")], 1),
         ([attempt("reserve", "unknown"), attempt("reserve", "refused")], 0),
         ([attempt("reserve", "failed"), attempt("reserve", "ok")], 0),
+        ([attempt("reserve", "refused", charged=0, code="REPLAYED")], 0),
     ],
 )
 def test_a_hold_that_was_refused_and_is_open(attempts: list[Attempt], wrong: int) -> None:

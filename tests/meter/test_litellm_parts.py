@@ -276,13 +276,19 @@ def test_a_call_is_found_by_its_mark_alone_and_ends_once() -> None:
         ({"model": "azure/of-our-own", "base_model": "azure/eu/gpt-4o"}, ("eu/gpt-4o", "azure")),
         ({"model": "deepseek/x", "base_model": "openai/gpt-4o"}, ("gpt-4o", "openai")),
         ({"model": "somebody/x"}, ("somebody/x", None)),
+        ({"model": "perplexity/sonar"}, ("sonar", "perplexity")),
+        ({"model": "perplexity/perplexity/sonar"}, ("perplexity/perplexity/sonar", "perplexity")),
+        ({"model": "openai/openai/gpt-4o"}, ("openai/gpt-4o", "openai")),
     ],
 )
 def test_a_deployment_keeps_its_host(
     monkeypatch: pytest.MonkeyPatch, parameters: dict[str, str], model: tuple[str, str | None]
 ) -> None:
     """Without it another host's price would be charged, and an imported list not be found."""
-    known = SimpleNamespace(provider_list=["openai", "azure", "groq", "deepseek"], model_cost={})
+    hosts = ["openai", "azure", "groq", "deepseek", "perplexity"]
+    known = SimpleNamespace(
+        provider_list=hosts, model_cost={"perplexity/sonar": {}, "perplexity/perplexity/sonar": {}}
+    )
     monkeypatch.setitem(sys.modules, "litellm", known)
     found = model_of({"litellm_params": parameters})
     assert found is not None

@@ -281,6 +281,110 @@ def test_deep_research_pays_for_what_it_thought_and_cited() -> None:
     assert _price(rates, within) == 10 * 2 + 100 * 8, "others count it in the output"
 
 
+GEMINI_TOLD = {"promptTokenCount": 100, "candidatesTokenCount": 5, "totalTokenCount": 105}
+
+
+@pytest.mark.parametrize(
+    ("usage", "kinds"),
+    [
+        pytest.param(
+            {
+                **{"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 1_150},
+                **{"reasoning_tokens": 1_000, "cached_prompt_text_tokens": 30},
+            },
+            {"input": 70, "cache_read": 30, "output": 50, "reasoning": 1_000},
+            id="x.ai: reasoning beside the output, and in the sum",
+        ),
+        pytest.param(
+            {
+                **{"prompt_tokens": 33, "completion_tokens": 71, "total_tokens": 1_304},
+                **{"citation_tokens": 200, "num_search_queries": 2, "reasoning_tokens": 1_000},
+            },
+            {"input": 33, "output": 71, "reasoning": 1_000, "citation": 200, "search": 2},
+            id="Perplexity, with a sum of all",
+        ),
+        pytest.param(
+            {
+                **{"prompt_tokens": 110, "completion_tokens": 5, "total_tokens": 115},
+                **{"cache_read_input_tokens": 100, "cache_creation_input_tokens": 0},
+                "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 3},
+            },
+            {"input": 7, "cache_read": 100, "cache_write": 3, "output": 5},
+            id="zeros in the names that are not used",
+        ),
+        pytest.param(
+            {
+                **{"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 115},
+                **{"cache_read_input_tokens": 100},
+                "prompt_tokens_details": {"cached_tokens": 0},
+            },
+            {"input": 10, "cache_read": 100, "output": 5},
+            id="the same, outside the total",
+        ),
+        pytest.param(
+            {
+                **{"prompt_tokens": 110, "completion_tokens": 5},
+                "prompt_tokens_details": {"cached_tokens": 100.0},
+            },
+            {"input": 10, "cache_read": 100, "output": 5},
+            id="a part with a decimal point",
+        ),
+        pytest.param(
+            {
+                **{"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+                **{"input_tokens": 10, "output_tokens": 5},
+            },
+            {"input": 10, "output": 5},
+            id="zeros beside another shape",
+        ),
+        pytest.param(
+            {
+                **GEMINI_TOLD,
+                "promptTokensDetails": [
+                    {"modality": "TEXT", "tokenCount": 20},
+                    {"modality": "IMAGE", "tokenCount": 30},
+                    {"modality": "DOCUMENT", "tokenCount": 50},
+                ],
+            },
+            {"input": 20, "input_image": 80, "output": 5},
+            id="Gemini's pages of documents",
+        ),
+        pytest.param(
+            {
+                **GEMINI_TOLD,
+                **{"toolUsePromptTokenCount": 40, "totalTokenCount": 145},
+                "toolUsePromptTokensDetails": [{"modality": "AUDIO", "tokenCount": 40}],
+            },
+            {"input": 100, "input_audio": 40, "output": 5},
+            id="what Gemini's tools heard",
+        ),
+        pytest.param(
+            {
+                **{"input_tokens": 100, "output_tokens": 5},
+                "input_tokens_details": {"cache_read_input_tokens": 40},
+                "tool_calls_details": {"search_web": {"invocation": 2}},
+            },
+            {"input": 60, "cache_read": 40, "output": 5, "search": 2},
+            id="Perplexity's responses",
+        ),
+        pytest.param(
+            {"inputTokens": 7, "outputTokens": 5, "cacheReadTokens": 40, "cacheWriteTokens": 3},
+            {"input": 7, "cache_read": 40, "cache_write": 3, "output": 5},
+            id="nearly Bedrock's words",
+        ),
+        pytest.param(
+            {"input_tokens": 0, "output_tokens": 0, "billable_audio_seconds": 3.5},
+            {"audio_hour": 4},
+            id="x.ai's seconds of talk",
+        ),
+    ],
+)
+def test_what_hosts_tell_in_ways_of_their_own(
+    usage: dict[str, object], kinds: dict[str, int]
+) -> None:
+    assert checked_counts(usage).kinds == kinds
+
+
 @pytest.mark.parametrize(
     ("traffic", "factor"),
     [("ON_DEMAND_PRIORITY", 2), ("ON_DEMAND_FLEX", 1), ("ON_DEMAND", 1), (7, 1)],
