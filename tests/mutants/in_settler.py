@@ -88,8 +88,10 @@ BUGS: Final = (
     Bug(
         "the relay vouches for a moment after it looked",
         "settler/worker/jobs.py",
-        "            await note_complete(self._stores, whole, began_ms)\n",
-        "            await note_complete(self._stores, whole, began_ms + 60_000)\n",
+        "            await note_complete(self._stores, whole)\n",
+        "            from dataclasses import replace\n"
+        "            whole = [replace(place, asked_ms=place.asked_ms + 60_000) for place in whole]\n"
+        "            await note_complete(self._stores, whole)\n",
         "settler/test_fill.py",
     ),
     Bug(
