@@ -21,7 +21,7 @@ import redis.asyncio as redis_asyncio
 from support.certificates import read_once
 from support.examples import load_profile
 from support.leftovers import left_open, limits, lowered, sockets
-from support.marks import mark, starts_by_itself
+from support.marks import has_alone, mark, starts_by_itself
 from support.memory import memory_folder
 from support.order import Pieces, longest_first
 from support.patience import be_patient
@@ -42,7 +42,6 @@ REDIS_URL_VARIABLE = "TAXIMETER_REDIS_URL"
 DATABASE_URL_VARIABLE = "TAXIMETER_DATABASE_URL"
 DEBIAN_REDIS = Path("/usr/bin/redis-server")
 LOGINS = ("taximeter_app", "taximeter_settler", "taximeter_sidecar")
-TIMED = Path(__file__).parent / "bench"
 
 # The settings of whoever runs the tests must not decide whether they pass. The two URLs are taken
 # out as well, since a test that starts a process of ours says itself which servers it means.
@@ -64,12 +63,10 @@ read_once()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What compares timings must not share the machine with other tests."""
+    """Work out who is fast and who needs a Redis."""
     if hasattr(config, "workerinput"):
         longest_first(items)
     for item in items:
-        if item.path.is_relative_to(TIMED):
-            item.add_marker(pytest.mark.alone)
         mark(item)
 
 
@@ -87,9 +84,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
     asked = config.option.markexpr
-    timed = collection_path.is_relative_to(TIMED)
-    left_out = (asked == ALONE and not timed) or (
-        asked == "fast" and (timed or starts_by_itself(collection_path))
+    left_out = (asked == ALONE and not has_alone(collection_path)) or (
+        asked == "fast" and starts_by_itself(collection_path)
     )
     return True if left_out else None
 

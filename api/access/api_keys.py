@@ -15,13 +15,11 @@ import asyncpg
 
 from taximeter.api.access.key_text import has_shape, read_key
 from taximeter.api.sql import KEYS
-from taximeter.meter.sidecar.grants import ANY_HOLD, SIDECAR_OPERATIONS, Grant
+from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.settler.books.stores import Pool, is_away
 
 logger = logging.getLogger("taximeter.api.access.api_keys")
-
-OPERATIONS: Final = (*SIDECAR_OPERATIONS, ANY_HOLD, "llm")
 
 ASK_AGAIN_S: Final = 1.0
 """A key in use is looked up anew this often, while it goes on to be accepted."""

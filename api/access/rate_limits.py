@@ -119,12 +119,14 @@ class RateLimiter:
                 logger.warning("rate limits are counted by each process for a second: %r", error)
         if wait_ms:
             wait_s = -(-int(wait_ms) // 1000)
-            raise ApiError(
-                429,
-                f"At most {limit.count} requests of this kind ({kind}) in {limit.window_s} s; "
-                f"try again in {wait_s} s",
+            raise ApiError.of(
+                "rate_limited",
                 details={"kind": kind, "limit": limit.count, "window_s": limit.window_s},
                 headers={"Retry-After": str(wait_s)},
+                count=limit.count,
+                kind=kind,
+                window_s=limit.window_s,
+                wait_s=wait_s,
             )
 
     async def give_back(self, kind: str, caller: str) -> None:

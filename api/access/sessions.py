@@ -159,9 +159,7 @@ class OidcVerifier:
         try:
             key = await self._keys.key(key_id)
         except KeysUnavailable as error:
-            raise ApiError(
-                503, "Sessions cannot be checked now", details={"reason": "identity_provider"}
-            ) from error
+            raise ApiError.of("identity_provider") from error
         if key is None or key.algorithm_name != header["alg"]:
             raise ApiError(401, "The session token is signed with an unknown key")
         try:

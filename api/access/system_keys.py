@@ -69,7 +69,6 @@ class SystemKeys:
             raise ApiError(
                 403,
                 f"This key is for {', '.join(sorted(rights))} alone",
-                code="PERMISSION_DENIED",
                 details={"rights": sorted(rights)},
             )
         return Principal(

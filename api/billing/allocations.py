@@ -103,12 +103,8 @@ def allocation_refusal(
             details={"field": "auto_renew"},
         )
     if constraint == "one_end_for_an_allocation":
-        return ApiError(
-            409,
-            "expires_at: this user's allocation ends at another time, and credits with different "
-            "ends are not merged. Leave it out to add to the allocation as it stands, or send null "
-            "to take its end away",
-            code="EXPIRY_CONFLICT",
+        return ApiError.of(
+            "expiry_conflict",
             details={"field": "expires_at", "standing_expires_at": error.detail},
         )
     if constraint not in ("pool_can_pay", "allocation_has_a_pool"):

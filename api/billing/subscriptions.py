@@ -21,7 +21,7 @@ async def running_subscription(conn: Connection, org_id: str) -> Record:
 
 def is_canceled() -> ApiError:
     """The refusal where a subscription has ended, or ends."""
-    return ApiError(409, "This subscription is canceled", code="SUBSCRIPTION_CANCELED")
+    return ApiError.of("subscription_canceled")
 
 
 def no_subscription() -> ApiError:

@@ -54,12 +54,7 @@ async def _ask(verifier: PaymentVerifier, payment_id: str) -> VerifiedPayment | 
     try:
         return await verifier.find(payment_id)
     except (OSError, TimeoutError) as error:
-        raise ApiError(
-            503,
-            "The payment cannot be verified now; nothing was added",
-            details={"reason": "payment_provider_unavailable"},
-            headers={"Retry-After": "5"},
-        ) from error
+        raise ApiError.of("payment_provider", headers={"Retry-After": "5"}) from error
 
 
 def _refuse_other_figures(payment: VerifiedPayment, millicredits: int, dollars: Decimal) -> None:

@@ -13,6 +13,7 @@ import click
 from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain
+from taximeter.api.commands.price_imports import NOTES_SHOWN, report_of
 from taximeter.api.commands.price_list_database import run_with_pool
 from taximeter.api.prices.changes import (
     Changes,
@@ -74,9 +75,12 @@ def offer(
         "refused": bool(refused),
         "taken_over": None,
     }
+    if new.imported is not None:
+        found["not_metered"] = new.imported.notes
+        found["left_out"] = new.imported.left_out
     if report is not None:
         is_json = report.suffix == ".json"
-        text = json.dumps(found, indent=2) if is_json else "\n".join(_whole(changes, problems))
+        text = json.dumps(found, indent=2) if is_json else "\n".join(_whole(new, changes, problems))
         write_whole(report, f"{text}\n".encode())
     if not as_json:
         _show(in_force, new, changes, show_all=show_all, report=report)
@@ -118,6 +122,9 @@ def _show(
 ) -> None:
     click.echo(f"in force  {in_force.version}, of {_iso(in_force.dated) or 'an unknown day'}")
     click.echo(f"new       {new.version}, of {new.dated}")
+    if new.imported is not None:
+        for line in report_of(new.imported, None if show_all else NOTES_SHOWN):
+            click.echo(line)
     click.echo(
         f"{len(changes.added)} models added, {len(changes.removed)} removed, "
         f"{len(changes.changed)} changed, {changes.same} the same"
@@ -141,8 +148,10 @@ def _show(
         click.echo(f"{count} models are priced by your own file, {own.name}, all the same")
 
 
-def _whole(changes: Changes, problems: Iterable[Problem]) -> list[str]:
-    return [*lines_of(changes), *(f"  {one.check:8} {one.text}" for one in problems)]
+def _whole(new: NewList, changes: Changes, problems: Iterable[Problem]) -> list[str]:
+    of_the_map = [] if new.imported is None else report_of(new.imported, None)
+    said = (f"  {one.check:8} {one.text}" for one in problems)
+    return [*of_the_map, *lines_of(changes), *said]
 
 
 def _refuse(refused: list[Problem], found: dict[str, Any], *, as_json: bool) -> None:

@@ -65,11 +65,7 @@ def from_file(path: Path, dated: date | None) -> NewList:
         raise PriceFileError([f"{path.name} cannot be read: {error.strerror}"]) from None
     if len(content) > FILE_BYTES_MAX:
         raise PriceFileError([f"{path.name} must have at most {FILE_BYTES_MAX} bytes"])
-    if dated is None and written > today():
-        raise PriceFileError(
-            [f"{path.name} was written on {written}, which has not come yet: give --dated"]
-        )
-    day, source = dated or written, path.name[:256]
+    source = path.name[:256]
     digest = digest_of(content)
     name = f"{path.name[:64]} {digest[:DIGEST_SHOWN]}"
     is_list = path.suffix == ".json" and content.lstrip()[:1] == b"["
@@ -78,13 +74,15 @@ def from_file(path: Path, dated: date | None) -> NewList:
         count = sum(len(one.models) for one in providers)
         version = f"genai-prices {name}"
         prices = PublishedPrices(providers, version)
+        day = _day_of(path, dated, None, written)
         return NewList("package", version, source, digest, content, count, day, prices)
+    imported = None
     if path.suffix == ".json" and not _is_ours(content):
-        models = read_map(content).models
-        if not models:
+        imported = read_map(content)
+        if not imported.models:
             raise PriceFileError([f"{path.name} has no model that could be priced"])
         title = f"Imported from {path.name}; dollars, see docs/prices.md."
-        content = price_file_text(models, title).encode()
+        content = price_file_text(imported.models, title).encode()
         file = parse_price_file(content, "list.toml")
         version = name
     else:
@@ -93,7 +91,17 @@ def from_file(path: Path, dated: date | None) -> NewList:
     count = len(file.models) + len(file.patterns)
     if not count:
         raise PriceFileError([f"{path.name} has no models"])
-    return NewList("file", version, source, digest_of(content), content, count, day, file)
+    digest, day = digest_of(content), _day_of(path, dated, file.dated, written)
+    return NewList("file", version, source, digest, content, count, day, file, imported)
+
+
+def _day_of(path: Path, given: date | None, told: date | None, written: date) -> date:
+    """What was given, else what the list tells, else when it was written. Raises PriceFileError."""
+    day = given or told or written
+    if day > today():
+        how = "is dated" if told else "was written on"
+        raise PriceFileError([f"{path.name} {how} {day}, which has not come yet: give --dated"])
+    return day
 
 
 def _is_ours(content: bytes) -> bool:

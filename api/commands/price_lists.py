@@ -49,8 +49,8 @@ from taximeter.settler.books.stores import Pool
     "--dated",
     type=Day(),
     default=None,
-    help="The day of which its prices are, from which their age is counted; by default the day on "
-    "which FILE was written.",
+    help="The day of which its prices are, from which their age is counted; by default the one "
+    "that FILE says (`dated`), else the day on which it was written.",
 )
 @ACCEPT
 @click.option("--dry-run", is_flag=True, help="Show what it would change, and change nothing.")

@@ -9,7 +9,8 @@ import click
 from pydantic import ValidationError
 
 from taximeter.api.commands import price_lists, price_rounding
-from taximeter.api.commands.common import explain, some_lines
+from taximeter.api.commands.common import explain
+from taximeter.api.commands.price_imports import NOTES_SHOWN, report_of
 from taximeter.api.commands.price_list_database import in_force
 from taximeter.api.commands.prices_diff import diff
 from taximeter.api.prices.followed import make_pricer
@@ -23,11 +24,9 @@ from taximeter.meter.pricing import (
     read_price_file,
 )
 from taximeter.meter.pricing.file_text import price_file_text
-from taximeter.meter.pricing.litellm_map import Imported, read_map
+from taximeter.meter.pricing.litellm_map import read_map
 from taximeter.meter.pricing.price_file import parse_price_file
 from taximeter.meter.pricing.sheet import Rates
-
-NOTES_SHOWN = 10
 
 
 @click.group(
@@ -76,6 +75,8 @@ def show(model: str, provider: str | None, plan: str | None, power_level: str | 
         _rates(pricer, model, options, rates, mode, sheet.tier_rule)
     if price.is_free:
         click.echo("It costs nothing. A charge of 0 is recorded for each request.")
+    if len(listed.sheets) > 1:
+        click.echo("At other times it costs other prices.")
     for name in sheet.not_metered:
         click.echo(f"NOT METERED: the publisher also charges for {name}")
 
@@ -166,9 +167,9 @@ def import_map(
     _write(output, text)
     click.echo(f"{len(found.models)} models written to {output}")
     if report is not None:
-        _write(report, "\n".join(_report(found, None)) + "\n")
+        _write(report, "\n".join(report_of(found, None)) + "\n")
         click.echo(f"the whole report is in {report}")
-    for line in _report(found, None if show_all else NOTES_SHOWN):
+    for line in report_of(found, None if show_all else NOTES_SHOWN):
         click.echo(line)
 
 
@@ -179,20 +180,6 @@ def _write(path: Path, text: str) -> None:
         made.replace(path)
     except OSError as error:
         raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _report(found: Imported, most: int | None) -> list[str]:
-    """What is not as in the map; at most so many lines of a kind."""
-    lines = []
-    if found.notes:
-        lines.append(f"{len(found.notes)} of them also have prices that are NOT METERED here:")
-        lines += some_lines(
-            [f"  {model}: {', '.join(names)}" for model, names in found.notes.items()], most
-        )
-    if found.left_out:
-        lines.append(f"{len(found.left_out)} models were left out:")
-        lines += some_lines([f"  {model}: {why}" for model, why in found.left_out.items()], most)
-    return lines
 
 
 @command.command(

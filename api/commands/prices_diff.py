@@ -1,4 +1,6 @@
-"""`taximeter prices diff`: what is charged here, beside LiteLLM's price map."""
+"""`taximeter prices diff`: what is charged here, beside LiteLLM's price map, and beside what
+genai-prices works out itself.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain, some_lines
 from taximeter.api.commands.price_list_database import in_force
+from taximeter.api.prices.calculator import compare_with_package
 from taximeter.api.prices.diff import AGREEMENT, FINE, Difference, compare
 from taximeter.api.prices.table import TableError, changes, read_table, write_table
 from taximeter.api.settings.prices import PriceSettings
@@ -21,9 +24,16 @@ GROUPS_SHOWN = 10
 @click.command(
     help="Compare what is charged here, by the lists in force, with MAP, LiteLLM's "
     "model_prices_and_context_window.json, over generated usages of every model of it, and say "
-    "where they differ. Exits with 1 where less than --least of the usages cost the same."
+    "where they differ. Without MAP the other side is the calculator of the installed "
+    "genai-prices, over usage objects in every shape that its list knows. Exits with 1 where less "
+    "than --least of the usages cost the same."
 )
-@click.argument("file", metavar="MAP", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "file",
+    metavar="[MAP]",
+    required=False,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
 @click.option("--all", "show_all", is_flag=True, help="Show every group and change.")
 @click.option(
     "--at",
@@ -48,7 +58,7 @@ GROUPS_SHOWN = 10
     help="Write the prices that were compared into this file.",
 )
 def diff(
-    file: Path,
+    file: Path | None,
     show_all: bool,
     at: datetime | None,
     least: float,
@@ -56,11 +66,18 @@ def diff(
     save: Path | None,
 ) -> None:
     """Print the groups, most usages first, with a model as an example of each."""
+    if file is None and (since is not None or save is not None):
+        raise click.UsageError("--since and --save need MAP: they are about its prices")
     try:
         before = None if since is None else read_table(since)
         settings = PriceSettings()
         pricer = in_force(Pricer(credits_per_dollar=FINE, price_file=settings.price_file), settings)
-        found = compare(pricer, file.read_bytes(), None if at is None else at.replace(tzinfo=UTC))
+        moment = None if at is None else at.replace(tzinfo=UTC)
+        found = (
+            compare_with_package(pricer, moment)
+            if file is None
+            else compare(pricer, file.read_bytes(), moment)
+        )
         if save is not None:
             write_table(save, found.table)
     except ValidationError as error:
@@ -71,8 +88,10 @@ def diff(
         raise click.ClickException(f"{save} cannot be written: {error.strerror}") from None
     most = None if show_all else GROUPS_SHOWN
     own = f" after {pricer.file_version}" if pricer.file_version else ""
-    click.echo(f"{pricer.list_version}{own}, beside {file.name}")
-    for line in (*_summary(found), *some_lines(_groups(found), most, "--all shows them")):
+    other = "the calculator of genai-prices" if file is None else file.name
+    click.echo(f"{pricer.list_version}{own}, beside {other}")
+    models = "models of the list" if file is None else "models of the map are sold by tokens"
+    for line in (*_summary(found, models), *some_lines(_groups(found), most, "--all shows them")):
         click.echo(line)
     if before is not None:
         changed = [f"  {line}" for line in changes(before, found.table)]
@@ -85,10 +104,10 @@ def diff(
         )
 
 
-def _summary(found: Difference) -> list[str]:
+def _summary(found: Difference, models: str) -> list[str]:
     rules = ", ".join(f"{rule} {count}" for rule, count in found.set_aside.most_common())
     return [
-        f"{found.models} models of the map are sold by tokens; {found.only_map} are refused here",
+        f"{found.models} {models}; {found.only_map} are refused here",
         f"{found.compared} usages are priced by both; {found.set_aside.total()} are set aside",
         *([f"  ({rules})"] if rules else []),
         f"{found.agreement:.2%} of the former cost the same",

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from starlette.types import Receive
 
 from taximeter.api.openai.checks import invalid
-from taximeter.api.web.body_limit import body_limit_words
-from taximeter.api.web.errors import ApiError
+from taximeter.api.web.body_limit import body_too_large
 from taximeter.api.web.json_shape import Shape, ShapeError
 
 
@@ -36,7 +35,7 @@ async def read_body(
         if size > bytes_max:
             # The connection stays open, and the server drops what still comes: if it were closed
             # now, the sender would see a broken connection and not this answer.
-            raise ApiError(413, body_limit_words(bytes_max), details={"bytes_max": bytes_max})
+            raise body_too_large(bytes_max)
         grow(len(part))
         try:
             shape.feed(part)

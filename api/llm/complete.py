@@ -42,11 +42,7 @@ async def complete(services: LlmServices, incoming: Incoming) -> ASGIApp:
     """
     chat = parse_request(incoming.content, incoming.surface, services.extra_fields)
     if services.router is None:
-        raise ApiError(
-            503,
-            "No provider is configured (TAXIMETER_UPSTREAM_BASE_URL or TAXIMETER_UPSTREAMS_FILE)",
-            details={"reason": "upstream_not_configured"},
-        )
+        raise ApiError.of("upstream_not_configured")
     targets = services.router.targets(chat.model)
     org_id = incoming.payer.org_id
     prompt = await measure(chat.prompt)

@@ -25,7 +25,7 @@ from taximeter.api.running.dependencies import (
     refuse_repeated,
 )
 from taximeter.api.web import body_limit as middleware
-from taximeter.api.web.body_limit import announced_bytes, body_limit_words
+from taximeter.api.web.body_limit import announced_bytes, body_too_large
 from taximeter.api.web.error_handlers import refusal_of
 from taximeter.api.web.errors import ApiError
 
@@ -81,8 +81,9 @@ class LlmEndpoint:
         refuse_repeated(scope["headers"])
         if announced_bytes(headers) > self._bytes_max:
             # The rest of the body is still on its way, and is not read.
-            words, details = body_limit_words(self._bytes_max), {"bytes_max": self._bytes_max}
-            raise ApiError(413, words, details=details, headers={"Connection": "close"})
+            large = body_too_large(self._bytes_max)
+            large.headers["Connection"] = "close"
+            raise large
         services: LlmServices = self._state.services
         settings = services.settings
         user_id, org_id = await caller_of(services, scope, headers)
@@ -100,8 +101,7 @@ class LlmEndpoint:
                     receive, self._bytes_max, settings.llm_body_values_max, place.body_grows
                 )
         except TimeoutError:
-            words = middleware.BODY_TIMEOUT_WORDS
-            raise ApiError(408, words, headers={"Connection": "close"}) from None
+            raise ApiError.of("body_too_slow", headers={"Connection": "close"}) from None
         forwarded = {
             name: headers[raw].decode("latin-1")
             for raw, name in _FORWARDED.items()

@@ -69,19 +69,8 @@ def _bytes_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def prompt_size(body: Mapping[str, Any]) -> PromptSize:
-    """Measure a prompt in one go."""
-    measuring = _measuring(body)
-    while True:
-        try:
-            next(measuring)
-        except StopIteration as end:
-            size: PromptSize = end.value
-            return size
-
-
 async def measure(body: Mapping[str, Any]) -> PromptSize:
-    """The same, in slices between which others are served."""
+    """Measure a prompt, in slices between which others are served."""
     measuring = _measuring(body)
     while True:
         try:

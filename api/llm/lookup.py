@@ -80,7 +80,7 @@ async def get_request(
     if booked is not None:
         org_id = booked["org_id"]
     elif live is None:
-        raise ApiError(404, "There is no such request of yours")
+        raise ApiError.of("unknown_request")
     return _view(request_id, org_id, live, booked)
 
 

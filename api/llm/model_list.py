@@ -53,7 +53,7 @@ async def get_model(
     """404 for a model that is not served, or has no price."""
     view = _view(services, model)
     if view is None:
-        raise ApiError(404, f"The model '{model}' is not served here", code="model_not_found")
+        raise ApiError.of("model_not_found", model=model)
     return view
 
 

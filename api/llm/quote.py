@@ -27,12 +27,7 @@ CEILING_UNKNOWN = 131_072
 
 def prices_not_known() -> ApiError:
     """503: this process has not read yet which price list is in force."""
-    return ApiError(
-        503,
-        "Which price list is in force is not known here yet. Nothing was sent",
-        details={"reason": "prices_not_known"},
-        headers={"Retry-After": "1"},
-    )
+    return ApiError.of("prices_not_known")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +110,7 @@ def quote(
             details["near"] = list(refusal.near)
         if refusal is not None and refusal.tier:
             details["service_tier"] = refusal.tier
-        raise ApiError(400, str(refusal), code="UNPRICED_MODEL", details=details) from refusal
+        raise ApiError.of("unpriced_model", words=str(refusal), details=details) from refusal
     ceiling = max(price.max_output or CEILING_UNKNOWN for price in prices.values())
     limit = chat.surface.fixed_output
     if limit is None:

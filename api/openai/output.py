@@ -31,13 +31,13 @@ _ENVELOPE = frozenset(
         *("prompt_token_ids", "token_ids"),
     )
 )
-_USUAL_CHUNK = frozenset(
+_PLAIN_CHUNK = frozenset(
     (
         *("id", "object", "created", "model", "system_fingerprint", "service_tier", "usage"),
         *("choices", "obfuscation"),
     )
 )
-_USUAL_CHOICE = frozenset(("index", "delta", "finish_reason", "logprobs"))
+_PLAIN_CHOICE = frozenset(("index", "delta", "finish_reason", "logprobs"))
 
 
 class Output(NamedTuple):
@@ -135,10 +135,10 @@ def _is_image(text: str, name: str) -> bool:
 def chat_event_output(document: Mapping[str, Any]) -> EventOutput:
     """What an event of a chat or a completion brings."""
     choices = document.get("choices")
-    if isinstance(choices, list) and document.keys() <= _USUAL_CHUNK:
+    if isinstance(choices, list) and document.keys() <= _PLAIN_CHUNK:
         if not choices:
             return EventOutput()
-        if len(choices) == 1 and (step := _usual_step(choices[0])) is not None:
+        if len(choices) == 1 and (step := _plain_step(choices[0])) is not None:
             return step
     listed = [one for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
     whole, ended = NO_OUTPUT, []
@@ -149,9 +149,9 @@ def chat_event_output(document: Mapping[str, Any]) -> EventOutput:
     return EventOutput(output_of(_without_messages(document, choices)), whole, tuple(ended))
 
 
-def _usual_step(choice: object) -> EventOutput | None:
+def _plain_step(choice: object) -> EventOutput | None:
     """One token of text, as in nearly every event, in a tenth of the time."""
-    if not isinstance(choice, dict) or not choice.keys() <= _USUAL_CHOICE:
+    if not isinstance(choice, dict) or not choice.keys() <= _PLAIN_CHOICE:
         return None
     delta = choice.get("delta")
     if not isinstance(delta, dict) or not delta.keys() <= {"content", "role", "refusal"}:

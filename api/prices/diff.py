@@ -37,7 +37,7 @@ AGREEMENT: Final = 0.995
 BEYOND: Final = 1_003
 """How many tokens a long prompt has beyond the start of a tier: hosts say "above" and "from"."""
 
-_USAGES: Final[Mapping[str, Mapping[str, int]]] = {
+USAGES: Final[Mapping[str, Mapping[str, int]]] = {
     "plain": {"input": 1_201, "output": 307},
     "prompt": {"input": 20_011},
     "cached": {"input": 1_009, "cache_read": 8_009, "output": 211},
@@ -130,8 +130,8 @@ def compare(pricer: Pricer, content: bytes, at: datetime | None = None) -> Diffe
 def _usages(*sheets: Sheet) -> Iterator[tuple[str, Counts]]:
     """The usages that are worth a look: each service tier, and beyond each start of a tier."""
     for mode in sorted({"", *(mode for sheet in sheets for mode in sheet.modes)}):
-        for label in _USAGES if not mode else _IN_A_TIER:
-            yield mode, _counts(_USAGES[label])
+        for label in USAGES if not mode else _IN_A_TIER:
+            yield mode, _counts(USAGES[label])
         starts = {
             start
             for sheet in sheets
@@ -162,7 +162,7 @@ def _judge(found: Difference, case: Case) -> None:
             price.cost_of(case.counts, service_tier=case.mode or None)
             for price in (case.ours, case.theirs)
         )
-        if abs(here - there) <= max(here, there) * TOLERANCE:
+        if is_the_same(here, there):
             found.agreed += 1
             return
         rule = rule_for(case, differs=True)
@@ -172,6 +172,12 @@ def _judge(found: Difference, case: Case) -> None:
     cause = (case.listed.provider, _cause(case))
     found.causes[cause] += 1
     found.examples.setdefault(cause, case.name)
+
+
+def is_the_same(here: int, there: int | Decimal) -> bool:
+    """Whether two amounts are one."""
+    one, other = Decimal(here), Decimal(there)
+    return abs(one - other) <= max(one, other) * TOLERANCE
 
 
 def _cause(case: Case) -> str:

@@ -19,6 +19,7 @@ from taximeter.api.billing.audit import write_audit
 from taximeter.api.sql import PRICES
 from taximeter.meter.pricing import PriceFile, PriceFileError
 from taximeter.meter.pricing.editions import Edition, Kind, packed, read_edition, unpacked
+from taximeter.meter.pricing.litellm_map import Imported
 from taximeter.meter.pricing.published import PublishedPrices
 from taximeter.settler.books.stores import Connection, Pool
 
@@ -28,7 +29,9 @@ _FIELDS: Final = ("number", "kind", "version", "digest", "dated", "starts_at", "
 
 @dataclass(frozen=True, slots=True)
 class NewList:
-    """A list before it is taken over. `content` is as it was read."""
+    """A list before it is taken over. `content` is as it was read. `imported`: what came of
+    LiteLLM's map, where it is one.
+    """
 
     kind: Kind
     version: str
@@ -38,6 +41,7 @@ class NewList:
     models: int
     dated: date
     prices: PublishedPrices | PriceFile
+    imported: Imported | None = None
 
 
 class Editions:

@@ -162,7 +162,7 @@ async def _refuse_too_many(conn: Connection, org_id: str, name: str) -> None:
         limit = f"name: at most {KEYS_OF_NAME_MAX} active keys share a name"
     else:
         return
-    raise ApiError(409, f"{limit}; revoke one first", code="TOO_MANY_KEYS")
+    raise ApiError.of("too_many_keys", limit=limit)
 
 
 @router.get("/orgs/{org_id}/keys", summary="API keys of an organization")

@@ -235,9 +235,8 @@ def _ending(before: Record, *, by_user: bool) -> str:
 async def _refuse_personal(conn: Connection, org_id: str) -> None:
     """The one member of a personal organisation is all that leads to its credits."""
     if await conn.fetchval(USERS["personal_owner"], org_id) is not None:
-        raise ApiError(
-            409, "A personal organization has one member for ever", code="PERSONAL_ORGANIZATION"
-        )
+        words = "A personal organization has one member for ever"
+        raise ApiError.of("personal_organization", words=words)
 
 
 async def _take_back(services: Services, closing: Closing, actor: str) -> tuple[int, bool]:
@@ -258,7 +257,7 @@ def _is_active_admin(row: Record | None) -> bool:
 
 async def _keep_an_admin(conn: Connection, org_id: str, user_id: str) -> None:
     if await conn.fetchval(IDENTITY["other_admins"], org_id, user_id) == 0:
-        raise ApiError(409, "An organization keeps at least one admin", code="LAST_ADMIN")
+        raise ApiError.of("last_admin")
 
 
 def _state(row: Record | None) -> dict[str, object] | None:
@@ -286,11 +285,7 @@ async def _refuse_to_invite(
     who invite this user now wait.
     """
     if status == "blocked":
-        raise ApiError(
-            409,
-            "This user takes no invitations of this organization",
-            details={"reason": "invitations_blocked"},
-        )
+        raise ApiError.of("invitations_blocked")
     await conn.fetchval(IDENTITY["lock_invitations_of"], user_id)
     open_ones = await conn.fetchrow(IDENTITY["open_invitations"], org_id, user_id)
     assert open_ones is not None, "a query of two counts has one row"
@@ -299,8 +294,9 @@ async def _refuse_to_invite(
         ("user", open_ones["of_user"], INVITATIONS_OF_USER_MAX),
     ):
         if count >= most:
-            raise ApiError(
-                409,
-                f"{most} invitations of this {whose} wait for an answer, as many as may",
-                details={"reason": "too_many_invitations", "limit": whose, "most": most},
+            raise ApiError.of(
+                "too_many_invitations",
+                details={"limit": whose, "most": most},
+                most=most,
+                whose=whose,
             )

@@ -184,12 +184,7 @@ async def change_organization(
             await conn.execute(ORGANIZATIONS["rename_organization"], org_id, body.org_name)
         if body.billing_email is not None:
             if row["subscription_id"] is None:
-                raise ApiError(
-                    409,
-                    "billing_email: this organization has no subscription",
-                    code="NO_SUBSCRIPTION",
-                    details={"field": "billing_email"},
-                )
+                raise ApiError.of("no_subscription", details={"field": "billing_email"})
             await conn.execute(ORGANIZATIONS["change_billing_email"], org_id, body.billing_email)
         after = await _read(conn, org_id)
         await write_audit(
@@ -282,11 +277,7 @@ async def delete_organization(
 
 def personal_refused() -> ApiError:
     """The refusal of a change that makes no sense for an organisation of one."""
-    return ApiError(
-        409,
-        "This is a personal organization: it is its user's for ever",
-        code="PERSONAL_ORGANIZATION",
-    )
+    return ApiError.of("personal_organization")
 
 
 async def _read(conn: Connection, org_id: str) -> Record:

@@ -195,12 +195,8 @@ async def _create_organization(conn: Connection, body: NewSubscription, creator:
             break
     assert known is not None, "an organisation of this id is there, or was made"
     if known["deleted_at"] is not None:
-        raise ApiError(
-            409,
-            "org_id: this organization was deleted; its id is not used again",
-            code="ORGANIZATION_DELETED",
-            details={"field": "org_id"},
-        )
+        words = "org_id: this organization was deleted; its id is not used again"
+        raise ApiError.of("organization_deleted", words=words, details={"field": "org_id"})
     if known["org_name"] != body.org_name:
         await _rename(conn, known["org_name"], body, creator)
     await conn.fetchrow(SUBSCRIPTIONS["put_admin"], body.org_id, body.user_id)

@@ -66,12 +66,7 @@ async def change_terms(
         except asyncpg.CheckViolationError as error:
             if error.constraint_name != "renewal_needs_an_end":
                 raise
-            raise ApiError(
-                409,
-                "auto_renew: this allocation has no end at which it could be renewed",
-                code="NO_EXPIRY",
-                details={"field": "auto_renew"},
-            ) from error
+            raise ApiError.of("no_expiry", details={"field": "auto_renew"}) from error
         if row is None:
             raise ApiError(
                 404,

@@ -222,7 +222,7 @@ def get_org_admin(access: MemberDep, request: Request) -> Access:
         raise ApiError(403, "Org admin permission required")
     if request.method not in _SAFE_METHODS and access.state != "active":
         if access.state == "deleted":
-            raise ApiError(409, "This organization was deleted", code="ORGANIZATION_DELETED")
+            raise ApiError.of("organization_deleted")
         if not access.principal.is_system_admin:
             raise suspended()
     return access
@@ -230,7 +230,7 @@ def get_org_admin(access: MemberDep, request: Request) -> Access:
 
 def suspended() -> ApiError:
     """The refusal where an organisation is suspended."""
-    return ApiError(403, "This organization is suspended", code="ORGANIZATION_SUSPENDED")
+    return ApiError.of("suspended")
 
 
 OrgAdminDep = Annotated[Access, Depends(get_org_admin)]

@@ -56,9 +56,4 @@ async def ask(
             break
     if failure is not None:
         raise failure
-    raise ApiError(
-        503,
-        "The provider has failed repeatedly and is given a pause",
-        details={"reason": "upstream_resting"},
-        headers={"Retry-After": "1"},
-    )
+    raise ApiError.of("upstream_resting")

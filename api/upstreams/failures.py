@@ -9,7 +9,7 @@ import logging
 import aiohttp
 import aiohttp.http_exceptions
 
-from taximeter.api.web.errors import UPSTREAM_ERROR, ApiError
+from taximeter.api.web.errors import ApiError
 
 logger = logging.getLogger("taximeter.api")
 
@@ -22,6 +22,7 @@ _CALLERS_FAULT = frozenset({400, 404, 413, 415, 422})
 # The upstream has not begun: it is not there, or it has no room or no right for this request.
 _NOT_BEGUN = frozenset({401, 403, 429, 502, 503})
 _NOT_WORKING = frozenset({502, 503})
+_BROKE_OFF = "The provider broke off"
 
 
 class UpstreamFailure(ApiError):
@@ -42,24 +43,19 @@ def unreachable(error: Exception, name: str) -> UpstreamFailure:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else ""
     logger.warning("upstream %s failed: %s %s", name, type(error).__name__, reason)
     if isinstance(error, NOTHING_SENT):
-        failure = UpstreamFailure(502, "The provider could not be reached", code=UPSTREAM_ERROR)
+        failure = UpstreamFailure.of("upstream_failed", words="The provider could not be reached")
         failure.elsewhere = failure.again = failure.is_down = True
     elif isinstance(error, TimeoutError):
-        failure = UpstreamFailure(504, "The provider did not answer in time", code=UPSTREAM_ERROR)
+        failure = UpstreamFailure.of("upstream_silent")
     else:
-        failure = UpstreamFailure(502, "The provider broke off", code=UPSTREAM_ERROR)
+        failure = UpstreamFailure.of("upstream_failed", words=_BROKE_OFF)
     return failure
 
 
 def no_connection_free(name: str) -> UpstreamFailure:
     """The failure of a request whose turn did not come. Nothing was sent."""
     logger.warning("no connection to upstream %s became free", name)
-    failure = UpstreamFailure(
-        429,
-        "All connections to the provider that you may have are in use",
-        details={"reason": "no_connection_free"},
-        headers={"Retry-After": "1"},
-    )
+    failure = UpstreamFailure.of("no_connection_free")
     failure.elsewhere = True
     return failure
 
@@ -67,29 +63,18 @@ def no_connection_free(name: str) -> UpstreamFailure:
 def refused(status: int, message: str, retry_after: str, name: str) -> UpstreamFailure:
     """An answer that is none. `message` is the upstream's, without its key."""
     if status == 429:
-        failure = UpstreamFailure(
-            429,
-            "The provider is limiting requests",
-            details={"reason": "upstream_rate_limit"},
-            headers={
-                "Retry-After": retry_after
-                if retry_after.isdigit() and len(retry_after) < 6
-                else "1"
-            },
-        )
+        is_usable = retry_after.isdigit() and len(retry_after) < 6
+        headers = {"Retry-After": retry_after} if is_usable else {}
+        failure = UpstreamFailure.of("upstream_rate_limit", headers=headers)
     elif status in _CALLERS_FAULT:
-        failure = UpstreamFailure(
-            400 if status == 415 else status,
-            f"The provider refused the request: {message}",
-            code="UPSTREAM_REFUSED",
-            details={"upstream_status": status},
+        failure = UpstreamFailure.of(
+            "upstream_refused", details={"upstream_status": status}, message=message
         )
+        failure.status = 400 if status == 415 else status
     else:
         # 401 and 403 are about our key, which is not the caller's business.
         logger.warning("upstream %s answered %d", name, status)
-        failure = UpstreamFailure(
-            502, "The provider failed", code=UPSTREAM_ERROR, details={"upstream_status": status}
-        )
+        failure = UpstreamFailure.of("upstream_failed", details={"upstream_status": status})
     failure.elsewhere = status in _NOT_BEGUN
     failure.again = status in _NOT_WORKING
     return failure
@@ -98,4 +83,4 @@ def refused(status: int, message: str, retry_after: str, name: str) -> UpstreamF
 def broken(what: str, name: str) -> ApiError:
     """An answer that began and did not end as it should."""
     logger.warning("the answer of upstream %s broke: %s", name, what)
-    return ApiError(502, "The provider broke off", code=UPSTREAM_ERROR)
+    return ApiError.of("upstream_failed", words=_BROKE_OFF)

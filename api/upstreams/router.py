@@ -61,12 +61,7 @@ class Router:
             found = self._find(model)
             self._known.keep(model, found)
         if not found:
-            raise ApiError(
-                404,
-                f"The model '{model}' is not served here",
-                code="model_not_found",
-                details={"model": model},
-            )
+            raise ApiError.of("model_not_found", details={"model": model}, model=model)
         return found
 
     def named_models(self) -> list[str]:

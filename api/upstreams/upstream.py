@@ -15,7 +15,7 @@ from taximeter.api.openai.json_members import object_of
 from taximeter.api.upstreams.config import UpstreamConfig
 from taximeter.api.upstreams.failures import FAILURES, no_connection_free, refused, unreachable
 from taximeter.api.upstreams.resting import Rest
-from taximeter.api.web.errors import UPSTREAM_ERROR, ApiError
+from taximeter.api.web.errors import ApiError
 from taximeter.api.web.fair_shares import ConnectionShare, ConnectionShares
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -188,7 +188,8 @@ class Upstream:
             while part := await self.part(opened.response, deadline):
                 size += len(part)
                 if size > ANSWER_BYTES_MAX:
-                    raise ApiError(502, "The provider's answer is too large", code=UPSTREAM_ERROR)
+                    words = "The provider's answer is too large"
+                    raise ApiError.of("upstream_failed", words=words)
                 parts.append(part)
         except FAILURES as error:
             raise unreachable(error, self.name) from None

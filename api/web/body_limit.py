@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taximeter.api.web.errors import error_content
+from taximeter.api.web.errors import ApiError, error_content
 
 BODY_TIMEOUT_S = 10.0
 """How long a body of the admin API may take to arrive."""
 LLM_BODY_TIMEOUT_S = 60.0
 """The same on the LLM route, where bodies are a hundred times as large."""
-BODY_TIMEOUT_WORDS = "The body did not arrive in time"
 _HEADERS = [
     (b"content-type", b"application/json"),
     (b"connection", b"close"),  # The rest of the body is still on its way, and is not read.
@@ -58,13 +57,15 @@ class BodyLimit:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, BODY_TIMEOUT_WORDS, {"Connection": "close"}) from None
+                late = ApiError.of("body_too_slow")
+                raise HTTPException(late.status, late.message, {"Connection": "close"}) from None
             if message["type"] == "http.request":
                 is_whole = not message.get("more_body", False)
                 received += len(message.get("body", b""))
                 if received > limit:
                     # Of this kind, since FastAPI makes a 400 of any other that a body raises.
-                    raise HTTPException(413, body_limit_words(limit))
+                    large = body_too_large(limit)
+                    raise HTTPException(large.status, large.message)
             return message
 
         await self._app(scope, limited_receive, send)
@@ -76,15 +77,15 @@ def announced_bytes(headers: Mapping[bytes, bytes]) -> int:
     return int(announced[:20]) if announced.isdigit() else 0
 
 
-def body_limit_words(limit: int) -> str:
-    """What a sender is told whose body is over the limit."""
-    return f"The body must be at most {limit} bytes"
+def body_too_large(limit: int) -> ApiError:
+    """The refusal of a body that is over the limit."""
+    return ApiError.of("body_too_large", details={"bytes_max": limit}, bytes_max=limit)
 
 
 async def refuse_body(send: Send, limit: int) -> None:
     """Answer 413, and close the connection on what is still to come."""
-    content = error_content("PAYLOAD_TOO_LARGE", body_limit_words(limit), {"bytes_max": limit})
-    body = json.dumps(content).encode()
+    error = body_too_large(limit)
+    body = json.dumps(error_content(error.code, error.message, error.details)).encode()
     headers = [*_HEADERS, (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -11,7 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from taximeter.api.web.errors import ApiError, error_content, from_meter, validation_refusal
+from taximeter.api.web.errors import (
+    ApiError,
+    error_content,
+    from_meter,
+    validation_refusal,
+)
 from taximeter.meter import MeterError
 from taximeter.settler.books.retries import TRANSIENT
 from taximeter.settler.books.stores import AWAY
@@ -43,22 +48,12 @@ def refusal_of(error: Exception, method: str, path: str) -> ApiError:
         return ApiError(422, f"body: not valid JSON: {error.msg}")
     if isinstance(error, TRANSIENT):
         logger.error("undone for the sake of others, again and again: %s %s", method, path)
-        return ApiError(
-            503,
-            "Others are changing the same credits; nothing was changed, try again",
-            details={"reason": "busy"},
-            headers={"Retry-After": "1"},
-        )
+        return ApiError.of("busy")
     if isinstance(error, _DATABASE_ERRORS):
         logger.error("postgres is unavailable for %s: %r", path, error)
-        return ApiError(
-            503,
-            "The database is unavailable",
-            details={"reason": "database_unavailable"},
-            headers={"Retry-After": "1"},
-        )
+        return ApiError.of("database_away")
     logger.error("unexpected error in %s %s", method, path, exc_info=error)
-    return ApiError(500, "Something went wrong on our side")
+    return ApiError.of("internal")
 
 
 def install_error_handlers(app: FastAPI) -> None:

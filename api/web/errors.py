@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Final, Self
 
 from taximeter.meter import (
     AccountNotFound,
@@ -22,39 +23,23 @@ from taximeter.meter import (
     TooManyHolds,
 )
 from taximeter.meter.wire.credits import credits_of, text_of_credits
+from taximeter.meter.wire.http_refusals import HTTP_REFUSALS, HttpCause
 from taximeter.meter.wire.refusals import REFUSALS, RETRY_AFTER_S, Cause, cause_of
 
 logger = logging.getLogger("taximeter.api")
-
-INVALID_REQUEST = "INVALID_REQUEST"
-UNAUTHORIZED = "UNAUTHORIZED"
-PERMISSION_DENIED = "PERMISSION_DENIED"
-NOT_FOUND = "NOT_FOUND"
-ALREADY_EXISTS = "ALREADY_EXISTS"
-INSUFFICIENT_CREDITS = "INSUFFICIENT_CREDITS"
-VALIDATION_ERROR = "VALIDATION_ERROR"
-RATE_LIMITED = "RATE_LIMITED"
-UNAVAILABLE = "SERVICE_UNAVAILABLE"
-INTERNAL_ERROR = "INTERNAL_ERROR"
-UPSTREAM_ERROR = "UPSTREAM_ERROR"
 
 # Front ends know the sentence of a 402 by heart, and it speaks of the organisation's credits. What
 # is out is what was allocated to one user: the pool may be full.
 _USERS_ALLOCATION = "the user's allocation in the organization"
 
-_CODE_OF_STATUS = {
-    400: INVALID_REQUEST,
-    401: UNAUTHORIZED,
-    403: PERMISSION_DENIED,
-    404: NOT_FOUND,
-    405: "METHOD_NOT_ALLOWED",
-    408: "REQUEST_TIMEOUT",
-    409: ALREADY_EXISTS,
-    413: "PAYLOAD_TOO_LARGE",
-    415: "UNSUPPORTED_MEDIA_TYPE",
-    422: VALIDATION_ERROR,
-    429: RATE_LIMITED,
-    503: UNAVAILABLE,
+_PLAIN: Final[tuple[HttpCause, ...]] = (
+    *("unauthorized", "permission_denied", "not_there", "makes_no_sense", "in_the_way"),
+    *("method_not_allowed", "body_too_slow", "body_too_large", "not_json", "invalid_field"),
+    *("rate_limited", "database_away", "internal"),
+)
+"""Whose code a status has where none is named."""
+_CODE_OF_STATUS: Final = {
+    said.status: said.code for cause in _PLAIN if (said := HTTP_REFUSALS[cause].admin) is not None
 }
 
 
@@ -72,10 +57,36 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.code = code or _CODE_OF_STATUS.get(status, INTERNAL_ERROR)
+        self.code = code or _CODE_OF_STATUS.get(status, "INTERNAL_ERROR")
         self.message = message
         self.details = dict(details or {})
         self.headers = dict(headers or {})
+
+    @classmethod
+    def of(
+        cls,
+        cause: HttpCause,
+        *,
+        words: str = "",
+        details: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **figures: object,
+    ) -> Self:
+        """What the table says of a request that never comes to the meter; `words` where a better
+        sentence is known than the table's, `headers` besides Retry-After or instead of it.
+        """
+        row = HTTP_REFUSALS[cause]
+        said = row.llm or row.admin
+        assert said is not None, f"the API never meets {cause}"
+        reason = {"reason": said.reason} if said.reason else {}
+        again = {"Retry-After": str(RETRY_AFTER_S)} if row.retry else {}
+        return cls(
+            said.status,
+            words or said.words.format(**figures),
+            code=said.code,
+            details={**reason, **(details or {})},
+            headers={**again, **(headers or {})},
+        )
 
 
 def error_content(code: str, message: str, details: Mapping[str, object]) -> dict[str, object]:

@@ -43,11 +43,7 @@ class ExactRoute(APIRoute):
                 "transfer-encoding" in request.headers
             )
             if self.body_field is not None and has_body and not _is_json(said):
-                raise ApiError(
-                    415,
-                    "The body must be JSON: send the header Content-Type: application/json",
-                    details={"field": "Content-Type"},
-                )
+                raise ApiError.of("not_json", details={"field": "Content-Type"})
             return await handle(_ExactRequest(request.scope, request.receive))
 
         return with_exact_numbers

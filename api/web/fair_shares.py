@@ -165,9 +165,6 @@ def _add(counter: Counter[K], key: K, amount: int) -> None:
 
 def _too_much(whose: Whose, unit: str) -> ApiError:
     words = "all callers" if whose == "process" else f"this {whose}"
-    return ApiError(
-        429,
-        f"Too many {unit} of {words} are in progress",
-        details={"reason": "too_much_in_progress", "limit": whose, "unit": unit},
-        headers={"Retry-After": "1"},
+    return ApiError.of(
+        "too_much_in_progress", details={"limit": whose, "unit": unit}, unit=unit, whose=words
     )

@@ -15,26 +15,15 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taximeter.api.settings.metering import LogRequests
+from taximeter.api.web.errors import ApiError, error_content
 from taximeter.api.web.late_refusals import LARGE_BYTES, BodyTurns, LateAnswers
 from taximeter.api.web.strangers import SENSELESS, Strangers, body_bytes_of, credentials_of
+from taximeter.meter.wire.http_refusals import HttpCause
+from taximeter.meter.wire.refusals import RETRY_AFTER_S
 
 KEY_PREFIX: Final = b"Bearer tm_"
-_STOPPING: Final = {
-    "error": {
-        "code": "SHUTTING_DOWN",
-        "message": "This process is stopping; nothing is known of the outcome, ask again with the"
-        " same id",
-        "details": {"reason": "shutting_down"},
-    },
-    "detail": "This process is stopping",
-}
 LATE_MAX_S: Final = 30.0
 """Longest time that an answer is kept for what its caller owes."""
-_BODY: Final = json.dumps(_STOPPING).encode()
-_TOO_OFTEN: Final = "Too many requests of this address without valid credentials"
-_TOO_MANY_BAD: Final = (
-    "Too many requests of this caller made no sense; bodies over 16 kB are not read for a while"
-)
 _QUIET: Final = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
 """Asked all the time by machines: logged only when refused."""
 
@@ -115,11 +104,11 @@ class Outermost:
             if is_large and not wait_s:
                 turn = await self._turns.take(strangers.who(peer, credentials))
                 wait_s = strangers.owes_s(peer, credentials) or (0.0 if turn else 1.0)
-                too_often = _TOO_MANY_BAD, "senseless_requests"
+                too_often: HttpCause = "senseless_requests"
             else:
-                too_often = _TOO_OFTEN, "requests_without_credentials"
+                too_often = "requests_without_credentials"
             if wait_s:
-                await _answer_too_often(scope, noting_send, wait_s, *too_often)
+                await _answer(scope, noting_send, too_often, math.ceil(wait_s))
             else:
                 await self._app(scope, turn.until_read(receive) if turn else receive, noting_send)
             if late:
@@ -130,7 +119,7 @@ class Outermost:
         except asyncio.CancelledError:
             if status:
                 raise
-            await _answer_cut_off(scope, noting_send)
+            await _answer(scope, noting_send, "shutting_down", RETRY_AFTER_S)
         finally:
             if turn is not None:
                 turn.end()
@@ -147,19 +136,9 @@ class Outermost:
                 log.info("request", extra=said)
 
 
-async def _answer_cut_off(scope: Scope, send: Send) -> None:
-    await _answer(scope, send, 503, _BODY, 1)
-
-
-async def _answer_too_often(
-    scope: Scope, send: Send, wait_s: float, words: str, limit: str
-) -> None:
-    error = {"code": "RATE_LIMITED", "message": words, "details": {"limit": limit}}
-    body = json.dumps({"error": error, "detail": words}).encode()
-    await _answer(scope, send, 429, body, math.ceil(wait_s))
-
-
-async def _answer(scope: Scope, send: Send, status: int, body: bytes, retry_s: int) -> None:
+async def _answer(scope: Scope, send: Send, cause: HttpCause, retry_s: int) -> None:
+    error = ApiError.of(cause, details={"limit": cause} if cause != "shutting_down" else None)
+    body = json.dumps(error_content(error.code, error.message, error.details)).encode()
     given = dict(scope["headers"]).get(b"x-request-id", b"")
     is_id = 0 < len(given) <= 128 and given.isascii() and given.decode("ascii").isprintable()
     headers = [
@@ -169,7 +148,7 @@ async def _answer(scope: Scope, send: Send, status: int, body: bytes, retry_s: i
         (b"retry-after", b"%d" % retry_s),
         (b"connection", b"close"),
     ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -134,6 +134,10 @@ for i = 1, count do
       and not find(key, '/', slash + 1, true) then
       reply = format('-9 %d %d %d', available, held, open_holds_max)
     else
+      if outcome then
+        -- What this batch has voided is open again: it stays.
+        for at = #ended, 1, -1 do if ended[at] == key then table.remove(ended, at) end end
+      end
       new_available, new_held = available - amount, held + amount
       if amount == 0 and ttl_ms > FREE_HOLD_TTL_MS then ttl_ms = FREE_HOLD_TTL_MS end
       hold = amount_text .. '\t' .. account .. '\t0\t' .. start .. owner .. '\t' .. payload

@@ -66,19 +66,26 @@ def model_of(deployment: Mapping[str, Any]) -> Model | None:
 def _split(model: str, provider: str | None) -> Model:
     prefix, separator, rest = model.partition("/")
     if separator and prefix in _providers() and provider in (None, prefix):
-        model, provider = rest, prefix
+        provider = prefix
+        # Perplexity stands in front of some of its models twice: with less it is another model.
+        if not (rest.startswith(f"{prefix}/") and model in _prices()):
+            model = rest
     found = Model(model, provider)
     ceiling = _listed(found).get("max_output_tokens")
     return found._replace(ceiling=ceiling) if type(ceiling) is int and ceiling > 0 else found
 
 
 def _listed(model: Model) -> Mapping[str, Any]:
+    prices = _prices()
+    names = (f"{model.provider}/{model.name}", model.name)
+    found: Mapping[str, Any] = next((prices[name] for name in names if name in prices), {})
+    return found
+
+
+def _prices() -> Mapping[str, Any]:
     import litellm
 
-    names = (f"{model.provider}/{model.name}", model.name)
-    found: Mapping[str, Any] = next(
-        (litellm.model_cost[name] for name in names if name in litellm.model_cost), {}
-    )
+    found: Mapping[str, Any] = litellm.model_cost
     return found
 
 

@@ -23,7 +23,6 @@ from taximeter.meter.pricing.price import Price, UnpricedModel
 from taximeter.meter.pricing.price_file import PriceFile, PriceFileError, read_price_file
 from taximeter.meter.pricing.pricer import (
     Pricer,
-    Quote,
     TokenPrice,
     UnknownModelPolicy,
 )
@@ -37,7 +36,6 @@ __all__ = [
     "PriceFile",
     "PriceFileError",
     "Pricer",
-    "Quote",
     "TokenPrice",
     "UnknownModelPolicy",
     "UnknownUsage",

@@ -65,7 +65,7 @@ class Amendment:
 
     def of(self, sheet: Sheet) -> Sheet:
         """The sheet as it should be, but for the service tiers."""
-        sheet = _priced(sheet, {kind: Rate(price) for kind, price in self.prices.items()})
+        sheet = sheet.with_prices({kind: Rate(price) for kind, price in self.prices.items()})
         for kind, (parent, share) in self.shares.items():
             if kind not in sheet.rates and parent in sheet.rates:
                 sheet = _shared(sheet, kind, parent, share)
@@ -162,22 +162,6 @@ def _kind(name: str) -> str:
     if name not in KINDS:
         raise ValueError(f"{NAME}: {name} is no kind of usage")
     return name
-
-
-def _priced(sheet: Sheet, own: Rates) -> Sheet:
-    """Other prices; also in the service tiers that have none of their own for these kinds."""
-    modes = {
-        mode: {
-            **rates,
-            **{
-                kind: rate
-                for kind, rate in own.items()
-                if kind not in rates or rates[kind] == sheet.rates.get(kind)
-            },
-        }
-        for mode, rates in sheet.modes.items()
-    }
-    return replace(sheet, rates={**sheet.rates, **own}, modes=modes)
 
 
 def _shared(sheet: Sheet, kind: str, parent: str, share: Decimal) -> Sheet:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from taximeter.meter.pricing.kinds import CAN_STAND_ALONE, KINDS
+from taximeter.meter.pricing.off_peak import WHEN, OffPeak, off_peak_of
 from taximeter.meter.pricing.sheet import Rate, Rates, Sheet, TierRule
 
 DOLLARS_MAX: Final = 1_000_000
 DECIMALS_MAX: Final = 24
 NAME_LENGTH_MAX: Final = 256
 CONTEXT_MAX: Final = 10**9
+FACTOR_MAX: Final = 100
 
-_TOP = frozenset(("version", "models"))
+_TOP = frozenset(("version", "dated", "models"))
 _NUMBERS = ("context_window", "max_output")
-_REST = (*_NUMBERS, "provider", "tier_rule", "tiers", "service_tiers", "search_once", "not_metered")
+_REST = (
+    *(*_NUMBERS, "provider", "tier_rule", "tiers", "service_tiers", "search_once", "not_metered"),
+    *("geos", "off_peak"),
+)
 _MODEL = frozenset((*KINDS, *_REST))
 _SOURCED = frozenset(("source", "as_of"))
 _DAY: Final = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])(?:-(?:0[1-9]|[12]\d|3[01]))?")
@@ -28,12 +34,14 @@ _DAY: Final = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])(?:-(?:0[1-9]|[12]\d|3[01]))?"
 class Entry:
     """One model of a file. A provider that is not empty restricts it to that provider. Our own
     corrections say in `source` where the price is published, and in `as_of` when it was.
+    `off_peak`: the hours of other prices, and what it costs then.
     """
 
     provider: str
     sheet: Sheet
     source: str = ""
     as_of: str = ""
+    off_peak: tuple[OffPeak, Sheet] | None = None
 
 
 class FileReader:
@@ -58,6 +66,8 @@ class FileReader:
         version = document.get("version", "")
         if not isinstance(version, str) or len(version) > 64 or not version.isprintable():
             self._say("", "version", "must be text of at most 64 characters")
+        if (dated := document.get("dated")) is not None and day_of(dated) is None:
+            self._say("", "dated", "must be a day such as 2026-11-30")
         models = document.get("models")
         if not isinstance(models, dict):
             self._say("", "models", "must be given, as a table of models")
@@ -111,9 +121,52 @@ class FileReader:
             rest = []
         context, output = (self._count(model, name, fields) for name in _NUMBERS)
         kept: TierRule = rule
-        sheet = Sheet(rates, kept, modes, context, output, tuple(rest), once is True)
+        sheet = Sheet(
+            rates,
+            kept,
+            modes,
+            context,
+            output,
+            tuple(rest),
+            once is True,
+            geos=self._geos(model, fields),
+        )
         source, as_of = self._source(model, fields) if self._sourced else ("", "")
-        return Entry(str(provider), sheet, source, as_of)
+        return Entry(str(provider), sheet, source, as_of, self._off_peak(model, fields, sheet))
+
+    def _geos(self, model: str, fields: Mapping[str, object]) -> dict[str, Decimal]:
+        listed = fields.get("geos", {})
+        if not isinstance(listed, dict):
+            self._say(model, "geos", "must be a table of factors")
+            return {}
+        found: dict[str, Decimal] = {}
+        for geo, factor in listed.items():
+            try:
+                found[geo.lower()] = dollars_of(factor)
+                if not 0 < found[geo.lower()] <= FACTOR_MAX:
+                    raise ValueError
+            except ValueError:
+                self._say(model, f"geos.{geo}", f"must be a factor above 0, at most {FACTOR_MAX}")
+        return found
+
+    def _off_peak(
+        self, model: str, fields: Mapping[str, object], sheet: Sheet
+    ) -> tuple[OffPeak, Sheet] | None:
+        block = fields.get("off_peak")
+        if block is None:
+            return None
+        if not isinstance(block, dict):
+            self._say(model, "off_peak", "must be a table of hours and prices")
+            return None
+        self._known(model, "off_peak.", block, WHEN | frozenset(KINDS))
+        own = self._rates(model, "off_peak.", block)
+        if not own:
+            self._say(model, "off_peak", "must have a price")
+        try:
+            return off_peak_of(block), sheet.with_prices(own)
+        except ValueError as error:
+            self._say(model, "off_peak", str(error))
+            return None
 
     def _source(self, model: str, fields: Mapping[str, object]) -> tuple[str, str]:
         source, as_of = fields.get("source"), fields.get("as_of")
@@ -198,6 +251,18 @@ class FileReader:
     def _first(self, start: int, test: Callable[[str], bool]) -> int:
         places = range(start, len(self._lines))
         return next((place + 1 for place in places if test(self._lines[place])), 0)
+
+
+def day_of(value: object) -> date | None:
+    """A day, as TOML has it or as text; None for what is none."""
+    if isinstance(value, datetime):
+        return None
+    if isinstance(value, date):
+        return value
+    try:
+        return date.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def _words(names: frozenset[str]) -> str:

@@ -22,6 +22,7 @@ from taximeter.meter.pricing.identity import HOSTS, Identity, host_of
 from taximeter.meter.pricing.price_file import PriceFile, parse_price_file, read_price_file
 from taximeter.meter.pricing.published import (
     Found,
+    IsActive,
     Listed,
     PublishedPrices,
     in_its_zone,
@@ -105,20 +106,24 @@ class PriceLists:
         if self._file is not None:
             entry = self._file.find(name, of, host) or self._file.find(name, maker)
             if entry is not None:
-                return _listed(entry, "override", self._file.version, maker, entry.sheet)
+                price = _listed(entry, "override", self._file.version, maker)
+                return replace(price, dated=_in_words(self._file.dated))
         day = _in_words(self.dated)
         listed_file = self._listed_file
         if listed_file is not None:
             entry = listed_file.find(name, of, host) or listed_file.find(name, maker)
             if entry is not None:
-                price = _listed(entry, "list", self.version, maker, entry.sheet)
+                price = _listed(entry, "list", self.version, maker)
                 return replace(price, dated=day)
         entry = self._correction(of, found)
         if entry is not None:
             listed = maker if found is None else Identity(found[0].id, found[1].id.lower())
-            sheet = in_its_zone(amended(entry.sheet, *names_of(maker, listed)), maker)
-            price = _listed(entry, "corrections", self._corrections.version, maker, sheet)
-            return replace(price, dated=_in_words(_corrected_on()))
+            names = names_of(maker, listed)
+            price = _listed(entry, "corrections", self._corrections.version, maker)
+            sheets = tuple(
+                (when, in_its_zone(amended(sheet, *names), maker)) for when, sheet in price.sheets
+            )
+            return replace(price, sheets=sheets, dated=_in_words(_corrected_on()))
         if published is None or found is None:
             return None
         named = published.listed(of, *found)
@@ -221,9 +226,13 @@ def _in_words(day: date | None) -> str:
     return "" if day is None else day.isoformat()
 
 
-def _listed(entry: Entry, source: str, version: str, of: Identity, sheet: Sheet) -> Listed:
+def _listed(entry: Entry, source: str, version: str, of: Identity) -> Listed:
     identity = of if of.provider else of._replace(provider=host_of(entry.provider))
-    return Listed(identity.provider, source, version, ((None, sheet),), str(identity))
+    sheets: tuple[tuple[IsActive | None, Sheet], ...] = ((None, entry.sheet),)
+    if entry.off_peak is not None:
+        when, lower = entry.off_peak
+        sheets = (*sheets, (when.holds, lower))
+    return Listed(identity.provider, source, version, sheets, str(identity))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

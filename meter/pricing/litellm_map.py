@@ -18,7 +18,7 @@ from typing import Any, Final
 from taximeter.meter.pricing.file_reader import dollars_of
 from taximeter.meter.pricing.identity import host_of
 from taximeter.meter.pricing.kinds import CAN_STAND_ALONE, KINDS
-from taximeter.meter.pricing.off_peak import is_off_peak
+from taximeter.meter.pricing.off_peak import WHEN, off_peak_of
 from taximeter.meter.pricing.price_file import PriceFileError
 
 # Their name -> ours, and what one of theirs has to be multiplied with to be one of ours.
@@ -50,11 +50,16 @@ _SUFFIXES: Final[Mapping[str, str]] = {
     "_batches": "batch",
     "_ultrafast": "ultrafast",
     "_balanced": "balanced",
+    "_fast": "fast",
 }
 _ABOVE: Final = re.compile(r"(.+)_above_(\d+)k_tokens")
 _SIZE: Final = re.compile(r"(\d{2,5})-x-(\d{2,5})")
-_IS_PRICE: Final = re.compile(r"cost|price|pricing")
+_IS_PRICE: Final = re.compile(r"cost|price|pricing|multiplier|provider_specific_entry")
 _NO_PRICE: Final = frozenset(("supports_tool_choice_cost",))
+# Factors of all tokens that stand among other things: by what a usage says of where it ran, and of
+# its speed.
+_GEOS: Final = ("us", "eu")
+_FAST: Final = "fast"
 GROUNDED_PROMPT: Final = Decimal("0.035")
 _MODES_OF_IMAGES: Final = ("image_generation", "image_edit")
 
@@ -104,8 +109,8 @@ def read_models(
     with_free: bool = False,
     at: datetime | None = None,
 ) -> Imported:
-    """The same of a map that was parsed. `at`: the prices of that moment, where the map has some of
-    hours and days; without it those are not metered.
+    """The same of a map that was parsed. `at`: the prices of that moment alone, where the map has
+    some of hours and days.
     """
     wanted = frozenset(providers)
     found = Imported()
@@ -116,7 +121,7 @@ def read_models(
         off_peak = fields.get("off_peak_pricing")
         if at is not None and off_peak is not None:
             fields = {key: value for key, value in fields.items() if key != "off_peak_pricing"}
-            if is_off_peak(off_peak, at):
+            if off_peak_of(off_peak).holds(at):
                 own = {key: value for key, value in off_peak.items() if key in _TOKENS}
                 kinds = {_TOKENS[key] for key in own}
                 fields = {k: v for k, v in fields.items() if _TOKENS.get(k) not in kinds} | own
@@ -147,6 +152,9 @@ class _Model:
         self._rates: dict[tuple[str, int], Table] = {}
         self._notes: list[str] = []
         self._search_once = False
+        self._geos: Table = {}
+        self._fast: Decimal | None = None
+        self._off_peak: Table = {}
 
     def into(self, found: Imported, with_free: bool) -> None:
         """Add it to what was imported, or say why not."""
@@ -174,6 +182,13 @@ class _Model:
                 continue
             if name == "tiered_pricing":
                 self._tiers(value)
+            elif name == "provider_specific_entry":
+                self._factors(value)
+            elif name == "off_peak_pricing":
+                self._hours(value)
+            elif "multiplier" in name:
+                # A factor by where a deployment is, which no usage tells.
+                self._notes += [name] if value != 1 else []
             elif name == "search_context_cost_per_query" and isinstance(value, dict):
                 # The dearest size, as a usage object does not tell which one it was.
                 prices = [_dollars(name, price) for price in value.values()]
@@ -218,6 +233,32 @@ class _Model:
             return _is_zero(value)
         return True
 
+    def _factors(self, listed: object) -> None:
+        """Of one table of many things, those that are factors of a price."""
+        if not isinstance(listed, dict):
+            return
+        for name in (*_GEOS, _FAST):
+            if name in listed and (factor := _dollars(name, listed[name])) != 1:
+                if name == _FAST:
+                    self._fast = factor
+                else:
+                    self._geos[name] = factor
+
+    def _hours(self, block: object) -> None:
+        """The lower prices of some hours."""
+        if not isinstance(block, dict):
+            raise ValueError("off_peak_pricing is not a table")
+        off_peak_of(block)
+        for name, value in block.items():
+            if name in WHEN:
+                self._off_peak[name] = value
+            elif name in _TOKENS:
+                self._off_peak[_TOKENS[name]] = _dollars(name, value).scaleb(6)
+            else:
+                self._notes.append(f"off_peak_pricing.{name}")
+        if WHEN.issuperset(self._off_peak):
+            self._off_peak = {}
+
     def _tiers(self, listed: object) -> None:
         if not isinstance(listed, list):
             raise ValueError("tiered_pricing is not a list")
@@ -243,9 +284,15 @@ class _Model:
         if self._provider:
             table["provider"] = self._provider
         table.update(self._at(""))
-        modes = sorted({mode for mode, _ in self._rates if mode})
+        modes = {mode: self._at(mode) for mode in sorted({mode for mode, _ in self._rates if mode})}
+        if self._fast is not None and _FAST not in modes:
+            modes[_FAST] = _times(self._at(""), self._fast)
         if modes:
-            table["service_tiers"] = {mode: self._at(mode) for mode in modes}
+            table["service_tiers"] = modes
+        if self._geos:
+            table["geos"] = self._geos
+        if self._off_peak:
+            table["off_peak"] = self._off_peak
         for theirs, ours in (
             ("max_input_tokens", "context_window"),
             ("max_output_tokens", "max_output"),
@@ -276,6 +323,19 @@ class _Model:
                 base[kind] = known[kind if kind in known else str(parent)]
             tiers.append({"above": start, **tier})
         return {**base, "tiers": tiers} if tiers else base
+
+
+def _times(table: Table, factor: Decimal) -> Table:
+    """All prices of tokens, multiplied."""
+    found: Table = {}
+    for name, value in table.items():
+        if name == "tiers":
+            found[name] = [_times(tier, factor) for tier in value]
+        elif name in KINDS and KINDS[name].side != "other":
+            found[name] = value * factor
+        elif name == "above":
+            found[name] = value
+    return found
 
 
 def _mode_of(name: str) -> tuple[str, str]:

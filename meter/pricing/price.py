@@ -277,7 +277,8 @@ class Price:
         if not self.has_tier(service_tier):
             found["unpriced_service_tier"] = service_tier
         geo = _geo(usage or {})
-        if geo is not None and self.source in _PUBLISHED and self.provider == "anthropic":
+        is_anthropics = self.source in _PUBLISHED and self.provider == "anthropic"
+        if geo is not None and (self.geos or is_anthropics):
             found["price_geo" if geo in self.geos else "unpriced_geo"] = geo
         return found
 

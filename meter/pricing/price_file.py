@@ -8,12 +8,13 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from taximeter.meter.pricing.file_reader import Entry, FileReader
+from taximeter.meter.pricing.file_reader import Entry, FileReader, day_of
 from taximeter.meter.pricing.identity import Identity, host_of, identify
 from taximeter.meter.pricing.matching import is_alias
 
@@ -34,11 +35,14 @@ class PriceFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PriceFile:
-    """What a file says. `version` is its name with its own version, or with a digest of it."""
+    """What a file says. `version` is its name with its own version, or with a digest of it; `dated`
+    the day of which its prices are, if it says so.
+    """
 
     version: str
     models: Mapping[str, Entry]
     patterns: tuple[tuple[str, Entry], ...] = field(default=())
+    dated: date | None = None
     _identities: Mapping[Identity, Entry] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -135,6 +139,7 @@ def parse_price_file(content: bytes, name: str, *, sourced: bool = False) -> Pri
         f"{name} {given or digest}",
         {name: entry for name, entry in found.items() if not name.endswith("*")},
         tuple(patterns),
+        day_of(document.get("dated")),
     )
 
 

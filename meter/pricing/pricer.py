@@ -31,19 +31,6 @@ _Remembered = BoundedCache[tuple[str | None, ...], tuple[Listed, list[Price | No
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
-    """An upper estimate for one request.
-
-    millicredits: what to hold. provider: whose price list was used (`default` or `free` when a
-    policy spoke).
-    """
-
-    millicredits: int
-    price_version: str
-    provider: str
-
-
-@dataclass(frozen=True, slots=True)
 class TokenPrice:
     """Dollars per million tokens, for models that no price list knows."""
 
@@ -151,35 +138,6 @@ class Pricer:
     ) -> Decimal:
         """What one dollar of a list price is charged as."""
         return self._credits_per_dollar * self._factor(plan) * self._level(power_level)
-
-    def estimate(
-        self,
-        model: str,
-        prompt_tokens_bound: int,
-        max_output_tokens: int,
-        n: int = 1,
-        *,
-        service_tier: str | None = None,
-    ) -> Quote:
-        """Price the largest request that the bounds allow: see Price.estimate. Raises
-        UnpricedModel.
-        """
-        price = self.price(model)
-        amount = price.estimate(
-            prompt_tokens_bound, max_output_tokens, n, service_tier=service_tier
-        )
-        return Quote(amount, price.version, price.provider or price.source)
-
-    def cost(
-        self, model: str, usage: Mapping[str, object], *, service_tier: str | None = None
-    ) -> int:
-        """Millicredits of a usage object at today's price: see Price.cost. Raises UnpricedModel."""
-        return self.price(model).cost(usage, service_tier=service_tier)
-
-    @property
-    def price_version(self) -> str:
-        """The version that a charge by the published list has, without plan or power level."""
-        return self._version(self._lists.version, None, None)
 
     @property
     def knows_editions(self) -> bool:

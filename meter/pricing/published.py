@@ -194,7 +194,9 @@ class PublishedPrices:
     def resolve(self, of: Identity) -> Found | None:
         """The model of the list that is meant, and who sells it."""
         for one in self._sellers(of):
-            model = self._shelves[one.id].find(of.model)
+            shelf = self._shelves[one.id]
+            # Some hosts begin the names of models with their own, which stands there once.
+            model = shelf.find(of.model) or shelf.find(f"{of.provider}/{of.model}")
             if model is not None:
                 return one, model
         return None
@@ -259,7 +261,7 @@ class PublishedPrices:
 
     def _sheet(self, of: Identity, seller: Provider, model: ModelInfo, price: ModelPrice) -> Sheet:
         names = names_of(of, Identity(seller.id, model.id.lower()))
-        return in_its_zone(amended(_sheet(model, price), *names), of)
+        return in_its_zone(amended(sheet_of(model, price), *names), of)
 
 
 def names_of(of: Identity, listed: Identity) -> tuple[str, ...]:
@@ -268,11 +270,11 @@ def names_of(of: Identity, listed: Identity) -> tuple[str, ...]:
     return (f"{host}/{of.model}", f"{host}/{listed.model}")
 
 
-def _sheet(model: ModelInfo, price: ModelPrice) -> Sheet:
+def sheet_of(model: ModelInfo, price: ModelPrice) -> Sheet:
     rates = _rates(price)
     modes: dict[str, Rates] = {}
     for variant in model.price_variants or ():
-        mode = _mode(variant.when)
+        mode = mode_of(variant.when)
         if mode is None or mode in modes:
             continue
         if variant.constraint is not None and not variant.constraint.active(datetime.now(UTC)):
@@ -294,7 +296,7 @@ def _sheet(model: ModelInfo, price: ModelPrice) -> Sheet:
     )
 
 
-def _mode(when: Mapping[str, str]) -> str | None:
+def mode_of(when: Mapping[str, str]) -> str | None:
     """The service tier that a variant is for; None for what a request to us cannot ask for."""
     if len(when) != 1:
         return None

@@ -69,6 +69,23 @@ class Sheet:
             modes={mode: _times(rates, factor, printed) for mode, rates in self.modes.items()},
         )
 
+    def with_prices(self, own: Rates) -> Sheet:
+        """Other prices of these kinds; also in the service tiers that have none of their own for
+        them.
+        """
+        modes = {
+            mode: {
+                **rates,
+                **{
+                    kind: rate
+                    for kind, rate in own.items()
+                    if kind not in rates or rates[kind] == self.rates.get(kind)
+                },
+            }
+            for mode, rates in self.modes.items()
+        }
+        return replace(self, rates={**self.rates, **own}, modes=modes)
+
     @property
     def is_price(self) -> bool:
         """Whether a model call can be priced by it at all."""

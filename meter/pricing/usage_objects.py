@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from taximeter.meter.pricing.kinds import TOKENS_MAX
-from taximeter.meter.pricing.usage_parts import count_of, part_of
+from taximeter.meter.pricing.usage_parts import count_of, first_told, part_of
 from taximeter.meter.pricing.usage_shapes import split_usage
 
 
@@ -31,8 +31,8 @@ def counts_of(usage: Mapping[str, object]) -> Counts:
     """Counts of a usage object of any known shape. Never raises: what is no sane count reads as
     none, and parts that contradict their total are charged as the plain kind.
     """
-    if usage.keys() <= _USUAL and (usual := _usual(usage)) is not None:
-        return usual
+    if usage.keys() <= _PLAIN and (counts := _plain_chat(usage)) is not None:
+        return counts
     prompt, output = split_usage(usage)
     kinds = {**prompt, **output}
     _other(usage, kinds)
@@ -75,7 +75,7 @@ def checked_counts(usage: Mapping[str, object]) -> Counts:
     return counts_of(usage)
 
 
-_USUAL = frozenset(
+_PLAIN = frozenset(
     (
         *("prompt_tokens", "completion_tokens", "total_tokens"),
         *("prompt_tokens_details", "completion_tokens_details"),
@@ -83,7 +83,7 @@ _USUAL = frozenset(
 )
 
 
-def _usual(usage: Mapping[str, object]) -> Counts | None:
+def _plain_chat(usage: Mapping[str, object]) -> Counts | None:
     """OpenAI's chat where nothing is unusual, as in nearly all requests, in a tenth of the time:
     sane totals that add up, of which some were cached or reasoning. None where there is more to it.
     """
@@ -127,13 +127,16 @@ def _only(details: object, name: str, total: int) -> int | None:
 
 
 def _other(usage: Mapping[str, object], kinds: dict[str, int]) -> None:
-    searches = count_of(part_of(usage, "server_tool_use"), "web_search_requests") or count_of(
-        usage, "web_searches", "num_search_queries"
+    called = part_of(part_of(usage, "tool_calls_details"), "search_web")
+    searches = (
+        count_of(part_of(usage, "server_tool_use"), "web_search_requests")
+        or first_told(usage, "web_searches", "num_search_queries")
+        or count_of(called, "invocation")
     )
     found = {
         "search": searches,
         "image": count_of(usage, "images"),
-        "audio_hour": _seconds(usage.get("seconds")),
+        "audio_hour": _seconds(usage.get("seconds", usage.get("billable_audio_seconds"))),
         "citation": count_of(usage, "citation_tokens"),
     }
     kinds.update({name: count for name, count in found.items() if count})

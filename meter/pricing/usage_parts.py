@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from taximeter.meter.pricing.kinds import TOKENS_MAX
 
 
 def count_of(usage: Mapping[str, object], *names: str) -> int:
-    """The first of these that is there: anything that is not a sane count reads as none."""
+    """The first of these that is there: anything that is not a sane count reads as none. 12.0 is
+    12: some languages have no other numbers.
+    """
     for name in names:
         value = usage.get(name)
         if value is None:
             continue
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             return 0
         return min(value, TOKENS_MAX)
     return 0
+
+
+def first_told(usage: Mapping[str, object], *names: str) -> int:
+    """The first of these that is not nothing: gateways write 0 into fields that they do not use."""
+    return next((found for name in names if (found := count_of(usage, name))), 0)
 
 
 def part_of(usage: Mapping[str, object], *names: str) -> Mapping[str, object]:
@@ -106,14 +116,14 @@ def _with_rest(
     return {name: count for name, count in kinds.items() if count}
 
 
-def modalities(usage: Mapping[str, object], name: str) -> dict[str, object]:
-    """Gemini\'s list of tokens by modality, as a mapping."""
-    listed = usage.get(name)
-    found: dict[str, object] = {}
-    for one in listed if isinstance(listed, list) else ():
-        if isinstance(one, Mapping) and isinstance(one.get("modality"), str):
-            count = count_of(one, "tokenCount", "token_count")
-            found[f"{one['modality'].lower()}_tokens"] = count
+def modalities(usage: Mapping[str, object], *names: str) -> dict[str, int]:
+    """Gemini's lists of tokens by modality, summed up. Pages of a document are seen as images."""
+    found: dict[str, int] = {}
+    lists = (listed for name in names if isinstance(listed := usage.get(name), list))
+    for one in chain.from_iterable(lists):
+        if isinstance(one, Mapping) and isinstance(modality := one.get("modality"), str):
+            kind = "image_tokens" if modality == "DOCUMENT" else f"{modality.lower()}_tokens"
+            found[kind] = found.get(kind, 0) + count_of(one, "tokenCount", "token_count")
     return found
 
 
@@ -138,7 +148,7 @@ def written_of(usage: Mapping[str, object], details: Mapping[str, object]) -> Wr
         count_of(split, "ephemeral_5m_input_tokens"),
         count_of(split, "ephemeral_30m_input_tokens", "ttl_30m_tokens"),
     )
-    written = count_of(
+    written = first_told(
         {**details, **usage},
         "cache_creation_input_tokens",
         "cache_write_tokens",

@@ -10,9 +10,11 @@ Where they differ is what has made other meters charge cached tokens twice or no
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from taximeter.meter.pricing.usage_parts import (
     count_of,
+    first_told,
     modalities,
     part_of,
     plain,
@@ -23,18 +25,16 @@ from taximeter.meter.pricing.usage_parts import (
 
 
 def split_usage(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
-    """Tokens of the prompt and of the output, by kind; none of either for no known shape."""
-    if "prompt_tokens" in usage or "completion_tokens" in usage:
-        return _chat(usage)
-    if "input_tokens" in usage or "output_tokens" in usage:
-        return _messages(usage) if _is_anthropic(usage) else _responses(usage)
-    if "promptTokenCount" in usage or "totalTokenCount" in usage:
-        return _gemini(usage)
-    if "prompt_token_count" in usage or "total_token_count" in usage:
-        return _gemini({_camel(name): value for name, value in usage.items()})
-    if "inputTokens" in usage or "outputTokens" in usage:
-        return _bedrock(usage)
-    return {}, {}
+    """Tokens of the prompt and of the output, by kind; none of either for no known shape. Of
+    several shapes the first that says anything counts: some gateways fill OpenAI's with zeros.
+    """
+    split: tuple[dict[str, int], dict[str, int]] = {}, {}
+    for names, read in _SHAPES:
+        if not usage.keys().isdisjoint(names):
+            split = read(usage)
+            if any(split):
+                break
+    return split
 
 
 def _chat(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
@@ -43,8 +43,10 @@ def _chat(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
     total = count_of(usage, "total_tokens")
     details = part_of(usage, "prompt_tokens_details")
     made = part_of(usage, "completion_tokens_details")
-    cached = count_of(
-        {**usage, **details}, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"
+    cached = first_told(
+        {**usage, **details},
+        *("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"),
+        "cached_prompt_text_tokens",
     )
     written = written_of(usage, details)
     surplus = total - prompt - output
@@ -52,16 +54,18 @@ def _chat(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
     outside = count_of(usage, "cache_read_input_tokens") + count_of(
         usage, "cache_creation_input_tokens"
     )
+    beside = 0 if made else count_of(usage, "reasoning_tokens")
     if outside and (surplus == outside or outside > prompt):
         prompt += cached + written.written
-    elif surplus > 0:
-        output += surplus  # Reasoning that is billed and stands in no other figure.
-    if (
-        (beside := count_of(usage, "reasoning_tokens"))
-        and not made
-        and _is_perplexity(usage, beside)
-    ):
-        output, made = output + beside, {"reasoning_tokens": beside}
+        surplus = 0
+    if surplus > 0:
+        # Reasoning that is billed and stands in no other figure; citations are counted apart.
+        citations = count_of(usage, "citation_tokens")
+        surplus -= citations if citations <= surplus else 0
+        output += surplus
+    if beside and (surplus >= beside or _is_perplexity(usage, beside)):
+        output += beside if surplus < beside else 0
+        made = {"reasoning_tokens": beside}
     return (
         split_prompt(prompt, details, cached=cached, **written._asdict()),
         split_output(output, made),
@@ -78,7 +82,7 @@ def _responses(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, i
     """OpenAI's responses, images, transcriptions and realtime."""
     details = part_of(usage, "input_tokens_details", "input_token_details")
     made = part_of(usage, "output_tokens_details", "output_token_details")
-    cached = count_of(details, "cached_tokens")
+    cached = first_told(details, "cached_tokens", "cache_read_input_tokens")
     written = written_of({}, details)
     prompt = count_of(usage, "input_tokens")
     return (
@@ -104,8 +108,13 @@ def _messages(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, in
 
 
 def _bedrock(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
-    cached = count_of(usage, "cacheReadInputTokens", "cacheReadInputTokenCount")
-    written = count_of(usage, "cacheWriteInputTokens", "cacheWriteInputTokenCount")
+    """Bedrock's Converse, and what others send in nearly its words."""
+    cached = first_told(
+        usage, "cacheReadInputTokens", "cacheReadInputTokenCount", "cacheReadTokens"
+    )
+    written = first_told(
+        usage, "cacheWriteInputTokens", "cacheWriteInputTokenCount", "cacheWriteTokens"
+    )
     by_life = usage.get("cacheDetails")
     lives = (
         [one for one in by_life if isinstance(one, Mapping)] if isinstance(by_life, list) else []
@@ -128,8 +137,8 @@ def _gemini(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]
     output = count_of(usage, "candidatesTokenCount", "responseTokenCount") + thoughts
     surplus = count_of(usage, "totalTokenCount") - prompt - output
     output += max(surplus, 0)
-    details = {
-        **modalities(usage, "promptTokensDetails"),
+    details: dict[str, object] = {
+        **modalities(usage, "promptTokensDetails", "toolUsePromptTokensDetails"),
         "cached_tokens_details": modalities(usage, "cacheTokensDetails"),
     }
     made = {
@@ -144,6 +153,24 @@ def _gemini(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]
     )
 
 
+def _gemini_snake(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
+    return _gemini({_camel(name): value for name, value in usage.items()})
+
+
+def _input_and_output(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
+    return _messages(usage) if _is_anthropic(usage) else _responses(usage)
+
+
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(part.capitalize() for part in rest)
+
+
+_SHAPES: Final = (
+    (("prompt_tokens", "completion_tokens"), _chat),
+    (("input_tokens", "output_tokens"), _input_and_output),
+    (("promptTokenCount", "totalTokenCount"), _gemini),
+    (("prompt_token_count", "total_token_count"), _gemini_snake),
+    (("inputTokens", "outputTokens"), _bedrock),
+)
+"""Names of each shape, and what reads it."""

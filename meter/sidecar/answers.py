@@ -24,6 +24,7 @@ from taximeter.meter.wire.errors import (
     TooManyHolds,
     UnknownHold,
 )
+from taximeter.meter.wire.http_refusals import HTTP_REFUSALS, HttpCause
 from taximeter.meter.wire.limits import BALANCE_MAX
 from taximeter.meter.wire.receipt import Receipt
 from taximeter.meter.wire.refusals import REFUSALS, cause_of
@@ -56,30 +57,32 @@ class Refusal(Exception):
         return _encode({"error": error}).encode()
 
 
+def http_refusal(
+    cause: HttpCause,
+    details: Mapping[str, object] | None = None,
+    *,
+    words: str = "",
+    **figures: object,
+) -> Refusal:
+    """What the table says of a request that never comes to the meter; `words` where a better
+    sentence is known than the table's.
+    """
+    row = HTTP_REFUSALS[cause]
+    assert row.sidecar is not None, f"the sidecar never meets {cause}"
+    status, code, sentence, _ = row.sidecar
+    return Refusal(status, code, words or sentence.format(**figures), details, retry=row.retry)
+
+
 def invalid(field: str, limit: str) -> Refusal:
     """400: a field is not as it must be."""
     details = {"field": field, "limit": limit}
-    return Refusal(400, "INVALID_REQUEST", f"{field} must be {limit}", details)
+    return http_refusal("invalid_field", details, field=field, limit=limit)
 
 
-def unavailable(code: str, message: str) -> Refusal:
-    """503: nobody's fault who asks; the code says why."""
-    return Refusal(503, code, message, retry=True)
-
-
-DRAINING: Final = unavailable(
-    "DRAINING",
-    "This sidecar is stopping: it ends holds but takes no new credits. Ask another one.",
-)
-PRICES_NOT_KNOWN: Final = unavailable(
-    "PRICES_NOT_KNOWN",
-    "Which price list is in force is not known here yet. Nothing was done: give an amount, or ask"
-    " again.",
-)
-KEYS_UNAVAILABLE: Final = unavailable(
-    "KEYS_UNAVAILABLE", "The key is not known here yet, and who keeps the keys does not answer."
-)
-INTERNAL: Final = Refusal(500, "INTERNAL", "The sidecar failed; its log says why.")
+DRAINING: Final = http_refusal("draining")
+PRICES_NOT_KNOWN: Final = http_refusal("prices_not_known")
+KEYS_UNAVAILABLE: Final = http_refusal("database_away")
+INTERNAL: Final = http_refusal("internal")
 
 _NOT_ALLOWED: Final = {
     "opener": "The hold of this request_id was opened by another key or by a process.",

@@ -17,7 +17,7 @@ from taximeter.meter.client import Meter
 from taximeter.meter.held_estimates import EstimatedHolds
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import reads as queries
-from taximeter.meter.sidecar.answers import DRAINING, INTERNAL, Refusal, refusal_of
+from taximeter.meter.sidecar.answers import DRAINING, INTERNAL, Refusal, http_refusal, refusal_of
 from taximeter.meter.sidecar.batch import run_batch
 from taximeter.meter.sidecar.body import (
     BODY_BYTES_MAX,
@@ -166,11 +166,9 @@ class Sidecar:
         path = scope["path"]
         method = ROUTES.get(path)
         if method is None:
-            raise Refusal(404, "NOT_FOUND", "There is no such path; /openapi.json lists them all.")
+            raise http_refusal("not_there")
         if scope["method"] != method:
-            raise Refusal(
-                405, "METHOD_NOT_ALLOWED", f"This path takes {method}.", {"allow": method}
-            )
+            raise http_refusal("method_not_allowed", {"allow": method}, allow=method)
         operations = self._operations
         if path in OPEN_ROUTES:
             return await self._open_answer(path)
@@ -263,7 +261,7 @@ async def _grant(keys: KeyRing, headers: Headers) -> Grant | None:
         grant = keys.known(given[0]) or await keys.find(given[0])
         if grant is not None:
             return None if grant is UNLIMITED else grant
-    raise Refusal(401, "UNAUTHORIZED", "A valid API key is needed: Authorization: Bearer.")
+    raise http_refusal("unauthorized")
 
 
 def _own_port(scope: MutableMapping[str, Any]) -> int | None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from taximeter.meter.sidecar.answers import Refusal
+from taximeter.meter.sidecar.answers import Refusal, http_refusal, invalid
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -35,7 +35,7 @@ def check_headers(headers: Headers, bytes_max: int) -> None:
             raise _too_large(bytes_max)
     if is_json:
         return
-    raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "The Content-Type must be application/json.")
+    raise http_refusal("not_json")
 
 
 def check_host(headers: Headers, port: int | None = None) -> None:
@@ -53,12 +53,8 @@ def check_host(headers: Headers, port: int | None = None) -> None:
             if port is not None and given != b"%d" % port:
                 continue
             if b"." in host and not host.endswith(b".localhost") and not _ADDRESS.fullmatch(host):
-                raise Refusal(
-                    403,
-                    "PERMISSION_DENIED",
-                    "Without keys, this sidecar is asked as localhost or by its address.",
-                    {"field": "Host"},
-                )
+                words = "Without keys, this sidecar is asked as localhost or by its address."
+                raise http_refusal("permission_denied", {"field": "Host"}, words=words)
 
 
 async def read_body(receive: Receive, bytes_max: int) -> bytes:
@@ -70,9 +66,7 @@ async def read_body(receive: Receive, bytes_max: int) -> bytes:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 body = await _long_body(body, receive, bytes_max)
         except TimeoutError:
-            raise Refusal(
-                408, "BODY_TIMEOUT", f"The body must arrive within {BODY_TIMEOUT_S:g} s."
-            ) from None
+            raise http_refusal("body_too_slow") from None
     if len(body) > bytes_max:
         raise _too_large(bytes_max)
     return body
@@ -84,7 +78,7 @@ async def _long_body(start: bytes, receive: Receive, bytes_max: int) -> bytes:
     while more and size <= bytes_max:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Refusal(400, "INVALID_REQUEST", "The connection was closed in the body.")
+            raise invalid("body", "sent whole")
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         more = message.get("more_body", False)
@@ -92,7 +86,5 @@ async def _long_body(start: bytes, receive: Receive, bytes_max: int) -> bytes:
 
 
 def _too_large(bytes_max: int) -> Refusal:
-    limit = f"at most {bytes_max} bytes"
-    return Refusal(
-        413, "BODY_TOO_LARGE", f"body must be {limit}", {"field": "body", "limit": limit}
-    )
+    details = {"field": "body", "limit": f"at most {bytes_max} bytes"}
+    return http_refusal("body_too_large", details, bytes_max=bytes_max)

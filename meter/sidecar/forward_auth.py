@@ -15,6 +15,7 @@ from taximeter.meter.client import Meter
 from taximeter.meter.sidecar.answers import (
     DRAINING,
     Refusal,
+    http_refusal,
     refusal_of,
     replayed,
 )
@@ -110,7 +111,7 @@ class ForwardAuth:
     async def _decide(self, path: str, headers: Mapping[str, str], grant: Grant | None) -> Receipt:
         action, _, rest = path.removeprefix(PREFIX).partition("/")
         if action not in _OPERATIONS:
-            raise Refusal(404, "NOT_FOUND", "There is no such path; /openapi.json lists them all.")
+            raise http_refusal("not_there")
         meter = self._operations.connected()
         ids = _required(headers, ORG), _required(headers, USER)
         asker = None

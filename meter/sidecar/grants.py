@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from taximeter.meter.sidecar.answers import Refusal
+from taximeter.meter.sidecar.answers import Refusal, http_refusal
 from taximeter.meter.wire.hold_record import Asker
-
-SIDECAR_OPERATIONS: Final = (
-    *("reserve", "commit", "release", "charge", "touch", "balance"),
-    "lookup",  # What became of a request.
-)
-
 
 ANY_HOLD: Final = "any_hold"
 """The right to end and touch holds that others have opened."""
@@ -71,4 +65,4 @@ UNLIMITED: Final = Grant("", None, frozenset(), "everything")
 
 
 def _denied(field: str, message: str) -> Refusal:
-    return Refusal(403, "PERMISSION_DENIED", message, {"field": field})
+    return http_refusal("permission_denied", {"field": field}, words=message)

@@ -22,7 +22,7 @@ from taximeter.meter.pricing import (
     checked_counts,
 )
 from taximeter.meter.pricing.editions import PricesNotKnown
-from taximeter.meter.sidecar.answers import PRICES_NOT_KNOWN, Refusal
+from taximeter.meter.sidecar.answers import PRICES_NOT_KNOWN, Refusal, http_refusal
 from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.meter.wire.errors import InvalidRequest
 from taximeter.meter.wire.usage import Usage
@@ -215,10 +215,8 @@ def _unpriced(error: UnpricedModel, said: str = "") -> Refusal:
     if error.near:
         details["near"] = list(error.near)
         known += f" Known are {', '.join(error.near)}."
-    return Refusal(
-        400,
-        "UNPRICED_MODEL",
+    words = (
         said
-        or f"This model has no known price.{known} Give an amount, or let the operator price it.",
-        details,
+        or f"This model has no known price.{known} Give an amount, or let the operator price it."
     )
+    return http_refusal("unpriced_model", details, words=words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qsl
 
 from taximeter.meter.client import Meter
-from taximeter.meter.sidecar.answers import Refusal
+from taximeter.meter.sidecar.answers import http_refusal
 from taximeter.meter.sidecar.calls import full_answer
 from taximeter.meter.sidecar.fields import NAME_LENGTH_MAX
 from taximeter.meter.sidecar.grants import Grant
@@ -29,12 +29,7 @@ async def operation(meter: Meter, query: bytes, grant: Grant | None = None) -> b
     of_user = None if grant is None else grant.user_id
     receipt = await meter.request(org_id, request_id, user_id=of_user)
     if receipt is None:
-        raise Refusal(
-            404,
-            "UNKNOWN_REQUEST",
-            "This request_id is neither open nor remembered; the ledger knows older ones.",
-            {"request_id": request_id},
-        )
+        raise http_refusal("unknown_request", {"request_id": request_id})
     return full_answer(receipt)
 
 

@@ -83,7 +83,7 @@ class RefusalRow:
     why: str = ""
 
 
-_FAMILY: Final = (
+FAMILY: Final = (
     "The API has one code for each status, which front ends know from its guide, and says more in"
     " `details.reason`; programs of the sidecar branch by the code alone."
 )
@@ -126,7 +126,7 @@ def _unavailable(
         admin=admin,
         sidecar=Said(503, code, words),
         retry=True,
-        why=_FAMILY,
+        why=FAMILY,
     )
 
 
@@ -168,7 +168,7 @@ REFUSALS: Final[dict[Cause, RefusalRow]] = {
             "HOLDS_IN_THE_WAY",
             "Open requests hold the credits that this one needs; try again when they end.",
         ),
-        why=_FAMILY + " An admin decides about credits that are free, so what is held is as good"
+        why=FAMILY + " An admin decides about credits that are free, so what is held is as good"
         " as away (400, `details.held`).",
     ),
     "account_not_found": _row(
@@ -212,7 +212,7 @@ REFUSALS: Final[dict[Cause, RefusalRow]] = {
         "the id is neither open nor remembered",
         api=Said(404, "NOT_FOUND", "This request is neither open nor remembered"),
         sidecar=Said(404, "UNKNOWN_HOLD", "This request_id is neither open nor remembered."),
-        why=_FAMILY,
+        why=FAMILY,
     ),
     "not_allowed": _row(
         "NotAllowed",
@@ -244,7 +244,7 @@ REFUSALS: Final[dict[Cause, RefusalRow]] = {
             "TOO_MANY_WAITING",
             "Too many operations of this {limit} wait in this sidecar already. Nothing was done.",
         ),
-        why=_FAMILY,
+        why=FAMILY,
     ),
     "too_many_holds": _row(
         "TooManyHolds",
@@ -262,7 +262,7 @@ REFUSALS: Final[dict[Cause, RefusalRow]] = {
             "The user has {limit} requests open, as many as one may have. Nothing was done; try"
             " again when one has ended.",
         ),
-        why=_FAMILY,
+        why=FAMILY,
     ),
     "fenced": _unavailable(
         "ShardFenced, ShardsChanged",
@@ -317,7 +317,7 @@ REFUSALS: Final[dict[Cause, RefusalRow]] = {
             "It was done, but not confirmed in time: {missing}. It can still be lost with its"
             " server. Repeat it with the same request_id: nothing is done twice.",
         ),
-        why=_FAMILY + " To a program it is one more outcome to ask for again; `details.missing`"
+        why=FAMILY + " To a program it is one more outcome to ask for again; `details.missing`"
         " says that it was done.",
     ),
     "outcome_unknown": _unavailable(

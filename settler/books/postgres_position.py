@@ -23,7 +23,7 @@ from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Connection, Pool, Stores
 
 _SQL: Final = load_queries("guardian")
-_WITNESS: Final = load_script("witness")
+_NOTE_POSTGRES: Final = load_script("note_postgres")
 _TRIES: Final = 5
 _TOKEN_BITS: Final = 31
 
@@ -97,7 +97,7 @@ async def note_position(stores: Stores, shard: int, epoch: int, ledger: Ledger) 
     been seen there, and nothing was written. Raises redis errors, ResponseError when the shard is
     not at `epoch` any more.
     """
-    reply = await _WITNESS.call(
+    reply = await _NOTE_POSTGRES.call(
         stores.redis,
         [stores.keys(shard).meta],
         [epoch, str(ledger), " ".join(map(str, ledger.tokens))],

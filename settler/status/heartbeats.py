@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 SILENT_S: Final = 2.5
-"""A settler that has not beaten for this long has stopped: it beats five times a second."""
+"""A settler that has not beaten for this long has stopped: it beats ten times a second."""
 IDLE_S: Final = 15.0
 """A loop that has begun, gone on with or ended nothing for this long is stuck, in that settler."""
 LATE_ROUNDS: Final = 3.0

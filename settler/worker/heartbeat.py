@@ -28,7 +28,7 @@ from taximeter.settler.worker.loops import Bell
 
 _SQL: Final = load_queries("heartbeats")
 
-BEAT_EVERY_S: Final = 0.2
+BEAT_EVERY_S: Final = 0.1
 STOPPED_S: Final = 0.7
 """Whoever has not beaten for this long while others looked is taken for frozen or dead."""
 LOOK_GAP_S: Final = 0.5

@@ -77,7 +77,7 @@ def ask(printed: str) -> str:
     """Run the curl line that dev printed, as a person would."""
     [line] = re.findall(r"^curl .*?\}'$", printed, re.MULTILINE | re.DOTALL)
     return subprocess.run(
-        ["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True
+        ["bash", "-c", line], capture_output=True, text=True, timeout=120, check=True
     ).stdout
 
 
@@ -118,7 +118,7 @@ def test_dev_keeps_its_ports_serves_a_sidecar_and_ends_when_a_part_of_it_dies(
         with dev(Path(".data/dev"), free_port(), cwd=home) as (process, printed):
             places.append(re.findall(r"^ +(Postgres|Redis|sidecar) +(\S+)", printed, re.MULTILINE))
             sidecar = dict(places[-1])["sidecar"]
-            assert httpx.get(f"{sidecar}/healthz", timeout=10, trust_env=False).status_code == 200
+            assert httpx.get(f"{sidecar}/healthz", timeout=60, trust_env=False).status_code == 200
             token = subprocess.run(
                 [*COMMAND, "token", "--user", "root", "--system-admin"],
                 cwd=home,
@@ -132,7 +132,7 @@ def test_dev_keeps_its_ports_serves_a_sidecar_and_ends_when_a_part_of_it_dies(
             me = httpx.get(
                 f"{api}/api/v1/auth/user",
                 headers={"Authorization": f"Bearer {token}"},
-                timeout=10,
+                timeout=60,
                 trust_env=False,
             )
             assert me.json()["is_system_admin"] is True

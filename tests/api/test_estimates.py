@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taximeter.api.llm.estimates import prompt_size
+from taximeter.api.llm.estimates import PromptSize, measure
 from taximeter.api.openai.parse import parse_request
 from taximeter.api.openai.surfaces import Completions, Surface
 from taximeter.meter.pricing import Pricer, output_ceiling
@@ -20,6 +21,10 @@ PRICER = Pricer()
 
 def chat(content: Any, **fields: Any) -> dict[str, Any]:
     return {"model": "gpt-4o", "messages": [{"role": "user", "content": content}], **fields}
+
+
+def prompt_size(body: dict[str, Any]) -> PromptSize:
+    return asyncio.run(measure(body))
 
 
 def bound(content: Any, model: str = "gpt-4o") -> int:
@@ -32,16 +37,13 @@ def test_an_estimate_covers_every_cost_within_its_bounds(
 ) -> None:
     prompt = len(text.encode("utf-8", "surrogatepass"))
     assert bound(text) > prompt, "no tokenizer makes more tokens than bytes"
-    quote = PRICER.estimate("gpt-4o", bound(text), 5000)
-    cost = PRICER.cost(
-        "gpt-4o",
-        {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "prompt_tokens_details": {"cached_tokens": min(cached, prompt)},
-        },
-    )
-    assert cost <= quote.millicredits
+    price = PRICER.price("gpt-4o")
+    usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "prompt_tokens_details": {"cached_tokens": min(cached, prompt)},
+    }
+    assert price.cost(usage) <= price.estimate(bound(text), 5000)
 
 
 @given(

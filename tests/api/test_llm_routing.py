@@ -87,7 +87,7 @@ async def booked(world: World) -> list[dict[str, Any]]:
 
 
 def cost_of(world: World, model: str) -> int:
-    cost: int = world.app.state.services.pricer.cost(model, chat_answer()["usage"])
+    cost: int = world.app.state.services.pricer.price(model).cost(chat_answer()["usage"])
     return cost
 
 
@@ -374,7 +374,7 @@ def test_what_an_upstream_sells_has_the_price_of_its_provider() -> None:
     azure = {"provider": "azure", "model": "mine", "price_as": "gpt-4o"}
     assert sold_at(**azure)[0] == "azure/gpt-4o"
     assert sold_at(**azure, region="eu")[0] == "azure/eu/gpt-4o"
-    assert Pricer().cost("azure/eu/gpt-4o", {"prompt_tokens": 10**6}) == 275_000
+    assert Pricer().price("azure/eu/gpt-4o").cost({"prompt_tokens": 10**6}) == 275_000
     bedrock = {"provider": "bedrock", "price_as": "anthropic.claude-sonnet-4-5-20250929-v1:0"}
     assert sold_at(**bedrock, region="us-east-1")[0].startswith("aws/us-east-1/anthropic.")
     with pytest.raises(UnpricedModel):  # Its price there is another one, which no list has.

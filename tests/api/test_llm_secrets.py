@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from support.processes import COMMAND, running, same_books
+from support.processes import running, same_books
 from support.provider import USAGE, Asked, Provider, chat_answer, chat_chunk, event
 from support.world import CHAT, World
 
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.upstreams.config import ConfigError, load_routing
 
+COMMAND = (sys.executable, "-m", "taximeter.api")
 CANARY = "sk-canary-4f1d8b7e2c9a"
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
 

@@ -26,7 +26,12 @@ from taximeter.meter.pricing.editions import PricesNotKnown
 from taximeter.meter.sidecar import create_sidecar
 
 MODEL = "gpt-4o-mini"
-MAP = json.dumps({MODEL: {"litellm_provider": "openai", "input_cost_per_token": 1e-06}})
+MAP = json.dumps(
+    {
+        MODEL: {"litellm_provider": "openai", "input_cost_per_token": 1e-06},
+        "by-the-query": {"input_cost_per_query": 0.002},
+    }
+)
 OLD_DAY = "2020-01-01"
 DEAR = f'version = "dear"\n[models]\n{MODEL} = {{ input = 1, output = 4 }}\n'
 TOKENS = {"prompt_tokens": 1000, "completion_tokens": 1000}
@@ -215,7 +220,12 @@ async def test_a_broken_list_is_refused_unless_it_is_accepted_by_name(
     # LiteLLM's map and the list that the package's authors publish are taken as they are.
     map_file = tmp_path / "map.json"
     map_file.write_text(MAP)
-    assert "list 2 is in force" in (await prices(world, "refresh", map_file, "--yes")).output
+    taken = (await prices(world, "refresh", map_file, "--yes", "--report", report)).output
+    assert "list 2 is in force" in taken
+    assert (
+        "1 models were left out:\n  by-the-query: cannot be metered: input_cost_per_query" in taken
+    )
+    assert "by-the-query: cannot be metered" in report.read_text()
     await prices(world, "history", 2, "-o", tmp_path / "map.toml")
     assert "input = 1 }" in (tmp_path / "map.toml").read_text()
 

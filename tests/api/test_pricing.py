@@ -24,22 +24,24 @@ def usage(prompt: int, completion: int, **details: object) -> dict[str, object]:
 
 def test_list_price_in_millicredits() -> None:
     # 2.50 and 10 dollars a million, 100 credits a dollar: 250 + 1000 credits.
-    assert PRICER.cost("gpt-4o", usage(10**6, 10**6)) == 1_250_000
-    assert PRICER.cost("gpt-4o", usage(0, 0)) == 0
+    assert PRICER.price("gpt-4o").cost(usage(10**6, 10**6)) == 1_250_000
+    assert PRICER.price("gpt-4o").cost(usage(0, 0)) == 0
 
 
 def test_rounding_is_up_and_once() -> None:
-    assert PRICER.cost("gpt-4o-mini", usage(1, 0)) == 1
-    assert PRICER.cost("gpt-4o", usage(4, 0)) == 1  # exactly one millicredit
-    assert PRICER.cost("gpt-4o", usage(5, 0)) == 2
+    assert PRICER.price("gpt-4o-mini").cost(usage(1, 0)) == 1
+    assert PRICER.price("gpt-4o").cost(usage(4, 0)) == 1  # exactly one millicredit
+    assert PRICER.price("gpt-4o").cost(usage(5, 0)) == 2
 
 
 def test_cached_tokens_are_part_of_the_prompt() -> None:
-    plain = PRICER.cost("gpt-4o", usage(10**6, 0))
-    cached = PRICER.cost("gpt-4o", usage(10**6, 0, prompt_tokens_details={"cached_tokens": 10**6}))
+    plain = PRICER.price("gpt-4o").cost(usage(10**6, 0))
+    cached = PRICER.price("gpt-4o").cost(
+        usage(10**6, 0, prompt_tokens_details={"cached_tokens": 10**6})
+    )
     assert (plain, cached) == (250_000, 125_000)
     reasoning = usage(0, 10**6, completion_tokens_details={"reasoning_tokens": 10**6})
-    assert PRICER.cost("gpt-4o", reasoning) == PRICER.cost("gpt-4o", usage(0, 10**6))
+    assert PRICER.price("gpt-4o").cost(reasoning) == PRICER.price("gpt-4o").cost(usage(0, 10**6))
 
 
 @pytest.mark.parametrize(
@@ -55,24 +57,24 @@ def test_cached_tokens_are_part_of_the_prompt() -> None:
     ],
 )
 def test_details_that_make_no_sense_never_break_or_cheapen_a_charge(details: object) -> None:
-    cost = PRICER.cost("gpt-4o", usage(1000, 1000, prompt_tokens_details=details))
-    assert cost == PRICER.cost("gpt-4o", usage(1000, 1000))
+    cost = PRICER.price("gpt-4o").cost(usage(1000, 1000, prompt_tokens_details=details))
+    assert cost == PRICER.price("gpt-4o").cost(usage(1000, 1000))
 
 
 @pytest.mark.parametrize("count", [-1, None, "7", 1.5, True, [], 10**30])
 def test_counts_that_make_no_sense_never_break_a_charge(count: object) -> None:
-    assert PRICER.cost("gpt-4o", {"prompt_tokens": count, "completion_tokens": 0}) >= 0
+    assert PRICER.price("gpt-4o").cost({"prompt_tokens": count, "completion_tokens": 0}) >= 0
 
 
 def test_service_tier_has_its_own_price() -> None:
-    standard = PRICER.cost("gpt-4o", usage(10**6, 0))
-    assert PRICER.cost("gpt-4o", usage(10**6, 0), service_tier="priority") > standard
-    assert PRICER.cost("gpt-4o", usage(10**6, 0), service_tier="auto") == standard
+    standard = PRICER.price("gpt-4o").cost(usage(10**6, 0))
+    assert PRICER.price("gpt-4o").cost(usage(10**6, 0), service_tier="priority") > standard
+    assert PRICER.price("gpt-4o").cost(usage(10**6, 0), service_tier="auto") == standard
 
 
 def test_rates_of_the_operator() -> None:
-    assert Pricer(markup=Decimal("1.5")).cost("gpt-4o", usage(10**6, 0)) == 375_000
-    assert Pricer(credits_per_dollar=Decimal(1)).cost("gpt-4o", usage(10**6, 0)) == 2_500
+    assert Pricer(markup=Decimal("1.5")).price("gpt-4o").cost(usage(10**6, 0)) == 375_000
+    assert Pricer(credits_per_dollar=Decimal(1)).price("gpt-4o").cost(usage(10**6, 0)) == 2_500
     for wrong in (Decimal(0), Decimal(-1), Decimal("NaN")):
         with pytest.raises(ValueError, match="credits_per_dollar"):
             Pricer(credits_per_dollar=wrong)
@@ -80,25 +82,25 @@ def test_rates_of_the_operator() -> None:
 
 def test_policies_for_a_model_without_a_price() -> None:
     with pytest.raises(UnpricedModel, match="nobody-sells-this"):
-        PRICER.estimate("nobody-sells-this", 10, 10)
-    assert Pricer(unknown_model="free").cost("nobody-sells-this", usage(10**6, 10**6)) == 0
+        PRICER.price("nobody-sells-this")
+    assert Pricer(unknown_model="free").price("nobody-sells-this").cost(usage(10**6, 10**6)) == 0
     price = TokenPrice(Decimal(1), Decimal(2))
-    fallback = Pricer(unknown_model="default", default_price=price)
-    assert fallback.cost("nobody-sells-this", usage(10**6, 10**6)) == 300_000
-    assert fallback.estimate("nobody-sells-this", 1, 1).provider == "default"
+    fallback = Pricer(unknown_model="default", default_price=price).price("nobody-sells-this")
+    assert fallback.cost(usage(10**6, 10**6)) == 300_000
+    assert fallback.source == "default"
 
 
 @pytest.mark.slow
 def test_names_that_callers_make_up_fill_no_memory() -> None:
     pricer = Pricer(unknown_model="free")
     for number in range(5000):
-        pricer.estimate(f"made-up-{number}", 1, 1)
+        pricer.price(f"made-up-{number}")
     assert len(pricer._prices) <= 4096
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_simulated_models_have_prices(model: str) -> None:
-    assert PRICER.estimate(model, 100, 100).millicredits > 0
+    assert PRICER.price(model).estimate(100, 100) > 0
 
 
 def test_prices_are_what_the_list_works_out_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
-"""Every surface answers a refusal of the meter as the one table says."""
+"""Every surface refuses as the one table says, and nothing that is not in it."""
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,31 @@ from pathlib import Path
 import pytest
 from support.errors_page import page
 
-from taximeter.api.web.errors import from_meter
-from taximeter.meter.sidecar.answers import refusal_of
+from taximeter.api.web.errors import ApiError, from_meter
+from taximeter.meter.sidecar.answers import http_refusal, refusal_of
 from taximeter.meter.wire import errors
+from taximeter.meter.wire.http_refusals import HTTP_REFUSALS, HttpCause, HttpRefusal
 from taximeter.meter.wire.receipt import Receipt
 from taximeter.meter.wire.refusals import REFUSALS, Cause, RefusalRow, cause_of
 
+ROOT = Path(__file__).parents[2]
 RECEIPT = Receipt("r1", "open", 10, 0, 90, 10)
+FIGURES = (
+    *(
+        "field",
+        "limit",
+        "why",
+        "allow",
+        "bytes_max",
+        "model",
+        "count",
+        "kind",
+        "window_s",
+        "wait_s",
+    ),
+    *("unit", "whose", "message", "most"),
+)
+"""Whatever a sentence of the table has a place for."""
 EVERY: list[tuple[errors.MeterError, Cause]] = [
     (errors.InsufficientCredits(10, 5, 4), "insufficient_credits"),
     (errors.InsufficientCredits(10, 5, 5), "holds_in_the_way"),
@@ -65,15 +84,61 @@ def test_every_error_of_the_meter_has_a_row() -> None:
     assert {cause for _, cause in EVERY} == set(REFUSALS)
 
 
-@pytest.mark.parametrize("row", REFUSALS.values(), ids=REFUSALS)
-def test_what_differs_has_a_reason(row: RefusalRow) -> None:
+@pytest.mark.parametrize("row", [*REFUSALS.values(), *HTTP_REFUSALS.values()])
+def test_what_differs_has_a_reason(row: RefusalRow | HttpRefusal) -> None:
     answers = [said for said in (row.admin, row.llm, row.sidecar, row.gate) if said is not None]
     assert bool(row.why) is (len({said[:2] for said in answers}) > 1)
-    assert row.retry is (row.llm.status in (429, 503))
+    if isinstance(row, RefusalRow):
+        assert row.retry is (row.llm.status in (429, 503))
+
+
+@pytest.mark.parametrize(("cause", "row"), HTTP_REFUSALS.items())
+def test_what_never_comes_to_the_meter_is_answered_as_the_table_says(
+    cause: HttpCause, row: HttpRefusal
+) -> None:
+    figures = dict.fromkeys(FIGURES, "7")
+    if row.admin is not None and row.llm is not None:
+        assert (*row.admin[:2], row.admin.reason) == (*row.llm[:2], row.llm.reason)
+    assert row.gate in (None, row.sidecar), "forward auth is answered by the sidecar"
+    if said := row.llm or row.admin:
+        api = ApiError.of(cause, **figures)
+        assert (api.status, api.code, api.details.get("reason", "")) == (*said[:2], said.reason)
+        assert ("Retry-After" in api.headers) is row.retry
+        assert "{" not in api.message
+    if row.sidecar is not None:
+        sidecar = http_refusal(cause, **figures)
+        assert (sidecar.status, sidecar.code, sidecar.retry) == (*row.sidecar[:2], row.retry)
+        assert "{" not in sidecar.message
+
+
+def test_no_refusal_is_made_up_beside_the_table() -> None:
+    """A status has the code that the table has for it, and what has a code of its own is a row."""
+    causes = set(HTTP_REFUSALS)
+    statuses = {said.status for row in HTTP_REFUSALS.values() if (said := row.admin) is not None}
+    for package in ("api", "meter"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name in ("answers.py", "errors.py"):
+                continue  # These make refusals of the table.
+            for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if not isinstance(call, ast.Call):
+                    continue
+                where = f"{path.relative_to(ROOT)}:{call.lineno}"
+                made = ast.unparse(call.func)
+                if made in ("ApiError.of", "UpstreamFailure.of", "http_refusal"):
+                    assert isinstance(call.args[0], ast.Name) or (
+                        isinstance(call.args[0], ast.Constant) and call.args[0].value in causes
+                    ), where
+                assert made not in ("Refusal", "UpstreamFailure"), where
+                if made == "ApiError" and isinstance(call.args[0], ast.Constant):
+                    assert call.args[0].value in statuses, where
+                    assert not any(
+                        word.arg == "code" or "'reason'" in ast.unparse(word.value)
+                        for word in call.keywords
+                    ), where
 
 
 def test_the_page_is_of_the_table() -> None:
-    path = Path(__file__).parents[2] / "docs" / "errors.md"
+    path = ROOT / "docs" / "errors.md"
     if os.environ.get("WRITE_DOCS"):
         path.write_text(page(), encoding="utf-8")
     assert path.read_text(encoding="utf-8") == page()

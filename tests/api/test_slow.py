@@ -101,7 +101,7 @@ async def test_a_sidecar_waits_for_neither(world: World, monkeypatch: pytest.Mon
         port = int(url.rpartition(":")[2])
         said = await begin(port, head("/v1/charge") + b'{"a": ')
         assert said.startswith(b"HTTP/1.1 408 "), said
-        assert b"BODY_TIMEOUT" in said
+        assert b"REQUEST_TIMEOUT" in said
         assert await begin(port, head("/v1/charge")[:40]) == b""
 
 

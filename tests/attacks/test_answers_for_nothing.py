@@ -208,6 +208,20 @@ UNREADABLE: dict[str, Any] = {
     "Cohere's": {"billed_units": {"input_tokens": 10, "output_tokens": 20}},
     "Ollama's": {"prompt_eval_count": 10, "eval_count": 20},
     "lists": {"prompt_tokens": [10], "completion_tokens": {"n": 20}},
+    "null": None,
+    "a text": "10 tokens",
+    "a list": [{"prompt_tokens": 10, "completion_tokens": 20}],
+    "no figure of an output": {"prompt_tokens": 10},
+    "no figure of a prompt": {"completion_tokens": 20, "total_tokens": 30},
+    "zeros beside nothing read": {
+        **{"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        **{"input_tokens": "10", "output_tokens": "20"},
+    },
+    "zeros of a prompt beside an output": {"prompt_tokens": 0, "completion_tokens": 20},
+    "Cohere's other": {"tokens": {"input_tokens": 10, "output_tokens": 20}},
+    "Bedrock's, as texts": {"inputTokens": "10", "outputTokens": "20"},
+    "Gemini's, negative": {"promptTokenCount": -10, "candidatesTokenCount": 20},
+    "details alone": {"completion_tokens_details": {"reasoning_tokens": 20}},
 }
 
 
@@ -265,8 +279,9 @@ def test_the_shape_that_says_more_is_read() -> None:
     both = {"prompt_tokens": 0, "completion_tokens": 0, "input_tokens": 10, "output_tokens": 5}
     found = read_usage(both, BOUNDS, delivered=5, makes_output=True)
     assert found is not None
-    assert Pricer().cost("gpt-4o", found.usage) == Pricer().cost(
-        "gpt-4o", {**USAGE} | {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    price = Pricer().price("gpt-4o")
+    assert price.cost(found.usage) == price.cost(
+        {**USAGE} | {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     )
     whole = {"prompt_tokens": 12.0, "completion_tokens": 5.0}
     found = read_usage(whole, BOUNDS, delivered=5, makes_output=True)

@@ -5,7 +5,6 @@ also when it has few descriptors.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 from redis.asyncio import Redis
-from support import processes
 from support.hostile import Hostile
 from support.processes import Running, running
 from support.shard import ScriptedShard
@@ -37,21 +35,18 @@ REFUSED_BODY = (
 @pytest.fixture(params=["sidecar", "api"])
 async def served(
     request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
     redis: Redis,
     redis_url: str,
     app_database_url: str,
     tmp_path: Path,
 ) -> AsyncIterator[Running]:
     """A process of ours that may have 256 descriptors."""
-    limited = ("bash", "-c", f'ulimit -n {DESCRIPTORS}; exec "$0" "$@"', sys.executable)
-    monkeypatch.setattr(processes, "COMMAND", (*limited, "-m", "taximeter.api"))
     shard = ScriptedShard(redis, ShardKeys("tm", 0))
     await shard.open()
     settings: dict[str, Any] = {"redis_url": redis_url}
     if request.param == "api":
         settings |= {"database_url": app_database_url, "dev_mode": 1, "data_dir": tmp_path}
-    async with running(request.param, "--port", "0", **settings) as made:
+    async with running(request.param, "--port", "0", descriptors=DESCRIPTORS, **settings) as made:
         yield made
 
 

@@ -12,7 +12,7 @@ import pytest
 from support.provider import Asked, Provider, chat_answer
 from support.world import World
 
-from taximeter.api.llm.estimates import prompt_size
+from taximeter.api.llm.estimates import measure
 from taximeter.api.llm.quote import quote
 from taximeter.api.openai.parse import SURFACES, parse_request
 from taximeter.api.settings.api import ApiSettings
@@ -86,12 +86,12 @@ async def test_who_has_enough_is_cut_nowhere(
 
 
 @pytest.mark.parametrize("held_part", [0.0, 0.3, 0.7, 0.999])
-def test_what_a_hold_pays_for_costs_no_more(held_part: float) -> None:
+async def test_what_a_hold_pays_for_costs_no_more(held_part: float) -> None:
     settings, pricer = ApiSettings(dev_mode=True), Pricer()
     body = b'{"model":"gpt-4o","messages":[{"role":"user","content":"Hi"}],"n":2}'
     chat = parse_request(body, SURFACES[0])
     targets = tuple(Target(None, name, name) for name in ("gpt-4o", "gpt-4o-mini"))  # type: ignore[arg-type]
-    quoted = quote(settings, pricer, chat, prompt_size(chat.prompt), targets, None)
+    quoted = quote(settings, pricer, chat, await measure(chat.prompt), targets, None)
     assert quoted.least < quoted.full
     held = quoted.least + int((quoted.full - quoted.least) * held_part)
     tokens = quoted.output_paid_by(held)

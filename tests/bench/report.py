@@ -35,7 +35,10 @@ def as_dict(report: Report, where: Mapping[str, str]) -> dict[str, Any]:
     return {
         "machine": dict(where),
         "seconds": {name: round(seconds, 1) for name, seconds in report.seconds.items()},
-        "figures": [_figure(figure) for figure in report.figures],
+        "figures": [
+            {"benchmark": report.benchmarks[figure.name], **_figure(figure)}
+            for figure in report.figures
+        ],
     }
 
 

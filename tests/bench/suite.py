@@ -46,6 +46,8 @@ class Report:
 
     figures: list[Figure] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    benchmarks: dict[str, str] = field(default_factory=dict)
+    """Which benchmark a figure is of, by the figure's name."""
 
 
 def run_suite(
@@ -62,6 +64,8 @@ def run_suite(
         async def measure(run: Run = run) -> list[Figure]:
             return await run(servers)
 
-        report.figures += uvloop.run(measure())
+        found = uvloop.run(measure())
+        report.figures += found
+        report.benchmarks |= dict.fromkeys((one.name for one in found), name)
         report.seconds[name] = time.monotonic() - started
     return report

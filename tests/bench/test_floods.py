@@ -27,7 +27,12 @@ SLOWER_MAX = 2.0
 """Times the undisturbed p99, which 95 % of the calls must stay within."""
 ATTEMPTS = 3
 """A machine that is busy with something else is not what is judged: the best of these counts."""
-pytestmark = [pytest.mark.slow, pytest.mark.floods, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.slow,
+    pytest.mark.floods,
+    pytest.mark.timeout(900),
+]
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def main() -> int:
         fsync = "always" if seed % 2 else "everysec"
         shards = 1 + seed % 3
         seconds = min(RUN_S, max(5.0, end - time.monotonic() - 15.0))
-        run = Run(seed, seconds, faults, fsync=fsync, shards=shards,
+        run = Run(seed, seconds, faults, fsync=fsync, shards=shards, completes=True,
                   outcome_window_s=(300.0, 2.0)[seed % 4 == 0],
                   commit_wait="replica" if "replica_away" in faults and seed % 5 == 0 else "none",
                   )  # fmt: skip

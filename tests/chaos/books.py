@@ -11,7 +11,7 @@ from typing import Final
 
 from chaos.admin_judge import judge_admin
 from chaos.cluster import Cluster
-from chaos.history import open_in, read_lines
+from chaos.history import due_in, open_in, read_lines
 from chaos.scene import Key, Loss
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.proof.check import CheckLimits, check
@@ -109,6 +109,9 @@ async def _unrest(cluster: Cluster, stores: Stores) -> str:
         waiting = open_in(cluster.journal(sidecar))
         if waiting:
             return f"{sidecar} has not charged what it admitted on credit: {sorted(waiting)[:3]}"
+    for charges in cluster.kept_charges:
+        if due := due_in(charges):
+            return f"the API has not charged what it kept: {sorted(due)[:3]}"
     pending, closing = await stores.pool.fetchrow(_OPEN_SQL)
     return (
         f"{pending} moves are pending, {closing} allocations closing" if pending + closing else ""

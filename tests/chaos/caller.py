@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from chaos.gateway import NOTHING_WAS_DONE
+from chaos.asking import NOTHING_WAS_DONE
 from chaos.history import Line, Recorder
 from chaos.scene import Scene
 

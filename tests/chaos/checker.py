@@ -7,10 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from chaos.embedded import CANCELLED
 from chaos.history import Attempt
 from chaos.scene import Key, Loss
 
-ENDS: Final = frozenset({"commit", "release", "charge", "deduct"})
+ENDS: Final = frozenset({"commit", "release", "charge", "deduct", "complete"})
+GIVEN_BACK_S: Final = 15.0
+"""What a reserve has taken whose caller has left is given back before a Redis that answers has said
+for so long that it is open.
+"""
 HOLD_MAX_S: Final = 6.0
 """A hold of a run has ended so long after its last heartbeat, by its deadline and the sweep, unless
 a fault kept the sweep from it.
@@ -64,20 +69,24 @@ def _judge_request(
     doubtful: list[Times],
 ) -> None:
     _note_healed(found, attempts)
+    _judge_left(found, key, attempts, losses)
     # What could be charged at all: every amount that an attempt carried which may have got through.
     possible = {
         attempt.amount
         for attempt in attempts
         if attempt.op in ("commit", "charge", "touch", "deduct")
-        and attempt.outcome in ("ok", "unknown")
+        and (attempt.outcome in ("ok", "unknown") or attempt.code == "REPLAYED")
     }
     told = [attempt for attempt in attempts if attempt.charged is not None]
+    possible |= {attempt.charged or 0 for attempt in told if attempt.op == "complete"}
     if told:
         found.acknowledged += 1
     elif any(attempt.outcome == "unknown" for attempt in attempts):
         found.unknown += 1
     actual = charged or 0
-    if actual and actual not in possible:
+    # What an answer costs that no caller has seen the end of is the upstream's to say.
+    unsaid = any(attempt.op == "complete" and attempt.outcome == "unknown" for attempt in attempts)
+    if actual and actual not in possible and not unsaid:
         found.violations.append(
             f"{_name(key)} is charged {actual}, but only {sorted(possible)} was ever sent"
         )
@@ -87,9 +96,8 @@ def _judge_request(
         # No loss explains it: what is lost makes a request cost less, never more than was told.
         found.violations.append(f"invented: {_name(key)} was told {most}, the ledger has {actual}")
         return
-    if not any(attempt.op in ENDS for attempt in attempts):
+    if not any(attempt.op in ENDS and _may_have_ended(attempt) for attempt in attempts):
         _judge_forgotten(found, key, attempts, actual, doubtful)
-        return
     wrong = [attempt for attempt in told if attempt.charged != actual]
     if not wrong:
         return
@@ -101,6 +109,30 @@ def _judge_request(
     found.violations.append(
         f"{_name(key)}: {worst.op} was told {worst.charged} charged, the ledger has {charged}"
     )
+
+
+def _judge_left(found: Judgement, key: Key, attempts: list[Attempt], losses: list[Loss]) -> None:
+    """A reserve whose caller has left is given back, and its id may be reserved anew. One whose end
+    was lost may be open again.
+    """
+    reserves = [attempt for attempt in attempts if attempt.op == "reserve"]
+    left = [attempt for attempt in reserves if attempt.code == CANCELLED]
+    if not left:
+        return
+    since = max(attempt.answered_at for attempt in reserves if attempt.code != "REPLAYED")
+    asked_at = max(attempt.answered_at for attempt in reserves)
+    found.counts["left, given back"] += any(attempt.outcome == "ok" for attempt in reserves)
+    lost = any(
+        loss.of == "redis" and loss.since <= asked_at and loss.until >= left[0].at
+        for loss in losses
+    )
+    if asked_at - since > GIVEN_BACK_S and not lost:
+        took = f"{asked_at - since:.0f} s"
+        found.violations.append(f"{_name(key)} was left, and its hold was open for {took} more")
+
+
+def _may_have_ended(attempt: Attempt) -> bool:
+    return attempt.outcome in ("ok", "unknown") or attempt.code == "REPLAYED"
 
 
 def _judge_forgotten(

@@ -18,7 +18,8 @@ from redis.asyncio import Redis
 from support.proxy import Proxy
 from support.waiting import eventually
 
-from chaos.gateway import PAUSE_VARIABLE
+from chaos.completions import BROKEN, CHUNK_DELAY_S
+from chaos.gateway import GATE_HOLD_S, PAUSE_VARIABLE
 from chaos.process import Worker
 from chaos.settings import Run
 from chaos.valkey import FAKETIME, ChaosValkey, moved_by, set_clock
@@ -35,6 +36,7 @@ ON_CREDIT = "delta"
 ITS_USERS = tuple(f"{ON_CREDIT}/user-{number}" for number in range(3))
 LINE = 20_000
 """Millicredits that may be outstanding in each sidecar."""
+COMMAND = "taximeter.api"
 READY_S = 60.0
 WATCH_S = 0.3
 
@@ -74,8 +76,18 @@ class Cluster:
         return self.folder / "embedded-1.jsonl"
 
     @property
+    def completions_history(self) -> Path:
+        return self.folder / "completions-1.jsonl"
+
+    @property
     def all_histories(self) -> list[Path]:
-        return [*self.histories, self.faults_history, self.embedded_history]
+        more = [self.faults_history, self.embedded_history, self.completions_history]
+        return [*self.histories, *more]
+
+    @property
+    def kept_charges(self) -> list[Path]:
+        """Where the API keeps what it could not charge yet."""
+        return list((self.folder / "charges").glob("*.jsonl"))
 
     def journal(self, sidecar: str) -> Path:
         """Where a sidecar keeps what it has admitted on credit, in a folder of its own."""
@@ -184,6 +196,7 @@ async def add_replica(cluster: Cluster, stack: AsyncExitStack | None = None) -> 
 async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
     folder, run = cluster.folder, cluster.run
     redis_url, database_url = cluster.valkey.url, cluster.postgres.url
+    upstream = free_port()
     workers = []
 
     async def link(name: str, url: str) -> str:
@@ -204,11 +217,13 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
             "TAXIMETER_ARQ_REDIS_URL": await link(f"{name}>arq", cluster.arq.url),
             "TAXIMETER_DATA_DIR": str(folder),
             "TAXIMETER_DEV_MODE": "1",
-            "TAXIMETER_UPSTREAM_BASE_URL": "http://127.0.0.1:9/v1",
+            "TAXIMETER_UPSTREAM_BASE_URL": f"http://{LOOPBACK}:{upstream}/v1",
+            "TAXIMETER_HOLD_TTL_S": "4",
             "TAXIMETER_SHARDS": str(run.shards),
             "TAXIMETER_OUTCOME_WINDOW_S": str(run.outcome_window_s),
             "TAXIMETER_SIDECAR_DRAIN_S": "1",
             "TAXIMETER_SIDECAR_GRACE_S": "3",
+            "TAXIMETER_FORWARD_AUTH_HOLD_S": str(GATE_HOLD_S),
             "TAXIMETER_SHUTDOWN_GRACE_S": "3",
             "TAXIMETER_REDIS_TIMEOUT_S": "2",
             # Limits are tested elsewhere; here they would only keep the load away.
@@ -217,37 +232,50 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
 
     for number in (1, 2):
         name = f"settler-{number}"
-        arguments = ["-m", "taximeter.api", "settler"]
-        workers.append(Worker(name, arguments, await environment(name), folder))
-    arguments = ["-m", "taximeter.api", "api", "--host", LOOPBACK, "--port", str(cluster.api_port)]
-    workers.append(Worker("api", arguments, await environment("api"), folder))
+        workers.append(Worker(name, COMMAND, ["settler"], await environment(name), folder))
+    arguments = ["api", "--host", LOOPBACK, "--port", str(cluster.api_port)]
+    workers.append(Worker("api", COMMAND, arguments, await environment("api"), folder))
     ports = [free_port(), free_port()]
     for number, port in enumerate(ports, 1):
         name = f"sidecar-{number}"
-        arguments = ["-m", "taximeter.api", "sidecar", "--port", str(port)]
+        arguments = ["sidecar", "--port", str(port)]
         credit = {
             "TAXIMETER_CREDIT_LINES": f"{ON_CREDIT}={LINE // 1000}",
             "TAXIMETER_CREDIT_JOURNAL": str(cluster.journal(name)),
         }
-        workers.append(Worker(name, arguments, await environment(name) | credit, folder))
+        workers.append(Worker(name, COMMAND, arguments, await environment(name) | credit, folder))
     for number, history in enumerate(cluster.histories, 1):
         name = f"gateway-{number}"
         urls = [
             await link(f"{name}>sidecar-{place}", f"http://{LOOPBACK}:{port}")
             for place, port in enumerate(ports, 1)
         ]
-        arguments = ["-m", "chaos.gateway", name, str(run.seed), str(history), ",".join(USERS)]
+        arguments = [name, str(run.seed), str(history), ",".join(USERS), *urls]
         pause = {PAUSE_VARIABLE: str(run.pause_s)}
-        workers.append(Worker(name, [*arguments, *urls], pause, folder))
+        workers.append(Worker(name, "chaos.gateway", arguments, pause, folder))
         cluster.down.add(name)
+    if run.completes:
+        workers += _completing(cluster, upstream)
+        cluster.down.add("completions-1")
     name = "embedded-1"
     url = await link(f"{name}>redis", redis_url)
     history = str(cluster.embedded_history)
-    arguments = ["-m", "chaos.embedded", name, str(run.seed), history, ",".join(USERS), url]
-    workers.append(Worker(name, arguments, {}, folder))
+    arguments = [name, str(run.seed), history, ",".join(USERS), url]
+    workers.append(Worker(name, "chaos.embedded", arguments, {}, folder))
     cluster.down.add(name)
     # The gateways start when there is something to spend.
     return workers
+
+
+def _completing(cluster: Cluster, upstream: int) -> list[Worker]:
+    """The provider, and who asks for what it sells."""
+    run, folder = cluster.run, cluster.folder
+    rates = [f"--failure-rate={BROKEN}", f"--break-rate={BROKEN}", f"--chunk-delay={CHUNK_DELAY_S}"]
+    provider = ["-m", "taximeter.api", "simulator", "--port", str(upstream), *rates]
+    name, history = "completions-1", str(cluster.completions_history)
+    asking = ["-m", "chaos.completions", name, str(run.seed), history, ",".join(USERS)]
+    asking += [cluster.api_url, str(folder)]
+    return [Worker("provider", provider, {}, folder), Worker(name, asking, {}, folder)]
 
 
 async def until_ready(cluster: Cluster) -> None:

@@ -58,6 +58,17 @@ def open_in(journal: Path) -> set[str]:
     return found
 
 
+def due_in(charges: Path) -> set[str]:
+    """The requests (`org/request`) that a file of the API's pending charges has not ended."""
+    found: set[str] = set()
+    for line in read_lines(charges):
+        if line["do"] == "due":
+            found.add(f"{line['due'][0]}/{line['due'][2]}")
+        elif line["do"] == "end":
+            found.discard("/".join(line["key"]))
+    return found
+
+
 @dataclass(slots=True)
 class Attempt:
     """One call of a gateway. Amounts are millicredits.
@@ -88,8 +99,11 @@ class Attempt:
 
     @property
     def charged(self) -> int | None:
-        """What the answer says is charged for the request by now; None when it says nothing."""
-        if self.outcome != "ok" or self.receipt is None or self.receipt["state"] == "open":
+        """What the answer says is charged for the request by now; None when it says nothing. A
+        repeat that is refused says it too.
+        """
+        says = self.outcome == "ok" or self.code == "REPLAYED"
+        if not says or not self.receipt or self.receipt["state"] == "open":
             return None
         return int(self.receipt["charged_millicredits"])
 

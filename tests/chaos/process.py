@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, Signals
 
+from support.forked import Forked
+
 from chaos.valkey import set_clock
 from taximeter.api.embedded.spawn import Child, spawn
 
@@ -16,20 +18,27 @@ TESTS = Path(__file__).parents[1]
 
 
 class Worker:
-    """`python ARGUMENTS` with its settings in the environment and its output in a log file.
+    """`python -m MODULE ARGUMENTS` with its settings in the environment and its output in a log
+    file.
 
     The kernel kills it when the runner dies.
     """
 
     def __init__(
-        self, name: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
     ) -> None:
         self.name = name
+        self._module = module
         self.log_path = folder / f"{name}.log"
         self._arguments = list(arguments)
         self._environment = {**os.environ, "PYTHONPATH": str(TESTS), **environment}
         self.clock_path = folder / f"{name}.clock"
-        self._child: Child | None = None
+        self._child: Child | Forked | None = None
         self.starts = 0
 
     @property
@@ -48,9 +57,18 @@ class Worker:
     def start(self) -> None:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.starts += 1
+        if "LD_PRELOAD" not in self._environment:
+            self._child = Forked(
+                self._arguments,
+                module=self._module,
+                environment=self._environment,
+                output=self.log_path,
+            )
+            return
+        # What a process loads before anything else cannot be given to one that is there already.
         with self.log_path.open("ab") as log:
             self._child = spawn(
-                [sys.executable, *self._arguments],
+                [sys.executable, "-m", self._module, *self._arguments],
                 log=log,
                 death_signal=SIGKILL,
                 environment=self._environment,

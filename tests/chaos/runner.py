@@ -46,7 +46,7 @@ FAULTS: Final[dict[str, Callable[[Scene], Awaitable[Struck]]]] = {
     **faults_of_clocks.FAULTS,
     **faults_of_credit.FAULTS,
 }
-CALLERS: Final = ("gateway", "embedded")
+CALLERS: Final = ("gateway", "embedded", "completions")
 WARM_UP_S: Final = 1.5
 LAST_CALLERS_S: Final = 60.0
 LOOKS_MIN: Final = 10

@@ -25,6 +25,7 @@ class Run:
     commit_wait: TAXIMETER_COMMIT_WAIT of the sidecars.
     pause_s: longest pause of a caller of a gateway between two requests.
     converge_s: how long everything may take to come to rest; a bound for machines that are slow.
+    completes: whether somebody calls the LLM route.
     """
 
     seed: int
@@ -38,6 +39,7 @@ class Run:
     rest_s: tuple[float, float] = (0.3, 1.2)
     pause_s: float = 0.06
     converge_s: float = 180.0
+    completes: bool = False
 
     @property
     def replica(self) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from chaos.again import VoidRun, run_until_it_shows
 from chaos.checker import judge
+from chaos.embedded import CANCELLED
 from chaos.history import Attempt
 from chaos.runner import FAULTS, Outcome, schedule
 from chaos.scene import Loss
@@ -103,12 +104,14 @@ def test_the_same_seed_gives_the_same_faults() -> None:
     assert schedule(run) != schedule(Run(8, 60.0, EVERYTHING))
 
 
-def attempt(op: str, outcome: str, amount: int = 10, charged: int | None = None) -> Attempt:
+def attempt(
+    op: str, outcome: str, amount: int = 10, charged: int | None = None, code: str = ""
+) -> Attempt:
     receipt = None
     if charged is not None:
         receipt = {"state": "committed", "charged_millicredits": charged, "replayed": False,
                    "late": False, "available_millicredits": 1}  # fmt: skip
-    return Attempt("acme", "r1", op, amount, 100.0, outcome, 101.0, "", receipt)
+    return Attempt("acme", "r1", op, amount, 100.0, outcome, 101.0, code, receipt)
 
 
 LOSS = Loss("redis", since=100.5, until=100.5)
@@ -125,12 +128,24 @@ LOSS = Loss("redis", since=100.5, until=100.5)
         ([attempt("charge", "unknown")], None, [], None),
         ([attempt("charge", "unknown")], 10, [], None),
         ([attempt("charge", "refused")], 10, [], "only [] was ever sent"),
+        ([attempt("charge", "refused", charged=10, code="REPLAYED")], 10, [], None),
+        ([attempt("charge", "refused", charged=10, code="REPLAYED")], None, [], "was told 10"),
         ([attempt("charge", "failed")], 10, [], "only [] was ever sent"),
+        ([attempt("complete", "unknown", 0)], 17, [], None),
+        ([attempt("complete", "ok", 0, 17)], 17, [], None),
+        ([attempt("complete", "ok", 0, 17)], None, [], "was told 17"),
+        ([attempt("complete", "ok", 0, 17)], 20, [], "only [17] was ever sent"),
+        ([attempt("complete", "refused", 0)], 17, [], "only [] was ever sent"),
+        ([attempt("complete", "failed", 0)], 17, [], "only [] was ever sent"),
         ([], 10, [], "nobody asked for it"),
         ([attempt("touch", "ok", 4), attempt("commit", "ok", charged=10)], 4, [], "was told 10"),
         ([attempt("touch", "ok", 4), attempt("commit", "ok", charged=10)], 4, [LOSS], None),
         ([attempt("touch", "ok", 4)], 4, [], None),
         ([attempt("touch", "ok", 4)], None, [], "reported 4 and was left"),
+        ([attempt("touch", "ok", 4), attempt("release", "refused", 0)], None, [], "and was left"),
+        ([attempt("lookup", "ok", 0, 0)], None, [], None),
+        ([attempt("touch", "ok", 4), attempt("lookup", "ok", 0, 4)], 4, [], None),
+        ([attempt("touch", "unknown", 4), attempt("lookup", "ok", 0, 4)], None, [], "was told 4"),
         ([attempt("touch", "ok", 4), attempt("touch", "ok", 9)], 4, [], "reported 9 and was left"),
         ([attempt("touch", "ok", 4)], None, [LOSS], None),
         ([attempt("touch", "unknown", 4)], None, [], None),
@@ -174,6 +189,26 @@ def test_the_judge(
     else:
         assert len(violations) == 1
         assert wrong in violations[0]
+
+
+@pytest.mark.parametrize(
+    ("asked_at", "losses", "wrong"),
+    [
+        (102.0, [], False),
+        (140.0, [], True),
+        (140.0, [LOSS], False),
+        (140.0, [Loss("redis", 0.0, 99.0)], True),
+        (140.0, [Loss("redis", 141.0, 142.0)], True),
+        (140.0, [Loss("start", 0.0, 200.0)], True),
+    ],
+)
+def test_what_a_caller_left_is_given_back(
+    asked_at: float, losses: list[Loss], *, wrong: bool
+) -> None:
+    left = attempt("reserve", "unknown", code=CANCELLED)
+    again = attempt("reserve", "refused", code="REPLAYED")
+    again.answered_at = asked_at
+    assert bool(judge([left, again], {}, losses).violations) == wrong
 
 
 @pytest.mark.parametrize(

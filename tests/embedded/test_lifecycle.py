@@ -20,18 +20,19 @@ from taximeter.api.embedded import server as server_module
 from taximeter.api.embedded.machine import LOOPBACK, ServerFailed
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.server import EmbeddedServer
-from taximeter.api.embedded.stack import embedded_stack
 from taximeter.api.embedded.valkey import EmbeddedValkey
 
 PARENT = """
 import signal, sys, time
 from pathlib import Path
-from taximeter.api.embedded.stack import embedded_stack
+from taximeter.api.embedded.postgres import EmbeddedPostgres
+from taximeter.api.embedded.valkey import EmbeddedValkey
 # The tests may run under nohup, whose children do not hear of it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-with embedded_stack(Path(sys.argv[1])) as stack:
-    print(stack.valkey.pid, stack.arq_valkey.pid, stack.postgres.pid, flush=True)
-    print(stack.redis_url, stack.database_url, flush=True)
+folder = Path(sys.argv[1])
+with EmbeddedValkey(folder / "valkey") as valkey, EmbeddedPostgres(folder / "postgres") as postgres:
+    print(valkey.pid, postgres.pid, flush=True)
+    print(valkey.url, postgres.url, flush=True)
     time.sleep(600)
 """
 
@@ -76,11 +77,12 @@ def test_servers_end_with_their_parent_and_start_again(
     for pid in pids:
         wait_until(lambda pid=pid: is_gone(pid), f"server {pid} ends with its parent")
 
-    with embedded_stack(tmp_path) as stack:
-        client = redis_py.Redis.from_url(stack.redis_url)
+    with EmbeddedValkey(tmp_path / "valkey") as valkey:
+        client = redis_py.Redis.from_url(valkey.url)
         assert client.get("kept") == b"yes"
         client.close()
-        assert select_one(stack.database_url, "SELECT answer FROM kept") == "42"
+    with EmbeddedPostgres(tmp_path / "postgres") as postgres:
+        assert select_one(postgres.url, "SELECT answer FROM kept") == "42"
 
 
 def test_a_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ async def test_an_answer_is_charged_exactly(
 ) -> None:
     response = await chat(client, max_tokens=50)
     assert response.status_code == 200, response.text
-    cost = pricer.cost("gpt-4o-mini", response.json()["usage"])
+    price = pricer.price("gpt-4o-mini")
+    cost = price.cost(response.json()["usage"])
     assert cost > 0
     [event] = await events(shard)
     assert event["kind"] == "commit"
@@ -106,7 +107,7 @@ async def test_an_answer_is_charged_exactly(
     assert event["request_id"] == response.headers["x-litellm-call-id"]
     assert event["name"] == "gpt-4o-mini"
     assert event["meta"]["model_group"] == "mocked"
-    assert event["meta"]["price_version"] == pricer.price_version
+    assert event["meta"]["price_version"] == price.version
     assert Decimal(event["meta"]["litellm_cost_usd"]) > 0
     assert await shard.account("acme/ann") == (FUNDS - cost, 0, 1)
     assert response.headers["x-cost-incurred"] == f"{Decimal(cost) / 1000:.3f}"
@@ -195,7 +196,7 @@ async def test_embeddings_are_charged(
     used = response.json()["usage"]["prompt_tokens"]
     usage = {"prompt_tokens": used, "completion_tokens": 0}
     assert used > 0
-    assert event["amount"] == pricer.cost("text-embedding-3-small", usage)
+    assert event["amount"] == pricer.price("text-embedding-3-small").cost(usage)
     assert await shard.account("acme/ann") == (FUNDS - event["amount"], 0, 1)
 
 
@@ -221,7 +222,7 @@ async def test_a_stream_is_charged_once(
     assert bool(usages) == include_usage
     [event] = await events(shard)
     if include_usage:
-        assert event["amount"] == pricer.cost("gpt-4o-mini", usages[-1])
+        assert event["amount"] == pricer.price("gpt-4o-mini").cost(usages[-1])
     assert event["meta"]["completion_tokens"] >= 16
     assert await shard.account("acme/ann") == (FUNDS - event["amount"], 0, 1)
 
@@ -284,7 +285,7 @@ async def test_a_fallback_is_charged_once_at_the_price_of_who_answered(
     assert response.status_code == 200, response.text
     [event] = await events(shard)
     assert event["name"] == "gpt-4o"
-    assert event["amount"] == pricer.cost("gpt-4o", response.json()["usage"])
+    assert event["amount"] == pricer.price("gpt-4o").cost(response.json()["usage"])
     assert (await shard.account("acme/ann"))[1] == 0
 
 
@@ -353,7 +354,7 @@ async def test_a_charge_waits_for_the_sidecar(
     assert await shard.events() == []
     async with served_at(create_sidecar(meter, pricer=pricer), sidecar_socket):
         [event] = await events(shard)
-    assert event["amount"] == pricer.cost("gpt-4o-mini", response.json()["usage"])
+    assert event["amount"] == pricer.price("gpt-4o-mini").cost(response.json()["usage"])
 
 
 @pytest.mark.parametrize(
@@ -372,7 +373,7 @@ async def test_the_price_is_that_of_the_deployments_host(
     assert response.status_code == 200, response.text
     [event] = await events(shard)
     assert event["meta"]["price_of"] == identity
-    assert event["amount"] == pricer.cost(identity, response.json()["usage"])
+    assert event["amount"] == pricer.price(identity).cost(response.json()["usage"])
 
 
 @pytest.mark.parametrize("stream", [False, True])

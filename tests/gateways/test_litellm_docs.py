@@ -64,7 +64,7 @@ async def test_the_page_is_true(
             command = call.replace("http://127.0.0.1:4000", proxy.url)
             told = await caller.shell(f"LITELLM_MASTER_KEY={proxy.master_key}\n{command}")
             head, _, body = told.partition("\r\n\r\n")
-            cost = pricer.cost("gpt-4o-mini", json.loads(body)["usage"])
+            cost = pricer.price("gpt-4o-mini").cost(json.loads(body)["usage"])
             assert head.startswith("HTTP/1.1 200")
             assert f"x-credits-remaining: {(FUNDS - cost) / 1000:.3f}" in head
             assert f"x-cost-incurred: {cost / 1000:.3f}" in head

@@ -51,8 +51,8 @@ def declared(word: str, source: str) -> set[str]:
 def test_there_is_one_script_a_job() -> None:
     assert SCRIPTS == [
         "admit", "apply", "approve", "barrier", "complete", "drain", "fence", "limit", "load",
-        "open", "operate", "permissions", "recount", "report", "resolve", "rotate", "snapshot",
-        "sweep", "witness",
+        "note_postgres", "open", "operate", "permissions", "recount", "report", "resolve",
+        "rotate", "snapshot", "sweep",
     ]  # fmt: skip
 
 

@@ -292,7 +292,7 @@ COMPLETE = {
         ["accounts", "holds", "deadlines", "outcomes", "meta", "events", "open_holds"],
         ["1", "1"],
     ),
-    "witness": (["meta"], ["1", "a/1 1 1"]),
+    "note_postgres": (["meta"], ["1", "a/1 1 1"]),
 } | {
     name: (
         [

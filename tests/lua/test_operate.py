@@ -272,6 +272,27 @@ async def test_a_voided_reserve_is_given_back_and_its_late_copy_finds_that(
     assert await shard.one("reserve", "r", 300, owner="a") == "-4 950 0 committed 200 50"
 
 
+async def test_what_one_batch_voids_and_reserves_anew_is_held(shard: ScriptedShard) -> None:
+    """Who comes again at once has a hold like any other: its credits return when it ends."""
+    await shard.one("reserve", "r", 300, owner="a")
+    answers = await shard.batch(
+        op("void", "r", 300, owner="a"),
+        op("reserve", "r", 200, owner="b"),
+        op("void", "unused", 10, owner="a"),
+        op("reserve", "unused", 50, owner="b"),
+        op("reserve", "twice", 30, owner="a"),
+        op("void", "twice", 30, owner="a"),
+        op("reserve", "twice", 40, owner="b"),
+        op("release", "twice"),
+    )
+    assert answers[-1] == "1 750 250"
+    assert {text(key) for key in (await shard.state())["holds"]} == {"org/r", "org/unused"}
+    assert await shard.one("release", "r") == "1 950 50"
+    await shard.overdue("unused")
+    assert (await shard.sweep_fully())[:2] == [1, 0]
+    assert await shard.account() == (1000, 0, 1)
+
+
 async def test_a_copy_that_is_later_than_anything_is_remembered_costs_nothing(
     shard: ScriptedShard,
 ) -> None:

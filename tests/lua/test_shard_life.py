@@ -30,7 +30,7 @@ async def every_call(shard: ScriptedShard) -> None:
         lambda: shard.rotate(),
         lambda: shard.snapshot("org/u"),
         lambda: load_script("approve").call(shard.redis, [shard.keys.meta], [shard.epoch, "run"]),
-        lambda: load_script("witness").call(
+        lambda: load_script("note_postgres").call(
             shard.redis, [shard.keys.meta], [shard.epoch, "a/1 2 3"]
         ),
     ):
@@ -132,14 +132,14 @@ async def test_outcomes_are_remembered_over_one_rotation_and_forgotten_after_two
 async def test_what_a_shard_knows_of_postgres_never_goes_back(
     shard: ScriptedShard, ledger: str, kept: bool
 ) -> None:
-    async def witness(text: str) -> bytes:
-        reply: bytes = await load_script("witness").call(
+    async def noted(text: str) -> bytes:
+        reply: bytes = await load_script("note_postgres").call(
             shard.redis, [shard.keys.meta], [shard.epoch, text]
         )
         return reply
 
-    assert await witness("a/1 99 9") == b"OK"
-    assert await witness(ledger) == (b"OK" if kept else b"BEHIND")
+    assert await noted("a/1 99 9") == b"OK"
+    assert await noted(ledger) == (b"OK" if kept else b"BEHIND")
     known = await shard.redis.hget(shard.keys.meta, "ledger")
     assert known == (ledger if kept else "a/1 99 9").encode()
 
@@ -161,14 +161,14 @@ async def test_what_a_shard_knows_of_postgres_never_goes_back(
 async def test_a_postgres_is_known_by_the_steps_that_it_has_made(
     shard: ScriptedShard, ledger: str, tokens: str, kept: bool
 ) -> None:
-    async def witness(text: str, of_steps: str) -> bytes:
-        reply: bytes = await load_script("witness").call(
+    async def noted(text: str, of_steps: str) -> bytes:
+        reply: bytes = await load_script("note_postgres").call(
             shard.redis, [shard.keys.meta], [shard.epoch, text, of_steps]
         )
         return reply
 
-    assert await witness("a/1 99 9 7 70", "70 60 50") == b"OK"
-    assert await witness(ledger, tokens) == (b"OK" if kept else b"BEHIND")
+    assert await noted("a/1 99 9 7 70", "70 60 50") == b"OK"
+    assert await noted(ledger, tokens) == (b"OK" if kept else b"BEHIND")
     known = (await shard.redis.hget(shard.keys.meta, "ledger")).decode()
     assert known == ((ledger if tokens else f"{ledger} 7 70") if kept else "a/1 99 9 7 70")
 

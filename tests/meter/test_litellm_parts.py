@@ -180,7 +180,7 @@ def test_every_kind_that_has_a_price_reaches_the_pricer(
         given = json.loads(json.dumps(usage), object_hook=lambda one: SimpleNamespace(**one))
     tokens = tokens_of_answer({"usage": given})
     assert tokens is not None
-    assert PRICER.cost(model, tokens) == ceil(Fraction(dollars) * 100_000)
+    assert PRICER.price(model).cost(tokens) == ceil(Fraction(dollars) * 100_000)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_geminis_word_for_the_service_tier_is_read(traffic: str, dollars: str) -
     )
     tokens = tokens_of_answer(answer)
     assert tokens is not None
-    cost = Pricer().cost("gemini/gemini-2.5-flash", tokens)
+    cost = Pricer().price("gemini/gemini-2.5-flash").cost(tokens)
     assert cost == Fraction(dollars) * 100_000
     answer.service_tier = "default"
     assert "trafficType" not in (tokens_of_answer(answer) or {}), "what the answer says goes first"
@@ -213,14 +213,14 @@ def test_half_a_days_cache_writes_are_told() -> None:
     tokens = tokens_of_answer({"usage": usage})
     assert tokens is not None
     # 12.50 and 25 dollars a million: 1,250 and 5,000 millicredits.
-    assert Pricer().cost("gpt-6-astra", tokens) == 6_250
+    assert Pricer().price("gpt-6-astra").cost(tokens) == 6_250
 
 
 def test_the_service_tier_of_the_answer_decides() -> None:
     usage = {"prompt_tokens": 1_000, "completion_tokens": 1_000}
     tokens = tokens_of_answer({"usage": usage, "service_tier": "priority"})
     assert tokens is not None
-    assert PRICER.cost("gpt-5", tokens) == 2 * PRICER.cost("gpt-5", usage)
+    assert PRICER.price("gpt-5").cost(tokens) == 2 * PRICER.price("gpt-5").cost(usage)
 
 
 def test_pieces_of_streams_are_counted() -> None:
@@ -276,13 +276,19 @@ def test_a_call_is_found_by_its_mark_alone_and_ends_once() -> None:
         ({"model": "azure/of-our-own", "base_model": "azure/eu/gpt-4o"}, ("eu/gpt-4o", "azure")),
         ({"model": "deepseek/x", "base_model": "openai/gpt-4o"}, ("gpt-4o", "openai")),
         ({"model": "somebody/x"}, ("somebody/x", None)),
+        ({"model": "perplexity/sonar"}, ("sonar", "perplexity")),
+        ({"model": "perplexity/perplexity/sonar"}, ("perplexity/perplexity/sonar", "perplexity")),
+        ({"model": "openai/openai/gpt-4o"}, ("openai/gpt-4o", "openai")),
     ],
 )
 def test_a_deployment_keeps_its_host(
     monkeypatch: pytest.MonkeyPatch, parameters: dict[str, str], model: tuple[str, str | None]
 ) -> None:
     """Without it another host's price would be charged, and an imported list not be found."""
-    known = SimpleNamespace(provider_list=["openai", "azure", "groq", "deepseek"], model_cost={})
+    hosts = ["openai", "azure", "groq", "deepseek", "perplexity"]
+    known = SimpleNamespace(
+        provider_list=hosts, model_cost={"perplexity/sonar": {}, "perplexity/perplexity/sonar": {}}
+    )
     monkeypatch.setitem(sys.modules, "litellm", known)
     found = model_of({"litellm_params": parameters})
     assert found is not None

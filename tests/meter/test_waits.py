@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from support.proxy import Proxy
 from support.servers import ValkeyFactory
 from support.shard import ScriptedShard
-from support.waiting import eventually
+from support.waiting import answered, eventually
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import InvalidRequest, Meter, MeterSettings, NotConfirmed, StoreError
@@ -123,7 +123,7 @@ async def test_a_server_that_cannot_wait_says_so(
     await shard.load("org/u", 1000)
     meter = await connect(server.url, commit_wait="fsync", take_timeout_s=0.2)
     with pytest.raises(StoreError, match="WAITAOF"):
-        await meter.charge("org", "u", 1)
+        await answered(lambda: meter.charge("org", "u", 1, request_id="r"))
     await shard.redis.aclose()
 
 

@@ -242,6 +242,14 @@ BUGS: Final = (
         "api/test_system_admins.py::test_an_address_that_nobody_has_verified_is_nobodys",
     ),
     Bug(
+        "a Redis that dies as soon as it is reached leaves a journal in use",
+        "api/processes/sidecar.py",
+        "                credit=settings.credit,\n            )\n        except",
+        "                credit=settings.credit,\n            )\n"
+        "            await meter.promise()\n        except",
+        "sidecar/test_metering.py",
+    ),
+    Bug(
         "whoever has an account with the issuer has a session",
         "api/access/sessions.py",
         "        path = lacking(claims, self._required)\n",

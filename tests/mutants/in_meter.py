@@ -201,6 +201,27 @@ BUGS: Final = (
         "prices/test_known_answers.py",
     ),
     Bug(
+        "reasoning that the sum of a usage has already is paid again",
+        "meter/pricing/usage_shapes.py",
+        "        output += beside if surplus < beside else 0\n",
+        "        output += beside\n",
+        "prices/test_usage.py",
+    ),
+    Bug(
+        "zeros of one shape hide what another one tells",
+        "meter/pricing/usage_shapes.py",
+        "            if any(split):\n",
+        "            if True:\n",
+        "prices/test_usage.py",
+    ),
+    Bug(
+        "a lower price of some hours holds all day",
+        "meter/pricing/lists.py",
+        "        sheets = (*sheets, (when.holds, lower))\n",
+        "        sheets = (*sheets, (None, lower))\n",
+        "prices/test_price_file.py",
+    ),
+    Bug(
         "a price list begins when it is known",
         "meter/pricing/editions.py",
         "    started = [one for one in editions if one.starts_at <= now]\n",
@@ -305,6 +326,20 @@ BUGS: Final = (
         "meter/credit_line/dispatcher.py",
         "            if isinstance(trouble, OutcomeUnknown) and not",
         "            if False and not",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "a charge on credit that is repeated after its drain is a conflict",
+        "meter/credit_line/dispatcher.py",
+        "                if not self._was_on_credit(operation, error.outcome):\n",
+        "                if True:\n",
+        "meter/test_credit_again.py",
+    ),
+    Bug(
+        "a hold that was committed is a charge on credit",
+        "meter/credit_line/dispatcher.py",
+        '            and (outcome.state, outcome.reserved) == ("committed", 0)\n',
+        '            and outcome.state == "committed"\n',
         "meter/test_credit_again.py",
     ),
     Bug(

@@ -19,7 +19,7 @@ from taximeter.meter.pricing import Price, Pricer
 from taximeter.meter.pricing.amendments import Amendment, amended, amendments, parse_amendments
 from taximeter.meter.pricing.identity import Identity
 from taximeter.meter.pricing.lists import PriceLists
-from taximeter.meter.pricing.published import PublishedPrices, _sheet
+from taximeter.meter.pricing.published import PublishedPrices, sheet_of
 from taximeter.meter.pricing.sheet import Rate, Sheet
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -63,7 +63,9 @@ def models() -> list[Named]:
             ]
             if provider.id == "anthropic":
                 hosts.append("vertex")
-            found += [Named(host, model.id.lower(), names, _sheet(model, prices)) for host in hosts]
+            found += [
+                Named(host, model.id.lower(), names, sheet_of(model, prices)) for host in hosts
+            ]
     return found
 
 

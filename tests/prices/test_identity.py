@@ -256,6 +256,20 @@ def test_an_imported_list_is_found_by_name_and_provider(tmp_path: Path) -> None:
             assert (price.source, price.cost(MILLION)) == ("override", place * 100_000), name
 
 
+def test_a_host_that_stands_in_front_of_its_own_models_twice() -> None:
+    """Perplexity sells `sonar`, and by its agents `perplexity/sonar`, at another price."""
+    sonar, by_agents = (
+        PRICER.price(f"perplexity/{name}") for name in ("sonar", "perplexity/sonar")
+    )
+    assert sonar.rates != by_agents.rates
+    assert PRICER.price("perplexity/perplexity/sonar", provider="perplexity").rates == (
+        by_agents.rates
+    )
+    for name in ("kimi-k3", "perplexity/kimi-k3", "perplexity/perplexity/kimi-k3"):
+        price = PRICER.price(name, provider="perplexity")
+        assert (price.provider, price.cost(MILLION)) == ("perplexity", 300_000), name
+
+
 def test_another_hosts_entry_is_not_taken(tmp_path: Path) -> None:
     ours = _with(tmp_path, '"groq/gpt-4o" = { input = 99, output = 99 }')
     assert ours.price("gpt-4o").source == "genai-prices"

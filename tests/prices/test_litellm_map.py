@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -149,6 +150,52 @@ def test_what_cannot_be_metered_is_said() -> None:
         assert FOUND.left_out[model].startswith("input_cost_per_token must be a number")
     named = {*FOUND.models, *FOUND.left_out}
     assert named == json.loads(MAP).keys() - {"sample_spec"}
+
+
+FACTORS = """{
+"claude-opus-4-8": {"litellm_provider": "anthropic", "input_cost_per_token": 5e-06,
+  "output_cost_per_token": 2.5e-05, "cache_read_input_token_cost": 5e-07,
+  "input_cost_per_token_above_200k_tokens": 1e-05,
+  "search_context_cost_per_query": {"search_context_size_high": 0.01},
+  "provider_specific_entry": {"us": 1.1, "fast": 2.0}},
+"deepseek/deepseek-flash": {"litellm_provider": "deepseek", "input_cost_per_token": 3e-07,
+  "output_cost_per_token": 1.2e-06, "off_peak_pricing": {"input_cost_per_token": 1.5e-07,
+    "output_cost_per_token": 6e-07, "weekday_timezone": "Asia/Shanghai",
+    "windows": [{"hours_utc": "10:00-00:00", "weekdays": [1, 2, 3, 4, 5]}]}},
+"gpt-6-astra": {"litellm_provider": "openai", "input_cost_per_token": 1e-05,
+  "output_cost_per_token": 5e-05, "regional_processing_uplift_multiplier_eu": 1.1,
+  "fedramp_uplift_multiplier": 1.0, "provider_specific_entry": {"realtime_ga_only": 1}},
+"odd": {"input_cost_per_token": 1e-06, "off_peak_pricing": {"hours_utc": "at night"}},
+"partly": {"input_cost_per_token": 1e-06, "output_cost_per_token": 1e-06,
+  "off_peak_pricing": {"hours_utc": "01:00-02:00", "input_cost_per_query": 0.1}}
+}"""
+
+
+def test_factors_and_hours_are_taken_over(tmp_path: Path) -> None:
+    """Where it ran and how fast, as the usage says it; what no usage tells is reported."""
+    found = read_map(FACTORS.encode())
+    path = tmp_path / "prices.toml"
+    path.write_text(price_file_text(found.models, "Imported"))
+    pricer = Pricer(price_file=path)
+    price = pricer.price("claude-opus-4-8")
+    usage = {"input_tokens": 1_000, "output_tokens": 1_000, "cache_read_input_tokens": 1_000}
+    searched = {**usage, "server_tool_use": {"web_search_requests": 1}}
+    assert price.cost(usage) == 3_050
+    assert price.cost({**usage, "inference_geo": "us"}) == 3_355
+    assert price.cost({**usage, "speed": "fast"}) == 6_100
+    assert price.cost({**searched, "speed": "fast"}) == 6_100 + 1_000
+    assert price.cost({"input_tokens": 300_000, "output_tokens": 0, "speed": "fast"}) == 600_000
+    _, listed = pricer.sheet("deepseek/deepseek-flash")
+    for hour, dollars in ((9, "0.3"), (11, "0.15")):
+        at = datetime(2026, 11, 30, hour, tzinfo=UTC)
+        assert str(listed.sheets[listed.place(at)][1].rates["input"].base) == dollars
+    assert found.notes == {
+        "gpt-6-astra": ["regional_processing_uplift_multiplier_eu"],
+        "partly": ["off_peak_pricing.input_cost_per_query"],
+    }
+    assert found.left_out == {
+        "odd": "hours_utc must be hours such as 10:00-18:30, or a list of such"
+    }
 
 
 def test_free_models_only_when_they_are_wanted() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from taximeter.meter.pricing import PriceFileError, Pricer, UnpricedModel, read_price_file
+from taximeter.meter.pricing import Price, PriceFileError, Pricer, UnpricedModel, read_price_file
 from taximeter.meter.pricing.price_file import parse_price_file
 
 
@@ -114,6 +115,56 @@ def test_bounds_of_the_file_bound_estimates(tmp_path: Path) -> None:
     assert price.estimate(10**9, 0) == price.estimate(500_000, 0)
 
 
+WHEN = """
+version = "hours"
+dated = 2026-11-01
+[models]
+"night" = { input = 2, output = 4, off_peak = { input = 1, hours_utc = "22:00-06:00" }, \
+service_tiers = { flex = { input = 0.5 }, batch = { output = 3 } } }
+"working" = { input = 2, output = 4, off_peak = { input = 1, output = 2, weekday_timezone = \
+"Asia/Shanghai", windows = [{ hours_utc = ["00:00-00:00"], weekdays = [6, 7] }] } }
+"somewhere" = { input = 2, output = 4, search = 10, geos = { US = 1.1, eu = 1.25 } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "moment", "dollars"),
+    [
+        ("night", "2026-11-30T21:59:59", 2),
+        ("night", "2026-11-30T22:00:00", 1),
+        ("night", "2026-11-30T05:59:59", 1),
+        ("night", "2026-11-30T06:00:00", 2),
+        ("working", "2026-11-27T15:59:59", 2),  # A Friday, and in Shanghai as well.
+        ("working", "2026-11-27T16:00:00", 1),  # A Saturday in Shanghai.
+        ("working", "2026-11-29T15:59:59", 1),
+        ("working", "2026-11-29T16:00:00", 2),
+    ],
+)
+def test_hours_of_lower_prices(tmp_path: Path, model: str, moment: str, dollars: int) -> None:
+    _, listed = pricer(tmp_path, WHEN).sheet(model)
+    at = datetime.fromisoformat(f"{moment}+00:00")
+    sheet = listed.sheets[listed.place(at)][1]
+    assert sheet.rates["input"].base == dollars
+    if model == "night":
+        tiers = {mode: rates["input"].base for mode, rates in sheet.modes.items()}
+        assert tiers == {"flex": Decimal("0.5"), "batch": dollars}, "what a tier has of its own"
+
+
+def test_factors_of_where_it_ran_and_the_day_of_the_file(tmp_path: Path) -> None:
+    price = pricer(tmp_path, WHEN).price("somewhere")
+    tokens = usage(1000, 1000)
+    assert price.cost(tokens) == 600
+    assert price.cost({**tokens, "inference_geo": "us"}) == 660
+    assert price.cost({**tokens, "inference_geo": "EU", "web_searches": 1}) == 750 + 1000
+    assert price.cost({**tokens, "inference_geo": "mars"}) == 600
+    again = Price.unpacked(price.packed())
+    assert again.cost({**tokens, "inference_geo": "us"}) == 660
+    told = again.metadata({**tokens, "inference_geo": "us"})
+    assert (told["price_geo"], told["price_dated"]) == ("us", "2026-11-01")
+    assert price.metadata({**tokens, "inference_geo": "mars"})["unpriced_geo"] == "mars"
+    assert "dated" not in str(pricer(tmp_path, FULL).price("gpt-4o").metadata())
+
+
 def test_json_says_the_same(tmp_path: Path) -> None:
     text = '{"version": "v", "models": {"gpt-4o": {"input": 1.5e-07, "output": "0.10"}}}'
     price = pricer(tmp_path, text, "prices.json").price("gpt-4o")
@@ -182,6 +233,35 @@ def test_a_version_without_a_name_is_a_digest_of_the_file(tmp_path: Path) -> Non
         ("[models]\nm = { input = 1 }\nm = { input = 2 }", "prices.toml: Cannot overwrite"),
         ("[models\n", "at line 1"),
         ("other = 1\n[models]\nm = { input = 1 }", "line 1: other is not a field here"),
+        ("[models]\nm = { input = 1, geos = 5 }", "geos must be a table of factors"),
+        ("[models]\nm = { input = 1, geos = { us = 0 } }", "geos.us must be a factor above 0, at"),
+        (
+            "[models]\nm = { input = 1, geos = { us = 101 } }",
+            "geos.us must be a factor above 0, at",
+        ),
+        ("[models]\nm = { input = 1, off_peak = 5 }", "off_peak must be a table of hours"),
+        ("[models]\nm = { input = 1, off_peak = { input = 1 } }", "hours_utc or windows must say"),
+        (
+            '[models]\nm = { input = 1, off_peak = { hours_utc = "1:00-2:00" } }',
+            "off_peak must have a price",
+        ),
+        (
+            '[models]\nm = { input = 1, off_peak = { input = 1, hours_utc = "at night" } }',
+            "off_peak hours_utc must be hours such as 10:00-18:30",
+        ),
+        (
+            "[models]\nm = { input = 1, off_peak = { input = 1, windows = [{ weekdays = [0], "
+            'hours_utc = "01:00-02:00" }] } }',
+            "off_peak weekdays must be a list of numbers from 1 (Monday) to 7",
+        ),
+        (
+            '[models]\nm = { input = 1, off_peak = { input = 1, hours_utc = "01:00-02:00", '
+            'weekday_timezone = "Nowhere" } }',
+            "off_peak weekday_timezone must be a name such as Asia/Shanghai",
+        ),
+        ("[models]\nm = { input = 1, off_peak = { price = 1 } }", "off_peak.price is no field"),
+        ('dated = "soon"\n[models]\nm = { input = 1 }', "line 1: dated must be a day such as"),
+        ("dated = 2026-11-01T00:00:00Z\n[models]\nm = { input = 1 }", "dated must be a day"),
         ("version = 5\n[models]\nm = { input = 1 }", "line 1: version must be text"),
     ],
 )

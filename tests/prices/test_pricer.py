@@ -46,11 +46,11 @@ def test_the_plans_markup_stands_for_the_general_one_and_levels_multiply() -> No
 def test_one_rounding_whatever_the_markup() -> None:
     """Each of the two parts alone would be rounded up to a whole millicredit."""
     pricer = Pricer(markup=Decimal("1.000001"))
-    assert pricer.cost("gpt-4o-mini", {"prompt_tokens": 10, "completion_tokens": 1}) == 1
-    assert Pricer().cost("gpt-4o-mini", {"prompt_tokens": 200, "completion_tokens": 0}) == 3
+    assert pricer.price("gpt-4o-mini").cost({"prompt_tokens": 10, "completion_tokens": 1}) == 1
+    assert Pricer().price("gpt-4o-mini").cost({"prompt_tokens": 200, "completion_tokens": 0}) == 3
     exact = {"prompt_tokens": 400, "completion_tokens": 100}  # 0.00012 dollars: 12 millicredits.
-    assert Pricer().cost("gpt-4o-mini", exact) == 12
-    assert pricer.cost("gpt-4o-mini", exact) == 13
+    assert Pricer().price("gpt-4o-mini").cost(exact) == 12
+    assert pricer.price("gpt-4o-mini").cost(exact) == 13
 
 
 def test_a_model_without_a_price_is_never_silently_unmetered() -> None:
@@ -151,7 +151,7 @@ def test_what_is_no_packed_price_is_refused(packed: dict[str, object]) -> None:
 
 def test_no_cost_is_more_than_the_meter_takes() -> None:
     most = {"prompt_tokens": 10**9, "completion_tokens": 10**9}
-    assert Pricer(credits_per_dollar=Decimal(10**6)).cost("o1-pro", most) == AMOUNT_MAX
+    assert Pricer(credits_per_dollar=Decimal(10**6)).price("o1-pro").cost(most) == AMOUNT_MAX
 
 
 def test_prices_without_the_package_come_from_the_file(tmp_path: Path) -> None:

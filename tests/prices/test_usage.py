@@ -31,7 +31,7 @@ def test_cached_tokens_are_in_openais_total_litellm_14849() -> None:
         "completion_tokens": 0,
         "prompt_tokens_details": {"cached_tokens": 8_000},
     }
-    assert PRICER.cost("gpt-4o", usage) == 500 + 1_000  # 2.50 and 1.25 dollars a million.
+    assert PRICER.price("gpt-4o").cost(usage) == 500 + 1_000  # 2.50 and 1.25 dollars a million.
     assert counts_of(usage).kinds == {"input": 2_000, "cache_read": 8_000}
 
 
@@ -47,7 +47,7 @@ def test_cached_tokens_are_not_in_anthropics_total_litellm_9812() -> None:
     }
     assert counts_of(usage).kinds == {"input": 10, "cache_read": 8_000, "cache_write": 2_000}
     # 3, 0.30 and 3.75 dollars a million: 3 + 240 + 750 millicredits.
-    assert PRICER.cost("claude-sonnet-4-5", usage) == 993
+    assert PRICER.price("claude-sonnet-4-5").cost(usage) == 993
 
 
 def test_anthropics_figures_in_openais_words_litellm_37407() -> None:
@@ -109,21 +109,21 @@ def test_prompts_of_tools_and_snake_case_of_gemini() -> None:
 
 def test_searches_are_counted() -> None:
     usage = {"input_tokens": 0, "output_tokens": 0, "server_tool_use": {"web_search_requests": 3}}
-    assert PRICER.cost("claude-sonnet-4-5", usage) == 3_000  # 10 dollars a thousand.
+    assert PRICER.price("claude-sonnet-4-5").cost(usage) == 3_000  # 10 dollars a thousand.
 
 
 def test_seconds_are_begun_in_full() -> None:
     # 0.36 dollars an hour: 10 millicredits a second.
-    assert PRICER.cost("whisper-1", {"seconds": 1.2}) == 20
-    assert PRICER.cost("whisper-1", {"seconds": 0}) == 0
+    assert PRICER.price("whisper-1").cost({"seconds": 1.2}) == 20
+    assert PRICER.price("whisper-1").cost({"seconds": 0}) == 0
 
 
 def test_anthropics_fast_mode_and_batches_are_told_by_the_usage() -> None:
     usage = {"input_tokens": 10**6, "output_tokens": 0}
-    plain = PRICER.cost("claude-opus-4-8", usage)
-    assert PRICER.cost("claude-opus-4-8", {**usage, "speed": "fast"}) > plain
-    assert PRICER.cost("claude-opus-4-8", {**usage, "service_tier": "batch"}) * 2 == plain
-    assert PRICER.cost("claude-opus-4-8", {**usage, "service_tier": "standard"}) == plain
+    plain = PRICER.price("claude-opus-4-8").cost(usage)
+    assert PRICER.price("claude-opus-4-8").cost({**usage, "speed": "fast"}) > plain
+    assert PRICER.price("claude-opus-4-8").cost({**usage, "service_tier": "batch"}) * 2 == plain
+    assert PRICER.price("claude-opus-4-8").cost({**usage, "service_tier": "standard"}) == plain
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_no_usage_object_breaks_a_charge(usage: dict[str, Any]) -> None:
     for name, count in counts.kinds.items():
         sides[KINDS[name].side] += count
     assert (sides["prompt"], sides["output"]) == (counts.prompt, counts.output)
-    assert PRICER.cost("gpt-4o", usage) >= 0
-    assert PRICER.cost("gemini-2.5-pro", usage) >= 0
+    assert PRICER.price("gpt-4o").cost(usage) >= 0
+    assert PRICER.price("gemini-2.5-pro").cost(usage) >= 0
 
 
 @pytest.mark.parametrize(
@@ -279,6 +279,110 @@ def test_deep_research_pays_for_what_it_thought_and_cited() -> None:
     assert _price(rates, usage) == 10 * 2 + 100 * 8 + 1000 * 3 + 50 * 2
     within = {"prompt_tokens": 10, "completion_tokens": 100, "reasoning_tokens": 60}
     assert _price(rates, within) == 10 * 2 + 100 * 8, "others count it in the output"
+
+
+GEMINI_TOLD = {"promptTokenCount": 100, "candidatesTokenCount": 5, "totalTokenCount": 105}
+
+
+@pytest.mark.parametrize(
+    ("usage", "kinds"),
+    [
+        pytest.param(
+            {
+                **{"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 1_150},
+                **{"reasoning_tokens": 1_000, "cached_prompt_text_tokens": 30},
+            },
+            {"input": 70, "cache_read": 30, "output": 50, "reasoning": 1_000},
+            id="x.ai: reasoning beside the output, and in the sum",
+        ),
+        pytest.param(
+            {
+                **{"prompt_tokens": 33, "completion_tokens": 71, "total_tokens": 1_304},
+                **{"citation_tokens": 200, "num_search_queries": 2, "reasoning_tokens": 1_000},
+            },
+            {"input": 33, "output": 71, "reasoning": 1_000, "citation": 200, "search": 2},
+            id="Perplexity, with a sum of all",
+        ),
+        pytest.param(
+            {
+                **{"prompt_tokens": 110, "completion_tokens": 5, "total_tokens": 115},
+                **{"cache_read_input_tokens": 100, "cache_creation_input_tokens": 0},
+                "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 3},
+            },
+            {"input": 7, "cache_read": 100, "cache_write": 3, "output": 5},
+            id="zeros in the names that are not used",
+        ),
+        pytest.param(
+            {
+                **{"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 115},
+                **{"cache_read_input_tokens": 100},
+                "prompt_tokens_details": {"cached_tokens": 0},
+            },
+            {"input": 10, "cache_read": 100, "output": 5},
+            id="the same, outside the total",
+        ),
+        pytest.param(
+            {
+                **{"prompt_tokens": 110, "completion_tokens": 5},
+                "prompt_tokens_details": {"cached_tokens": 100.0},
+            },
+            {"input": 10, "cache_read": 100, "output": 5},
+            id="a part with a decimal point",
+        ),
+        pytest.param(
+            {
+                **{"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+                **{"input_tokens": 10, "output_tokens": 5},
+            },
+            {"input": 10, "output": 5},
+            id="zeros beside another shape",
+        ),
+        pytest.param(
+            {
+                **GEMINI_TOLD,
+                "promptTokensDetails": [
+                    {"modality": "TEXT", "tokenCount": 20},
+                    {"modality": "IMAGE", "tokenCount": 30},
+                    {"modality": "DOCUMENT", "tokenCount": 50},
+                ],
+            },
+            {"input": 20, "input_image": 80, "output": 5},
+            id="Gemini's pages of documents",
+        ),
+        pytest.param(
+            {
+                **GEMINI_TOLD,
+                **{"toolUsePromptTokenCount": 40, "totalTokenCount": 145},
+                "toolUsePromptTokensDetails": [{"modality": "AUDIO", "tokenCount": 40}],
+            },
+            {"input": 100, "input_audio": 40, "output": 5},
+            id="what Gemini's tools heard",
+        ),
+        pytest.param(
+            {
+                **{"input_tokens": 100, "output_tokens": 5},
+                "input_tokens_details": {"cache_read_input_tokens": 40},
+                "tool_calls_details": {"search_web": {"invocation": 2}},
+            },
+            {"input": 60, "cache_read": 40, "output": 5, "search": 2},
+            id="Perplexity's responses",
+        ),
+        pytest.param(
+            {"inputTokens": 7, "outputTokens": 5, "cacheReadTokens": 40, "cacheWriteTokens": 3},
+            {"input": 7, "cache_read": 40, "cache_write": 3, "output": 5},
+            id="nearly Bedrock's words",
+        ),
+        pytest.param(
+            {"input_tokens": 0, "output_tokens": 0, "billable_audio_seconds": 3.5},
+            {"audio_hour": 4},
+            id="x.ai's seconds of talk",
+        ),
+    ],
+)
+def test_what_hosts_tell_in_ways_of_their_own(
+    usage: dict[str, object], kinds: dict[str, int]
+) -> None:
+    assert checked_counts(usage).kinds == kinds
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,17 @@ class ShardMachine(RuleBasedStateMachine):
         written = len(self.model.events) - before
         assert written <= len(operations)
 
+    @rule(account=accounts, request=requests, amount=amounts)
+    def come_again_at_once(self, account: str, request: str, amount: int) -> None:
+        """What was voided is reserved anew in the same call."""
+        self.operate(
+            [
+                ("reserve", account, request, amount, "x"),
+                ("void", account, request, amount, "x"),
+                ("reserve", account, request, amount, "y"),
+            ]
+        )
+
     @rule(data=st.data())
     @precondition(lambda self: any(r.state == "open" for r in self.model.requests.values()))
     def expire(self, data: st.DataObject) -> None:

@@ -372,11 +372,15 @@ class SystemMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.copied)
     def postgres_is_put_back(self) -> None:
         """What it lacks is charged again from the stream, as long as that has it. The server has
-        written on: no position in its log shows that this database went back.
+        written on: no position in its log shows that this database went back. Redis has been given
+        credits that it knows nothing of: they are gone, or the books do not hold.
         """
         self.copied, self.lacks = False, self.lacks or self.trimmed
+        self._sql("SELECT add_credits_to_pool($1, 7, 0.07)", self.orgs[0])
+        self._sql("SELECT allocate_credits_to_user($1, 'ann', 7, 'x')", self.orgs[0])
 
         async def work() -> None:
+            await relay(self.stores)
             await self._with_no_session(
                 'DROP DATABASE "{name}"', 'ALTER DATABASE "{copy}" RENAME TO "{name}"'
             )

@@ -10,8 +10,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +20,7 @@ import pytest
 import redis.asyncio as redis_asyncio
 from redis.exceptions import RedisError
 from settler_world import World, eventually
+from support.forked import Forked
 
 import taximeter.settler
 from taximeter.meter import Meter, StoreError
@@ -47,20 +46,14 @@ CUT_OFF = re.compile(r"failed, (CancelledError|TimeoutError)\b")
 
 
 @contextmanager
-def settler(env: Env, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def settler(env: Env, log: Path) -> Iterator[Forked]:
     """`taximeter settler` as a process; killed at the end if it is still there."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from taximeter.api.cli import main; main()", "settler"],
-            env={**os.environ, **env},
-            stdout=output,
-            stderr=output,
-        )
+    log.touch()
+    process = Forked(["settler"], environment={**os.environ, **env}, output=log)
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.kill()
+        process.kill()
         process.wait()
 
 

@@ -109,7 +109,7 @@ async def test_a_batch_of_nonsense_is_answered_one_by_one(caller: Caller) -> Non
 async def test_a_huge_body_is_cut_off(caller: Caller) -> None:
     expected = {"field": "body", "limit": f"at most {BODY_BYTES_MAX} bytes"}
     response = await caller.raw("/v1/charge", b" " * (BODY_BYTES_MAX + 1))
-    assert problem(response) == (413, "BODY_TOO_LARGE", expected)
+    assert problem(response) == (413, "PAYLOAD_TOO_LARGE", expected)
     assert response.headers["connection"] == "close"
     assert (await caller.raw("/v1/charge", WHOLE.ljust(BODY_BYTES_MAX))).status_code == 200
 

@@ -82,11 +82,11 @@ async def test_another_sidecar_commits_at_the_price_of_the_reserve(
         # A fallback to another model was not priced at the reserve.
         await one.ok("reserve", request_id="r2", **BOUNDS)
         done = await other.ok("commit", request_id="r2", model="gpt-4o", tokens=TOKENS)
-        assert done["charged_millicredits"] == dear.cost("gpt-4o", TOKENS)
+        assert done["charged_millicredits"] == dear.price("gpt-4o").cost(TOKENS)
         # Nor was a hold of an amount.
         await one.ok("reserve", request_id="r3", amount_millicredits=5)
         done = await other.ok("commit", request_id="r3", model="m", tokens=TOKENS)
-        assert done["charged_millicredits"] == dear.cost("m", TOKENS) == 3 * DEAR_COST
+        assert done["charged_millicredits"] == dear.price("m").cost(TOKENS) == 3 * DEAR_COST
 
 
 async def test_an_expired_hold_charges_its_progress_at_the_price_of_the_reserve(

@@ -432,7 +432,7 @@ async def test_a_defect_is_a_plain_500(meter: Meter, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Meter, "ready", fail)
     async with served(create_sidecar(meter)) as url, calling(url) as caller:
         response = await caller.client.get("/readyz")
-    assert problem(response) == (500, "INTERNAL", {})
+    assert problem(response) == (500, "INTERNAL_ERROR", {})
     assert "inside" not in response.text
 
 

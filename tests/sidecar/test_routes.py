@@ -218,10 +218,11 @@ async def test_a_thousand_thousandths_are_one_credit(caller: Caller) -> None:
 
 async def test_models_are_priced(caller: Caller, pricer: Pricer, shard: ScriptedShard) -> None:
     model = "gpt-4o-mini"
+    price = pricer.price(model)
     held = await caller.ok(
         "reserve", request_id="r1", model=model, prompt_tokens=900, max_output_tokens=500, n=2
     )
-    assert held["reserved_millicredits"] == pricer.estimate(model, 900, 500, 2).millicredits > 0
+    assert held["reserved_millicredits"] == price.estimate(900, 500, 2) > 0
     tokens: dict[str, Any] = {
         "prompt_tokens": 900,
         "completion_tokens": 120,
@@ -232,7 +233,7 @@ async def test_models_are_priced(caller: Caller, pricer: Pricer, shard: Scripted
     done = await caller.ok(
         "commit", request_id="r1", model=model, tokens=tokens, usage={"metadata": {"team": "a"}}
     )
-    assert done["charged_millicredits"] == pricer.cost(model, tokens) > 0
+    assert done["charged_millicredits"] == price.cost(tokens) > 0
     [event] = await shard.events()
     assert json.loads(event[7]) == {
         "type": "llm_inference",
@@ -241,9 +242,9 @@ async def test_models_are_priced(caller: Caller, pricer: Pricer, shard: Scripted
             "team": "a",
             "model": model,
             "price_source": "genai-prices",
-            "price_version": pricer.price_version,
+            "price_version": price.version,
             "price_of": f"openai/{model}",
-            "price_dated": pricer.price(model).metadata()["price_dated"],
+            "price_dated": price.metadata()["price_dated"],
             "prompt_tokens": 900,
             "completion_tokens": 120,
             "tokens_used": 1020,

@@ -171,7 +171,7 @@ async def test_a_slow_body_is_refused(
     reader, writer = wire
     writer.write(REQUEST[:-1])
     status, body = await answer(reader)
-    assert (status, b"BODY_TIMEOUT" in body) == (408, True)
+    assert (status, b"REQUEST_TIMEOUT" in body) == (408, True)
     assert await reader.read() == b""
 
 

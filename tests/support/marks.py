@@ -15,7 +15,7 @@ import pytest
 REDIS: Final = frozenset({"session_redis_url", "valkey_server"})
 SERVERS: Final = frozenset({*REDIS, "session_database_url", "postgres_server"})
 _STARTS: Final = re.compile(
-    r"\bsubprocess\b|create_subprocess|\bspawn\(|Embedded\w+\(|\bserving\(|\bserved\(|\bnpm\b"
+    r"\bsubprocess\b|create_subprocess|\bspawn\(|Embedded\w+\(|\bserving\(|\bserved\(|\bnpm\b|\bForked\b"
 )
 """What a file says that starts a process or opens a port by itself."""
 
@@ -36,6 +36,11 @@ def mark(item: pytest.Item) -> None:
 def starts_by_itself(file: Path) -> bool:
     """Whether no test of a file can be `fast`, as far as its text says."""
     return bool(_STARTS.search(file.read_text(encoding="utf-8")))
+
+
+def has_alone(file: Path) -> bool:
+    """Whether a test of a file is marked `alone`, as far as its text says."""
+    return "mark.alone" in file.read_text(encoding="utf-8")
 
 
 @cache

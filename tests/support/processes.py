@@ -3,66 +3,74 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import re
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from support.forked import Forked
 from support.world import World
-
-COMMAND = (sys.executable, "-m", "taximeter.api")
 
 
 @dataclass
 class Running:
     """A process that serves. `output` grows while it runs."""
 
-    process: asyncio.subprocess.Process
+    process: Forked
     url: str = ""
     output: bytearray = field(default_factory=bytearray)
 
     async def ended(self) -> int:
-        async with asyncio.timeout(180):
-            return await self.process.wait()
+        return await asyncio.to_thread(self.process.wait, 180)
 
 
 @asynccontextmanager
-async def running(*arguments: str, **settings: object) -> AsyncIterator[Running]:
-    """Start it and wait until it says where it listens; killed at the end if it still runs."""
+async def running(
+    *arguments: str, descriptors: int | None = None, **settings: object
+) -> AsyncIterator[Running]:
+    """Start it and wait until it says where it listens; killed at the end if it still runs.
+
+    descriptors: how many it may have, if not as many as we.
+    """
     ours = {f"TAXIMETER_{name.upper()}": str(value) for name, value in settings.items()}
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *arguments,
-        env={**os.environ, **ours},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+    read_end, write_end = multiprocessing.Pipe(duplex=False)
+    process = await asyncio.to_thread(
+        Forked,
+        arguments,
+        environment={**os.environ, **ours},
+        output=write_end,
+        descriptors=descriptors,
     )
-    assert process.stdout is not None
+    write_end.close()
     found = Running(process)
     listens = asyncio.Event()
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(read_end.fileno()), "rb")
+    )
+    read_end.close()
 
     async def read() -> None:
-        assert process.stdout is not None
-        while part := await process.stdout.read(65536):
+        while part := await reader.read(65536):
             found.output += part
             if address := re.search(rb"running on (http\S+)", found.output):
                 found.url = address[1].decode()
                 listens.set()
         listens.set()
 
-    reader = asyncio.create_task(read())
+    reading = asyncio.create_task(read())
     try:
         async with asyncio.timeout(180):
             await listens.wait()
         assert found.url, found.output.decode()
         yield found
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await reader
+        process.kill()
+        await found.ended()
+        await reading
+        transport.close()
 
 
 def same_books(world: World) -> dict[str, object]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import asyncpg
 
+from support.forked import Forked
+
 _LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 FAKETIME: Path | None = _LIBRARIES[0] if _LIBRARIES else None
 """Debian's libfaketime, None when it is not installed."""
@@ -34,9 +36,15 @@ class SettlerProcess:
                 "FAKETIME_NO_CACHE": "1",
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             }
+        self.process: Forked | subprocess.Popen[bytes]
+        if not faked:
+            log.touch()
+            self.process = Forked(["settler"], environment={**os.environ, **env}, output=log)
+            return
+        # What a process loads before anything else cannot be given to one that is there already.
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", "from taximeter.api.cli import main; main()", "settler"],
+                [sys.executable, "-m", "taximeter.api", "settler"],
                 env={**os.environ, **env, **faked},
                 stdout=output,
                 stderr=output,

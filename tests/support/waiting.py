@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from taximeter.meter import NotConfirmed, OutcomeUnknown, StoreUnavailable
+
+T = TypeVar("T")
 
 
 async def eventually(
@@ -15,3 +20,17 @@ async def eventually(
     while not await condition():
         assert loop.time() < end, f"{what} did not come true within {within_s} s"
         await asyncio.sleep(0.01)
+
+
+async def answered(call: Callable[[], Awaitable[T]], *, within_s: float = 120.0) -> T:
+    """What a call comes to whose own time-out is so short that a busy machine may miss it: it is
+    made again, with the same request id, until there is an answer.
+    """
+    async with asyncio.timeout(within_s):
+        while True:
+            try:
+                return await call()
+            except NotConfirmed:  # An answer as well.
+                raise
+            except (StoreUnavailable, OutcomeUnknown):
+                await asyncio.sleep(0.01)

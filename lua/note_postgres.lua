@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
---[[ witness: records which Postgres was seen with this shard, and how far it was.
+--[[ note_postgres: records which Postgres was seen with this shard, and how far it was.
 
 Invariant: what is recorded never goes back within an epoch. A Postgres that says less later, another one, or one that has made other
 steps than it had when it was last seen here, has lost what this shard relies on: only a guardian may go on with it, by rebuilding the

@@ -13,7 +13,7 @@ from taximeter.meter.wire.scripts import Script
 from taximeter.settler.books.postgres_position import step_and_note_position
 
 
-async def test_many_witnesses_at_once_find_nothing_wrong(
+async def test_many_who_note_it_at_once_find_nothing_wrong(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They come to Redis in another order than they have read Postgres, as from many processes."""
