@@ -64,14 +64,8 @@ class Places(Protocol):
         none.
         """
 
-    def servers(self) -> list[Any]:
-        """Every primary."""
-
     def heed(self, error: BaseException) -> None:
         """A call failed like this: look again, in the background, where that may help."""
-
-    async def look_again(self) -> None:
-        """Wait for the next look. Raises nothing of Redis."""
 
     async def aclose(self) -> None:
         """Disconnect."""
@@ -86,14 +80,8 @@ class OneServer:
     def of(self, key: str | None, error: BaseException | None = None) -> Any:
         return self.redis
 
-    def servers(self) -> list[Any]:
-        return [self.redis]
-
     def heed(self, error: BaseException) -> None:
         """A new connection asks anew."""
-
-    async def look_again(self) -> None:
-        """There is nothing to look at."""
 
     async def aclose(self) -> None:
         await self.redis.aclose()
@@ -167,19 +155,14 @@ class ClusterPlaces:
             raise ResponseError(f"CLUSTERDOWN no primary has slot {slot}")
         return self._node(owner)
 
-    def servers(self) -> list[Any]:
-        return [self._node(one) for one in self._map.primaries()]
-
     def heed(self, error: BaseException) -> None:
         redirect = redirect_of(error)
         if redirect is not None and redirect.kind == "ASK":
             return
         if redirect is not None and redirect.host:
             self._map.move(redirect.slot, (redirect.host, redirect.port))
-        self._look_soon()
-
-    async def look_again(self) -> None:
-        await asyncio.shield(self._look_soon())
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_once(), name="meter-places-look")
 
     async def aclose(self) -> None:
         if self._looking is not None:
@@ -188,11 +171,6 @@ class ClusterPlaces:
         for node in (*self._nodes.values(), *self._askers.values()):
             await node.aclose()
             await node.connection_pool.disconnect()
-
-    def _look_soon(self) -> asyncio.Task[None]:
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_once(), name="meter-places-look")
-        return self._looking
 
     async def _look_once(self) -> None:
         try:

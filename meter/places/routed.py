@@ -15,6 +15,7 @@ from taximeter.meter.places.deadline import altogether
 from taximeter.meter.places.places import OneServer, Places, find_places
 from taximeter.meter.places.redirects import PASSING, code_of, redirect_of
 from taximeter.meter.places.seeds import Seeds
+from taximeter.meter.wire.replies import text_of
 
 HOPS_MAX: Final = 5
 """How often one call is sent on before it fails."""
@@ -167,5 +168,5 @@ def _key_of(command: tuple[Any, ...]) -> str | None:
     if name in _KEYLESS:
         return None
     if name in ("EVAL", "EVALSHA"):
-        return str(command[3]) if int(command[2]) else None
-    return str(command[1]) if len(command) > 1 else None
+        return text_of(command[3]) if int(command[2]) else None
+    return text_of(command[1]) if len(command) > 1 else None

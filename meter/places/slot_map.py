@@ -48,10 +48,6 @@ class SlotMap:
         """As a node has just said."""
         self._owners[slot] = to
 
-    def primaries(self) -> list[Address]:
-        """Those that have a slot, each once, in the order of their slots."""
-        return list(dict.fromkeys(one for one in self._owners if one is not None))
-
 
 def _address(server: Sequence[Any], asked: Address) -> Address | None:
     """An empty host is the one that was asked; a host that a node does not know is a question mark,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from support.cluster import PRIMARIES, Cluster, Live, MeterFactory
+from support.cluster import Cluster, Live, MeterFactory
 
 from taximeter.meter import LoadedAccount, Meter, MeterSettings
 from taximeter.meter.places.routed import RoutedRedis
@@ -25,10 +25,7 @@ def session_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluste
 def cluster(session_cluster: Cluster) -> Iterator[Cluster]:
     """Empty, its first nodes primaries."""
     session_cluster.restore()
-    for node in session_cluster.nodes[:PRIMARIES]:
-        node.ask("FLUSHALL")
-        node.ask("CONFIG", "RESETSTAT")
-    for node in session_cluster.nodes[PRIMARIES:]:
+    for node in session_cluster.nodes:
         node.ask("CONFIG", "RESETSTAT")
     return session_cluster
 

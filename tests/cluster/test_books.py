@@ -84,27 +84,27 @@ async def test_everything_of_a_settler(
 async def test_a_promoted_node_that_is_not_fit_is_not_approved(
     world: World, cluster: Cluster, connect: MeterFactory
 ) -> None:
-    heir = cluster.replica_of(cluster.nodes[0])
+    heir = cluster.replica_of(cluster.nodes[1])
     for node in cluster.nodes:
         node.ask("ACL SETUSER", "books", "on", ">secret", *SETTLER.rules("tm").split(" "))
     url = cluster.url(*cluster.nodes).replace("redis://", "redis://books:secret@")
     client = open_redis(settings_of(url))
     stores = Stores(world.pool, client, durability="everysec")
     meter = await connect()
-    await meter.charge(organisations(SHARDS)[0], "u", 10, request_id="before")
+    await meter.charge(organisations(SHARDS)[1], "u", 10, request_id="before")
     try:
-        assert (await guard(stores, 0, SHARDS)).action == "nothing"
+        assert (await guard(stores, 1, SHARDS)).action == "nothing"
         heir.ask("ACL SETUSER", "books", "-xtrim")
         heir.ask("CONFIG SET", "appendonly", "no")
         cluster.fail_over(heir)
         with pytest.raises(UnsafeServer, match=f"{heir.name}: appendonly is off"):
-            await guard(stores, 0, SHARDS)
+            await guard(stores, 1, SHARDS)
         heir.ask("CONFIG SET", "appendonly", "yes")
         with pytest.raises(MissingPermission, match=rf"on {heir.name} \(XTRIM\)"):
-            await guard(stores, 0, SHARDS)
+            await guard(stores, 1, SHARDS)
         heir.ask("ACL SETUSER", "books", "+xtrim")
         charging = asyncio.create_task(
-            meter.charge(organisations(SHARDS)[0], "u", 10, request_id="after")
+            meter.charge(organisations(SHARDS)[1], "u", 10, request_id="after")
         )
         for shard in range(SHARDS):
             assert (await guard(stores, shard, SHARDS)).usable

@@ -22,9 +22,12 @@ async def charge_everywhere(meter: Meter, live: Live, request: str) -> None:
 
 
 async def refusal(meter: Meter, org: str, request: str) -> MeterError:
-    with pytest.raises(MeterError) as refused:
-        await meter.charge(org, "u", 1, request_id=request)
-    return refused.value
+    """What is said when its time is over. A slow machine may not have asked anybody by then."""
+    while True:
+        with pytest.raises(MeterError) as refused:
+            await meter.charge(org, "u", 1, request_id=request)
+        if "could not be reached in time" not in str(refused.value):
+            return refused.value
 
 
 async def test_any_node_is_a_seed(live: Live, cluster: Cluster, connect: MeterFactory) -> None:
@@ -64,7 +67,8 @@ async def test_a_look_asks_one_node_and_comes_once_for_all(cluster: Cluster) -> 
     for _ in range(3):
         for _ in range(50):
             places.heed(ConnectionError("away"))
-        await asyncio.gather(*(places.look_again() for _ in range(50)))
+        assert places._looking is not None
+        await places._looking
         looks += 1
     assert loop.time() - began >= 3 * 0.1
     assert sum(cluster.calls("cluster|slots").values()) == looks
@@ -130,7 +134,7 @@ async def test_a_slot_that_is_on_its_way(
 
 async def test_a_slot_that_nobody_has(live: Live, cluster: Cluster, connect: MeterFactory) -> None:
     meter, hasty = await connect(), await connect(take_timeout_s=0.5)
-    slot, owner = live.slot(0), cluster.nodes[0]
+    slot, owner = live.slot(0), cluster.owner(live.slot(0))
     for node in cluster.nodes:
         node.ask("CLUSTER DELSLOTS", slot)
     refused = await refusal(hasty, live.orgs[0], "r")
@@ -141,7 +145,6 @@ async def test_a_slot_that_nobody_has(live: Live, cluster: Cluster, connect: Met
     charging = asyncio.create_task(meter.charge(live.orgs[0], "u", 1, request_id="r"))
     owner.ask("CLUSTER ADDSLOTS", slot)
     owner.ask("CLUSTER BUMPEPOCH")
-    await live.open_shard(0)  # Who gives a slot up forgets its keys.
     assert (await charging).charged == 1
     assert await live.charged(0) == ["r"]
 

@@ -90,7 +90,7 @@ BUGS: Final = (
         "settler/worker/jobs.py",
         "            await note_complete(self._stores, whole)\n",
         "            from dataclasses import replace\n"
-        "            whole = [replace(place, asked_ms=place.asked_ms + 60_000) for place in whole]\n"
+        "            whole = [replace(one, asked_ms=one.asked_ms + 60_000) for one in whole]\n"
         "            await note_complete(self._stores, whole)\n",
         "settler/test_fill.py",
     ),
@@ -360,5 +360,12 @@ BUGS: Final = (
         "        retry_on_error=[__import__('redis').ConnectionError],\n",
         "settler/test_stores.py",
         item="library retries on",
+    ),
+    Bug(
+        "a guardian looks at the server of the first shard only",
+        "settler/shards/guardian.py",
+        "    await stores.check_server(shard)\n",
+        "    await stores.check_server(0)\n",
+        "cluster/test_books.py::test_a_promoted_node_that_is_not_fit_is_not_approved",
     ),
 )

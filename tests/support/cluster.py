@@ -56,6 +56,8 @@ class Cluster:
     """`nodes` are the primaries first, as it was made."""
 
     def __init__(self, folder: Path, binary: Path | None = None) -> None:
+        self._edges = [round(number * SLOTS / PRIMARIES) for number in range(PRIMARIES + 1)]
+        self._moved: set[int] = set()
         self.nodes = [
             ClusterNode(
                 folder / f"node{number}",
@@ -73,9 +75,8 @@ class Cluster:
         for node in self.nodes:
             node.start()
         primaries, replicas = self.nodes[:PRIMARIES], self.nodes[PRIMARIES:]
-        edges = [round(number * SLOTS / PRIMARIES) for number in range(PRIMARIES + 1)]
         for number, node in enumerate(primaries):
-            node.ask("CLUSTER ADDSLOTSRANGE", edges[number], edges[number + 1] - 1)
+            node.ask("CLUSTER ADDSLOTSRANGE", self._edges[number], self._edges[number + 1] - 1)
         for number, node in enumerate(self.nodes, 1):
             node.ask("CLUSTER SET-CONFIG-EPOCH", number)
         for node in self.nodes[1:]:
@@ -92,7 +93,7 @@ class Cluster:
             node.kill()
 
     def restore(self) -> None:
-        """Start whoever is down, and give the first nodes what they had."""
+        """Start whoever is down, and give the first nodes what they had; nothing is in it then."""
         for node in self.nodes:
             if not node.running:
                 node.start()
@@ -100,6 +101,15 @@ class Cluster:
         for primary in self.nodes[:PRIMARIES]:
             if not primary.is_primary():
                 self.fail_over(primary)
+            primary.ask("FLUSHALL")
+        for slot in self._moved:
+            home = self.nodes[sum(edge <= slot for edge in self._edges) - 1]
+            for node in self.nodes[:PRIMARIES]:
+                node.ask("CLUSTER SETSLOT", slot, "STABLE")
+            if self.owner(slot) is not home:
+                self.move_slot(slot, home)
+        self._moved.clear()
+        self.wait_until_whole()
 
     def wait_until_whole(self) -> None:
         """Every node lives and agrees, and each replica follows its primary."""
@@ -135,6 +145,7 @@ class Cluster:
 
     def move_slot(self, slot: int, to: ClusterNode, *, finish: bool = True) -> None:
         """Key by key, as every release can; without `finish` the last step is left out."""
+        self._moved.add(slot)
         source = self.owner(slot)
         to.ask("CLUSTER SETSLOT", slot, "IMPORTING", source.node_id)
         source.ask("CLUSTER SETSLOT", slot, "MIGRATING", to.node_id)
