@@ -8,7 +8,7 @@ allow-oom flag); the client then sends what resolves holds through `resolve`.
 KEYS[1] accounts      hash    org/user -> available held applied
 KEYS[2] holds         hash    org/request -> amount, account, progress, mark, payload (TAB between)
 KEYS[3] deadlines     zset    org/request by Redis time in ms
-KEYS[4] outcomes      hash    org/request -> state reserved charged account (younger generation); voided: TAB and its owners
+KEYS[4] outcomes      hash    org/request -> state reserved charged account (younger generation); voided, charged: TAB and owners
 KEYS[5] outcomes_old  hash    the older generation, read only
 KEYS[6] meta          hash    epoch, seq, admit_until (no credit is taken once seq has reached it; 0: a drain), writes,
                               open_holds_max (most holds that an account may have open; 1000 where it is missing)

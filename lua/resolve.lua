@@ -7,7 +7,7 @@ PAUSED. Without it a Redis that is full of holds and events could never be drain
 KEYS[1] accounts      hash    org/user -> available held applied
 KEYS[2] holds         hash    org/request -> amount, account, progress, mark, payload (TAB between)
 KEYS[3] deadlines     zset    org/request by Redis time in ms
-KEYS[4] outcomes      hash    org/request -> state reserved charged account (younger generation); voided: TAB and its owners
+KEYS[4] outcomes      hash    org/request -> state reserved charged account (younger generation); voided, charged: TAB and owners
 KEYS[5] outcomes_old  hash    the older generation, read only
 KEYS[6] meta          hash    epoch, seq, writes
 KEYS[7] events        stream  id epoch-seq; fields t, v1

@@ -4,14 +4,14 @@
 Invariant: a hold ends exactly once. What was reported by touch is charged (kind `expire`), the rest returns to available;
 a commit that comes later finds the outcome and charges only what is missing. What was reported under an earlier start of the
 server is not charged: the hold may have been released since, and the release lost with the newest writes of then. So nothing is
-swept on a server that nobody has approved: a settler that froze and wakes would charge what counts no more, and its event could
-take the number of a lost one and hide the loss.
+swept on a server that nobody has approved, or that was another one's replica since: a settler that froze and wakes would charge
+what counts no more, and its event could take the number of a lost one and hide the loss.
 
 KEYS[1] accounts   hash    org/user -> available held applied
 KEYS[2] holds      hash    org/request -> amount, account, progress, mark, payload (TAB between)
 KEYS[3] deadlines  zset    org/request by Redis time in ms
 KEYS[4] outcomes   hash    org/request -> state reserved charged account
-KEYS[5] meta       hash    epoch, seq, run_id, start, uncharged_holds, uncharged_amount
+KEYS[5] meta       hash    epoch, seq, run_id, replid, start, uncharged_holds, uncharged_amount
 KEYS[6] events     stream  id epoch-seq; fields t, v1
 KEYS[7] open_holds hash    org/user -> how many holds it has open, but for one if it holds anything
 ARGV[1] epoch
@@ -26,13 +26,19 @@ ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 if #KEYS ~= 7 or #ARGV ~= 2 then return redis.error_reply('MALFORMED arguments are missing') end
 local limit = whole(ARGV[2], 1000)
 if not limit or limit == 0 then return redis.error_reply('MALFORMED limit is 1 to 1000') end
-local meta = call('HMGET', KEYS[5], 'epoch', 'seq', 'start', 'run_id')
+local meta = call('HMGET', KEYS[5], 'epoch', 'seq', 'start', 'run_id', 'replid')
 local refused = refusal(meta[1], ARGV[1], meta[2])
 if refused then return refused end
 -- A simulated server may have no INFO; a settler that may not ask never gets here.
-local info = redis.pcall('INFO', 'server')
-if type(info) == 'string' and meta[4] ~= match(info, 'run_id:(%w+)') then
-  return redis.error_reply('FENCED the server has not been approved')
+local info = redis.pcall('INFO', 'server', 'replication')
+if type(info) == 'string' then
+  local replid, before = match(info, 'master_replid:(%w+)'), match(info, 'master_replid2:(%w+)')
+  -- A primary whose first replica comes begins a history too, one that continues no other's.
+  local is_same = (meta[5] or '') == '' or not replid or meta[5] == replid
+    or find(info, 'role:master', 1, true) and before and not find(before, '[^0]')
+  if meta[4] ~= match(info, 'run_id:(%w+)') or not is_same then
+    return redis.error_reply('FENCED the server has not been approved')
+  end
 end
 call('HLEN', KEYS[4])
 

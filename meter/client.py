@@ -24,7 +24,7 @@ from taximeter.meter.settings import MeterSettings
 from taximeter.meter.wire.balance import Balance, Loader
 from taximeter.meter.wire.errors import StoreUnavailable
 from taximeter.meter.wire.hold_record import Asker
-from taximeter.meter.wire.ids import new_request_id
+from taximeter.meter.wire.ids import new_owner, new_request_id
 from taximeter.meter.wire.keys import account_field, request_field
 from taximeter.meter.wire.limits import (
     check_ttl,
@@ -162,12 +162,18 @@ class Meter:
         *,
         request_id: str | None = None,
         usage: Usage | None = None,
+        pays_ahead: bool = False,
     ) -> Receipt:
         """Reserve and commit in one step, for a cost already known. A repeat answers `replayed`.
         Raises as reserve.
+
+        `pays_ahead`: work is let through by this. What this very call has charged is no repeat
+        then, though the reply was lost on the way and it had to ask again.
         """
         request_id = new_request_id() if request_id is None else request_id
         operation = operation_of("charge", org_id, user_id, request_id, amount, 0, usage)
+        if pays_ahead:
+            operation = operation._replace(owner=new_owner())
         return await self._dispatcher.finish(operation)
 
     async def touch(

@@ -303,6 +303,8 @@ COMMENT ON COLUMN taximeter.account_entries.hold IS 'The open hold of the accoun
 ALTER TABLE ONLY taximeter.account_entries
     ADD CONSTRAINT account_entries_pkey PRIMARY KEY (org_id, user_id, entry_seq);
 
+CREATE INDEX account_entries_by_time ON taximeter.account_entries USING btree (created_at);
+
 CREATE TRIGGER entries_are_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.account_entries FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('entries are append-only; append another entry');
 
 CREATE TABLE taximeter.moves (
@@ -364,18 +366,22 @@ CREATE TABLE taximeter.watermarks (
     settled_at timestamp with time zone,
     settled_to timestamp with time zone,
     settled_entry text,
+    starts bigint DEFAULT 0 NOT NULL,
     CONSTRAINT dead_is_not_negative CHECK ((dead_events >= 0)),
     CONSTRAINT epoch_is_positive CHECK ((epoch > 0)),
     CONSTRAINT every_event_is_accounted_for CHECK ((((settled_events + dead_events) + lost_events) = seq)),
     CONSTRAINT lost_is_not_negative CHECK ((lost_events >= 0)),
     CONSTRAINT seq_is_not_negative CHECK ((seq >= 0)),
     CONSTRAINT settled_is_not_negative CHECK ((settled_events >= 0)),
-    CONSTRAINT shard_is_not_negative CHECK ((shard >= 0))
+    CONSTRAINT shard_is_not_negative CHECK ((shard >= 0)),
+    CONSTRAINT starts_is_not_negative CHECK ((starts >= 0))
 );
 
 COMMENT ON COLUMN taximeter.watermarks.settled_to IS 'Time of the last settled event, by Redis: every charge before it is in the books.';
 
 COMMENT ON COLUMN taximeter.watermarks.settled_entry IS 'id of the last settled entry, and a digest of what it holds';
+
+COMMENT ON COLUMN taximeter.watermarks.starts IS 'The highest number that was given to a start of a server of this shard.';
 
 ALTER TABLE ONLY taximeter.watermarks
     ADD CONSTRAINT watermarks_pkey PRIMARY KEY (shard);
@@ -2002,6 +2008,28 @@ BEGIN
     RETURN true;
 END;
 $_$;
+
+CREATE FUNCTION taximeter.move_hints(org_ids text[], user_ids text[], numbers bigint[], of_shard integer, at_epoch bigint, on_server text, at_start bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(74099, of_shard);
+    UPDATE taximeter.accounts AS account
+       SET applied_seq = least(said.applied, account.entry_seq)
+      FROM (SELECT a.org_id, a.user_id, wanted.applied
+              FROM taximeter.accounts AS a
+              JOIN unnest(org_ids, user_ids, numbers) AS wanted (org_id, user_id, applied)
+                ON a.org_id = wanted.org_id AND a.user_id = wanted.user_id
+             WHERE a.applied_seq <> wanted.applied
+             ORDER BY a.org_id, a.user_id
+               FOR NO KEY UPDATE OF a SKIP LOCKED) AS said
+     WHERE account.org_id = said.org_id AND account.user_id = said.user_id
+       AND EXISTS (SELECT FROM taximeter.watermarks AS mark
+                    WHERE mark.shard = of_shard AND mark.epoch = at_epoch AND mark.run_id IS NOT DISTINCT FROM on_server
+                      AND mark.starts = at_start);
+END;
+$$;
 
 CREATE FUNCTION taximeter.move_pool(org text, allocated_change bigint, closed_change bigint, used_change bigint, enforce boolean) RETURNS void
     LANGUAGE plpgsql

@@ -15,6 +15,7 @@ import asyncpg
 
 from taximeter.api.access.key_text import has_shape, read_key
 from taximeter.api.sql import KEYS
+from taximeter.api.web.background import TaskTracker
 from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.wire.bounded_cache import BoundedCache
 from taximeter.settler.books.stores import Pool, is_away
@@ -106,7 +107,7 @@ class KeyStore:
         self._asking: dict[bytes, asyncio.Future[Grant | None]] = {}
         self._due: list[tuple[str, bytes]] = []
         self._noted: dict[str, float] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = TaskTracker()
         self._asks_due = False
         self._room_of_unknown = asyncio.Semaphore(ROOM_OF_UNKNOWN)
         self._room_of_old = asyncio.Semaphore(1)
@@ -163,20 +164,18 @@ class KeyStore:
         if self._seal is not None:
             return self._seal
         if self._reading_seal is None:
-            self._reading_seal = self._spawn(self._read_seal())
+            self._reading_seal = self._tasks.spawn(self._read_seal())
         return await asyncio.shield(self._reading_seal)
 
     def listen(self) -> None:
         """Hear of keys that end, until `aclose`, and ask for those of their organisations when they
         come next. While Postgres cannot tell, asking each second finds the same.
         """
-        self._spawn(self._listen())
+        self._tasks.spawn(self._listen())
 
     async def aclose(self) -> None:
         """Give up what is being asked or noted; a last use may stay a minute old."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
     async def _listen(self) -> None:
         said = False
@@ -205,17 +204,6 @@ class KeyStore:
             if read.grant.org_id == org_id:
                 read.read_at = read.failed_at = float("-inf")
 
-    def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # Nobody may wait for it any more.
-
     def _ask(self, key_id: str, digest: bytes) -> asyncio.Future[Grant | None]:
         """The one look-up of this key that runs, with all others that are due."""
         asking = self._asking.get(digest)
@@ -225,13 +213,13 @@ class KeyStore:
             self._due.append((key_id, digest))
             if not self._asks_due:
                 self._asks_due = True
-                self._spawn(self._ask_for_due())
+                self._tasks.spawn(self._ask_for_due())
         return asking
 
     def _ask_for_unknown(self, key_id: str, digest: bytes) -> asyncio.Future[Grant | None]:
         asking = self._asking.get(digest)
         if asking is None:
-            asking = self._spawn(self._look_up_unknown(key_id, digest))
+            asking = self._tasks.spawn(self._look_up_unknown(key_id, digest))
             self._follow(digest, asking)
         return asking
 
@@ -241,7 +229,7 @@ class KeyStore:
         def ended(asking: asyncio.Future[Grant | None]) -> None:
             del self._asking[digest]
             if not asking.cancelled():
-                asking.exception()  # As above.
+                asking.exception()  # Nobody may wait for it any more.
 
         asking.add_done_callback(ended)
 
@@ -298,7 +286,7 @@ class KeyStore:
         """What `work` returns within LOOKUP_TIMEOUT_S. Raises TimeoutError, which says that no
         answer came: in a process that is too busy to look, none of the turns is over.
         """
-        task = self._spawn(work)
+        task = self._tasks.spawn(work)
         for _ in range(_TURNS):
             done, _pending = await asyncio.wait((task,), timeout=LOOKUP_TIMEOUT_S / _TURNS)
             if done:
@@ -353,7 +341,7 @@ class KeyStore:
             if len(self._noted) >= KEYS_REMEMBERED_MAX:
                 self._noted.clear()
             self._noted[key_id] = read_at
-            self._spawn(self._note_use(key_id))
+            self._tasks.spawn(self._note_use(key_id))
         return grant
 
     async def _note_use(self, key_id: str) -> None:

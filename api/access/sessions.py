@@ -61,11 +61,19 @@ class RememberingVerifier:
 
     The minute is for the issuer who withdraws a key: what that key has signed ends with it. Tokens
     are remembered by their digest, so that no session lies around in memory. Refusals are not
-    remembered: a flood of bad tokens would push out the good ones.
+    remembered: a flood of bad tokens would push out the good ones. `found_good` is told of each
+    caller whose token was asked about and is good.
     """
 
-    def __init__(self, verifier: Verifier, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        verifier: Verifier,
+        *,
+        found_good: Callable[[Principal], None] = lambda _: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._verifier = verifier
+        self._found_good = found_good
         self._clock = clock
         self._known: BoundedCache[bytes, tuple[float, Principal]] = BoundedCache(
             TOKENS_REMEMBERED_MAX
@@ -84,6 +92,7 @@ class RememberingVerifier:
             logger.info("token refused: %s%s", error.message, cause)
             raise
         self._known.keep(digest, (min(principal.expires_at, now + REMEMBERED_S), principal))
+        self._found_good(principal)
         return principal
 
 

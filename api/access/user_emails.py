@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import asyncpg
 
-from taximeter.api.access.sessions import Principal, Verifier
+from taximeter.api.access.sessions import Principal
 from taximeter.api.sql import USERS
 from taximeter.api.web.background import TaskTracker
 from taximeter.meter.wire.bounded_cache import BoundedCache
@@ -26,25 +26,23 @@ async def emails_of(conn: Connection, org_id: str, user_ids: Iterable[str]) -> d
     return {row["user_id"]: row["email"] for row in rows}
 
 
-class NotingVerifier:
-    """Checks tokens by another verifier, and notes the addresses of their users.
+class EmailNotes:
+    """Notes the addresses of users whose sessions were found good.
 
     Notes are written beside the request, which neither waits for them nor fails with them: one that
     is lost is written with the user's next token. An address counts if the issuer has verified it.
     """
 
-    def __init__(self, verifier: Verifier, pool: Pool, tracker: TaskTracker) -> None:
-        self._verifier = verifier
+    def __init__(self, pool: Pool, tracker: TaskTracker) -> None:
         self._pool = pool
         self._tracker = tracker
         self._known: BoundedCache[str, str] = BoundedCache(USERS_REMEMBERED_MAX)
 
-    async def verify(self, token: str) -> Principal:
-        principal = await self._verifier.verify(token)
+    def note(self, principal: Principal) -> None:
+        """Note this user's address, in the background, unless it is known."""
         email = principal.email if principal.email_verified else None
         if email is not None and self._known.get(principal.user_id) != email:
             self._tracker.spawn(self._note(principal.user_id, email))
-        return principal
 
     async def _note(self, user_id: str, email: str) -> None:
         self._known.keep(user_id, email)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 import asyncpg
@@ -14,7 +16,7 @@ from taximeter.api.sql import CREDITS
 from taximeter.api.web.errors import ApiError, admin_refusal
 from taximeter.meter.wire.credits import credits_of, text_of_credits
 from taximeter.meter.wire.limits import BALANCE_MAX
-from taximeter.settler.books.stores import Connection
+from taximeter.settler.books.stores import Connection, Pool
 
 
 class Allocated(BaseModel):
@@ -124,6 +126,20 @@ def pool_cannot_pay(need: int, have: int) -> ApiError:
         need=text_of_credits(need),
         have=text_of_credits(have),
     )
+
+
+@asynccontextmanager
+async def allocating(pool: Pool, org_id: str, millicredits: int) -> AsyncIterator[Connection]:
+    """A transaction that allocates credits of the organisation's pool. What the database refuses of
+    them is raised as an ApiError that says why, by the pool as it is then.
+    """
+    async with pool.acquire() as conn:
+        try:
+            async with conn.transaction():
+                yield conn
+        except (asyncpg.CheckViolationError, asyncpg.ForeignKeyViolationError) as error:
+            row = await conn.fetchrow(CREDITS["pool"], org_id)
+            raise allocation_refusal(row, millicredits, error) from error
 
 
 def not_a_member() -> ApiError:

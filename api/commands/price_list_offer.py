@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from taximeter.api.commands.common import explain
 from taximeter.api.commands.price_imports import NOTES_SHOWN, report_of
 from taximeter.api.commands.price_list_database import run_with_pool
+from taximeter.api.commands.price_list_options import Terms
 from taximeter.api.prices.changes import (
     Changes,
     Problem,
@@ -38,35 +39,24 @@ from taximeter.settler.books.stores import Pool
 SHOWN: Final = 20
 
 
-def offer(
-    database_url: str,
-    new: NewList,
-    *,
-    at: datetime | None,
-    accept: tuple[str, ...],
-    dry_run: bool,
-    yes: bool,
-    show_all: bool,
-    report: Path | None,
-    as_json: bool,
-    by: str | None,
-    back_to: int | None,
-) -> None:
+def offer(new: NewList, terms: Terms, *, back_to: int | None) -> None:
     """Show what a list changes, and take it over."""
-    if as_json and not (yes or dry_run):
+    if terms.as_json and not (terms.yes or terms.dry_run):
         raise click.UsageError("--json needs --yes or --dry-run: it does not ask")
     now = datetime.now(UTC)
-    if at is not None and at <= now:
-        raise click.BadParameter(f"{at.isoformat()} has passed", param_hint="--at")
-    editions = run_with_pool(database_url, lambda pool: Editions(pool, None).read())
-    in_force, changes = _compared(editions, new, at or now)
+    if terms.at is not None and terms.at <= now:
+        raise click.BadParameter(f"{terms.at.isoformat()} has passed", param_hint="--at")
+    editions = run_with_pool(terms.database_url, lambda pool: Editions(pool, None).read())
+    in_force, changes = _compared(editions, new, terms.at or now)
     problems = problems_of(
         changes,
         dated=new.dated,
         in_force_dated=in_force.dated,
         is_same=_digest(in_force) == new.digest,
     )
-    refused = [one for one in problems if one.check not in accept and one.model not in accept]
+    refused = [
+        one for one in problems if one.check not in terms.accept and one.model not in terms.accept
+    ]
     found: dict[str, Any] = {
         "in_force": {"version": in_force.version, "dated": _iso(in_force.dated)},
         "new": {"version": new.version, "dated": new.dated.isoformat(), "digest": new.digest},
@@ -78,25 +68,27 @@ def offer(
     if new.imported is not None:
         found["not_metered"] = new.imported.notes
         found["left_out"] = new.imported.left_out
-    if report is not None:
-        is_json = report.suffix == ".json"
+    if terms.report is not None:
+        is_json = terms.report.suffix == ".json"
         text = json.dumps(found, indent=2) if is_json else "\n".join(_whole(new, changes, problems))
-        write_whole(report, f"{text}\n".encode())
-    if not as_json:
-        _show(in_force, new, changes, show_all=show_all, report=report)
+        write_whole(terms.report, f"{text}\n".encode())
+    if not terms.as_json:
+        _show(in_force, new, changes, show_all=terms.show_all, report=terms.report)
     if refused:
-        _refuse(refused, found, as_json=as_json)
-    if dry_run or not (yes or click.confirm(_question(at))):
-        click.echo(json.dumps(found, indent=2) if as_json else "nothing was taken over")
+        _refuse(refused, found, as_json=terms.as_json)
+    if terms.dry_run or not (terms.yes or click.confirm(_question(terms.at))):
+        click.echo(json.dumps(found, indent=2) if terms.as_json else "nothing was taken over")
         return
 
     async def run(pool: Pool) -> tuple[int, datetime]:
         async with pool.acquire() as conn:
-            return await take_over(conn, new, starts_at=at, by=who_does_it(by), back_to=back_to)
+            return await take_over(
+                conn, new, starts_at=terms.at, by=who_does_it(terms.by), back_to=back_to
+            )
 
-    number, starts_at = run_with_pool(database_url, run)
+    number, starts_at = run_with_pool(terms.database_url, run)
     begins = starts_at.astimezone(UTC).isoformat()
-    if as_json:
+    if terms.as_json:
         click.echo(json.dumps({**found, "taken_over": {"number": number, "starts_at": begins}}))
     else:
         click.echo(f"list {number} is in force from {begins} on; processes look every few seconds")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,6 +31,9 @@ REPORT = click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the whole comparison into this file; as JSON if its name ends so.",
+)
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Show what it would change, and change nothing."
 )
 YES = click.option("--yes", is_flag=True, help="Do not ask before taking it over.")
 
@@ -81,6 +88,37 @@ ACCEPT = click.option(
     + "; ".join(f"{name} ({what})" for name, what in CHECKS.items())
     + ".",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How a list is to be taken over: what the options say that `offer_options` adds."""
+
+    database_url: str
+    at: datetime | None
+    accept: tuple[str, ...]
+    dry_run: bool
+    yes: bool
+    show_all: bool
+    report: Path | None
+    as_json: bool
+    by: str | None
+
+
+def offer_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of taking a list over; the command has them together, as `terms`."""
+
+    @wraps(command)
+    def with_terms(**given: Any) -> None:
+        names = [one.name for one in fields(Terms)]
+        command(
+            **{name: one for name, one in given.items() if name not in names},
+            terms=Terms(**{name: given[name] for name in names}),
+        )
+
+    for option in (DATABASE, BY, JSON, REPORT, ALL, YES, DRY_RUN, ACCEPT, AT):
+        with_terms = option(with_terms)
+    return with_terms
 
 
 def today() -> date:

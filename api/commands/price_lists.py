@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime
+from dataclasses import replace
+from datetime import UTC, date
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,12 @@ from asyncpg import Record
 from taximeter.api.commands.price_list_database import run_with_pool
 from taximeter.api.commands.price_list_offer import offer, who_does_it, write_whole
 from taximeter.api.commands.price_list_options import (
-    ACCEPT,
-    ALL,
-    AT,
     BY,
     DATABASE,
     JSON,
-    REPORT,
-    YES,
     Day,
+    Terms,
+    offer_options,
 )
 from taximeter.api.commands.price_list_sources import (
     DIGEST_SHOWN,
@@ -44,7 +42,6 @@ from taximeter.settler.books.stores import Pool
 @click.argument(
     "file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
-@AT
 @click.option(
     "--dated",
     type=Day(),
@@ -52,45 +49,14 @@ from taximeter.settler.books.stores import Pool
     help="The day of which its prices are, from which their age is counted; by default the one "
     "that FILE says (`dated`), else the day on which it was written.",
 )
-@ACCEPT
-@click.option("--dry-run", is_flag=True, help="Show what it would change, and change nothing.")
-@YES
-@ALL
-@REPORT
-@JSON
-@BY
-@DATABASE
-def refresh(
-    file: Path | None,
-    at: datetime | None,
-    dated: date | None,
-    accept: tuple[str, ...],
-    dry_run: bool,
-    yes: bool,
-    show_all: bool,
-    report: Path | None,
-    as_json: bool,
-    by: str | None,
-    database_url: str,
-) -> None:
+@offer_options
+def refresh(file: Path | None, dated: date | None, terms: Terms) -> None:
     """Nothing is taken over unless it is confirmed, or `--yes` says so."""
     try:
         new = from_package(dated) if file is None else from_file(file, dated)
     except PriceFileError as error:
         raise click.ClickException(str(error)) from None
-    offer(
-        database_url,
-        new,
-        at=at,
-        accept=accept,
-        dry_run=dry_run,
-        yes=yes,
-        show_all=show_all,
-        report=report,
-        as_json=as_json,
-        by=by,
-        back_to=None,
-    )
+    offer(new, terms, back_to=None)
 
 
 @click.command(
@@ -98,49 +64,19 @@ def refresh(
     "with a number of its own. 0 means the list of the installed package."
 )
 @click.argument("number", type=click.IntRange(min=0))
-@AT
-@ACCEPT
-@click.option("--dry-run", is_flag=True, help="Show what it would change, and change nothing.")
-@YES
-@ALL
-@REPORT
-@JSON
-@BY
-@DATABASE
-def back(
-    number: int,
-    at: datetime | None,
-    accept: tuple[str, ...],
-    dry_run: bool,
-    yes: bool,
-    show_all: bool,
-    report: Path | None,
-    as_json: bool,
-    by: str | None,
-    database_url: str,
-) -> None:
+@offer_options
+def back(number: int, terms: Terms) -> None:
     """As `refresh`, with an older list."""
     new = (
         from_package(None)
         if number == 0
-        else run_with_pool(database_url, lambda p: kept_list(p, number))
+        else run_with_pool(terms.database_url, lambda p: kept_list(p, number))
     )
     if new is None:
         raise click.ClickException(f"there is no list {number}; `taximeter prices history` has all")
-    offer(
-        database_url,
-        new,
-        at=at,
-        # Who goes back knows that it is an older one.
-        accept=(*accept, "older"),
-        dry_run=dry_run,
-        yes=yes,
-        show_all=show_all,
-        report=report,
-        as_json=as_json,
-        by=by,
-        back_to=number or None,
-    )
+    # Who goes back knows that it is an older one.
+    terms = replace(terms, accept=(*terms.accept, "older"))
+    offer(new, terms, back_to=number or None)
 
 
 @click.command(

@@ -1,17 +1,20 @@
-"""What the embedded servers ask of this machine: a free port, a binary, and an error to raise."""
+"""What the embedded servers ask of this machine: a port, a binary, a lock, an error to raise."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
 import random
 import socket
+import time
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 # Below the range of outgoing ports: a client that keeps calling a dead server there could otherwise
 # be given that very port for its own end, connect to itself, and keep the server from coming back.
 PORT_MIN, PORT_MAX = 20_000, 32_000
+POLL_S = 0.02
 
 
 class ServerFailed(RuntimeError):
@@ -28,6 +31,22 @@ def wheel_folder(package: str) -> Path:
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(f"No module named '{package}'", name=package)
     return Path(found.submodule_search_locations[0])
+
+
+def locked_within(descriptor: int, seconds: float) -> bool:
+    """Lock an open file for us alone, as soon as nobody else has it locked; False if that takes
+    longer.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(POLL_S)
+        else:
+            return True
 
 
 def is_free(port: int) -> bool:

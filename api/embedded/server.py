@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import subprocess
 import tempfile
@@ -15,13 +14,18 @@ from signal import SIGKILL, Signals
 from types import TracebackType
 from typing import Self
 
-from taximeter.api.embedded.machine import PortTaken, ServerFailed, kept_port
+from taximeter.api.embedded.machine import (
+    POLL_S,
+    PortTaken,
+    ServerFailed,
+    kept_port,
+    locked_within,
+)
 from taximeter.api.embedded.spawn import Child, Identity, spawn
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 LOCK_TIMEOUT_S = 10.0
-POLL_S = 0.02
 PORT_ATTEMPTS_MAX = 5
 LOG_TAIL_BYTES_MAX = 4_000
 
@@ -160,17 +164,10 @@ class EmbeddedServer(ABC):
         """
         lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            deadline = time.monotonic() + LOCK_TIMEOUT_S
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise ServerFailed(
-                            f"{self.name}: another process uses {self.data_dir}; stop it first"
-                        ) from None
-                    time.sleep(POLL_S)
+            if not locked_within(lock, LOCK_TIMEOUT_S):
+                raise ServerFailed(
+                    f"{self.name}: another process uses {self.data_dir}; stop it first"
+                )
             yield lock
         finally:
             os.close(lock)

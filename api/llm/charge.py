@@ -156,8 +156,8 @@ class OpenCharge:
             return await self._commit(self._so_far(), estimated=True)
         if reported.is_capped:
             logger.warning(
-                "request %s: the usage that upstream %s reports is beyond the model's context, "
-                "and was cut: %.500r",
+                "request %s: the usage that upstream %s reports is beyond what one request "
+                "can use, and was cut: %.500r",
                 self.request_id,
                 self.target.upstream.name,
                 usage,

@@ -28,6 +28,23 @@ _SUMS: Final = ("total_tokens", "totalTokenCount", "total_token_count", "totalTo
 """Where one of these is there, that of the output may be left out."""
 
 
+_OTHERS_MAX: Final = {
+    "search": 1_000,
+    "citation": UNKNOWN_CONTEXT,
+    "image": 1_000,
+    "audio_hour": 86_400,
+}
+"""The most of what is no token that one request can have used: searches, tokens of citations,
+images and seconds.
+"""
+_CALLED: Final = {
+    "search": "web_searches",
+    "citation": "citation_tokens",
+    "image": "images",
+    "audio_hour": "seconds",
+}
+
+
 class Bounds(NamedTuple):
     """The most that one request can have used: tokens of its prompt and of its output."""
 
@@ -63,13 +80,19 @@ def read_usage(
     if found is None:
         return None
     counts = counts_of(found)
+    others = {kind: count for kind, count in counts.kinds.items() if kind in _OTHERS_MAX}
     if not counts.prompt or (delivered and makes_output and not counts.output):
         return None  # No prompt has no tokens, and no answer that has some.
-    if counts.prompt <= bounds.prompt and counts.output <= bounds.output:
+    if (
+        counts.prompt <= bounds.prompt
+        and counts.output <= bounds.output
+        and all(count <= _OTHERS_MAX[kind] for kind, count in others.items())
+    ):
         return ReportedUsage(found, is_capped=False)
     capped = {
         "prompt_tokens": min(counts.prompt, bounds.prompt),
         "completion_tokens": min(counts.output, bounds.output),
+        **{_CALLED[kind]: min(count, _OTHERS_MAX[kind]) for kind, count in others.items()},
     }
     return ReportedUsage(capped, is_capped=True)
 

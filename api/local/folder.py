@@ -5,7 +5,6 @@ that it ever deletes anything in.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import time
@@ -13,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from taximeter.api.access.dev_tokens import KEY_FILE_NAME
+from taximeter.api.embedded.machine import locked_within
 
 MARKER = ".taximeter-folder"
 """Says which command a folder belongs to. Locked while that command runs."""
 SERVERS_END_WITHIN_S = 10.0
 """How long servers are waited for whose parent was killed a moment ago."""
-_POLL_S = 0.02
 _OF_DEV = frozenset(("arq", KEY_FILE_NAME, "logs", "postgres", "valkey"))
 
 
@@ -75,12 +74,10 @@ def _locked(marker: Path, folder: Path, owner: str) -> Iterator[None]:
     except OSError as error:
         raise FolderRefused(f"{marker} cannot be used: {error.strerror or error}") from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locked_within(lock, 0):
             raise FolderRefused(
                 f"{folder} is in use by another {owner}: stop it, or name another one"
-            ) from None
+            )
         yield
     finally:
         os.close(lock)
@@ -91,16 +88,8 @@ def _wait_for_servers(folder: Path) -> None:
     end = time.monotonic() + SERVERS_END_WITHIN_S
     for lock_path in folder.glob("*/lock"):
         with lock_path.open("rb") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > end:
-                        raise FolderRefused(
-                            f"a server still runs on {lock_path.parent}: stop it first"
-                        ) from None
-                    time.sleep(_POLL_S)
+            if not locked_within(lock.fileno(), end - time.monotonic()):
+                raise FolderRefused(f"a server still runs on {lock_path.parent}: stop it first")
 
 
 def _remove(one: Path) -> None:

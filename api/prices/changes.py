@@ -53,12 +53,15 @@ class Problem(NamedTuple):
 
 @dataclass(slots=True)
 class Changes:
-    """What a new list changes, by model (host/name). `same`: how many models keep every figure."""
+    """What a new list changes, by model (host/name). `same`: how many models keep every figure;
+    `paid`: those that change and still cost something.
+    """
 
     added: dict[str, Figures] = field(default_factory=dict)
     removed: dict[str, Figures] = field(default_factory=dict)
     changed: dict[str, list[Step]] = field(default_factory=dict)
     same: int = 0
+    paid: set[str] = field(default_factory=set)
 
     @property
     def priced_before(self) -> int:
@@ -114,6 +117,8 @@ def changes_between(old: PriceLists, new: PriceLists, at: datetime) -> Changes:
                 for what in dict.fromkeys((*before, *after))
                 if before.get(what) != after.get(what)
             ]
+            if any(after.values()):
+                found.paid.add(name)
     return found
 
 
@@ -134,12 +139,11 @@ def problems_of(
         )
         found.append(Problem("removed", "", text))
     for model, steps in changes.changed.items():
-        left = [step for step in steps if step.new is not None]
-        if left and any(step.old for step in steps) and _is_free_now(steps):
+        if model not in changes.paid and any(step.old for step in steps) and _is_free_now(steps):
             found.append(Problem("free", model, f"{model} would cost nothing"))
             continue
         for step in steps:
-            factor = step.factor
+            factor = Decimal(0) if step.old and step.new == 0 else step.factor
             if factor is not None and not Decimal(1) / FACTOR_MAX <= factor <= FACTOR_MAX:
                 text = f"{model}: {step.what} {_plain(step.old)} -> {_plain(step.new)} dollars"
                 found.append(Problem("factor", model, text))
@@ -161,7 +165,7 @@ def lines_of(changes: Changes) -> Iterator[str]:
 
 
 def _is_free_now(steps: list[Step]) -> bool:
-    """Whether what costs something before costs nothing after, with all that is left of it."""
+    """Whether all that changes costs nothing after, and some of it is left."""
     return all(not step.new for step in steps) and any(step.new == 0 for step in steps)
 
 

@@ -16,7 +16,7 @@ from taximeter.api.access.rate_limits import RateLimiter, limits_of
 from taximeter.api.access.sessions import DevVerifier, OidcVerifier, RememberingVerifier, Verifier
 from taximeter.api.access.system_admins import SystemAdmins
 from taximeter.api.access.system_keys import SystemKeys
-from taximeter.api.access.user_emails import NotingVerifier
+from taximeter.api.access.user_emails import EmailNotes
 from taximeter.api.billing.live_balances import LiveBalances
 from taximeter.api.billing.payments import PaymentVerifier
 from taximeter.api.billing.refused_charges import RefusalAudit
@@ -26,6 +26,7 @@ from taximeter.api.llm.services import LlmServices
 from taximeter.api.llm.unsent_charges import PendingCharges
 from taximeter.api.prices.editions import Editions
 from taximeter.api.prices.followed import PriceAge, following, make_holds
+from taximeter.api.processes.database import process_pool
 from taximeter.api.running.services import MeterGate
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.upstreams.catalogue import Catalogue
@@ -36,7 +37,6 @@ from taximeter.api.web.background import REQUESTS_SHARE, Grace, TaskTracker
 from taximeter.api.web.fair_shares import FairShares
 from taximeter.meter.pricing import Pricer
 from taximeter.settler.books.accounts import account_loader
-from taximeter.settler.books.connection_pools import make_pool
 from taximeter.settler.books.stores import Stores, open_redis
 from taximeter.settler.settling.read_your_writes import CatchUp
 from taximeter.settler.status.health import HealthCheck
@@ -97,18 +97,12 @@ async def open_services(
     async with AsyncExitStack() as stack:
         # The API starts also while Postgres is away; its status says so.
         pool = await stack.enter_async_context(
-            make_pool(
-                settings.database_url,
-                size_max=settings.database_pool_max,
-                command_timeout_s=settings.database_timeout_s,
-                wait_s=settings.database_wait_s,
-                accept_loss=settings.database_durability == "none",
+            process_pool(
+                settings,
+                "taximeter-api",
                 close_s=CLOSE_S,
-                server_settings={
-                    "application_name": "taximeter-api",
-                    # Compiling a report costs more than running it, where Postgres is built for it.
-                    "jit": "off",
-                },
+                # Compiling a report costs more than running it, where Postgres is built for it.
+                server_settings={"jit": "off"},
             )
         )
         redis = open_redis(settings)
@@ -132,15 +126,7 @@ async def open_services(
         if pricer.knows_editions:
             check_providers(routing, pricer)
         key_pool = await stack.enter_async_context(
-            make_pool(
-                settings.database_url,
-                size_max=KEY_CONNECTIONS,
-                command_timeout_s=settings.database_timeout_s,
-                wait_s=settings.database_wait_s,
-                close_s=CLOSE_S,
-                accept_loss=settings.database_durability == "none",
-                server_settings={"application_name": "taximeter-api-keys"},
-            )
+            process_pool(settings, "taximeter-api-keys", size_max=KEY_CONNECTIONS, close_s=CLOSE_S)
         )
         keys = KeyStore(key_pool, outage_s=settings.outage_belief_s)
         stack.push_async_callback(keys.aclose)
@@ -169,7 +155,7 @@ async def open_services(
             meters=meters,
             live=LiveBalances(stores, tracker, meters.get),
             verifier=RememberingVerifier(
-                NotingVerifier(make_verifier(settings, plain_client), pool, tracker)
+                make_verifier(settings, plain_client), found_good=EmailNotes(pool, tracker).note
             ),
             admins=SystemAdmins(
                 pool,

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from taximeter.api.access.api_keys import KEY_CONNECTIONS, KeyStore
 from taximeter.api.prices.editions import Editions
 from taximeter.api.prices.followed import PriceAge, following, make_holds
+from taximeter.api.processes.database import process_pool
 from taximeter.api.processes.sidecar_keys import Keys
 from taximeter.api.processes.sidecar_server import DrainingServer, open_unix_socket, server_config
 from taximeter.api.settings.sidecar import SidecarSettings
@@ -21,7 +22,6 @@ from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import Sidecar, create_sidecar
 from taximeter.meter.sidecar.answers import Refusal
 from taximeter.settler.books.accounts import account_loader
-from taximeter.settler.books.connection_pools import make_pool
 from taximeter.settler.books.stores import Pool, Stores
 from taximeter.settler.status.health import HealthCheck
 
@@ -47,28 +47,13 @@ async def run_sidecar(settings: SidecarSettings, pricer: Pricer) -> bool:
         pool: Pool | None = None
         if settings.has_database:
             # It starts also while Postgres is away: few requests need it.
-            pool = await stack.enter_async_context(
-                make_pool(
-                    settings.database_url,
-                    size_max=settings.database_pool_max,
-                    command_timeout_s=settings.database_timeout_s,
-                    wait_s=settings.database_wait_s,
-                    accept_loss=settings.database_durability == "none",
-                    server_settings={"application_name": "taximeter-sidecar"},
-                )
-            )
+            pool = await stack.enter_async_context(process_pool(settings, "taximeter-sidecar"))
         keys: Keys | None = None
         if settings.needs_keys:
             store = None
             if pool is not None:
                 key_pool = await stack.enter_async_context(
-                    make_pool(
-                        settings.database_url,
-                        size_max=KEY_CONNECTIONS,
-                        command_timeout_s=settings.database_timeout_s,
-                        wait_s=settings.database_wait_s,
-                        server_settings={"application_name": "taximeter-sidecar-keys"},
-                    )
+                    process_pool(settings, "taximeter-sidecar-keys", size_max=KEY_CONNECTIONS)
                 )
                 store = KeyStore(key_pool, outage_s=settings.outage_belief_s)
                 stack.push_async_callback(store.aclose)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from taximeter.api.billing.allocations import (
     allocate_credits,
-    allocation_refusal,
+    allocating,
     pool_cannot_pay,
 )
 from taximeter.api.billing.audit import to_json, write_audit
@@ -140,18 +140,13 @@ async def refund(
     who is no active member.
     """
     org_id = access.org_id
-    async with services.pool.acquire() as conn:
-        try:
-            async with conn.transaction():
-                answer = await answer_once(
-                    conn,
-                    Repeatable("credits.refund", org_id, idempotency_key, body),
-                    Refunded,
-                    lambda: _refund(conn, access, body),
-                )
-        except asyncpg.CheckViolationError as error:
-            pool = await conn.fetchrow(CREDITS["pool"], org_id)
-            raise allocation_refusal(pool, body.credits, error) from error
+    async with allocating(services.pool, org_id, body.credits) as conn:
+        answer = await answer_once(
+            conn,
+            Repeatable("credits.refund", org_id, idempotency_key, body),
+            Refunded,
+            lambda: _refund(conn, access, body),
+        )
     services.memberships.forget(body.user_id)
     return answer.model_copy(
         update={"allocation": await services.live.made_live(org_id, answer.allocation)}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import asyncpg
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, StrictBool
 
-from taximeter.api.billing.allocations import Allocated, allocate_credits, allocation_refusal
+from taximeter.api.billing.allocations import Allocated, allocate_credits, allocating
 from taximeter.api.billing.live_balances import with_balance
 from taximeter.api.billing.views import (
     AllocationView,
@@ -79,27 +78,22 @@ async def allocate(
     user is no active member; 409 EXPIRY_CONFLICT for another end than that of the credits that the
     user has.
     """
-    async with services.pool.acquire() as conn:
-        try:
-            async with conn.transaction():
-                answer = await answer_once(
-                    conn,
-                    Repeatable("credits.allocate", access.org_id, idempotency_key, body),
-                    Allocated,
-                    lambda: allocate_credits(
-                        conn,
-                        access.org_id,
-                        body.user_id,
-                        body.credits,
-                        actor=access.user_id,
-                        names_an_end="expires_at" in body.model_fields_set,
-                        expires_at=body.expires_at,
-                        auto_renew=body.auto_renew,
-                    ),
-                )
-        except (asyncpg.CheckViolationError, asyncpg.ForeignKeyViolationError) as error:
-            pool = await conn.fetchrow(CREDITS["pool"], access.org_id)
-            raise allocation_refusal(pool, body.credits, error) from error
+    async with allocating(services.pool, access.org_id, body.credits) as conn:
+        answer = await answer_once(
+            conn,
+            Repeatable("credits.allocate", access.org_id, idempotency_key, body),
+            Allocated,
+            lambda: allocate_credits(
+                conn,
+                access.org_id,
+                body.user_id,
+                body.credits,
+                actor=access.user_id,
+                names_an_end="expires_at" in body.model_fields_set,
+                expires_at=body.expires_at,
+                auto_renew=body.auto_renew,
+            ),
+        )
     services.memberships.forget(body.user_id)
     allocation = await services.live.made_live(access.org_id, answer.allocation)
     return answer.model_copy(update={"allocation": allocation})

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, BaseModel, Field
 
 from taximeter.api.access.key_text import make_key
+from taximeter.api.billing.allocations import not_a_member
 from taximeter.api.billing.audit import write_audit
 from taximeter.api.running.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.sql import IDENTITY, KEYS
@@ -123,11 +124,7 @@ async def create_key(
         if body.user_id is not None:
             member = await conn.fetchrow(IDENTITY["find_member"], org_id, body.user_id)
             if member is None or member["status"] != "active":
-                raise ApiError(
-                    404,
-                    "The user is not an active member of this organization",
-                    details={"field": "user_id"},
-                )
+                raise not_a_member()
         await _refuse_too_many(conn, org_id, body.name)
         await conn.execute(
             KEYS["insert_key"],

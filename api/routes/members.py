@@ -10,6 +10,7 @@ from asyncpg import Record
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field, StrictBool
 
+from taximeter.api.billing.allocations import not_a_member
 from taximeter.api.billing.audit import write_audit
 from taximeter.api.billing.leaving import Ended, end_what_acts_for, refuse_to_keep
 from taximeter.api.running.dependencies import CallerFirstRoute, MemberDep, OrgAdminDep, ServicesDep
@@ -187,7 +188,7 @@ async def remove_member(
         await conn.fetchval(IDENTITY["lock_organization"], org_id)
         before = await conn.fetchrow(IDENTITY["find_member"], org_id, user_id)
         if before is None or before["status"] not in ("active", "invited"):
-            raise ApiError(404, "The user is not an active member of this organization")
+            raise not_a_member()
         await _refuse_personal(conn, org_id)
         if _is_active_admin(before):
             await _keep_an_admin(conn, org_id, user_id)

@@ -7,12 +7,11 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated
 
-import asyncpg
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
 from taximeter.api.access.sessions import Principal
-from taximeter.api.billing.allocations import allocate_credits, allocation_refusal
+from taximeter.api.billing.allocations import allocate_credits, allocating
 from taximeter.api.billing.personal import personal_org_id
 from taximeter.api.billing.purchases import TransactionView, book_purchase, transaction_view
 from taximeter.api.billing.views import AllocationView, PoolUpdated
@@ -59,18 +58,13 @@ async def grant_credits(
 
     Repetitions, limits and refusals are those of add and allocate.
     """
-    async with services.pool.acquire() as conn:
-        try:
-            async with conn.transaction():
-                answer = await answer_once(
-                    conn,
-                    Repeatable("users.credits", user_id, idempotency_key, body),
-                    Granted,
-                    lambda: _grant(conn, admin, user_id, body, idempotency_key),
-                )
-        except asyncpg.CheckViolationError as error:
-            pool = await conn.fetchrow(CREDITS["pool"], personal_org_id(user_id))
-            raise allocation_refusal(pool, body.credits, error) from error
+    async with allocating(services.pool, personal_org_id(user_id), body.credits) as conn:
+        answer = await answer_once(
+            conn,
+            Repeatable("users.credits", user_id, idempotency_key, body),
+            Granted,
+            lambda: _grant(conn, admin, user_id, body, idempotency_key),
+        )
     services.memberships.forget(user_id)
     allocation = await services.live.made_live(answer.org_id, answer.allocation)
     return answer.model_copy(update={"allocation": allocation})

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
 
 from asyncpg import Record
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from taximeter.api.billing.usage_reports import day_range
@@ -84,10 +84,8 @@ class RequestList(FromBooks):
     limit: int
 
 
-@router.get("/credits/{org_id}/requests", summary="Single charges")
-async def list_requests(
+async def _chosen(
     access: MemberDep,
-    services: ServicesDep,
     start_date: Annotated[Day | None, Query()] = None,
     end_date: Annotated[Day | None, Query()] = None,
     user_id: Annotated[UserId | None, Query()] = None,
@@ -95,15 +93,10 @@ async def list_requests(
     service_name: ServiceName = None,
     request_id: RequestIdParam = None,
     cursor: Cursor = None,
-    limit: LimitParam = 50,
-) -> RequestList:
-    """Admins see everybody's, members their own. Every charge that was acknowledged before the
-    question is included; `complete` and `as_of` say if that took too long.
-    """
-    books = await services.catch_up.of_org(access.org_id)
+) -> tuple[object, ...]:
+    """What the query asks for: the parameters of `list_requests`, but for its limit."""
     first, before = _between(start_date, end_date)
-    rows = await services.pool.fetch(
-        REQUESTS["list_requests"],
+    return (
         access.org_id,
         first,
         before,
@@ -112,8 +105,21 @@ async def list_requests(
         service_name,
         request_id,
         *_place(cursor),
-        limit + 1,
     )
+
+
+Chosen = Annotated[tuple[object, ...], Depends(_chosen)]
+
+
+@router.get("/credits/{org_id}/requests", summary="Single charges")
+async def list_requests(
+    access: MemberDep, services: ServicesDep, chosen: Chosen, limit: LimitParam = 50
+) -> RequestList:
+    """Admins see everybody's, members their own. Every charge that was acknowledged before the
+    question is included; `complete` and `as_of` say if that took too long.
+    """
+    books = await services.catch_up.of_org(access.org_id)
+    rows = await services.pool.fetch(REQUESTS["list_requests"], *chosen, limit + 1)
     shown = rows[:limit]
     return RequestList(
         as_of=books.as_of,
@@ -130,35 +136,13 @@ async def list_requests(
     response_class=Response,
     responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
 )
-async def export_requests(
-    access: MemberDep,
-    services: ServicesDep,
-    start_date: Annotated[Day | None, Query()] = None,
-    end_date: Annotated[Day | None, Query()] = None,
-    user_id: Annotated[UserId | None, Query()] = None,
-    service_type: Annotated[ShortText | None, Query()] = None,
-    service_name: ServiceName = None,
-    request_id: RequestIdParam = None,
-    cursor: Cursor = None,
-) -> Response:
+async def export_requests(access: MemberDep, services: ServicesDep, chosen: Chosen) -> Response:
     """The same, up to 10,000 rows at a time. The header `X-Next-Cursor` leads to the rows after
     them and is missing when there are none. Text that a spreadsheet would take for a formula
     begins with an apostrophe.
     """
     await services.catch_up.of_org(access.org_id)
-    first, before = _between(start_date, end_date)
-    rows = await services.pool.fetch(
-        REQUESTS["list_requests"],
-        access.org_id,
-        first,
-        before,
-        own_user(access, user_id),
-        service_type,
-        service_name,
-        request_id,
-        *_place(cursor),
-        CSV_ROWS_MAX + 1,
-    )
+    rows = await services.pool.fetch(REQUESTS["list_requests"], *chosen, CSV_ROWS_MAX + 1)
     shown = rows[:CSV_ROWS_MAX]
     headers = {"Content-Disposition": 'attachment; filename="requests.csv"'}
     if len(rows) > CSV_ROWS_MAX:

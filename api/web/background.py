@@ -77,5 +77,12 @@ class TaskTracker:
             await asyncio.wait(late, timeout=1.0)
         return len(late)
 
+    async def cancel(self) -> None:
+        """Give up what runs, and wait until it has ended."""
+        running = tuple(self._tasks)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
     def __len__(self) -> int:
         return len(self._tasks)

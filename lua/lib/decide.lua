@@ -49,13 +49,14 @@ for i = 1, count do
   -- What the id already stands for: an open hold, the outcome of one, or nothing (state is nil).
   local hold, outcome = hold_of[key], outcome_of[key]
   local state, reserved_text, charged_text, mine = nil, '0', '0', true
-  local voided_owners = ' '
+  local voided_owners, charger = ' ', ''
   if hold then
     state, reserved_text = 'open', match(hold, '^%d+')
     if reserved_text then mine = find(hold, account .. '\t', #reserved_text + 2, true) == #reserved_text + 2 end
   elseif outcome then
     local whose
     state, reserved_text, charged_text, whose = match(outcome, '^(%l+) (%d+) (%d+) (.+)$')
+    if state == 'charged' then whose, charger = match(whose, '^([^\t]*)\t?(.*)$') end
     state, mine = state or 'unreadable', whose == account
     if state == 'voided' then
       -- Closed to late copies of the reserves that were given back, by their owners; to all others it stands for nothing.
@@ -144,7 +145,12 @@ for i = 1, count do
     end
 
   elseif op == 'charge' then
-    if state then known_code = state == 'charged' and tonumber(charged_text) == amount and '2' or '-4'
+    if state then
+      known_code = state == 'charged' and tonumber(charged_text) == amount and '2' or '-4'
+      -- The same call, whose reply was lost.
+      if known_code == '2' and charger ~= '' and charger == owner then
+        reply, known_code = format('1 %d %d', available, held), nil
+      end
     elseif paused then reply = paused
     elseif available < amount then reply = format('-1 %d %d', available, held)
     else
@@ -220,7 +226,10 @@ for i = 1, count do
     end
     if new_state then
       outcome = new_state .. ' ' .. reserved_text .. ' ' .. amount_text .. ' ' .. account
-      if new_state == 'voided' then outcome = outcome .. '\t' .. voided_owners end
+      if new_state == 'voided' then outcome = outcome .. '\t' .. voided_owners
+      elseif new_state == 'charged' and owner ~= '' and #owner <= 65 and not find(owner, '[^%l%d]') then
+        outcome = outcome .. '\t' .. owner
+      end
       local at = #outcome_fields
       outcome_fields[at + 1], outcome_fields[at + 2] = key, outcome
       ended[#ended + 1] = key

@@ -65,6 +65,7 @@ class RequestReader:
             state, reserved, charged, account = (outcome or outcome_old).split(" ", 3)
             if state == "voided":  # Nobody was told that it was open.
                 return None
+            account = account.partition("\t")[0]
         else:
             return None
         if user_id is not None and account != account_field(org_id, user_id):

@@ -111,11 +111,18 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
     async def async_post_call_success_hook(
         self, data: dict[str, Any], user_api_key_dict: Any, response: Any
     ) -> None:
-        """Charge a whole answer before it goes out, so that no crash comes between."""
+        """Charge a whole answer before it goes out, so that no crash comes between. One whose usage
+        cannot be read is counted, and charged when LiteLLM logs it.
+        """
         call = self._calls.of(data)
-        if call is None or (tokens := usage.tokens_of_answer(response)) is None:
+        if call is None:
             return
-        await self._charge(call, tokens, response, {})
+        delivered = tokens_of_piece(response)
+        tokens = usage.tokens_of_answer(response)
+        if usage.is_told(tokens, delivered):
+            await self._charge(call, tokens, response, {})
+        else:
+            call.output_tokens = max(call.output_tokens, delivered)
 
     async def async_post_call_streaming_iterator_hook(
         self, user_api_key_dict: Any, response: Any, request_data: dict[str, Any]
@@ -142,7 +149,9 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
         call = self._calls.of(kwargs)
         if call is None or call.ended:
             return
-        tokens = usage.tokens_of_log(kwargs, response_obj) or self._settlement.delivered(call)
+        tokens = usage.tokens_of_log(kwargs, response_obj)
+        if not usage.is_told(tokens, call.output_tokens):
+            tokens = None
         await self._charge(call, tokens, response_obj, kwargs)
 
     async def async_post_call_failure_hook(
@@ -183,8 +192,13 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
         return headers
 
     async def _charge(
-        self, call: Call, tokens: Mapping[str, Any], response: Any, kwargs: Mapping[str, Any]
+        self,
+        call: Call,
+        tokens: Mapping[str, Any] | None,
+        response: Any,
+        kwargs: Mapping[str, Any],
     ) -> None:
+        """Charge what was reported, or, without that, what was sent and delivered."""
         model = model_of_deployment(usage.deployment_of(response, kwargs)) or call.model
         about: dict[str, object] = {**call.about, "model": model.name}
         if (cost := usage.cost_by_litellm(response, kwargs)) is not None:
@@ -192,8 +206,11 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
         if usage.is_from_cache(response, kwargs):
             about["cache_hit"] = True
             await self._settlement.charge(call, model=model, tokens=None, about=about)
-        else:
-            await self._settlement.charge(call, model=model, tokens=tokens, about=about)
+            return
+        if tokens is None:
+            about["estimated"] = True
+            tokens = self._settlement.delivered(call)
+        await self._settlement.charge(call, model=model, tokens=tokens, about=about)
 
     def _payer(self, key: Any, data: Mapping[str, Any]) -> tuple[str, str]:
         headers = _headers_of(data)

@@ -48,6 +48,15 @@ def tokens_of_log(kwargs: Mapping[str, Any], response: object) -> dict[str, Any]
     return _chat_shape(usage if isinstance(usage, Mapping) and usage else logged)
 
 
+def is_told(tokens: Mapping[str, Any] | None, delivered: int) -> bool:
+    """Whether a usage can be true: no prompt has no tokens, and no answer that has delivered some.
+    LiteLLM fills in zeros where a provider told none.
+    """
+    if tokens is None or not tokens["prompt_tokens"]:
+        return False
+    return bool(tokens["completion_tokens"]) or not delivered
+
+
 def is_from_cache(response: object, kwargs: Mapping[str, Any]) -> bool:
     """Whether LiteLLM answered from its own cache, and nothing was paid upstream."""
     hidden = _field(response, "_hidden_params")

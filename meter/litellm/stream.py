@@ -12,7 +12,9 @@ _TEXTS: Final = ("content", "reasoning_content", "refusal")
 
 
 def tokens_of_piece(piece: Any) -> int:
-    """Providers mostly send a token at a time; larger pieces go by their bytes."""
+    """Providers mostly send a token at a time; larger pieces, and whole answers, go by their
+    bytes.
+    """
     if isinstance(piece, bytes | str):
         # Anthropic's events pass as they came, several in a piece perhaps.
         mark = b"content_block_delta" if isinstance(piece, bytes) else "content_block_delta"
@@ -24,7 +26,8 @@ def _texts_of(piece: Any) -> Iterator[str]:
     if isinstance(delta := getattr(piece, "delta", None), str):
         yield delta  # An event of the Responses API.
     for choice in getattr(piece, "choices", None) or ():
-        delta = getattr(choice, "delta", None)
+        # A whole answer has its message where a piece has what it adds.
+        delta = getattr(choice, "delta", None) or getattr(choice, "message", None)
         for name in _TEXTS:
             if isinstance(text := getattr(delta, name, None), str):
                 yield text

@@ -126,7 +126,7 @@ class ForwardAuth:
         request_id = headers.get(REQUEST)
         if action == "charge":
             receipt = await meter.charge(
-                *ids, price, request_id=request_id, usage=_usage(headers, rest)
+                *ids, price, request_id=request_id, usage=_usage(headers, rest), pays_ahead=True
             )
             return self._let_through(receipt) if receipt.replayed else receipt
         try:

@@ -10,6 +10,7 @@ from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Pool
 
 _SQL: Final = load_queries("accounts")
+_DIGITS_MAX: Final = 15
 
 Account = tuple[str, str]
 """(org_id, user_id)."""
@@ -28,6 +29,14 @@ async def load_accounts(pool: Pool, accounts: Sequence[Account]) -> dict[Account
         (row["org_id"], row["user_id"]): LoadedAccount(row["available"], row["applied"])
         for row in rows
     }
+
+
+def last_applied(record: bytes | None) -> int | None:
+    """The number of the last entry in a live account, as Redis has it; None for none, and for a
+    damaged one.
+    """
+    number = (record or b"").rpartition(b" ")[2]
+    return int(number) if number.isdigit() and len(number) <= _DIGITS_MAX else None
 
 
 def account_loader(pool: Pool) -> Loader:

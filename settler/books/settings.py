@@ -119,7 +119,7 @@ class StoreSettings(BaseSettings):
         "where somebody waits for the answer.",
     )
     redis_timeout_s: Seconds = Field(
-        default=5.0, description="Longest wait for a Redis connection or one reply."
+        default=5.0, description="Longest wait for one Redis command, with the time to connect."
     )
 
     log_format: LogFormat = Field(

@@ -18,8 +18,8 @@ _SQL: Final = load_queries("guardian")
 @dataclass(frozen=True, slots=True)
 class Mark:
     """A shard as Postgres has it: what is settled up to (epoch, seq), on which approved server
-    (run_id is None until there was one), and how many shards there are. `ledger` is read where
-    Redis is judged by it.
+    (run_id is None until there was one) at which of its starts, and how many shards there are.
+    `ledger` is read where Redis is judged by it.
     """
 
     shard: int
@@ -29,6 +29,7 @@ class Mark:
     shards: int = 1
     ledger: Ledger | None = None
     settled_entry: str | None = None
+    starts: int = 0
 
     @property
     def settled_fingerprint(self) -> str | None:
@@ -63,6 +64,7 @@ async def read_marks(conn: Connection | Pool) -> dict[int, Mark]:
             row["run_id"],
             len(rows),
             settled_entry=row["settled_entry"],
+            starts=row["starts"],
         )
         for row in rows
     }
@@ -81,7 +83,14 @@ async def lock_mark_if_free(conn: Connection, shard: int) -> Mark | None:
     row = await conn.fetchrow(_SQL["lock_watermark_if_free"], shard)
     if row is None:
         return None
-    return Mark(shard, row["epoch"], row["seq"], row["run_id"], settled_entry=row["settled_entry"])
+    return Mark(
+        shard,
+        row["epoch"],
+        row["seq"],
+        row["run_id"],
+        settled_entry=row["settled_entry"],
+        starts=row["starts"],
+    )
 
 
 async def with_position_now(conn: Connection, mark: Mark) -> Mark:
@@ -102,4 +111,5 @@ def _mark(row: asyncpg.Record | None, shard: int) -> Mark:
         row["shards"],
         ledger_of(row),
         row["settled_entry"],
+        row["starts"],
     )

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from taximeter.meter.wire.codes import Code
 from taximeter.meter.wire.keys import account_field, shard_of
 from taximeter.meter.wire.scripts import load_script
-from taximeter.settler.books.accounts import Account, load_accounts
+from taximeter.settler.books.accounts import Account, last_applied, load_accounts
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.postgres_position import step_and_note_position
 from taximeter.settler.books.stores import Stores
@@ -75,14 +75,18 @@ async def bring_up_to_date(stores: Stores, mark: Mark, accounts: Sequence[Accoun
     """Apply now what some accounts of one shard lack, instead of with the next run of `relay`.
     False when Redis has refused an entry of theirs.
 
-    Raises ResponseError when the shard is closed, asyncpg and redis errors. Safe as `relay` is.
+    What they lack Redis is asked, since hints may be wrong after a restart. Raises ResponseError
+    when the shard is closed, asyncpg and redis errors. Safe as `relay` is.
     """
+    names = [account_field(*account) for account in accounts]
+    records = await stores.redis.hmget(stores.keys(mark.shard).accounts, names)
     rows = await stores.pool.fetch(
-        _SQL["hints_of"],
+        _SQL["accounts_short_of"],
         [org_id for org_id, _ in accounts],
         [user_id for _, user_id in accounts],
+        [last_applied(record) for record in records],
     )
-    hints = {(row["org_id"], row["user_id"]): row["applied_seq"] for row in rows}
+    hints = {(row["org_id"], row["user_id"]): row["applied"] for row in rows}
     done = Relayed()
     if hints:
         await _relay_accounts(stores, mark, hints, done)
@@ -138,6 +142,7 @@ async def _relay_accounts(
             mark.shard,
             mark.epoch,
             mark.run_id,
+            mark.starts,
         )
 
 

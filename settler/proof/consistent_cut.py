@@ -84,13 +84,16 @@ class AccountCut:
 
 @dataclass(slots=True)
 class ShardCut(UnsettledEvents):
-    """What was seen of a shard while its accounts were read."""
+    """What was seen of a shard while its accounts were read. hints_due: since it was approved
+    nobody has compared yet how far its accounts are with what the relay takes for applied.
+    """
 
     seq: int = 0
     holds_count: int = 0
     deadlines_count: int = 0
     overdue_ms: int = 0
     holds_judged: bool = True
+    hints_due: bool = False
 
     def __post_init__(self) -> None:
         # Without super(): a dataclass with slots is made anew, and super() would ask the first one.

@@ -1,5 +1,6 @@
 """Brings every account that Postgres knows back into shards that were opened or approved anew, for
-clients that cannot ask Postgres themselves; and says since when nothing is missing.
+clients that cannot ask Postgres themselves, and says since when nothing is missing. The same walk
+compares how far each account is with what the relay takes for applied: a restart may have lost it.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import asyncpg
 from redis.exceptions import ResponseError
 
 from taximeter.meter.places.routed import by_server
+from taximeter.meter.server.trouble import is_out_of_memory
 from taximeter.meter.wire.keys import account_field, shard_of
 from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.accounts import last_applied
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.books.watermarks import count_shards, read_marks
@@ -37,19 +41,25 @@ class Place:
 
 @dataclass(slots=True)
 class Filled:
-    """What one round came to: accounts loaded, and shards that have all of theirs now."""
+    """What one round came to: accounts loaded, those that had lost entries, which the relay sends
+    again, and shards that have all of theirs now.
+    """
 
     loaded: int = 0
+    behind: int = 0
     complete: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Pass:
-    """A walk through all accounts of Postgres."""
+    """A walk through all accounts of Postgres. `refused`: what Redis said to an account for which
+    it had no memory.
+    """
 
     places: dict[int, Place]
     shards: int
     after: tuple[str, str] = ("", "")
+    refused: ResponseError | None = None
 
 
 class Filler:
@@ -80,6 +90,9 @@ class Filler:
         except BaseException:
             self._pass = None
             raise
+        if self._pass.refused is not None:
+            refused, self._pass = self._pass.refused, None
+            raise refused
         places = list(self._pass.places.values())
         done.complete = await note_complete(self._stores, places, first=True)
         self._pass = None
@@ -96,27 +109,54 @@ class Filler:
         """True when there may be more accounts and somebody who wants them."""
         stores = self._stores
         rows = await stores.pool.fetch(_SQL["accounts_page"], *walk.after, self._page_accounts)
-        by_place: dict[int, list[str | int]] = {}
+        pages: dict[int, list[asyncpg.Record]] = {}
         for row in rows:
             shard = shard_of(row["org_id"], walk.shards)
             if shard in walk.places:
-                name = account_field(row["org_id"], row["user_id"])
-                by_place.setdefault(shard, []).extend((name, row["available"], row["applied"]))
-        for shard, accounts in by_place.items():
-            keys = stores.keys(shard)
-            args = [walk.places[shard].epoch, *accounts]
-            try:
-                replies = await _LOAD.call(stores.redis, [keys.accounts, keys.meta], args)
-            except ResponseError as error:
-                if not str(error).startswith(_CLOSED):
-                    raise
-                del walk.places[shard]
-                continue
-            done.loaded += sum(reply.startswith(b"1 ") for reply in replies)
+                pages.setdefault(shard, []).append(row)
+        for shard, page in pages.items():
+            names = [account_field(row["org_id"], row["user_id"]) for row in page]
+            records = await stores.redis.hmget(stores.keys(shard).accounts, names)
+            done.behind += await self._lower_hints(page, records)
+            missing = [row for row, record in zip(page, records, strict=True) if record is None]
+            if missing:
+                done.loaded += await self._load(walk, shard, missing)
         if len(rows) < self._page_accounts or not walk.places:
             return False
         walk.after = (rows[-1]["org_id"], rows[-1]["user_id"])
         return True
+
+    async def _load(self, walk: _Pass, shard: int, missing: list[asyncpg.Record]) -> int:
+        """Write these accounts into Redis; how many were written."""
+        keys = self._stores.keys(shard)
+        args: list[str | int] = [walk.places[shard].epoch]
+        for row in missing:
+            name = account_field(row["org_id"], row["user_id"])
+            args += [name, row["available"], row["applied"]]
+        try:
+            replies = await _LOAD.call(self._stores.redis, [keys.accounts, keys.meta], args)
+        except ResponseError as error:
+            if is_out_of_memory(error):
+                # Entries are applied all the same, so the others are compared before it is said.
+                walk.refused = error
+                return 0
+            if not str(error).startswith(_CLOSED):
+                raise
+            del walk.places[shard]
+            return 0
+        return sum(reply.startswith(b"1 ") for reply in replies)
+
+    async def _lower_hints(self, page: list[asyncpg.Record], records: list[bytes | None]) -> int:
+        """Let the relay send again what these accounts have lost; how many have."""
+        behind = [
+            (row["org_id"], row["user_id"], applied)
+            for row, record in zip(page, records, strict=True)
+            if (applied := last_applied(record)) is not None and applied < row["hint"]
+        ]
+        if behind:
+            columns = map(list, zip(*behind, strict=True))
+            await self._stores.pool.execute(_SQL["lower_hints"], *columns)
+        return len(behind)
 
 
 async def read_places(stores: Stores, *, filled: bool) -> list[Place]:
@@ -130,14 +170,15 @@ async def read_places(stores: Stores, *, filled: bool) -> list[Place]:
         async with stores.redis.pipeline(transaction=False) as pipe:
             pipe.time()
             for meta in metas:
-                pipe.hmget(meta, "epoch", "start", "complete_ms")
+                pipe.hmget(meta, "epoch", "start", "complete_ms", "hints_due")
             (seconds, micros), *fields = await pipe.execute()
         places += [
             Place(mark.shard, mark.epoch, int(start or 0), seconds * 1000 + micros // 1000)
-            for mark, (epoch, start, complete_ms) in zip(
+            for mark, (epoch, start, complete_ms, due) in zip(
                 map(by_meta.__getitem__, metas), fields, strict=True
             )
-            if epoch == str(mark.epoch).encode() and (complete_ms is not None) is filled
+            if epoch == str(mark.epoch).encode()
+            and (complete_ms is not None and due is None) is filled
         ]
     return places
 

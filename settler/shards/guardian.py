@@ -12,7 +12,6 @@ from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.postgres_position import note_position
 from taximeter.settler.books.stores import Connection, Stores
 from taximeter.settler.books.watermarks import (
-    Mark,
     count_shards,
     lock_mark,
     read_mark,
@@ -20,13 +19,13 @@ from taximeter.settler.books.watermarks import (
 )
 from taximeter.settler.shards.rebuild import rebuild
 from taximeter.settler.shards.shard_view import view_shard
-from taximeter.settler.shards.verdict import Action, ShardView, Verdict, is_whole, judge
+from taximeter.settler.shards.verdict import Action, is_whole, judge
 
 _SQL: Final = load_queries("guardian")
-_ACCOUNTS: Final = load_queries("accounts")
 _OPEN: Final = load_script("open")
 _APPROVE: Final = load_script("approve")
-_SCAN_COUNT: Final = 1_000
+DOUBTED_MAX: Final = 10_000
+"""So many of the latest entries are sent again at most as soon as a server is approved."""
 
 
 class ShardCountMismatch(Exception):
@@ -120,9 +119,10 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
         seen = await view_shard(stores, shard, mark)
         # Once more after Redis: another guardian may have written a later position meanwhile.
         mark = await with_position_now(conn, mark)
-        verdict = judge(mark, seen, shards)
+        verdict, start = judge(mark, seen, shards), 0
         if verdict.action is Action.APPROVE:
-            await conn.execute(_SQL["approve_server"], shard, seen.run_id)
+            start = await conn.fetchval(_SQL["approve_server"], shard, seen.run_id, seen.start)
+            await conn.execute(_SQL["doubt_latest_hints"], DOUBTED_MAX)
     if verdict.action is Action.NOTHING:
         return Guarded(shard, True, mark.epoch, "nothing", verdict.reason)
     if verdict.action is Action.REFUSE:
@@ -130,12 +130,20 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
     # Nobody is let in on a server that would lose what it is given.
     await stores.check_server(shard)
     if verdict.action is Action.APPROVE:
-        return await _approve(conn, stores, mark, seen, verdict)
+        # What a server has lost may be known as applied. Nobody says so any more who has asked
+        # before this start; the latest entries are sent again, and `fill` compares all accounts.
+        await conn.execute(_SQL["let_hints_end"], shard)
+        await _APPROVE.call(
+            stores.redis,
+            [stores.keys(shard).meta],
+            [mark.epoch, seen.run_id, seen.replid, start],
+        )
+        return Guarded(shard, True, mark.epoch, "approved", verdict.reason)
     if verdict.action is Action.OPEN:
         # The server first: a crash in between looks like a loss and is rebuilt, which costs one
         # epoch. The other way round, a database that was replaced could not be told from one that
         # was about to be used.
-        await conn.execute(_SQL["approve_server"], shard, seen.run_id)
+        await conn.execute(_SQL["approve_server"], shard, seen.run_id, seen.start)
         await _OPEN.call(
             stores.redis,
             stores.keys(shard).batch(),
@@ -154,29 +162,3 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
         done.dropped,
         done.displaced,
     )
-
-
-async def _approve(
-    conn: Connection, stores: Stores, mark: Mark, seen: ShardView, verdict: Verdict
-) -> Guarded:
-    """Let clients in on a restarted server.
-
-    The restart may have lost entries that were applied in its last second, so the hints of the
-    relay go down to what the accounts say. The run id in Postgres has moved before, so no answer of
-    the old server can raise a hint again; that in Redis moves last, so that a crash on the way is
-    seen as not approved.
-    """
-    keys = stores.keys(mark.shard)
-    cursor = 0
-    while True:
-        cursor, page = await stores.redis.hscan(keys.accounts, cursor, count=_SCAN_COUNT)
-        said = [
-            (*field.decode().split("/", 1), int(record.rsplit(b" ", 1)[1]))
-            for field, record in page.items()
-        ]
-        if said:
-            await conn.execute(_ACCOUNTS["lower_hints"], *map(list, zip(*said, strict=True)))
-        if cursor == 0:
-            break
-    await _APPROVE.call(stores.redis, [keys.meta], [mark.epoch, seen.run_id, seen.replid])
-    return Guarded(mark.shard, True, mark.epoch, "approved", verdict.reason)

@@ -83,7 +83,7 @@ async def rebuild(
     # Whoever closed it first has written down whether it was whole; a restart since ends that.
     whole = seen.is_approved_server and seen.meta.get("fenced_whole") == "1"
     carried = await carry_holds(stores, shard, shards, seen, whole)
-    await conn.execute(_SQL["approve_server"], shard, seen.run_id)
+    await conn.execute(_SQL["approve_server"], shard, seen.run_id, carried.start)
     await _OPEN.call(
         stores.redis,
         keys.batch(),

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from taximeter.settler.books.postgres_position import Ledger
 from taximeter.settler.books.stores import DATA_FORMAT
 from taximeter.settler.books.watermarks import Mark
+
+_START_DIGITS_MAX: Final = 15
 
 
 class Action(Enum):
@@ -69,7 +72,7 @@ class ShardView:
     def start(self) -> int:
         """The number of the server start that its data says was approved last."""
         text = self.meta.get("start", "")
-        return int(text) if text.isdigit() else 0
+        return int(text) if text.isdigit() and len(text) <= _START_DIGITS_MAX else 0
 
     @property
     def missing(self) -> int:

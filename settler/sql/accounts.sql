@@ -23,13 +23,14 @@ SELECT org_id, user_id, applied_seq
  ORDER BY org_id, user_id
  LIMIT $3
 
--- name: hints_of
--- How far some accounts are known to be; unknown accounts are missing. $1 org ids, $2 user ids
-SELECT account.org_id, account.user_id, account.applied_seq
+-- name: accounts_short_of
+-- Those of some accounts that have entries after the given number, or after the hint where none is given; unknown accounts are missing.
+-- $1 org ids, $2 user ids, $3 numbers or null
+SELECT account.org_id, account.user_id, coalesce(wanted.applied, account.applied_seq) AS applied
   FROM taximeter.accounts AS account
-  JOIN unnest($1::text[], $2::text[]) AS wanted (org_id, user_id)
+  JOIN unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (org_id, user_id, applied)
     ON account.org_id = wanted.org_id AND account.user_id = wanted.user_id
- WHERE account.entry_seq > account.applied_seq
+ WHERE account.entry_seq > coalesce(wanted.applied, account.applied_seq)
 
 -- name: entries_after
 -- The entries of these accounts after the given numbers, in order. $1 org ids, $2 user ids, $3 numbers, $4 most rows
@@ -41,24 +42,11 @@ SELECT entry.org_id, entry.user_id, entry.entry_seq, entry.delta, entry.hold
  LIMIT $4
 
 -- name: move_hints
--- What Redis said is applied. Only while the shard is at the same epoch on the same server as when Redis was asked: an answer
--- from before a restart must not hide an entry that the restart lost. Rows that others hold are left for the next time.
--- $1 org ids, $2 user ids, $3 numbers, $4 shard, $5 epoch, $6 run id
-UPDATE taximeter.accounts AS account
-   SET applied_seq = least(said.applied, account.entry_seq)
-  FROM (SELECT a.org_id, a.user_id, wanted.applied
-          FROM taximeter.accounts AS a
-          JOIN unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (org_id, user_id, applied)
-            ON a.org_id = wanted.org_id AND a.user_id = wanted.user_id
-         WHERE a.applied_seq <> wanted.applied
-         ORDER BY a.org_id, a.user_id
-           FOR NO KEY UPDATE OF a SKIP LOCKED) AS said
- WHERE account.org_id = said.org_id AND account.user_id = said.user_id
-   AND EXISTS (SELECT 1 FROM taximeter.watermarks AS mark
-                WHERE mark.shard = $4 AND mark.epoch = $5 AND mark.run_id IS NOT DISTINCT FROM $6)
+-- What Redis said is applied, if the shard is still as it was asked. $1 org ids, $2 user ids, $3 numbers, $4 shard, $5 epoch, $6 run id, $7 start
+SELECT taximeter.move_hints($1, $2, $3, $4, $5, $6, $7)
 
 -- name: lower_hints
--- What a restarted server has really applied, where the hint says more. $1 org ids, $2 user ids, $3 numbers
+-- What a server has really applied, where the hint says more. $1 org ids, $2 user ids, $3 numbers
 UPDATE taximeter.accounts AS account
    SET applied_seq = said.applied
   FROM (SELECT a.org_id, a.user_id, wanted.applied
@@ -71,10 +59,11 @@ UPDATE taximeter.accounts AS account
  WHERE account.org_id = said.org_id AND account.user_id = said.user_id
 
 -- name: accounts_page
--- All accounts, page by page, each with its balance and the number of the last entry in it: both of one snapshot because a page is
--- one statement. $1, $2 the last account seen, $3 page
-SELECT account.org_id, account.user_id, account.entry_seq AS applied, coalesce(balance.remaining, 0)::bigint AS available
-  FROM (SELECT org_id, user_id, entry_seq
+-- All accounts, page by page, each with its balance and the number of the last entry in it, both of one snapshot because a page is
+-- one statement; and up to which entry it is taken to be applied. $1, $2 the last account seen, $3 page
+SELECT account.org_id, account.user_id, account.entry_seq AS applied, coalesce(balance.remaining, 0)::bigint AS available,
+       account.applied_seq AS hint
+  FROM (SELECT org_id, user_id, entry_seq, applied_seq
           FROM taximeter.accounts
          WHERE (org_id, user_id) > ($1::text, $2::text)
          ORDER BY org_id, user_id

@@ -17,7 +17,7 @@ SELECT pg_advisory_xact_lock(74098, 0)
 
 -- name: read_watermark
 -- With the ledger that it stands in. $1 shard
-SELECT mark.shard, epoch, seq, run_id, settled_entry, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
+SELECT mark.shard, epoch, seq, run_id, starts, settled_entry, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
        coalesce(steps.step, 0) AS step, coalesce(steps.tokens, '{}') AS tokens
   FROM taximeter.ledger_position() AS ledger, taximeter.watermarks AS mark
   LEFT JOIN taximeter.ledger_steps AS steps ON steps.shard = mark.shard
@@ -25,7 +25,7 @@ SELECT mark.shard, epoch, seq, run_id, settled_entry, (SELECT count(*) FROM taxi
 
 -- name: read_watermarks
 -- Every shard, without the ledger. What Redis says is only believed while epoch and server are still these.
-SELECT shard, epoch, seq, run_id, settled_entry FROM taximeter.watermarks ORDER BY shard
+SELECT shard, epoch, seq, run_id, starts, settled_entry FROM taximeter.watermarks ORDER BY shard
 
 -- name: read_position
 -- Up to where a shard is settled now. $1 shard
@@ -35,14 +35,14 @@ SELECT epoch, seq FROM taximeter.watermarks WHERE shard = $1
 -- The right to settle a shard, for this transaction. No row: another worker has it (or the shard is unknown), and that
 -- worker does the work, so waiting for it would only pile up workers.
 -- $1 shard
-SELECT epoch, seq, run_id, settled_entry
+SELECT epoch, seq, run_id, starts, settled_entry
   FROM taximeter.watermarks
  WHERE shard = $1
    FOR UPDATE SKIP LOCKED
 
 -- name: wait_for_watermark
 -- As lock_watermark_if_free, but waiting: a settle that has read from a server before its restart must be through. $1 shard
-SELECT mark.shard, epoch, seq, run_id, settled_entry, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
+SELECT mark.shard, epoch, seq, run_id, starts, settled_entry, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
        coalesce(steps.step, 0) AS step, coalesce(steps.tokens, '{}') AS tokens
   FROM taximeter.ledger_position() AS ledger, taximeter.watermarks AS mark
   LEFT JOIN taximeter.ledger_steps AS steps ON steps.shard = mark.shard
@@ -68,8 +68,32 @@ VALUES ($1, 1, ARRAY[$2::integer])
 SELECT shard, epoch, seq FROM taximeter.watermarks ORDER BY shard FOR UPDATE
 
 -- name: approve_server
--- $1 shard, $2 run id
-UPDATE taximeter.watermarks SET run_id = $2 WHERE shard = $1
+-- A start of a server, under a number that none has had; answers the number. $1 shard, $2 run id, $3 the highest that Redis knows
+UPDATE taximeter.watermarks SET run_id = $2, starts = greatest(starts, $3) + 1 WHERE shard = $1 RETURNING starts
+
+-- name: doubt_latest_hints
+-- What was applied last a restart may have lost: the relay sends the entries of the last minute again, at most $1 of them. Rows that others
+-- hold are left to the walk through all accounts.
+UPDATE taximeter.accounts AS account
+   SET applied_seq = doubted.applied
+  FROM (SELECT a.org_id, a.user_id, lately.applied
+          FROM taximeter.accounts AS a
+          JOIN (SELECT org_id, user_id, min(entry_seq) - 1 AS applied
+                  FROM (SELECT org_id, user_id, entry_seq
+                          FROM taximeter.account_entries
+                         WHERE created_at > now() - interval '1 minute'
+                         ORDER BY created_at DESC
+                         LIMIT $1) AS entry
+                 GROUP BY org_id, user_id) AS lately
+            ON a.org_id = lately.org_id AND a.user_id = lately.user_id
+         WHERE a.applied_seq > lately.applied
+         ORDER BY a.org_id, a.user_id
+           FOR NO KEY UPDATE OF a SKIP LOCKED) AS doubted
+ WHERE account.org_id = doubted.org_id AND account.user_id = doubted.user_id
+
+-- name: let_hints_end
+-- Returns when nobody moves hints any more who has looked before this moment at which start counts. $1 shard
+SELECT pg_advisory_xact_lock(74099, $1)
 
 -- name: begin_epoch
 -- Every event of the epoch before is settled, set aside or written down as lost. $1 shard, $2 new epoch, $3 run id

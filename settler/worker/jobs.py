@@ -272,9 +272,13 @@ class Settler:
 
     @_one_at_a_time()
     async def fill(self) -> None:
-        """Bring accounts back into shards that were opened or approved anew."""
+        """Bring accounts back into shards that were opened or approved anew, and have what they
+        lost there sent again.
+        """
         done = await self._filler.fill()
-        if done.loaded or done.complete:
+        if done.behind:
+            log.warning("filled", **asdict(done))
+        elif done.loaded or done.complete:
             log.info("filled", **asdict(done))
 
     @_one_at_a_time()

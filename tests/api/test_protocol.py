@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from support.waiting import eventually
+from support.listening import listening
 
 from taximeter.api.web.wire_protocol import HEAD_BYTES_MAX, BoundedProtocol
 
@@ -33,10 +33,6 @@ async def _echo(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _is_up(server: uvicorn.Server) -> bool:
-    return server.started
-
-
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     config = uvicorn.Config(
@@ -48,12 +44,8 @@ async def port() -> AsyncIterator[int]:
         lifespan="off",
         log_config=None,
     )
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    await eventually(lambda: _is_up(server), what="the server")
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    await task
+    async with listening(uvicorn.Server(config)) as url:
+        yield int(url.rpartition(":")[2])
 
 
 async def ask(port: int, *parts: bytes, answers: int = 1) -> bytes:

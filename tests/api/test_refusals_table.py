@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,13 @@ FIGURES = (
     *("unit", "whose", "message", "most"),
 )
 """Whatever a sentence of the table has a place for."""
+NO_CODES = (
+    "refuse_with",
+    "service_tier",
+    "TAXIMETER_LLM_BODY_BYTES_MAX",
+    "TAXIMETER_LLM_BODY_VALUES_MAX",
+)
+"""Words of those pages that look like codes."""
 EVERY: list[tuple[errors.MeterError, Cause]] = [
     (errors.InsufficientCredits(10, 5, 4), "insufficient_credits"),
     (errors.InsufficientCredits(10, 5, 5), "holds_in_the_way"),
@@ -135,6 +143,46 @@ def test_no_refusal_is_made_up_beside_the_table() -> None:
                         word.arg == "code" or "'reason'" in ast.unparse(word.value)
                         for word in call.keywords
                     ), where
+
+
+@pytest.mark.parametrize(
+    ("name", "heading", "surface"),
+    [
+        ("sidecar", "Refusals", "sidecar"),
+        ("forward-auth", "Answers", "gate"),
+        ("llm-route", "Errors", "llm"),
+    ],
+)
+def test_what_a_page_says_of_refusals_is_in_the_table(
+    name: str, heading: str, surface: str
+) -> None:
+    """A page says what to do about a refusal: with the status and the code that it has there."""
+    said = [getattr(row, surface) for row in (*REFUSALS.values(), *HTTP_REFUSALS.values())]
+    answers = [one for one in said if one is not None]
+    known = {(one.status, word) for one in answers for word in (one.code, one.reason) if word}
+    # Of the provider's own status, and of the sidecar's besides 200.
+    known |= (
+        {(status, "UPSTREAM_REFUSED") for status in (404, 413, 422)} if surface == "llm" else set()
+    )
+    text = (ROOT / "docs" / f"{name}.md").read_text("utf-8").partition(f"\n## {heading}\n")[2]
+    text = re.sub(r"```.*?```|\]\([^)]*\)", "", text.partition("\n## ")[0], flags=re.DOTALL)
+    statuses: set[int] = set()
+    found = 0
+    for bold, plain, word in re.findall(
+        r"\*\*([\d, ]+)\*\*|\b([45]\d\d)\b|`([A-Z]{3,}_?[A-Z_]+|[a-z]+_[a-z_]+)`", text
+    ):
+        if word:
+            if any(word in one for one in known):
+                found += 1
+                assert any((status, word) in known for status in statuses), (name, statuses, word)
+            else:
+                assert word in NO_CODES, f"{name}.md: {word} is no code of the table"
+            continue
+        here = {int(one) for one in re.findall(r"\d+", bold or plain)}
+        statuses = here if bold else statuses | here
+        assert here <= {one.status for one in answers}, (name, here)
+    assert statuses
+    assert found >= {"sidecar": 10, "gate": 0, "llm": 4}[surface]
 
 
 def test_the_page_is_of_the_table() -> None:

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import uvicorn
+from support.listening import listening
 from support.sidecar import served
-from support.waiting import eventually
 from support.world import BILLING, CHAT, World
 
 from taximeter.api.processes import sidecar_server
@@ -39,16 +39,8 @@ async def api_port(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         lifespan="off",  # It is open already, for the world's own server.
         log_config=None,
     )
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-
-    async def is_up() -> bool:
-        return server.started
-
-    await eventually(is_up, what="the server")
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    await task
+    async with listening(uvicorn.Server(config)) as url:
+        yield int(url.rpartition(":")[2])
 
 
 async def begin(port: int, start: bytes) -> bytes:

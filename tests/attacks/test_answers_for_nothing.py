@@ -25,7 +25,7 @@ from taximeter.api.openai.output import (
     output_of,
 )
 from taximeter.api.openai.responses import Responses
-from taximeter.meter.pricing import Pricer
+from taximeter.meter.pricing import Pricer, counts_of
 
 # Some start processes of their own, several of them one after the other.
 pytestmark = pytest.mark.timeout(300)
@@ -269,7 +269,7 @@ async def test_a_usage_beyond_the_context_is_cut_and_told(
     charge = await last_charge(world, 1)
     assert charge["completion_tokens"] == 128_000
     assert charge["usage_capped"] is True
-    assert "beyond the model's context" in caplog.text
+    assert "beyond what one request can use" in caplog.text
 
 
 BOUNDS = Bounds(1000, 1000)
@@ -294,6 +294,28 @@ def test_the_shape_that_says_more_is_read() -> None:
     assert found is not None
     assert found.is_capped
     assert found.usage["completion_tokens"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("told", "most"),
+    [
+        ({"num_search_queries": 10**9}, {"search": 1_000}),
+        ({"citation_tokens": 10**9}, {"citation": 10_000_000}),
+        ({"images": 10**9}, {"image": 1_000}),
+        ({"seconds": 10**9}, {"audio_hour": 86_400}),
+    ],
+)
+def test_what_is_no_token_has_a_bound_too(told: dict[str, Any], most: dict[str, int]) -> None:
+    """A billion searches would take any balance below zero."""
+    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    found = read_usage({**usage, **told}, BOUNDS, delivered=5, makes_output=True)
+    assert found is not None
+    assert found.is_capped
+    assert counts_of(found.usage).kinds == {"input": 10, "output": 5, **most}
+    [name] = told
+    few = read_usage({**usage, name: 18}, BOUNDS, delivered=5, makes_output=True)
+    assert few is not None
+    assert not few.is_capped
 
 
 def test_what_is_repeated_is_counted_once() -> None:

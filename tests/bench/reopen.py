@@ -19,6 +19,7 @@ from taximeter.meter import Meter
 from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.stores import Pool, Stores
 from taximeter.settler.moves.relay import relay
+from taximeter.settler.shards.fill import Filler
 from taximeter.settler.shards.guardian import ensure_shards, guard
 
 _AMOUNT: Final = 1
@@ -27,8 +28,8 @@ _FIRST_USERS: Final = 100
 
 
 async def run(servers: Servers) -> list[Figure]:
-    """Reopening does not depend on the accounts, since each is loaded by its first request; a
-    restart looks at every account that Redis still has.
+    """Reopening does not depend on the accounts: after a loss each is loaded by its first request,
+    and after a restart they are compared with Postgres while everybody spends.
     """
     accounts = make_accounts(
         servers.scale.grown_accounts, servers.scale.grown_accounts // _USERS_AN_ORGANISATION
@@ -51,6 +52,7 @@ async def run(servers: Servers) -> list[Figure]:
                 server.kill()
                 server.start()
                 approved_s = await _reopened(stores, "approved")
+                compared_s = await _compared(stores)
                 await redis.flushall()
                 rebuilt_s = await _reopened(stores, "rebuilt")
                 first_s = await _first_requests(server.url, pool, stores, accounts)
@@ -58,6 +60,9 @@ async def run(servers: Servers) -> list[Figure]:
     count = f"{len(accounts):,} accounts"
     return [
         Figure("reopen_restart", f"{count}: open again after a restart", "s", value(approved_s)),
+        Figure(
+            "reopen_compared", f"{count}: compared with Postgres after that", "s", value(compared_s)
+        ),
         Figure("reopen_loss", f"{count}: open again after FLUSHALL", "s", value(rebuilt_s)),
         Figure(
             "reopen_first",
@@ -74,6 +79,15 @@ async def _reopened(stores: Stores, action: str) -> float:
     guarded = await guard(stores, 0, 1)
     if guarded.action != action or not guarded.usable:
         raise BenchFailed(f"the guardian should have {action} the shard: {guarded}")
+    return time.monotonic() - started
+
+
+async def _compared(stores: Stores) -> float:
+    """Seconds until the settler has looked at every account, one round after the other."""
+    started = time.monotonic()
+    filler = Filler(stores)
+    while not (await filler.fill()).complete:
+        pass
     return time.monotonic() - started
 
 

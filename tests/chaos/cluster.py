@@ -271,11 +271,13 @@ def _completing(cluster: Cluster, upstream: int) -> list[Worker]:
     """The provider, and who asks for what it sells."""
     run, folder = cluster.run, cluster.folder
     rates = [f"--failure-rate={BROKEN}", f"--break-rate={BROKEN}", f"--chunk-delay={CHUNK_DELAY_S}"]
-    provider = ["-m", "taximeter.api", "simulator", "--port", str(upstream), *rates]
+    provider = ["simulator", "--port", str(upstream), *rates]
     name, history = "completions-1", str(cluster.completions_history)
-    asking = ["-m", "chaos.completions", name, str(run.seed), history, ",".join(USERS)]
-    asking += [cluster.api_url, str(folder)]
-    return [Worker("provider", provider, {}, folder), Worker(name, asking, {}, folder)]
+    asking = [name, str(run.seed), history, ",".join(USERS), cluster.api_url, str(folder)]
+    return [
+        Worker("provider", COMMAND, provider, {}, folder),
+        Worker(name, "chaos.completions", asking, {}, folder),
+    ]
 
 
 async def until_ready(cluster: Cluster) -> None:

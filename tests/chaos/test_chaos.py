@@ -230,6 +230,7 @@ def test_a_hold_is_open_for_longer_while_faults_keep_the_sweep_from_it(
         ([attempt("reserve", "failed"), attempt("reserve", "refused")], 1),
         ([attempt("reserve", "unknown"), attempt("reserve", "refused")], 0),
         ([attempt("reserve", "failed"), attempt("reserve", "ok")], 0),
+        ([attempt("reserve", "refused", charged=0, code="REPLAYED")], 0),
     ],
 )
 def test_a_hold_that_was_refused_and_is_open(attempts: list[Attempt], wrong: int) -> None:

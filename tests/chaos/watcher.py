@@ -119,12 +119,14 @@ def left_by_refusals(
     looked_at: float,
     accused: set[tuple[str, str]],
 ) -> list[str]:
-    """`asked`: the reserves of holds that were open at `looked_at`. What is wrong, each once."""
+    """`asked`: the reserves of holds that were open at `looked_at`. What is wrong, each once.
+    Who is told REPLAYED is told that there was a hold.
+    """
     wrong = []
     for key, attempts in asked.items():
         told = [one for one in attempts if one.answered_at < looked_at]
         nothing = len(told) == len(attempts) and all(
-            one.outcome in ("refused", "failed") for one in told
+            one.outcome in ("refused", "failed") and one.code != "REPLAYED" for one in told
         )
         if nothing and key not in accused:
             accused.add(key)

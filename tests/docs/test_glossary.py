@@ -1,5 +1,6 @@
 """One thing has one name: what docs/architecture.md says not to write is no identifier anywhere, in
-Lua, SQL, Python and the JSON of both servers; and what stands for money is named by its words.
+Lua, SQL, Python and the JSON of both servers; what stands for money is named by its words, and
+records have the same fields everywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from taximeter.api.app import create_app
 from taximeter.api.settings.api import ApiSettings
 from taximeter.meter.sidecar.app import openapi_document
 from taximeter.meter.wire.codes import Code
+from taximeter.meter.wire.hold_record import HoldRecord
+from taximeter.meter.wire.receipt import Receipt
+from taximeter.settler.proof.consistent_cut import Live
+from taximeter.settler.settling.events import Event
 
 ROOT = Path(__file__).parents[2]
 WORDS = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("\n## Words\n")[2]
@@ -32,6 +37,30 @@ DEFINED = {
     for word in words.split(",")
 }
 PACKAGES = ("meter", "settler", "api")
+BESIDE_THE_GLOSSARY = {
+    # Of the guide's answers and requests.
+    *("remaining", "returned", "initial", "30d"),
+    # Of settings: credits per dollar, and bounds of an estimate.
+    *("dollar", "cap", "floor", "overdraft"),
+}
+"""Words in names of amounts that are no terms of ours."""
+RECORDS = [
+    ("available held applied", Live, "available held applied"),
+    (
+        "amount TAB account TAB progress TAB mark TAB payload",
+        HoldRecord,
+        "amount account progress start owner opener payload",
+    ),
+    ("state, reserved, charged, account", Receipt, "state reserved charged"),
+    (
+        "kind TAB account TAB org/request TAB amount TAB reserved TAB flags TAB payload",
+        Event,
+        "kind org_id user_id request_id amount reserved payload",
+    ),
+]
+"""(what the page says, the class that reads it, the fields in which it has that); a mark is start,
+owner and opener, and an account is an organisation and a user.
+"""
 
 
 def of_python() -> Iterator[tuple[str, str]]:
@@ -115,6 +144,50 @@ def test_figures_of_a_balance_are_available_and_held(documents: dict[str, set[st
     assert [one for one in names if figures.fullmatch(one[1])] == []
     assert "available_millicredits" in documents["the sidecar"]
     assert "held_millicredits" in documents["the sidecar"]
+
+
+def of_fields() -> Iterator[tuple[str, str]]:
+    """Fields of classes: of settings, of bodies and answers, of what is handed about inside."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for made in ast.walk(ast.parse(path.read_text("utf-8"))):
+                for node in made.body if isinstance(made, ast.ClassDef) else ():
+                    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                        yield str(path.relative_to(ROOT)), node.target.id
+
+
+def test_fields_of_money_are_named_by_the_glossary(documents: dict[str, set[str]]) -> None:
+    """`held_credits` and not `blocked_credits`: whatever counts credits says by a word of the
+    glossary which they are.
+    """
+    units, bounds = {"credits", "millicredits"}, {"max", "min", "total"}
+    stems = {word[:5] for word in re.findall(r"[a-z]{2,}", WORDS.lower())}
+    names = [*of_fields(), *((where, name) for where, all in documents.items() for name in all)]
+    counted, wrong = 0, set()
+    for where, name in names:
+        words = name.lower().strip("_").split("_")
+        if units & set(words):
+            counted += 1
+            for word in {*words} - units - bounds - BESIDE_THE_GLOSSARY:
+                if word[:5] not in stems:
+                    wrong.add(f"{where}: {name}, and {word} is not in the glossary")
+    assert counted > 60, "the walk finds them"
+    assert sorted(wrong) == []
+
+
+@pytest.mark.parametrize(("record", "kind", "fields"), RECORDS)
+def test_records_have_the_same_fields_in_redis_and_in_python(
+    record: str, kind: type[Any], fields: str
+) -> None:
+    """What docs/architecture.md and the headers of scripts say of a record, and the class that
+    reads it.
+    """
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("\n## Redis\n")[2]
+    assert record in re.sub(r"\s+", " ", page)
+    headers = " ".join(path.read_text("utf-8") for path in (ROOT / "lua").glob("*.lua"))
+    words = record.replace(",", "").replace(" TAB", "")
+    assert words in headers.replace(",", "") or kind is Event, "no header has the lines"
+    assert set(fields.split()) <= set(kind.__annotations__)
 
 
 def test_operations_and_codes_have_the_words_of_the_glossary() -> None:

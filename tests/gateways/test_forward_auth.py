@@ -20,6 +20,7 @@ import jwt
 import pytest
 import uvicorn
 from support import envoy as envoy_server
+from support.listening import listening
 from support.proxies import NGINX_MAIN, program_of, rewired, running
 from support.shard import ScriptedShard
 from support.sidecar import FUNDS, served
@@ -57,15 +58,9 @@ class Upstream:
 async def upstream() -> AsyncIterator[Upstream]:
     made = Upstream()
     config = uvicorn.Config(made, port=0, lifespan="off", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        assert not task.done()
-        await asyncio.sleep(0.005)
-    made.url = f"{LOOPBACK}:{server.servers[0].sockets[0].getsockname()[1]}"
-    yield made
-    server.should_exit = True
-    await task
+    async with listening(uvicorn.Server(config)) as url:
+        made.url = url.removeprefix("http://")
+        yield made
 
 
 @pytest.fixture

@@ -272,6 +272,25 @@ async def test_a_voided_reserve_is_given_back_and_its_late_copy_finds_that(
     assert await shard.one("reserve", "r", 300, owner="a") == "-4 950 0 committed 200 50"
 
 
+async def test_a_charge_knows_the_call_that_made_it(shard: ScriptedShard) -> None:
+    """Its own repeat is told OK, anybody else's that it is one; whose it is stays as it was."""
+    assert await shard.one("charge", "r", 40, owner="a1") == "1 960 0"
+    assert await shard.one("charge", "r", 40, owner="a1") == "1 960 0"
+    assert await shard.one("charge", "r", 40, owner="a2") == "2 960 0 charged 0 40"
+    assert await shard.one("charge", "r", 40) == "2 960 0 charged 0 40"
+    assert await shard.one("charge", "r", 41, owner="a1") == "-4 960 0 charged 0 40"
+    assert await shard.one("commit", "r", 40, owner="a1") == "-4 960 0 charged 0 40"
+    await shard.load("org/other", 1000)
+    foreign = await shard.one("charge", "r", 40, user="org/other", owner="a1")
+    assert foreign == "-4 1000 0 foreign 0 0"
+    # None of these is the mark of a call.
+    for number, owner in enumerate(("", "a\tb", "a b", "Ok", "a" * 66)):
+        await shard.one("charge", f"plain{number}", 1, owner=owner)
+        assert (await shard.one("charge", f"plain{number}", 1, owner=owner)).startswith("2 ")
+        stored = await shard.redis.hget(shard.keys.outcomes, f"org/plain{number}")
+        assert stored == b"charged 0 1 org/u"
+
+
 async def test_what_one_batch_voids_and_reserves_anew_is_held(shard: ScriptedShard) -> None:
     """Who comes again at once has a hold like any other: its credits return when it ends."""
     await shard.one("reserve", "r", 300, owner="a")

@@ -51,6 +51,20 @@ async def test_a_fenced_shard_admits_nobody(shard: ScriptedShard) -> None:
     assert await shard.redis.hget(shard.keys.meta, "fenced_reason") == b"testing"
 
 
+async def test_no_number_of_a_start_is_used_again(shard: ScriptedShard) -> None:
+    """A guardian that froze, was replaced and wakes approves nothing."""
+    approve, meta = load_script("approve"), shard.keys.meta
+    assert await approve.call(shard.redis, [meta], [shard.epoch, "run", "rep", 7]) == 7
+    before = await shard.state()
+    for start in (6, 7):
+        with pytest.raises(ResponseError, match=r"^RESTARTED the shard is at start 7"):
+            await approve.call(shard.redis, [meta], [shard.epoch, "late", "rep", start])
+    with pytest.raises(ResponseError, match=r"^MALFORMED start"):
+        await approve.call(shard.redis, [meta], [shard.epoch, "late", "rep", "7.5"])
+    assert await shard.state() == before
+    assert await approve.call(shard.redis, [meta], [shard.epoch, "run"]) == 8
+
+
 async def test_another_epoch_is_refused(shard: ScriptedShard) -> None:
     """A client that was paused over a rebuild still believes in the old epoch."""
     await shard.redis.hset(shard.keys.meta, "epoch", 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,6 +160,43 @@ async def test_what_cannot_be_priced_costs_what_was_held(refusals: list[str]) ->
     last = client.asked[-1][1]
     assert last["amount_millicredits"] == 50
     assert "model" not in last
+
+
+CHOICES = [SimpleNamespace(message=SimpleNamespace(content="four" * 100))]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        {"prompt_tokens": None, "completion_tokens": 5},
+        {"prompt_tokens": 9, "completion_tokens": 0},
+        {"prompt_tokens": "9", "completion_tokens": "5"},
+        {"total_tokens": 14},
+    ],
+)
+async def test_a_usage_that_cannot_be_read_is_estimated(told: dict[str, Any] | None) -> None:
+    """LiteLLM fills in zeros where a provider told nothing; that is no answer for nothing."""
+    client = Scripted(Answer(200, OPEN), Answer(200, DONE))
+    data = {**request(), "messages": [{"role": "user", "content": "x" * 400}]}
+    made = await admit(client, data)
+    answer = SimpleNamespace(choices=CHOICES, usage=told)
+    await made.async_post_call_success_hook(data, None, answer)
+    assert client.ops() == ["reserve"]
+    await made.async_log_success_event(data, answer, None, None)
+    tokens = client.asked[1][1]["tokens"]
+    assert (tokens["prompt_tokens"] >= 100, tokens["completion_tokens"]) == (True, 100)
+    assert client.asked[1][1]["usage"]["metadata"]["estimated"] is True
+
+
+async def test_an_embedding_delivers_no_output() -> None:
+    client = Scripted(Answer(200, OPEN), Answer(200, DONE))
+    data = request()
+    made = await admit(client, data)
+    answer = {"usage": {"prompt_tokens": 3, "total_tokens": 3}}
+    await made.async_post_call_success_hook(data, None, answer)
+    assert client.asked[1][1]["tokens"]["prompt_tokens"] == 3
 
 
 async def test_an_answer_from_the_cache_costs_nothing() -> None:

@@ -222,6 +222,20 @@ BUGS: Final = (
         "prices/test_price_file.py",
     ),
     Bug(
+        "LiteLLM's zeros are taken for what was used",
+        "meter/litellm/reported_usage.py",
+        '    if tokens is None or not tokens["prompt_tokens"]:\n',
+        "    if tokens is None:\n",
+        "meter/test_litellm_admission.py",
+    ),
+    Bug(
+        "a billion searches are charged if a provider says so",
+        "api/llm/reported_usage.py",
+        "        and all(count <= _OTHERS_MAX[kind] for kind, count in others.items())\n",
+        "",
+        "attacks/test_answers_for_nothing.py::test_what_is_no_token_has_a_bound_too",
+    ),
+    Bug(
         "a price list begins when it is known",
         "meter/pricing/editions.py",
         "    started = [one for one in editions if one.starts_at <= now]\n",
@@ -341,6 +355,13 @@ BUGS: Final = (
         '            and (outcome.state, outcome.reserved) == ("committed", 0)\n',
         '            and outcome.state == "committed"\n',
         "meter/test_credit_again.py",
+    ),
+    Bug(
+        "a gateway's request is refused as a repeat of itself",
+        "meter/sidecar/forward_auth.py",
+        ", pays_ahead=True",
+        "",
+        "sidecar/test_forward_auth.py",
     ),
     Bug(
         "a client forgets what it was told when it connects again",

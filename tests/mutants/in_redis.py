@@ -138,9 +138,30 @@ BUGS: Final = (
     Bug(
         "holds are swept on a server that nobody has approved",
         "lua/sweep.lua",
-        "if type(info) == 'string' and meta[4] ~= match",
-        "if type(info) == 'nil' and meta[4] ~= match",
+        "  if meta[4] ~= match(info, 'run_id:(%w+)') or not is_same then",
+        "  if not is_same then",
         "lua/test_sweep.py search/test_search.py",
+    ),
+    Bug(
+        "holds are swept on a server that was another one's replica since",
+        "lua/sweep.lua",
+        "  if meta[4] ~= match(info, 'run_id:(%w+)') or not is_same then",
+        "  if meta[4] ~= match(info, 'run_id:(%w+)') then",
+        "settler/test_holds_kept.py::test_a_server_that_was_a_replica_in_between_counts_as_started",
+    ),
+    Bug(
+        "a guardian that wakes approves a server that another one has passed over",
+        "lua/approve.lua",
+        "if start <= before then",
+        "if start < 0 then",
+        "lua/test_shard_life.py::test_no_number_of_a_start_is_used_again",
+    ),
+    Bug(
+        "an approval does not say that accounts are to be compared",
+        "lua/approve.lua",
+        ", 'hints_due', '1',",
+        ",",
+        "settler/test_fill.py::test_an_entry_that_a_restart_lost_is_found_by_the_walk_and_sent_again",
     ),
     Bug(
         "a report from before a start is charged",
@@ -152,8 +173,8 @@ BUGS: Final = (
     Bug(
         "an approved server is no new start",
         "lua/approve.lua",
-        "BALANCE_MAX) or 0) + 1\n",
-        "BALANCE_MAX) or 0)\n",
+        "'start', format('%d', start), 'hints_due'",
+        "'start', format('%d', before), 'hints_due'",
         "settler/test_holds_kept.py",
     ),
     Bug(
@@ -248,5 +269,12 @@ BUGS: Final = (
         "if ended[at] == key then table.remove(ended, at) end",
         "",
         "lua/test_operate.py::test_what_one_batch_voids_and_reserves_anew_is_held",
+    ),
+    Bug(
+        "whoever names a charge's id has made it",
+        "lua/lib/decide.lua",
+        "charger ~= '' and charger == owner",
+        "charger ~= '' and owner ~= ''",
+        "lua/test_operate.py::test_a_charge_knows_the_call_that_made_it",
     ),
 )

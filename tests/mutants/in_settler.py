@@ -244,9 +244,31 @@ BUGS: Final = (
     Bug(
         "a restarted server's lost entries are not sent again",
         "settler/shards/guardian.py",
-        '            await conn.execute(_ACCOUNTS["lower_hints"]',
-        '            _ = (_ACCOUNTS["lower_hints"]',
+        '            await conn.execute(_SQL["doubt_latest_hints"], DOUBTED_MAX)\n',
+        "",
         "settler/test_guardian.py",
+    ),
+    Bug(
+        "entries that a restarted server has lost are not looked for",
+        "settler/shards/fill.py",
+        'is not None and applied < row["hint"]',
+        "is not None and applied < 0",
+        "settler/test_fill.py::test_an_entry_that_a_restart_lost_is_found_by_the_walk_and_sent_again",
+    ),
+    Bug(
+        "a server is approved while hints still move for the one before",
+        "settler/shards/guardian.py",
+        '        await conn.execute(_SQL["let_hints_end"], shard)\n',
+        "",
+        "settler/test_relay.py"
+        "::test_a_server_is_approved_after_those_have_ended_who_move_hints_for_the_one_before",
+    ),
+    Bug(
+        "what is answered as live is believed from a hint",
+        "settler/moves/relay.py",
+        "[last_applied(record) for record in records]",
+        "[None for record in records]",
+        "settler/test_relay.py::test_what_is_answered_as_live_is_asked_of_redis_and_of_no_hint",
     ),
     Bug(
         "the reconciler forgets events that are not settled yet",
@@ -340,9 +362,16 @@ BUGS: Final = (
     ),
     Bug(
         "a hint from before a restart is kept",
-        "settler/sql/accounts.sql",
-        "mark.shard = $4 AND mark.epoch = $5 AND mark.run_id IS NOT DISTINCT FROM $6)",
-        "mark.shard = $4 AND coalesce($5::bigint, 0) >= 0 AND coalesce($6, '') >= '')",
+        "migrations/20261130082507_hints_in_doubt.sql",
+        "mark.epoch = at_epoch AND mark.run_id IS NOT DISTINCT FROM on_server",
+        "mark.epoch = at_epoch",
+        "settler/test_relay.py::test_an_answer_of_the_server_before_moves_no_hint",
+    ),
+    Bug(
+        "a hint from before the server was a replica is kept",
+        "migrations/20261130082507_hints_in_doubt.sql",
+        "AND mark.starts = at_start",
+        "",
         "settler/test_relay.py::test_an_answer_of_the_server_before_moves_no_hint",
     ),
     Bug(
@@ -353,6 +382,13 @@ BUGS: Final = (
         "settler/test_moves.py",
     ),
     Bug(
+        "a call of the settler waits for those that came before it",
+        "meter/places/deadline.py",
+        "        async with asyncio.timeout(deadline_s):\n            yield\n",
+        "        yield\n",
+        "settler/test_stores.py",
+    ),
+    Bug(
         "the settler's client repeats what it has sent",
         "settler/books/stores.py",
         "        retry=Retry(NoBackoff(), 0),\n",
@@ -360,6 +396,34 @@ BUGS: Final = (
         "        retry_on_error=[__import__('redis').ConnectionError],\n",
         "settler/test_stores.py",
         item="library retries on",
+    ),
+    Bug(
+        "settlers leave alone what one that freezes has locked",
+        "settler/worker/heartbeat.py",
+        "        for settler in stopped:\n",
+        "        for settler in ():\n",
+        "settler/test_frozen.py::test_one_that_freezes_with_the_shard_locked_holds_up_nobody",
+    ),
+    Bug(
+        "which day it is says the clock of the settler's machine",
+        "settler/worker/jobs.py",
+        '        now: datetime = await self._stores.pool.fetchval(_SQL["read_clock"])\n',
+        "        now = datetime.now().astimezone()\n",
+        "settler/test_frozen.py::test_one_that_starts_in_the_far_future_ends_nothing_early",
+    ),
+    Bug(
+        "a settler ends when Postgres is away at its start",
+        "settler/worker/main.py",
+        "            if not is_away(error):\n",
+        "            if True:\n",
+        "settler/test_frozen.py::test_a_settler_waits_for_postgres_at_its_start",
+    ),
+    Bug(
+        "a Postgres that takes no writes for a while is an error of ours",
+        "settler/books/stores.py",
+        "    asyncpg.ReadOnlySQLTransactionError,",
+        "",
+        "settler/test_connecting.py",
     ),
     Bug(
         "a guardian looks at the server of the first shard only",

@@ -205,6 +205,7 @@ def test_old_and_new_stand_side_by_side() -> None:
     assert Step("input above 1000", Decimal(2), Decimal(5)) in found.changed["house/c"]
     assert Step("flex input", None, Decimal("0.5")) in found.changed["house/c"]
     assert found.same > 1000
+    assert found.paid == {"house/a", "house/c"}
 
 
 def problems(changes: Changes, dated: date = TODAY, in_force: date | None = TODAY) -> list[str]:
@@ -225,6 +226,13 @@ def test_what_is_obviously_broken_is_found() -> None:
     assert problems(of(Step("input", one, Decimal("0.0000001")))) == ["factor m"], "per token"
     assert problems(of(Step("input", one, zero), Step("output", one, zero))) == ["free m"]
     assert problems(of(Step("cache_read", one, None))) == [], "then it costs what input does"
+    kept = of(Step("output", None, zero), Step("batch input", one, None))
+    assert problems(kept) == ["free m"]
+    kept.paid.add("m")
+    assert problems(kept) == [], "its prompt costs what it did"
+    half = of(Step("output", ten, zero))
+    half.paid.add("m")
+    assert problems(half) == ["factor m"], "a price of nothing is less than a tenth"
     assert problems(of(removed=11, same=89)) == ["removed"]
     assert problems(of(removed=10, same=89)) == []
     assert problems(of(), dated=TODAY - timedelta(days=1)) == ["older"]

@@ -91,12 +91,14 @@ class Model:
     ) -> str:  # fmt: skip
         if known:
             same = known.state == "charged" and known.charged == amount
+            if same and owner and known.owner == owner:
+                return f"1 {balance}"
             return self._known(2 if same else -4, mine, known)
         if mine.available < amount:
             return f"-1 {balance}"
         mine.available -= amount
         self._event("charge", account, key, amount, 0, "-")
-        self.requests[key] = Request("charged", account, 0, amount)
+        self.requests[key] = Request("charged", account, 0, amount, owner=owner)
         return f"1 {mine.available} {mine.held}"
 
     def _commit(

@@ -181,7 +181,7 @@ class ShardMachine(RuleBasedStateMachine):
             text(key): text(record) for key, record in outcomes.items() if text(key) not in holds
         } == {
             key: f"{r.state} {r.reserved} {r.charged} {r.account}"
-            + (f"\t{r.voided}" if r.voided else "")
+            + (f"\t{r.voided or r.owner}" if r.voided or r.owner else "")
             for key, r in model.requests.items()
             if r.state != "open"
         }

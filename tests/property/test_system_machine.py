@@ -44,7 +44,8 @@ from taximeter.meter import (
     UnknownHold,
     Usage,
 )
-from taximeter.settler.books.accounts import account_loader
+from taximeter.meter.wire.keys import account_field, shard_of
+from taximeter.settler.books.accounts import account_loader, last_applied
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.moves.closing import Closed, close_all
 from taximeter.settler.moves.moves import KeyUsed, LiveSideAway, move, undo_left
@@ -53,6 +54,7 @@ from taximeter.settler.moves.relay import relay
 from taximeter.settler.proof.check import CheckLimits, check
 from taximeter.settler.settling.settle import settle_shard
 from taximeter.settler.settling.trim import trim
+from taximeter.settler.shards.fill import Filler
 from taximeter.settler.shards.guardian import ensure_shards, guard
 from taximeter.settler.worker.sweep import rotate, sweep
 
@@ -295,6 +297,14 @@ class SystemMachine(RuleBasedStateMachine):
     def relay(self, steps: int | None) -> None:
         self.run(self._cut_off([relay(self.stores), relay(self.stores)], steps))
 
+    @rule(steps=st.one_of(st.none(), st.integers(0, 40)))
+    def accounts_are_compared(self, steps: int | None) -> None:
+        self.run(self._cut_off([self._walk()], steps))
+
+    async def _walk(self) -> None:
+        filler = Filler(self.stores, page_accounts=2)
+        await filler.fill()
+
     async def _cut_off(self, work: list[Coroutine[Any, Any, Any]], steps: int | None) -> None:
         """Run at once; after `steps` turns of the event loop, cancel what is not done."""
         tasks = [asyncio.ensure_future(one) for one in work]
@@ -349,6 +359,25 @@ class SystemMachine(RuleBasedStateMachine):
         self.server.kill()
         self.server.start()
         self.run(self._guard())
+
+    @rule(org=st.sampled_from([0, 1]), user=users)
+    def a_restart_loses_what_was_relayed(self, org: int, user: str) -> None:
+        """Nobody else was answered meanwhile."""
+
+        async def work() -> None:
+            await relay(self.stores)
+            keys = [key for shard in range(SHARDS) for key in self.stores.keys(shard).batch()]
+            kept = {key: await self.redis.dump(key) for key in keys}
+            amount = "SELECT allocate_credits_to_user($1, $2, 7, 'x')"
+            await self.pool.execute(amount, self.orgs[org], user)
+            await relay(self.stores)
+            await self.redis.delete(*keys)
+            for key, value in kept.items():
+                if value is not None:
+                    await self.redis.restore(key, 0, value)
+
+        self.run(work())
+        self.redis_is_killed()
 
     @rule()
     @precondition(lambda self: not self.emptied)
@@ -427,8 +456,10 @@ class SystemMachine(RuleBasedStateMachine):
             for shard in range(SHARDS):
                 await settle_shard(self.stores, shard)
             await undo_left(self.stores, grace_s=0.0)
+            await self._walk()
             await relay(self.stores)
             await self._prove()
+            await self._every_entry_is_live()
             await self._compare_with_what_was_told()
         finally:
             await self.meter.aclose()
@@ -436,6 +467,15 @@ class SystemMachine(RuleBasedStateMachine):
                 await self._with_no_session('DROP DATABASE "{copy}"')
             await self.redis.aclose()
             await self.pool.close()
+
+    async def _every_entry_is_live(self) -> None:
+        for org_id, user_id, last in await self.pool.fetch(
+            "SELECT org_id, user_id, entry_seq FROM taximeter.accounts WHERE org_id = ANY ($1)",
+            self.orgs,
+        ):
+            keys = self.stores.keys(shard_of(org_id, SHARDS))
+            record = await self.redis.hget(keys.accounts, account_field(org_id, user_id))
+            assert last_applied(record) == last, (org_id, user_id, record)
 
     async def _compare_with_what_was_told(self) -> None:
         """Each request once, with the first amount that was acknowledged. A repeat that Redis has

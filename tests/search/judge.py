@@ -15,13 +15,18 @@ def at_rest(world: World) -> World:
         world.give_up(request)
     world.set_oom(False)
     system = world.rules.system
+    if world.walking is not None:
+        system.walk_ends(world, world.walking)
     for _ in range(2):
         system.guard(world)
         system.settle(world)
+        system.walk(world)
         system.relay(world)
         system.sweep(world)
     while world.books.settle(world.store, KEYS):
         pass
+    if world.said is not None:
+        system.move_hint(world, world.said)
     system.relay(world)
     return world
 
@@ -49,6 +54,8 @@ def violations(world: World) -> Iterator[str]:
     available, held, applied = map(int, record.split(" "))
     if held or KEYS.holds in world.store.hashes:
         yield f"held {held} although nothing is open"
+    if applied < len(books.entries):
+        yield f"an entry is lost: {applied} of {len(books.entries)} are in the live balance"
     unapplied = sum(delta for delta, _ in books.entries[applied:])
     if available + held != books.free - unapplied:
         yield f"drift: live {available} + {held}, the books say {books.free} - {unapplied}"

@@ -30,14 +30,25 @@ class Charged(NamedTuple):
     late: bool
 
 
+class Said(NamedTuple):
+    """Up to which entry an account was when Redis was asked, and at which epoch, on which server
+    and at which of its starts that was.
+    """
+
+    applied: int
+    epoch: int
+    run_id: int
+    starts: int
+
+
 class Books:
     """The allocation, its entries, what was charged and how far the shard is settled. A copy shares
     nothing that changes.
     """
 
     __slots__ = (
-        "allocated", "charged", "dead", "entries", "epoch", "exposure", "lost", "position",
-        "run_id", "seq", "settled_entry", "used",
+        "allocated", "charged", "dead", "entries", "epoch", "exposure", "hint", "lost", "position",
+        "run_id", "seq", "settled_entry", "starts", "used",
     )  # fmt: skip
 
     def __init__(self, allocated: int) -> None:
@@ -49,8 +60,8 @@ class Books:
         self.dead: list[bytes] = []
         self.settled_entry: str | None = None
         self.lost = 0
-        self.epoch, self.seq, self.run_id = 1, 0, 1
-        self.position = 1
+        self.epoch, self.seq, self.run_id, self.starts = 1, 0, 1, 1
+        self.position = self.hint = 1
         self._entry(allocated)
 
     def copy(self) -> Books:
@@ -65,7 +76,8 @@ class Books:
         figures = (self.allocated, self.used, self.exposure, self.lost, self.epoch, self.seq)
         charged = tuple(sorted(self.charged.items()))
         entries = tuple(self.entries)
-        return (*figures, self.run_id, entries, charged, tuple(self.dead), self.settled_entry)
+        server = (self.run_id, self.starts, self.hint)
+        return (*figures, *server, entries, charged, tuple(self.dead), self.settled_entry)
 
     @property
     def free(self) -> int:
@@ -75,7 +87,22 @@ class Books:
         """The shard as the guardian reads it."""
         position = Position("1/1", self.position, self.seq)
         run_id = f"{self.run_id:040x}"
-        return Mark(0, self.epoch, self.seq, run_id, 1, position, self.settled_entry)
+        entry, starts = self.settled_entry, self.starts
+        return Mark(0, self.epoch, self.seq, run_id, 1, position, entry, starts)
+
+    def approve(self, run_id: int, known: int) -> int:
+        """`approve_server`: a start of a server, whose number none has had."""
+        self.run_id, self.starts = run_id, max(self.starts, known) + 1
+        return self.starts
+
+    def said(self, applied: int) -> Said:
+        """What a relay knows that has begun now, when it was answered."""
+        return Said(applied, self.epoch, self.run_id, self.starts)
+
+    def move_hint(self, said: Said) -> None:
+        """`move_hints`: only while the shard is as it was asked."""
+        if said == self.said(said.applied):
+            self.hint = min(said.applied, len(self.entries))
 
     def deduct(self, request_id: str, amount: int) -> bool:
         """`deduct_credits`: what the settler has last seen open is left alone."""

@@ -155,6 +155,52 @@ def _vouches_for_what_has_ended() -> Rules:
     return Rules(gateway=_with(gateway, attempt=attempt), budgets=budgets, first=LEFT_BEHIND)
 
 
+def _compares_nothing() -> Rules:
+    """A walk that loads what is missing, and leaves alone what the relay takes for applied."""
+
+    def walk_begins(world: Any) -> Any:
+        hint = world.books.hint
+        walking = system.walk_begins(world)
+        world.books.hint = hint
+        return walking
+
+    def walk(world: Any) -> None:
+        walking = walk_begins(world)
+        if walking is not None:
+            system.walk_ends(world, walking)
+
+    changed = _with(system, walk=walk, walk_begins=walk_begins)
+    return Rules(system=changed, budgets=_budgets(deduct=1, loss=1, walk=1))
+
+
+def _believes_an_answer_from_before() -> Rules:
+    """A relay that froze, and wakes when its server was another one's replica in between."""
+
+    def move_hint(world: Any, said: Any) -> None:
+        world.books.move_hint(said._replace(starts=world.books.starts))
+
+    budgets = _budgets(deduct=1, flap=1, walk=1, frozen=1)
+    first = ("deduct", "the relay freezes")
+    return Rules(system=_with(system, move_hint=move_hint), budgets=budgets, first=first)
+
+
+OVERTAKEN = (
+    "hold: reserve 60, ok", "a replica without the last 1 writes took over, and is taken over",
+    "guard", "a walk begins", "deduct", "relay",
+)  # fmt: skip
+
+
+def _counts_starts_in_redis() -> Rules:
+    """A guardian that gives a start the number after the last one that Redis has not lost."""
+
+    def guard(world: Any) -> None:
+        world.books.starts = 0
+        system.guard(world)
+
+    budgets = _budgets(deduct=1, flap=2, walk=1)
+    return Rules(system=_with(system, guard=guard), budgets=budgets, first=OVERTAKEN)
+
+
 BUGS: dict[str, Bug] = {
     "a lost reply, then refused": Bug(_forgets_that_it_was_sent, 3, "refused though"),
     "a lost reply, then a reserve refused": Bug(_forgets_that_it_was_sent, 3, "left its hold"),
@@ -170,11 +216,27 @@ BUGS: dict[str, Bug] = {
     ),
     "a sweep does not ask whether the server is approved": Bug(
         lambda: Rules(
-            scripts=_script("sweep", "if type(info) == 'string' and", "if false and"),
+            scripts=_script("sweep", "if type(info) == 'string' then", "if false then"),
             budgets=_budgets(loss=1),
         ),
         5,
         "invented",
+    ),
+    "a sweep does not ask whether the server was a replica": Bug(
+        lambda: Rules(
+            scripts=_script("sweep", " or not is_same then", " then"),
+            budgets=_budgets(flap=1),
+            first=("hold: reserve 60, ok", "hold: touch 40, ok", "hold: release 0, ok"),
+        ),
+        2,
+        "invented",
+    ),
+    "a walk compares nothing": Bug(_compares_nothing, 3, "an entry is lost"),
+    "an answer from before a start moves a hint": Bug(
+        _believes_an_answer_from_before, 5, "an entry is lost"
+    ),
+    "a lost number of a start is given again": Bug(
+        _counts_starts_in_redis, 3, "an entry is lost"
     ),
     "a hold that has ended in the ledger is brought back": Bug(
         _brings_back_what_has_ended, 3, "answered as charged 10, booked 40"

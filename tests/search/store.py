@@ -17,18 +17,18 @@ Id = tuple[int, int]
 
 
 class Store:
-    """Keys and values. `clock_ms` is what TIME says, `run_id` what INFO says, `oom` that memory is
-    out. A copy shares nothing that changes.
+    """Keys and values. `clock_ms` is what TIME says, `run_id` and `replid` what INFO says, `oom`
+    that memory is out. A copy shares nothing that changes.
     """
 
-    __slots__ = ("_frozen", "clock_ms", "hashes", "oom", "run_id", "streams", "zsets")
+    __slots__ = ("_frozen", "clock_ms", "hashes", "oom", "replid", "run_id", "streams", "zsets")
 
     def __init__(self) -> None:
         self.hashes: dict[str, dict[str, str]] = {}
         self.zsets: dict[str, dict[str, int]] = {}
         self.streams: dict[str, tuple[Id, list[tuple[Id, tuple[str, ...]]]]] = {}
         self.clock_ms = 1_700_000_000_000
-        self.run_id = 1
+        self.run_id = self.replid = 1
         self.oom = False
         self._frozen: object = None
 
@@ -38,6 +38,7 @@ class Store:
         made.zsets = {key: dict(value) for key, value in self.zsets.items()}
         made.streams = {key: (last, list(items)) for key, (last, items) in self.streams.items()}
         made.clock_ms, made.run_id, made.oom = self.clock_ms, self.run_id, self.oom
+        made.replid = self.replid
         made._frozen = None
         return made
 
@@ -58,7 +59,7 @@ class Store:
                 (key, last, tuple((at, fields[2:]) for at, fields in items))
                 for key, (last, items) in sorted(self.streams.items())
             )
-            self._frozen = (hashes, zsets, streams, self.run_id, self.oom)
+            self._frozen = (hashes, zsets, streams, self.run_id, self.replid, self.oom)
         return self._frozen  # type: ignore[return-value]
 
     def _lasting(self, fields: dict[str, str]) -> Iterator[tuple[str, object]]:
@@ -271,7 +272,8 @@ def _flushall(store: Store) -> Reply:
 
 @_command("INFO")
 def _info(store: Store, *_: str) -> Reply:
-    return f"# Server\r\nrun_id:{store.run_id:040x}\r\n"
+    replid = f"role:master\r\nmaster_replid:{store.replid:040x}\r\nmaster_replid2:{1:040x}\r\n"
+    return f"# Server\r\nrun_id:{store.run_id:040x}\r\n# Replication\r\n{replid}"
 
 
 def _remove(held: dict[str, dict[str, Any]], key: str, names: Sequence[str]) -> int:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from search.ledger import Charged, known
+from search.ledger import Books, Charged, Said, known
 from search.store import Store
 from taximeter.meter.wire.hold_record import HoldRecord
 from taximeter.meter.wire.keys import ShardKeys
@@ -29,12 +29,21 @@ DEDUCTED = 60
 TTL_MS = 1_000
 
 
+class Walk(NamedTuple):
+    """A walk through all accounts: where, at which start, and since when by the clock of Redis."""
+
+    epoch: int
+    start: str
+    began_ms: int
+
+
 def look(world: Any) -> ShardView:
     """As `view_shard` of the settler."""
     store = world.store
     last = store.streams.get(KEYS.events, (None,))[0]
-    run_id, entry = f"{store.run_id:040x}", world.books.found(store, KEYS)
-    return ShardView(run_id, dict(store.hashes.get(KEYS.meta, {})), last, run_id, entry)
+    run_id, replid = f"{store.run_id:040x}", f"{store.replid:040x}"
+    entry = world.books.found(store, KEYS)
+    return ShardView(run_id, dict(store.hashes.get(KEYS.meta, {})), last, replid, entry)
 
 
 def guard(world: Any) -> None:
@@ -44,8 +53,15 @@ def guard(world: Any) -> None:
     if verdict.action is Action.REBUILD:
         rebuild(world)
     elif verdict.action is Action.APPROVE:
-        books.run_id = world.store.run_id
-        world.run("approve", [KEYS.meta], [books.epoch, seen.run_id, seen.replid])
+        start = books.approve(world.store.run_id, seen.start)
+        world.run("approve", [KEYS.meta], [books.epoch, seen.run_id, seen.replid, start])
+
+
+def guard_dies(world: Any) -> None:
+    """It has written down in Postgres which server it approves, and dies before Redis hears it."""
+    books, seen = world.books, look(world)
+    if judge(books.mark(), seen, 1).action is Action.APPROVE:
+        books.approve(world.store.run_id, seen.start)
 
 
 def carry(world: Any, seen: ShardView, whole: bool) -> tuple[int, list[Any]]:
@@ -84,10 +100,11 @@ def rebuild(
     epoch, seq = known(world.store, KEYS)
     if epoch == books.epoch and seq > books.seq:
         books.lose(seq)
-    books.epoch, books.seq, books.run_id = max(epoch, books.epoch) + 1, 0, world.store.run_id
+    books.epoch, books.seq = max(epoch, books.epoch) + 1, 0
     seen = look(world)
     whole = seen.is_approved_server and seen.meta.get("fenced_whole") == "1"
     start, accounts = carry(world, seen, whole)
+    books.approve(world.store.run_id, start)
     args = [books.epoch, 1, seen.run_id, seen.replid, start, int(whole), *accounts]
     # When memory is out it stays closed, and the guardian begins anew.
     _unless_full(world, "open", KEYS.batch(), args)
@@ -107,22 +124,42 @@ def sweep(world: Any) -> None:
 
 
 def relay(world: Any) -> None:
-    """`relay.relay`: what the account lacks, or the account."""
-    if not _is_open(world):
-        return
-    record = world.store.hashes.get(KEYS.accounts, {}).get(ACCOUNT)
-    if record is None:
+    """`relay.relay` and `fill.note_complete`; and the walk, where that is no step of its own."""
+    meta = world.store.hashes.get(KEYS.meta, {})
+    is_filled, asked_ms = "complete_ms" in meta and "hints_due" not in meta, world.store.clock_ms
+    said = send(world)
+    if said is not None:
+        move_hint(world, said)
+    if is_filled and _is_open(world):
+        args = [world.books.epoch, meta.get("start", "0"), asked_ms, 0]
+        world.run("complete", [KEYS.meta], args)
+    if not world.rules.budgets["walk"]:
+        walk(world)
+
+
+def send(world: Any) -> Said | None:
+    """What Redis says after every entry was sent that it is not known to have; None where there is
+    nothing to send.
+    """
+    books: Books = world.books
+    applied = books.hint
+    if applied >= len(books.entries) or not _is_open(world):
+        return None
+    if ACCOUNT not in world.store.hashes.get(KEYS.accounts, {}):
         load(world)
-    else:
-        relay_all(world, int(record.split(" ")[2]))
-    _note_complete(world)
+        record = world.store.hashes.get(KEYS.accounts, {}).get(ACCOUNT)
+        return None if record is None else books.said(int(record.split(" ")[2]))
+    while applied < len(books.entries):
+        delta, hold = books.entries[applied]
+        args = [books.epoch, ACCOUNT, applied + 1, delta, hold]
+        (reply,) = world.run("apply", KEYS.applying(), args)
+        applied = int(reply.split(" ")[1])
+    return books.said(applied)
 
 
-def _note_complete(world: Any) -> None:
-    """`fill.note_complete`, after a walk through all accounts or a round of the relay."""
-    if ACCOUNT in world.store.hashes.get(KEYS.accounts, {}):
-        start = world.store.hashes[KEYS.meta].get("start", "0")
-        world.run("complete", [KEYS.meta], [world.books.epoch, start, world.store.clock_ms, 1])
+def move_hint(world: Any, said: Said) -> None:
+    """A relay that was answered writes it down, now or when it wakes."""
+    world.books.move_hint(said)
 
 
 def relay_all(world: Any, applied: int = 0) -> None:
@@ -130,6 +167,33 @@ def relay_all(world: Any, applied: int = 0) -> None:
     books = world.books
     for number, (delta, hold) in enumerate(books.entries[applied:], applied + 1):
         world.run("apply", KEYS.applying(), [books.epoch, ACCOUNT, number, delta, hold])
+
+
+def walk(world: Any) -> None:
+    """`Filler.fill`, from its begin to its end."""
+    walking = walk_begins(world)
+    if walking is not None:
+        walk_ends(world, walking)
+
+
+def walk_begins(world: Any) -> Walk | None:
+    """The account is loaded, or compared; None where there is nothing to do, or no memory."""
+    meta = world.store.hashes.get(KEYS.meta, {})
+    if not _is_open(world) or ("complete_ms" in meta and "hints_due" not in meta):
+        return None
+    walking = Walk(world.books.epoch, meta.get("start", "0"), world.store.clock_ms)
+    record = world.store.hashes.get(KEYS.accounts, {}).get(ACCOUNT)
+    if record is None:
+        load(world)
+        return walking if ACCOUNT in world.store.hashes.get(KEYS.accounts, {}) else None
+    world.books.hint = min(world.books.hint, int(record.split(" ")[2]))
+    return walking
+
+
+def walk_ends(world: Any, walking: Walk) -> None:
+    """All accounts were looked at: that is written down, unless there was another start since."""
+    with suppress(ResponseError):
+        world.run("complete", [KEYS.meta], [*walking, 1])
 
 
 def load(world: Any) -> None:

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from search.explore import explore
-from search.planted import BUGS, EXPIRED, LEFT_BEHIND, Bug
+from search.planted import BUGS, EXPIRED, LEFT_BEHIND, OVERTAKEN, Bug
 from search.world import Rules
 
 pytestmark = pytest.mark.timeout(300)
@@ -23,6 +23,8 @@ LIVES = {
     "one loss after another": {"loss": 2},
     "holds on credit": {"lost": 1, "loss": 1, "credit": 1},
     "what comes late": {"lost": 1, "late": 1, "restart": 1, "loss": 1, "rebuild": 1},
+    "entries and accounts that are compared later": {"deduct": 1, "loss": 1, "walk": 1, "dies": 1},
+    "a lagging replica that takes over and is taken over": {"flap": 1, "lost": 1, "late": 1},
     "a copy that takes over and is taken over": {"fork": 1, "swap": 2, "lost": 1},
 }
 """What may happen in one life, and how often: all at once would be too many for the suite."""
@@ -57,6 +59,26 @@ def test_a_hold_that_ends_in_two_histories_is_charged_as_it_was_told(
     found = explore(Rules(budgets=budgets, first=first), DEPTH)
     assert found.depth == DEPTH
     assert found.worlds > 150
+    assert not found.violations, str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "budgets"),
+    [
+        (("deduct", "relay"), {"flap": 2, "frozen": 1, "dies": 1}),
+        (("deduct", "the relay freezes"), {"flap": 1, "frozen": 1, "loss": 1}),
+        (OVERTAKEN, {"flap": 2}),
+    ],
+    ids=["a flap", "a relay that wakes", "a walk that another start overtakes"],
+)
+def test_an_entry_reaches_the_live_balance_once(
+    first: tuple[str, ...], budgets: dict[str, int]
+) -> None:
+    nothing = dict.fromkeys(Rules().budgets, 0)
+    found = explore(Rules(budgets={**nothing, "deduct": 1, "walk": 1, **budgets}, first=first), 5)
+    assert found.depth == 5
+    assert found.worlds > 500
     assert not found.violations, str(found)
 
 

@@ -95,7 +95,9 @@ async def test_commands_do_what_they_do_on_a_server(redis: Redis, seed: int) -> 
         assert modelled == real, command
 
 
-def call(dice: random.Random, keys: ShardKeys, run_id: str) -> tuple[str, list[str], list[Any]]:
+def call(
+    dice: random.Random, keys: ShardKeys, run_id: str, replid: str
+) -> tuple[str, list[str], list[Any]]:
     """A script call as a client or a settler makes it, now and then a senseless one."""
     request = f"org/r{dice.randrange(4)}"
     account = dice.choice(("org/u", "org/u", "org/v"))
@@ -124,10 +126,11 @@ def call(dice: random.Random, keys: ShardKeys, run_id: str) -> tuple[str, list[s
         ("admit", [keys.meta], [epoch, dice.choice((1, 1000)), dice.choice((1, 1000))]),
         ("recount", [keys.holds, keys.meta, keys.open_holds], [epoch, dice.choice((0, 1000))]),
         ("fence", [keys.meta], ["why"]) if dice.random() < 0.1 else ("barrier", [keys.meta], []),
-        ("open", batch, [dice.choice((1, 2)), 1, run_id, "rep", *dice.choice(((1, 0), (2, 1))),
+        ("open", batch, [dice.choice((1, 2)), 1, run_id, replid,
+                         *dice.choice(((1, 0), (2, 1))),
                          *dice.choice(([], ["org/u", 70, 2],
                                        ["org/u", 70, 2, request, "expired 4 1 org/u", "ended"]))]),
-        ("approve", [keys.meta], [epoch, run_id, "rep"]),
+        ("approve", [keys.meta], [epoch, run_id, replid, *dice.choice(([], [2], [4]))]),
         ("complete", [keys.meta], [epoch, dice.choice((0, 1, 2)), 1_000, dice.choice((0, 1))]),
         ("report", [keys.meta], [epoch, 9, dice.choice((5, 9))]),
         ("rotate", [keys.outcomes, keys.outcomes_old, keys.meta], [epoch, 1_000]),
@@ -165,9 +168,11 @@ async def test_scripts_do_what_they_do_on_a_server(
     """Same calls, same answers, same content: also of what is refused."""
     dice, store, scripts, keys = random.Random(seed), Store(), Scripts(), ShardKeys(key_prefix, 0)
     run_id = str((await redis.info("server"))["run_id"])
-    store.run_id = int(run_id, 16)
+    replid = str((await redis.info("replication"))["master_replid"])
+    store.run_id, store.replid = int(run_id, 16), int(replid, 16)
     for _ in range(ROUNDS):
-        name, names, args = call(dice, keys, dice.choice((run_id, run_id, run_id, "another")))
+        server = dice.choice((run_id, run_id, run_id, "another"))
+        name, names, args = call(dice, keys, server, replid)
         if name == "sweep":
             # Everything is due, by each one's own clock.
             store.zsets[keys.deadlines] = dict.fromkeys(store.zsets.get(keys.deadlines, {}), 1)

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from search import gateway, system
 from search.gateway import Way
-from search.ledger import Books
+from search.ledger import Books, Said
 from search.lua import Scripts
 from search.store import Store
 from taximeter.meter.lanes.pending import Pending
@@ -54,7 +54,8 @@ class Rules:
     budgets: Mapping[str, int] = field(
         default_factory=lambda: {
             "lost": 1, "unsent": 0, "oom": 1, "drain": 0, "loss": 2, "restart": 0, "rebuild": 1,
-            "rotate": 0, "deduct": 1, "fork": 1, "swap": 1, "credit": 1, "late": 1,
+            "rotate": 0, "deduct": 1, "fork": 1, "swap": 1, "credit": 1, "late": 1, "flap": 0,
+            "walk": 0, "frozen": 0, "dies": 0,
         }
     )  # fmt: skip
     has_loader: bool = True
@@ -71,7 +72,8 @@ class World:
 
     __slots__ = (
         "acknowledged", "asked", "books", "budgets", "calls", "late", "life", "lossy", "met",
-        "other", "past", "path", "restarted", "rules", "store", "told", "unseen", "wrong",
+        "other", "past", "path", "restarted", "rules", "said", "store", "told", "unseen",
+        "walking", "wrong",
     )  # fmt: skip
 
     def __init__(self, rules: Rules) -> None:
@@ -99,6 +101,9 @@ class World:
         self.run("load", [KEYS.accounts, KEYS.meta], [1, ACCOUNT, ALLOCATED, 1])
         self.past = ()
         self.other: Store | None = None
+        self.said: Said | None = None
+        """What a relay was answered that has frozen since."""
+        self.walking: system.Walk | None = None
 
     def copy(self, step: str = "") -> World:
         made = World.__new__(World)
@@ -114,6 +119,7 @@ class World:
         )  # fmt: skip
         made.lossy, made.wrong, made.restarted = self.lossy, self.wrong, self.restarted
         made.unseen, made.other = self.unseen, self.other
+        made.said, made.walking = self.said, self.walking
         made.path = (*self.path, step) if step else self.path
         return made
 
@@ -128,9 +134,9 @@ class World:
             tuple(map(id, self.past)) if self.budgets["loss"] else (),
             id(self.other) if self.other is not None and self.budgets["swap"] else 0,
             self.books.frozen(), self.life, self.met, calls,
-            (self.late.operation, *_known(self.late)) if self.late else (),
+            (self.late.operation, *_known(self.late)) if self.late else (), self.said, self.walking,
             tuple(sorted(self.told.items())),
-            tuple(self.budgets.values()), self.lossy, self.wrong,
+            tuple(self.budgets.values()), self.lossy, self.wrong, self.unseen,
         )  # fmt: skip
 
     # What processes do with Redis.
@@ -221,11 +227,19 @@ class World:
             self.tell(request, pending, code.read(pending))
 
     def _attempt(self, pending: Pending, way: Way) -> Pending:
+        lacks, before = self._lacks_an_entry(), system.open_credits(self)
         pending, self.life = self.rules.gateway.attempt(
             pending, self.life, KEYS, self.execute, way, self.acknowledged
         )
         self.met = self.life or self.met
+        if lacks:
+            # What SQL has taken since is not in the live balance yet, and may be promised twice.
+            self.unseen += max(0, system.open_credits(self) - before)
         return pending
+
+    def _lacks_an_entry(self) -> bool:
+        record = self.store.hashes.get(KEYS.accounts, {}).get(ACCOUNT)
+        return record is not None and int(record.split(" ")[2]) < len(self.books.entries)
 
     def go_on(self, request: str) -> None:
         """Its caller waits no longer, and what was sent is sent again all the same, some time."""
@@ -333,6 +347,37 @@ class World:
                 made.budgets[name] -= 1
                 getattr(self.rules.system, name)(made)
                 yield made
+        yield from self._cut_off()
+
+    def _cut_off(self) -> Iterator[World]:
+        """What others do in the middle of a piece of the settler's work."""
+        code = self.rules.system
+        if self.budgets["dies"]:
+            yield self._after("the guardian dies", "dies", "do", "guard_dies")
+        if self.budgets["frozen"] and self.said is None:
+            made = self._after("the relay freezes", "frozen", "do", "send", "said")
+            if made.said is not None:
+                yield made
+        if self.said is not None:
+            made = self.copy("the relay wakes")
+            code.move_hint(made, made.said)
+            made.said = None
+            yield made
+        if self.budgets["walk"] and self.walking is None:
+            made = self._after("a walk begins", "walk", "do", "walk_begins", "walking")
+            if made.walking is not None:
+                yield made
+        if self.walking is not None:
+            made = self.copy("the walk ends")
+            code.walk_ends(made, made.walking)
+            made.walking = None
+            yield made
+
+    def do(self, name: str, kept_as: str = "") -> None:
+        """A step of the settler; what it returns is kept."""
+        answer = getattr(self.rules.system, name)(self)
+        if kept_as:
+            setattr(self, kept_as, answer)
 
     def _trouble(self) -> Iterator[World]:
         if self.budgets["oom"] or self.store.oom:
@@ -350,6 +395,10 @@ class World:
             made.alter("FLUSHALL", lambda store: store.call("FLUSHALL"))
             made.lossy, made.restarted, made.past = True, True, ()
             yield made
+
+        if self.budgets["flap"]:
+            for lost, store in enumerate(reversed(self.past), 1):
+                yield self._flapped(lost, store)
 
         if self.budgets["fork"]:
             made = self.copy("a copy is made")
@@ -371,16 +420,31 @@ class World:
         clock_ms, run_id = self.store.clock_ms, self.store.run_id + 1
 
         def restart(store: Store) -> None:
-            store.run_id, store.clock_ms = run_id, clock_ms
+            store.run_id, store.replid, store.clock_ms = run_id, run_id, clock_ms
 
         made.store = store
         made.alter(f"restart {run_id} {clock_ms}", restart)
         made.life, made.past = None, ()
         return made
 
+    def _flapped(self, lost: int, store: Store) -> World:
+        """It was the replica of one that lagged, and is promoted again: one life of its process."""
+        made = self.copy(f"a replica without the last {lost} writes took over, and is taken over")
+        made.budgets["flap"] -= 1
+        made.lossy = made.restarted = True
+        replid, clock_ms, run_id = self.store.replid + 1, self.store.clock_ms, self.store.run_id
+
+        def flap(store: Store) -> None:
+            store.run_id, store.replid, store.clock_ms = run_id, replid, clock_ms
+
+        made.store = store
+        made.alter(f"flap {run_id} {replid} {clock_ms}", flap)
+        made.life, made.past = None, ()
+        return made
+
     def _after(self, name: str, way: str, method: str, *arguments: Any) -> World:
         made = self.copy(name)
-        if way in ("lost", "unsent", "late"):
+        if way in self.budgets:
             made.budgets[way] -= 1
         getattr(made, method)(*arguments)
         return made

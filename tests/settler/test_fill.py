@@ -18,6 +18,7 @@ from taximeter.meter import AccountNotFound, Meter, StoreUnavailable
 from taximeter.meter.settings import MeterSettings
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import Stores
+from taximeter.settler.shards import guardian
 from taximeter.settler.shards.drain import rebuild_on_demand
 from taximeter.settler.shards.fill import Filler, note_complete, read_places
 from taximeter.settler.shards.guardian import guard
@@ -166,6 +167,104 @@ async def test_a_restart_in_the_middle_of_a_walk_takes_its_word_away(world: Worl
     assert await world.stores.redis.hexists(meta, "complete_ms")
     assert await note_complete(world.stores, [place]) == [0]
     await world.assert_books()
+
+
+async def lose_an_entry(world: World, user: str) -> None:
+    """As a restart does: the relay takes it for applied, and the live account does not have it."""
+    accounts = world.keys().accounts
+    before = await world.stores.redis.hget(accounts, f"acme/{user}")
+    await world.pool.execute(
+        "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 500"
+        " WHERE user_id = $1",
+        user,
+    )
+    await world.relay()
+    await world.stores.redis.hset(accounts, f"acme/{user}", before)
+
+
+async def approve_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that has lost entries older than those that are sent again in any case."""
+    monkeypatch.setattr(guardian, "DOUBTED_MAX", 0)
+    await world.stores.redis.hset(world.keys().meta, "run_id", "another")
+    assert (await guard(world.stores, 0, 1)).action == "approved"
+
+
+async def test_an_entry_that_a_restart_lost_is_found_by_the_walk_and_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.organization(**{f"u{number}": 10 for number in range(25)})
+    for user in ("u0", "u24"):
+        await lose_an_entry(world, user)
+    with pytest.raises(AssertionError, match="takes for applied and Redis does not"):
+        await world.assert_books()
+    await approve_anew(world, monkeypatch)
+    await world.relay()
+    assert await world.live("u24") == (10, 0, 1), "nobody knows yet"
+    await world.assert_books()
+    # A settler of a release before this one walks through all accounts and compares nothing.
+    (place,) = await read_places(world.stores, filled=False)
+    await world.stores.redis.hset(world.keys().meta, "complete_ms", place.asked_ms)
+    filler = Filler(world.stores, page_accounts=10, budget_s=0)
+    rounds = [await filler.fill() for _ in range(4)]
+    assert [(one.behind, one.complete) for one in rounds] == [(1, []), (1, []), (0, [0]), (0, [])]
+    await world.relay()
+    assert await world.live("u0") == await world.live("u24") == (510, 0, 2)
+    assert not await world.stores.redis.hexists(world.keys().meta, "hints_due")
+    await world.assert_books()
+
+
+async def test_a_walk_that_another_start_has_overtaken_vouches_for_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first accounts were compared before the second restart, which has lost the number of the
+    first start together with an entry.
+    """
+    await world.organization(**{f"u{number}": 10 for number in range(15)})
+    meta = world.keys().meta
+    kept = await world.stores.redis.dump(meta)
+    await approve_anew(world, monkeypatch)
+    filler = Filler(world.stores, page_accounts=10, budget_s=0)
+    assert (await filler.fill()).complete == []
+    await lose_an_entry(world, "u0")
+    await world.stores.redis.restore(meta, 0, kept, replace=True)
+    await approve_anew(world, monkeypatch)
+    assert (await filler.fill()).complete == []
+    assert await world.stores.redis.hexists(meta, "hints_due")
+    for _ in range(2):
+        await filler.fill()
+    await world.relay()
+    assert await world.live("u0") == (510, 0, 2)
+    await world.assert_books()
+
+
+async def test_out_of_memory_the_walk_compares_what_is_there(
+    pool: asyncpg.Pool,
+    key_prefix: str,
+    valkey_server: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Entries are applied then too, so none may wait for memory."""
+    server = valkey_server()
+    async with redis_asyncio.Redis.from_url(server.url) as redis:
+        world = World(Stores(pool, redis, key_prefix))
+        await world.start()
+        await world.organization(**{f"u{number}": 10 for number in range(5)})
+        await lose_an_entry(world, "u4")
+        await redis.hdel(world.keys().accounts, "acme/u1")
+        await approve_anew(world, monkeypatch)
+        await redis.config_set("maxmemory", "1")
+        filler = Filler(world.stores, page_accounts=2, budget_s=0)
+        rounds = [await filler.fill() for _ in range(2)]
+        with pytest.raises(ResponseError):
+            await filler.fill()
+        assert sum(one.behind for one in rounds) <= 1
+        await world.relay()
+        assert await world.live("u4") == (510, 0, 2)
+        await redis.config_set("maxmemory", "0")
+        for _ in range(3):
+            done = await filler.fill()
+        assert done.complete == [0]
+        await world.assert_books()
 
 
 async def test_a_closed_shard_is_passed_over(world: World) -> None:

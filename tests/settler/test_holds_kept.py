@@ -15,6 +15,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import redis.asyncio as redis_asyncio
+from redis.exceptions import ResponseError
 from settler_world import World, eventually
 from support.aof import command_ends, copy_cut, incremental_file
 from support.proxy import Proxy
@@ -207,6 +208,7 @@ async def test_a_server_that_was_a_replica_in_between_counts_as_started(
         assert (await view_shard(world.stores, 0)).replid != (
             await view_shard(world.stores, 0)
         ).meta["replid"]
+        await sweep(world.stores, 0, 1)
         await world.operate("acme", ("release", "ann", "r", 0))
         await redis.execute_command("REPLICAOF", LOOPBACK, other.port)
 
@@ -218,6 +220,10 @@ async def test_a_server_that_was_a_replica_in_between_counts_as_started(
 
         await eventually(is_back)
         await redis.execute_command("REPLICAOF", "NO", "ONE")
+        # A settler that froze after its look, and wakes, ends none of what is back.
+        await world.overdue("r")
+        with pytest.raises(ResponseError, match="FENCED the server has not been approved"):
+            await sweep(world.stores, 0, 1)
         guarded = await guard(world.stores, 0, 1)
         assert guarded.action == "approved"
         seen = await view_shard(world.stores, 0)

@@ -6,11 +6,14 @@ import pytest
 from settler_kill import CutOff, own_stores, run_cut_off
 from settler_world import World, eventually
 
+from taximeter.settler.books.stores import Stores
 from taximeter.settler.books.watermarks import count_shards
 from taximeter.settler.moves.relay import relay
 from taximeter.settler.settling.settle import settle_once, settle_shard
 from taximeter.settler.settling.trim import trim
+from taximeter.settler.shards import guardian
 from taximeter.settler.shards.admission import admit
+from taximeter.settler.shards.fill import Filler
 from taximeter.settler.shards.guardian import guard
 from taximeter.settler.shards.reshard import reshard
 
@@ -147,6 +150,60 @@ async def test_rebuild(
             break
     else:
         pytest.fail("the guardian never came to its end")
+    await world.assert_books()
+
+
+@EACH_ONCE
+async def test_opening_a_restarted_server(
+    world: World,
+    database_url: str,
+    redis_url: str,
+    key_prefix: str,
+    abrupt: bool,
+    first: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has lost an entry of each of two accounts: one that is sent again as soon as it is opened,
+    and one that only the walk through all accounts finds.
+    """
+    monkeypatch.setattr(guardian, "DOUBTED_MAX", 1)
+    await world.organization("acme", ann=1_000, bob=1_000)
+    redis, keys = world.stores.redis, world.keys()
+
+    async def open_and_walk(stores: Stores) -> None:
+        assert (await guard(stores, 0, 1)).action == "approved"
+        await Filler(stores, page_accounts=1).fill()
+
+    for turn, at in enumerate(range(first, SUSPENSIONS_MAX, 2), start=1):
+        before = await redis.hgetall(keys.accounts)
+        for user in ("bob", "ann"):
+            await world.pool.execute(
+                "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 10"
+                " WHERE user_id = $1",
+                user,
+            )
+        await world.relay()
+        await redis.hset(keys.accounts, mapping=before)
+        await redis.hset(keys.meta, "run_id", "another")
+        async with own_stores(database_url, redis_url, key_prefix) as (stores, pool):
+            cut = CutOff(open_and_walk(stores), at, pool.terminate if abrupt else None)
+            was_cut = await run_cut_off(cut)
+
+        async def usable() -> bool:
+            return (await guard(world.stores, 0, 1)).usable
+
+        await eventually(usable)
+        assert await redis.hget(keys.meta, "run_id") != b"another"
+        await Filler(world.stores).fill()
+        await world.relay()
+        for user in ("ann", "bob"):
+            live = await world.live(user)
+            assert live == (1_000 + 10 * turn, 0, 1 + turn), f"{user}, cut off at await {at}"
+        if not was_cut:
+            assert at > 30
+            break
+    else:
+        pytest.fail("the opening never came to its end")
     await world.assert_books()
 
 

@@ -9,13 +9,14 @@ import random
 from dataclasses import replace
 
 import pytest
-from settler_world import World
+from settler_world import World, eventually
 
 from taximeter.meter.wire.keys import account_field
 from taximeter.meter.wire.scripts import load_script
 from taximeter.settler.books.accounts import account_loader, load_accounts
 from taximeter.settler.books.watermarks import read_marks
 from taximeter.settler.moves.relay import bring_up_to_date, relay
+from taximeter.settler.shards.guardian import guard
 
 LOAD = load_script("load")
 
@@ -122,11 +123,55 @@ async def test_an_answer_of_the_server_before_moves_no_hint(world: World) -> Non
     await world.pool.execute(
         "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 10"
     )
+    read_hint = "SELECT applied_seq FROM taximeter.accounts"
     mark = (await read_marks(world.stores.pool))[0]
-    for asked, hint in ((replace(mark, run_id="the one before"), 1), (mark, 2)):
+    # One that was a replica in between has the same run id, and another number of its start.
+    for asked in (replace(mark, run_id="the one before"), replace(mark, starts=mark.starts - 1)):
         await bring_up_to_date(world.stores, asked, [("acme", "ann")])
         assert await available(world) == 1_010
-        assert await world.pool.fetchval("SELECT applied_seq FROM taximeter.accounts") == hint
+        assert await world.pool.fetchval(read_hint) == 1
+        await world.stores.redis.hset(world.keys().accounts, "acme/ann", "1000 0 1")
+    await bring_up_to_date(world.stores, mark, [("acme", "ann")])
+    assert await world.pool.fetchval(read_hint) == 2
+
+
+async def test_what_is_answered_as_live_is_asked_of_redis_and_of_no_hint(world: World) -> None:
+    await world.organization("acme", ann=1_000)
+    await world.pool.execute(
+        "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 10"
+    )
+    await world.relay()
+    # As after a restart that has lost the entry, before all accounts were compared.
+    await world.stores.redis.hset(world.keys().accounts, "acme/ann", "1000 0 1")
+    mark = (await read_marks(world.stores.pool))[0]
+    assert await bring_up_to_date(world.stores, mark, [("acme", "ann")])
+    assert await available(world) == 1_010
+
+
+async def test_a_server_is_approved_after_those_have_ended_who_move_hints_for_the_one_before(
+    world: World,
+) -> None:
+    """They have seen that its start still counts, and are not seen by the walk that begins."""
+    await world.organization("acme", ann=1_000)
+    meta = world.keys().meta
+    await world.stores.redis.hset(meta, "run_id", "another")
+    async with world.pool.acquire() as conn:
+        async with conn.transaction():
+            await conn.execute("SELECT pg_advisory_xact_lock_shared(74099, 0)")
+            guarding = asyncio.create_task(guard(world.stores, 0, 1))
+
+            async def is_waiting() -> bool:
+                return bool(
+                    await conn.fetchval(
+                        "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted"
+                        " AND locktype = 'advisory' AND classid = 74099 AND database ="
+                        " (SELECT oid FROM pg_database WHERE datname = current_database()))"
+                    )
+                )
+
+            await eventually(is_waiting)
+            assert await world.stores.redis.hget(meta, "run_id") == b"another"
+        assert (await guarding).action == "approved"
 
 
 async def test_a_client_that_loads_an_older_snapshot_loses_no_entry(world: World) -> None:

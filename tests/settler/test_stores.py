@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import asyncpg
 import pytest
 import redis.asyncio as redis_asyncio
 from redis.exceptions import ConnectionError as LostConnection
+from redis.exceptions import TimeoutError as RedisTimeout
 from support.proxy import Proxy
 
+from taximeter.api.embedded.machine import LOOPBACK
 from taximeter.settler.books.settings import StoreSettings
 from taximeter.settler.books.stores import open_redis
 
@@ -29,6 +32,29 @@ async def test_a_command_whose_reply_was_lost_is_not_sent_again(
             await client.aclose()
     assert proxy.lost == 1
     assert await redis.get(key_prefix) == b"1"
+
+
+async def test_no_call_waits_for_those_that_came_before_it() -> None:
+    """A server that accepts connections and never answers: redis-py connects under one lock."""
+    connections: list[asyncio.StreamWriter] = []
+
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+
+    async with await asyncio.start_server(say_nothing, LOOPBACK, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        settings = StoreSettings(redis_url=f"redis://{LOOPBACK}:{port}", redis_timeout_s=0.5)
+        client = open_redis(settings)
+        asked = [client.ping() for _ in range(5)]
+        async with client.pipeline() as pipeline:
+            pipeline.ping()
+            answers = await asyncio.gather(*asked, pipeline.execute(), return_exceptions=True)
+        assert all(isinstance(answer, RedisTimeout) for answer in answers), answers
+        # One after the other they would have opened six.
+        assert len(connections) <= 3
+        await client.aclose()
+        for writer in connections:
+            writer.close()
 
 
 async def test_asyncpg_still_says_when_a_server_has_not_confirmed_that_it_gave_up(

@@ -8,10 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from support.proxy import Proxy
 from support.shard import ScriptedShard
 from support.sidecar import FUNDS, Caller, calling, problem, served
 
-from taximeter.meter import Meter
+from taximeter.meter import Meter, MeterSettings
 from taximeter.meter.sidecar import ApiKeys, create_sidecar
 from taximeter.meter.sidecar.forward_auth import ForwardAuthPolicy
 
@@ -74,6 +75,28 @@ async def test_a_request_id_is_let_through_once(caller: Caller, shard: ScriptedS
     assert (await ask(caller, "reserve/0.5", "r2")).status_code == 200
     assert (await ask(caller, "reserve/0.5", "r2")).status_code == 409
     assert await shard.account("acme/ann") == (FUNDS - 1000, 500, 1)
+
+
+async def test_whose_reply_was_lost_on_the_way_is_let_through(
+    redis_url: str, shard: ScriptedShard
+) -> None:
+    """The sidecar asks Redis again, and that is no repeat of the gateway's."""
+    async with (
+        Proxy(redis_url) as proxy,
+        await Meter.connect(proxy.url, settings=MeterSettings(lanes_per_shard=1)) as meter,
+        served(create_sidecar(meter)) as url,
+        calling(url) as caller,
+    ):
+        assert (await ask(caller, "charge/0.5", "warm")).status_code == 200
+        for action in ("charge", "reserve"):
+            proxy.lose_replies(1)
+            before = proxy.lost
+            assert (await ask(caller, f"{action}/0.5", action)).status_code == 200
+            assert proxy.lost == before + 1
+            assert problem(await ask(caller, f"{action}/0.5", action))[:2] == (409, "REPLAYED")
+        found = await caller.lookup("charge")
+        assert (found.status_code, found.json()["charged_millicredits"]) == (200, 500)
+    assert await shard.account("acme/ann") == (FUNDS - 1500, 500, 1)
 
 
 async def test_many_with_one_id_are_charged_once(caller: Caller, shard: ScriptedShard) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from support.listening import listening
 from taximeter.api.processes.sidecar_server import DrainingServer, open_unix_socket, server_config
 from taximeter.meter.sidecar import Sidecar
 
@@ -18,13 +18,5 @@ async def served_at(sidecar: Sidecar, path: Path) -> AsyncIterator[None]:
     config.log_config = None
     config.timeout_graceful_shutdown = 2
     server = DrainingServer(config, sidecar, 0.0)
-    task = asyncio.create_task(server.serve(sockets=[open_unix_socket(path, 0o600)]))
-    try:
-        async with asyncio.timeout(60):
-            while not server.started:
-                assert not task.done(), "the server did not start"
-                await asyncio.sleep(0.005)
+    async with listening(server, [open_unix_socket(path, 0o600)]):
         yield
-    finally:
-        server.should_exit = True
-        await task

@@ -15,6 +15,7 @@ from itertools import product
 from math import ceil
 from typing import Any, Final
 
+from support.published_as_asked import ASKED
 from support.published_elsewhere import ELSEWHERE
 from support.published_prices import OPENAI, PAGES, Published
 from support.published_since import SINCE
@@ -63,6 +64,21 @@ _PATTERNS: Final[dict[str, Counts]] = {
     "speech": {"audio_hour": 133},
     "kept": {"input": 7, "cache_read": 512, "cache_write": 1_009, "cache_write_12h": 3_001},
     "searched": {"input": 877, "output": 321, "search": 3},
+    "seen": {
+        **{"input": 31, "input_image": 258, "input_video": 301},
+        **{"cache_read": 1_009, "cache_read_image": 5_160, "cache_read_video": 9_001},
+        "output": 88,
+    },
+    "stored": {
+        **{"input": 7, "cache_read": 512, "cache_write": 1_009, "cache_write_1h": 4_001},
+        "output": 89,
+    },
+    "researched": {
+        **{"input": 33, "output": 7_163, "reasoning": 73_997},
+        **{"citation": 20_016, "search": 18},
+    },
+    "thought": {"input": 877, "cache_read": 6144, "output": 203, "reasoning": 1792},
+    "thought_alone": {"input": 911, "reasoning": 1792},
 }
 
 
@@ -97,7 +113,7 @@ def _dollars(one: Published, counts: Counts) -> Fraction:
 
 def answers() -> Iterator[dict[str, Any]]:
     """The table, a row a pair of model and usage."""
-    for one in (*OPENAI, *ELSEWHERE, *SPELLED, *SINCE):
+    for one in (*OPENAI, *ELSEWHERE, *SPELLED, *SINCE, *ASKED):
         spellings = [(name, None) for name in one.names] or [(one.model, one.provider)]
         for (model, provider), shape, kind in product(spellings, one.shapes, one.kinds):
             counts = _counts(one, kind)

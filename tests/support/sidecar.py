@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from support.listening import listening
 from taximeter.api.processes.sidecar_server import DrainingServer, server_config
 from taximeter.meter.sidecar import Sidecar
 
@@ -84,17 +85,8 @@ async def served(sidecar: Sidecar) -> AsyncIterator[str]:
     config = server_config(sidecar)
     config.log_config = None
     config.timeout_graceful_shutdown = 2
-    server = DrainingServer(config, sidecar, 0.0)
-    task = asyncio.create_task(server.serve())
-    try:
-        async with asyncio.timeout(60):
-            while not server.started:
-                assert not task.done(), "the server did not start"
-                await asyncio.sleep(0.005)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
+    async with listening(DrainingServer(config, sidecar, 0.0)) as url:
+        yield url
 
 
 @asynccontextmanager

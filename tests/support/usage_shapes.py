@@ -13,9 +13,10 @@ def of(counts: Counts, *names: str) -> int:
 
 _AUDIO = ("input_audio", "cache_read_audio")
 _IMAGE = ("input_image", "cache_read_image")
-_CACHED = ("cache_read", "cache_read_audio", "cache_read_image")
+_VIDEO = ("input_video", "cache_read_video")
+_CACHED = ("cache_read", "cache_read_audio", "cache_read_image", "cache_read_video")
 _WRITTEN = ("cache_write", "cache_write_1h", "cache_write_12h")
-PROMPT = ("input", "input_audio", "input_image", *_CACHED, *_WRITTEN)
+PROMPT = ("input", "input_audio", "input_image", "input_video", *_CACHED, *_WRITTEN)
 _OUTPUT = ("output", "reasoning", "output_audio", "output_image")
 
 
@@ -158,6 +159,27 @@ def _gemini(counts: Counts) -> dict[str, Any]:
     return found
 
 
+def _gemini_seen(counts: Counts) -> dict[str, Any]:
+    """With images and videos, of which most came from the cache."""
+    prompt, made = of(counts, *PROMPT), of(counts, *_OUTPUT)
+    return {
+        "promptTokenCount": prompt,
+        "candidatesTokenCount": made,
+        "totalTokenCount": prompt + made,
+        "cachedContentTokenCount": of(counts, *_CACHED),
+        "promptTokensDetails": [
+            {"modality": "TEXT", "tokenCount": of(counts, "input", "cache_read")},
+            {"modality": "IMAGE", "tokenCount": of(counts, *_IMAGE)},
+            {"modality": "VIDEO", "tokenCount": of(counts, *_VIDEO)},
+        ],
+        "cacheTokensDetails": [
+            {"modality": "TEXT", "tokenCount": of(counts, "cache_read")},
+            {"modality": "IMAGE", "tokenCount": of(counts, "cache_read_image")},
+            {"modality": "VIDEO", "tokenCount": of(counts, "cache_read_video")},
+        ],
+    }
+
+
 def _gemini_speech(counts: Counts) -> dict[str, Any]:
     prompt, made = of(counts, *PROMPT), of(counts, "output_audio")
     return {
@@ -226,6 +248,44 @@ def _bedrock(counts: Counts) -> dict[str, Any]:
     }
 
 
+def _bedrock_written(counts: Counts) -> dict[str, Any]:
+    """What was written to a cache, by how long it is kept."""
+    written = of(counts, "cache_write", "cache_write_1h")
+    return {
+        **_bedrock(counts),
+        "cacheWriteInputTokens": written,
+        "cacheDetails": [
+            {"ttl": "1h", "inputTokens": of(counts, "cache_write_1h")},
+            {"ttl": "5m", "inputTokens": of(counts, "cache_write")},
+        ],
+    }
+
+
+def _perplexity(counts: Counts) -> dict[str, Any]:
+    """Deep research: what it thought, cited and asked for stands beside the totals."""
+    prompt, made = of(counts, "input"), of(counts, "output")
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": made,
+        "total_tokens": prompt + made,
+        "search_context_size": "low",
+        "citation_tokens": of(counts, "citation"),
+        "num_search_queries": of(counts, "search"),
+        "reasoning_tokens": of(counts, "reasoning"),
+    }
+
+
+def _x_ai_sdk(counts: Counts) -> dict[str, Any]:
+    """As x.ai's own client has it: the reasoning stands beside the output, and in the sum."""
+    return {
+        "prompt_tokens": of(counts, *PROMPT),
+        "completion_tokens": of(counts, "output"),
+        "reasoning_tokens": of(counts, "reasoning"),
+        "total_tokens": of(counts, *PROMPT, *_OUTPUT),
+        "cached_prompt_text_tokens": of(counts, "cache_read"),
+    }
+
+
 def _embeddings(counts: Counts) -> dict[str, Any]:
     return {"prompt_tokens": counts["input"], "total_tokens": counts["input"]}
 
@@ -249,7 +309,11 @@ SHAPES: Final = {
     "images_apart": _images_apart,
     "deepseek": _deepseek,
     "x-ai": _x_ai,
+    "x-ai_sdk": _x_ai_sdk,
     "bedrock": _bedrock,
+    "bedrock_written": _bedrock_written,
+    "perplexity": _perplexity,
+    "gemini_seen": _gemini_seen,
     "embeddings": _embeddings,
     "seconds": _seconds,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 
+from support.listening import listening
 from taximeter.api.access.dev_tokens import load_dev_key
 from taximeter.api.settings.api import ApiSettings
 from taximeter.meter import Balance
@@ -31,18 +31,8 @@ async def serving(app: Any) -> AsyncIterator[str]:
     config = uvicorn.Config(
         app, host="127.0.0.1", port=0, ws="none", log_config=None, timeout_graceful_shutdown=5
     )
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    try:
-        async with asyncio.timeout(60):
-            while not server.started:
-                assert not task.done(), "the server did not start"
-                await asyncio.sleep(0.005)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        await task
+    async with listening(uvicorn.Server(config)) as url:
+        yield url
 
 
 NOTHING_ENDED: dict[str, Any] = {"keys_ended": [], "keys_kept": [], "invitations_withdrawn": 0}
