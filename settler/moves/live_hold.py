@@ -58,7 +58,7 @@ async def is_loaded(stores: Stores, mark: Mark, account: Account) -> bool:
     asyncpg errors.
     """
     name = account_field(*account)
-    if await stores.redis.hexists(stores.keys(mark.shard).accounts, name):
+    if await stores.redis.hget(stores.keys(mark.shard).accounts, name) is not None:
         return True
     return await load(stores, mark, account)
 

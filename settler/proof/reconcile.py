@@ -135,8 +135,8 @@ async def _look(
 ) -> Books:
     books = Books()
     for mark in (await read_marks(conn)).values():
-        due = await stores.redis.hexists(stores.keys(mark.shard).meta, "hints_due")
-        cut = ShardCut(mark.shard, mark.epoch, mark.seq, hints_due=bool(due))
+        (due,) = await stores.redis.hmget(stores.keys(mark.shard).meta, "hints_due")
+        cut = ShardCut(mark.shard, mark.epoch, mark.seq, hints_due=due is not None)
         books.shards.append(cut)
     if not books.shards:
         raise CouldNotLook("Postgres has no shards yet: the settler has never run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -14,10 +15,12 @@ from settler_world import World
 
 from taximeter.api.commands import group
 from taximeter.meter import InsufficientCredits, Meter
-from taximeter.meter.server.permissions import METER, ROLES, SETTLER, MissingPermission, Role
+from taximeter.meter.server.permissions import API, METER, ROLES, SETTLER, MissingPermission, Role
 from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import Stores
+from taximeter.settler.moves.moves import move
+from taximeter.settler.moves.records import Request
 from taximeter.settler.shards.drain import rebuild_on_demand
 from taximeter.settler.shards.reshard import reshard
 from taximeter.settler.worker.jobs import Settler
@@ -72,8 +75,16 @@ async def test_the_printed_rules_are_enough_for_everything(world: World, redis_u
         assert (await meter.balance("acme", "ann")).held in (0, late.amount)
         await meter.ready()
         assert charged.charged == 20
-        for tick in (settler.settle, settler.sweep, settler.relay, settler.reconcile):
+        for tick in (
+            *(settler.settle, settler.sweep, settler.relay, settler.moves, settler.fill),
+            settler.reconcile,
+        ):
             await tick()
+        for role in (API, SETTLER):
+            async with Redis.from_url(url_of(redis_url, role.name)) as user:
+                stores = replace(world.stores, redis=user)
+                ended = await move(stores, Request("acme", "deallocation", "ann", 5, "x"))
+                assert (ended.state, ended.live) == ("done", True)
         assert await reshard(world.stores, 2, wait_s=10) == 1
         world.shards = 2
         await rebuild_on_demand(world.stores, 0, reason="test", wait_s=10)
