@@ -172,8 +172,7 @@ async def test_a_fenced_shard_is_refused_with_its_reason(
     with pytest.raises(ShardFenced):
         await connect()
     commit = asyncio.create_task(hold.commit(40))
-    await shard.open(epoch=2)
-    await shard.load("org/u", 1000)
+    await shard.open(epoch=2, accounts={"org/u": (1000, 1)})
     receipt = await commit
     assert receipt.late, "a commit waits for the shard to open and is charged there"
     assert await shard.account() == (960, 0, 1)
