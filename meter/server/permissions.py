@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from redis.exceptions import NoPermissionError
@@ -101,12 +102,8 @@ class Role:
     @property
     def needed(self) -> list[str]:
         """Every command, those inside of the scripts included."""
-        inside = (
-            command
-            for script in (*self.scripts, "permissions")
-            for command in re.findall(r"\bcall\('([A-Z]+)'", load_script(script).text)
-        )
-        return sorted({*inside, *self.commands})
+        inside = (_commands_in(script) for script in (*self.scripts, "permissions"))
+        return sorted({*self.commands}.union(*inside))
 
     def commands_for(self, server: tuple[int, ...] = NEWEST_RULES) -> list[str]:
         """Every command that such a user may send to a server of this version, in lower case."""
@@ -123,6 +120,12 @@ class Role:
         patterns = (f"{{{prefix}:*}}:*", *(f"{prefix}{keys}" for keys in self.other_keys))
         keys = " ".join(f"~{pattern}" for pattern in patterns)
         return f"resetkeys {keys} resetchannels -@all {allowed}"
+
+
+@cache
+def _commands_in(script: str) -> frozenset[str]:
+    """Looked for once: every connection asks."""
+    return frozenset(re.findall(r"\bcall\('([A-Z]+)'", load_script(script).text))
 
 
 METER: Final = Role(

@@ -166,6 +166,11 @@ class StoreOutOfMemory(StoreError):
     released.
     """
 
+    def __init__(
+        self, message: str = "Redis is out of memory; holds can still be committed or released"
+    ) -> None:
+        super().__init__(message)
+
 
 class AdmissionPaused(StoreError):
     """No credit is taken at the moment; holds can still be committed, touched and released.

@@ -244,6 +244,7 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
             "TAXIMETER_CREDIT_JOURNAL": str(cluster.journal(name)),
         }
         workers.append(Worker(name, COMMAND, arguments, await environment(name) | credit, folder))
+    pause = {PAUSE_VARIABLE: str(run.pause_s)}
     for number, history in enumerate(cluster.histories, 1):
         name = f"gateway-{number}"
         urls = [
@@ -251,7 +252,6 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
             for place, port in enumerate(ports, 1)
         ]
         arguments = [name, str(run.seed), str(history), ",".join(USERS), *urls]
-        pause = {PAUSE_VARIABLE: str(run.pause_s)}
         workers.append(Worker(name, "chaos.gateway", arguments, pause, folder))
         cluster.down.add(name)
     if run.completes:
@@ -261,7 +261,7 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
     url = await link(f"{name}>redis", redis_url)
     history = str(cluster.embedded_history)
     arguments = [name, str(run.seed), history, ",".join(USERS), url]
-    workers.append(Worker(name, "chaos.embedded", arguments, {}, folder))
+    workers.append(Worker(name, "chaos.embedded", arguments, pause, folder))
     cluster.down.add(name)
     # The gateways start when there is something to spend.
     return workers

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from chaos.gateway import PAUSE_VARIABLE
 from chaos.history import Recorder
 from taximeter.meter import (
     AccountNotFound,
@@ -38,6 +39,8 @@ TTL_S: Final = 2.0
 UNUSED_TTL_S: Final = 30.0
 """Of a hold that its caller has left, so long that it does not end by itself in time."""
 ASKS_S: Final = 25.0
+PAUSE_S: Final = 0.1
+"""Longest pause of a caller between two requests, where gateways make hardly one."""
 CANCELLED: Final = "CANCELLED"
 """The code of a call whose caller has left before the answer."""
 CODES: Final[dict[type[MeterError], tuple[str, str]]] = {
@@ -72,6 +75,7 @@ class Embedded:
         self._random = random.Random(f"{seed}/{name}")
         self._recorder = recorder
         self._users = [user.split("/") for user in users]
+        self._pause_s = max(PAUSE_S, float(os.environ[PAUSE_VARIABLE]) / 2)
         self._numbers = itertools.count()
         self.stopping = asyncio.Event()
 
@@ -98,7 +102,7 @@ class Embedded:
                 await self._hold(meter, who, pick.randint(1, 100))
             else:
                 await self._left(meter, who, amount)
-            await asyncio.sleep(pick.uniform(0.0, 0.1))
+            await asyncio.sleep(pick.uniform(0.0, self._pause_s))
 
     async def _hold(self, meter: Meter, who: Who, amount: int) -> None:
         org, user, request = who

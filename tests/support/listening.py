@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import uvicorn
 
@@ -14,7 +14,11 @@ import uvicorn
 async def listening(
     server: uvicorn.Server, sockets: list[socket.socket] | None = None
 ) -> AsyncIterator[str]:
-    """Serve until the block ends; its URL once it takes connections, or the path of its socket."""
+    """Serve until the block ends; its URL once it takes connections, or the path of its socket.
+
+    The signals of this process stay as they are.
+    """
+    server.capture_signals = nullcontext  # type: ignore[method-assign]
     task = asyncio.create_task(server.serve(sockets))
     try:
         async with asyncio.timeout(60):

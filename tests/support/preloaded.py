@@ -4,6 +4,8 @@ which are the same for every API.
 
 from __future__ import annotations
 
+import gc
+
 import taximeter.api.commands.api
 import taximeter.api.commands.settler
 import taximeter.api.commands.sidecar
@@ -11,3 +13,4 @@ import taximeter.api.commands.simulator  # noqa: F401
 from taximeter.api.app import shared_routes
 
 shared_routes()
+gc.freeze()  # What all share is not looked through, hence not copied, by each.
