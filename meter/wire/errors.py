@@ -155,8 +155,9 @@ class UnsafeServer(StoreError):
     replica. Nothing was done; its configuration has to change.
     """
 
-    def __init__(self, objections: Sequence[str]) -> None:
-        super().__init__("; ".join(objections))
+    def __init__(self, objections: Sequence[str], server: str = "") -> None:
+        """`server` is its name where there are several."""
+        super().__init__((f"{server}: " if server else "") + "; ".join(objections))
         self.objections = tuple(objections)
 
 
