@@ -29,7 +29,7 @@ from taximeter.settler.worker.loops import Bell
 _SQL: Final = load_queries("heartbeats")
 
 BEAT_EVERY_S: Final = 0.1
-STOPPED_S: Final = 0.7
+STOPPED_S: Final = 0.6
 """Whoever has not beaten for this long while others looked is taken for frozen or dead."""
 LOOK_GAP_S: Final = 0.5
 """A watcher that was away for longer than this begins anew: it may have been frozen itself."""
