@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
 
-from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from taximeter.meter.credit_line.admitted import Entry, receipt_of
 from taximeter.meter.credit_line.desk import CreditDesk, CreditLines
@@ -16,11 +15,14 @@ from taximeter.meter.lanes.live_accounts import AccountReader
 from taximeter.meter.lanes.outcomes import RequestReader
 from taximeter.meter.lanes.pressure import Pressure
 from taximeter.meter.lanes.shards import Shards
-from taximeter.meter.server.connect import check_server, connect_pool
+from taximeter.meter.places.places import Places
+from taximeter.meter.places.routed import RoutedRedis
+from taximeter.meter.server.connect import Vetted, connect_places, seeds_of
 from taximeter.meter.server.durability import ServerFacts, read_facts
-from taximeter.meter.server.trouble import within
+from taximeter.meter.server.trouble import unavailable, within
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.wire.balance import Balance, Loader
+from taximeter.meter.wire.errors import StoreUnavailable
 from taximeter.meter.wire.hold_record import Asker
 from taximeter.meter.wire.ids import new_owner, new_request_id
 from taximeter.meter.wire.keys import account_field, request_field
@@ -44,23 +46,25 @@ class Meter:
 
     def __init__(
         self,
-        pool: Any,
+        places: Places,
+        redis: RoutedRedis,
         shards: int,
         settings: MeterSettings,
         loader: Loader | None,
         credit: CreditLines | None = None,
     ) -> None:
-        self._pool = pool
         self._settings = settings
-        self._redis = Redis(connection_pool=pool)
-        of_all = self._shards = Shards(pool, shards, settings)
-        self._accounts = AccountReader(self._redis, of_all, loader, settings)
+        self._redis = redis
+        self._places = places
+        self._vetted = Vetted(settings)
+        of_all = self._shards = Shards(places, self._vetted, shards, settings)
+        self._accounts = AccountReader(redis, of_all, loader, settings)
         dispatcher = self._to_redis = Dispatcher(of_all, self._accounts, settings.overdraft_report)
         self._desk = None if credit is None else CreditDesk(credit, loader)
         self._dispatcher = (
             dispatcher if self._desk is None else FailOpenDispatcher(dispatcher, self._desk)
         )
-        self._requests = RequestReader(self._redis, pool, of_all, settings.call_timeout_s)
+        self._requests = RequestReader(redis, places, of_all, settings.call_timeout_s)
 
     @classmethod
     async def connect(
@@ -73,6 +77,8 @@ class Meter:
         credit: CreditLines | None = None,
     ) -> Meter:
         """Connect to Redis (`redis://`, `rediss://` or `unix://`) and learn how many shards it has.
+        One server, a cluster by any of its nodes or the Sentinels of a primary: with several hosts,
+        `redis://a:7000,b:7000`, the first that answers is asked which.
 
         `loader` reads an account from Postgres when Redis has none (after a loss of Redis, or
         before the first relay). `credit` lets some organisations go on, bounded, while Redis is
@@ -80,10 +86,11 @@ class Meter:
         UnsafeServer when it would evict balances, MissingPermission.
         """
         settings = settings or MeterSettings(key_prefix=key_prefix)
-        pool, shards = await connect_pool(url, settings)
-        meter = cls(pool, shards, settings, loader, credit)
+        seeds = seeds_of(url, settings)
+        places, shards = await connect_places(seeds, settings)
+        meter = cls(places, RoutedRedis(seeds, places), shards, settings, loader, credit)
         try:
-            await check_server(meter._redis, settings)
+            await meter._check_servers()
         except BaseException:
             await meter.aclose()
             raise
@@ -247,10 +254,27 @@ class Meter:
         """
         return self._to_redis.overdrafts
 
+    async def _check_servers(self) -> None:
+        """Look at every server that has a shard. One that cannot be reached is looked at before it
+        is used; but not the first, of which there may be no other.
+        """
+        checked: set[int] = set()
+        for keys in self._shards.keys:
+            try:
+                place = self._places.of(keys.meta)
+                if id(place) not in checked:
+                    checked.add(id(place))
+                    await self._vetted.check(place, keys.meta)
+            except (StoreUnavailable, RedisError) as error:
+                if keys.shard == 0:
+                    if isinstance(error, StoreUnavailable):
+                        raise
+                    raise unavailable(error) from error
+
     async def server_facts(self) -> ServerFacts:
         """What the server does with what it answers. Raises StoreUnavailable."""
         async with within(self._settings.call_timeout_s):
-            return await read_facts(self._redis)
+            return await read_facts(self._places.of(self._shards.keys[0].meta))
 
     async def promise(self) -> str:
         """What holds for what this meter has answered, in one sentence. Raises StoreUnavailable."""
@@ -265,7 +289,6 @@ class Meter:
         of_setting = self._settings.close_timeout_s
         await self._dispatcher.aclose(of_setting if timeout_s is None else timeout_s)
         await self._redis.aclose()
-        await self._pool.disconnect()
 
     async def __aenter__(self) -> Meter:
         return self

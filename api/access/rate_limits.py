@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.web.errors import ApiError
 from taximeter.meter.wire.bounded_cache import BoundedCache
+from taximeter.meter.wire.errors import StoreError
 from taximeter.meter.wire.scripts import load_script
 
 logger = logging.getLogger("taximeter.api")
@@ -113,7 +114,7 @@ class RateLimiter:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     arguments = [limit.count, limit.window_s * 1000]
                     wait_ms = await LIMIT.call(self._redis, [key], arguments)
-            except (RedisError, OSError, TimeoutError) as error:
+            except (RedisError, StoreError, OSError, TimeoutError) as error:
                 self._rests_until = time.monotonic() + REST_S
                 logger.warning("rate limits are counted by each process for a second: %r", error)
         if wait_ms:
@@ -136,5 +137,5 @@ class RateLimiter:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await self._redis.ltrim(f"{self._prefix}:limit:{kind}:{caller}", 0, -2)
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, StoreError, OSError, TimeoutError) as error:
             logger.warning("a refused request stays counted: %r", error)

@@ -234,8 +234,9 @@ def _principal(
     roles = roles_of(claims, paths)
     return Principal(
         user_id=user_id,
-        email=_text(claim_at(claims, paths.email)),
-        name=_text(claim_at(claims, paths.name)) or _text(claims.get("preferred_username")),
+        email=_text_claim(claim_at(claims, paths.email)),
+        name=_text_claim(claim_at(claims, paths.name))
+        or _text_claim(claims.get("preferred_username")),
         is_system_admin=admin_role in roles,
         expires_at=float(claims["exp"]),
         email_verified=is_email_verified(claims, paths),
@@ -243,5 +244,5 @@ def _principal(
     )
 
 
-def _text(value: object) -> str | None:
+def _text_claim(value: object) -> str | None:
     return value[:255] if isinstance(value, str) and value else None

@@ -1,4 +1,4 @@
-"""What several commands share: how what goes wrong is said in one line."""
+"""Says in one line what went wrong in a command."""
 
 from __future__ import annotations
 

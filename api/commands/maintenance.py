@@ -1,4 +1,4 @@
-"""What `rebuild` and `reshard` share: their options, and how they say what went wrong."""
+"""Gives `rebuild` and `reshard` their options, and says what went wrong in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands of the database's owner share: one transaction, and who runs it."""
+"""Runs a command of the database's owner in one transaction, and says who runs it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -61,12 +62,13 @@ def in_force(pricer: Pricer, settings: PriceSettings) -> Pricer:
 
 @asynccontextmanager
 async def open_pool(database_url: str) -> AsyncIterator[Pool]:
-    """A pool for one command."""
+    """A pool for one command. Raises UnsafeDatabase as the services do."""
     async with make_pool(
         database_url,
         size_max=2,
         command_timeout_s=60.0,
         wait_s=10.0,
+        accept_loss=os.environ.get("TAXIMETER_DATABASE_DURABILITY") == "none",
         server_settings={"application_name": "taximeter-prices"},
     ) as pool:
         yield pool

@@ -1,1 +1,1 @@
-"""The main job on real input: an organisation's journey, then traffic, then the books."""
+"""Walks an organisation through its journey, sends traffic, and proves the books."""

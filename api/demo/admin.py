@@ -1,4 +1,4 @@
-"""The admin API as the demo uses it: over HTTP, with a session token, like any other client."""
+"""Asks the admin API as any other client does: over HTTP, with a session token."""
 
 from __future__ import annotations
 

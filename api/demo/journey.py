@@ -1,4 +1,4 @@
-"""The journey of the developer guide: subscribe, allocate, ask a model, look at the usage."""
+"""Follows the developer guide: subscribe, allocate, ask a model, look at the usage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo prints at its end, and what it compares: every figure is known from two sides."""
+"""Prints how the demo ended, and compares each figure with what another side knows of it."""
 
 from __future__ import annotations
 

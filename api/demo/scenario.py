@@ -1,4 +1,4 @@
-"""Who takes part in the demo, with how many credits, and what they ask for."""
+"""Lists who takes part in the demo, with how many credits, and what they ask for."""
 
 from __future__ import annotations
 

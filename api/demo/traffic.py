@@ -1,4 +1,4 @@
-"""Real HTTP clients: the official `openai` package, streamed and not, many at once."""
+"""Sends requests with the official `openai` package, streamed and not, many at once."""
 
 from __future__ import annotations
 

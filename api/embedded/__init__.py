@@ -1,1 +1,1 @@
-"""Real Valkey and Postgres without Docker: child processes of ours, under one data folder."""
+"""Runs real Valkey and Postgres without Docker, as child processes of ours in one data folder."""

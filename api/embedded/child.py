@@ -1,4 +1,4 @@
-"""Become a server that dies with its parent: the last step between our fork and the server's exec.
+"""Turns a child of ours into a server that dies with its parent: the last step before exec.
 
 Run by path and with the standard library alone, before the server's own program replaces it:
 `child.py PARENT_PID DEATH_SIGNAL UID GID PROGRAM ARGUMENTS...`, UID -1 for "stay who you are".

@@ -1,4 +1,4 @@
-"""What the embedded servers ask of this machine: a port, a binary, a lock, an error to raise."""
+"""Finds what the embedded servers need of this machine: a port, a binary, a lock."""
 
 from __future__ import annotations
 

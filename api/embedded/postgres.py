@@ -1,4 +1,6 @@
-"""Postgres as a child process: real fsync, TCP on loopback alone, database `taximeter` ready."""
+"""Runs Postgres as a child process: real fsync, TCP on loopback alone, database `taximeter`
+ready.
+"""
 
 from __future__ import annotations
 

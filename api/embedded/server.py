@@ -1,4 +1,4 @@
-"""What the embedded servers share: a folder, a port, a process, and waiting for its answer."""
+"""Starts and stops an embedded server: takes its folder and a port, waits for its answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start child processes that the kernel kills when we die, however we die."""
+"""Starts child processes that the kernel kills when we die, however we die."""
 
 from __future__ import annotations
 

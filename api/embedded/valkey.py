@@ -1,4 +1,4 @@
-"""Valkey as a child process: append-only file every second, and never an eviction."""
+"""Runs Valkey as a child process: append-only file every second, and never an eviction."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The whole system on one machine: what `taximeter dev` and `taximeter demo` run."""
+"""Runs the whole system on one machine, for `taximeter dev` and `taximeter demo`."""

@@ -1,6 +1,4 @@
-"""The folder that a command keeps its servers in: its own, in use by nobody else, and the only one
-that it ever deletes anything in.
-"""
+"""Claims the folder that a command keeps its servers in, and deletes nothing outside of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of our own processes as a child: started, watched, stopped, never left behind."""
+"""Starts one of our own processes as a child, watches and stops it, and leaves none behind."""
 
 from __future__ import annotations
 

@@ -22,13 +22,13 @@ class TableError(ValueError):
 
 def figures_of(sheet: Sheet) -> dict[str, str]:
     """All prices of a sheet, as text."""
-    found = {kind: _text(rate) for kind, rate in sheet.rates.items()}
+    found = {kind: _rate_text(rate) for kind, rate in sheet.rates.items()}
     for mode, rates in sheet.modes.items():
-        found |= {f"{mode}/{kind}": _text(rate) for kind, rate in rates.items()}
+        found |= {f"{mode}/{kind}": _rate_text(rate) for kind, rate in rates.items()}
     return found
 
 
-def _text(rate: Rate) -> str:
+def _rate_text(rate: Rate) -> str:
     steps = [f"{rate.base.normalize():f}"]
     steps += [f"{price.normalize():f} above {start}" for start, price in rate.tiers]
     return ", ".join(steps)

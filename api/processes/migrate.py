@@ -1,4 +1,4 @@
-"""Apply the packaged migrations with dbmate."""
+"""Applies the packaged migrations with dbmate."""
 
 from __future__ import annotations
 

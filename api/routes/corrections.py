@@ -1,6 +1,4 @@
-"""What system admins put right by hand, each with its reason: refunds, adjustments, the monthly
-refresh.
-"""
+"""Corrects by hand, each time with a reason: refunds, adjustments, the monthly refresh."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ from taximeter.api.web.json_numbers import (
     Dollars,
     ShortText,
     UserId,
-    millicredits_of,
+    positive_millicredits,
 )
 from taximeter.api.web.retries import again_when_undone
 from taximeter.meter.wire.credits import credits_of, text_of_credits
@@ -48,12 +46,12 @@ router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=C
 def _more_or_less(value: object) -> int:
     """Millicredits of a number of credits that may be negative."""
     if isinstance(value, (int, Decimal)) and not isinstance(value, bool) and value < 0:
-        return -millicredits_of(-value)
-    return millicredits_of(value)
+        return -positive_millicredits(-value)
+    return positive_millicredits(value)
 
 
 def _none_or_more(value: object) -> int:
-    return 0 if value == 0 and not isinstance(value, (bool, str)) else millicredits_of(value)
+    return 0 if value == 0 and not isinstance(value, (bool, str)) else positive_millicredits(value)
 
 
 _MORE_OR_LESS = WithJsonSchema({"type": "number", "multipleOf": 0.001, "not": {"const": 0}})

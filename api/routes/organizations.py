@@ -1,6 +1,4 @@
-"""Organisations: all of them for system admins, and what one is called and where its invoices
-go.
-"""
+"""Lists, shows, renames, suspends and deletes organisations."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Settings of the processes, from environment variables with the prefix TAXIMETER_."""
+"""Reads the settings of the processes, from environment variables with the prefix TAXIMETER_."""

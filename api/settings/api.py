@@ -1,4 +1,4 @@
-"""Settings of the API, from environment variables with the prefix TAXIMETER_."""
+"""Reads the settings of the API, from environment variables with the prefix TAXIMETER_."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Settings of every process that has a Meter, from variables with the prefix TAXIMETER_."""
+"""Reads the settings of every process that has a Meter, from variables with the prefix
+TAXIMETER_.
+"""
 
 from __future__ import annotations
 

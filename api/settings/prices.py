@@ -1,6 +1,4 @@
-"""Settings of prices and estimates, from variables with the prefix TAXIMETER_: of every process
-that prices what models use.
-"""
+"""Reads the settings of prices and estimates, for every process that prices what models use."""
 
 from __future__ import annotations
 

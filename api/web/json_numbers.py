@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from taximeter.api.web.json_shape import Shape, ShapeError
 from taximeter.meter import InvalidRequest
-from taximeter.meter.wire.credits import MILLICREDITS_PER_CREDIT
+from taximeter.meter.wire.credits import MILLICREDITS_PER_CREDIT, exact_millicredits, fits
 from taximeter.meter.wire.limits import AMOUNT_MAX, check_org_id, check_user_id
 
 CENT = Decimal("0.01")
@@ -63,7 +63,7 @@ def parse_json(body: bytes) -> Any:
         raise json.JSONDecodeError(str(error).split(":")[0], "", 0) from None
 
 
-def millicredits_of(value: object) -> int:
+def positive_millicredits(value: object) -> int:
     """Turn a JSON number of credits into millicredits. Raises ValueError that names the limit."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
         raise ValueError("must be a JSON number of credits")
@@ -74,9 +74,10 @@ def millicredits_of(value: object) -> int:
         raise ValueError("must be more than 0 credits")
     if number > AMOUNT_MAX // MILLICREDITS_PER_CREDIT:
         raise ValueError(f"must be at most {AMOUNT_MAX // MILLICREDITS_PER_CREDIT} credits")
-    if not _fits(number, 3):
+    millicredits = exact_millicredits(number)
+    if millicredits is None:
         raise ValueError("must have at most 3 decimals (the smallest unit is 0.001 credits)")
-    return int(number.scaleb(3))
+    return millicredits
 
 
 def dollars_of(value: object) -> Decimal:
@@ -90,18 +91,9 @@ def dollars_of(value: object) -> Decimal:
         raise ValueError("must be at least 0 dollars")
     if number > DOLLARS_MAX:
         raise ValueError(f"must be at most {DOLLARS_MAX} dollars")
-    if not _fits(number, 2):
+    if not fits(number, 2):
         raise ValueError("must have at most 2 decimals")
     return number.quantize(CENT)
-
-
-def _fits(number: Decimal, decimals: int) -> bool:
-    """Whether only zeros stand behind the given number of decimals: 0.0030 fits three."""
-    _, digits, exponent = number.as_tuple()
-    if not isinstance(exponent, int):
-        return False
-    surplus = -exponent - decimals
-    return surplus <= 0 or number == 0 or not any(digits[-surplus:])
 
 
 def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
@@ -157,7 +149,7 @@ def _iso_text(what: str) -> Callable[[object], object]:
 
 _NUMBER = WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "multipleOf": 0.001})
 _DOLLARS = WithJsonSchema({"type": "number", "minimum": 0, "multipleOf": 0.01})
-Credits = Annotated[int, BeforeValidator(millicredits_of), _NUMBER]
+Credits = Annotated[int, BeforeValidator(positive_millicredits), _NUMBER]
 Dollars = Annotated[Decimal, BeforeValidator(dollars_of), _DOLLARS]
 OrgId = Annotated[str, AfterValidator(_checked(check_org_id))]
 UserId = Annotated[str, AfterValidator(_checked(check_user_id))]

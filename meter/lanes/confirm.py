@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from taximeter.meter.lanes.pending import Pending
 from taximeter.meter.lanes.pressure import Pressure
+from taximeter.meter.places.places import Places
 from taximeter.meter.server.handshake import ShardIdentity, greet
 from taximeter.meter.server.trouble import is_final
 from taximeter.meter.server.wait_poll import WaitPoll
@@ -56,7 +57,7 @@ class Confirmer:
 
     def __init__(
         self,
-        pool: Any,
+        places: Places,
         keys: ShardKeys,
         wait: Wait,
         settings: MeterSettings,
@@ -66,7 +67,7 @@ class Confirmer:
     ) -> None:
         waits = settings.waits
         assert waits is not None, "somebody waits"
-        self._pool = pool
+        self._places = places
         self._keys = keys
         self._wait = wait
         self._goal: Goal = waits.goal(wait)
@@ -112,6 +113,7 @@ class Confirmer:
     async def _run(self) -> None:
         connection: Any = None
         server: ShardIdentity | None = None
+        last: BaseException | None = None
         try:
             while True:
                 if not self.busy:
@@ -123,7 +125,8 @@ class Confirmer:
                 try:
                     async with asyncio.timeout(self._call_timeout_s):
                         if connection is None:
-                            connection = self._pool.make_connection()
+                            place = self._places.of(self._keys.meta, last)
+                            connection = place.connection_pool.make_connection()
                             await connection.connect()
                         if server is None:
                             server = await greet(connection, self._keys)
@@ -131,7 +134,8 @@ class Confirmer:
                     continue
                 except (RedisError, StoreError, OSError, TimeoutError) as error:
                     await drop(connection)
-                    connection, server = None, None
+                    connection, server, last = None, None, error
+                    self._places.heed(error)
                     self._expire(
                         f"{type(error).__name__} {error}".rstrip(), everything=is_final(error)
                     )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, cast
 
+from redis.exceptions import RedisError
+
 from taximeter.meter.lanes.confirm import what_is_missing
 from taximeter.meter.lanes.shards import Shards
+from taximeter.meter.places.places import Places, name_of
 from taximeter.meter.server.handshake import greet
-from taximeter.meter.server.trouble import within
+from taximeter.meter.server.trouble import unavailable, within
 from taximeter.meter.wire.errors import ShardFenced, StoreError
 from taximeter.meter.wire.hold_record import HoldRecord
 from taximeter.meter.wire.keys import ShardKeys, account_field, request_field, shard_of
@@ -21,12 +24,13 @@ from taximeter.meter.wire.waits import Waits
 class RequestReader:
     """Reads holds and outcomes of every shard. Nothing here writes.
 
-    `redis` is a `redis.asyncio.Redis` on `pool`; no answer is waited for longer than `timeout_s`.
+    `redis` is a `redis.asyncio.Redis` that goes by `places`; no answer is waited for longer than
+    `timeout_s`.
     """
 
-    def __init__(self, redis: Any, pool: Any, shards: Shards, timeout_s: float) -> None:
+    def __init__(self, redis: Any, places: Places, shards: Shards, timeout_s: float) -> None:
         self._redis = redis
-        self._pool = pool
+        self._places = places
         self._shards = shards
         self._keys = shards.keys
         self._timeout_s = timeout_s
@@ -100,35 +104,53 @@ class RequestReader:
         """Return when a new connection is admitted on every shard. Raises ShardFenced,
         StoreUnavailable.
         """
-        connection = self._pool.make_connection()
-        try:
-            async with within(self._timeout_s):
-                await connection.connect()
-                count = len(self._keys)
-                for keys in list(self._keys):
-                    await greet(connection, keys, partial(self._shards.check, keys.shard, count))
-        finally:
-            await connection.disconnect(nowait=True)
+        async with within(self._timeout_s):
+            count = len(self._keys)
+            for place, shards in self._by_place():
+                connection: Any = place.connection_pool.make_connection()
+                try:
+                    await connection.connect()
+                    for keys in shards:
+                        check = partial(self._shards.check, keys.shard, count)
+                        await greet(connection, keys, check)
+                except RedisError as error:
+                    self._places.heed(error)
+                    raise
+                finally:
+                    await connection.disconnect(nowait=True)
 
     async def unconfirmed(self, waits: Waits) -> list[str]:
         """Who does not confirm what is written now, of those whom `waits` asks; empty when all do.
         Raises StoreUnavailable.
         """
         missing: list[str] = []
-        connection = self._pool.make_connection()
-        try:
-            async with within(self._timeout_s + 2 * waits.timeout_s):
-                await connection.connect()
-                for wait in dict.fromkeys((waits.reserve, waits.commit)):
-                    if wait != "none":
+        asked = [wait for wait in dict.fromkeys((waits.reserve, waits.commit)) if wait != "none"]
+        for place, (keys, *_) in self._by_place():
+            connection: Any = place.connection_pool.make_connection()
+            try:
+                async with within(self._timeout_s + 2 * waits.timeout_s):
+                    await connection.connect()
+                    for wait in asked:
                         goal = waits.goal(wait)
-                        found = await what_is_missing(
-                            connection, self._keys[0], goal, waits.timeout_s
-                        )
-                        missing += [found] if found else []
-        finally:
-            await connection.disconnect(nowait=True)
+                        found = await what_is_missing(connection, keys, goal, waits.timeout_s)
+                        where = f"{name}: " if (name := name_of(place)) else ""
+                        missing += [where + found] if found else []
+            finally:
+                await connection.disconnect(nowait=True)
         return missing
+
+    def _by_place(self) -> list[tuple[Any, list[ShardKeys]]]:
+        """Every server that has a shard, with its shards. Raises StoreUnavailable while one has
+        none.
+        """
+        found: dict[int, tuple[Any, list[ShardKeys]]] = {}
+        try:
+            for keys in self._keys:
+                place = self._places.of(keys.meta)
+                found.setdefault(id(place), (place, []))[1].append(keys)
+        except RedisError as error:
+            raise unavailable(error) from error
+        return list(found.values())
 
     def _check_open(self, keys: ShardKeys, count: int, meta: Any) -> None:
         epoch, shards = map(text_of, meta)

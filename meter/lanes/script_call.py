@@ -43,11 +43,7 @@ async def run_batch(
         ]
         for pending in batch:
             if pending not in asking:
-                pending.refuse(
-                    StoreOutOfMemory(
-                        "Redis is out of memory; holds can still be committed or released"
-                    )
-                )
+                pending.refuse(StoreOutOfMemory())
         batch = asking
         if not batch:
             return [], [], 0

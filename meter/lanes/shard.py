@@ -21,14 +21,18 @@ from taximeter.meter.lanes.fair_queue import FairQueue
 from taximeter.meter.lanes.pending import Pending
 from taximeter.meter.lanes.pressure import Pressure
 from taximeter.meter.lanes.script_call import run_batch
+from taximeter.meter.places.places import Places
 from taximeter.meter.server.acknowledged import Acknowledged
+from taximeter.meter.server.connect import Vetted
 from taximeter.meter.server.handshake import Life, ShardIdentity, greet
+from taximeter.meter.server.permissions import MissingPermission
 from taximeter.meter.server.trouble import is_final, may_have_written
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.wire.errors import (
     ShardFenced,
     StoreError,
     StoreUnavailable,
+    UnsafeServer,
 )
 from taximeter.meter.wire.keys import ShardKeys
 from taximeter.meter.wire.limits import OPEN_HOLDS_MAX
@@ -44,18 +48,22 @@ FRONT_ROUNDS = 2
 
 
 class ShardClient:
-    """Queue and lanes of one shard. `pool` is redis-py's, which its releases type differently."""
+    """Queue and lanes of one shard. Its server is asked for with every new connection: it may be
+    another one by then.
+    """
 
     def __init__(
         self,
-        pool: Any,
+        places: Places,
+        vetted: Vetted,
         keys: ShardKeys,
         check_count: Callable[[str], None],
         settings: MeterSettings,
     ) -> None:
         self.keys = keys
         self._check_count = check_count
-        self._pool = pool
+        self._places = places
+        self._vetted = vetted
         self._settings = settings
         self._waits = settings.waits
         # Kept, because asking for the running loop costs a system call on some Pythons.
@@ -153,8 +161,10 @@ class ShardClient:
 
     async def _lane(self) -> None:
         settings = self._settings
+        place: Any = None
         connection: Any = None
         server: ShardIdentity | None = None
+        last: BaseException | None = None
         pause_s, call_timeout_s = settings.retry_pause_s, settings.call_timeout_s
         try:
             while True:
@@ -165,17 +175,18 @@ class ShardClient:
                 try:
                     async with asyncio.timeout(call_timeout_s):
                         if connection is None:
-                            connection = self._pool.make_connection()
+                            place = self._places.of(self.keys.meta, last)
+                            connection = place.connection_pool.make_connection()
                             await connection.connect()
                         if server is None:
-                            server = await self._greet(connection)
+                            server = await self._greet(connection, place)
                         await self._call(connection, server, batch)
                     pause_s = settings.retry_pause_s
                     if self.acknowledged.has_news and not await self._report(connection):
                         await drop(connection)
                         connection, server = None, None
                     continue
-                except ShardFenced as error:
+                except (ShardFenced, MissingPermission, UnsafeServer) as error:
                     server = None
                     self._put_back(batch, error, uncertain=False)
                 except asyncio.CancelledError:
@@ -184,7 +195,8 @@ class ShardClient:
                     raise
                 except (RedisError, OSError, TimeoutError) as error:
                     await drop(connection)
-                    connection, server = None, None
+                    connection, server, last = None, None, error
+                    self._places.heed(error)
                     trouble = StoreUnavailable(f"{type(error).__name__} {error}".rstrip())
                     if is_final(error):
                         _fail(batch, trouble, done=may_have_written(error))
@@ -204,7 +216,7 @@ class ShardClient:
         finally:
             await drop(connection)
 
-    async def _greet(self, connection: Any) -> ShardIdentity:
+    async def _greet(self, connection: Any, place: Any) -> ShardIdentity:
         """Also on a server that nobody may use yet, what it has lost is found and reported."""
         try:
             server = await greet(connection, self.keys, self._check_count, self.acknowledged)
@@ -212,6 +224,7 @@ class ShardClient:
             if self.acknowledged.has_news:
                 await self._report(connection)
             raise
+        await self._vetted.check(place, self.keys.meta, server.life.run_id)
         self.open_holds_max, self._life = server.open_holds_max, server.life
         return server
 
@@ -251,7 +264,7 @@ class ShardClient:
         found = self._confirmers.get(wait)
         if found is None:
             made = Confirmer(
-                self._pool,
+                self._places,
                 self.keys,
                 wait,
                 self._settings,

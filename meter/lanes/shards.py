@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from functools import partial
-from typing import Any
 
 from taximeter.meter.lanes.shard import ShardClient
+from taximeter.meter.places.places import Places
+from taximeter.meter.server.connect import Vetted
 from taximeter.meter.settings import MeterSettings
 from taximeter.meter.wire.errors import ShardsChanged
 from taximeter.meter.wire.keys import ShardKeys, shard_of_account
@@ -18,8 +19,9 @@ class Shards:
     always sees the shards that there are.
     """
 
-    def __init__(self, pool: Any, count: int, settings: MeterSettings) -> None:
-        self._pool = pool
+    def __init__(self, places: Places, vetted: Vetted, count: int, settings: MeterSettings) -> None:
+        self._places = places
+        self._vetted = vetted
         self._settings = settings
         self._retiring: set[asyncio.Task[None]] = set()
         self.keys: list[ShardKeys] = []
@@ -33,7 +35,13 @@ class Shards:
         old = list(self.clients)
         self.keys[:] = [ShardKeys(self._settings.key_prefix, shard) for shard in range(count)]
         self.clients[:] = [
-            ShardClient(self._pool, keys, partial(self.check, keys.shard, count), self._settings)
+            ShardClient(
+                self._places,
+                self._vetted,
+                keys,
+                partial(self.check, keys.shard, count),
+                self._settings,
+            )
             for keys in self.keys
         ]
         for client in old:

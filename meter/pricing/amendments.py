@@ -1,5 +1,4 @@
-"""Corrections by pattern: what a host publishes for many of its models at once, and the published
-list does not have.
+"""Corrects the published list by pattern: what a host publishes for many models at once.
 
 A correction in `corrections.toml` is the whole price of a model. An amendment adds to the price
 that the list has, or mends one kind of it: the service tiers of a host as factors, the long prompts

@@ -1,5 +1,5 @@
-"""Most output tokens of one answer, by model. These only bound a hold: what is charged is what the
-provider reports.
+"""Bounds the output tokens of one answer, by model. These only bound a hold: what is charged is
+what the provider reports.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which model a name stands for: the host that sells it, and its name there.
+"""Tells which model a name stands for: the host that sells it, and its name there.
 
 A model is written in many ways: `gpt-4o`, `openai/gpt-4o`, `azure/eu/gpt-4o`,
 `groq/openai/gpt-oss-120b`, `us.anthropic.claude-sonnet-4-5-20250929-v1:0`. Each is resolved here,

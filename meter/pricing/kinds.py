@@ -1,4 +1,5 @@
-"""What a model call is counted in: kinds of tokens, and the few things besides that have a price.
+"""Lists what a model call is counted in: kinds of tokens, and the few things besides that have a
+price.
 
 A count is of one kind and no other: a cached token is not also counted as an input token. What a
 kind costs where a price list does not say is that of its parent.

@@ -1,4 +1,5 @@
-"""The price lists: the operator's file first, then corrections, then the published list.
+"""Looks a model up in the price lists: the operator's file first, then corrections, then the
+published list.
 
 An edition that is in force takes the place of the published list of the installed package; one
 that is a price file goes before corrections and package, which stay for what it does not name.

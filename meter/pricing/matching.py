@@ -1,4 +1,5 @@
-"""Whether the published list means a model by a name, and not only something that sounds like it.
+"""Judges whether the published list means a model by a name, and not only something that sounds
+like it.
 
 The list matches by beginnings and parts of names, so that `gemini-2.5-pro-ultra` finds the price of
 `gemini-2.5-pro`, and a distilled model that of the model it was distilled from. A wrong price is

@@ -1,4 +1,4 @@
-"""Hours of lower prices, in the words of LiteLLM's `off_peak_pricing`."""
+"""Reads hours of lower prices, in the words of LiteLLM's `off_peak_pricing`."""
 
 from __future__ import annotations
 

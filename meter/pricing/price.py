@@ -1,4 +1,4 @@
-"""The price of one model for one request: fixed once it is made, whatever becomes of price lists.
+"""Fixes the price of one model for one request, whatever becomes of price lists.
 
 Rates are whole numbers of a small enough part of a millicredit that none of them is rounded; the
 sum is rounded up, once. So the arithmetic is exact, and costs next to nothing.

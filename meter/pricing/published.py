@@ -1,4 +1,4 @@
-"""The published prices that the package `genai-prices` gathers, as sheets.
+"""Reads the published prices that the package `genai-prices` gathers, as sheets.
 
 The package is imported when the first list is made: without it, an operator's own file and the
 policy for unknown models are all there is.

@@ -1,4 +1,4 @@
-"""Rates as whole numbers of a part of a millicredit: made from a sheet, packed, and summed up."""
+"""Turns a sheet into rates: whole numbers of a part of a millicredit, packed and summed up."""
 
 from __future__ import annotations
 

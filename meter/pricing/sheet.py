@@ -1,4 +1,6 @@
-"""A published price of one model, as its publisher states it: exact, and before any markup."""
+"""Holds a published price of one model, as its publisher states it: exact, and before any
+markup.
+"""
 
 from __future__ import annotations
 

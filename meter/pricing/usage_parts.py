@@ -1,4 +1,4 @@
-"""The kinds inside the totals of a usage object: what was cached, audio, reasoning and so on."""
+"""Splits the totals of a usage object into kinds: what was cached, audio, reasoning and so on."""
 
 from __future__ import annotations
 

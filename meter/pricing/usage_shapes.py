@@ -1,4 +1,4 @@
-"""The shapes that usage objects have, each split into the parts of its prompt and of its output.
+"""Splits usage objects of each shape into the parts of prompt and output.
 
 Where they differ is what has made other meters charge cached tokens twice or not at all:
 

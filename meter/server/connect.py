@@ -1,59 +1,116 @@
-"""Connects to a Redis server and checks that credits may be kept there by this user."""
+"""Connects to Redis and checks that credits may be kept there by this user."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, RedisError
 
+from taximeter.meter.places.places import Places, find_places, name_of
+from taximeter.meter.places.redirects import redirect_of
+from taximeter.meter.places.seeds import Seeds, read_seeds
 from taximeter.meter.server.durability import read_facts
 from taximeter.meter.server.handshake import greet
 from taximeter.meter.server.permissions import METER, check_permissions, missing_permission
 from taximeter.meter.server.trouble import within
 from taximeter.meter.settings import MeterSettings
-from taximeter.meter.wire.errors import StoreError, UnsafeServer
+from taximeter.meter.wire.errors import StoreError, StoreUnavailable, UnsafeServer
 from taximeter.meter.wire.keys import ShardKeys
 
 
-async def connect_pool(url: str, settings: MeterSettings) -> tuple[Any, int]:
-    """A connection pool without the retries of the library, and the number of shards.
-
-    Raises ShardFenced, MissingPermission, StoreError.
-    """
-    pool: Any = ConnectionPool.from_url(
+def seeds_of(url: str, settings: MeterSettings) -> Seeds:
+    """Whom to ask, without the retries of the library. Raises ValueError."""
+    return read_seeds(
         url,
         retry=Retry(NoBackoff(), 0),
         retry_on_timeout=False,
         socket_connect_timeout=settings.call_timeout_s,
     )
-    connection = pool.make_connection()
+
+
+async def connect_places(seeds: Seeds, settings: MeterSettings) -> tuple[Places, int]:
+    """Where keys live, and the number of shards.
+
+    Raises ShardFenced, MissingPermission, StoreError.
+    """
+    places: Places | None = None
     try:
         async with asyncio.timeout(settings.take_timeout_s):
-            await connection.connect()
-            identity = await greet(connection, ShardKeys(settings.key_prefix, 0))
-    except StoreError:
+            places = await find_places(seeds)
+            return places, await _count_shards(places, settings)
+    except BaseException as error:
+        if places is not None:
+            await places.aclose()
+        if isinstance(error, StoreError):
+            raise
+        if isinstance(error, NoPermissionError):
+            raise missing_permission(str(seeds.options.get("username", "")), error) from error
+        if isinstance(error, Exception):
+            message = f"cannot reach Redis: {type(error).__name__} {error}"
+            raise StoreError(message.rstrip()) from error
         raise
-    except NoPermissionError as error:
-        raise missing_permission(Redis(connection_pool=pool), error) from error
-    except Exception as error:
-        raise StoreError(f"cannot reach Redis: {type(error).__name__} {error}".rstrip()) from error
-    finally:
-        await connection.disconnect(nowait=True)
-    return pool, identity.shards
 
 
-async def check_server(redis: Any, settings: MeterSettings) -> None:
-    """Return when credits may be kept on the server, and this user may run every script.
+async def _count_shards(places: Places, settings: MeterSettings) -> int:
+    keys = ShardKeys(settings.key_prefix, 0)
+    trouble: RedisError | None = None
+    while True:
+        connection: Any = places.of(keys.meta, trouble).connection_pool.make_connection()
+        try:
+            await connection.connect()
+            return (await greet(connection, keys)).shards
+        except RedisError as error:
+            if redirect_of(error) is None:
+                raise
+            places.heed(error)
+            trouble = error
+        finally:
+            await connection.disconnect(nowait=True)
+        await asyncio.sleep(settings.retry_pause_s)
+
+
+class Vetted:
+    """The servers that were found fit for use, by their run ids: each is asked once, before it is
+    used.
+    """
+
+    def __init__(self, settings: MeterSettings) -> None:
+        self._settings = settings
+        self._fit: set[str] = set()
+        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def check(self, redis: Any, key: str, run_id: str = "") -> None:
+        """Return when credits may be kept on the server of this run id (any: on the one that
+        answers), and this user may run every script there. `key` is one that it owns.
+
+        Raises UnsafeServer, MissingPermission, StoreUnavailable.
+        """
+        if run_id in self._fit:
+            return
+        async with self._asking[run_id]:
+            if run_id in self._fit:
+                return
+            found = await check_server(redis, key, self._settings)
+            self._fit.add(found)
+        self._asking.pop(run_id, None)
+        if run_id not in ("", found):
+            raise StoreUnavailable(f"another server has taken its place ({name_of(redis)})")
+
+
+async def check_server(redis: Any, key: str, settings: MeterSettings) -> str:
+    """Return its run id when credits may be kept on the server, and this user may run every script.
+    `key` is one that it owns.
 
     Raises UnsafeServer, MissingPermission, StoreUnavailable.
     """
     async with within(settings.call_timeout_s):
-        objections = (await read_facts(redis)).objections()
+        facts = await read_facts(redis)
+        objections = facts.objections()
         if objections:
-            raise UnsafeServer(objections)
-        await check_permissions(redis, METER, ShardKeys(settings.key_prefix, 0).meta)
+            raise UnsafeServer(objections, name_of(redis))
+        await check_permissions(redis, METER, key)
+    return facts.run_id

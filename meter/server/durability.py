@@ -40,6 +40,7 @@ class ServerFacts:
     eviction: str | None
     maxmemory: int
     replicas: int
+    run_id: str = ""
 
     def objections(self, durability: Durability = "none") -> list[str]:
         """Why credits must not be kept on this server, in words; empty when they may be."""
@@ -102,6 +103,7 @@ async def read_facts(redis: Any) -> ServerFacts:
         eviction=info.get("maxmemory_policy"),
         maxmemory=int(info.get("maxmemory", 0)),
         replicas=int(info.get("connected_slaves", 0)),
+        run_id=str(info.get("run_id", "")),
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError
 
+from taximeter.meter.places.places import name_of
 from taximeter.meter.wire.errors import StoreError
 from taximeter.meter.wire.replies import text_of
 from taximeter.meter.wire.scripts import load_script
@@ -54,8 +55,12 @@ _EXAMPLES: Final = {
     "INFO": "INFO server",
     "WAIT": "WAIT 0 1",
     "WAITAOF": "WAITAOF 0 0 1",
+    "CLUSTER|INFO": "CLUSTER INFO",
+    "CLUSTER|SLOTS": "CLUSTER SLOTS",
+    "ASKING": "ASKING",
 }
 _CONNECTION: Final = ("ping", "hello", "client|setinfo", "client|setname", "select", "auth")
+_IN_A_CLUSTER: Final = ("CLUSTER|INFO", "CLUSTER|SLOTS", "ASKING")
 
 OLDEST_SERVER: Final = (7, 0)
 NEWEST_RULES: Final = (7, 2)
@@ -71,11 +76,13 @@ logger = logging.getLogger("taximeter.meter")
 class MissingPermission(StoreError):
     """The Redis user may not do all that this process does. Nothing was done."""
 
-    def __init__(self, user: str, commands: Iterable[str]) -> None:
+    def __init__(self, user: str, commands: Iterable[str], server: str = "") -> None:
+        """`server` is its name where there are several."""
         self.commands = tuple(commands)
+        where = f" on {server}" if server else ""
         super().__init__(
-            f"the Redis user {user!r} lacks a permission ({', '.join(self.commands)}); `taximeter "
-            "acl` prints the rules that it needs"
+            f"the Redis user {user!r} lacks a permission{where} ({', '.join(self.commands)}); "
+            "`taximeter acl` prints the rules that it needs"
         )
 
 
@@ -100,7 +107,8 @@ class Role:
 
     def commands_for(self, server: tuple[int, ...] = NEWEST_RULES) -> list[str]:
         """Every command that such a user may send to a server of this version, in lower case."""
-        sent = ("eval", "evalsha", "multi", "exec", *_CONNECTION, *self.needed, *self.optional)
+        own = ("eval", "evalsha", "multi", "exec", *_CONNECTION)
+        sent = (*own, *_IN_A_CLUSTER, *self.needed, *self.optional)
         allowed = dict.fromkeys(command.lower() for command in sent)
         return [one for one in allowed if server >= (7, 2) or one not in _SINCE_7_2]
 
@@ -157,27 +165,31 @@ async def check_permissions(redis: Any, role: Role, key: str) -> None:
     Raises MissingPermission, redis errors.
     """
     script = load_script("permissions")
-    asked = [*(_EXAMPLES[command] for command in role.needed), _TOO_MUCH]
+    server = name_of(redis)
+    needed = (*role.needed, *(_IN_A_CLUSTER if server else ()))
+    asked = [*(_EXAMPLES[command] for command in needed), _TOO_MUCH]
     try:
         refused = await script.call(redis, [key], asked)
     except NoPermissionError as error:
-        raise missing_permission(redis, error) from error
+        raise missing_permission(user_of(redis), error, server) from error
     missing = {text_of(command) for command in refused}
-    if _TOO_MUCH not in missing and _user(redis) != "default":
+    if _TOO_MUCH not in missing and user_of(redis) != "default":
         logger.warning(
             "the Redis user %r may run CONFIG, hence read the administrator's password: give it "
             "the rules that `taximeter acl` prints",
-            _user(redis),
+            user_of(redis),
         )
     missing.discard(_TOO_MUCH)
     if missing:
-        raise MissingPermission(_user(redis), sorted(each.split(" ")[0] for each in missing))
+        names = sorted(each.split(" ")[0] for each in missing)
+        raise MissingPermission(user_of(redis), names, server)
 
 
-def missing_permission(redis: Any, error: NoPermissionError) -> MissingPermission:
+def missing_permission(user: str, error: NoPermissionError, server: str = "") -> MissingPermission:
     """The same for a command that was refused as it was sent."""
-    return MissingPermission(_user(redis), [str(error)])
+    return MissingPermission(user or "default", [str(error)], server)
 
 
-def _user(redis: Any) -> str:
+def user_of(redis: Any) -> str:
+    """The name that a client logs in with."""
     return str(redis.connection_pool.connection_kwargs.get("username") or "default")

@@ -50,6 +50,9 @@ def is_final(error: BaseException) -> bool:
         "BusyLoadingError",
         "TryAgainError",
         "ClusterDownError",
+        "MasterDownError",
+        "MovedError",
+        "AskError",
     )
     return not passing and not str(error).startswith(_PASSING)
 

@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 from typing import Any
 
+from taximeter.meter.wire.credits import exact_millicredits
 from taximeter.meter.wire.errors import InvalidRequest
 from taximeter.meter.wire.limits import AMOUNT_MAX
 
@@ -118,14 +119,10 @@ def millicredits_of(value: object, field: str) -> int:
     number = Decimal(text)
     if not 0 <= number <= CREDITS_MAX:
         raise InvalidRequest(field, _CREDITS_LIMIT)
-    # Within 32 characters an exponent can still be absurd; the quotient is asked for its parts
-    # rather than computed.
-    _, digits, exponent = number.as_tuple()
-    assert isinstance(exponent, int), "JSON has finite numbers only"
-    surplus = -exponent - 3
-    if surplus > 0 and any(digits[-surplus:]):
+    millicredits = exact_millicredits(number)
+    if millicredits is None:
         raise InvalidRequest(field, _CREDITS_LIMIT)
-    return int(number.scaleb(3)) if number else 0
+    return millicredits
 
 
 def _is_plain(text: str) -> bool:

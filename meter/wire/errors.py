@@ -155,8 +155,9 @@ class UnsafeServer(StoreError):
     replica. Nothing was done; its configuration has to change.
     """
 
-    def __init__(self, objections: Sequence[str]) -> None:
-        super().__init__("; ".join(objections))
+    def __init__(self, objections: Sequence[str], server: str = "") -> None:
+        """`server` is its name where there are several."""
+        super().__init__((f"{server}: " if server else "") + "; ".join(objections))
         self.objections = tuple(objections)
 
 
@@ -164,6 +165,11 @@ class StoreOutOfMemory(StoreError):
     """Redis is out of memory, so credits cannot be taken. Holds can still be committed and
     released.
     """
+
+    def __init__(
+        self, message: str = "Redis is out of memory; holds can still be committed or released"
+    ) -> None:
+        super().__init__(message)
 
 
 class AdmissionPaused(StoreError):

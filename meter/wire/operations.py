@@ -154,9 +154,7 @@ def raise_refusal(operation: Operation, reply: Reply) -> None:
         raise NotAllowed(operation.request_id, reply.field)
     if reply.code is Code.PAUSED:
         if reply.field == "memory":
-            raise StoreOutOfMemory(
-                "Redis is out of memory; holds can still be committed or released"
-            )
+            raise StoreOutOfMemory()
         raise AdmissionPaused(reply.field)
     if reply.code is Code.TOO_MANY_HOLDS:
         raise TooManyHolds(reply.limit)

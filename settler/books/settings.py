@@ -15,6 +15,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from taximeter.meter.places.seeds import read_seeds
 from taximeter.meter.settings import Durability
 from taximeter.settler.books.logs import LogFormat
 
@@ -86,7 +87,8 @@ class StoreSettings(BaseSettings):
     redis_url: str = Field(
         default="redis://localhost:6379/0",
         description="Redis or Valkey with the live balances; must not evict (noeviction) and "
-        "should keep an AOF.",
+        "should keep an AOF. A server, any nodes of a cluster or the Sentinels of a primary, as in "
+        "`redis://a:7000,b:7000`; `?service_name=` where Sentinel watches several.",
     )
     durability: Durability = Field(
         default="everysec",
@@ -139,9 +141,8 @@ class StoreSettings(BaseSettings):
 
 
 def check_redis_url(url: str) -> str:
-    """Return `url`, or raise ValueError naming what a Redis URL starts with."""
-    if not url.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must start with redis://, rediss:// or unix://")
+    """Return `url`, or raise ValueError saying what is wrong with it."""
+    read_seeds(url)
     return url
 
 

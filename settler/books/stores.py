@@ -8,17 +8,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 
+from taximeter.meter.places.places import name_of
+from taximeter.meter.places.routed import RoutedRedis, server_of
+from taximeter.meter.places.seeds import read_seeds
 from taximeter.meter.server.durability import ServerFacts, read_facts
-from taximeter.meter.server.permissions import SETTLER, check_permissions, missing_permission
+from taximeter.meter.server.permissions import (
+    SETTLER,
+    check_permissions,
+    missing_permission,
+    user_of,
+)
 from taximeter.meter.settings import Durability
 from taximeter.meter.wire.errors import UnsafeServer
 from taximeter.meter.wire.keys import ShardKeys
-from taximeter.settler.books.bounded_redis import BoundedRedis
 from taximeter.settler.books.connection_pools import make_pool
 from taximeter.settler.books.connections import UnsafeDatabase
 from taximeter.settler.books.settings import StoreSettings
@@ -63,7 +69,8 @@ class Stores:
     """Postgres, Redis (with replies as bytes), the prefix of the Redis keys, and what is asked of
     the server that has them.
 
-    redis is a `redis.asyncio.Redis`; redis-py's annotations mix the answers of its two clients.
+    redis is that of `open_redis`, or any `redis.asyncio.Redis`; redis-py's annotations mix the
+    answers of its two clients.
     """
 
     pool: Pool
@@ -75,18 +82,31 @@ class Stores:
         """Names of the eight keys of a shard."""
         return ShardKeys(prefix=self.prefix, shard=shard)
 
-    async def check_server(self) -> ServerFacts:
-        """Ask Redis how it keeps what it has. Raises UnsafeServer when that is less than what is
-        asked of it, MissingPermission, redis errors.
+    async def server(self, shard: int) -> Any:
+        """A client of the one server that has the shard now. Raises redis errors."""
+        return await server_of(self.redis, self.keys(shard).meta)
+
+    async def check_server(self, *shards: int) -> ServerFacts:
+        """Ask Redis how it keeps what it has: the servers that have these shards, each once; what
+        the first one says. Raises UnsafeServer when that is less than what is asked of it,
+        MissingPermission, redis errors.
         """
+        facts: dict[int, ServerFacts] = {}
+        for shard in shards:
+            server = await self.server(shard)
+            if id(server) not in facts:
+                facts[id(server)] = await self._check(server, self.keys(shard).meta)
+        return next(iter(facts.values()))
+
+    async def _check(self, server: Any, key: str) -> ServerFacts:
         try:
-            facts = await read_facts(self.redis)
+            facts = await read_facts(server)
         except NoPermissionError as error:
-            raise missing_permission(self.redis, error) from error
+            raise missing_permission(user_of(server), error, name_of(server)) from error
         objections = facts.objections(self.durability)
         if objections:
-            raise UnsafeServer(objections)
-        await check_permissions(self.redis, SETTLER, self.keys(0).meta)
+            raise UnsafeServer(objections, name_of(server))
+        await check_permissions(server, SETTLER, key)
         return facts
 
 
@@ -121,11 +141,11 @@ async def open_pool(
     return await pool
 
 
-def open_redis(settings: StoreSettings) -> Redis:
+def open_redis(settings: StoreSettings) -> RoutedRedis:
     """A Redis client with the library's retries off: what may be repeated is decided here, call by
-    call. None takes longer than `redis_timeout_s` in all.
+    call. None takes longer than `redis_timeout_s` altogether.
     """
-    client: BoundedRedis = BoundedRedis.from_url(
+    seeds = read_seeds(
         settings.redis_url,
         decode_responses=False,
         socket_timeout=settings.redis_timeout_s,
@@ -133,8 +153,7 @@ def open_redis(settings: StoreSettings) -> Redis:
         retry=Retry(NoBackoff(), 0),
         retry_on_timeout=False,
     )
-    client.total_s = settings.redis_timeout_s
-    return client
+    return RoutedRedis(seeds, deadline_s=settings.redis_timeout_s)
 
 
 @asynccontextmanager

@@ -153,7 +153,7 @@ async def _expired_lately(stores: Stores, shard: int, shards: int) -> dict[str, 
     """Outcomes, by their keys, of requests of this shard whose holds have expired in the last
     minutes and were charged, as the ledger has them. All that the stream has is settled.
     """
-    seconds, _ = await stores.redis.time()
+    seconds, _ = await (await stores.server(shard)).time()
     since = datetime.fromtimestamp(seconds, UTC) - _REMEMBERED
     outcomes: dict[str, str] = {}
     async with stores.pool.acquire() as conn, conn.transaction():

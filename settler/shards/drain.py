@@ -70,7 +70,7 @@ async def rebuild_on_demand(
     TimeoutError, asyncpg and redis errors.
     """
     mark = await read_mark(stores.pool, shard)
-    await stores.check_server()
+    await stores.check_server(shard)
     async with guardian_locks(stores, [shard]) as conn:
         await drain_shards(stores, [shard], wait_s=wait_s, force=force)
         mark = await read_mark(stores.pool, shard)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import asyncpg
 from redis.exceptions import ResponseError
 
+from taximeter.meter.places.routed import by_server
 from taximeter.meter.server.trouble import is_out_of_memory
 from taximeter.meter.wire.keys import account_field, shard_of
 from taximeter.meter.wire.scripts import load_script
@@ -28,11 +29,14 @@ _CLOSED: Final = ("FENCED", "STALE_EPOCH", "RESTARTED")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A shard as it was when a pass began: another epoch or start needs another pass."""
+    """A shard as it was when a pass began, at `asked_ms` by the time of its server: another epoch
+    or start needs another pass.
+    """
 
     shard: int
     epoch: int
     start: int
+    asked_ms: int
 
 
 @dataclass(slots=True)
@@ -48,13 +52,12 @@ class Filled:
 
 @dataclass(slots=True)
 class _Pass:
-    """A walk through all accounts of Postgres, begun at `began_ms` by Redis time. `refused`: what
-    Redis said to an account for which it had no memory.
+    """A walk through all accounts of Postgres. `refused`: what Redis said to an account for which
+    it had no memory.
     """
 
     places: dict[int, Place]
     shards: int
-    began_ms: int
     after: tuple[str, str] = ("", "")
     refused: ResponseError | None = None
 
@@ -91,16 +94,16 @@ class Filler:
             refused, self._pass = self._pass.refused, None
             raise refused
         places = list(self._pass.places.values())
-        done.complete = await note_complete(self._stores, places, self._pass.began_ms, first=True)
+        done.complete = await note_complete(self._stores, places, first=True)
         self._pass = None
         return done
 
     async def _begin(self) -> _Pass | None:
-        places, began_ms = await read_places(self._stores, filled=False)
+        places = await read_places(self._stores, filled=False)
         if not places:
             return None
         shards = await count_shards(self._stores.pool)
-        return _Pass({one.shard: one for one in places}, shards, began_ms)
+        return _Pass({one.shard: one for one in places}, shards)
 
     async def _page(self, walk: _Pass, done: Filled) -> bool:
         """True when there may be more accounts and somebody who wants them."""
@@ -156,35 +159,37 @@ class Filler:
         return len(behind)
 
 
-async def read_places(stores: Stores, *, filled: bool) -> tuple[list[Place], int]:
-    """The open shards that have (or have not) been filled since they were opened or approved, and
-    the time of Redis before they were read.
-    """
+async def read_places(stores: Stores, *, filled: bool) -> list[Place]:
+    """The open shards that have (or have not) been filled since they were opened or approved."""
     marks = await read_marks(stores.pool)
+    by_meta = {stores.keys(shard).meta: mark for shard, mark in marks.items()}
+    places: list[Place] = []
     if not marks:
-        return [], 0
-    async with stores.redis.pipeline(transaction=False) as pipe:
-        pipe.time()
-        for shard in marks:
-            pipe.hmget(stores.keys(shard).meta, "epoch", "start", "complete_ms", "hints_due")
-        (seconds, micros), *metas = await pipe.execute()
-    places = [
-        Place(mark.shard, mark.epoch, int(start or 0))
-        for mark, (epoch, start, complete_ms, due) in zip(marks.values(), metas, strict=True)
-        if epoch == str(mark.epoch).encode() and (complete_ms is not None and due is None) is filled
-    ]
-    return places, seconds * 1000 + micros // 1000
+        return places
+    for metas in await by_server(stores.redis, by_meta):
+        async with stores.redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            for meta in metas:
+                pipe.hmget(meta, "epoch", "start", "complete_ms", "hints_due")
+            (seconds, micros), *fields = await pipe.execute()
+        places += [
+            Place(mark.shard, mark.epoch, int(start or 0), seconds * 1000 + micros // 1000)
+            for mark, (epoch, start, complete_ms, due) in zip(
+                map(by_meta.__getitem__, metas), fields, strict=True
+            )
+            if epoch == str(mark.epoch).encode()
+            and (complete_ms is not None and due is None) is filled
+        ]
+    return places
 
 
-async def note_complete(
-    stores: Stores, places: list[Place], time_ms: int, *, first: bool = False
-) -> list[int]:
-    """Write down that these shards had at `time_ms` every account that Postgres knew then; returns
-    those that are still what they were. Raises redis errors.
+async def note_complete(stores: Stores, places: list[Place], *, first: bool = False) -> list[int]:
+    """Write down that these shards had every account that Postgres knew when they were asked;
+    returns those that are still what they were. Raises redis errors.
     """
     noted: list[int] = []
     for place in places:
-        args: list[Any] = [place.epoch, place.start, time_ms, int(first)]
+        args: list[Any] = [place.epoch, place.start, place.asked_ms, int(first)]
         try:
             await _COMPLETE.call(stores.redis, [stores.keys(place.shard).meta], args)
         except ResponseError as error:

@@ -127,7 +127,8 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
         return Guarded(shard, True, mark.epoch, "nothing", verdict.reason)
     if verdict.action is Action.REFUSE:
         raise UnknownDataFormat(f"shard {shard}: {verdict.reason}")
-    await stores.check_server()  # Nobody is let in on a server that would lose what it is given.
+    # Nobody is let in on a server that would lose what it is given.
+    await stores.check_server(shard)
     if verdict.action is Action.APPROVE:
         # What a server has lost may be known as applied. Nobody says so any more who has asked
         # before this start; the latest entries are sent again, and `fill` compares all accounts.

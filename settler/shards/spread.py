@@ -78,15 +78,20 @@ async def _copy_holds(
             for key in page:
                 pipe.zscore(keys.deadlines, key)
             scores = await pipe.execute()
-        async with stores.redis.pipeline(transaction=True) as pipe:
-            for key, score in zip(page, scores, strict=True):
-                hold = holds[key]
-                still = (hold.start or 0) == counted
-                moved = hold._replace(start=start if still else 0)
-                to = stores.keys(shard_of(key.partition("/")[0], wanted))
-                pipe.hset(to.holds, key, moved.text())
-                pipe.zadd(to.deadlines, {key: score if score is not None else 0})
-            await pipe.execute()
+        by_shard: dict[int, list[tuple[str, float]]] = {}
+        for key, score in zip(page, scores, strict=True):
+            to = shard_of(key.partition("/")[0], wanted)
+            by_shard.setdefault(to, []).append((key, score if score is not None else 0))
+        for shard, found in by_shard.items():
+            there = stores.keys(shard)
+            async with stores.redis.pipeline(transaction=True) as pipe:
+                for key, score in found:
+                    hold = holds[key]
+                    still = (hold.start or 0) == counted
+                    moved = hold._replace(start=start if still else 0)
+                    pipe.hset(there.holds, key, moved.text())
+                    pipe.zadd(there.deadlines, {key: score})
+                await pipe.execute()
 
 
 async def _copy_outcomes(stores: Stores, keys: ShardKeys, wanted: int) -> None:

@@ -129,7 +129,7 @@ class Settler:
         self._shards = await ensure_shards(self._stores, self._settings.shards)
         promise = "Redis could not be asked yet"
         try:
-            facts = await self._stores.check_server()
+            facts = await self._stores.check_server(*range(self._shards))
             promise = facts.promise(durability=self._stores.durability)
         except (RedisError, OSError) as error:
             log.warning("started", redis=type(error).__name__)
@@ -242,7 +242,7 @@ class Settler:
     async def relay(self) -> None:
         """Bring every account that is behind up to date."""
         # The time of Redis first: what comes after it is for the next round to vouch for.
-        places, began_ms = await self._filled_places()
+        places = await self._filled_places()
         done = await relay(
             self._stores,
             page_accounts=self._settings.relay_page_accounts,
@@ -251,7 +251,7 @@ class Settler:
         self._has_relayed = True
         if done.through:
             whole = [place for place in places if place.shard not in done.closed_shards]
-            await note_complete(self._stores, whole, began_ms)
+            await note_complete(self._stores, whole)
         if done.refused or done.closed_shards:
             log.error(
                 "relayed",
@@ -264,11 +264,11 @@ class Settler:
         elif done.applied or done.loaded:
             log.info("relayed", applied=done.applied, loaded=done.loaded)
 
-    async def _filled_places(self) -> tuple[list[Place], int]:
+    async def _filled_places(self) -> list[Place]:
         try:
             return await read_places(self._stores, filled=True)
         except (RedisError, OSError):
-            return [], 0  # Whoever needs Redis says so.
+            return []  # Whoever needs Redis says so.
 
     @_one_at_a_time()
     async def fill(self) -> None:
@@ -313,7 +313,7 @@ class Settler:
         """
         settings = self._settings
         try:
-            await self._stores.check_server()
+            await self._stores.check_server(*range(self._shards))
         except StoreError as error:
             # Somebody changed it since the start: what it has is still ours to look after.
             log.error("unsafe_server", reason=str(error))

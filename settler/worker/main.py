@@ -22,6 +22,9 @@ from arq.connections import ArqRedis, RedisSettings
 from arq.worker import Function, Worker, func
 from redis.exceptions import RedisError
 
+from taximeter.meter.places.places import ClusterPlaces, SentinelServer, find_places
+from taximeter.meter.places.seeds import read_seeds
+from taximeter.meter.wire.errors import StoreError
 from taximeter.settler.books.connection_pools import make_pool
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import is_away, open_stores
@@ -95,11 +98,13 @@ async def run_worker(settings: SettlerSettings) -> None:
             Loop("clock", heart.compare_clocks, CLOCK_EVERY_S, settings.redis_timeout_s * 2),
             *settler.loops(),
         ]
-        await asyncio.gather(
+        _, refusal = await asyncio.gather(
             run_loops(loops, activity, stop, grace_s=settings.shutdown_grace_s, bell=bell),
             _keep_arq(settler, settings, activity, stop),
         )
         await settler.end()
+        if refusal is not None:
+            raise refusal
     log.info("stopped")
 
 
@@ -144,8 +149,10 @@ async def _heart(
 
 async def _keep_arq(
     settler: Settler, settings: SettlerSettings, activity: LoopActivity, stop: asyncio.Event
-) -> None:
-    """One arq worker after the other until `stop` is set; its Redis may come and go."""
+) -> StoreError | None:
+    """One arq worker after the other until `stop` is set; its Redis may come and go. Sets it, and
+    says why, when that is one which arq cannot use.
+    """
     loop = asyncio.get_running_loop()
     pause_s = _RESTART_FIRST_S
     for job in jobs_of(settler, settings):
@@ -153,7 +160,12 @@ async def _keep_arq(
     while not stop.is_set():
         started = loop.time()
         try:
-            await _work(make_worker(settler, settings, activity), stop, settings.shutdown_grace_s)
+            async with _scheduler_pool(settings) as pool:
+                worker = make_worker(settler, settings, activity, pool)
+                await _work(worker, stop, settings.shutdown_grace_s)
+        except StoreError as error:
+            stop.set()
+            return error
         except (RedisError, OSError) as error:
             if loop.time() - started > _RESTART_MAX_S:
                 pause_s = _RESTART_FIRST_S
@@ -161,6 +173,37 @@ async def _keep_arq(
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause_s)
             pause_s = min(_RESTART_MAX_S, pause_s * 2)
+    return None
+
+
+@asynccontextmanager
+async def _scheduler_pool(settings: SettlerSettings) -> AsyncIterator[ArqRedis | None]:
+    """What arq uses behind Sentinel; None where there is one server, to which it connects by
+    itself. Raises StoreError for a cluster, redis errors.
+    """
+    seeds = read_seeds(
+        settings.arq_redis_url or settings.redis_url,
+        socket_timeout=settings.redis_timeout_s,
+        socket_connect_timeout=settings.redis_timeout_s,
+    )
+    places = await find_places(seeds)
+    try:
+        if isinstance(places, ClusterPlaces):
+            raise StoreError(
+                "arq, which carries what may be late, cannot use a cluster: set "
+                "TAXIMETER_ARQ_REDIS_URL to a Redis that is one server, or behind Sentinel"
+            )
+        if not isinstance(places, SentinelServer):
+            yield None
+            return
+        yield ArqRedis(
+            places.redis.connection_pool,
+            job_serializer=serialize,
+            job_deserializer=deserialize,
+            default_queue_name=settings.arq_queue,
+        )
+    finally:
+        await places.aclose()
 
 
 async def _work(worker: Worker, stop: asyncio.Event, grace_s: float) -> None:
@@ -220,11 +263,18 @@ def jobs_of(settler: Settler, settings: SettlerSettings) -> list[Job]:
     ]
 
 
-def make_worker(settler: Settler, settings: SettlerSettings, activity: LoopActivity) -> Worker:
-    """The arq worker, and what queues its jobs while it runs. Results are not kept, and a job that
-    was cut off is not repeated before its next time.
+def make_worker(
+    settler: Settler,
+    settings: SettlerSettings,
+    activity: LoopActivity,
+    pool: ArqRedis | None = None,
+) -> Worker:
+    """The arq worker, on `pool` or a connection of its own, and what queues its jobs while it runs.
+    Results are not kept, and a job that was cut off is not repeated before its next time.
     """
-    redis_settings = RedisSettings.from_dsn(settings.arq_redis_url or settings.redis_url)
+    redis_settings = RedisSettings()
+    if pool is None:
+        redis_settings = RedisSettings.from_dsn(settings.arq_redis_url or settings.redis_url)
     redis_settings.conn_retries = 0
     jobs = jobs_of(settler, settings)
     queueing: list[asyncio.Task[None]] = []
@@ -243,6 +293,7 @@ def make_worker(settler: Settler, settings: SettlerSettings, activity: LoopActiv
         on_startup=begin,
         on_shutdown=end,
         redis_settings=redis_settings,
+        redis_pool=pool,
         queue_name=settings.arq_queue,
         job_serializer=serialize,
         job_deserializer=deserialize,

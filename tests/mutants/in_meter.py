@@ -406,4 +406,41 @@ BUGS: Final = (
         "                pass\n",
         "meter/test_credit_line.py",
     ),
+    Bug(
+        "a node that a slot is on its way to is not told that it is asked for once",
+        "meter/places/asking.py",
+        "        self._asks = True\n",
+        "",
+        "cluster/test_cluster.py::test_a_slot_that_is_on_its_way",
+    ),
+    Bug(
+        "what is sent on to another node gets another id",
+        "meter/lanes/pending.py",
+        "        self.sent = False\n        self.trouble = trouble\n",
+        "        self.sent = False\n        self.trouble = trouble\n"
+        "        self.operation = self.operation._replace(key=self.operation.key + '-again')\n",
+        "cluster/test_cluster.py::test_a_slot_that_has_moved",
+    ),
+    Bug(
+        "a replica is taken for the owner of its slots",
+        "meter/places/slot_map.py",
+        "= [found[0]] * (",
+        "= [found[-1]] * (",
+        "cluster/test_map.py cluster/test_cluster.py",
+    ),
+    Bug(
+        "every node of a cluster is asked at once for the map",
+        "meter/places/places.py",
+        "        for address in random.sample(known, len(known)):\n",
+        "        await asyncio.gather(*map(self._read_map, known), return_exceptions=True)\n"
+        "        for address in random.sample(known, len(known)):\n",
+        "cluster/test_cluster.py::test_a_look_asks_one_node_and_comes_once_for_all",
+    ),
+    Bug(
+        "a node that was promoted is used without a look at it",
+        "meter/lanes/shard.py",
+        "        await self._vetted.check(place, self.keys.meta, server.life.run_id)\n",
+        "",
+        "cluster/test_cluster.py::test_a_promoted_node_that_is_not_fit",
+    ),
 )

@@ -22,10 +22,13 @@ import redis.asyncio as redis_asyncio
 from settler_world import World, eventually
 from support.settlers import settler_process
 
+from taximeter.api.commands import price_list_database
 from taximeter.api.commands.common import refuse_unsafe_database
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.embedded.postgres import EmbeddedPostgres
+from taximeter.api.processes.database import process_pool
 from taximeter.api.processes.migrate import migrate
+from taximeter.api.settings.sidecar import SidecarSettings
 from taximeter.settler.books import connections as connecting
 from taximeter.settler.books.connections import SafeConnect, UnsafeDatabase
 from taximeter.settler.books.settings import StoreSettings
@@ -112,7 +115,11 @@ async def test_a_stronger_commit_stays_as_it_is(postgres_server: EmbeddedPostgre
 
 @pytest.mark.parametrize("weak", ["fsync", "full_page_writes"])
 async def test_a_postgres_that_may_lose_what_it_confirms_is_refused(
-    tmp_path: Path, redis_url: str, key_prefix: str, weak: str
+    tmp_path: Path,
+    redis_url: str,
+    key_prefix: str,
+    weak: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with EmbeddedPostgres(tmp_path / "postgres", ("-c", f"{weak}=off")) as server:
         migrate(server.url)
@@ -131,6 +138,15 @@ async def test_a_postgres_that_may_lose_what_it_confirms_is_refused(
         pool = await open_pool(accepted)
         assert await pool.fetchval("SELECT 1") == 1
         await pool.close()
+        sidecar = SidecarSettings(database_url=server.url, database_durability="none")
+        async with process_pool(sidecar, "keys", size_max=1) as pool:
+            assert await pool.fetchval("SELECT 1") == 1
+        with pytest.raises(UnsafeDatabase):
+            async with price_list_database.open_pool(server.url) as pool:
+                await pool.fetchval("SELECT 1")
+        monkeypatch.setenv("TAXIMETER_DATABASE_DURABILITY", "none")
+        async with price_list_database.open_pool(server.url) as pool:
+            assert await pool.fetchval("SELECT 1") == 1
 
 
 @contextmanager

@@ -159,13 +159,13 @@ async def test_a_restart_in_the_middle_of_a_walk_takes_its_word_away(world: Worl
     assert (await filler.fill()).complete == []
     assert not await world.stores.redis.hexists(meta, "complete_ms")
     # Nor can a round of the relay that began before the start.
-    (place,), began_ms = await read_places(world.stores, filled=False)
-    assert await note_complete(world.stores, [place], began_ms) == []
+    (place,) = await read_places(world.stores, filled=False)
+    assert await note_complete(world.stores, [place]) == []
     for _ in range(2):
         await filler.fill()
     assert await world.stores.redis.hlen(world.keys().accounts) == 15
     assert await world.stores.redis.hexists(meta, "complete_ms")
-    assert await note_complete(world.stores, [place], began_ms) == [0]
+    assert await note_complete(world.stores, [place]) == [0]
     await world.assert_books()
 
 
@@ -202,8 +202,8 @@ async def test_an_entry_that_a_restart_lost_is_found_by_the_walk_and_sent_again(
     assert await world.live("u24") == (10, 0, 1), "nobody knows yet"
     await world.assert_books()
     # A settler of a release before this one walks through all accounts and compares nothing.
-    _, began_ms = await read_places(world.stores, filled=False)
-    await world.stores.redis.hset(world.keys().meta, "complete_ms", began_ms)
+    (place,) = await read_places(world.stores, filled=False)
+    await world.stores.redis.hset(world.keys().meta, "complete_ms", place.asked_ms)
     filler = Filler(world.stores, page_accounts=10, budget_s=0)
     rounds = [await filler.fill() for _ in range(4)]
     assert [(one.behind, one.complete) for one in rounds] == [(1, []), (1, []), (0, [0]), (0, [])]
@@ -270,11 +270,11 @@ async def test_out_of_memory_the_walk_compares_what_is_there(
 async def test_a_closed_shard_is_passed_over(world: World) -> None:
     await world.organization(ann=10)
     await world.stores.redis.delete(world.keys().accounts)
-    (place,), began_ms = await read_places(world.stores, filled=False)
+    (place,) = await read_places(world.stores, filled=False)
     await world.stores.redis.hset(world.keys().meta, "epoch", "fenced")
     assert (await Filler(world.stores).fill()).loaded == 0
-    assert await note_complete(world.stores, [place], began_ms, first=True) == []
+    assert await note_complete(world.stores, [place], first=True) == []
     await world.stores.redis.delete(world.keys().meta)
     await world.stores.redis.set(world.keys().meta, "damaged")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        await note_complete(world.stores, [place], began_ms, first=True)
+        await note_complete(world.stores, [place], first=True)

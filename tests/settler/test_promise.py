@@ -68,7 +68,7 @@ async def test_a_replica_is_refused(valkey_server: ValkeyFactory, on: Opened) ->
     primary = valkey_server()
     stores = on(valkey_server("--replicaof", "127.0.0.1", str(primary.port)))
     with pytest.raises(UnsafeServer, match="it is a replica"):
-        await stores.check_server()
+        await stores.check_server(0)
     await stores.redis.aclose()
 
 

@@ -64,7 +64,7 @@ async def die(meter: Meter) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await meter._pool.disconnect()
+    await meter._places.aclose()
     assert meter._desk is not None
     journal = meter._desk._journal
     journal._file.close()

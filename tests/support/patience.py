@@ -25,6 +25,7 @@ _CONSTANTS: Final = (
     "taximeter.api.access.rate_limits.ANSWER_TIMEOUT_S",
     "taximeter.api.billing.live_balances.APPLY_TIMEOUT_S",
     "taximeter.api.access.memberships.LOOKUP_TIMEOUT_S",
+    "taximeter.meter.places.places.LOOK_TIMEOUT_S",
     "taximeter.settler.books.connections._CHECK_S",
     "taximeter.settler.status.health.TIMEOUT_S",
 )

@@ -91,7 +91,8 @@ async def served(sidecar: Sidecar) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def calling(url: str) -> AsyncIterator[Caller]:
-    limits = httpx.Limits(max_connections=50)
+    # One that has rested for longer may just be closed by the server.
+    limits = httpx.Limits(max_connections=50, keepalive_expiry=1.0)
     async with httpx.AsyncClient(
         base_url=url, timeout=60, trust_env=False, limits=limits
     ) as client:

@@ -1,0 +1,58 @@
+"""Reads the URL of Redis: one server, or several hosts of which any may be asked first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from redis.asyncio.connection import parse_url
+
+DEFAULT_PORT: Final = 6379
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """Whom to ask first, and how to connect: `options` are what redis-py's pools take, without an
+    address. `addresses` is empty for a unix socket, whose path is in the options then.
+    """
+
+    addresses: tuple[Address, ...]
+    options: Mapping[str, Any]
+    service_name: str | None = None
+    """Which primary, where a Sentinel watches several."""
+
+    @property
+    def database(self) -> int:
+        return int(self.options.get("db") or 0)
+
+    def at(self, address: Address | None, **options: Any) -> dict[str, Any]:
+        """What a pool of that server takes, `options` before those of the URL."""
+        where = {} if address is None else {"host": address[0], "port": address[1]}
+        return {**self.options, **where, **options}
+
+
+def read_seeds(url: str, **options: Any) -> Seeds:
+    """Take apart `redis://user:password@host:port,host:port/0?service_name=...`, with what redis-py
+    knows of such a URL. What the URL says counts before `options`. Raises ValueError.
+    """
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    addresses: list[Address] = []
+    found: dict[str, Any] = {}
+    for host in reversed(hosts.split(",")):
+        # Each by itself, so that redis-py reads it as it reads a URL of one.
+        one = parts._replace(netloc=f"{login}{at}{host}")
+        found = dict(parse_url(urlunsplit(one)))
+        where = (found.pop("host", "localhost"), int(found.pop("port", DEFAULT_PORT)))
+        if parts.scheme == "unix":
+            continue
+        if not host and "," in hosts:
+            raise ValueError("names an empty host among several")
+        addresses.insert(0, where)
+    service_name = found.pop("service_name", None)
+    return Seeds(tuple(dict.fromkeys(addresses)), {**options, **found}, service_name)
