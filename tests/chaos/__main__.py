@@ -72,6 +72,8 @@ def _run(run: Run, keep: Path | None) -> Outcome:
 def _tell(outcome: Outcome) -> None:
     counts = ", ".join(f"{name} {count}" for name, count in sorted(outcome.counts.items()))
     print(f"  {outcome.seconds:.0f} s: {counts}")
+    if outcome.waited_for:
+        print(f"  the last to come to rest: {outcome.waited_for}")
     for line in outcome.toothless:
         print(f"  VOID: {line}")
     for line in outcome.violations[:20]:

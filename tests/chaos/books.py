@@ -46,6 +46,8 @@ class Books:
     violations: list[str] = field(default_factory=list)
     ledger: dict[Key, int] = field(default_factory=dict)
     rested_s: float = 0.0
+    waited_for: str = ""
+    """What was the last to come to rest."""
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -58,7 +60,7 @@ async def prove(cluster: Cluster, losses: list[Loss], forked: bool = False) -> B
     books = Books()
     async with cluster.stores() as stores:
         started = time.monotonic()
-        restless = await _rest(cluster, stores)
+        restless = await _rest(cluster, stores, books)
         books.rested_s = time.monotonic() - started
         if restless:
             books.violations.append(
@@ -78,7 +80,7 @@ async def prove(cluster: Cluster, losses: list[Loss], forked: bool = False) -> B
     return books
 
 
-async def _rest(cluster: Cluster, stores: Stores) -> str:
+async def _rest(cluster: Cluster, stores: Stores, books: Books) -> str:
     """Wait for it; returns what is not at rest, if anything."""
     deadline = time.monotonic() + cluster.run.converge_s
     while True:
@@ -88,6 +90,7 @@ async def _rest(cluster: Cluster, stores: Stores) -> str:
             restless = f"{type(error).__name__}: {error}"
         if not restless or time.monotonic() > deadline:
             return restless
+        books.waited_for = restless
         await asyncio.sleep(0.2)
 
 

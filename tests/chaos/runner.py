@@ -71,6 +71,7 @@ class Outcome:
     violations: list[str] = field(default_factory=list)
     toothless: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    waited_for: str = ""
 
     @property
     def void(self) -> bool:
@@ -121,6 +122,7 @@ async def run_chaos(
         outcome.violations += watcher.violations + books.violations + judgement.violations
         outcome.counts = _counts(cluster, judgement, watcher) | books.counts
         outcome.counts["rested ms"] = round(books.rested_s * 1000)
+        outcome.waited_for = books.waited_for
     outcome.toothless += [f"{one.fault} did not bite" for one in outcome.faults if not one.bit]
     if watcher.looks < LOOKS_MIN:
         outcome.toothless.append(f"the stores were looked at {watcher.looks} times only")
