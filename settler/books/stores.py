@@ -87,12 +87,12 @@ class Stores:
         return await server_of(self.redis, self.keys(shard).meta)
 
     async def check_server(self, *shards: int) -> ServerFacts:
-        """Ask Redis how it keeps what it has: the servers that have these shards, each once; what
-        the first one says. Raises UnsafeServer when that is less than what is asked of it,
-        MissingPermission, redis errors.
+        """Ask Redis how it keeps what it has: the servers that have these shards (the first, when
+        none is named), each once; what the first one says. Raises UnsafeServer when that is less
+        than what is asked of it, MissingPermission, redis errors.
         """
         facts: dict[int, ServerFacts] = {}
-        for shard in shards:
+        for shard in shards or (0,):
             server = await self.server(shard)
             if id(server) not in facts:
                 facts[id(server)] = await self._check(server, self.keys(shard).meta)

@@ -83,13 +83,18 @@ def ask(printed: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(700)
-def test_dev_stays_up_keeps_its_data_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_dev_keeps_its_data_and_ports_and_leaves_nothing_running(tmp_path: Path) -> None:
+    """Told to stop it ends well, and with an error when a part of it dies. In the folder that it
+    takes by itself, so that `taximeter token` finds its key.
+    """
     if shutil.which("curl") is None:
         pytest.skip("curl is missing, so the line that dev prints cannot be run: install curl")
+    home = tmp_path / "home"
+    home.mkdir()
     port = free_port()
-    remaining = []
-    for _ in range(2):
-        with dev(tmp_path / "dev", port) as (process, printed):
+    places, remaining = [], []
+    for last in (False, True):
+        with dev(Path(".data/dev"), port, cwd=home) as (process, printed):
             answer = ask(printed)
             assert answer.startswith("HTTP/1.1 200")
             found = re.search(r"x-credits-remaining: ([\d.]+)", answer, re.IGNORECASE)
@@ -97,46 +102,11 @@ def test_dev_stays_up_keeps_its_data_and_leaves_nothing_running(tmp_path: Path) 
             remaining.append(float(found.group(1)))
             children = psutil.Process(process.pid).children(recursive=True)
             assert len(children) >= 6
-        assert process.returncode == 0
-        end = time.monotonic() + 60
-        while any(child.is_running() and child.status() != "zombie" for child in children):
-            assert time.monotonic() < end, [child for child in children if child.is_running()]
-            time.sleep(0.05)
-    assert remaining[1] < remaining[0] < 5000, "the second run goes on where the first one ended"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(700)
-def test_dev_keeps_its_ports_serves_a_sidecar_and_ends_when_a_part_of_it_dies(
-    tmp_path: Path,
-) -> None:
-    """In the folder that it takes by itself, so that `taximeter token` finds its key."""
-    home = tmp_path / "home"
-    home.mkdir()
-    places = []
-    for last in (False, True):
-        with dev(Path(".data/dev"), free_port(), cwd=home) as (process, printed):
             places.append(re.findall(r"^ +(Postgres|Redis|sidecar) +(\S+)", printed, re.MULTILINE))
             sidecar = dict(places[-1])["sidecar"]
             assert httpx.get(f"{sidecar}/healthz", timeout=60, trust_env=False).status_code == 200
-            token = subprocess.run(
-                [*COMMAND, "token", "--user", "root", "--system-admin"],
-                cwd=home,
-                env=without_settings(),
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=True,
-            ).stdout.strip()
-            [api] = re.findall(r"^ +API +(http\S+)", printed, re.MULTILINE)
-            me = httpx.get(
-                f"{api}/api/v1/auth/user",
-                headers={"Authorization": f"Bearer {token}"},
-                timeout=60,
-                trust_env=False,
-            )
-            assert me.json()["is_system_admin"] is True
             if last:
+                assert is_system_admin(home, printed)
                 [line] = re.findall(r"processes +(.*)", printed)
                 settler = int(dict(one.split(" ") for one in line.split(", "))["settler"])
                 os.kill(settler, signal.SIGKILL)
@@ -145,8 +115,35 @@ def test_dev_keeps_its_ports_serves_a_sidecar_and_ends_when_a_part_of_it_dies(
                 assert process.wait(60) == 1
                 assert "the settler has ended by itself (exit -9)" in told
                 assert "Traceback" not in told
+        assert process.returncode == int(last)
+        end = time.monotonic() + 60
+        while any(child.is_running() and child.status() != "zombie" for child in children):
+            assert time.monotonic() < end, [child for child in children if child.is_running()]
+            time.sleep(0.05)
+    assert remaining[1] < remaining[0] < 5000, "the second run goes on where the first one ended"
     assert places[0] == places[1]
     assert len(places[0]) == 3
+
+
+def is_system_admin(home: Path, printed: str) -> bool:
+    """Whether whom `taximeter token` names as one is one to the API."""
+    token = subprocess.run(
+        [*COMMAND, "token", "--user", "root", "--system-admin"],
+        cwd=home,
+        env=without_settings(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout.strip()
+    [api] = re.findall(r"^ +API +(http\S+)", printed, re.MULTILINE)
+    me = httpx.get(
+        f"{api}/api/v1/auth/user",
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=60,
+        trust_env=False,
+    )
+    return me.json()["is_system_admin"] is True
 
 
 def without_settings() -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from support.waiting import eventually
 from support.world import BILLING, World
 
 CREDITS = f"{BILLING}/credits/acme"
@@ -239,10 +240,15 @@ async def test_what_remains_is_live(world: World) -> None:
     assert (await world.chat()).status_code == 200
     live = await world.balance()
     path = f"{CREDITS}/allocations?user_id=ann"
-    (seen,) = (await world.client.get(path, headers=world.auth("boss"))).json()["allocations"]
-    assert seen["live"] is True
-    assert seen["remaining_credits"] == live.available / 1000 < 20.0
-    assert seen["used_credits"] == (20_000 - live.available) / 1000, "settled for the question"
+
+    async def is_settled_for_the_question() -> bool:
+        """A busy machine may not get there in the time that an answer waits."""
+        (seen,) = (await world.client.get(path, headers=world.auth("boss"))).json()["allocations"]
+        assert seen["live"] is True
+        assert seen["remaining_credits"] == live.available / 1000 < 20.0
+        return bool(seen["used_credits"] == (20_000 - live.available) / 1000)
+
+    await eventually(is_settled_for_the_question)
 
 
 async def test_usage_report(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,14 @@ def measure(names: Iterable[str], folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The figures of all benchmarks in one run: to start servers takes longer than most of them."""
-    return measure(BENCHMARKS, tmp_path_factory.mktemp("bench"))
+    """The figures of all benchmarks in one run: to start servers takes longer than most of them.
+    Nothing when one of them fails: each is measured by itself then, and its error is its own.
+    """
+    try:
+        return measure(BENCHMARKS, tmp_path_factory.mktemp("bench"))
+    except AssertionError as error:
+        warnings.warn(f"not all benchmarks could be measured: {error}", stacklevel=1)
+        return []
 
 
 # Ratios that do not reach half of their targets: these floors are what a collapse would fall under.
@@ -60,6 +67,7 @@ def collapsed(figure: dict[str, Any]) -> bool:
 
 
 @pytest.mark.alone
+@pytest.mark.filterwarnings("default::UserWarning")
 @pytest.mark.slow
 @pytest.mark.timeout(960)
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -68,6 +76,7 @@ def test_it_measures_and_no_ratio_has_collapsed(
 ) -> None:
     """Three tries: two cores that others use as well give a bad round now and then."""
     figures = [figure for figure in together if figure["benchmark"] == name]
+    figures = figures or measure([name], tmp_path / "alone")
     assert figures
     fallen = {figure["name"] for figure in figures if collapsed(figure)}
     for attempt in range(2):
