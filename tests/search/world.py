@@ -16,7 +16,7 @@ from search.gateway import Way
 from search.ledger import Books, Said
 from search.lua import Scripts
 from search.store import Store
-from taximeter.meter.lanes.pending import Pending
+from taximeter.meter.lanes.pending import Pending, unknown
 from taximeter.meter.server.acknowledged import Acknowledged
 from taximeter.meter.server.handshake import Life
 from taximeter.meter.wire.errors import MeterError
@@ -242,9 +242,11 @@ class World:
         return record is not None and int(record.split(" ")[2]) < len(self.books.entries)
 
     def go_on(self, request: str) -> None:
-        """Its caller waits no longer, and what was sent is sent again all the same, some time."""
+        """Its caller leaves and is told nothing; what was sent is sent again all the same, some
+        time, unlike what its own time ends (see `give_up`).
+        """
         self.late = self.calls[request]
-        self.give_up(request)
+        self.tell(request, self.late, unknown("its caller has left"))
 
     def arrive(self) -> None:
         """A late copy: whatever is answered, nobody hears it. What is put back comes again."""
@@ -278,8 +280,8 @@ class World:
         elif isinstance(said, Receipt):
             fact = Fact(op, amount, "ok", said.charged)
         else:
-            unknown = self.rules.gateway.is_unknown(said)
-            fact = Fact(op, amount, "unknown" if unknown else "refused", 0, type(said).__name__)
+            how = "unknown" if self.rules.gateway.is_unknown(said) else "refused"
+            fact = Fact(op, amount, how, 0, type(said).__name__)
         if fact.why == "AccountNotFound" and self.books.free > 0:
             self.wrong = "who has credits was told that they have none"
         if op == "reserve" and fact.how == "refused" and self._holds(pending.operation):
@@ -461,14 +463,16 @@ def _offers_of_a_hold(facts: tuple[Fact, ...]) -> Iterator[tuple[str, int]]:
     if any(fact.op in ("commit", "release") and fact.how == "ok" for fact in facts):
         return
     if any(fact.op == "expire" and fact.how == "ok" for fact in facts):
-        unknown = any(fact.op == "commit" and fact.how == "unknown" for fact in facts)
+        in_doubt = any(fact.op == "commit" and fact.how == "unknown" for fact in facts)
         yield "commit", 60
-        if not unknown:
+        if not in_doubt:
             yield "commit", 10
         return
-    unknown = next((f for f in facts if f.how == "unknown" and f.op in ("commit", "release")), None)
-    if unknown is not None:
-        yield unknown.op, unknown.amount
+    open_end = next(
+        (fact for fact in facts if fact.how == "unknown" and fact.op in ("commit", "release")), None
+    )
+    if open_end is not None:
+        yield open_end.op, open_end.amount
         return
     reserves = [fact for fact in facts if fact.op == "reserve"]
     if facts and facts[-1].op == "reserve" and facts[-1].how == "unknown":
