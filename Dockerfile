@@ -18,6 +18,9 @@ COPY meter meter
 COPY migrations migrations
 COPY settler settler
 COPY taximeter taximeter
+# The commit that this is: `docker build --build-arg BUILD=$(git rev-parse --short=12 HEAD)`; `make release` has it written.
+ARG BUILD=
+RUN [ -z "$BUILD" ] || printf '%s\n' "$BUILD" >meter/wire/build.txt
 RUN /opt/taximeter/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM ${PYTHON_IMAGE}

@@ -1,1 +1,1 @@
-"""API, command line and embedded servers: the one place where everything is put together."""
+"""Puts everything together: API, command line and embedded servers."""

@@ -1,4 +1,4 @@
-"""`python -m taximeter.api`: the command line, for whoever starts it as a child process."""
+"""Runs the command line as `python -m taximeter.api`, for whoever starts it as a child process."""
 
 from __future__ import annotations
 

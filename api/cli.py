@@ -1,4 +1,4 @@
-"""Entry point of the console script `taximeter`.
+"""Starts the command line: entry point of the console script `taximeter`.
 
 The plain install is the client alone, yet it carries this script: so nothing but the standard
 library is imported before we know that the command line's own packages are there.

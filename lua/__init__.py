@@ -1,1 +1,1 @@
-"""The Lua scripts, as data: `taximeter.meter.wire.scripts` loads them from here."""
+"""Holds the Lua scripts as data: `taximeter.meter.wire.scripts` loads them from here."""

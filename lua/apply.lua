@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
---[[ apply: numbered entries of accounts, from Postgres to the live balance.
+--[[ apply: applies numbered entries of accounts, from Postgres, to the live balance.
 
 Invariant: entry n of an account is applied exactly once and only after n - 1. It may take a balance below zero: what
 Postgres has decided is a fact here. An entry that names a hold ends that hold in the same step, so that what it takes away
@@ -24,6 +24,7 @@ RETURNS one string an entry: code, then the account's last applied entry
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
 --- @include "lib/account"
+--- @include "lib/figures"
 --- @include "lib/rows"
 --- @include "lib/counts"
 local names, records, refused = read_rows(4, 6, KEYS[1], KEYS[5])

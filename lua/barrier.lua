@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
---[[ barrier: a write that changes nothing, for WAIT and WAITAOF to wait for.
+--[[ barrier: writes, and changes nothing, for WAIT and WAITAOF to wait for.
 
 Invariant: no balance, hold or event changes. WAIT looks at the last write of its connection, and an operation that was
 answered from memory has made none.

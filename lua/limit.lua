@@ -1,5 +1,5 @@
 #!lua
---[[ limit: whether a caller may make one more request of a kind. It moves no money and is bound to no shard: what it
+--[[ limit: says whether a caller may make one more request of a kind. It moves no money and is bound to no shard: what it
 knows may be lost at any time, and then the caller starts afresh.
 
 Invariant: within any WINDOW_MS at most LIMIT requests are let in.

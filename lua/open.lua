@@ -12,7 +12,7 @@ KEYS[3] deadlines     zset    org/request by Redis time in ms; a hold without on
 KEYS[4] outcomes      hash
 KEYS[5] outcomes_old  hash
 KEYS[6] meta          hash    epoch, seq, shards, format, run_id, replid, start, rotated_ms, fenced_epoch, fenced_floor,
-                              open_holds_max
+                              open_holds_max, payload_codes, postgres, away:<org>, departures
 KEYS[7] events        stream  read only: its last id must be of an earlier epoch
 KEYS[8] open_holds    hash    org/user -> how many holds it has open, but for one if it holds anything: counted here
 ARGV[1] epoch, 1 or more
@@ -22,14 +22,15 @@ ARGV[4] replid: its replication history, as the guardian saw it; may be empty
 ARGV[5] start: the number of this start. What a hold has reported counts at its expiry if its mark has this number
 ARGV[6] 1 when outcomes stay, else 0
 ARGV[7..] three per account with open holds: account, remaining (what Postgres says, may be negative), applied; or three per hold
-  that the ledger has ended: org/request, outcome, `ended`
+  that the ledger has ended: org/request, outcome, `ended`; or three per organisation that is away: org, what is said of it, `away`
+  (its holds stay, its accounts are not here); or three for how many have left the shard: number, nothing, `departures`
 
 RETURNS OK
 ERRORS MALFORMED; OPEN_ALREADY: the shard is open; EPOCH_USED: the epoch is not greater than one that it has had, or
   that another guardian has passed over; UNSUPPORTED: the
   server's Lua cannot print the numbers we use. Nothing was done ]]
 --- @include "lib/shard"
---- @include "lib/account"
+--- @include "lib/figures"
 if format('%d %d', BALANCE_MAX, -BALANCE_MAX) ~= '900000000000000 -900000000000000' then
   return redis.error_reply('UNSUPPORTED %d of this Lua does not reach 15 digits')
 end
@@ -39,11 +40,16 @@ if not epoch or epoch == 0 then return redis.error_reply('MALFORMED epoch is 1 o
 if not shards or shards == 0 then return redis.error_reply('MALFORMED shards is 1 to 16384') end
 if not start then return redis.error_reply('MALFORMED start is 0 or more') end
 local accounts, ended, outcome_fields = {}, {}, {}
+local away, away_fields, departures = {}, {}, nil
 for i = 7, #ARGV, 3 do
   if ARGV[i + 2] == 'ended' then
     if not find(ARGV[i + 1], '^%l+ %d+ %d+ .') then return redis.error_reply('MALFORMED outcome') end
     ended[ARGV[i]] = true
     outcome_fields[#outcome_fields + 1], outcome_fields[#outcome_fields + 2] = ARGV[i], ARGV[i + 1]
+  elseif ARGV[i + 2] == 'away' then
+    away[ARGV[i]] = true
+    away_fields[#away_fields + 1], away_fields[#away_fields + 2] = 'away:' .. ARGV[i], ARGV[i + 1]
+  elseif ARGV[i + 2] == 'departures' then departures = ARGV[i]
   else
     local available = signed(ARGV[i + 1])
     if not available or not whole(ARGV[i + 2], BALANCE_MAX) then return redis.error_reply('MALFORMED account') end
@@ -51,7 +57,7 @@ for i = 7, #ARGV, 3 do
   end
 end
 local meta = call('HMGET', KEYS[6], 'epoch', 'fenced_epoch', 'uncharged_holds', 'uncharged_amount', 'fenced_floor',
-  'open_holds_max')
+  'open_holds_max', 'postgres')
 if meta[1] and find(meta[1], '^%d+$') then return redis.error_reply('OPEN_ALREADY the shard is at epoch ' .. meta[1]) end
 local last = call('XREVRANGE', KEYS[7], '+', '-', 'COUNT', 1)[1]
 local before = math.max(tonumber(meta[2] or '') or 0, tonumber(meta[5] or '') or 0, last and tonumber(match(last[1], '^(%d+)')) or 0)
@@ -68,8 +74,12 @@ if not holds.err then
   for i = 1, #holds, 2 do
     local key, record = holds[i], holds[i + 1]
     local reserved, account = match(record, '^(%d+)\t([^\t]+)\t%d+\t%w*\t')
-    local one = reserved and not ended[key] and accounts[account]
-    if one then
+    local is_away = reserved and away[match(account, '^[^/]*')]
+    local one = reserved and not is_away and not ended[key] and accounts[account]
+    if is_away then
+      hold_fields[#hold_fields + 1], hold_fields[#hold_fields + 2] = key, record
+      deadline_fields[#deadline_fields + 1], deadline_fields[#deadline_fields + 2] = due[key] or now, key
+    elseif one then
       one[1], one[2] = one[1] - tonumber(reserved), one[2] + tonumber(reserved)
       one[4] = one[4] + 1
       hold_fields[#hold_fields + 1], hold_fields[#hold_fields + 2] = key, record
@@ -102,7 +112,12 @@ for i = 1, #hold_fields, CHUNK do
   call('ZADD', KEYS[3], unpack(deadline_fields, i, math.min(i + CHUNK - 1, #deadline_fields)))
 end
 call('HSET', KEYS[6], 'epoch', format('%d', epoch), 'seq', '0', 'shards', format('%d', shards), 'format', '1',
-  'run_id', ARGV[3], 'replid', ARGV[4], 'start', format('%d', start), 'rotated_ms', now,
+  'payload_codes', '1', 'run_id', ARGV[3], 'replid', ARGV[4], 'start', format('%d', start), 'rotated_ms', now,
   'uncharged_holds', meta[3] or '0', 'uncharged_amount', meta[4] or '0')
 if meta[6] then call('HSET', KEYS[6], 'open_holds_max', meta[6]) end
+if meta[7] then call('HSET', KEYS[6], 'postgres', meta[7]) end
+if departures then call('HSET', KEYS[6], 'departures', departures) end
+for i = 1, #away_fields, CHUNK do
+  call('HSET', KEYS[6], unpack(away_fields, i, math.min(i + CHUNK - 1, #away_fields)))
+end
 return redis.status_reply('OK')

@@ -1,5 +1,5 @@
 #!lua
---[[ operate: a batch of reserve, commit, release, charge, touch, void and expire on one shard, in order, in one step.
+--[[ operate: does a batch of reserve, commit, release, charge, touch, void and expire on one shard, in order, in one step.
 
 Invariant: available + held of an account changes only by what an event of the same step charges; one request id is
 charged at most once; whatever is refused changes nothing. Refused as a whole by the server when memory is out (no
@@ -35,6 +35,7 @@ ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/account"
 --- @include "lib/events"
 --- @include "lib/counts"
+--- @include "lib/payload"
 --- @include "lib/read"
 local takes_credit = true
 --- @include "lib/decide"

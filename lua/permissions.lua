@@ -1,6 +1,6 @@
 #!lua flags=no-writes,allow-oom,allow-stale
---[[ permissions: which commands the connected user may not run. A script is not undone when a command in it is refused, so
-this is asked before the first one.
+--[[ permissions: lists which commands the connected user may not run. A script is not undone when a command in it is
+refused, so this is asked before the first one.
 
 Invariant: nothing is written and nothing is read. Hence a replica answers too, and a server that refuses writes.
 

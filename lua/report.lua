@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
---[[ report: a client says that this server lacks calls that it was told had been done. For the guardian, who rebuilds the shard.
+--[[ report: notes that this server lacks calls that a client was told had been done. For the guardian, who rebuilds the shard.
 
 Invariant: no balance, hold or event changes. What is recorded only grows within an epoch, and goes when the shard is opened anew.
 

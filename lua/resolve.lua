@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
---[[ resolve: a batch of `operate`, also when Redis is out of memory.
+--[[ resolve: does a batch of `operate`, also when Redis is out of memory.
 
 Invariant: as `operate`; besides, it takes no credit: a reserve or a charge in it is told what its id stands for already, else
 PAUSED. Without it a Redis that is full of holds and events could never be drained.
@@ -30,6 +30,7 @@ ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/account"
 --- @include "lib/events"
 --- @include "lib/counts"
+--- @include "lib/payload"
 --- @include "lib/read"
 local takes_credit = false
 --- @include "lib/decide"

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
---[[ snapshot: what reconcile and check compare with Postgres, read at one cut of the shard.
+--[[ snapshot: reads what reconcile and check compare with Postgres, at one cut of the shard.
 
 Invariant: changes nothing. Everything it returns was true at the same moment, after event seq and before event seq + 1.
 

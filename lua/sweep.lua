@@ -21,8 +21,10 @@ RETURNS {ended, events_written, still_due, holds whose progress was not charged,
 ERRORS FENCED, STALE_EPOCH, MALFORMED: nothing was done ]]
 --- @include "lib/shard"
 --- @include "lib/account"
+--- @include "lib/figures"
 --- @include "lib/events"
 --- @include "lib/counts"
+--- @include "lib/payload"
 if #KEYS ~= 7 or #ARGV ~= 2 then return redis.error_reply('MALFORMED arguments are missing') end
 local limit = whole(ARGV[2], 1000)
 if not limit or limit == 0 then return redis.error_reply('MALFORMED limit is 1 to 1000') end
@@ -91,7 +93,7 @@ for i = 1, #due do
     changed[place] = true
     if progress > 0 then
       events[#events + 1] =
-        format('expire\t%s\t%s\t%d\t%d\t-\t%s', account, due[i], progress, reserved, payload)
+        format('expire\t%s\t%s\t%d\t%d\t-\t%s', account, due[i], progress, reserved, plain_payload(payload))
     end
     ended[#ended + 1] = due[i]
     outcomes[#outcomes + 1] = due[i]
@@ -99,7 +101,7 @@ for i = 1, #due do
   end
 end
 
-if #events > 0 then append_events(KEYS[6], KEYS[5], ARGV[1], tonumber(meta[2]), events, time_ms) end
+if #events > 0 then append_events(KEYS[6], KEYS[5], ARGV[1], meta[2] + #events, table.concat(events, '\n'), now) end
 local fields = {}
 for place in pairs(changed) do
   fields[#fields + 1] = names[place]

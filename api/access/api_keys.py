@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from taximeter.api.access.key_text import has_shape, read_key
+from taximeter.api.access.key_text import KeyText, has_shape, read_key
 from taximeter.api.sql import KEYS
 from taximeter.api.web.background import TaskTracker
 from taximeter.meter.sidecar.grants import Grant
@@ -84,6 +84,8 @@ class KeyStore:
     of them delays no look at a key that we have made. Waiting is no outage, and neither is a slow
     answer: only a Postgres that cannot be reached is one.
 
+    With `has_cells`, keys that came from other cells are good too.
+
     `pool` should be nobody else's, and have KEY_CONNECTIONS.
     """
 
@@ -92,13 +94,17 @@ class KeyStore:
         pool: Pool,
         *,
         outage_s: float = BELIEVED_IN_OUTAGE_S,
+        has_cells: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._pool = pool
+        self.pool = pool
         self._outage_s = outage_s
         self._clock = clock
         self._wall_clock = wall_clock
+        self._has_cells = has_cells
+        self._taken: tuple[float, tuple[bytes, ...]] = (float("-inf"), ())
+        self._reading_taken: asyncio.Task[None] | None = None
         self._seal: bytes | None = None
         self._reading_seal: asyncio.Task[bytes] | None = None
         self._old_keys: tuple[float, bool] = (float("-inf"), False)
@@ -146,6 +152,8 @@ class KeyStore:
             return None
         try:
             text = read_key(key, await self.seal())
+            if text is None and self._has_cells:
+                text = await self._of_another_cell(key)
             if text is None:
                 return None
             if not text.is_sealed and digest not in self._good:
@@ -158,6 +166,31 @@ class KeyStore:
             if grant is None:
                 raise
             return grant
+
+    async def _of_another_cell(self, key: bytes) -> KeyText | None:
+        """The key, if it came here with its organisation. Whose seals were taken is asked again at
+        most once in BELIEVED_S, however many keys are made up. Raises asyncpg errors, OSError.
+        """
+        text = self._by_taken(key)
+        if text is None and self._clock() - self._taken[0] >= BELIEVED_S:
+            if self._reading_taken is None:
+                self._reading_taken = self._tasks.spawn(self._read_taken())
+            await asyncio.shield(self._reading_taken)
+            text = self._by_taken(key)
+        return text
+
+    def _by_taken(self, key: bytes) -> KeyText | None:
+        found = (read_key(key, seal) for seal in self._taken[1])
+        return next((text for text in found if text is not None), None)
+
+    async def _read_taken(self) -> None:
+        read_at = self._clock()
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                rows = await self.pool.fetch(KEYS["read_seals_taken"])
+        finally:
+            self._reading_taken = None
+        self._taken = (read_at, tuple(row["secret"] for row in rows))
 
     async def seal(self) -> bytes:
         """What check digits are made with; read once. Raises asyncpg errors, OSError."""
@@ -181,7 +214,7 @@ class KeyStore:
         said = False
         while True:
             try:
-                async with self._pool.acquire() as conn:
+                async with self.pool.acquire() as conn:
                     lost = asyncio.Event()
                     conn.add_termination_listener(lambda *_, lost=lost: lost.set())
                     try:
@@ -259,7 +292,7 @@ class KeyStore:
 
     async def _rows_of(self, asked: list[tuple[str, bytes]]) -> dict[str, Any]:
         """The rows of the keys that are good. Notes an outage, if what fails is one."""
-        query = self._pool.fetch(KEYS["find_keys"], [key_id for key_id, _ in asked])
+        query = self.pool.fetch(KEYS["find_keys"], [key_id for key_id, _ in asked])
         try:
             rows = await self._in_turns(query)
         except TROUBLE as error:
@@ -277,7 +310,7 @@ class KeyStore:
         if not isinstance(error, (TimeoutError, *_SLOW)):
             return is_away(error)
         try:
-            await self._in_turns(self._pool.fetchval("SELECT 1"))
+            await self._in_turns(self.pool.fetchval("SELECT 1"))
         except TROUBLE:
             return True
         return False
@@ -301,7 +334,7 @@ class KeyStore:
         try:
             async with self._room_of_unknown, asyncio.timeout(LOOKUP_TIMEOUT_S):
                 read_at = self._clock()
-                row = await self._pool.fetchrow(KEYS["find_keys"], [key_id])
+                row = await self.pool.fetchrow(KEYS["find_keys"], [key_id])
         finally:
             self._unknown_waiting -= 1
         return self._take(key_id, digest, row, read_at)
@@ -309,7 +342,7 @@ class KeyStore:
     async def _read_seal(self) -> bytes:
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                seal: bytes | None = await self._pool.fetchval(KEYS["read_seal"])
+                seal: bytes | None = await self.pool.fetchval(KEYS["read_seal"])
         finally:
             self._reading_seal = None
         assert seal is not None, "a migration has made it"
@@ -323,7 +356,7 @@ class KeyStore:
                 read_at, found = self._old_keys
                 now = self._clock()
                 if now - read_at >= BELIEVED_S:
-                    found = await self._pool.fetchval(KEYS["has_old_keys"])
+                    found = await self.pool.fetchval(KEYS["has_old_keys"])
                     self._old_keys = (now, found)
         return found
 
@@ -348,6 +381,6 @@ class KeyStore:
         """Nobody waits for this: the next minute notes it again."""
         try:
             async with self._room_of_notes:
-                await self._pool.execute(KEYS["note_use"], key_id)
+                await self.pool.execute(KEYS["note_use"], key_id)
         except TROUBLE as error:
             logger.warning("the last use of an API key could not be noted: %r", error)

@@ -6,7 +6,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import httpx
 import jwt
@@ -22,6 +23,32 @@ DISCOVERY_PATH = "/.well-known/openid-configuration"
 
 class KeysUnavailable(Exception):
     """The issuer's keys could not be fetched, and none are kept."""
+
+
+async def discover(client: httpx.AsyncClient, issuer: str) -> dict[str, Any]:
+    """The issuer's own document about itself. Raises httpx.HTTPError and ValueError."""
+    url = issuer.rstrip("/") + DISCOVERY_PATH
+    document = json.loads(await _get(client, url))
+    if not isinstance(document, dict) or document.get("issuer") != issuer:
+        raise ValueError(f"{url} is the document of another issuer")
+    return document
+
+
+def place_in(document: Mapping[str, Any], name: str) -> str:
+    """An address that the document names. Raises ValueError for one that is not safe to ask."""
+    found = document.get(name)
+    if not isinstance(found, str) or not is_safe_url(found):
+        raise ValueError(f"{DISCOVERY_PATH} names no {name} that starts with https://")
+    return found
+
+
+async def _get(client: httpx.AsyncClient, url: str) -> bytes:
+    response = await client.get(url, follow_redirects=False, timeout=5.0)
+    if response.status_code != 200:
+        raise ValueError(f"status {response.status_code} of {url}")
+    if len(response.content) > BODY_BYTES_MAX:
+        raise ValueError(f"more than {BODY_BYTES_MAX} bytes from {url}")
+    return response.content
 
 
 class KeySet:
@@ -72,7 +99,7 @@ class KeySet:
     async def _fetch(self) -> None:
         self._tried_at = self._clock()
         try:
-            keys = self._read(await self._get(self._url or await self._discover()))
+            keys = self._read(await _get(self._client, self._url or await self._discover()))
         except (httpx.HTTPError, ValueError) as error:
             logger.warning("the keys of the identity provider could not be fetched: %r", error)
             return
@@ -81,22 +108,7 @@ class KeySet:
 
     async def _discover(self) -> str:
         """Where the issuer's keys are, as its own document says; asked for whenever they are."""
-        url = self._issuer.rstrip("/") + DISCOVERY_PATH
-        document = json.loads(await self._get(url))
-        if not isinstance(document, dict) or document.get("issuer") != self._issuer:
-            raise ValueError(f"{url} is the document of another issuer")
-        found = document.get("jwks_uri")
-        if not isinstance(found, str) or not is_safe_url(found):
-            raise ValueError(f"{url} names no place of keys that starts with https://")
-        return found
-
-    async def _get(self, url: str) -> bytes:
-        response = await self._client.get(url, follow_redirects=False, timeout=5.0)
-        if response.status_code != 200:
-            raise ValueError(f"status {response.status_code} of {url}")
-        if len(response.content) > BODY_BYTES_MAX:
-            raise ValueError(f"more than {BODY_BYTES_MAX} bytes from {url}")
-        return response.content
+        return place_in(await discover(self._client, self._issuer), "jwks_uri")
 
     def _read(self, content: bytes) -> dict[str, jwt.PyJWK]:
         document = json.loads(content)

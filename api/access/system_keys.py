@@ -24,6 +24,7 @@ RIGHTS: Final[Mapping[str, str]] = {
     "history": "the billing history and invoices",
     "keys": "API keys of organisations",
     "members": "members and invitations",
+    "receivers": "webhooks",
     "organizations": "list, change, suspend and delete organisations",
     "subscriptions": "subscriptions and plans",
 }

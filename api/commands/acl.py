@@ -1,4 +1,4 @@
-"""`taximeter acl`: the rules of the Redis users that our processes need."""
+"""Prints the rules of the Redis users that our processes need: `taximeter acl`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`taximeter admin key`: keys of the installation, for the admin API."""
+"""Makes, lists and ends keys of the installation, for the admin API: `taximeter admin key`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`taximeter admin bootstrap`, `list` and `remove`: the system admins that Postgres lists."""
+"""Lists, adds and removes the system admins of Postgres: `taximeter admin bootstrap`, `list` and
+`remove`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`taximeter api`: serve the admin API and the LLM route."""
+"""Serves the admin API and the LLM route: `taximeter api`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from taximeter.api.web.background import REQUESTS_SHARE
 from taximeter.api.web.connections import GuardingServer, connection_limits
 from taximeter.api.web.current_request import current_request_id
 from taximeter.api.web.wire_protocol import BoundedProtocol
+from taximeter.meter.garbage import freeze_start
 from taximeter.meter.pricing import PriceFileError
 from taximeter.settler.books.logs import configure_logs
 
@@ -68,5 +69,5 @@ def command(host: str | None, port: int | None) -> None:
         raise click.ClickException(str(error)) from error
     configure_logs(settings.log_format, stream=sys.stderr, request_id=current_request_id)
     refuse_unsafe_database(settings)
-    if not serve_until_told(GuardingServer(config)):
+    if not serve_until_told(GuardingServer(config, freeze_start)):
         raise click.ClickException("the API could not start; see above")

@@ -1,4 +1,4 @@
-"""`taximeter dev`: everything up and staying up, with something to open and a line to try."""
+"""Keeps everything up, with something to open and a line to try: `taximeter dev`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import httpx
 from rich.console import Console
 
 from taximeter.api.access.dev_tokens import load_dev_key
+from taximeter.api.browser.files import console_place
 from taximeter.api.commands.token import DEV_DATA_DIR, data_dir_is_found
 from taximeter.api.demo.admin import Admin, DemoFailed
 from taximeter.api.embedded.machine import ServerFailed
@@ -93,6 +94,7 @@ async def _furnish(system: LocalSystem) -> str:
 def _tell(console: Console, system: LocalSystem, token: str) -> None:
     processes = ", ".join(f"{process.name} {process.pid}" for process in system.processes)
     lines = {
+        "console": console_place(system.api_url),
         "API": system.api_url,
         "API reference": f"{system.api_url}/docs",
         "status": f"{system.api_url}/api/v1/system/status",

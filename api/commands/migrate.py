@@ -1,4 +1,4 @@
-"""`taximeter migrate`: apply, roll back or list the migrations."""
+"""Applies, rolls back or lists the migrations: `taximeter migrate`."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ from typing import TypeVar
 import asyncpg
 import click
 
+from taximeter.settler.books.connections import primary_of
+
 T = TypeVar("T")
 
 
@@ -25,7 +27,8 @@ def as_owner(database_url: str, work: Callable[..., Awaitable[T]], *arguments: o
     """Do `work` in one transaction. Whatever Postgres says becomes an error of one line."""
 
     async def connected() -> T:
-        conn = await asyncpg.connect(database_url, timeout=10, command_timeout=30)
+        url = await primary_of(database_url)
+        conn = await asyncpg.connect(url, timeout=10, command_timeout=30)
         try:
             async with conn.transaction():
                 return await work(conn, *arguments)

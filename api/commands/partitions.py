@@ -1,4 +1,4 @@
-"""`taximeter partitions`: the months of usage, and how old ones go."""
+"""Lists the months of usage, and drops old ones: `taximeter partitions`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 from taximeter.api.commands.common import owner_database
 from taximeter.api.sql import PARTITIONS
 from taximeter.meter.wire.credits import credits_of
+from taximeter.settler.books.connections import primary_of
 
 if TYPE_CHECKING:
     Conn = asyncpg.Connection[asyncpg.Record]
@@ -63,8 +64,9 @@ def list_months(database_url: str) -> None:
 
 
 @command.command(
-    help="Drop the rows of all months before this one. Totals stay as they are: daily rollups, "
-    "used credits and the ids of charged requests are kept. This month and the last one never go."
+    help="Drop the rows of all months before this one; `taximeter archive` keeps them. Totals stay "
+    "as they are: daily rollups, used credits and the ids of charged requests are kept. This month "
+    "and the last one never go."
 )
 @click.option("--before", type=Month(), required=True, help="The first month that stays.")
 @click.option("--dry-run", is_flag=True, help="Only say which months would go.")
@@ -125,7 +127,8 @@ def _run(database_url: str, work: Callable[..., Awaitable[T]], *arguments: objec
     """Do `work` on a connection. Whatever Postgres says becomes an error of the command line."""
 
     async def connected() -> T:
-        conn = await asyncpg.connect(database_url, timeout=10, command_timeout=TIMEOUT_S)
+        url = await primary_of(database_url)
+        conn = await asyncpg.connect(url, timeout=10, command_timeout=TIMEOUT_S)
         try:
             return await work(conn, *arguments)
         finally:

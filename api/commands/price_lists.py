@@ -1,4 +1,6 @@
-"""`taximeter prices refresh`, `history`, `back`, `withdraw`, `export`: price lists taken over."""
+"""Takes price lists over, shows them and goes back: `taximeter prices refresh`, `history`, `back`,
+`withdraw`, `export`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`taximeter prices rounding`: what rounding up adds to a small request, model by model."""
+"""Shows what rounding up adds to a small request, model by model: `taximeter prices rounding`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""`taximeter prices`: what a model costs here, and price files checked and imported."""
+"""Shows what a model costs here, checks price files and imports them: `taximeter prices`."""
 
 from __future__ import annotations
 
-from decimal import Decimal
 from pathlib import Path
 
 import click
@@ -14,19 +13,17 @@ from taximeter.api.commands.price_imports import NOTES_SHOWN, report_of
 from taximeter.api.commands.price_list_database import in_force
 from taximeter.api.commands.prices_diff import diff
 from taximeter.api.prices.followed import make_pricer
+from taximeter.api.prices.shown import shown_rates
 from taximeter.api.settings.prices import PriceSettings
 from taximeter.meter.pricing import (
-    KINDS,
     TOKENS_MAX,
     PriceFileError,
-    Pricer,
     UnpricedModel,
     read_price_file,
 )
 from taximeter.meter.pricing.file_text import price_file_text
 from taximeter.meter.pricing.litellm_map import read_map
 from taximeter.meter.pricing.price_file import parse_price_file
-from taximeter.meter.pricing.sheet import Rates
 
 
 @click.group(
@@ -69,46 +66,24 @@ def show(model: str, provider: str | None, plan: str | None, power_level: str | 
     if sheet.context_window is not None:
         click.echo(f"context   {sheet.context_window} tokens")
     click.echo(f"output    at most {price.max_output} tokens are held for")
-    options = {"provider": provider, "plan": plan, "power_level": power_level}
-    _rates(pricer, model, options, sheet.rates, "", sheet.tier_rule)
-    for mode, rates in sheet.modes.items():
-        _rates(pricer, model, options, rates, mode, sheet.tier_rule)
+    tier = None
+    for one in shown_rates(sheet, pricer.credits_of_a_dollar(plan, power_level)):
+        if one.service_tier != tier:
+            tier = one.service_tier
+            click.echo(f"\nservice tier {tier}:" if tier else "")
+        above = "" if one.above_tokens is None else f" above {one.above_tokens}"
+        click.echo(
+            f"  {one.kind + above:28} {one.dollars:>12} dollars {one.credits:>14} credits"
+            f"   for {one.unit}"
+        )
+    if sheet.tier_rule == "part" and any(rate.tiers for rate in sheet.rates.values()):
+        click.echo("  (only the tokens above cost the price of the tier)")
     if price.is_free:
         click.echo("It costs nothing. A charge of 0 is recorded for each request.")
     if len(listed.sheets) > 1:
         click.echo("At other times it costs other prices.")
     for name in sheet.not_metered:
         click.echo(f"NOT METERED: the publisher also charges for {name}")
-
-
-def _rates(
-    pricer: Pricer,
-    model: str,
-    options: dict[str, str | None],
-    rates: Rates,
-    mode: str,
-    tier_rule: str,
-) -> None:
-    factor = pricer.credits_of_a_dollar(options["plan"], options["power_level"])
-    click.echo(f"\nservice tier {mode}:" if mode else "")
-    for kind, what in KINDS.items():
-        rate = rates.get(kind)
-        if rate is None:
-            continue
-        steps = [("", rate.base), *((f" above {start}", price) for start, price in rate.tiers)]
-        for above, dollars in steps:
-            unit = f"{what.per:,} {what.words}" if what.per > 1 else what.words
-            credits = _plain(dollars * factor)
-            click.echo(
-                f"  {kind + above:28} {_plain(dollars):>12} dollars {credits:>14} credits"
-                f"   for {unit}"
-            )
-        if rate.tiers and tier_rule == "part":
-            click.echo("  (only the tokens above cost the price of the tier)")
-
-
-def _plain(number: Decimal) -> str:
-    return f"{number.normalize():f}"
 
 
 @command.command(help="Check that FILE can be used as the price file.")

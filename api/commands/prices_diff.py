@@ -1,5 +1,5 @@
-"""`taximeter prices diff`: what is charged here, beside LiteLLM's price map, and beside what
-genai-prices works out itself.
+"""Compares what is charged here with LiteLLM's price map and with what genai-prices works out
+itself: `taximeter prices diff`.
 """
 
 from __future__ import annotations

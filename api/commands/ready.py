@@ -1,4 +1,4 @@
-"""`taximeter ready`: the health check of containers, which asks the process beside it.
+"""Asks the process beside it whether it is ready, as health check of containers: `taximeter ready`.
 
 It imports next to nothing: it is run every few seconds for as long as the process lives.
 """

@@ -1,4 +1,4 @@
-"""`taximeter rebuild`: bring shards back from Postgres, on demand."""
+"""Brings shards back from Postgres, on demand: `taximeter rebuild`."""
 
 from __future__ import annotations
 

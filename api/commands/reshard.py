@@ -1,4 +1,4 @@
-"""`taximeter reshard`: another number of shards."""
+"""Changes the number of shards: `taximeter reshard`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from taximeter.api.commands.maintenance import FORCE, WAIT, maintenance_settings
 from taximeter.settler.books.settings import StoreSettings
 from taximeter.settler.books.stores import open_stores
 from taximeter.settler.shards.reshard import SHARDS_MAX, reshard
+from taximeter.settler.status.nodes import shards_each, uneven
 
 
 @click.command(
@@ -25,12 +26,18 @@ from taximeter.settler.shards.reshard import SHARDS_MAX, reshard
 def command(shards: int, wait_s: float, force: bool) -> None:
     """Change the number of shards."""
     with reported():
-        before = asyncio.run(_run(maintenance_settings(), shards, wait_s, force))
+        before, warns = asyncio.run(_run(maintenance_settings(), shards, wait_s, force))
     click.echo(
         f"{shards} shards, as before" if before == shards else f"{before} -> {shards} shards"
     )
+    if warns:
+        click.echo(f"warning: {warns}", err=True)
 
 
-async def _run(settings: StoreSettings, shards: int, wait_s: float, force: bool) -> int:
+async def _run(
+    settings: StoreSettings, shards: int, wait_s: float, force: bool
+) -> tuple[int, str | None]:
+    """How many there were, and what is to be said of how they lie on the nodes of a cluster."""
     async with open_stores(settings) as stores:
-        return await reshard(stores, shards, wait_s=wait_s, force=force)
+        before = await reshard(stores, shards, wait_s=wait_s, force=force)
+        return before, uneven(await shards_each(stores, shards))

@@ -1,4 +1,4 @@
-"""`taximeter settler`: the background worker."""
+"""Runs the background worker: `taximeter settler`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import click
 from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain
+from taximeter.meter.garbage import freeze_start
 from taximeter.meter.wire.errors import StoreError
 from taximeter.settler.books.connections import UnsafeDatabase
+from taximeter.settler.books.installation import AnotherInstallation
 from taximeter.settler.books.logs import configure_logs
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.shards.guardian import ShardCountMismatch
@@ -29,8 +31,8 @@ def command() -> None:
         raise click.ClickException(explain(error)) from None
     configure_logs(settings.log_format)
     try:
-        asyncio.run(run_worker(settings))
-    except ShardCountMismatch as error:
+        asyncio.run(run_worker(settings, freeze_start))
+    except (ShardCountMismatch, AnotherInstallation) as error:
         raise click.ClickException(str(error)) from None
     except StoreError as error:
         raise click.ClickException(f"cannot start on this Redis: {error}") from None

@@ -1,4 +1,4 @@
-"""`taximeter simulator`: serve the simulated LLM provider."""
+"""Serves the simulated LLM provider: `taximeter simulator`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`taximeter token`: mint a session token with the local key of dev mode."""
+"""Mints a session token with the local key of dev mode: `taximeter token`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def data_dir_is_found(folder: Path) -> bool:
     return folder == DEV_DATA_DIR.resolve() and _is_unsaid()
 
 
-def _running_dev() -> Path | None:
+def running_dev() -> Path | None:
     """The folder of the `taximeter dev` that was started here, unless settings name another one."""
     key = DEV_DATA_DIR / KEY_FILE_NAME
     return DEV_DATA_DIR if _is_unsaid() and key.is_file() else None
@@ -59,7 +59,7 @@ def command(
     user: str, email: str | None, system_admin: bool, ttl_s: int, data_dir: Path | None
 ) -> None:
     """Print the token alone, so that a shell can keep it in a variable."""
-    folder = data_dir or _running_dev()
+    folder = data_dir or running_dev()
     try:
         # A folder that `taximeter dev` has made is dev mode, and needs no setting to say so.
         settings = ApiSettings() if folder is None else ApiSettings(dev_mode=True)

@@ -36,7 +36,8 @@ async def wait_until_settled(stores: Stores) -> None:
 
 
 def _behind(shard: ShardStatus) -> bool:
-    return bool(shard.unsettled_events or shard.open_holds or shard.unapplied_entries)
+    waits = shard.unsettled_events or shard.open_holds or shard.unapplied_entries
+    return bool(waits) or shard.away is not None
 
 
 async def settlement_lag(stores: Stores, org_ids: list[str]) -> Lag:

@@ -32,9 +32,15 @@ class Traffic:
 
 
 async def run_traffic(
-    api_url: str, asks: list[Ask], tokens: Mapping[str, str], progress: Progress
+    api_url: str,
+    asks: list[Ask],
+    tokens: Mapping[str, str],
+    progress: Progress,
+    under_way: asyncio.Event,
 ) -> Traffic:
-    """Ask everything, CONCURRENCY at a time, and say what came back. Nothing is retried."""
+    """Ask everything, CONCURRENCY at a time, and say what came back. Nothing is retried. A third of
+    it is over when `under_way` is set.
+    """
     traffic = Traffic()
     task = progress.add_task("chat completions", total=len(asks), refused=0)
     waiting = iter(asks)
@@ -47,6 +53,8 @@ async def run_traffic(
             for ask in waiting:
                 await _ask(client, ask, tokens[ask.person.user_id], traffic)
                 progress.update(task, advance=1, refused=sum(traffic.refused.values()))
+                if progress.tasks[task].completed >= len(asks) / 3:
+                    under_way.set()
 
         await asyncio.gather(*[worker() for _ in range(CONCURRENCY)])
     traffic.seconds = loop.time() - started

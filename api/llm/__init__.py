@@ -1,3 +1,3 @@
-"""The LLM route: hold, call upstream, relay, charge."""
+"""Serves the LLM route: holds, calls upstream, relays, charges."""
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""An answer as the ASGI messages that it becomes, without the layers of a framework around it."""
+"""Sends an answer as the ASGI messages that it becomes, without the layers of a framework around
+it.
+"""
 
 from __future__ import annotations
 

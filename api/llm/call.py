@@ -110,8 +110,8 @@ class UpstreamCall:
             usage = surface.usage(document)
             if not usage and not surface.is_answer(document):
                 raise broken("it held nothing of what was asked for", target.upstream.name)
-        except BaseException:
-            await charge.release()
+        except BaseException as error:
+            await charge.release(error)
             raise
         charge.images = surface.images(document)
         if isinstance(tier := document.get("service_tier"), str):
@@ -131,11 +131,13 @@ class UpstreamCall:
             target, opened = await self._ask()
             stream = EventStream(target.upstream, opened, self._chat.surface)
             await stream.first()
+            if self._charge.span is not None:
+                self._charge.span.first_event()
         except BaseException as error:
             if stream is not None:
                 stream.close()
             if not isinstance(error, asyncio.CancelledError):
-                await self._charge.release()
+                await self._charge.release(error)
             raise  # Who cancels it, ends the hold.
         return stream, self._answer_headers(opened, None)
 
@@ -172,6 +174,8 @@ class UpstreamCall:
             self._targets, self._chat, self._headers, self._payer, self._charge.went_out
         )
         self._charge.target = target
+        if self._charge.span is not None:
+            self._charge.span.answered(target)
         self._chat.forget_body()
         self._place.body_is_gone()
         return target, opened

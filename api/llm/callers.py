@@ -48,7 +48,7 @@ async def caller_of(
     if token is None:
         if API_ROOT not in scope["path"]:
             raise bearer_needed()
-        token = cookie_token(Request(scope))
+        token = await cookie_token(Request(scope), services)
     elif token.startswith(PREFIX):
         user_header = text_header(headers, b"x-user-id", "X-User-Id")
         return await _key_caller(services.keys, token, user_header, org_header)

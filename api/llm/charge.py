@@ -1,4 +1,4 @@
-"""The open hold of one request, from the reserve to its one end."""
+"""Keeps the open hold of one request, from the reserve to its one end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taximeter.api.llm.progress import ProgressReports
 from taximeter.api.llm.reported_usage import Bounds, ReportedUsage, read_usage
-from taximeter.api.llm.unsent_charges import Due, PendingCharges
+from taximeter.api.llm.unsent_charges import LATER, Due, PendingCharges
 from taximeter.api.openai.output import CountedOutput, EventOutput, Output
 from taximeter.api.openai.request import LlmRequest
 from taximeter.api.upstreams.router import Target
@@ -18,16 +18,18 @@ from taximeter.api.web.background import TaskTracker
 from taximeter.meter import (
     Hold,
     MeterError,
-    Overloaded,
     Receipt,
     RequestConflict,
-    StoreError,
     UnknownHold,
     Usage,
+    WrongCell,
 )
 from taximeter.meter.pricing import Price
 from taximeter.meter.pricing.usage_objects import counts_of
 from taximeter.meter.wire.credits import text_of_credits
+
+if TYPE_CHECKING:
+    from taximeter.api.llm.call_span import CallSpan
 
 logger = logging.getLogger("taximeter.api")
 
@@ -78,6 +80,7 @@ class OpenCharge:
         self._is_noted = False
         self.target = next(iter(prices))  # Who answers; until that is known, who is asked first.
         self.hold_ms = hold_ms
+        self.span: CallSpan | None = None  # Of the call upstream, where there is tracing.
         self.begun = False  # Whether the request went out to an upstream.
         self.service_tier: str | None = None  # As the answer says: the caller's wish is none.
         self.images = 0
@@ -180,11 +183,15 @@ class OpenCharge:
         else:
             await self.release()
 
-    async def release(self) -> None:
-        """Give the hold back: nothing was delivered. A failure is left to its deadline."""
+    async def release(self, error: BaseException | None = None) -> None:
+        """Give the hold back: nothing was delivered, because of `error`. A failure of this is left
+        to the deadline.
+        """
         if self._ended or self._decided is not None:
             return
         self._ended = True
+        if self.span is not None:
+            self.span.failed(error)
         self._stop_reports()
         try:
             await self._hold.release()
@@ -231,6 +238,8 @@ class OpenCharge:
     ) -> Receipt | None:
         if self._decided is None:
             self._decided = self._decide(usage, estimated=estimated, is_capped=is_capped)
+            if self.span is not None:
+                self.span.charged(*self._decided)
         return await self._apply()
 
     def _decide(
@@ -248,7 +257,7 @@ class OpenCharge:
         pending = self._keepers.pending
         try:
             receipt = await self._hold.commit(amount, usage=usage)
-        except (StoreError, Overloaded) as error:
+        except (*LATER, WrongCell) as error:
             logger.warning("the charge of %s is kept for later: %r", self.request_id, error)
             self._ended = True
             await pending.keep(self._due(amount, usage))
@@ -312,7 +321,7 @@ class OpenCharge:
             progress, usage = self._decide(self._so_far(), estimated=True)
         try:
             await self._hold.touch(progress, ttl_s=self._ttl_s, usage=usage)
-        except (StoreError, Overloaded):
+        except LATER:
             if usage is not None and not self._is_over():
                 self._is_noted = True
                 await self._keepers.pending.keep(self._due(progress, usage, is_final=False))

@@ -61,6 +61,11 @@ async def complete(services: LlmServices, incoming: Incoming) -> ASGIApp:
         hold_ms=hold_ms,
     )
     headers = {**incoming.forwarded, "X-Request-Id": hold.request_id}
+    if services.tracing is not None:
+        from taximeter.api.llm.call_span import CallSpan
+
+        charge.span = CallSpan(services.tracing, chat, charge.target, hold)
+        headers = charge.span.on(headers)
     chat.limit_output(quoted.output_paid_by(hold.amount))
     payer = (org_id, incoming.user_id)
     call = UpstreamCall(

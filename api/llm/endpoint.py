@@ -1,4 +1,5 @@
-"""The LLM route as a plain ASGI application: who calls, what they sent, and how a failure is said.
+"""Serves the LLM route as a plain ASGI application: who calls, what they sent, and how a failure is
+said.
 
 It stands beside the framework that serves the admin API, since the framework's way from the socket
 to a function and back costs more than everything that happens in that function here.
@@ -7,7 +8,6 @@ to a function and back costs more than everything that happens in that function 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 
 from starlette.datastructures import State
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,6 +28,7 @@ from taximeter.api.web import body_limit as middleware
 from taximeter.api.web.body_limit import announced_bytes, body_too_large
 from taximeter.api.web.error_handlers import refusal_of
 from taximeter.api.web.errors import ApiError
+from taximeter.meter.wire.http_refusals import REFUSED
 
 SURFACE_OF = {
     f"{root}{surface.path}": surface for root in (API_ROOT, CLIENTS_ROOT) for surface in SURFACES
@@ -57,27 +58,32 @@ class LlmEndpoint:
         self._bytes_max = bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Of those that count here and may stand twice, the first counts, as elsewhere in the API.
-        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
-        async with AsyncExitStack() as stack:
+        places: list[Place] = []
+        try:
             try:
-                answer = await self._answer(scope, receive, headers, stack)
+                answer = await self._answer(scope, receive, places)
             except ClientLeft:
                 return
             except Exception as error:
-                answer = failure_response(refusal_of(error, scope["method"], scope["path"]))
+                refusal = refusal_of(error, scope["method"], scope["path"])
+                scope[REFUSED] = refusal.cause
+                answer = failure_response(refusal)
             await answer(scope, receive, send)
+        finally:
+            for place in places:
+                place.leave()
 
     async def _answer(
         self,
         scope: Scope,
         receive: Receive,
-        headers: dict[bytes, bytes],
-        stack: AsyncExitStack,
+        places: list[Place],
     ) -> ASGIApp:
-        """The answer, whose place the stack gives back. Who calls, who pays and whether anything is
-        left is known before the body is read, and its shape before it is parsed.
+        """The answer, and in `places` what is to be left after it. Who calls, who pays and whether
+        anything is left is known before the body is read, and its shape before it is parsed.
         """
+        # Of those that count here and may stand twice, the first counts, as elsewhere in the API.
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         refuse_repeated(scope["headers"])
         if announced_bytes(headers) > self._bytes_max:
             # The rest of the body is still on its way, and is not read.
@@ -92,7 +98,7 @@ class LlmEndpoint:
         account = (payer.org_id, user_id)
         services.store.check(payer.org_id)
         place = Place(services.requests.take(*account, 1), services.bodies.take(*account))
-        stack.callback(place.leave)
+        places.append(place)
         if announced_bytes(headers) > LARGE_BYTES or b"content-length" not in headers:
             await refuse_empty_account(services, *account)
         try:

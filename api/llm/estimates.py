@@ -1,6 +1,4 @@
-"""Token counts that we do not get from a usage object: bounds before a request, counts when usage
-is missing.
-"""
+"""Counts tokens without a usage object: bounds before a request, counts where usage is missing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How the LLM route says that it failed: in the API's shape, with what OpenAI's clients read of an
-error besides.
+"""Says how the LLM route failed: in the API's shape, with what OpenAI's clients read of an error
+besides.
 """
 
 from __future__ import annotations

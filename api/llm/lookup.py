@@ -1,17 +1,19 @@
-"""What a request cost, and whether that is booked yet: for callers of streams, whose headers left
-before the cost was known, and for whoever lost an answer.
+"""Tells what a request cost, and whether that is booked yet: for callers of streams, whose headers
+left before the cost was known, and for whoever lost an answer.
 """
 
 from __future__ import annotations
 
 import json
-from datetime import datetime
+import logging
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from asyncpg import Record
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, Field
 
+from taximeter.api.billing.charges import Chosen, reader_of
 from taximeter.api.llm.callers import API_ROOT, CLIENTS_ROOT, get_caller
 from taximeter.api.llm.services import LlmServices, LlmServicesDep
 from taximeter.api.llm.unsent_charges import Due
@@ -19,6 +21,9 @@ from taximeter.api.sql import CREDITS
 from taximeter.api.web.errors import ApiError
 from taximeter.meter import MeterError, Receipt, Usage
 from taximeter.meter.wire.credits import credits_of
+from taximeter.settler.archive.places import ArchiveError
+
+logger = logging.getLogger("taximeter.api")
 
 router = APIRouter(tags=["llm"])
 
@@ -49,6 +54,11 @@ class RequestView(BaseModel):
     usage: dict[str, Any] = Field(
         default_factory=dict, description="Tokens, provider and price, once booked"
     )
+    archived: str | None = Field(
+        default=None,
+        description="The month, as YYYY-MM, in whose archive model and usage are, when that cannot "
+        "be read now",
+    )
 
 
 @router.get(f"{API_ROOT}/requests/{{request_id}}", summary="Cost and settlement of a request")
@@ -60,7 +70,7 @@ async def get_request(
     request_id: RequestId, caller: CallerDep, services: LlmServicesDep
 ) -> RequestView:
     """The caller's own request; another's answers 404. A request that ended without a charge is
-    known for some minutes, one that was charged for ever.
+    known for some minutes, one that was charged as long as the ledger remembers its id.
     """
     user_id, only_org = caller
     org_ids = [one.org_id for one in await services.memberships.of(user_id)]
@@ -81,7 +91,38 @@ async def get_request(
         org_id = booked["org_id"]
     elif live is None:
         raise ApiError.of("unknown_request")
-    return _view(request_id, org_id, live, booked)
+    view = _view(request_id, org_id, live, booked)
+    if booked is None or booked["metadata"] is not None:
+        return view
+    return await _with_archived(view, services, user_id, booked)
+
+
+async def _with_archived(
+    view: RequestView, services: LlmServices, user_id: str, booked: Record
+) -> RequestView:
+    """With what the request was for, where its month is archived: one look into one file."""
+    first: datetime = booked["first_at"]
+    wanted = Chosen(
+        view.org_id,
+        first,
+        first + timedelta(microseconds=1),
+        user_id=user_id,
+        request_id=view.request_id,
+    )
+    try:
+        found = await services.charges.page(reader_of(services.pool), wanted, 1)
+    except ArchiveError as error:
+        logger.warning("answering without what is archived: %s", error)
+        return view.model_copy(update={"archived": f"{first.astimezone(UTC):%Y-%m}"})
+    if not found:
+        return view
+    return view.model_copy(
+        update={
+            "model": found[0]["service_name"],
+            "late": bool(found[0]["late"]),
+            "usage": json.loads(found[0]["metadata"]),
+        }
+    )
 
 
 def _pending(due: Due) -> RequestView:

@@ -1,4 +1,4 @@
-"""GET /models: what a caller can ask for, as OpenAI's clients list it."""
+"""Lists what a caller can ask for, as OpenAI's clients read it: GET /models."""
 
 from __future__ import annotations
 

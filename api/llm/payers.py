@@ -17,6 +17,8 @@ async def paying_org(services: LlmServices, user_id: str, org_header: str | None
         for one in await services.memberships.of(user_id):
             if one.org_id == org_header:
                 return _not_suspended(one)
+        if services.directory is not None:
+            await services.directory.check(org_header)
         raise ApiError(404, "Organization not found")
     payer = await services.memberships.payer(user_id)
     if payer is None:

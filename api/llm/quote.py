@@ -1,4 +1,4 @@
-"""What a request can cost: what must be held for it, and how much output a hold can pay.
+"""Works out what a request can cost: what must be held for it, and how much output a hold can pay.
 
 Who sets no limit of output gets as much as the model can put out where an eighth of what they have
 pays for that. Else an eighth is held, though never less than for the output that is assumed, and

@@ -1,4 +1,4 @@
-"""The usage that a provider reports: read where it can be true, and otherwise taken for missing.
+"""Reads the usage that a provider reports where it can be true, and takes it for missing otherwise.
 
 What is missing is estimated. A usage that cannot be read would cost nothing, and one that is larger
 than the model can be would cost any amount.

@@ -1,4 +1,4 @@
-"""The LLM route in the framework's terms: how it is described in the OpenAPI document."""
+"""Describes the LLM route in the framework's terms, for the OpenAPI document."""
 
 from __future__ import annotations
 

@@ -12,10 +12,8 @@ from taximeter.api.llm.charge import Keepers
 from taximeter.api.running.services import Services
 from taximeter.api.upstreams.catalogue import Catalogue
 from taximeter.api.upstreams.resting import StoreRest
-from taximeter.api.upstreams.router import Router
 from taximeter.api.web.fair_shares import FairShares
 from taximeter.meter.held_estimates import EstimatedHolds
-from taximeter.meter.pricing import Pricer
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +22,7 @@ class LlmServices(Services):
     hold, who looks after their charges, and how much room there is for them.
     """
 
-    router: Router | None
     catalogue: Catalogue | None
-    pricer: Pricer
     holds: EstimatedHolds
     refusals: RefusalAudit
     store: StoreRest

@@ -138,7 +138,9 @@ class MeteredStream:
                 await self._charge.break_off(by_caller=has_left)
 
     async def _relay(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        headers, self._headers = self._headers, []  # A stream may stay open for long.
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        del headers
         try:
             await self._relay_events(send)
         except ApiError as error:
@@ -170,8 +172,11 @@ class MeteredStream:
             # Counted before it is written: a write that waits is already on its way.
             parts = [part for event in events if (part := self._take(event))]
             self._is_complete = self._has_end()
-            if parts and send is not None:
-                await self._write(send, self._stream.without_key(b"".join(parts)))
+            content = b"".join(parts)
+            # Neither is kept while the next one is waited for: many streams wait at a time.
+            del events, parts
+            if content and send is not None:
+                await self._write(send, self._stream.without_key(content))
         if not self._is_complete:
             raise self._stream.broken("it ended without an end")
 

@@ -14,22 +14,27 @@ from typing import Final, NamedTuple
 
 from taximeter.meter import (
     AdmissionPaused,
+    CellUnknown,
     Meter,
     MeterError,
     NotConfirmed,
+    OrganizationMoves,
     Overloaded,
     StoreError,
     Usage,
+    WrongCell,
 )
 from taximeter.meter.credit_line.journal import Journal, JournalInUse, Line
 from taximeter.meter.wire.credits import text_of_credits
+from taximeter.settler.books.directory import Directory
 
 logger = logging.getLogger("taximeter.api")
 
 RETRY_S: Final = 0.5
 AT_ONCE: Final = 100
 _NAME: Final = "charges-{}.jsonl"
-_LATER: Final = (StoreError, Overloaded, AdmissionPaused)
+LATER: Final = (StoreError, Overloaded, AdmissionPaused, OrganizationMoves, CellUnknown)
+"""What a charge is kept for: the meter, or the directory of cells, may take it later."""
 
 
 class Due(NamedTuple):
@@ -57,7 +62,13 @@ class PendingCharges:
     usable folder charges are kept in memory alone, and each is logged.
     """
 
-    def __init__(self, folder: Path, meter: Callable[[], Awaitable[Meter]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        meter: Callable[[], Awaitable[Meter]],
+        directory: Directory | None = None,
+    ) -> None:
+        self._directory = directory
         self._folder = folder
         self._meter = meter
         self._journal: Journal | None = None
@@ -175,17 +186,23 @@ class PendingCharges:
     async def _keep_booking(self) -> None:
         try:
             while self._due:
+                made: bool | None = False
                 for due in list(self._due.values())[:AT_ONCE]:
-                    if not await self._make(due):
+                    made = await self._make(due)
+                    if made is None:
                         break
-                else:
-                    continue
-                await asyncio.sleep(RETRY_S)
+                    if not made:
+                        # It waits for its organisation alone: behind the others.
+                        self._due[due.key] = self._due.pop(due.key)
+                if not made:
+                    await asyncio.sleep(RETRY_S)
         finally:
             self._booking = None
 
-    async def _make(self, due: Due) -> bool:
-        """Commit under the id: if that was done before, the meter or the ledger knows."""
+    async def _make(self, due: Due) -> bool | None:
+        """Commit under the id: if that was done before, the meter or the ledger knows. False: its
+        organisation is on its way; None: the meter takes nothing now.
+        """
         try:
             meter = await self._meter()
             await meter.commit(
@@ -198,16 +215,37 @@ class PendingCharges:
         except NotConfirmed as error:
             # It is done, and needs no hand unless the server is lost; others wait behind it.
             logger.error("charge applied and not confirmed: %s: %s", _words(due), error)
-        except _LATER:
+        except (OrganizationMoves, CellUnknown):
             return False
+        except LATER:
+            return None
+        except WrongCell as error:
+            if self._directory is None:
+                await self._set_aside(due, error)
+            elif not await self._hand_over(self._directory, due):
+                return False
         except MeterError as error:
             # The meter answered, and will answer the same next time. A person has to look.
-            logger.error("charge not applied: %s error=%r", _words(due), error)
-            with suppress(OSError, StoreError):
-                line = {"do": "due", "due": list(due), "why": str(error)}
-                await (await self._opened()).set_aside(line)
+            await self._set_aside(due, error)
         self._due.pop(due.key, None)
         await self._write({"do": "end", "key": list(due.key)})
+        return True
+
+    async def _set_aside(self, due: Due, error: MeterError) -> None:
+        logger.error("charge not applied: %s error=%r", _words(due), error)
+        with suppress(OSError, StoreError):
+            line = {"do": "due", "due": list(due), "why": str(error)}
+            await (await self._opened()).set_aside(line)
+
+    async def _hand_over(self, directory: Directory, due: Due) -> bool:
+        """Leave it to the cell to which its organisation has moved; False while that cannot be."""
+        try:
+            await directory.hand_over(
+                due.org_id, due.user_id, due.request_id, due.amount, due.payload
+            )
+        except CellUnknown:
+            return False
+        logger.info("charge left for another cell: %s", _words(due))
         return True
 
 

@@ -7,6 +7,7 @@ folders are chosen here.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from taximeter.api.embedded.cluster import EmbeddedCluster
 from taximeter.api.embedded.machine import LOOPBACK, is_free, kept_port
 from taximeter.api.embedded.postgres import DATABASE, EmbeddedPostgres
 from taximeter.api.embedded.server import EmbeddedServer
@@ -38,7 +40,7 @@ class LocalSystem:
     are those that run for it alone.
 
     `database_url` is that of the owner, who migrates; on an embedded Postgres each process of
-    `logins` has a URL of its own.
+    `logins` has a URL of its own. `cluster` is what `redis_url` names, where it is one of ours.
     """
 
     redis_url: str
@@ -50,6 +52,7 @@ class LocalSystem:
     sidecar_url: str | None = None
     logins: Mapping[str, str] = field(default_factory=dict)
     servers: Sequence[EmbeddedServer] = ()
+    cluster: EmbeddedCluster | None = None
     processes: list[LocalProcess] = field(default_factory=list)
 
     def environment(self, process_name: str) -> dict[str, str]:
@@ -81,6 +84,7 @@ def local_system(
     *,
     api_port: int | None = None,
     with_sidecar: bool = False,
+    with_cluster: bool = False,
     settings: Mapping[str, str] | None = None,
     progress: Progress = lambda message: None,
 ) -> Iterator[LocalSystem]:
@@ -88,7 +92,8 @@ def local_system(
     and PortRefused, before anything starts, for an `api_port` that somebody else listens on.
 
     Ports are those of the last time, unless somebody else has them by now. `settings` are further
-    environment variables for our processes. What is in `data_dir` stays there for the next time.
+    environment variables for our processes. What is in `data_dir` stays there for the next time,
+    but for the data of a cluster, which is made anew (`with_cluster`).
     """
     data_dir = data_dir.resolve()
     if api_port is not None and not is_free(api_port):
@@ -97,7 +102,9 @@ def local_system(
         )
     with ExitStack() as stack:
         servers: list[EmbeddedServer] = []
-        redis_url, arq_redis_url = _redis_servers(stack, servers, data_dir, progress)
+        cluster = _cluster(stack, servers, data_dir, progress) if with_cluster else None
+        redis_url = None if cluster is None else cluster.url(*cluster.nodes)
+        redis_url, arq_redis_url = _redis_servers(stack, servers, data_dir, progress, redis_url)
         database_url, logins = _database(stack, servers, data_dir, progress)
         simulator_port = kept_port(data_dir / "simulator.port")
         api_port = api_port or kept_port(data_dir / "api.port")
@@ -112,6 +119,7 @@ def local_system(
             sidecar_url=None if sidecar_port is None else f"http://{LOOPBACK}:{sidecar_port}",
             logins=logins,
             servers=servers,
+            cluster=cluster,
         )
         commands = [
             ("simulator", ["simulator", "--port", str(simulator_port)]),
@@ -139,11 +147,28 @@ class PortRefused(RuntimeError):
     """Somebody else listens on the port that was asked for."""
 
 
-def _redis_servers(
+def _cluster(
     stack: ExitStack, servers: list[EmbeddedServer], data_dir: Path, progress: Progress
+) -> EmbeddedCluster:
+    progress("starting a cluster of Valkey")
+    shutil.rmtree(data_dir / "cluster", ignore_errors=True)
+    cluster = stack.enter_context(EmbeddedCluster(data_dir / "cluster"))
+    servers.extend(cluster.nodes)
+    return cluster
+
+
+def _redis_servers(
+    stack: ExitStack,
+    servers: list[EmbeddedServer],
+    data_dir: Path,
+    progress: Progress,
+    redis_url: str | None,
 ) -> tuple[str, str]:
-    """URLs of Redis and arq's Redis; what the environment does not name starts here."""
-    redis_url, arq_redis_url = os.environ.get(REDIS_URL), os.environ.get(ARQ_REDIS_URL)
+    """URLs of Redis and arq's Redis; what neither the caller nor the environment names starts
+    here.
+    """
+    redis_url = redis_url or os.environ.get(REDIS_URL)
+    arq_redis_url = os.environ.get(ARQ_REDIS_URL)
     if redis_url is None:
         progress("starting Valkey")
         valkey = stack.enter_context(EmbeddedValkey(data_dir / "valkey"))

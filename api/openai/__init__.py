@@ -1,1 +1,1 @@
-"""OpenAI's HTTP interface: what requests may say, and what answers bring. No I/O."""
+"""Speaks OpenAI's HTTP interface: what requests may say, and what answers bring. No I/O."""

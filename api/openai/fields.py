@@ -1,5 +1,6 @@
-"""The fields of a request body that go upstream: those whose cost is known, since usage tells it or
-there is none. What is not here is refused by name, and not passed on in the hope that it is free.
+"""Lists the fields of a request body that go upstream: those whose cost is known, since usage tells
+it or there is none. What is not here is refused by name, and not passed on in the hope that it is
+free.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A JSON object with the places of its members, so that some can be replaced and the rest goes on
-as it came.
+"""Finds the places of a JSON object's members, so that some can be replaced and the rest goes on as
+it came.
 
 A body that is parsed and written anew is no longer what the caller sent: numbers lose digits,
 escapes change. Here only the outermost members are told apart, and each keeps its own text.

@@ -48,6 +48,7 @@ class Output(NamedTuple):
     audio_bytes: int = 0
 
     def plus(self, other: Output) -> Output:
+        """Both together."""
         return Output(
             self.text + other.text,
             self.images + other.images,
@@ -56,10 +57,12 @@ class Output(NamedTuple):
 
     @property
     def audio(self) -> int:
+        """Tokens of its audio, rounded up."""
         return -(-self.audio_bytes // AUDIO_BYTES_PER_TOKEN)
 
     @property
     def tokens(self) -> int:
+        """All of it in tokens."""
         return self.text + self.images * IMAGE_TOKENS + self.audio
 
 
@@ -93,6 +96,7 @@ class CountedOutput:
 
     @property
     def made(self) -> Output:
+        """What was made: as streamed or as told at the end, whichever is more."""
         return max(self._streamed, self._whole, key=lambda made: made.tokens)
 
 

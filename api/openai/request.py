@@ -1,4 +1,4 @@
-"""A checked request: what we must know of its body, and the body that is sent upstream."""
+"""Holds a checked request: what we must know of its body, and the body that is sent upstream."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""OpenAI's responses route: usage in other words, a stream of named events, and what cannot be
-served because it could not be metered or would not be the caller's own.
+"""Speaks OpenAI's responses route: usage in other words, a stream of named events, and what cannot
+be served because it could not be metered or would not be the caller's own.
 """
 
 from __future__ import annotations

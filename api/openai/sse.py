@@ -1,4 +1,4 @@
-"""Server-sent events of a completion stream: where one ends, and what is inside."""
+"""Splits the server-sent events of a completion stream: where one ends, and what is inside."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The routes of OpenAI's API that are served, and how each differs: where its prompt is, how many
-answers it gives, what its usage is called, and when its stream has ended.
+"""Lists the routes of OpenAI's API that are served, and how each differs: where its prompt is, how
+many answers it gives, what its usage is called, and when its stream has ended.
 """
 
 from __future__ import annotations

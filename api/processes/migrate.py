@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.resources
 import os
 import shutil
@@ -11,6 +12,11 @@ import time
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+
+from taximeter.settler.books.addresses import one_by_one
+from taximeter.settler.books.connections import primary_of
 
 Action = Literal["up", "down", "status"]
 # A migration that waits for a lock longer than this is better seen than waited for.
@@ -62,8 +68,13 @@ def migrate(database_url: str, action: Action = "up") -> str:
     `up` makes the database if it is missing and applies what is pending, each file in a transaction
     of its own: a crash leaves the files before it applied. `down` rolls back the newest file.
     `status` lists them all. A file that gets no lock in time is tried again for about a minute and
-    a half.
+    a half. Of several servers the one that takes writes is migrated. Raises MigrationFailed.
     """
+    if len(one_by_one(database_url)) > 1:
+        try:
+            database_url = asyncio.run(primary_of(database_url))
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise MigrationFailed(str(error) or type(error).__name__) from error
     finished = _run(database_url, action)
     if finished.returncode != 0 and NO_TLS_MESSAGE in finished.stdout:
         database_url = _without_tls(database_url)

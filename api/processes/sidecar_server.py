@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -81,19 +82,38 @@ class DrainingServer(GuardingServer):
     some open. Then no connection is taken any more, and what runs is finished.
     """
 
-    def __init__(self, config: uvicorn.Config, sidecar: Sidecar, drain_s: float) -> None:
-        super().__init__(config)
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        sidecar: Sidecar,
+        drain_s: float,
+        when_started: Callable[[], object] | None = None,
+    ) -> None:
+        super().__init__(config, when_started)
         self._sidecar = sidecar
         self._drain_s = drain_s
         self._stop_at = float("inf")
+        self._is_signalled = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._sidecar.draining:
-            self.should_exit = True
+        if self._is_signalled:
             self.force_exit = sig == signal.SIGINT
+            self.stop_now()
             return
-        self._sidecar.drain()
-        self._stop_at = time.monotonic() + self._drain_s
+        # One that keeps several may have begun the drain already, for the same reason.
+        self._is_signalled = True
+        self.begin_drain()
+
+    def begin_drain(self) -> None:
+        """Take no new credits from now on, and stop when the drain is over. Once is enough."""
+        if not self._sidecar.draining:
+            self._sidecar.drain()
+            self._stop_at = time.monotonic() + self._drain_s
+
+    def stop_now(self) -> None:
+        """Take no connection any more, finish what runs, and stop."""
+        self.begin_drain()
+        self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         if time.monotonic() >= self._stop_at:

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
 
 from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from taximeter.api.running.dependencies import OrgAdminDep, ServicesDep
+from taximeter.api.running.dependencies import OrgAdminDep, SystemAdminDep
+from taximeter.api.running.reports import ReportsDep
 from taximeter.api.sql import IDENTITY
-from taximeter.api.web.json_numbers import UserId
-from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.api.web.errors import ApiError
+from taximeter.api.web.json_numbers import Day, UserId
+from taximeter.api.web.paging import (
+    COUNTED_MAX,
+    NEXT,
+    TOTAL,
+    CursorParam,
+    LimitParam,
+    OffsetParam,
+    cursor_of,
+    read_cursor,
+    total_of,
+)
 from taximeter.meter.wire.credits import credits_of
+from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["audit"])
 
@@ -45,15 +58,29 @@ class AuditLog(BaseModel):
     """A page of the log, newest first."""
 
     entries: list[AuditEntry]
-    total: int
+    total: int | None = Field(description=TOTAL)
     limit: int
     offset: int
+
+
+class SystemAuditEntry(AuditEntry):
+    """One change, of an organisation or, where `org_id` is null, of the installation."""
+
+    org_id: str | None
+
+
+class SystemAuditLog(BaseModel):
+    """A page of the log of everything, newest first."""
+
+    entries: list[SystemAuditEntry]
+    limit: int
+    next: str | None = Field(description=NEXT)
 
 
 @router.get("/orgs/{org_id}/audit", summary="Audit log of an organization")
 async def get_audit(
     access: OrgAdminDep,
-    services: ServicesDep,
+    reports: ReportsDep,
     action: Action = None,
     actor: Annotated[UserId | None, Query()] = None,
     limit: LimitParam = 50,
@@ -63,20 +90,53 @@ async def get_audit(
     by the system.
     """
     which = (access.org_id, action, actor)
-    async with (
-        services.pool.acquire() as conn,
-        conn.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        total = await conn.fetchval(IDENTITY["count_audit"], *which)
+
+    async def page(conn: Connection) -> tuple[list[Record], int]:
         rows = await conn.fetch(IDENTITY["list_audit"], *which, limit, offset)
-    return AuditLog(entries=[_entry(row) for row in rows], total=total, limit=limit, offset=offset)
+        return rows, await conn.fetchval(IDENTITY["count_audit"], *which, COUNTED_MAX + 1)
+
+    rows, counted = await reports.read(page)
+    entries = [_entry(row) for row in rows]
+    return AuditLog(entries=entries, total=total_of(counted), limit=limit, offset=offset)
+
+
+@router.get("/system/audit", summary="Audit log of everything")
+async def get_system_audit(
+    admin: SystemAdminDep,
+    reports: ReportsDep,
+    start_date: Annotated[Day | None, Query(description="First day, in UTC")] = None,
+    end_date: Annotated[Day | None, Query(description="Last day, in UTC")] = None,
+    limit: LimitParam = 50,
+    cursor: CursorParam = None,
+) -> SystemAuditLog:
+    """Who did what in any organisation or to the installation, when, with the state before and
+    after. An organisation's own log can be searched by action and actor.
+    """
+    first = datetime.combine(start_date or date(1970, 1, 1), time(), UTC)
+    before = datetime.combine(end_date or date(9999, 12, 30), time(), UTC) + timedelta(days=1)
+    last_at, last_id = read_cursor(cursor, datetime, str)
+    if last_id is not None and not (last_id.isascii() and last_id.isdigit() and len(last_id) < 19):
+        raise ApiError(400, "cursor must be the `next` of a page", details={"field": "cursor"})
+    place = (last_at, None if last_id is None else int(last_id))
+
+    async def page(conn: Connection) -> list[Record]:
+        return await conn.fetch(IDENTITY["list_audit_of_all"], first, before, *place, limit + 1)
+
+    rows = await reports.read(page)
+    entries = [SystemAuditEntry(**_fields(row)) for row in rows[:limit]]
+    more = cursor_of(entries[-1].at.isoformat(), entries[-1].id) if len(rows) > limit else None
+    return SystemAuditLog(entries=entries, limit=limit, next=more)
 
 
 def _entry(row: Record) -> AuditEntry:
+    return AuditEntry(**_fields(row))
+
+
+def _fields(row: Record) -> dict[str, Any]:
     states = {
         name: row[name] and _in_credits(json.loads(row[name])) for name in ("before", "after")
     }
-    return AuditEntry(**{**dict(row), **states})
+    return {**dict(row), **states}
 
 
 def _in_credits(state: Any) -> Any:

@@ -186,7 +186,7 @@ async def _refuse_more_than_was_charged(
     if row["charged"] is None:
         raise ApiError(
             404,
-            "This user was charged for no request of this id",
+            "No charge of this request id is known for this user",
             details={"field": "request_id"},
         )
     left = row["charged"] - row["refunded"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import AfterValidator, StrictBool
+from pydantic import AfterValidator, Field, StrictBool
 
 from taximeter.api.billing.allocations import Allocated, allocate_credits, allocating
 from taximeter.api.billing.live_balances import with_balance
@@ -25,7 +27,17 @@ from taximeter.api.running.dependencies import (
 from taximeter.api.sql import CREDITS
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
 from taximeter.api.web.json_numbers import Body, Credits, Time, UserId, in_the_future
-from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.api.web.paging import (
+    COUNTED_MAX,
+    NEXT,
+    TOTAL,
+    CursorParam,
+    LimitParam,
+    OffsetParam,
+    cursor_of,
+    read_cursor,
+    total_of,
+)
 from taximeter.api.web.retries import again_when_undone
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
@@ -47,9 +59,10 @@ class AllocationList(FromBooks):
     """A page of allocations. `complete` and `as_of` are about what is used of them."""
 
     allocations: list[AllocationView]
-    total: int
+    total: int | None = Field(description=TOTAL)
     limit: int
     offset: int
+    next: str | None = Field(description=NEXT)
 
 
 @router.get("/credits/{org_id}", summary="The credit pool of an organization")
@@ -107,23 +120,31 @@ async def list_allocations(
     is_active: Annotated[bool | None, Query()] = None,
     limit: LimitParam = 50,
     offset: OffsetParam = 0,
+    cursor: CursorParam = None,
 ) -> AllocationList:
     """Admins see all, members their own. What remains of an active allocation is read from the live
     balance.
     """
+    place = read_cursor(cursor, bool, datetime, UUID)
     user_id = own_user(access, user_id)
     books = await services.catch_up.of_org(access.org_id)
     parameters = (access.org_id, user_id, is_active)
     async with services.pool.acquire() as conn:
-        total = await conn.fetchval(CREDITS["count_allocations"], *parameters)
-        rows = await conn.fetch(CREDITS["list_allocations"], *parameters, limit, offset)
+        counted = await conn.fetchval(CREDITS["count_allocations"], *parameters, COUNTED_MAX + 1)
+        found = await conn.fetch(
+            CREDITS["list_allocations"], *parameters, limit + 1, offset, *place
+        )
+    rows = found[:limit]
     active = [(access.org_id, row["user_id"]) for row in rows if row["is_active"]]
     balances = await services.live.read(active)
     return AllocationList(
         as_of=books.as_of,
         complete=books.complete,
         allocations=[with_balance(row, access.org_id, balances) for row in rows],
-        total=total,
+        total=total_of(counted),
         limit=limit,
         offset=offset,
+        next=cursor_of(*(rows[-1][name] for name in ("is_active", "created_at", "id")))
+        if len(found) > limit
+        else None,
     )

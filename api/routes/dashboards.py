@@ -6,15 +6,16 @@ import datetime as dt
 
 from asyncpg import Record
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from taximeter.api.access.user_emails import emails_of
 from taximeter.api.billing.live_balances import with_balance
-from taximeter.api.billing.usage_reports import Scope, last_days
+from taximeter.api.billing.usage_reports import LEFT_OUT, Scope, last_days
 from taximeter.api.billing.views import AllocationView, FromBooks, PoolDetails, pool_details
 from taximeter.api.running.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.sql import CREDITS, DASHBOARDS
 from taximeter.api.web.errors import ApiError
+from taximeter.api.web.paging import COUNTED_MAX, TOTAL, total_of
 from taximeter.meter.wire.credits import credits_of
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=CallerFirstRoute)
@@ -65,6 +66,7 @@ class LastDays(BaseModel):
     total_requests: int
     by_service: dict[str, ServiceTotal]
     by_user: list[UserTotal]
+    by_user_left_out: bool = Field(description=LEFT_OUT)
 
 
 class UsageStats(BaseModel):
@@ -90,7 +92,7 @@ class OrganizationDashboard(FromBooks):
     subscription: SubscriptionSummary | None
     credit_pool: PoolDetails
     user_allocations: list[AllocationView]
-    user_allocations_total: int
+    user_allocations_total: int | None = Field(description=TOTAL)
     usage_stats: UsageStats
     recent_activity: list[Activity]
 
@@ -118,10 +120,13 @@ async def get_organization_dashboard(
         subscription = await conn.fetchrow(DASHBOARDS["subscription"], org_id)
         pool = await conn.fetchrow(CREDITS["pool"], org_id)
         active = (org_id, None, True)
-        allocated = await conn.fetchval(CREDITS["count_allocations"], *active)
-        rows = await conn.fetch(CREDITS["list_allocations"], *active, ALLOCATIONS_MAX, 0)
+        counted = await conn.fetchval(CREDITS["count_allocations"], *active, COUNTED_MAX + 1)
+        rows = await conn.fetch(
+            CREDITS["list_allocations"], *active, ALLOCATIONS_MAX, 0, None, None, None
+        )
         by_service = await scope.by_service(conn)
-        by_user = await scope.by_user(conn, USERS_MAX)
+        few_users = await scope.has_few_users(conn)
+        by_user = await scope.by_user(conn, USERS_MAX) if few_users else []
         emails = await emails_of(conn, org_id, (row["name"] for row in by_user))
         history = await conn.fetch(DASHBOARDS["recent_activity"], org_id, ACTIVITY_MAX)
     if organization is None:
@@ -138,7 +143,7 @@ async def get_organization_dashboard(
         subscription=None if subscription is None else _subscription(subscription),
         credit_pool=pool_details(org_id, pool, books),
         user_allocations=[with_balance(row, org_id, balances) for row in rows],
-        user_allocations_total=allocated,
+        user_allocations_total=total_of(counted),
         usage_stats=UsageStats(
             last_30_days=LastDays(
                 total_credits=credits_of(sum(row["credits_used"] for row in by_service)),
@@ -158,6 +163,7 @@ async def get_organization_dashboard(
                     )
                     for row in by_user
                 ],
+                by_user_left_out=not few_users,
             )
         ),
         recent_activity=[_activity(row) for row in history],

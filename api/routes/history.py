@@ -10,10 +10,12 @@ from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from taximeter.api.running.dependencies import MemberDep, ServicesDep
+from taximeter.api.running.dependencies import MemberDep
+from taximeter.api.running.reports import ReportsDep
 from taximeter.api.sql import SUBSCRIPTIONS
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.meter.wire.credits import credits_of
+from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["history"])
 
@@ -56,7 +58,7 @@ class History(BaseModel):
 @router.get("/billing/{org_id}/history", summary="Billing history, at its other address")
 async def get_history(
     access: MemberDep,
-    services: ServicesDep,
+    reports: ReportsDep,
     event_type: EventType = None,
     limit: LimitParam = 20,
     offset: OffsetParam = 0,
@@ -64,14 +66,13 @@ async def get_history(
     """Subscriptions, purchases and invoices of an organisation. A type that nothing has happened of
     is an empty page.
     """
-    async with (
-        services.pool.acquire() as conn,
-        conn.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        rows = await conn.fetch(
-            SUBSCRIPTIONS["list_history"], access.org_id, event_type, limit, offset
-        )
-        total = await conn.fetchval(SUBSCRIPTIONS["count_history"], access.org_id, event_type)
+
+    async def page(conn: Connection) -> tuple[list[Record], int]:
+        which = (access.org_id, event_type)
+        rows = await conn.fetch(SUBSCRIPTIONS["list_history"], *which, limit, offset)
+        return rows, await conn.fetchval(SUBSCRIPTIONS["count_history"], *which)
+
+    rows, total = await reports.read(page)
     return History(history=[_line(row) for row in rows], total=total, limit=limit, offset=offset)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
+from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
@@ -19,6 +20,7 @@ from taximeter.api.running.dependencies import (
     ServicesDep,
     SystemAdminDep,
 )
+from taximeter.api.running.reports import ReportsDep
 from taximeter.api.sql import CORRECTIONS, SUBSCRIPTIONS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.json_numbers import Body, Dollars, ShortText
@@ -70,7 +72,7 @@ class InvoiceNoted(BaseModel):
 @router.get("/billing/{org_id}/invoices", summary="Invoices and what is open of them")
 async def list_invoices(
     access: MemberDep,
-    services: ServicesDep,
+    reports: ReportsDep,
     status: Annotated[
         Status | None, Query(description="Only those that were paid or failed")
     ] = None,
@@ -78,12 +80,13 @@ async def list_invoices(
     offset: OffsetParam = 0,
 ) -> InvoiceList:
     """The last word on each invoice: one that failed and was paid later is paid."""
-    async with (
-        services.pool.acquire() as conn,
-        conn.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        rows = await conn.fetch(CORRECTIONS["list_invoices"], access.org_id, status, limit, offset)
-        counted = await conn.fetchrow(CORRECTIONS["count_invoices"], access.org_id, status)
+
+    async def page(conn: Connection) -> tuple[list[Record], Record | None]:
+        which = (access.org_id, status)
+        rows = await conn.fetch(CORRECTIONS["list_invoices"], *which, limit, offset)
+        return rows, await conn.fetchrow(CORRECTIONS["count_invoices"], *which)
+
+    rows, counted = await reports.read(page)
     assert counted is not None, "an aggregate has one row"
     return InvoiceList(
         invoices=[

@@ -19,7 +19,17 @@ from taximeter.api.sql import IDENTITY, MOVES, USERS
 from taximeter.api.web.current_request import current_request_id
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.json_numbers import Body, NewUserId, UserId
-from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.api.web.paging import (
+    COUNTED_MAX,
+    NEXT,
+    TOTAL,
+    CursorParam,
+    LimitParam,
+    OffsetParam,
+    cursor_of,
+    read_cursor,
+    total_of,
+)
 from taximeter.api.web.retries import again_when_undone
 from taximeter.meter.wire.credits import credits_of
 from taximeter.settler.books.retries import TRANSIENT
@@ -62,9 +72,10 @@ class MemberList(BaseModel):
     """A page of members, oldest first."""
 
     members: list[MemberView]
-    total: int
+    total: int | None = Field(description=TOTAL)
     limit: int
     offset: int
+    next: str | None = Field(description=NEXT)
 
 
 class MemberPut(Ended):
@@ -92,12 +103,27 @@ async def list_members(
     ] = "active",
     limit: LimitParam = 50,
     offset: OffsetParam = 0,
+    cursor: CursorParam = None,
 ) -> MemberList:
     """Active members, or those who were invited, a page at a time."""
+    place = read_cursor(cursor, datetime, str)
     async with services.pool.acquire() as conn:
-        rows = await conn.fetch(IDENTITY["list_members"], access.org_id, limit, offset, status)
-        total = await conn.fetchval(IDENTITY["count_members"], access.org_id, status)
-    return MemberList(members=[_view(row) for row in rows], total=total, limit=limit, offset=offset)
+        rows = await conn.fetch(
+            IDENTITY["list_members"], access.org_id, limit + 1, offset, status, *place
+        )
+        counted = await conn.fetchval(
+            IDENTITY["count_members"], access.org_id, status, COUNTED_MAX + 1
+        )
+    shown = rows[:limit]
+    return MemberList(
+        members=[_view(row) for row in shown],
+        total=total_of(counted),
+        limit=limit,
+        offset=offset,
+        next=cursor_of(shown[-1]["created_at"], shown[-1]["user_id"])
+        if len(rows) > limit
+        else None,
+    )
 
 
 @router.post("/orgs/{org_id}/members", summary="Invite a user, or change a member's role")

@@ -19,12 +19,14 @@ from taximeter.api.running.dependencies import (
     ServicesDep,
     own_user,
 )
+from taximeter.api.running.reports import ReportsDep
 from taximeter.api.sql import MOVES
 from taximeter.api.web.current_request import current_request_id
 from taximeter.api.web.idempotency import IdempotencyKey
 from taximeter.api.web.json_numbers import Body, Credits, UserId
-from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.api.web.paging import COUNTED_MAX, TOTAL, LimitParam, OffsetParam, total_of
 from taximeter.meter.wire.credits import credits_of
+from taximeter.settler.books.stores import Connection
 from taximeter.settler.moves.records import Request
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["credits"], route_class=CallerFirstRoute)
@@ -91,7 +93,7 @@ class MoveList(BaseModel):
     """A page of moves, newest first."""
 
     moves: list[MoveView]
-    total: int
+    total: int | None = Field(description=TOTAL)
     limit: int
     offset: int
 
@@ -182,7 +184,7 @@ async def deallocate(
 @router.get("/credits/{org_id}/moves", summary="Credits that changed hands")
 async def list_moves(
     access: MemberDep,
-    services: ServicesDep,
+    reports: ReportsDep,
     user_id: Annotated[UserId | None, Query()] = None,
     limit: LimitParam = 50,
     offset: OffsetParam = 0,
@@ -191,10 +193,15 @@ async def list_moves(
     that concern them.
     """
     user_id = own_user(access, user_id)
-    async with services.pool.acquire() as conn:
-        rows = await conn.fetch(MOVES["list_moves"], access.org_id, user_id, limit, offset)
-        total = await conn.fetchval(MOVES["count_moves"], access.org_id, user_id)
-    return MoveList(moves=[_view(row) for row in rows], total=total, limit=limit, offset=offset)
+
+    async def page(conn: Connection) -> tuple[list[Record], int]:
+        which = (access.org_id, user_id)
+        rows = await conn.fetch(MOVES["list_moves"], *which, limit, offset)
+        return rows, await conn.fetchval(MOVES["count_moves"], *which, COUNTED_MAX + 1)
+
+    rows, counted = await reports.read(page)
+    moves = [_view(row) for row in rows]
+    return MoveList(moves=moves, total=total_of(counted), limit=limit, offset=offset)
 
 
 def _view(row: Record) -> MoveView:

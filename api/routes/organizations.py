@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
+import asyncpg
 from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, model_validator
@@ -26,6 +28,10 @@ from taximeter.api.web.json_numbers import Body, ShortText, check_email
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
+from taximeter.settler.moves.closing import end_accounts
+
+ENDED_AT_ONCE: Final = 10
+"""Batches of members and allocations that end before a deletion is answered."""
 
 router = APIRouter(
     prefix="/api/v1/org-billing", tags=["organizations"], route_class=CallerFirstRoute
@@ -235,9 +241,10 @@ async def delete_organization(
     body: Deletion, admin: SystemAdminDep, access: OrgAdminDep, services: ServicesDep
 ) -> OrganizationDeleted:
     """Ends its subscription, its memberships and its API keys, and closes all allocations: what is
-    left returns to its pool, running requests are charged. Its books stay readable for system
-    admins, and its id is not used again. 409 for a personal organisation, and for one that is
-    deleted.
+    left returns to its pool, running requests are charged. From the answer on nobody uses it; of
+    more than 2,000 people the settler ends memberships and allocations, in batches. Its books stay
+    readable for system admins, and its id is not used again. 409 for a personal organisation, and
+    for one that is deleted.
     """
     org_id = access.org_id
     if body.confirm_org_id != org_id:
@@ -252,9 +259,8 @@ async def delete_organization(
         if row["personal"]:
             raise personal_refused()
         plan = await conn.fetchval(ORGANIZATIONS["end_subscription"], org_id)
-        await conn.execute(ORGANIZATIONS["remove_all_members"], org_id)
-        await conn.execute(ORGANIZATIONS["lock_allocations"], org_id)
-        closing = await conn.fetchval(ORGANIZATIONS["close_all_allocations"], org_id)
+        closing = await conn.fetchval(ORGANIZATIONS["count_to_close"], org_id)
+        await conn.execute(ORGANIZATIONS["begin_ending"], org_id)
         await conn.execute(ORGANIZATIONS["stop_refreshing"], org_id)
         await conn.execute(ORGANIZATIONS["delete"], org_id)
         keys = await end_all_keys(conn, org_id, actor=admin.user_id)
@@ -268,6 +274,9 @@ async def delete_organization(
             before={"plan_code": plan, "suspended_at": row["suspended_at"]},
             after={"reason": body.reason, "closing_allocations": closing},
         )
+    # It has ended; a settler goes on with what is left, or fails here.
+    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        await end_accounts(services.pool, org_id, batches=ENDED_AT_ONCE)
     return OrganizationDeleted(
         organization=_view(after), closing_allocations=closing, keys_ended=keys
     )

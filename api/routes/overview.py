@@ -11,8 +11,10 @@ from pydantic import BaseModel
 from taximeter.api.billing.usage_reports import last_days
 from taximeter.api.billing.views import FromBooks
 from taximeter.api.running.dependencies import CallerFirstRoute, ServicesDep, SystemAdminDep
+from taximeter.api.running.reports import ReportsDep
 from taximeter.api.sql import DASHBOARDS
 from taximeter.meter.wire.credits import credits_of
+from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_class=CallerFirstRoute)
 
@@ -22,13 +24,15 @@ TREND_DAYS = 7
 
 class Metrics(BaseModel):
     """The system in numbers. Recurring revenue is in dollars, of active subscriptions: monthly
-    (MRR) and yearly (ARR).
+    (MRR) and yearly (ARR). `total_credits` is what pools were given: bought, and less or more by
+    corrections.
     """
 
     total_organizations: int
     active_subscriptions: int
     total_mrr: float
     total_arr: float
+    total_credits: float
     total_credits_allocated: float
     total_credits_used: float
 
@@ -78,22 +82,26 @@ class SystemOverview(FromBooks):
 
 
 @router.get("/billing/system", summary="The dashboard of the whole system")
-async def get_system_overview(admin: SystemAdminDep, services: ServicesDep) -> SystemOverview:
+async def get_system_overview(
+    admin: SystemAdminDep, services: ServicesDep, reports: ReportsDep
+) -> SystemOverview:
     """Organisations, revenue, credits and usage over everything.
 
     Every charge that was acknowledged before the question is included; `complete` and `as_of` say
     if that took too long.
     """
     books = await services.catch_up.of_all()
+
+    async def report(conn: Connection) -> tuple[list[Record], ...]:
+        return (
+            await conn.fetch(DASHBOARDS["system_metrics"]),
+            await conn.fetch(DASHBOARDS["subscription_distribution"]),
+            await conn.fetch(DASHBOARDS["top_organizations"], *last_days(), TOP_MAX),
+            await conn.fetch(DASHBOARDS["usage_trend"], *last_days(TREND_DAYS)),
+        )
+
     # One snapshot, so that the parts add up.
-    async with (
-        services.pool.acquire() as conn,
-        conn.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        metrics = (await conn.fetch(DASHBOARDS["system_metrics"]))[0]
-        plans = await conn.fetch(DASHBOARDS["subscription_distribution"])
-        top = await conn.fetch(DASHBOARDS["top_organizations"], *last_days(), TOP_MAX)
-        trend = await conn.fetch(DASHBOARDS["usage_trend"], *last_days(TREND_DAYS))
+    (metrics,), plans, top, trend = await reports.read(report)
     mrr = sum(row["mrr"] for row in plans)
     return SystemOverview(
         as_of=books.as_of,
@@ -103,6 +111,7 @@ async def get_system_overview(admin: SystemAdminDep, services: ServicesDep) -> S
             active_subscriptions=sum(row["subscriptions"] for row in plans),
             total_mrr=float(mrr),
             total_arr=float(12 * mrr),
+            total_credits=credits_of(metrics["total_credits"]),
             total_credits_allocated=credits_of(metrics["allocated_credits"]),
             total_credits_used=credits_of(metrics["used_credits"]),
         ),

@@ -16,7 +16,12 @@ from taximeter.api.billing.personal import personal_org_id
 from taximeter.api.billing.purchases import TransactionView, book_purchase, transaction_view
 from taximeter.api.billing.views import AllocationView, PoolUpdated
 from taximeter.api.billing.vouching import BY_SYSTEM_ADMIN
-from taximeter.api.running.dependencies import CallerFirstRoute, ServicesDep, SystemAdminDep
+from taximeter.api.running.dependencies import (
+    CallerFirstRoute,
+    ServicesDep,
+    SystemAdminDep,
+    claim_if_new,
+)
 from taximeter.api.sql import CREDITS, USERS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, answer_once
@@ -58,6 +63,7 @@ async def grant_credits(
 
     Repetitions, limits and refusals are those of add and allocate.
     """
+    await claim_if_new(services, personal_org_id(user_id))
     async with allocating(services.pool, personal_org_id(user_id), body.credits) as conn:
         answer = await answer_once(
             conn,

@@ -24,6 +24,7 @@ from taximeter.api.running.dependencies import (
     PrincipalDep,
     ServicesDep,
     SystemAdminDep,
+    claim_if_new,
 )
 from taximeter.api.settings.plans import PLANS, Plan
 from taximeter.api.sql import CREDITS, ORGANIZATIONS, SUBSCRIPTIONS
@@ -138,6 +139,7 @@ async def create_subscription(
             details={"field": "org_id"},
         )
     plan = plan_of(body.plan_code)
+    await claim_if_new(services, body.org_id)
     async with services.pool.acquire() as conn, conn.transaction():
         answer = await answer_once(
             conn,

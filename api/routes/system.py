@@ -35,10 +35,10 @@ async def get_livez() -> PartHealth:
 
 @router.get("/readyz", include_in_schema=False)
 async def get_readyz(services: ServicesDep, response: Response) -> PartHealth:
-    """200 while this process can hold and charge: Redis answers and every shard is open. Postgres
-    may be away, since users and keys that are known go on. `degraded` names the disks and
-    replicas that do not confirm what is written, where answers wait for them, and a price list
-    that is old or cannot be read.
+    """200 while this process can hold and charge: Redis answers and a shard is open. Postgres may
+    be away, since users and keys that are known go on. `degraded` names the shards that are closed
+    or away, the disks and replicas that do not confirm what is written, where answers wait for
+    them, and a price list that is old or cannot be read.
     """
     response.headers["Cache-Control"] = "no-store"
     try:

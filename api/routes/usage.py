@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from taximeter.api.access.user_emails import emails_of
-from taximeter.api.billing.usage_reports import Scope, day_range
+from taximeter.api.billing.usage_reports import LEFT_OUT, Scope, day_range
 from taximeter.api.billing.views import FromBooks, percentage
 from taximeter.api.running.dependencies import CallerFirstRoute, MemberDep, ServicesDep, own_user
+from taximeter.api.running.reports import ReportsDep
 from taximeter.api.web.json_numbers import Day, ShortText, UserId
 from taximeter.meter.wire.credits import credits_of
+from taximeter.settler.books.stores import Connection
 
 router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=CallerFirstRoute)
 
@@ -72,15 +74,28 @@ class UsageReport(FromBooks):
     avg_cost_per_request: float
     breakdown_by_service: dict[str, ServiceUsage]
     breakdown_by_user: list[UserUsage]
+    breakdown_by_user_left_out: bool = Field(
+        description=f"{LEFT_OUT}; `group_by=user` adds it up, which takes as long as it takes"
+    )
     breakdown_by_day: list[DayUsage]
     group_by: GroupBy | None = None
     groups: list[GroupUsage] = Field(default_factory=list)
+
+
+class _Found(NamedTuple):
+    by_service: list[Record]
+    by_user: list[Record]
+    by_day: list[Record]
+    by_group: list[Record]
+    left_out: bool
+    emails: Mapping[str, str]
 
 
 @router.get("/credits/{org_id}/usage", summary="What credits were used for")
 async def get_usage(
     access: MemberDep,
     services: ServicesDep,
+    reports: ReportsDep,
     start_date: Annotated[Day | None, Query()] = None,
     end_date: Annotated[Day | None, Query()] = None,
     user_id: Annotated[UserId | None, Query()] = None,
@@ -96,21 +111,29 @@ async def get_usage(
     user_id = own_user(access, user_id)
     scope = Scope(access.org_id, first, last, user_id, service_type)
     books = await services.catch_up.of_org(access.org_id)
-    # One snapshot, so that the parts of one report add up.
-    async with (
-        services.pool.acquire() as conn,
-        conn.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        by_service = await scope.by_service(conn)
-        by_user = [] if user_id is not None else await scope.by_user(conn, ROWS_MAX)
-        by_day = await scope.by_period(conn, "day")
+
+    async def report(conn: Connection) -> _Found:
+        left_out = user_id is None and group_by != "user" and not await scope.has_few_users(conn)
+        by_user = []
+        if user_id is None and not left_out:
+            by_user = await scope.by_user(conn, ROWS_MAX)
         by_group: list[Record] = []
         if group_by == "model":
             by_group = await scope.by_model(conn, ROWS_MAX)
         elif group_by == "week" or group_by == "month":
             by_group = await scope.by_period(conn, group_by)
         shown = [row["name"] for row in by_user] if user_id is None else [user_id]
-        emails = await emails_of(conn, access.org_id, shown)
+        return _Found(
+            by_service=await scope.by_service(conn),
+            by_user=by_user,
+            by_day=await scope.by_period(conn, "day"),
+            by_group=by_group,
+            left_out=left_out,
+            emails=await emails_of(conn, access.org_id, shown),
+        )
+
+    # One snapshot, so that the parts of one report add up.
+    by_service, by_user, by_day, by_group, left_out, emails = await reports.read(report)
     used = sum(row["credits_used"] for row in by_service)
     requests = sum(row["requests"] for row in by_service)
     if user_id is not None:
@@ -140,6 +163,7 @@ async def get_usage(
         avg_cost_per_request=average(used, requests),
         breakdown_by_service=services_used,
         breakdown_by_user=users,
+        breakdown_by_user_left_out=left_out,
         breakdown_by_day=days,
         group_by=group_by,
         groups=_groups(group_by, services_used, users, days, by_group),

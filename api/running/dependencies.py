@@ -24,6 +24,8 @@ from taximeter.api.sql import IDENTITY
 from taximeter.api.web.errors import ApiError, validation_refusal
 from taximeter.api.web.exact_route import ExactRoute
 from taximeter.api.web.json_numbers import OrgId
+from taximeter.meter import WrongCell
+from taximeter.meter.wire.away import away_error
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ONCE = {
@@ -62,14 +64,21 @@ def bearer_needed() -> ApiError:
     return _login_needed("Send a token as 'Authorization: Bearer <token>'")
 
 
-def cookie_token(request: Request) -> str:
-    """The token of the session cookie. Raises ApiError 401 without one, 403 for a request that
-    another site has started.
+async def cookie_token(request: Request, services: Services) -> str:
+    """The session token that a browser's cookie stands for, or is. Raises ApiError 401 without one
+    or for a session that is over, 403 for a request that another site has started.
     """
+    cookie = request.cookies.get(services.browsers.cookies.session)
     token = request.cookies.get(SESSION_COOKIE)
-    if not token:
+    if not cookie and not token:
         raise _login_needed("Log in first: no session token was sent")
-    _refuse_foreign_site(request)
+    refuse_foreign_site(request)
+    if cookie:
+        session = await services.browsers.find(cookie)
+        if session is None:
+            raise _login_needed("The session has ended: sign in again")
+        return session.tokens.session
+    assert token, "one of the two was sent"
     return token
 
 
@@ -77,9 +86,9 @@ def _login_needed(message: str) -> ApiError:
     return ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})
 
 
-def _refuse_foreign_site(request: Request) -> None:
+def refuse_foreign_site(request: Request) -> None:
     """A cookie travels with requests that other sites start, so a change by cookie must come from
-    our own pages.
+    our own pages. Raises ApiError 403.
     """
     if request.method in _SAFE_METHODS:
         return
@@ -113,16 +122,19 @@ async def get_principal(request: Request, services: ServicesDep) -> Principal:
     403, 422 or 503.
     """
     known: Principal | None = getattr(request.state, "principal", None)
-    return known or await _identify(request, services)
+    return known or await identify(request, services)
 
 
-async def _identify(request: Request, services: Services) -> Principal:
+async def identify(request: Request, services: Services) -> Principal:
+    """Who calls, asked anew: whoever answers for long asks again. Raises as `get_principal`."""
     refuse_repeated(request.scope["headers"])
     token = bearer_token(request.headers.get("authorization"))
     if token is not None and token.startswith(SYSTEM_PREFIX):
         tags = frozenset(str(tag) for tag in request.scope["route"].tags)
         return await services.system_keys.caller(token, request.method, tags)
-    principal = await services.verifier.verify(cookie_token(request) if token is None else token)
+    principal = await services.verifier.verify(
+        await cookie_token(request, services) if token is None else token
+    )
     return await services.admins.of(principal)
 
 
@@ -152,7 +164,7 @@ class CallerFirstRoute(ExactRoute):
 
     async def before_body(self, request: Request) -> None:
         if _asks_for(self.dependant, get_principal):
-            request.state.principal = await _identify(request, get_services(request))
+            request.state.principal = await identify(request, get_services(request))
 
 
 async def known_parameters(request: Request) -> None:
@@ -199,15 +211,35 @@ class Access:
 
 
 async def get_member(
-    org_id: Annotated[OrgId, Path()], principal: PrincipalDep, services: ServicesDep
+    org_id: Annotated[OrgId, Path()],
+    principal: PrincipalDep,
+    services: ServicesDep,
+    request: Request,
 ) -> Access:
-    """Lets in active members and system admins; others get 404, as if it did not exist."""
+    """Lets in active members and system admins; others get 404, as if it did not exist. Raises
+    WrongCell (421) where it lives in another cell, OrganizationMoves (503) for a change on its way.
+    """
     row = await services.pool.fetchrow(IDENTITY["org_access"], org_id, principal.user_id)
     assert row is not None, "a query without FROM has one row"
+    if row["state"] is None and services.directory is not None:
+        await services.directory.check(org_id)
     if row["state"] is None or (row["role"] is None and not principal.is_system_admin):
         raise ApiError(404, "Organization not found")
+    if row["away"] is not None:
+        error = away_error(org_id, row["away"])
+        if isinstance(error, WrongCell) or request.method not in _SAFE_METHODS:
+            raise error
     is_admin = principal.is_system_admin or row["role"] == "admin"
     return Access(principal, org_id, is_admin, row["state"])
+
+
+async def claim_if_new(services: Services, org_id: str) -> None:
+    """Where there are cells, write down that a new organisation lives in this one, before it is
+    made. Raises WrongCell (421) where another cell has it, CellUnknown (503).
+    """
+    if services.directory is None or await services.pool.fetchval(IDENTITY["is_here"], org_id):
+        return
+    await services.directory.claim(org_id)
 
 
 MemberDep = Annotated[Access, Depends(get_member)]

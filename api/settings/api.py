@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
 from taximeter.api.settings.metering import LogRequests, MeteringSettings, is_loopback
 from taximeter.api.settings.oidc import ASYMMETRIC_ALGORITHMS, ClaimPaths, is_safe_url
 from taximeter.api.settings.prices import PriceSettings
+from taximeter.settler.books.settings import NoticeSettings
 
 SIMULATOR_URL = "http://127.0.0.1:8085/v1"
 
 
-class ApiSettings(PriceSettings, MeteringSettings):
+class ApiSettings(PriceSettings, MeteringSettings, NoticeSettings):
     """Everything that an operator can decide about the API. Every number has a bound."""
 
     host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
     port: int = Field(default=8084, ge=0, le=65535, description="Port that the API listens on.")
+    metrics_host: str = Field(
+        default="127.0.0.1", description="Address that the API's `/metrics` is served on."
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_535,
+        description="Port of the API's `/metrics`, for Prometheus; nothing is served when unset.",
+    )
     shutdown_grace_s: float = Field(
         default=20.0,
         ge=0.0,
@@ -130,6 +141,39 @@ class ApiSettings(PriceSettings, MeteringSettings):
         description="Accept only tokens whose header has the type `at+jwt` (RFC 9068), which "
         "Keycloak does not write. ID tokens that can be told apart are refused anyway.",
     )
+    console_url: str | None = Field(
+        default=None,
+        description="Where browsers find this API, such as `https://credits.example.com`: people "
+        "sign in at its `/console`. The identity provider must know "
+        "`<CONSOLE_URL>/console/session/back` as a redirect URI, and "
+        "`<CONSOLE_URL>/console/signed-out` as one after signing out.",
+    )
+    console_session_s: int = Field(
+        default=43_200,
+        ge=60,
+        le=2_592_000,
+        description="How long somebody stays signed in at the console at most. The identity "
+        "provider may end it sooner: it is asked again whenever a token ends.",
+    )
+    oidc_client_id: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The console's client at the identity provider. Needs CONSOLE_URL.",
+    )
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="Its secret; none for a public client. PKCE is used anyway."
+    )
+    oidc_scopes: str = Field(
+        default="openid email profile",
+        pattern=r"^(\S+ )*openid( \S+)*$",
+        description="What the console's client asks for. Some providers give a refresh token only "
+        "with `offline_access`; without one a session ends with its first token.",
+    )
+    oidc_sign_in_parameters: dict[str, str] = Field(
+        default={},
+        description="More of the request to sign in, as JSON, such as "
+        '`{"audience": "https://api.example.com"}` for Auth0 or `resource` for others.',
+    )
     admin_role: str = Field(
         default="system_admin",
         min_length=1,
@@ -164,6 +208,15 @@ class ApiSettings(PriceSettings, MeteringSettings):
         le=30.0,
         description="Answers about usage include what was charged before they were asked for; one "
         "that would take longer than this to settle says as of when it is.",
+    )
+
+    reports_database_url: str | None = Field(
+        default=None,
+        description="A replica of Postgres that usage, single charges, histories, invoices, the "
+        "audit log and the system's dashboard are read from. It is used when it has all that the "
+        "primary had when it was asked, or gets it within a second; else the primary is. Headers "
+        "say which (`X-Read-From`), and as of when (`X-As-Of`). Balances and decisions are never "
+        "read there.",
     )
 
     # Limits of the admin API
@@ -287,14 +340,32 @@ class ApiSettings(PriceSettings, MeteringSettings):
                 raise ValueError(
                     f"oidc_required_claims must name a value for {path or 'each claim'}"
                 )
+        if (self.oidc_client_id is None) != (self.console_url is None):
+            raise ValueError(
+                "TAXIMETER_OIDC_CLIENT_ID and TAXIMETER_CONSOLE_URL let people sign in at the"
+                " console together: set both or neither"
+            )
+        self._console_url_is_an_origin()
         for name in ("oidc_issuer", "oidc_jwks_url"):
             url = getattr(self, name)
             if url is not None and not is_safe_url(url):
                 raise ValueError(f"{name} must start with https://")
         return self
 
+    def _console_url_is_an_origin(self) -> None:
+        if self.console_url is None:
+            return
+        parts = urlsplit(self.console_url)
+        if not is_safe_url(self.console_url) or parts.path not in ("", "/") or not parts.hostname:
+            raise ValueError(
+                "TAXIMETER_CONSOLE_URL must be https://HOST or https://HOST:PORT, without a path"
+            )
+        if parts.query or parts.fragment or parts.username is not None:
+            raise ValueError("TAXIMETER_CONSOLE_URL must have no query, fragment or user")
+
     def _dev_mode_is_alone(self) -> None:
-        given = [name for name in ("oidc_issuer", "oidc_audience", "oidc_jwks_url")
+        given = [name for name in ("oidc_issuer", "oidc_audience", "oidc_jwks_url",
+                                   "oidc_client_id", "console_url")
                  if getattr(self, name)]  # fmt: skip
         if given:
             raise ValueError(
@@ -311,6 +382,11 @@ class ApiSettings(PriceSettings, MeteringSettings):
     def charges_folder(self) -> Path:
         """Where charges wait that Redis could not take."""
         return self.charge_folder or self.data_dir / "charges"
+
+    @property
+    def console_origin(self) -> str | None:
+        """CONSOLE_URL without a slash at its end."""
+        return None if self.console_url is None else self.console_url.rstrip("/")
 
     @property
     def claim_paths(self) -> ClaimPaths:

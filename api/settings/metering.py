@@ -125,6 +125,31 @@ class MeteringSettings(StoreSettings):
         "with TAXIMETER_CREDIT_LINES.",
     )
 
+    cell: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9-]{0,31}$",
+        description="Name of this cell in the directory, where organisations live in several "
+        "cells; unset: there is only this system.",
+    )
+    directory_url: str | None = Field(
+        default=None,
+        description="Postgres database with the directory of cells, for a user of the role "
+        "taximeter_app, or taximeter_sidecar for a sidecar; needed with TAXIMETER_CELL.",
+    )
+
+    @field_validator("directory_url")
+    @classmethod
+    def _directory_is_postgres(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("postgres://", "postgresql://")):
+            raise ValueError("must start with postgresql://")
+        return url
+
+    @model_validator(mode="after")
+    def _cell_and_directory(self) -> Self:
+        if (self.cell is None) != (self.directory_url is None):
+            raise ValueError("TAXIMETER_CELL and TAXIMETER_DIRECTORY_URL are set both or neither")
+        return self
+
     @field_validator("credit_lines")
     @classmethod
     def _lines_are_credits(cls, text: str | None) -> str | None:

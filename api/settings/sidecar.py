@@ -33,6 +33,23 @@ class SidecarSettings(PriceSettings, MeteringSettings):
         pattern=r"^[0-7]{3}$",
         description="Permissions of the Unix socket, in octal: who may spend without a key.",
     )
+    sidecar_processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that share its connections. Each has connections to the stores, "
+        "limits and a credit line of its own. One that ends is started again.",
+    )
+    sidecar_metrics_host: str = Field(
+        default="127.0.0.1", description="Address of SIDECAR_METRICS_PORT."
+    )
+    sidecar_metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_535,
+        description="Port of `/metrics` alone; the second of several processes has the next one, "
+        "and so on. Several processes tell their figures there and nowhere else.",
+    )
     sidecar_keys: str | None = Field(
         default=None,
         description="SHA-256 digests (hex) of keys that may do everything, comma separated.",
@@ -96,6 +113,16 @@ class SidecarSettings(PriceSettings, MeteringSettings):
                 "set TAXIMETER_SIDECAR_KEYS, or TAXIMETER_DATABASE_URL for the keys of "
                 "organizations, or listen on 127.0.0.1 or on a Unix socket: without keys, "
                 "everybody who can reach this address could spend"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_ports_fit(self) -> Self:
+        first = self.sidecar_metrics_port
+        if first is not None and (last := first + self.sidecar_processes - 1) > 65_535:
+            raise ValueError(
+                f"TAXIMETER_SIDECAR_METRICS_PORT: the last process would have port {last};"
+                " at most 65535"
             )
         return self
 

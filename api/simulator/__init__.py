@@ -1,1 +1,1 @@
-"""A simulated LLM provider, plainly labelled as one."""
+"""Simulates an LLM provider, plainly labelled as simulated."""

@@ -1,4 +1,4 @@
-"""What the simulated provider answers: made of nothing but the request, always the same for the
+"""Makes the answers of the simulated provider: of nothing but the request, always the same for the
 same one.
 """
 

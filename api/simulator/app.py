@@ -1,5 +1,5 @@
-"""A simulated LLM provider, plainly labelled as one: answers like OpenAI's API, from nothing but
-the request.
+"""Answers like OpenAI's API, from nothing but the request: a simulated LLM provider, plainly
+labelled as one.
 
 The same request always gets the same answer. How it behaves comes from settings, and for a single
 request from a `simulate` object in its body: `{"simulate": {"latency_s": 0.5, "status": 500,

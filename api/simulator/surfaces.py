@@ -1,5 +1,5 @@
-"""The other routes of the simulated provider, in the shapes that OpenAI's clients read: embeddings,
-older completions, responses, images, moderation and speech.
+"""Serves the other routes of the simulated provider, in the shapes that OpenAI's clients read:
+embeddings, older completions, responses, images, moderation and speech.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The API's SQL: one mapping of named blocks per file of sql/."""
+"""Loads the API's SQL: one mapping of named blocks per file of sql/."""
 
 from __future__ import annotations
 
@@ -21,4 +21,9 @@ CORRECTIONS = load_queries("corrections", "taximeter.api")
 SYSTEM_KEYS = load_queries("system_keys", "taximeter.api")
 ADMINS = load_queries("admins", "taximeter.api")
 REQUESTS = load_queries("requests", "taximeter.api")
+REPORTS = load_queries("reports", "taximeter.api")
 PRICES = load_queries("prices", "taximeter.api")
+RECEIVERS = load_queries("receivers", "taximeter.api")
+BOOKS = load_queries("books", "taximeter.api")
+LIVE = load_queries("live", "taximeter.api")
+BROWSER_SESSIONS = load_queries("browser_sessions", "taximeter.api")

@@ -64,7 +64,8 @@ WHERE id = $1;
 
 -- name: list_allocations
 -- Why: allocations of an organisation, active ones first, a page at a time.
--- $1 org_id, $2 user_id or null, $3 is_active or null, $4 limit, $5 offset
+-- $1 org_id, $2 user_id or null, $3 is_active or null, $4 limit, $5 offset, $6 is_active of the last row before or null,
+-- $7 its created_at, $8 its id
 SELECT
     allocations.id, allocations.user_id, allocations.allocated_credits, allocations.used_credits,
     allocations.remaining_credits, allocations.allocated_by, allocations.is_active, allocations.expires_at,
@@ -76,19 +77,24 @@ LEFT JOIN taximeter.users AS users ON users.user_id = members.user_id
 WHERE allocations.org_id = $1
     AND ($2::text IS NULL OR allocations.user_id = $2)
     AND ($3::boolean IS NULL OR allocations.is_active = $3)
-ORDER BY allocations.is_active DESC, allocations.created_at DESC, allocations.id
+    AND ($6::boolean IS NULL
+        OR (allocations.is_active, allocations.created_at, allocations.id) < ($6, $7::timestamptz, $8::uuid))
+ORDER BY allocations.is_active DESC, allocations.created_at DESC, allocations.id DESC
 LIMIT $4 OFFSET $5;
 
 -- name: count_allocations
--- Why: how many allocations a list has in all.
--- $1 org_id, $2 user_id or null, $3 is_active or null
-SELECT count(*) FROM user_credit_allocations
-WHERE org_id = $1
-    AND ($2::text IS NULL OR user_id = $2)
-    AND ($3::boolean IS NULL OR is_active = $3);
+-- Why: how many allocations a list has, counted up to $4.
+-- $1 org_id, $2 user_id or null, $3 is_active or null, $4 most
+SELECT count(*) FROM (
+    SELECT FROM user_credit_allocations
+    WHERE org_id = $1
+        AND ($2::text IS NULL OR user_id = $2)
+        AND ($3::boolean IS NULL OR is_active = $3)
+    LIMIT $4
+) AS counted;
 
 -- name: charged_request
--- Why: an idempotency key that the live side has forgotten may still have been charged: the ledger never forgets.
+-- Why: an idempotency key that the live side has forgotten may still have been charged: the ledger remembers it longer.
 -- $1 org_id, $2 request_id
 SELECT sum(amount)::bigint FROM taximeter.charged_requests WHERE org_id = $1 AND request_id = $2;
 
@@ -96,9 +102,10 @@ SELECT sum(amount)::bigint FROM taximeter.charged_requests WHERE org_id = $1 AND
 -- Why: what a user's request cost, as the ledger has it, with the usage of its first charge. The event is older than its
 -- booking, mostly by a second, so the user's usage is read backwards from there and the row is found at once.
 -- $1 org ids, $2 user_id, $3 request_id
-SELECT charged.org_id, charged.amount, charged.settled_at, usage.service_name, usage.reserved, usage.late,
+SELECT charged.org_id, charged.amount, charged.settled_at, charged.first_at, usage.service_name, usage.reserved, usage.late,
        usage.request_metadata::text AS metadata
-  FROM (SELECT org_id, user_id, request_id, sum(amount)::bigint AS amount, max(created_at) AS settled_at
+  FROM (SELECT org_id, user_id, request_id, sum(amount)::bigint AS amount, max(created_at) AS settled_at,
+               min(created_at) AS first_at
           FROM taximeter.charged_requests
          WHERE org_id = ANY ($1::text[]) AND request_id = $3 AND user_id = $2
          GROUP BY org_id, user_id, request_id

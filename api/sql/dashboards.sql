@@ -20,18 +20,24 @@ LIMIT $2;
 
 -- name: system_metrics
 -- Why: the whole system in one row; what it earns is in subscription_distribution. An organisation of one user's individual credits
---      is none that anybody made.
+--      is none that anybody made. One that has left for another cell counts there, here as in all that follows.
 SELECT
-    (SELECT count(*) FROM organizations WHERE personal_of IS NULL AND deleted_at IS NULL) AS organizations,
+    (
+        SELECT count(*) FROM organizations WHERE personal_of IS NULL AND deleted_at IS NULL
+            AND NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = organizations.id AND away.said LIKE 'gone %')
+    ) AS organizations,
+    coalesce(sum(total_credits), 0)::bigint AS total_credits,
     coalesce(sum(allocated_credits + closed_credits), 0)::bigint AS allocated_credits,
     coalesce(sum(used_credits), 0)::bigint AS used_credits
-FROM organization_credit_pools;
+FROM organization_credit_pools
+WHERE NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = organization_credit_pools.org_id AND away.said LIKE 'gone %');
 
 -- name: subscription_distribution
 -- Why: how many active subscriptions each plan has, and what they bring in a month. A canceled one brings nothing.
 SELECT plan_code, count(*) AS subscriptions, sum(monthly_price) AS mrr
 FROM organization_subscriptions
 WHERE status = 'active'
+    AND NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = organization_subscriptions.org_id AND away.said LIKE 'gone %')
 GROUP BY plan_code
 ORDER BY mrr DESC, plan_code;
 
@@ -40,10 +46,16 @@ ORDER BY mrr DESC, plan_code;
 -- $1 first day, $2 last day
 SELECT
     day::date AS day,
-    coalesce(sum(taximeter.used_between(monthly.requests_to_day, monthly.month, day::date, day::date)), 0)::bigint AS requests,
-    coalesce(sum(taximeter.used_between(monthly.credits_to_day, monthly.month, day::date, day::date)), 0)::bigint AS credits_used
+    coalesce(sum(sign * taximeter.used_between(monthly.requests_to_day, monthly.month, day::date, day::date)), 0)::bigint AS requests,
+    coalesce(sum(sign * taximeter.used_between(monthly.credits_to_day, monthly.month, day::date, day::date)), 0)::bigint AS credits_used
 FROM generate_series($1::date::timestamp, $2::date::timestamp, interval '1 day') AS day
-LEFT JOIN taximeter.usage_monthly AS monthly ON monthly.month = date_trunc('month', day)::date
+LEFT JOIN (
+    SELECT month, requests_to_day, credits_to_day, 1 AS sign FROM taximeter.usage_monthly
+    UNION ALL
+    SELECT month, requests_to_day, credits_to_day, -1
+    FROM taximeter.usage_monthly_by_org JOIN taximeter.organizations_away USING (org_id)
+    WHERE said LIKE 'gone %'
+) AS monthly ON monthly.month = date_trunc('month', day)::date
 GROUP BY day
 ORDER BY day;
 
@@ -55,6 +67,7 @@ WITH most AS (
     SELECT org_id, sum(taximeter.used_between(credits_to_day, month, $1, $2))::bigint AS credits_used
     FROM taximeter.usage_monthly_by_org
     WHERE month BETWEEN date_trunc('month', $1::date::timestamp)::date AND $2::date
+        AND NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = usage_monthly_by_org.org_id AND away.said LIKE 'gone %')
     GROUP BY org_id
     ORDER BY credits_used DESC, org_id
     LIMIT $3

@@ -1,6 +1,6 @@
 -- name: org_access
--- Why: what a caller may see of an organisation: one row with whether it exists, whether it is suspended or deleted, and the
---      caller's active role, if any.
+-- Why: what a caller may see of an organisation: one row with whether it exists, whether it is suspended or deleted, the caller's
+--      active role, if any, and what is said of it where it is away, in another cell or on its way.
 -- $1 org_id, $2 user_id
 SELECT
     (
@@ -10,13 +10,20 @@ SELECT
     (
         SELECT role FROM organization_members
         WHERE org_id = $1 AND user_id = $2 AND status = 'active'
-    ) AS role;
+    ) AS role,
+    (SELECT said FROM taximeter.organizations_away WHERE org_id = $1) AS away;
+
+-- name: is_here
+-- Why: a new organisation is written into the directory of cells first; one that is here already needs no directory.
+-- $1 org_id
+SELECT EXISTS (SELECT FROM organizations WHERE id = $1);
 
 -- name: memberships
 -- Why: the caller's active memberships; the first one pays when a request does not say who does: the user's default, else the
 --      oldest one that has an allocation for them, and the organisation of one that holds individual credits after all others.
 --      Nobody's own credits are out of reach because an organisation has nothing for them, or is suspended.
---      It pays at the markup of its plan; one that was canceled holds to the end of its period.
+--      It pays at the markup of its plan; one that was canceled holds to the end of its period. One that has left for another cell
+--      comes last.
 -- $1 user_id, $2 how many at most
 SELECT
     members.org_id, organizations.org_name, members.role, members.created_at,
@@ -32,24 +39,26 @@ LEFT JOIN organization_subscriptions AS subscriptions ON subscriptions.org_id = 
 LEFT JOIN user_credit_allocations AS allocations
     ON allocations.org_id = members.org_id AND allocations.user_id = members.user_id
     AND allocations.is_active AND allocations.allocated_credits > 0
+LEFT JOIN taximeter.organizations_away AS away ON away.org_id = members.org_id AND away.said LIKE 'gone %'
 WHERE members.user_id = $1 AND members.status = 'active'
-ORDER BY suspended, is_default DESC, has_allocation DESC, personal, members.created_at, members.org_id
+ORDER BY away.org_id IS NOT NULL, suspended, is_default DESC, has_allocation DESC, personal, members.created_at, members.org_id
 LIMIT $2;
 
 -- name: list_members
 -- Why: the members of one organisation, or those who were invited, a page at a time. The address is shown of those who have
 --      accepted to be members, and of nobody else.
--- $1 org_id, $2 limit, $3 offset, $4 active or invited
+-- $1 org_id, $2 limit, $3 offset, $4 active or invited, $5 created_at of the last row before or null, $6 its user_id
 SELECT user_id, CASE WHEN status = 'active' THEN email END AS email, role, status, created_at
 FROM organization_members LEFT JOIN taximeter.users USING (user_id)
 WHERE org_id = $1 AND status = $4
+    AND ($5::timestamptz IS NULL OR (created_at, user_id) > ($5, $6::text))
 ORDER BY created_at, user_id
 LIMIT $2 OFFSET $3;
 
 -- name: count_members
--- Why: how many active or invited members there are in all.
--- $1 org_id, $2 active or invited
-SELECT count(*) FROM organization_members WHERE org_id = $1 AND status = $2;
+-- Why: how many active or invited members there are, counted up to $3.
+-- $1 org_id, $2 active or invited, $3 most
+SELECT count(*) FROM (SELECT FROM organization_members WHERE org_id = $1 AND status = $2 LIMIT $3) AS counted;
 
 -- name: lock_organization
 -- Why: membership changes of one organisation wait for each other, so that its last admin cannot be removed twice at once.
@@ -83,8 +92,10 @@ RETURNING
 -- name: other_admins
 -- Why: an organisation keeps at least one admin.
 -- $1 org_id, $2 user_id
-SELECT count(*) FROM organization_members
-WHERE org_id = $1 AND user_id <> $2 AND role = 'admin' AND status = 'active';
+SELECT count(*) FROM (
+    SELECT FROM organization_members
+    WHERE org_id = $1 AND user_id <> $2 AND role = 'admin' AND status = 'active' LIMIT 1
+) AS counted;
 
 -- name: remove_member
 -- Why: ends a membership or an invitation and keeps the row, which usage and audit refer to.
@@ -143,6 +154,18 @@ ORDER BY at DESC, id DESC
 LIMIT $4 OFFSET $5;
 
 -- name: count_audit
--- $1 org_id, $2 action or null, $3 actor or null
-SELECT count(*) FROM taximeter.audit_log
-WHERE org_id = $1 AND ($2::text IS NULL OR action = $2) AND ($3::text IS NULL OR actor = $3);
+-- Why: how many lines the log has, counted up to $4.
+-- $1 org_id, $2 action or null, $3 actor or null, $4 most
+SELECT count(*) FROM (
+    SELECT FROM taximeter.audit_log
+    WHERE org_id = $1 AND ($2::text IS NULL OR action = $2) AND ($3::text IS NULL OR actor = $3) LIMIT $4
+) AS counted;
+
+-- name: list_audit_of_all
+-- Why: the audit log of the whole installation, newest first, a page at a time.
+-- $1 from, $2 before, $3 at of the last row before or null, $4 its id, $5 limit
+SELECT id, at, actor, action, org_id, target, before::text AS before, after::text AS after, request_id
+FROM taximeter.audit_log
+WHERE at >= $1 AND at < $2 AND ($3::timestamptz IS NULL OR (at, id) < ($3, $4::bigint))
+ORDER BY at DESC, id DESC
+LIMIT $5;

@@ -2,6 +2,10 @@
 -- Why: what the check digits of keys are made with.
 SELECT secret FROM taximeter.key_seal;
 
+-- name: read_seals_taken
+-- Why: the same of keys that came from other cells with their organisations.
+SELECT secret FROM taximeter.key_seals_taken ORDER BY taken_at, secret;
+
 -- name: has_old_keys
 -- Why: whether any good key is of before there were seals. Without one, whoever shows such a key has made it up.
 SELECT EXISTS (SELECT FROM taximeter.api_keys WHERE NOT sealed AND revoked_at IS NULL AND expires_at > now());

@@ -25,10 +25,12 @@ ORDER BY created_at DESC, id
 LIMIT $3 OFFSET $4;
 
 -- name: count_moves
--- Why: how many moves a list has in all.
--- $1 org_id, $2 user_id or null
-SELECT count(*) FROM taximeter.moves
-WHERE org_id = $1 AND state = 'done' AND ($2::text IS NULL OR from_user = $2 OR to_user = $2);
+-- Why: how many moves a list has, counted up to $3.
+-- $1 org_id, $2 user_id or null, $3 most
+SELECT count(*) FROM (
+    SELECT FROM taximeter.moves
+    WHERE org_id = $1 AND state = 'done' AND ($2::text IS NULL OR from_user = $2 OR to_user = $2) LIMIT $3
+) AS counted;
 
 -- name: is_active_allocation
 -- Why: whether an allocation that is being closed still has requests to wait for.

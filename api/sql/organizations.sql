@@ -19,6 +19,7 @@ WHERE ($1::text IS NULL OR organizations.id ILIKE $1 OR organizations.org_name I
         WHEN organizations.suspended_at IS NOT NULL THEN 'suspended' ELSE 'active' END)
     AND ($3::text IS NULL OR subscriptions.plan_code = $3)
     AND ($4 OR organizations.personal_of IS NULL)
+    AND NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = organizations.id AND away.said LIKE 'gone %')
 ORDER BY
     CASE WHEN $6 AND $5 = 'name' THEN organizations.org_name END DESC,
     CASE WHEN NOT $6 AND $5 = 'name' THEN organizations.org_name END,
@@ -47,7 +48,8 @@ WHERE ($1::text IS NULL OR organizations.id ILIKE $1 OR organizations.org_name I
         WHEN organizations.deleted_at IS NOT NULL THEN 'deleted'
         WHEN organizations.suspended_at IS NOT NULL THEN 'suspended' ELSE 'active' END)
     AND ($3::text IS NULL OR subscriptions.plan_code = $3)
-    AND ($4 OR organizations.personal_of IS NULL);
+    AND ($4 OR organizations.personal_of IS NULL)
+    AND NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = organizations.id AND away.said LIKE 'gone %');
 
 -- name: read_organization
 -- Why: one organisation as it is.
@@ -94,23 +96,15 @@ SET status = 'canceled', cancel_at_period_end = false, pending_plan = NULL, upda
 WHERE org_id = $1 AND status <> 'canceled'
 RETURNING plan_code;
 
--- name: remove_all_members
+-- name: begin_ending
+-- Why: its people and allocations end in batches after this, which whoever comes next goes on with.
 -- $1 org_id
-UPDATE organization_members SET status = 'removed' WHERE org_id = $1 AND status IN ('active', 'invited');
+INSERT INTO taximeter.endings (org_id) VALUES ($1) ON CONFLICT DO NOTHING;
 
--- name: lock_allocations
--- Why: all of them before the first is closed, which may change the pool: allocations come before pools.
--- Locks: the active allocations, in the order in which they are locked everywhere.
+-- name: count_to_close
+-- Why: how many allocations are going to return something.
 -- $1 org_id
-SELECT id FROM user_credit_allocations WHERE org_id = $1 AND is_active ORDER BY org_id, user_id FOR NO KEY UPDATE;
-
--- name: close_all_allocations
--- Why: what is free returns to the pool, by the settler; what running requests hold returns or is charged when they end.
--- $1 org_id
-SELECT count(*) FILTER (WHERE taximeter.begin_closing(id, 'removal') <> 'closed') AS closing
-FROM (
-    SELECT id FROM user_credit_allocations WHERE org_id = $1 AND is_active AND closing IS NULL ORDER BY user_id
-) AS open;
+SELECT count(*) FROM user_credit_allocations WHERE org_id = $1 AND is_active AND closing IS NULL AND allocated_credits > used_credits;
 
 -- name: stop_refreshing
 -- $1 org_id

@@ -32,6 +32,14 @@ GROUP BY period
 HAVING sum(requests) <> 0
 ORDER BY period;
 
+-- name: users_with_usage
+-- Why: whether adding up a figure for each user is cheap: how many rows of users and months there are, counted up to $4.
+-- $1 org_id, $2 first day, $3 last day, $4 most
+SELECT count(*) FROM (
+    SELECT FROM taximeter.usage_monthly_by_user
+    WHERE org_id = $1 AND month BETWEEN date_trunc('month', $2::date::timestamp)::date AND $3::date LIMIT $4
+) AS counted;
+
 -- name: usage_by_user
 -- Why: as above, by user, from the running totals of the months: a row a user and month. At most $4 rows, those who used most.
 -- $1 org_id, $2 first day, $3 last day, $4 limit
@@ -86,3 +94,76 @@ FROM taximeter.usage_daily
 WHERE org_id = $1 AND user_id = $5 AND day BETWEEN $2 AND $3 AND ($4::text IS NULL OR service_type = $4)
 GROUP BY period
 ORDER BY period;
+
+-- name: organization_exists
+-- Why: a name that is spelled wrongly must not look like an organisation without usage.
+-- $1 org_id
+SELECT true FROM organizations WHERE id = $1;
+
+-- name: usage_by_month_and_service
+-- Why: what the command line prints; months that are archived are in the rollup as all others.
+-- $1 org_id, $2 first day, $3 last day, $4 user_id or null
+SELECT
+    date_trunc('month', day::timestamp)::date AS month,
+    service_type AS name,
+    sum(requests)::bigint AS requests,
+    sum(credits_used)::bigint AS credits_used
+FROM taximeter.usage_daily
+WHERE org_id = $1 AND day BETWEEN $2 AND $3 AND ($4::text IS NULL OR user_id = $4)
+GROUP BY 1, 2
+HAVING sum(requests) <> 0
+ORDER BY 1, 4 DESC, 2;
+
+-- name: series
+-- Why: usage of an organisation by period and one more thing, for a picture: the largest of those have a name of their own, all others
+--      are the one without a name, so that the picture adds up.
+-- $1 org_id, $2 first day, $3 last day, $4 day, week or month, $5 service or model, $6 how many have a name
+WITH days AS (
+    SELECT
+        date_trunc($4::text, day::timestamp)::date AS period,
+        CASE $5::text WHEN 'service' THEN service_type ELSE service_name END AS name,
+        sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+    FROM taximeter.usage_daily_by_org
+    WHERE org_id = $1 AND day BETWEEN $2 AND $3
+    GROUP BY 1, 2
+), largest AS (
+    SELECT name FROM days GROUP BY name ORDER BY sum(credits_used) DESC, name LIMIT $6
+)
+
+SELECT days.period, largest.name, sum(days.requests)::bigint AS requests, sum(days.credits_used)::bigint AS credits_used
+FROM days LEFT JOIN largest USING (name)
+GROUP BY 1, 2
+HAVING sum(days.requests) <> 0
+ORDER BY 1, 2;
+
+-- name: own_series
+-- Why: the same of one user.
+-- $1 org_id, $2 first day, $3 last day, $4 day, week or month, $5 service or model, $6 how many have a name, $7 user_id
+WITH days AS (
+    SELECT
+        date_trunc($4::text, day::timestamp)::date AS period,
+        CASE $5::text WHEN 'service' THEN service_type ELSE service_name END AS name,
+        sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+    FROM taximeter.usage_daily
+    WHERE org_id = $1 AND user_id = $7 AND day BETWEEN $2 AND $3
+    GROUP BY 1, 2
+), largest AS (
+    SELECT name FROM days GROUP BY name ORDER BY sum(credits_used) DESC, name LIMIT $6
+)
+
+SELECT days.period, largest.name, sum(days.requests)::bigint AS requests, sum(days.credits_used)::bigint AS credits_used
+FROM days LEFT JOIN largest USING (name)
+GROUP BY 1, 2
+HAVING sum(days.requests) <> 0
+ORDER BY 1, 2;
+
+-- name: periods_of_users
+-- Why: what these users used by period; the largest are found by usage_by_user before.
+-- $1 org_id, $2 first day, $3 last day, $4 day, week or month, $5 user ids
+SELECT
+    date_trunc($4::text, usage.day::timestamp)::date AS period, named.user_id AS name,
+    sum(usage.requests)::bigint AS requests, sum(usage.credits_used)::bigint AS credits_used
+FROM unnest($5::text[]) AS named (user_id)
+JOIN taximeter.usage_daily AS usage ON usage.org_id = $1 AND usage.user_id = named.user_id AND usage.day BETWEEN $2 AND $3
+GROUP BY 1, 2
+ORDER BY 1, 2;

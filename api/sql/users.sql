@@ -42,7 +42,8 @@ ON CONFLICT (org_id, user_id) DO UPDATE SET role = 'member', status = 'active';
 SELECT personal_of FROM organizations WHERE id = $1;
 
 -- name: billing_of_user
--- Why: the caller's organisations with role, subscription and allocation, in the order in which they are asked to pay.
+-- Why: the caller's organisations with role, subscription and allocation, in the order in which they are asked to pay; those that
+--      live in another cell are shown there.
 -- $1 user_id, $2 how many at most
 SELECT
     members.org_id, organizations.org_name, members.role,
@@ -58,6 +59,7 @@ LEFT JOIN user_credit_allocations AS allocations
     ON allocations.org_id = members.org_id AND allocations.user_id = members.user_id AND allocations.is_active
 LEFT JOIN taximeter.users ON users.user_id = members.user_id
 WHERE members.user_id = $1 AND members.status = 'active'
+    AND NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = members.org_id AND away.said LIKE 'gone %')
 ORDER BY
     organizations.suspended_at IS NOT NULL, (users.default_org_id = members.org_id) IS NOT TRUE, coalesce(allocations.allocated_credits, 0) <= 0,
     personal, members.created_at, members.org_id

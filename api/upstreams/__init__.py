@@ -1,1 +1,1 @@
-"""The operator's providers: their addresses, their order, their failures."""
+"""Knows the operator's providers: their addresses, their order, their failures."""

@@ -1,4 +1,4 @@
-"""The names of all models that can be asked for, as far as routes and upstreams tell."""
+"""Names all models that can be asked for, as far as routes and upstreams tell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator's upstreams: read from a file or from the settings of a single one, and checked
+"""Reads the operator's upstreams from a file or from the settings of a single one, and checks them
 before anything is served.
 """
 

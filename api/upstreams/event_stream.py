@@ -1,4 +1,4 @@
-"""The upstream's side of a stream: its events as they come, and how it can fail."""
+"""Reads the upstream's side of a stream: its events as they come, and how it can fail."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How an upstream fails: what the caller is told, whether another may be asked instead, and what
-never gets out.
+"""Tells upstream failures apart: what the caller is told, whether another may be asked instead, and
+what never gets out.
 """
 
 from __future__ import annotations

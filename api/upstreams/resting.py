@@ -1,6 +1,4 @@
-"""A pause for an upstream or a Redis that is not there, so that not every request waits for it
-again.
-"""
+"""Rests an upstream or a Redis that is not there, so that not every request waits for it again."""
 
 from __future__ import annotations
 

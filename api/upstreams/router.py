@@ -73,6 +73,11 @@ class Router:
             if not any(sign in name for sign in "*?[")
         ]
 
+    @property
+    def routes(self) -> list[RouteConfig]:
+        """As they were configured, in their order."""
+        return [route for _, route in self._routes]
+
     def _find(self, model: str) -> tuple[Target, ...]:
         for pattern, route in self._routes:
             if pattern.match(model):

@@ -1,12 +1,14 @@
-"""One provider of the operator's: its address, its key, its connections and its time-outs."""
+"""Calls one provider of the operator's: its address, its key, its connections and its time-outs."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
@@ -15,6 +17,7 @@ from taximeter.api.openai.json_members import object_of
 from taximeter.api.upstreams.config import UpstreamConfig
 from taximeter.api.upstreams.failures import FAILURES, no_connection_free, refused, unreachable
 from taximeter.api.upstreams.resting import Rest
+from taximeter.api.upstreams.upstream_times import Durations, UpstreamTimes, outcome_of
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.fair_shares import ConnectionShare, ConnectionShares
 
@@ -49,11 +52,19 @@ class Opened:
     the upstream's connections.
     """
 
-    __slots__ = ("_connection", "response")
+    __slots__ = ("_asked_at", "_connection", "_whole", "response")
 
-    def __init__(self, response: aiohttp.ClientResponse, connection: ConnectionShare) -> None:
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        connection: ConnectionShare,
+        asked_at: float,
+        whole: Durations,
+    ) -> None:
         self.response = response
         self._connection = connection
+        self._asked_at = asked_at
+        self._whole: Durations | None = whole
 
     def close(self) -> None:
         """Stop the upstream, and let others have the connection. One that was read to its end is
@@ -61,6 +72,9 @@ class Opened:
         """
         self.response.close()
         self._connection.release()
+        if self._whole is not None:
+            self._whole.note(time.perf_counter() - self._asked_at)
+            self._whole = None
 
 
 class Upstream:
@@ -76,6 +90,10 @@ class Upstream:
         self._secret = secret.encode() if secret is not None and len(secret) >= 8 else None
         self._sending_timeout_s = config.connect_timeout_s + 3 * config.first_byte_timeout_s
         self.name = config.name
+        address = urlsplit(config.base_url)
+        self.host = address.netloc
+        self.server = address.hostname or ""
+        self.port = address.port or (443 if address.scheme == "https" else 80)
         self.provider = config.provider
         self.region = config.region
         self.rest = Rest(config.rest_after_failures, config.rest_s)
@@ -83,6 +101,12 @@ class Upstream:
         self.retries = config.retries
         self.limit_field = config.output_limit_field
         self._last = "ok"
+        self.times = UpstreamTimes()
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """How many of its connections are used, how many there may be, and who waits."""
+        return self._connections.counts
 
     @property
     def health(self) -> str:
@@ -140,9 +164,13 @@ class Upstream:
             async with asyncio.timeout(self._config.first_byte_timeout_s):
                 connection = await self._connections.acquire(*payer)
         except TimeoutError:
+            self.times.outcomes["no_room"] += 1
             raise no_connection_free(self.name) from None
+        asked_at = time.perf_counter()
         try:
-            return Opened(await self._post(path, content, headers, went_out), connection)
+            response = await self._post(path, content, headers, went_out)
+            self.times.first_byte.note(time.perf_counter() - asked_at)
+            return Opened(response, connection, asked_at, self.times.whole)
         except BaseException:
             connection.release()
             raise
@@ -168,8 +196,10 @@ class Upstream:
                 )
         except FAILURES as error:
             self._last = "unreachable"
+            self.times.outcomes["unreachable"] += 1
             raise unreachable(error, self.name) from None
         self._last = _word_of(response.status)
+        self.times.outcomes[outcome_of(response.status)] += 1
         if response.status == 200:
             return response
         try:

@@ -1,6 +1,4 @@
-"""What every request passes: a limit on its body. Plain ASGI, since nothing here may buffer a
-stream.
-"""
+"""Limits the body of every request. Plain ASGI, since nothing here may buffer a stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a connection may take for what it owes, and how many there may be: nobody stops a
+"""Bounds how long a connection may take for what it owes, and how many there may be: nobody stops a
 process by opening sockets and sending little or nothing.
 """
 
@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -150,10 +152,27 @@ def close_late(connections: set[Any], now: float) -> None:
 
 class GuardingServer(uvicorn.Server):
     """A server that takes as many connections as it has descriptors for, and looks twice a second
-    for those whose time is over.
+    for those whose time is over. `when_started` is called once, when it takes connections; the
+    application's `when_stopping`, if it has one, when it takes no more.
     """
 
+    def __init__(
+        self, config: uvicorn.Config, when_started: Callable[[], object] | None = None
+    ) -> None:
+        super().__init__(config)
+        self._when_started = when_started
+
     async def on_tick(self, counter: int) -> bool:
+        if self._when_started is not None:
+            when_started, self._when_started = self._when_started, None
+            when_started()
         if counter % _TICKS_A_LOOK == 0:
             close_late(self.server_state.connections, asyncio.get_running_loop().time())
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """First those are told who answer for as long as somebody listens."""
+        when_stopping = getattr(self.config.app, "when_stopping", None)
+        if when_stopping is not None:
+            when_stopping()
+        await super().shutdown(sockets)

@@ -18,6 +18,7 @@ from taximeter.api.web.errors import (
     validation_refusal,
 )
 from taximeter.meter import MeterError
+from taximeter.meter.wire.http_refusals import REFUSED
 from taximeter.settler.books.retries import TRANSIENT
 from taximeter.settler.books.stores import AWAY
 
@@ -60,7 +61,9 @@ def install_error_handlers(app: FastAPI) -> None:
     """Give every way to fail the same shape."""
 
     async def on_error(request: Request, error: Exception) -> JSONResponse:
-        return error_response(refusal_of(error, request.method, request.url.path))
+        refusal = refusal_of(error, request.method, request.url.path)
+        request.scope[REFUSED] = refusal.cause
+        return error_response(refusal)
 
     kinds = (
         ApiError,

@@ -21,6 +21,7 @@ from taximeter.meter import (
     RequestReplayed,
     TooManyForAccount,
     TooManyHolds,
+    WrongCell,
 )
 from taximeter.meter.wire.credits import credits_of, text_of_credits
 from taximeter.meter.wire.http_refusals import HTTP_REFUSALS, HttpCause
@@ -41,10 +42,20 @@ _PLAIN: Final[tuple[HttpCause, ...]] = (
 _CODE_OF_STATUS: Final = {
     said.status: said.code for cause in _PLAIN if (said := HTTP_REFUSALS[cause].admin) is not None
 }
+_CAUSE_OF_STATUS: Final[dict[int, HttpCause]] = {
+    said.status: cause for cause in _PLAIN if (said := HTTP_REFUSALS[cause].admin) is not None
+}
+
+
+def cause_of_status(status: int) -> HttpCause:
+    """Why something is refused of which only the status is known."""
+    return _CAUSE_OF_STATUS.get(status, "internal" if status >= 500 else "makes_no_sense")
 
 
 class ApiError(Exception):
-    """A refusal with everything that its answer needs."""
+    """A refusal with everything that its answer needs. `cause` names its row in the tables of
+    refusals; where none is named, that of its status.
+    """
 
     def __init__(
         self,
@@ -54,6 +65,7 @@ class ApiError(Exception):
         code: str | None = None,
         details: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
+        cause: Cause | HttpCause | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -61,6 +73,7 @@ class ApiError(Exception):
         self.message = message
         self.details = dict(details or {})
         self.headers = dict(headers or {})
+        self.cause: Cause | HttpCause = cause or cause_of_status(status)
 
     @classmethod
     def of(
@@ -86,6 +99,7 @@ class ApiError(Exception):
             code=said.code,
             details={**reason, **(details or {})},
             headers={**again, **(headers or {})},
+            cause=cause,
         )
 
 
@@ -111,7 +125,12 @@ def from_meter(error: MeterError) -> ApiError:
         headers["X-Should-Retry"] = "false"
     words, more = _filled(error, row.llm.words)
     return ApiError(
-        row.llm.status, words, code=row.llm.code, details=details | more, headers=headers
+        row.llm.status,
+        words,
+        code=row.llm.code,
+        details=details | more,
+        headers=headers,
+        cause=cause,
     )
 
 
@@ -130,11 +149,12 @@ def admin_refusal(
         code=row.admin.code,
         details={**(details or {}), **reason},
         headers={"Retry-After": str(RETRY_AFTER_S)} if row.admin.status == 503 else {},
+        cause=cause,
     )
 
 
 # OpenAI's clients do not retry 402, where they would hammer on 429; they would repeat a 409.
-_NO_USE_TO_RETRY = frozenset({402, 409})
+_NO_USE_TO_RETRY = frozenset({402, 409, 421})
 
 
 def _filled(error: MeterError, words: str) -> tuple[str, dict[str, object]]:
@@ -151,6 +171,9 @@ def _filled(error: MeterError, words: str) -> tuple[str, dict[str, object]]:
             return words.format(**said), details
         case AccountNotFound():
             return words, {"have": 0.0, "limit_of": _USERS_ALLOCATION}
+        case WrongCell():
+            where: dict[str, object] = {"cell": error.cell, "address": error.api_url}
+            return words.format(**where), where
         case NotAllowed():
             return words.format(why=error), {"right": error.right}
         case RequestReplayed() | RequestConflict():

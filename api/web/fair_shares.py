@@ -102,6 +102,12 @@ class ConnectionShares:
         self._shares = FairShares(total, "connections")
         self._waiting: deque[tuple[str, str, asyncio.Future[None]]] = deque()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many are used, how many there are, and how many wait for one."""
+        shares = self._shares
+        return {"used": shares.used, "max": shares.total, "waiting": len(self._waiting)}
+
     async def acquire(self, org_id: str, user_id: str) -> ConnectionShare:
         """Wait for a unit for this account."""
         if self._waiting or self._shares.limit_reached(org_id, user_id, 1) is not None:

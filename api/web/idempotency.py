@@ -1,4 +1,5 @@
-"""A request that changes money takes effect once, however often it comes with its Idempotency-Key.
+"""Lets a request that changes money take effect once, however often it comes with its
+Idempotency-Key.
 
     async with services.pool.acquire() as conn, conn.transaction():
         request = Repeatable("credits.transfer", org_id, key, body)

@@ -1,5 +1,5 @@
-"""The shape of JSON text: how many values, how deep. Looked at before anything is parsed, which can
-cost a hundred times what sending it did.
+"""Measures JSON text, how many values and how deep, before anything is parsed, which can cost a
+hundred times what sending it did.
 """
 
 from __future__ import annotations

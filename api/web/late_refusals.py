@@ -1,5 +1,5 @@
-"""Refusals that are answered late, and large bodies that are read by turns: a flood is as fast as
-its connections are many, and not as fast as it is refused.
+"""Answers refusals late and reads large bodies by turns: a flood is as fast as its connections are
+many, and not as fast as it is refused.
 """
 
 from __future__ import annotations

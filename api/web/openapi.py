@@ -59,7 +59,11 @@ TAGS = [
     {"name": "history", "description": "Purchases, subscriptions and invoices"},
     {"name": "members", "description": "Who belongs to an organisation"},
     {"name": "keys", "description": "API keys of gateways, made and taken back by org admins"},
+    {"name": "receivers", "description": "Where it is told what has happened: webhooks"},
     {"name": "audit", "description": "Who changed what"},
+    {"name": "books", "description": "Whether the books are right, and what waits for somebody"},
+    {"name": "prices", "description": "What models cost, and what a usage would"},
+    {"name": "upstreams", "description": "Providers and routes"},
     {"name": "llm", "description": "OpenAI's API, charged to the caller's credits"},
 ]
 
@@ -73,6 +77,7 @@ REFUSALS = {
     409: ("In conflict with what is there", "ALREADY_EXISTS", "This key was used before"),
     413: ("The body is too large", "PAYLOAD_TOO_LARGE", "The body must be at most 65536 bytes"),
     415: ("The body is no JSON", "UNSUPPORTED_MEDIA_TYPE", "The body must be JSON"),
+    421: ("The organization lives in another cell", "WRONG_CELL", "It lives in cell b"),
     422: ("A field is not valid", "VALIDATION_ERROR", "credits: must be more than 0 credits"),
     429: ("Too many requests; see Retry-After", "RATE_LIMITED", "try again in 12 s"),
     502: ("The provider failed", "UPSTREAM_ERROR", "The provider failed"),
@@ -135,6 +140,8 @@ def _add_refusals(operation: dict[str, Any], method: str, path: str) -> None:
         statuses |= {401, 403, 429, 503}
     if "{" in path:
         statuses |= {404}
+    if "{org_id}" in path or "/llm/" in path or path.startswith("/v1/"):
+        statuses |= {421}
     if "{org_id}" in path and method != "get":
         statuses |= {409}  # Nothing is changed in an organisation that was deleted.
     if has_body or operation.get("parameters"):

@@ -1,5 +1,5 @@
-"""What stands around every request of the API and of the sidecar: a no to strangers who ask too
-often, a line in the log, and an answer where the end of the process cuts it off.
+"""Stands around every request of the API and of the sidecar: says no to strangers who ask too
+often, writes a line in the log, and answers where the end of the process cuts a request off.
 """
 
 from __future__ import annotations
@@ -10,22 +10,34 @@ import logging
 import math
 import os
 import time
+from collections import Counter
+from collections.abc import Callable, Container
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taximeter.api.settings.metering import LogRequests
-from taximeter.api.web.errors import ApiError, error_content
+from taximeter.api.web.errors import ApiError, cause_of_status, error_content
 from taximeter.api.web.late_refusals import LARGE_BYTES, BodyTurns, LateAnswers
-from taximeter.api.web.strangers import SENSELESS, Strangers, body_bytes_of, credentials_of
-from taximeter.meter.wire.http_refusals import HttpCause
+from taximeter.api.web.request_times import OTHER, RequestTimes
+from taximeter.api.web.strangers import (
+    NOTED_AS,
+    SENSELESS,
+    Strangers,
+    body_bytes_of,
+    credentials_of,
+)
+from taximeter.meter.wire.http_refusals import REFUSED, HttpCause
 from taximeter.meter.wire.refusals import RETRY_AFTER_S
 
 KEY_PREFIX: Final = b"Bearer tm_"
 LATE_MAX_S: Final = 30.0
 """Longest time that an answer is kept for what its caller owes."""
-_QUIET: Final = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
+QUIET: Final = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
 """Asked all the time by machines: logged only when refused."""
+
+_PROBED: Final = QUIET | {"/api/v1/system/status"}
+"""Whose 503 is news, and refuses nobody anything."""
 
 log = logging.getLogger("taximeter.requests")
 
@@ -41,6 +53,10 @@ class Outermost:
     looked at; who has credentials that were accepted lately goes on. Whoever has used up what is
     granted to senseless requests is refused late, and has large bodies refused unread; what makes
     sense is answered as ever. `user_header` tells the users of one key apart.
+
+    `times` has every request: by the pattern of its path, or its path where that is one of
+    `routes`. `refusals` counts those that were refused: by surface, which `surface_of` tells by the
+    path, and why.
     """
 
     def __init__(
@@ -49,8 +65,14 @@ class Outermost:
         requests: LogRequests = "all",
         strangers_per_minute: int = 0,
         user_header: bytes | None = None,
+        routes: Container[str] = (),
+        surface_of: Callable[[str], str] = lambda path: "sidecar",
     ) -> None:
         self._app = app
+        self._surface_of = surface_of
+        self.refusals: Counter[tuple[str, str]] = Counter()
+        self._routes = routes
+        self.times = RequestTimes()
         self._strangers = Strangers(strangers_per_minute)
         self._late, self._turns = LateAnswers(), BodyTurns()
         self._user_header = user_header
@@ -69,7 +91,7 @@ class Outermost:
             return
         started = time.perf_counter()
         strangers, path = self._strangers, scope["path"]
-        peer = "" if path in _QUIET else (scope.get("client") or ("",))[0]
+        peer = "" if path in QUIET else (scope.get("client") or ("",))[0]
         credentials = credentials_of(path, scope["headers"], self._user_header)
         wait_s = strangers.wait_s(peer, credentials)
         body_bytes = body_bytes_of(scope["headers"])
@@ -83,7 +105,8 @@ class Outermost:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if not wait_s:
-                    strangers.note(peer, credentials, status, body_bytes)
+                    noted = scope.get(NOTED_AS, status)
+                    strangers.note(peer, credentials, noted, body_bytes)
                 for name, value in message.get("headers", ()):
                     if name.lower() == b"x-request-id":
                         request_id = value
@@ -123,20 +146,38 @@ class Outermost:
         finally:
             if turn is not None:
                 turn.end()
-            is_meant = status >= 400 or (self._all and scope["path"] not in _QUIET)
+            seconds = time.perf_counter() - started
+            route = route_of(scope, self._routes) or OTHER
+            self.times.note(scope["method"], route, status, seconds)
+            if status >= 400 and path not in _PROBED:
+                why = scope.get(REFUSED) or cause_of_status(status)
+                self.refusals[self._surface_of(path), why] += 1
+            is_meant = status >= 400 or (self._all and scope["path"] not in QUIET)
             if self._any and is_meant and log.isEnabledFor(logging.INFO):
                 said = {
                     "method": scope["method"],
                     "route": _route(scope),
                     "status": status,
-                    "ms": round((time.perf_counter() - started) * 1000, 1),
+                    "ms": round(seconds * 1000, 1),
                     "caller": _caller_kind(scope),
                     "request_id": request_id.decode("latin-1") or None,
                 }
                 log.info("request", extra=said)
 
 
+def route_of(scope: Scope, routes: Container[str]) -> str | None:
+    """The pattern of the path of a request that was handled, or its path where that is one of
+    `routes`; None for a path that is none of ours.
+    """
+    found: str | None = getattr(scope.get("route"), "path", None)
+    if found is not None:
+        return found
+    path: str = scope["path"]
+    return path if path in routes else None
+
+
 async def _answer(scope: Scope, send: Send, cause: HttpCause, retry_s: int) -> None:
+    scope[REFUSED] = cause
     error = ApiError.of(cause, details={"limit": cause} if cause != "shutting_down" else None)
     body = json.dumps(error_content(error.code, error.message, error.details)).encode()
     given = dict(scope["headers"]).get(b"x-request-id", b"")
@@ -163,6 +204,6 @@ def _caller_kind(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"authorization":
             return "key" if value.startswith(KEY_PREFIX) else "session"
-        if name == b"cookie" and b"session_token=" in value:
+        if name == b"cookie" and (b"session_token=" in value or b"taximeter_session=" in value):
             return "session"
     return "none"

@@ -1,5 +1,5 @@
-"""How many requests that nobody vouches for an address may make, and how many that make no sense a
-caller may: counted before anything of the next is parsed, looked up or verified.
+"""Counts how many requests that nobody vouches for an address makes, and how many that make no
+sense a caller does, before anything of the next is parsed, looked up or verified.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ OWED_MAX_S: Final = 30.0
 """Longest time in which what somebody owes is over: a flood is forgotten soon after its end."""
 SENSELESS: Final = frozenset({400, 405, 408, 413, 415, 422})
 """Answers to what no program that works would send one after the other."""
+NOTED_AS: Final = "taximeter.noted_as"
+"""In the scope of a request: as what status it is noted here, whatever its answer says."""
+NOTHING: Final = 404
+"""Of a page that is anybody's: nobody's credentials are good because they could read it."""
 _GATE: Final = "/auth/"
 _KEYS: Final = (b"authorization", b"cookie")
 _GATE_KEYS: Final = (b"x-taximeter-key",)

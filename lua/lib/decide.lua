@@ -1,53 +1,83 @@
 -- Decides every operation of a batch in memory, in order, and writes nothing. It is the hot path: amounts go from ARGV into records
 -- as the text they came in (validated), and the loop makes no closures, since those cost more than the sums; nor are the three
--- parts functions, whose closures and tables would cost 5 to 7 in 100 instructions of a lone reserve.
--- TAKES call, format, find, match, sub, whole, now_ms, AMOUNT_MAX, BALANCE_MAX, PAYLOAD_BYTES_MAX, TTL_MS_MAX
+-- parts functions, whose closures and tables would cost 5 to 7 in 100 instructions of a lone reserve. A lone operation is decided
+-- by the same lines as one of a batch: what it gives stays in variables, since tables would cost it more than its decision.
+-- TAKES call, format, find, match, sub, whole, now_ms, plain_payload
+-- TAKES AMOUNT_MAX, BALANCE_MAX, PAYLOAD_BYTES_MAX, TTL_MS_MAX
 -- TAKES takes_credit: false where memory is out
--- TAKES count, seq, admit_until, start, open_holds_max, names, places, records: as read
+-- TAKES arguments, count, seq, admit_until, start, names, places, records: as read
+-- TAKES record, available, held, hold, outcome: of a lone operation, as read
 -- TAKES available_of, held_of, hold_of, outcome_of: changed here, so that each operation sees what those before it have done
--- GIVES replies: one string an operation
--- GIVES changed: places of the accounts that are another now
--- GIVES events: lines of charges
--- GIVES time_ms: Redis time, when somebody needed it
+-- GIVES is_batch: whether there is more than one
+-- GIVES account, key, reply: of a lone operation; reply is one string
+-- GIVES new_available: nil where nothing has changed
+-- GIVES balance: available and held of the account now, as its record has them
+-- GIVES event: line of its charge, if it is one
+-- GIVES had_hold, new_state, deadline: the open hold that it met; in what state it ended its id, which `outcome` then says; where it
+-- ended nothing, when `hold`, which it opened or touched, is due
+-- GIVES time_ms: Redis time, when a hold needed it
+-- GIVES replies, balance_of, events: of a batch, one string an operation; of accounts that are another now, by place; lines
 -- GIVES hold_fields, deadline_fields: holds that were opened or touched, as HSET and ZADD take them
--- GIVES ended, outcome_fields: holds that have ended, and what each stands for from now on
--- GIVES stored_counts, counts: how many holds accounts have open, by place: as read (nil when nobody asked), and now
+-- GIVES ended, outcome_fields: holds that have ended, and what each id stands for from now on
+-- GIVES stored_counts, counts: how many holds accounts have open, by place: as read (nil when nobody asked), and now; a lone
+-- operation has place 1
 local VOIDED_BYTES_MAX = 331
 -- The longest life of a hold of nothing, which costs nobody anything.
 local FREE_HOLD_TTL_MS = 300000
-local changed, events, replies = {}, {}, {}
-local hold_fields, deadline_fields, ended, outcome_fields = {}, {}, {}, {}
-local time_ms, last_ttl_ms, deadline
+-- Most holds of an account where meta does not say.
+local OPEN_HOLDS_MAX = 1000
+local is_batch = count > 1
+local balance_of, events, replies, hold_fields, deadline_fields, ended, outcome_fields
+if is_batch then
+  balance_of, events, replies, hold_fields, deadline_fields, ended, outcome_fields = {}, {}, {}, {}, {}, {}, {}
+end
+local time_ms, last_ttl_text, known_ttl_ms, last_ttl_ms, deadline, codes
+local account, key, reply, new_available, new_state, had_hold, balance, event
 
 -- Why no credit is taken now. What an id stands for already is said all the same: a repeat asks for nothing new.
 local paused
 if not takes_credit then paused = '-7 memory'
-elseif admit_until and tonumber(seq) >= tonumber(admit_until) then
+elseif admit_until and seq + 0 >= admit_until + 0 then
   paused = admit_until == '0' and '-7 drain' or '-7 backlog'
 end
 
 -- How many holds each account has open, but for the one that `held` above nothing stands for. Read when first needed: an
--- account with one request at a time never needs it.
-local stored_counts, counts = nil, {}
-local function count_of(place)
-  if not stored_counts then stored_counts = call('HMGET', KEYS[8], unpack(names)) end
-  counts[place] = counts[place] or tonumber(stored_counts[place] or 0) or 0
-  return counts[place]
-end
+-- account with one request at a time never needs it, nor how many there may be.
+local stored_counts, counts, open_holds_max
 
 for i = 1, count do
   local base = i * 7 - 5
-  local op, account, key, amount_text = ARGV[base], ARGV[base + 1], ARGV[base + 2], ARGV[base + 3]
-  local ttl_text, owner, payload = ARGV[base + 4], ARGV[base + 5], ARGV[base + 6]
-  local place = places[account]
-  local available, held = available_of[place], held_of[place]
-  local amount = whole(amount_text, AMOUNT_MAX)
+  local op, amount_text = arguments[base], arguments[base + 3]
+  local ttl_text, owner, payload = arguments[base + 4], arguments[base + 5], arguments[base + 6]
+  local place = 1
+  account, key = arguments[base + 1], arguments[base + 2]
+  if is_batch then
+    place = places[account]
+    available, held = available_of[place], held_of[place]
+    hold, outcome = hold_of[key], outcome_of[key]
+  end
+  local is_payload = true
+  if payload ~= '' then
+    -- A hold keeps a payload with codes where the settlers know them; an event has none.
+    if sub(payload, 1, 1) == '\1' then
+      if codes == nil then codes = call('HGET', KEYS[6], 'payload_codes') end
+      if codes ~= '1' or op ~= 'reserve' and op ~= 'touch' then payload = plain_payload(payload) end
+    end
+    is_payload = #payload <= PAYLOAD_BYTES_MAX and not find(payload, '\n', 1, true) and not find(payload, '\t', 1, true)
+  end
+  -- As `whole` has it, without a call.
+  local amount = #amount_text < 16 and find(amount_text, '^%d+$') and amount_text + 0
+  if amount and amount > AMOUNT_MAX then amount = nil end
+  -- A charge has a request id as the ledger knows them; only holds of moves have a further slash.
   local slash = find(account, '/', 1, true)
+  local is_request = slash and find(key, '^[%w._:-]+$', slash + 1)
   local ttl_ms = 0
-  if ttl_text ~= '0' then ttl_ms = whole(ttl_text, TTL_MS_MAX) end
+  if ttl_text ~= '0' then
+    if ttl_text ~= last_ttl_text then last_ttl_text, known_ttl_ms = ttl_text, whole(ttl_text, TTL_MS_MAX) end
+    ttl_ms = known_ttl_ms
+  end
 
   -- What the id already stands for: an open hold, the outcome of one, or nothing (state is nil).
-  local hold, outcome = hold_of[key], outcome_of[key]
   local state, reserved_text, charged_text, mine = nil, '0', '0', true
   local voided_owners, charger = ' ', ''
   if hold then
@@ -71,7 +101,7 @@ for i = 1, count do
   -- Who asks. Nobody is named where one of our own processes does, which may everything; a key ends and touches what was
   -- opened under its own name, unless it has the right `a` (any hold), and charges beyond a hold by the right `c` alone.
   local bound, stranger, asker = false, false, nil
-  if find(owner, 'O', 1, true) and op ~= 'reserve' and op ~= 'void' then
+  if op ~= 'reserve' and owner ~= '' and op ~= 'void' and find(owner, 'O', 1, true) then
     local rights
     rights, asker = match(owner, '^([ac]*)O(%w+)$')
     bound = not rights or not find(rights, 'c', 1, true)
@@ -83,15 +113,16 @@ for i = 1, count do
   end
 
   -- How it ends: a reply at once, or the new available and held with a record of what the id stands for from now on.
-  local reply, new_available, new_held, new_state, event_kind, event_amount
-  local flags, known_code = '-', nil
+  local new_held, event_kind, event_amount, known_code
+  local flags = '-'
+  reply, new_available, new_state, had_hold = nil, nil, nil, hold
 
   if not amount then reply = '-3 amount'
   elseif not ttl_ms then reply = '-3 ttl_ms'
   elseif not slash or find(key, sub(account, 1, slash), 1, true) ~= 1 or #key > slash + 128
-    or not find(key, '^[%w._:/-]+$', slash + 1) then reply = '-3 key'
-  elseif #payload > PAYLOAD_BYTES_MAX or find(payload, '\n', 1, true) or find(payload, '\t', 1, true) then reply = '-3 payload'
-  elseif not available then reply = records[place] and '-3 account' or '-2'
+    or not is_request and not find(key, '^[%w._:/-]+$', slash + 1) then reply = '-3 key'
+  elseif not is_payload then reply = '-3 payload'
+  elseif not available then reply = (record or records and records[place]) and '-3 account' or '-2'
   elseif not reserved_text then reply = '-3 record'
   elseif not mine then reply = format('-4 %d %d foreign 0 0', available, held)
   elseif bound and not asker then reply = '-3 owner'
@@ -99,14 +130,14 @@ for i = 1, count do
 
   elseif op == 'commit' then
     if hold then
-      local reserved = tonumber(reserved_text)
+      local reserved = reserved_text + 0
       if bound and amount > reserved then reply = '-8 charge'
       else
         new_available, new_held = available + reserved - amount, held - reserved
         new_state, event_kind, event_amount = 'committed', 'commit', amount_text
       end
     elseif not state or state == 'expired' then
-      local charged = tonumber(charged_text)
+      local charged = charged_text + 0
       if bound and (charged == 0 or amount > charged) then reply = '-8 charge'
       elseif charged == 0 or amount > charged then
         new_available, new_held = available - (amount - charged), held
@@ -130,18 +161,26 @@ for i = 1, count do
     elseif state then known_code = state ~= 'charged' and tonumber(reserved_text) == amount and '2' or '-4'
     elseif paused then reply = paused
     elseif available < amount then reply = format('-1 %d %d', available, held)
-    -- What a move holds is an administrator's, whom no flood of a user's may stop.
-    elseif (held > 0 or amount == 0) and count_of(place) + (held > 0 and 1 or 0) >= open_holds_max
-      and not find(key, '/', slash + 1, true) then
-      reply = format('-9 %d %d %d', available, held, open_holds_max)
     else
-      if outcome then
-        -- What this batch has voided is open again: it stays.
-        for at = #ended, 1, -1 do if ended[at] == key then table.remove(ended, at) end end
+      local is_counted = held > 0 or amount == 0
+      if is_counted then
+        stored_counts, counts = stored_counts or call('HMGET', KEYS[8], unpack(names or {account})), counts or {}
+        counts[place] = counts[place] or tonumber(stored_counts[place] or 0) or 0
+        open_holds_max = open_holds_max or tonumber(match(call('HGET', KEYS[6], 'open_holds_max') or '', '^%d+$') or OPEN_HOLDS_MAX)
       end
-      new_available, new_held = available - amount, held + amount
-      if amount == 0 and ttl_ms > FREE_HOLD_TTL_MS then ttl_ms = FREE_HOLD_TTL_MS end
-      hold = amount_text .. '\t' .. account .. '\t0\t' .. start .. owner .. '\t' .. payload
+      -- What a move holds is an administrator's, whom no flood of a user's may stop.
+      if is_counted and counts[place] + (held > 0 and 1 or 0) >= open_holds_max and is_request then
+        reply = format('-9 %d %d %d', available, held, open_holds_max)
+      else
+        if outcome and is_batch then
+          -- What this batch has voided is open again: it stays.
+          for at = #ended, 1, -1 do if ended[at] == key then table.remove(ended, at) end end
+        end
+        if is_counted then counts[place] = counts[place] + 1 end
+        new_available, new_held = available - amount, held + amount
+        if amount == 0 and ttl_ms > FREE_HOLD_TTL_MS then ttl_ms = FREE_HOLD_TTL_MS end
+        hold = amount_text .. '\t' .. account .. '\t0\t' .. start .. 'S' .. owner .. '\t' .. payload
+      end
     end
 
   elseif op == 'charge' then
@@ -160,7 +199,7 @@ for i = 1, count do
 
   elseif op == 'release' then
     if hold then
-      local reserved = tonumber(reserved_text)
+      local reserved = reserved_text + 0
       new_available, new_held, new_state, amount_text = available + reserved, held - reserved, 'released', '0'
     elseif state then known_code = (state == 'released' or state == 'expired') and '2' or '-4'
     else reply = format('-5 %d %d', available, held)
@@ -172,13 +211,13 @@ for i = 1, count do
     elseif hold then
       local progress, mark, about = match(hold, '^%d+\t[^\t]+\t(%d+)\t(%w*)\t(.*)$')
       if amount > tonumber(progress) then progress = amount_text end
-      if payload ~= '' then about = payload end
+      if payload ~= '' then about = (match(about, '^\31[^\31]*\31') or '') .. payload end
       if ttl_ms > FREE_HOLD_TTL_MS and tonumber(reserved_text) == 0 then ttl_ms = FREE_HOLD_TTL_MS end
       new_available, new_held = available, held
       -- Who touches has not ended it: what it reported before this start of the server is true as well. What a release
       -- before this one opened is from now on that of the key which goes on with it.
       if asker and not find(mark, '[SO]') then mark = mark .. 'O' .. asker end
-      hold = reserved_text .. '\t' .. account .. '\t' .. progress .. '\t' .. start .. (match(mark, '^%d+S(%w*)$') or mark)
+      hold = reserved_text .. '\t' .. account .. '\t' .. progress .. '\t' .. start .. 'S' .. (match(mark, '^%d+S(%w*)$') or mark)
         .. '\t' .. about
     elseif state then known_code = '-4'
     else reply = format('-5 %d %d', available, held)
@@ -191,7 +230,7 @@ for i = 1, count do
     elseif mark ~= owner and match(mark, '^%d+S(%w*)$') ~= owner then known_code = '-4'
     elseif state and not hold then known_code = '2'
     else
-      local reserved = hold and tonumber(reserved_text) or 0
+      local reserved = hold and reserved_text + 0 or 0
       new_available, new_held, new_state = available + reserved, held - reserved, 'voided'
       voided_owners = sub(' ' .. owner .. voided_owners, 1, VOIDED_BYTES_MAX)
       reserved_text, amount_text = hold and reserved_text or amount_text, '0'
@@ -201,7 +240,7 @@ for i = 1, count do
     -- The end of a hold that was not kept here: what it reported is charged; a commit that comes later adds the rest.
     if state and not hold then known_code = state == 'expired' and '2' or '-4'
     else
-      local reserved = tonumber(reserved_text)
+      local reserved = reserved_text + 0
       new_available, new_held, new_state = available + reserved - amount, held - reserved, 'expired'
       if amount > 0 then event_kind, event_amount = 'expire', amount_text end
     end
@@ -211,17 +250,16 @@ for i = 1, count do
 
   -- There is no such limit above: `apply` and `load` bound available and held together, and nothing here adds to both.
   if new_available and new_available < -BALANCE_MAX and new_available < available then reply, new_available = '-3 balance', nil
-  -- A charge has a request id as the ledger knows them; only holds of moves have a further slash.
-  elseif event_kind and find(key, '/', slash + 1, true) then reply, new_available, known_code = '-3 key', nil, nil
+  elseif event_kind and not is_request then reply, new_available, known_code = '-3 key', nil, nil
   end
   if known_code then
     reply = format('%s %d %d %s %s %s', known_code, available, held, state, reserved_text, charged_text)
   elseif new_available then
-    reply = reply or format('1 %d %d', new_available, new_held)
-    available_of[place], held_of[place], changed[place] = new_available, new_held, true
+    balance = format('%d %d', new_available, new_held)
+    reply = reply or '1 ' .. balance
     if event_kind then
-      if payload == '' and hold then payload = match(hold, '^%d+\t[^\t]+\t%d+\t%w*\t(.*)$') end
-      events[#events + 1] = event_kind .. '\t' .. account .. '\t' .. key .. '\t' .. event_amount
+      if payload == '' and hold then payload = plain_payload(match(hold, '^%d+\t[^\t]+\t%d+\t%w*\t(.*)$')) end
+      event = event_kind .. '\t' .. account .. '\t' .. key .. '\t' .. event_amount
         .. '\t' .. reserved_text .. '\t' .. flags .. '\t' .. payload
     end
     if new_state then
@@ -230,21 +268,30 @@ for i = 1, count do
       elseif new_state == 'charged' and owner ~= '' and #owner <= 65 and not find(owner, '[^%l%d]') then
         outcome = outcome .. '\t' .. owner
       end
-      local at = #outcome_fields
-      outcome_fields[at + 1], outcome_fields[at + 2] = key, outcome
-      ended[#ended + 1] = key
       -- Not below nothing: a release before this one has opened holds without counting them.
-      if hold and (new_held > 0 or held == new_held) then counts[place] = math.max(0, count_of(place) - 1) end
-      hold_of[key], outcome_of[key] = nil, outcome
+      if hold and (new_held > 0 or held == new_held) then
+        stored_counts, counts = stored_counts or call('HMGET', KEYS[8], unpack(names or {account})), counts or {}
+        counts[place] = math.max(0, (counts[place] or tonumber(stored_counts[place] or 0) or 0) - 1)
+      end
     else
-      if op == 'reserve' and (held > 0 or amount == 0) then counts[place] = count_of(place) + 1 end
       time_ms = time_ms or now_ms()
       if ttl_ms ~= last_ttl_ms then last_ttl_ms, deadline = ttl_ms, format('%d', time_ms + ttl_ms) end
-      local at = #hold_fields
-      hold_fields[at + 1], hold_fields[at + 2] = key, hold
-      deadline_fields[at + 1], deadline_fields[at + 2] = deadline, key
-      hold_of[key] = hold
+    end
+    if is_batch then
+      available_of[place], held_of[place], balance_of[place] = new_available, new_held, balance
+      if event_kind then events[#events + 1] = event end
+      if new_state then
+        local at = #outcome_fields
+        outcome_fields[at + 1], outcome_fields[at + 2] = key, outcome
+        if hold then ended[#ended + 1] = key end
+        hold_of[key], outcome_of[key] = nil, outcome
+      else
+        local at = #hold_fields
+        hold_fields[at + 1], hold_fields[at + 2] = key, hold
+        deadline_fields[at + 1], deadline_fields[at + 2] = deadline, key
+        hold_of[key] = hold
+      end
     end
   end
-  replies[i] = reply
+  if is_batch then replies[i] = reply end
 end

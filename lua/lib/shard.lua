@@ -17,19 +17,13 @@ end
 -- A whole number of at most 15 digits and at most `limit`, or nil. tonumber alone would take nan, inf, hex and fractions.
 local function whole(text, limit)
   if not text or #text > 15 or not find(text, '^%d+$') then return nil end
-  local number = tonumber(text)
+  local number = text + 0
   if number <= limit then return number end
-end
-
--- A whole number that may have a minus sign, at most BALANCE_MAX either way, or nil.
-local function signed(text)
-  if sub(text, 1, 1) ~= '-' then return whole(text, BALANCE_MAX) end
-  local number = whole(sub(text, 2), BALANCE_MAX)
-  return number and -number
 end
 
 -- Redis time in milliseconds: the only clock of holds and events.
 local function now_ms()
   local time = call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  local micros = time[2] + 0
+  return time[1] * 1000 + (micros - micros % 1000) / 1000
 end

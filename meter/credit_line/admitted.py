@@ -43,6 +43,7 @@ class Entry:
 
     @property
     def outstanding(self) -> int:
+        """Millicredits that it takes of the line: what is due, else what it holds."""
         return self.due.amount if self.due else self.operation.amount
 
 
@@ -74,6 +75,7 @@ def check_rights(entry: Entry, operation: Operation) -> None:
 
 
 def org_of(operation: Operation) -> str:
+    """The organisation whose line an operation draws on."""
     return operation.key.partition("/")[0]
 
 
@@ -82,18 +84,22 @@ def _deadline_in(ttl_ms: int) -> float:
 
 
 def opened_line(entry: Entry) -> Line:
+    """What the journal keeps when a request is admitted."""
     return {"do": "open", "operation": list(entry.operation)}
 
 
 def due_line(operation: Operation) -> Line:
+    """What the journal keeps when an amount is to be charged."""
     return {"do": "due", "operation": list(operation)}
 
 
 def touched_line(entry: Entry, progress: int, ttl_ms: int) -> Line:
+    """What the journal keeps of a heartbeat: millicredits so far, and its life from now."""
     return {"do": "touch", "key": entry.operation.key, "progress": progress, "ttl_ms": ttl_ms}
 
 
 def ended_line(entry: Entry) -> Line:
+    """What the journal keeps when nothing is left to be charged."""
     return {"do": "end", "key": entry.operation.key}
 
 

@@ -42,6 +42,7 @@ from taximeter.meter.wire.errors import (
 )
 from taximeter.meter.wire.limits import AMOUNT_MAX, FREE_HOLD_TTL_MS, check_org_id
 from taximeter.meter.wire.operations import Operation
+from taximeter.meter.wire.payload_codes import plain
 from taximeter.meter.wire.receipt import Receipt
 
 log: Final = logging.getLogger("taximeter.meter")
@@ -77,6 +78,7 @@ class CreditDesk:
         self._journal.replace(line for entry in self._entries.values() for line in _lines_of(entry))
 
     def has_line(self, org_id: str) -> bool:
+        """Whether an organisation may go on without Redis at all."""
         return org_id in self._limits
 
     def entry(self, key: str) -> Entry | None:
@@ -87,6 +89,12 @@ class CreditDesk:
     def due(self) -> list[Entry]:
         """What waits to be charged."""
         return [entry for entry in self._entries.values() if entry.due is not None]
+
+    @property
+    def figures(self) -> tuple[int, int, int, int]:
+        """Requests that are open and that are due, millicredits of both, and of all lines."""
+        due, outstanding = len(self.due), sum(self._outstanding.values())
+        return len(self._entries) - due, due, outstanding, sum(self._limits.values())
 
     async def admit(self, operation: Operation, trouble: StoreError, account_max: int) -> Receipt:
         """Admit a reserve, or a charge, which is due at once. An account has at most `account_max`
@@ -107,6 +115,7 @@ class CreditDesk:
             raise trouble
         if operation.amount == 0:
             operation = operation._replace(ttl_ms=_life_of(operation, operation.ttl_ms))
+        operation = operation._replace(payload=plain(operation.payload))
         entry = Entry.opened(operation)
         lines, due = [opened_line(entry)], None
         if operation.op == "charge":

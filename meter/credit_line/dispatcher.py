@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -23,7 +24,7 @@ from taximeter.meter.wire.errors import (
     StoreOutOfMemory,
     StoreUnavailable,
 )
-from taximeter.meter.wire.operations import Operation
+from taximeter.meter.wire.operations import Operation, ok_receipt
 from taximeter.meter.wire.receipt import Receipt
 
 log: Final = logging.getLogger("taximeter.meter")
@@ -84,6 +85,22 @@ class FailOpenDispatcher:
             if touched is not None:
                 return touched
         return await self._inner.ask(operation)
+
+    async def run(self, wanted: Sequence[Operation | MeterError]) -> list[Receipt | MeterError]:
+        """As Dispatcher.run, but each goes its own way: to Redis or to the desk."""
+        return await asyncio.gather(*map(self._told_of, wanted))
+
+    async def _told_of(self, operation: Operation | MeterError) -> Receipt | MeterError:
+        if isinstance(operation, MeterError):
+            return operation
+        try:
+            if operation.op == "reserve":
+                return ok_receipt(operation, *await self.reserve(operation))
+            if operation.op == "touch":
+                return await self.ask(operation)
+            return await self.finish(operation)
+        except MeterError as error:
+            return error
 
     async def _admit(self, operation: Operation, trouble: StoreError) -> Receipt:
         """On credit. What Redis may have done is not refused because the desk would not do it."""

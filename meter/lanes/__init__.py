@@ -1,1 +1,1 @@
-"""From a shard's queue to a script call and its reply."""
+"""Takes operations from a shard's queue to a script call, and its reply back to their callers."""

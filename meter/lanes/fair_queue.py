@@ -69,6 +69,7 @@ class FairQueue:
             raise Overloaded(f"{waiting} operations wait for this shard already")
 
     def add(self, pending: Pending) -> None:
+        """Put it behind what its own account has waiting here."""
         account = pending.operation.account
         org_id = account.partition("/")[0]
         organization = self._organizations.get(org_id)

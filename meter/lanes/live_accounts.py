@@ -12,8 +12,9 @@ from redis.exceptions import RedisError
 from taximeter.meter.lanes.shards import Shards
 from taximeter.meter.server.trouble import unavailable, within
 from taximeter.meter.settings import MeterSettings
-from taximeter.meter.wire.balance import Balance, Loader
-from taximeter.meter.wire.codes import FENCED, STALE_EPOCH
+from taximeter.meter.wire.away import FIELD, away_error
+from taximeter.meter.wire.balance import Balance, Elsewhere, Loader
+from taximeter.meter.wire.codes import FENCED, STALE_EPOCH, Code
 from taximeter.meter.wire.errors import (
     AccountNotFound,
     MeterError,
@@ -37,12 +38,14 @@ class AccountReader:
         shards: Shards,
         loader: Loader | None,
         settings: MeterSettings,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._redis = redis
         self._settings = settings
         self._shards = shards
         self._keys_of_all = shards.keys
         self._loader = loader
+        self._elsewhere = elsewhere
         self._loading: dict[str, asyncio.Task[None]] = {}
 
     async def balance(self, org_id: str, user_id: str) -> Balance:
@@ -102,14 +105,27 @@ class AccountReader:
                 f"account {account} is not in Redis and could not be loaded: {cause}"
             ) from error
         if loaded is None:
-            raise AccountNotFound(org_id, user_id)
-        await self._call(
+            raise await self._not_found(org_id, user_id)
+        if loaded.epoch is not None and str(loaded.epoch) != epoch:
+            raise ShardFenced(
+                f"shard {keys.shard} is at epoch {epoch}, and Postgres was asked at {loaded.epoch}"
+            )
+        (reply,) = await self._call(
             load_script("load"),
             keys,
             [keys.accounts, keys.meta],
             [account, str(loaded.available), str(loaded.applied)],
             epoch=epoch,
         )
+        code, _, rest = text_of(reply).partition(" ")
+        if int(code) == Code.ELSEWHERE:
+            raise away_error(org_id, rest)
+
+    async def _not_found(self, org_id: str, user_id: str) -> AccountNotFound:
+        """What to say of an account that is not here. Raises WrongCell, CellUnknown instead."""
+        if self._elsewhere is not None:
+            await self._elsewhere(org_id)
+        return AccountNotFound(org_id, user_id)
 
     async def _wait_for_settler(
         self, keys: ShardKeys, org_id: str, user_id: str, account: str
@@ -124,15 +140,18 @@ class AccountReader:
         deadline = loop.time() + self._settings.resolve_timeout_s
         asked_ms: int | None = None
         while True:
-            record, (epoch, complete), (seconds, micros) = await self._look(keys, account)
-            if record is not None:
+            found, meta, (seconds, micros) = await self._look(keys, org_id, account)
+            epoch, complete, away = meta
+            if found is not None:
                 return
+            if away is not None:
+                raise away_error(org_id, text_of(away))
             if not text_of(epoch).isdigit():
                 raise ShardFenced(f"shard {keys.shard} is {text_of(epoch) or 'not opened yet'}")
             now_ms = int(seconds) * 1000 + int(micros) // 1000
             asked_ms = now_ms if asked_ms is None else asked_ms
             if text_of(complete).isdigit() and int(complete) > asked_ms:
-                raise AccountNotFound(org_id, user_id)
+                raise await self._not_found(org_id, user_id)
             if loop.time() >= deadline:
                 raise StoreUnavailable(
                     f"account {account} is not in Redis, and no settler has said yet whether there"
@@ -140,13 +159,13 @@ class AccountReader:
                 )
             await asyncio.sleep(_LOOK_AGAIN_S)
 
-    async def _look(self, keys: ShardKeys, account: str) -> Any:
+    async def _look(self, keys: ShardKeys, org_id: str, account: str) -> Any:
         async with (
             within(self._settings.call_timeout_s),
             self._redis.pipeline(transaction=True) as pipeline,
         ):
             pipeline.hget(keys.accounts, account)
-            pipeline.hmget(keys.meta, "epoch", "complete_ms")
+            pipeline.hmget(keys.meta, "epoch", "complete_ms", FIELD + org_id)
             pipeline.time()
             return await pipeline.execute()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from taximeter.meter.lanes.shards import Shards
 from taximeter.meter.places.places import Places, name_of
 from taximeter.meter.server.handshake import greet
 from taximeter.meter.server.trouble import unavailable, within
-from taximeter.meter.wire.errors import ShardFenced, StoreError
+from taximeter.meter.wire.errors import ShardFenced, StoreError, StoreUnavailable
 from taximeter.meter.wire.hold_record import HoldRecord
 from taximeter.meter.wire.keys import ShardKeys, account_field, request_field, shard_of
 from taximeter.meter.wire.limits import check_org_id, check_request_id
@@ -101,55 +102,94 @@ class RequestReader:
         return _parse(text_of(hold)).payload if hold else ""
 
     async def check_open(self) -> None:
-        """Return when a new connection is admitted on every shard. Raises ShardFenced,
-        StoreUnavailable.
+        """Return as soon as a new connection is admitted on some shard: whoever asks for another
+        one is told by the answer. Raises what the first one said, ShardFenced or StoreUnavailable,
+        when none admits.
         """
-        async with within(self._timeout_s):
-            count = len(self._keys)
-            for place, shards in self._by_place():
-                connection: Any = place.connection_pool.make_connection()
-                try:
-                    await connection.connect()
-                    for keys in shards:
-                        check = partial(self._shards.check, keys.shard, count)
-                        await greet(connection, keys, check)
-                except RedisError as error:
-                    self._places.heed(error)
-                    raise
-                finally:
-                    await connection.disconnect(nowait=True)
+        closed: dict[int, StoreError] = {}
+        asking = [
+            asyncio.create_task(self._greet(*place, closed)) for place in self._by_place(closed)
+        ]
+        try:
+            for answer in asyncio.as_completed(asking):
+                if await answer:
+                    return
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        raise closed[min(closed)]
+
+    async def closed(self) -> list[str]:
+        """The shards that admit nobody now, and why, in words."""
+        closed: dict[int, StoreError] = {}
+        places = self._by_place(closed)
+        await asyncio.gather(*(self._greet(*place, closed) for place in places))
+        return [
+            f"shard {shard} is away" if isinstance(error, StoreUnavailable) else str(error)
+            for shard, error in sorted(closed.items())
+        ]
+
+    async def _greet(
+        self, place: Any, shards: list[ShardKeys], closed: dict[int, StoreError]
+    ) -> bool:
+        """Whether one of these shards of a server is open; `closed` gets the others."""
+        connection: Any = place.connection_pool.make_connection()
+        count, admitted = len(self._keys), False
+        left = {keys.shard: keys for keys in shards}
+        try:
+            async with within(self._timeout_s):
+                await connection.connect()
+                for keys in shards:
+                    try:
+                        await greet(
+                            connection, keys, partial(self._shards.check, keys.shard, count)
+                        )
+                        admitted = True
+                    except ShardFenced as error:
+                        closed[keys.shard] = error
+                    del left[keys.shard]
+        except StoreUnavailable as error:
+            self._places.heed(error.__cause__ or error)
+            closed |= dict.fromkeys(left, error)
+        finally:
+            await connection.disconnect(nowait=True)
+        return admitted
 
     async def unconfirmed(self, waits: Waits) -> list[str]:
         """Who does not confirm what is written now, of those whom `waits` asks; empty when all do.
-        Raises StoreUnavailable.
+        Raises StoreUnavailable where there is one server, and it is away.
         """
         missing: list[str] = []
         asked = [wait for wait in dict.fromkeys((waits.reserve, waits.commit)) if wait != "none"]
-        for place, (keys, *_) in self._by_place():
+        for place, (keys, *_) in self._by_place({}):
             connection: Any = place.connection_pool.make_connection()
+            where = f"{name}: " if (name := name_of(place)) else ""
             try:
                 async with within(self._timeout_s + 2 * waits.timeout_s):
                     await connection.connect()
                     for wait in asked:
                         goal = waits.goal(wait)
                         found = await what_is_missing(connection, keys, goal, waits.timeout_s)
-                        where = f"{name}: " if (name := name_of(place)) else ""
                         missing += [where + found] if found else []
+            except StoreUnavailable:
+                if not where:
+                    raise
+                missing.append(f"{where}it does not answer")
             finally:
                 await connection.disconnect(nowait=True)
         return missing
 
-    def _by_place(self) -> list[tuple[Any, list[ShardKeys]]]:
-        """Every server that has a shard, with its shards. Raises StoreUnavailable while one has
-        none.
-        """
+    def _by_place(self, lost: dict[int, StoreError]) -> list[tuple[Any, list[ShardKeys]]]:
+        """Every server that has a shard, with its shards; `lost` gets those that no server has."""
         found: dict[int, tuple[Any, list[ShardKeys]]] = {}
-        try:
-            for keys in self._keys:
+        for keys in self._keys:
+            try:
                 place = self._places.of(keys.meta)
+            except RedisError as error:
+                lost[keys.shard] = unavailable(error)
+            else:
                 found.setdefault(id(place), (place, []))[1].append(keys)
-        except RedisError as error:
-            raise unavailable(error) from error
         return list(found.values())
 
     def _check_open(self, keys: ShardKeys, count: int, meta: Any) -> None:

@@ -1,4 +1,6 @@
-"""Keeps an operation that waits for its reply, and tells its caller when none comes in time."""
+"""Keeps an operation that waits for its reply, and tells its caller when none comes in time; one
+that came with others tells the group that they wait in.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,6 @@ class Pending:
         queued_at: float,
         deadline: float,
         future: asyncio.Future[bytes],
-        *,
         uncertain: bool = False,
         life: Life | None = None,
     ) -> None:
@@ -53,6 +54,16 @@ class Pending:
         unwanted = self.future.cancelled() and self.operation.op in ("reserve", "touch")
         return unwanted and not self.sent
 
+    @property
+    def is_told(self) -> bool:
+        """Whether its caller was told what became of it."""
+        return self.future.done() and not self.future.cancelled()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether its caller is there, and was not told yet."""
+        return not self.future.done()
+
     def is_outlived(self, life: Life) -> bool:
         """Whether it must not go to a server of this life: a heartbeat from before a restart. Its
         hold may have ended since, and the restart have lost the end: the heartbeat would vouch for
@@ -67,14 +78,16 @@ class Pending:
 
     def answer(self, reply: bytes) -> None:
         """Hand on what the script said about it."""
-        if self.future.done():
-            return
         if self.uncertain and reply.startswith(b"-"):
-            if reply == NOT_LOADED:
-                self.future.set_result(NOT_LOADED_IN_DOUBT)
-            else:
+            if reply != NOT_LOADED:
                 self.fail(unknown(f"asked again, the answer was {reply.decode()!r}"))
-        else:
+                return
+            reply = NOT_LOADED_IN_DOUBT
+        self.tell(reply)
+
+    def tell(self, reply: bytes) -> None:
+        """Tell the caller this, unless he was told something already."""
+        if not self.future.done():
             self.future.set_result(reply)
 
     def refuse(self, error: MeterError) -> None:
@@ -82,6 +95,7 @@ class Pending:
         self.fail(unknown(str(error)) if self.uncertain else error)
 
     def fail(self, error: MeterError) -> None:
+        """The same with an error."""
         if not self.future.done():
             self.future.set_exception(error)
 
@@ -97,6 +111,68 @@ class Pending:
             self.fail(unknown(str(self.trouble or "it was sent before")))
         else:
             self.fail(self.trouble or StoreUnavailable("Redis could not be reached in time"))
+
+
+class Group:
+    """Operations that one caller waits for together. `answers` has what was told of each: its reply
+    or its error, None until then; `future` ends when there is one for all.
+    """
+
+    __slots__ = ("_left", "answers", "future")
+
+    def __init__(self, count: int, future: asyncio.Future[None]) -> None:
+        self.future = future
+        self.answers: list[bytes | MeterError | None] = [None] * count
+        self._left = count
+
+    def tell(self, place: int, answer: bytes | MeterError) -> None:
+        """What became of the operation at this place, unless that is known."""
+        answers = self.answers
+        if answers[place] is None:
+            answers[place] = answer
+            self._left -= 1
+            if not self._left and not self.future.done():
+                self.future.set_result(None)
+
+
+class PendingOfGroup(Pending):
+    """One operation of a group, at a place of it. `future` is that of the group."""
+
+    __slots__ = ("_group", "_place")
+
+    def __init__(
+        self,
+        operation: Operation,
+        queued_at: float,
+        deadline: float,
+        group: Group,
+        place: int,
+        life: Life | None,
+    ) -> None:
+        self.operation = operation
+        self.queued_at = queued_at
+        self.deadline = deadline
+        self.future = group.future  # type: ignore[assignment]  # Nobody but the group sets it.
+        self.sent = False
+        self.uncertain = False
+        self.life = life
+        self.trouble = None
+        self._group = group
+        self._place = place
+
+    @property
+    def is_told(self) -> bool:
+        return self._group.answers[self._place] is not None
+
+    @property
+    def is_awaited(self) -> bool:
+        return not self.is_told and not self.future.cancelled()
+
+    def tell(self, reply: bytes) -> None:
+        self._group.tell(self._place, reply)
+
+    def fail(self, error: MeterError) -> None:
+        self._group.tell(self._place, error)
 
 
 def unknown(what: str) -> OutcomeUnknown:

@@ -1,4 +1,5 @@
-"""Taximeter inside the LiteLLM proxy: `callbacks: taximeter.meter.litellm.callback` in its config.
+"""Meters what goes through the LiteLLM proxy: `callbacks: taximeter.meter.litellm.callback` in its
+config.
 
 Needs the extra `taximeter[litellm]` beside `litellm[proxy]`, and a sidecar. `docs/litellm.md` is
 its manual. Importing this package needs neither; asking it for `callback` does.

@@ -1,5 +1,5 @@
-"""Which model a LiteLLM name stands for: prices are of models at a host, and callers name model
-groups.
+"""Tells which model a LiteLLM name stands for: prices are of models at a host, and callers name
+model groups.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Settings of the LiteLLM logger: environment variables of the LiteLLM process."""
+"""Reads the settings of the LiteLLM logger: environment variables of the LiteLLM process."""
 
 from __future__ import annotations
 

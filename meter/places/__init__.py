@@ -1,1 +1,3 @@
-"""Where a key lives: which server of one, of a primary behind Sentinel, or of a cluster."""
+"""Finds where a key lives: on the one server, on the primary behind Sentinel, or on a node of a
+cluster.
+"""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import Connection, parse_url
+
+from taximeter.meter.places.cancelable import cancelable
 
 DEFAULT_PORT: Final = 6379
 Address = tuple[str, int]
@@ -23,9 +25,12 @@ class Seeds:
     options: Mapping[str, Any]
     service_name: str | None = None
     """Which primary, where a Sentinel watches several."""
+    sentinel_login: Mapping[str, str] = field(default_factory=dict)
+    """`username` and `password` of the Sentinels, where they have one of their own."""
 
     @property
     def database(self) -> int:
+        """The number of the logical database; 0 where the URL names none."""
         return int(self.options.get("db") or 0)
 
     def at(self, address: Address | None, **options: Any) -> dict[str, Any]:
@@ -36,7 +41,8 @@ class Seeds:
 
 def read_seeds(url: str, **options: Any) -> Seeds:
     """Take apart `redis://user:password@host:port,host:port/0?service_name=...`, with what redis-py
-    knows of such a URL. What the URL says counts before `options`. Raises ValueError.
+    knows of such a URL; `sentinel_username` and `sentinel_password` are ours. What the URL says
+    counts before `options`. Raises ValueError.
     """
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must start with redis://, rediss:// or unix://")
@@ -55,4 +61,13 @@ def read_seeds(url: str, **options: Any) -> Seeds:
             raise ValueError("names an empty host among several")
         addresses.insert(0, where)
     service_name = found.pop("service_name", None)
-    return Seeds(tuple(dict.fromkeys(addresses)), {**options, **found}, service_name)
+    sentinel_login = {
+        name: found.pop(f"sentinel_{name}")
+        for name in ("username", "password")
+        if f"sentinel_{name}" in found
+    }
+    if "username" in sentinel_login and "password" not in sentinel_login:
+        raise ValueError("names a sentinel_username without a sentinel_password")
+    addresses = list(dict.fromkeys(addresses))
+    found["connection_class"] = cancelable(found.get("connection_class", Connection))
+    return Seeds(tuple(addresses), {**options, **found}, service_name, sentinel_login)

@@ -1,4 +1,4 @@
-"""Which primary has which slot, as one node of the cluster sees it."""
+"""Reads which primary has which slot, as one node of the cluster sees it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class SlotMap:
 
     def __init__(self) -> None:
         self._owners: list[Address | None] = [None] * SLOTS
+        self._ids: dict[Address, str] = {}
         self.nodes: list[Address] = []
 
     @classmethod
@@ -31,6 +32,11 @@ class SlotMap:
             for low, high, *servers in reply:
                 found = [_address(server, asked) for server in servers]
                 nodes |= dict.fromkeys(one for one in found if one is not None)
+                made._ids |= {
+                    one: text_of(server[2])
+                    for one, server in zip(found, servers, strict=True)
+                    if one is not None and len(server) > 2
+                }
                 first, last = int(low), int(high)
                 if not 0 <= first <= last < SLOTS:
                     raise ValueError(f"slots {first} to {last}")
@@ -43,6 +49,20 @@ class SlotMap:
     def owner(self, slot: int) -> Address | None:
         """None while no primary has it."""
         return self._owners[slot]
+
+    def has_slots(self, node: Address) -> bool:
+        return node in self._owners
+
+    @property
+    def primaries(self) -> list[Address]:
+        """Of `nodes` those that have slots."""
+        owners = set(self._owners)
+        return [node for node in self.nodes if node in owners]
+
+    def same(self, other: SlotMap, node: Address) -> Address:
+        """What this map calls a node of another one: nodes may know it by other addresses."""
+        known = other._ids.get(node)
+        return next((here for here, name in self._ids.items() if name == known), node)
 
     def move(self, slot: int, to: Address) -> None:
         """As a node has just said."""

@@ -1,4 +1,4 @@
-"""What a model call costs: a model and token counts in, whole millicredits out.
+"""Prices model calls: a model and token counts in, whole millicredits out.
 
     price = pricer.price("gpt-4o", plan="starter")      # once a request, at the reserve
     hold = price.estimate(prompt_tokens, max_tokens, n)

@@ -7,11 +7,12 @@ of a model, the price of a search. `amendments.toml` has them, each with its sou
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
@@ -187,5 +188,14 @@ def _longer(rates: Rates, long: tuple[int, Decimal, Decimal]) -> Rates:
     }
 
 
-def _any(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, one) for name in names for one in patterns)
+def _any(names: Iterable[str], patterns: tuple[str, ...]) -> bool:
+    matches = _one_of(patterns).match
+    return any(matches(name) for name in names)
+
+
+@cache
+def _one_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """All of them at once, as there are hundreds, and each model of a list is compared with them
+    all. Of none, what nothing matches.
+    """
+    return re.compile("|".join(map(translate, patterns)) or r"(?!)")

@@ -1,5 +1,5 @@
-"""Editions: price lists that were taken over one after the other, each from a moment on. The one
-that is in force takes the place of the list that the installed package has.
+"""Finds the price list that is in force: editions were taken over one after the other, each from a
+moment on, and take the place of the list that the installed package has.
 """
 
 from __future__ import annotations

@@ -147,6 +147,10 @@ class PriceLists:
                 found |= dict.fromkeys(f"{one.id}/{model.id}" for model in one.models)
         return list(found)
 
+    def own_names(self) -> Iterable[str]:
+        """Every model that the operator's own file names."""
+        return () if self._file is None else list(self._file.models)
+
     def hosts(self) -> frozenset[str]:
         """Hosts that a price of any list is of."""
         found = set(HOSTS)

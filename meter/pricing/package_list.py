@@ -1,5 +1,5 @@
-"""The list of the package `genai-prices` as JSON, so that it can be kept and handed on: in the form
-in which its authors publish it (`prices/new_data/v2/data.json`), which is read as well.
+"""Writes the list of the package `genai-prices` as JSON, so that it can be kept and handed on: in
+the form in which its authors publish it (`prices/new_data/v2/data.json`), which is read as well.
 """
 
 from __future__ import annotations

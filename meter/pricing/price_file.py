@@ -1,5 +1,5 @@
-"""Price files: an operator's own prices, in TOML or JSON, read whole or refused with every mistake
-named by its line, model and field. `docs/prices.md` describes the format.
+"""Reads price files, an operator's own prices in TOML or JSON, whole, or refuses them with every
+mistake named by its line, model and field. `docs/prices.md` describes the format.
 """
 
 from __future__ import annotations

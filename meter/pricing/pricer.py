@@ -163,6 +163,10 @@ class Pricer:
         """Every model of the list in force, as host/name."""
         return self._lists.names()
 
+    def own_names(self) -> Iterable[str]:
+        """Every model that the operator's own file names, as it does."""
+        return self._lists.own_names()
+
     def knows_host(self, host: str) -> bool:
         """Whether a list or the operator's own file has prices of this host, by its id."""
         return host in self._lists.hosts()

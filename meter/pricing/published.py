@@ -271,6 +271,7 @@ def names_of(of: Identity, listed: Identity) -> tuple[str, ...]:
 
 
 def sheet_of(model: ModelInfo, price: ModelPrice) -> Sheet:
+    """One published price as a sheet: its rates, and those of the modes that it has besides."""
     rates = _rates(price)
     modes: dict[str, Rates] = {}
     for variant in model.price_variants or ():

@@ -1,1 +1,1 @@
-"""What a Redis server is, before it is used: its identity, durability and access."""
+"""Finds out what a Redis server is before it is used: its identity, durability and access."""

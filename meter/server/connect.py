@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import Any
+from typing import Any, Final
 
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -18,8 +18,10 @@ from taximeter.meter.server.handshake import greet
 from taximeter.meter.server.permissions import METER, check_permissions, missing_permission
 from taximeter.meter.server.trouble import within
 from taximeter.meter.settings import MeterSettings
-from taximeter.meter.wire.errors import StoreError, StoreUnavailable, UnsafeServer
+from taximeter.meter.wire.errors import ShardFenced, StoreError, StoreUnavailable, UnsafeServer
 from taximeter.meter.wire.keys import ShardKeys
+
+_SHARDS_ASKED: Final = 16
 
 
 def seeds_of(url: str, settings: MeterSettings) -> Seeds:
@@ -27,7 +29,6 @@ def seeds_of(url: str, settings: MeterSettings) -> Seeds:
     return read_seeds(
         url,
         retry=Retry(NoBackoff(), 0),
-        retry_on_timeout=False,
         socket_connect_timeout=settings.call_timeout_s,
     )
 
@@ -56,7 +57,28 @@ async def connect_places(seeds: Seeds, settings: MeterSettings) -> tuple[Places,
 
 
 async def _count_shards(places: Places, settings: MeterSettings) -> int:
-    keys = ShardKeys(settings.key_prefix, 0)
+    """Ask the first shard that is open. Of several servers one that is away is passed over."""
+    troubles: list[Exception] = []
+    away: set[str] = set()
+    for shard in range(_SHARDS_ASKED):
+        keys = ShardKeys(settings.key_prefix, shard)
+        server = ""
+        try:
+            server = name_of(places.of(keys.meta))
+            if server not in away:
+                async with asyncio.timeout(settings.call_timeout_s / 2 if server else None):
+                    return await _count_at(places, keys, settings)
+        except ShardFenced as error:
+            troubles.append(error)
+        except (RedisError, OSError) as error:
+            troubles.append(error)
+            away.add(server)
+        if not server:
+            break
+    raise troubles[0]
+
+
+async def _count_at(places: Places, keys: ShardKeys, settings: MeterSettings) -> int:
     trouble: RedisError | None = None
     while True:
         connection: Any = places.of(keys.meta, trouble).connection_pool.make_connection()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from redis.exceptions import ResponseError
 
+from taximeter.meter.places.places import Places, name_of
+from taximeter.meter.server.trouble import within
 from taximeter.meter.settings import Durability
+from taximeter.meter.wire.errors import StoreUnavailable
 from taximeter.meter.wire.replies import text_of
 from taximeter.meter.wire.scripts import load_script
 from taximeter.meter.wire.waits import Waits
@@ -25,6 +31,7 @@ _MODES: Final = {
     "?": "How often the AOF is synced is not for this user to read, and TAXIMETER_DURABILITY does "
     "not say it.",
 }
+_WEAKEST_FIRST: Final = ("M0", "?", "M1", "M2", "M3", "M4", "M5")
 _BY_WORD: Final = " (That appendfsync is {}, TAXIMETER_DURABILITY says: this user may not read it.)"
 
 
@@ -88,12 +95,67 @@ class ServerFacts:
         return "M3" if self.replicas else "M1"
 
 
+def weakest_promise(
+    servers: Mapping[str, ServerFacts | None],
+    waits: Waits | None = None,
+    durability: Durability = "none",
+) -> str:
+    """What holds on all of these servers, by their names; None for one that did not answer, which
+    at least one did. Names those that promise less than the others.
+    """
+    said = {
+        name: facts.promise(waits, durability)
+        for name, facts in servers.items()
+        if facts is not None
+    }
+    least = min(said.values(), key=lambda one: _WEAKEST_FIRST.index(one.partition(":")[0]))
+    if len(servers) == 1:
+        return least
+    weak = [name for name, one in said.items() if one == least]
+    words = f"On each of {len(said)} servers"
+    if len(weak) < len(said):
+        words = f"So on {', '.join(sorted(weak))}; the other {len(said) - len(weak)} promise more"
+    away = sorted(servers.keys() - said.keys())
+    if away:
+        words += f"; {', '.join(away)} did not answer"
+    return f"{least} ({words}.)"
+
+
+async def read_all_facts(
+    places: Places, keys: Iterable[str], timeout_s: float
+) -> dict[str, ServerFacts | None]:
+    """Ask every server that has one of these keys, all at once; None for one that does not answer
+    in time. Raises StoreUnavailable when none does.
+    """
+    found: dict[str, Any] = {}
+    for key in keys:
+        with suppress(ResponseError):  # Nobody has it.
+            place = places.of(key)
+            found[name_of(place)] = place
+
+    async def ask(place: Any) -> ServerFacts | StoreUnavailable:
+        try:
+            async with within(timeout_s):
+                return await read_facts(place)
+        except StoreUnavailable as error:
+            return error
+
+    answers = await asyncio.gather(*map(ask, found.values()))
+    troubles = [one for one in answers if isinstance(one, StoreUnavailable)]
+    if len(troubles) == len(answers):
+        raise troubles[0] if troubles else StoreUnavailable("no server has a shard")
+    return {
+        name: None if isinstance(one, StoreUnavailable) else one
+        for name, one in zip(found, answers, strict=True)
+    }
+
+
 async def read_facts(redis: Any) -> ServerFacts:
     """Ask a `redis.asyncio.Redis`. Only CONFIG knows how often the AOF is synced, and whoever may
     run it is as good as the server's administrator: None for all others. Raises redis-py's errors.
     """
     info = await redis.info("everything")
-    config = await _config(redis, "appendfsync")
+    config = await read_config(redis, "appendfsync")
     return ServerFacts(
         product=str(info.get("server_name") or "redis"),
         version=str(info.get("valkey_version") or info.get("redis_version")),
@@ -107,12 +169,14 @@ async def read_facts(redis: Any) -> ServerFacts:
     )
 
 
-async def _config(redis: Any, name: str) -> dict[str, str]:
+async def read_config(redis: Any, *names: str) -> dict[str, str]:
+    """What this user may read of these settings. Raises redis-py's errors."""
     # A refusal would stand in the server's ACL LOG each time: look before asking.
-    if await load_script("permissions").call(redis, [], [f"CONFIG GET {name}"]):
+    asked = [f"CONFIG GET {name}" for name in names]
+    if await load_script("permissions").call(redis, [], asked):
         return {}
     try:
-        answer = await redis.config_get(name)
+        answer = await redis.config_get(*names)
     except ResponseError:  # It is switched off, or renamed, as managed services do.
         return {}
     return {text_of(key): text_of(value) for key, value in cast("dict[Any, Any]", answer).items()}

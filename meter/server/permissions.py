@@ -139,10 +139,10 @@ API: Final = Role(
     "api",
     (*METER.scripts, "limit"),
     (*METER.commands, "EXISTS", "HGETALL", "HLEN", "TIME", "XINFO|STREAM", "XRANGE"),
-    METER.optional,
+    (*METER.optional, "HSCAN", "ZSCORE"),
     (":limit:*",),
 )
-"""The API, which also shows how far each shard is settled."""
+"""The API, which also shows how far each shard is settled, and what running requests hold."""
 SETTLER: Final = Role(
     "settler",
     (
@@ -158,9 +158,10 @@ SETTLER: Final = Role(
 ROLES: Final = {role.name: role for role in (METER, API, SETTLER)}
 
 
-async def check_permissions(redis: Any, role: Role, key: str) -> None:
+async def check_permissions(redis: Any, role: Role, key: str, *, on_replica: bool = False) -> None:
     """Ask the server what the connected user may not do; `key` is any key of ours. A user of its
-    own that may do far too much is named in the log.
+    own that may do far too much is named in the log. A replica of a cluster, which sends everybody
+    away who names a key, is asked for what it would allow.
 
     Raises MissingPermission, redis errors.
     """
@@ -169,7 +170,10 @@ async def check_permissions(redis: Any, role: Role, key: str) -> None:
     needed = (*role.needed, *(_IN_A_CLUSTER if server else ()))
     asked = [*(_EXAMPLES[command] for command in needed), _TOO_MUCH]
     try:
-        refused = await script.call(redis, [key], asked)
+        if on_replica:
+            refused = await script.call(redis, [], [one.replace("*", key) for one in asked])
+        else:
+            refused = await script.call(redis, [key], asked)
     except NoPermissionError as error:
         raise missing_permission(user_of(redis), error, server) from error
     missing = {text_of(command) for command in refused}

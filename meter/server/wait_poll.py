@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 from hiredis import pack_command
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
-from taximeter.meter.wire.scripts import Script, call_script
+from taximeter.meter.wire.scripts import Script
 from taximeter.meter.wire.waits import Goal
 
 # A replica that is asked before its own sync says no, and unasked it answers once a second; so it
@@ -22,7 +23,8 @@ _AT_ONCE_MAX: Final = 4
 
 
 class WaitPoll:
-    """The question of one goal on one redis-py connection, repeated until somebody stops it.
+    """The question of one goal on one connection, of redis-py or a line, repeated until somebody
+    stops it.
 
     All answers to it are read before the connection is used for anything else: see `finish`.
     """
@@ -38,25 +40,39 @@ class WaitPoll:
         self._again = asyncio.Event()
         self._repeating: asyncio.Task[None] | None = None
 
-    async def after(self, script: Script, arguments: list[Any]) -> Any:
-        """Run a script that writes, and ask; returns what the script says. Raises what redis-py
-        raises.
+    async def after(self, script: Script, keys: Sequence[str]) -> list[Any]:
+        """Run a script that writes, once for each of these keys, and ask behind the last; returns
+        what each says, an error reply as the exception. Raises what is about the connection.
         """
-        if self._asks_for_disks:
-            # A server that syncs with every write answers when its disk has it; a question that
-            # came with the write would reach it, and the replica, before they sync.
-            return await call_script(self._connection, script, arguments)
-        packed = pack_command(("EVALSHA", script.sha, *arguments)) + self._packed
-        self._asked += 1
-        self._unanswered += 1
+        # A server that syncs with every write answers when its disk has it; a question that came
+        # with the write would reach it, and the replica, before they sync.
+        asked = not self._asks_for_disks
+        said = await self._run(("EVALSHA", script.sha), keys, asked=asked)
+        if any(isinstance(one, NoScriptError) for one in said):
+            if asked:
+                # The answer behind it is about what was written before.
+                await self._connection.read_response(disable_decoding=True)
+                self._unanswered -= 1
+            said = await self._run(("EVAL", script.text), keys, asked=False)
+        return said
+
+    async def _run(
+        self, command: tuple[str, str], keys: Sequence[str], *, asked: bool
+    ) -> list[Any]:
+        calls: list[tuple[Any, ...]] = [(*command, "1", key) for key in keys]
+        packed = [*map(pack_command, calls)]
+        if asked:
+            packed.append(self._packed)
+            self._asked += 1
+            self._unanswered += 1
         await self._connection.send_packed_command(packed, check_health=False)
-        try:
-            return await self._connection.read_response(disable_decoding=True)
-        except NoScriptError:
-            # The answer behind it is about what was written before.
-            await self._connection.read_response(disable_decoding=True)
-            self._unanswered -= 1
-            return await call_script(self._connection, script, arguments)
+        said: list[Any] = []
+        for _ in keys:
+            try:
+                said.append(await self._connection.read_response(disable_decoding=True))
+            except ResponseError as error:
+                said.append(error)
+        return said
 
     async def answer(self) -> tuple[int, ...]:
         """How far it is now, as the next answer says. Raises what redis-py raises."""

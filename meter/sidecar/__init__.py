@@ -1,4 +1,4 @@
-"""The sidecar: the meter over plain HTTP, as one ASGI application.
+"""Serves the meter over plain HTTP, as one ASGI application: the sidecar.
 
 Standard library only, besides what the meter itself needs, so that it comes with the plain install
 and costs little more than the server's own work. `docs/sidecar.md` is its manual.

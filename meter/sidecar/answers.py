@@ -1,4 +1,4 @@
-"""What the sidecar refuses, as HTTP: a status, a code for programs, a sentence for people.
+"""Says as HTTP what the sidecar refuses: a status, a code for programs, a sentence for people.
 
 Sentences are written here and never taken from below, so that nothing of the inside (addresses,
 error texts of Redis) reaches a caller.
@@ -12,6 +12,7 @@ from typing import Final
 
 from taximeter.meter.wire.errors import (
     AccountNotFound,
+    CellUnknown,
     InsufficientCredits,
     InvalidRequest,
     MeterError,
@@ -23,17 +24,20 @@ from taximeter.meter.wire.errors import (
     TooManyForAccount,
     TooManyHolds,
     UnknownHold,
+    WrongCell,
 )
 from taximeter.meter.wire.http_refusals import HTTP_REFUSALS, HttpCause
 from taximeter.meter.wire.limits import BALANCE_MAX
 from taximeter.meter.wire.receipt import Receipt
-from taximeter.meter.wire.refusals import REFUSALS, cause_of
+from taximeter.meter.wire.refusals import REFUSALS, Cause, cause_of
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Refusal(Exception):
-    """An answer other than 200. `retry` says that the same request may succeed a little later."""
+    """An answer other than 200. `retry` says that the same request may succeed a little later,
+    `cause` names the row of the tables of refusals.
+    """
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class Refusal(Exception):
         details: Mapping[str, object] | None = None,
         *,
         retry: bool = False,
+        cause: Cause | HttpCause,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -50,6 +55,7 @@ class Refusal(Exception):
         self.message = message
         self.details = details or {}
         self.retry = retry
+        self.cause = cause
 
     def body(self) -> bytes:
         """The JSON of the answer."""
@@ -70,7 +76,8 @@ def http_refusal(
     row = HTTP_REFUSALS[cause]
     assert row.sidecar is not None, f"the sidecar never meets {cause}"
     status, code, sentence, _ = row.sidecar
-    return Refusal(status, code, words or sentence.format(**figures), details, retry=row.retry)
+    words = words or sentence.format(**figures)
+    return Refusal(status, code, words, details, retry=row.retry, cause=cause)
 
 
 def invalid(field: str, limit: str) -> Refusal:
@@ -101,7 +108,7 @@ def refusal_of(error: MeterError) -> Refusal:
         return _invalid(error)
     said, retry = REFUSALS[cause].sidecar, REFUSALS[cause].retry
     words, details = _filled(error, said.words)
-    return Refusal(said.status, said.code, words, details, retry=retry)
+    return Refusal(said.status, said.code, words, details, retry=retry, cause=cause)
 
 
 def _filled(error: MeterError, words: str) -> tuple[str, dict[str, object]]:
@@ -123,6 +130,11 @@ def _filled(error: MeterError, words: str) -> tuple[str, dict[str, object]]:
             return words.format(state=error.outcome.state), _recorded(error.outcome)
         case AccountNotFound():
             return words, {"org_id": error.org_id, "user_id": error.user_id}
+        case WrongCell():
+            where = {"cell": error.cell, "address": error.sidecar_url}
+            return words.format(**where), {"org_id": error.org_id, **where}
+        case CellUnknown():
+            return words, {"org_id": error.org_id}
         case UnknownHold():
             return words, {"request_id": error.request_id}
         case NotConfirmed():

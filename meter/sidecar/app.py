@@ -1,4 +1,5 @@
-"""The ASGI application: routes by a dictionary, reads a body in one go, answers in two messages.
+"""Routes requests by a dictionary, reads a body in one go and answers in two messages: the ASGI
+application.
 
 It is written for the request path: no framework, no middleware, nothing allocated that the answer
 does not need. `docs/decisions/0010-the-sidecar-is-plain-asgi.md` has the measurements.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cache
 from importlib.resources import files
@@ -39,16 +41,17 @@ from taximeter.meter.sidecar.forward_auth import (
     read_headers,
 )
 from taximeter.meter.sidecar.grants import UNLIMITED, Grant, KeyRing
-from taximeter.meter.sidecar.metrics import metrics_text
 from taximeter.meter.sidecar.model_prices import Prices
 from taximeter.meter.wire.errors import MeterError
-from taximeter.meter.wire.refusals import RETRY_AFTER_S
+from taximeter.meter.wire.http_refusals import REFUSED, HttpCause
+from taximeter.meter.wire.refusals import RETRY_AFTER_S, Cause
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 logger = logging.getLogger("taximeter.sidecar")
 
 Send = Callable[[Message], Awaitable[None]]
 Status = Callable[[], Awaitable[tuple[int, bytes]]]
+Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Answers the state of the whole system: an HTTP status and JSON."""
 
 OPERATION_ROUTES: Final = {
@@ -70,7 +73,6 @@ ROUTES: Final[dict[str, str]] = {
 """Path -> the one method that it takes."""
 
 _JSON: Final = (b"content-type", b"application/json")
-_TEXT: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 _CLOSE: Final = (b"connection", b"close")
 
 
@@ -96,8 +98,10 @@ class Sidecar:
         forward_auth: ForwardAuthPolicy | None = None,
         status: Status | None = None,
         price_alarm: Callable[[], str | None] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._status = status
+        self._metrics = metrics
         self._price_alarm = price_alarm
         prices = None if pricer is None else Prices(pricer, holds or EstimatedHolds())
         self._operations = Operations(meter, prices)
@@ -120,8 +124,20 @@ class Sidecar:
         """Use this meter."""
         self._operations.meter = meter
 
+    @property
+    def meter(self) -> Meter | None:
+        """The meter that it uses now."""
+        return self._operations.meter
+
+    @property
+    def refused_in_batches(self) -> Counter[Cause | HttpCause]:
+        """Why operations of batches were refused, which were answered 200 as a whole. Why a request
+        was, stands in its scope (REFUSED).
+        """
+        return self._operations.refused
+
     async def ready(self) -> None:
-        """Return when Redis answers and every shard is open. Raises MeterError, Refusal."""
+        """Return when Redis answers and some shard is open. Raises MeterError, Refusal."""
         await self._operations.connected().ready()
 
     def refuse(self, error: MeterError) -> None:
@@ -133,7 +149,7 @@ class Sidecar:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
-        status, extra = 200, None
+        status, extra, kind = 200, None, _JSON
         try:
             # No browser reaches a Unix socket, which has no port.
             if self._keys is None and (port := _own_port(scope)) is not None:
@@ -141,19 +157,24 @@ class Sidecar:
                 check_host(scope["headers"], port if is_gate else None)
             if scope["path"] == STATUS and scope["method"] == "GET":
                 status, body = await self._system_status()
+            elif scope["path"] == METRICS and scope["method"] == "GET" and self._metrics:
+                wanted = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
+                body, content_type = await self._metrics(wanted)
+                kind = (b"content-type", content_type.encode())
             elif scope["path"].startswith(PREFIX):
-                status, body, extra = await self._ask_gate(scope)
+                status, body, extra, cause = await self._ask_gate(scope)
+                if cause is not None:
+                    scope[REFUSED] = cause
             else:
                 body = await self._answer(scope, receive)
         except MeterError as error:
-            status, body, extra = _refused(refusal_of(error))
+            status, body, extra = _refused(scope, refusal_of(error))
         except Refusal as error:
-            status, body, extra = _refused(error)
+            status, body, extra = _refused(scope, error)
         except Exception:
             # A defect of ours; the log has it, the caller learns nothing of the inside.
             logger.exception("a request failed")
-            status, body, extra = _refused(INTERNAL)
-        kind = _TEXT if status == 200 and scope["path"] == METRICS else _JSON
+            status, body, extra = _refused(scope, INTERNAL)
         headers = [kind, (b"content-length", b"%d" % len(body))]
         if extra:
             headers += extra
@@ -204,8 +225,7 @@ class Sidecar:
         if path == "/openapi.json":
             return openapi_document()
         if path == METRICS:
-            meter = self._operations.connected()
-            return metrics_text(meter.pressure(), meter.overdrafts)
+            raise http_refusal("not_there")
         if path == "/readyz":
             if self._operations.draining:
                 raise DRAINING
@@ -243,6 +263,7 @@ def create_sidecar(
     forward_auth: ForwardAuthPolicy | None = None,
     status: Status | None = None,
     price_alarm: Callable[[], str | None] | None = None,
+    metrics: Metrics | None = None,
 ) -> Sidecar:
     """Make the application.
 
@@ -250,8 +271,12 @@ def create_sidecar(
     held, which is all of it without. Without `keys`, anybody who can connect may spend: serve it on
     loopback or on a Unix socket then. Without `status`, the system's state is that of Redis.
     `price_alarm` says in a word what is wrong with the price list, its age say, for `/readyz`.
+    `metrics` writes what `/metrics` answers, in a form that the Accept header asks for, and its
+    content type; without it there is none.
     """
-    return Sidecar(meter, pricer, keys, body_bytes_max, holds, forward_auth, status, price_alarm)
+    return Sidecar(
+        meter, pricer, keys, body_bytes_max, holds, forward_auth, status, price_alarm, metrics
+    )
 
 
 async def _grant(keys: KeyRing, headers: Headers) -> Grant | None:
@@ -270,7 +295,10 @@ def _own_port(scope: MutableMapping[str, Any]) -> int | None:
     return server[1] if isinstance(server[1], int) else None
 
 
-def _refused(refusal: Refusal) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+def _refused(
+    scope: MutableMapping[str, Any], refusal: Refusal
+) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+    scope[REFUSED] = refusal.cause
     headers = []
     if refusal.retry:
         headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))

@@ -1,4 +1,6 @@
-"""API keys of the sidecar: only their SHA-256 digests are ever in its settings or its memory."""
+"""Checks API keys of the sidecar: only their SHA-256 digests are ever in its settings or its
+memory.
+"""
 
 from __future__ import annotations
 

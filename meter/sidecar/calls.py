@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -21,8 +22,12 @@ from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.sidecar.model_prices import Prices
 from taximeter.meter.wire.errors import InvalidRequest
 from taximeter.meter.wire.hold_record import Asker
-from taximeter.meter.wire.operations import TAKES_CREDIT, Op
+from taximeter.meter.wire.http_refusals import HttpCause
+from taximeter.meter.wire.ids import new_request_id
+from taximeter.meter.wire.limits import check_ttl
+from taximeter.meter.wire.operations import TAKES_CREDIT, Op, Operation, operation_of
 from taximeter.meter.wire.receipt import Receipt
+from taximeter.meter.wire.refusals import Cause
 
 # Filled in by hand: request ids and states need no escapes, everything else is a number.
 _RESERVED: Final = (
@@ -45,6 +50,12 @@ def full_answer(receipt: Receipt) -> bytes:
     return (_FULL % (*receipt[:6], _BOOLEANS[receipt.replayed], _BOOLEANS[receipt.late])).encode()
 
 
+def reserved_answer(receipt: Receipt) -> bytes:
+    """What a reserve has opened just now."""
+    request_id, _, amount, _, available, held, *_ = receipt
+    return (_RESERVED % (request_id, amount, available, held)).encode()
+
+
 def short_answer(receipt: Receipt) -> bytes:
     """A receipt of what was done just now; what had been reserved is known to a replay only."""
     if receipt.replayed:
@@ -64,6 +75,8 @@ class Operations:
         self.refusal = UNAVAILABLE
         """Why nothing can be done while there is no meter."""
         self._prices = prices
+        self.refused: Counter[Cause | HttpCause] = Counter()
+        """Why operations of batches were refused."""
 
     def connected(self) -> Meter:
         """The meter. Raises Refusal while there is none."""
@@ -78,15 +91,7 @@ class Operations:
         what it says. What was returned is in Redis. If this process dies meanwhile, the operation
         took effect once or not at all, and the request id tells which.
         """
-        if op not in FIELDS:
-            raise InvalidRequest("op", f"one of {', '.join(FIELDS)}")
-        op = cast(Op, op)
-        if self.draining and op in TAKES_CREDIT:
-            raise DRAINING
-        meter = self.meter or self.connected()
-        check_names(fields, FIELDS[op])
-        org_id, user_id = text_of(fields, "org_id"), text_of(fields, "user_id")
-        asker = None if grant is None else grant.checked(op, org_id, user_id)
+        op, meter, org_id, user_id, asker = self._begun(op, fields, grant)
         if op == "reserve":
             hold = await self._reserve(meter, org_id, user_id, fields, asker)
             return (_RESERVED % (hold.request_id, hold.amount, hold.available, hold.held)).encode()
@@ -98,6 +103,42 @@ class Operations:
             )
             return short_answer(receipt)
         return short_answer(await self._on_hold(meter, op, org_id, user_id, fields, asker))
+
+    def unpriced(self, op: str, fields: Mapping[str, Any], grant: Grant | None) -> Operation | None:
+        """One with an amount that can go with others of its kind; None for one whose model has to
+        be priced. Raises as `run`.
+        """
+        op, _, org_id, user_id, asker = self._begun(op, fields, grant)
+        takes_credit = op in TAKES_CREDIT
+        request_id = None if takes_credit else text_of(fields, "request_id")
+        given = (0, None) if op == "release" else amount_of(op, fields)
+        if given is None:
+            return None
+        amount, usage = given
+        if takes_credit:
+            request_id = request_id_of(fields)
+        if request_id is None:
+            request_id = new_request_id()
+        ttl_ms = check_ttl(ttl_of(fields)) if op in ("reserve", "touch") else 0
+        if takes_credit:
+            opener = asker.name if op == "reserve" and asker is not None else ""
+            return operation_of(op, org_id, user_id, request_id, amount, ttl_ms, usage, opener)
+        return operation_of(op, org_id, user_id, request_id, amount, ttl_ms, usage, asker=asker)
+
+    def _begun(
+        self, op: str, fields: Mapping[str, Any], grant: Grant | None
+    ) -> tuple[Op, Meter, str, str, Asker | None]:
+        """What all operations have, checked, and who asks."""
+        if op not in FIELDS:
+            raise InvalidRequest("op", f"one of {', '.join(FIELDS)}")
+        op = cast(Op, op)
+        if self.draining and op in TAKES_CREDIT:
+            raise DRAINING
+        meter = self.meter or self.connected()
+        check_names(fields, FIELDS[op])
+        org_id, user_id = text_of(fields, "org_id"), text_of(fields, "user_id")
+        asker = None if grant is None else grant.checked(op, org_id, user_id)
+        return op, meter, org_id, user_id, asker
 
     async def _reserve(
         self,

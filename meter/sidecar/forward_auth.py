@@ -25,8 +25,9 @@ from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.wire.credits import text_of_credits
 from taximeter.meter.wire.errors import InvalidRequest, MeterError, RequestReplayed, UnknownHold
 from taximeter.meter.wire.hold_record import Asker
+from taximeter.meter.wire.http_refusals import HttpCause
 from taximeter.meter.wire.receipt import Receipt
-from taximeter.meter.wire.refusals import REFUSALS, RETRY_AFTER_S, cause_of
+from taximeter.meter.wire.refusals import REFUSALS, RETRY_AFTER_S, Cause, cause_of
 from taximeter.meter.wire.usage import Usage
 
 PREFIX: Final = "/auth/"
@@ -72,11 +73,12 @@ class ForwardAuthPolicy:
 
 
 class GateAnswer(NamedTuple):
-    """An answer with its headers."""
+    """An answer with its headers, and why it is a refusal, if it is one."""
 
     status: int
     body: bytes
     headers: RawHeaders
+    cause: Cause | HttpCause | None = None
 
 
 class ForwardAuth:
@@ -229,7 +231,7 @@ def _refused(refusal: Refusal, *, as_403: bool) -> GateAnswer:
     if type(have := refusal.details.get("have_millicredits")) is int:
         headers.append((b"x-credits-remaining", _credits(have)))
     status = 403 if as_403 and refusal.status in _REFUSED_AS_403 else refusal.status
-    return GateAnswer(status, refusal.body(), headers)
+    return GateAnswer(status, refusal.body(), headers, refusal.cause)
 
 
 def _credits(millicredits: int) -> bytes:

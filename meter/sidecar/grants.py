@@ -1,4 +1,4 @@
-"""What a key allows: one organisation, some operations, and one user of it or all."""
+"""Says what a key allows: one organisation, some operations, and one user of it or all."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What scripts and Python agree on: keys, arguments, codes, records, limits, errors."""
+"""Keeps what scripts and Python agree on: keys, arguments, codes, records, limits, errors."""

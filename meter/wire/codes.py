@@ -1,5 +1,5 @@
-"""Reply codes of the scripts: positive means the state is as asked for, negative means refused and
-nothing changed.
+"""Names the reply codes of the scripts: positive means the state is as asked for, negative means
+refused and nothing changed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Code(IntEnum):
     PAUSED = -7
     NOT_ALLOWED = -8
     TOO_MANY_HOLDS = -9
+    ELSEWHERE = -10
 
 
 FENCED = "FENCED"

@@ -1,5 +1,5 @@
-"""What the meter can refuse, and why. Every error is a MeterError; refusals carry the figures a
-caller needs.
+"""Lists what the meter can refuse, and why. Every error is a MeterError; refusals carry the figures
+a caller needs.
 """
 
 from __future__ import annotations
@@ -101,6 +101,39 @@ class NotAllowed(MeterError):
         super().__init__(f"request {request_id}: {why.get(right, right)}")
         self.request_id = request_id
         self.right = right
+
+
+class WrongCell(MeterError):
+    """The organisation lives in another cell. Nothing was done here: ask there, under the same
+    request id. `api_url` and `sidecar_url` are the addresses of its API and of its sidecar.
+    """
+
+    def __init__(self, org_id: str, cell: str, api_url: str, sidecar_url: str) -> None:
+        super().__init__(f"organisation {org_id} lives in cell {cell}: {api_url}")
+        self.org_id = org_id
+        self.cell = cell
+        self.api_url = api_url
+        self.sidecar_url = sidecar_url
+
+
+class OrganizationMoves(MeterError):
+    """The organisation is being moved to another cell, which takes seconds. Nothing was done; try
+    again under the same request id.
+    """
+
+    def __init__(self, org_id: str) -> None:
+        super().__init__(f"organisation {org_id} is being moved to another cell")
+        self.org_id = org_id
+
+
+class CellUnknown(MeterError):
+    """The organisation is not known here, and the directory of cells does not answer. Nothing was
+    done; try again.
+    """
+
+    def __init__(self, org_id: str) -> None:
+        super().__init__(f"no cell is known for organisation {org_id}, and the directory is away")
+        self.org_id = org_id
 
 
 class Overloaded(MeterError):

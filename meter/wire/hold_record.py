@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from taximeter.meter.wire.errors import InvalidRequest
 from taximeter.meter.wire.limits import check_opener
+from taximeter.meter.wire.payload_codes import plain
 
 _MARK: Final = re.compile(r"(?:(\d+)S)?([a-z0-9]*)(?:O([A-Za-z0-9]+))?")
 
@@ -17,7 +18,8 @@ class HoldRecord(NamedTuple):
 
     start: the number of the server start under which it was last heard of; None when a release
     wrote it that knew of no starts. owner: the token of the call that reserved it. opener: who that
-    was (an API key, a process), empty when nobody was named.
+    was (an API key, a process), empty when nobody was named. payload: plain JSON, also where Redis
+    has it with codes.
     """
 
     amount: int
@@ -44,11 +46,11 @@ class HoldRecord(NamedTuple):
             None if start is None else int(start),
             owner,
             opener or "",
-            payload,
+            plain(payload),
         )
 
     def text(self) -> str:
-        """The record as Redis keeps it."""
+        """The record as every release reads it: its payload has no codes."""
         mark = owner_of(self.owner, self.opener)
         if self.start is not None:
             mark = f"{self.start}S{mark}"

@@ -12,7 +12,13 @@ from typing import Final, Literal
 
 from taximeter.meter.wire.refusals import FAMILY, Said
 
+REFUSED: Final = "taximeter.refusal"
+"""Where an ASGI application leaves in the scope of a request why it was refused, in the word of its
+row in one of the two tables.
+"""
+
 HttpCause = Literal[
+    "archive_away",
     "body_too_large",
     "body_too_slow",
     "busy",
@@ -238,6 +244,11 @@ HTTP_REFUSALS: Final[dict[HttpCause, HttpRefusal]] = {
         gate=_KEYS_UNAVAILABLE,
         why=FAMILY + " The sidecar asks Postgres about keys that it does not know yet, and else"
         " goes on without.",
+    ),
+    "archive_away": _of_admin_api(
+        "a month that is asked for lies in the archive, and its files are away or altered, or take"
+        " too long to read",
+        Said(503, "SERVICE_UNAVAILABLE", "The archive cannot be read: {why}", "archive_away"),
     ),
     "identity_provider": _of_api(
         "the keys of the identity provider cannot be fetched",

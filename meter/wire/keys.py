@@ -94,9 +94,11 @@ def account_field(org_id: str, user_id: str) -> str:
 
 
 def split_account(account: str) -> tuple[str, str]:
-    """(org_id, user_id) of an account name. Raises ValueError when it is not one."""
-    org_id, slash, user_id = account.partition("/")
-    if not slash or not org_id or not user_id:
+    """(org_id, user_id) of an account name. Raises ValueError when it is not one, or has a zero
+    byte, which Postgres does not take.
+    """
+    org_id, _, user_id = account.partition("/")
+    if not org_id or not user_id or "\0" in account:
         raise ValueError(f"not an account name: {account!r}")
     return org_id, user_id
 

@@ -25,7 +25,7 @@ OPERATIONS_PER_CALL_MAX: Final = 1000
 """Most operations of one script call."""
 
 _ORG_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_is_request_id = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
 _OPENER = re.compile(r"[A-Za-z0-9]{0,32}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -58,7 +58,7 @@ def checked_account(org_id: str, user_id: str) -> str:
 
 def check_request_id(request_id: object) -> str:
     """Return `request_id`, or raise InvalidRequest."""
-    if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
+    if not isinstance(request_id, str) or not _is_request_id(request_id):
         raise InvalidRequest("request_id", "1 to 128 of A-Z a-z 0-9 . _ : -")
     return request_id
 

@@ -24,6 +24,7 @@ from taximeter.meter.wire.limits import (
     check_request_id,
     checked_account,
 )
+from taximeter.meter.wire.payload_codes import coded
 from taximeter.meter.wire.receipt import Receipt, State
 from taximeter.meter.wire.usage import Usage
 
@@ -54,6 +55,7 @@ class Operation(NamedTuple):
 
     @property
     def request_id(self) -> str:
+        """The id as the caller gave it, without its organisation."""
         return self.key.partition("/")[2]
 
 
@@ -103,6 +105,9 @@ def parse_reply(raw: bytes) -> Reply:
     return Reply(code, available, held, cast(State, words[3].decode()), reserved, charged)
 
 
+# Without the function of Python's that a NamedTuple has for it: these are made for every request.
+_new = tuple.__new__
+_CHARGE_NOTHING: frozenset[Op] = frozenset({"reserve", "touch", "release", "void"})
 _STATE_AFTER: dict[Op, State] = {
     "reserve": "open",
     "touch": "open",
@@ -116,14 +121,12 @@ _STATE_AFTER: dict[Op, State] = {
 
 def ok_receipt(operation: Operation, available: int, held: int) -> Receipt:
     """What became of the request of an operation that was answered OK."""
-    op, amount = operation.op, operation.amount
-    return Receipt(
-        operation.request_id,
-        _STATE_AFTER[op],
-        amount if op == "reserve" else 0,
-        amount if op in ("commit", "charge", "expire") else 0,
-        available,
-        held,
+    op, _, key, amount, *_ = operation
+    charged = 0 if op in _CHARGE_NOTHING else amount
+    reserved = amount if op == "reserve" else 0
+    request_id = key.partition("/")[2]
+    return _new(
+        Receipt, (request_id, _STATE_AFTER[op], reserved, charged, available, held, False, False)
     )
 
 
@@ -162,6 +165,11 @@ def raise_refusal(operation: Operation, reply: Reply) -> None:
         raise InvalidRequest(reply.field, "what the script accepts (see lua/operate.lua)")
 
 
+def _payload_of(op: Op, usage: Usage) -> str:
+    """As it travels: what a hold keeps is short."""
+    return coded(usage.payload()) if op in ("reserve", "touch") else usage.payload()
+
+
 def operation_of(
     op: Op,
     org_id: str,
@@ -180,12 +188,15 @@ def operation_of(
         owner = owner_of(new_owner(), check_opener(opener))
     else:
         owner = "" if asker is None else asker.mark
-    return Operation(
-        op,
-        checked_account(org_id, user_id),
-        request_field(org_id, check_request_id(request_id)),
-        check_amount(amount),
-        ttl_ms,
-        owner,
-        usage.payload() if usage else "",
+    return _new(
+        Operation,
+        (
+            op,
+            checked_account(org_id, user_id),
+            request_field(org_id, check_request_id(request_id)),
+            check_amount(amount),
+            ttl_ms,
+            owner,
+            "" if usage is None else _payload_of(op, usage),
+        ),
     )

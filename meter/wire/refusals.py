@@ -14,11 +14,13 @@ from typing import Final, Literal, NamedTuple
 from taximeter.meter.wire.errors import (
     AccountNotFound,
     AdmissionPaused,
+    CellUnknown,
     InsufficientCredits,
     InvalidRequest,
     MeterError,
     NotAllowed,
     NotConfirmed,
+    OrganizationMoves,
     OutcomeUnknown,
     Overloaded,
     RequestConflict,
@@ -29,17 +31,20 @@ from taximeter.meter.wire.errors import (
     TooManyForAccount,
     TooManyHolds,
     UnknownHold,
+    WrongCell,
 )
 
 Cause = Literal[
     "account_not_found",
     "backlog",
+    "cell_unknown",
     "conflict",
     "fenced",
     "holds_in_the_way",
     "insufficient_credits",
     "invalid_request",
     "maintenance",
+    "moving",
     "not_allowed",
     "not_confirmed",
     "outcome_unknown",
@@ -51,6 +56,7 @@ Cause = Literal[
     "unavailable",
     "unexpected",
     "unknown_hold",
+    "wrong_cell",
 ]
 
 RETRY_AFTER_S: Final = 1
@@ -131,6 +137,7 @@ def _unavailable(
 
 
 _OF_USER: Final = "Insufficient organization credits. "
+_ELSEWHERE: Final = Said(421, "WRONG_CELL", "This organization lives in cell {cell}: {address}")
 _NO_ACCOUNT: Final = "No credits were ever allocated to this user."
 
 REFUSALS: Final[dict[Cause, RefusalRow]] = {
@@ -264,6 +271,39 @@ REFUSALS: Final[dict[Cause, RefusalRow]] = {
         ),
         why=FAMILY,
     ),
+    "wrong_cell": _row(
+        "WrongCell",
+        "the organisation lives in another cell: `details.address` says where; nothing was done",
+        api=_ELSEWHERE,
+        admin=_ELSEWHERE,
+        sidecar=_ELSEWHERE,
+    ),
+    "moving": _unavailable(
+        "OrganizationMoves",
+        "the organisation is being moved to another cell, which takes seconds; nothing was done",
+        "organization_moves",
+        "ORGANIZATION_MOVES",
+        "This organization is being moved to another cell. Nothing was done: ask again.",
+        admin=Said(
+            503,
+            "SERVICE_UNAVAILABLE",
+            "This organization is being moved to another cell; nothing was changed",
+            "organization_moves",
+        ),
+    ),
+    "cell_unknown": _unavailable(
+        "CellUnknown",
+        "the organisation is not known here, and the directory of cells does not answer",
+        "directory_away",
+        "DIRECTORY_AWAY",
+        "In which cell this organization lives cannot be asked now. Nothing was done.",
+        admin=Said(
+            503,
+            "SERVICE_UNAVAILABLE",
+            "In which cell this organization lives cannot be asked now",
+            "directory_away",
+        ),
+    ),
     "fenced": _unavailable(
         "ShardFenced, ShardsChanged",
         "the shard waits for the settler's check; nothing was done",
@@ -368,6 +408,9 @@ def cause_of(error: MeterError) -> Cause:
 _CAUSES: Final[tuple[tuple[type[MeterError], Cause], ...]] = (
     # A kind stands before those that it is a kind of.
     (AccountNotFound, "account_not_found"),
+    (WrongCell, "wrong_cell"),
+    (CellUnknown, "cell_unknown"),
+    (OrganizationMoves, "moving"),
     (InvalidRequest, "invalid_request"),
     (NotAllowed, "not_allowed"),
     (RequestReplayed, "replayed"),

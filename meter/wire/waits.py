@@ -46,6 +46,7 @@ class Goal:
     needed: tuple[int, ...]
 
     def is_met(self, reached: tuple[int, ...]) -> bool:
+        """Whether as many disks and replicas have the write as are asked for."""
         return all(have >= need for have, need in zip(reached, self.needed, strict=True))
 
     def missing(self, reached: tuple[int, ...]) -> str:

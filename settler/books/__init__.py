@@ -1,1 +1,1 @@
-"""What everything in the settler stands on: both stores, their settings and the watermarks."""
+"""Keeps what all of the settler stands on: both stores, their settings and the watermarks."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from taximeter.meter.wire.balance import LoadedAccount, Loader
+from taximeter.meter.wire.keys import shard_of
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Pool
 
@@ -17,8 +18,8 @@ Account = tuple[str, str]
 
 
 async def load_accounts(pool: Pool, accounts: Sequence[Account]) -> dict[Account, LoadedAccount]:
-    """Balance and last entry of each (org_id, user_id), all in one snapshot; unknown accounts are
-    missing.
+    """Balance and last entry of each (org_id, user_id), all in one snapshot with the epoch of its
+    shard; unknown accounts are missing.
     """
     rows = await pool.fetch(
         _SQL["load_accounts"],
@@ -26,9 +27,15 @@ async def load_accounts(pool: Pool, accounts: Sequence[Account]) -> dict[Account
         [user_id for _, user_id in accounts],
     )
     return {
-        (row["org_id"], row["user_id"]): LoadedAccount(row["available"], row["applied"])
+        (row["org_id"], row["user_id"]): LoadedAccount(
+            row["available"], row["applied"], _epoch(row["org_id"], row["epochs"])
+        )
         for row in rows
     }
+
+
+def _epoch(org_id: str, epochs: Sequence[int] | None) -> int | None:
+    return epochs[shard_of(org_id, len(epochs))] if epochs else None
 
 
 def last_applied(record: bytes | None) -> int | None:

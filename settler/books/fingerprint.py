@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from taximeter.meter.wire.keys import ShardKeys
+from taximeter.settler.books.timelines import histories_of, later_history, superseded
 
 _DIGEST_BYTES: Final = 16
 
@@ -58,12 +59,18 @@ async def check_settled(
         )
 
 
-async def check_approved(redis: Any, keys: ShardKeys, run_id: str | None) -> None:
+async def check_approved(
+    redis: Any, keys: ShardKeys, run_id: str | None, history: str | None
+) -> None:
     """Return when the data is that of the server which was approved last, or what follows from it.
     What another one has that is not settled may have ended otherwise since, so only the guardian
-    settles it. Raises StreamChanged, redis errors.
+    settles it. Raises StreamChanged, redis errors, and SupersededPostgres when the shard has been
+    seen with a Postgres that was promoted after that of `history`.
     """
-    found = await redis.hget(keys.meta, "run_id")
+    found, *seen = await redis.hmget(keys.meta, "run_id", "postgres", "ledger")
+    later = later_history(history, histories_of(seen))
+    if history is not None and later is not None:
+        raise superseded(history, later)
     if run_id is not None and found is not None and found.decode() != run_id:
         raise StreamChanged(
             f"the data of shard {keys.shard} goes back to a server ({found.decode()}) before the"

@@ -1,5 +1,5 @@
-"""Logs of all our processes in one form: an object of JSON a line, or text for people where that is
-a terminal. A traceback is part of its line. No URLs, payloads, bodies or secrets.
+"""Writes the logs of all our processes in one form: an object of JSON a line, or text for people
+where that is a terminal. A traceback is part of its line. No URLs, payloads, bodies or secrets.
 """
 
 from __future__ import annotations

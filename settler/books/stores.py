@@ -1,7 +1,8 @@
-"""The two stores that every part of the settler works on, and how they are opened."""
+"""Opens the two stores that every part of the settler works on."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, RedisError
 
 from taximeter.meter.places.places import name_of
-from taximeter.meter.places.routed import RoutedRedis, server_of
+from taximeter.meter.places.routed import RoutedRedis, by_server, known_server, server_of
 from taximeter.meter.places.seeds import read_seeds
 from taximeter.meter.server.durability import ServerFacts, read_facts
 from taximeter.meter.server.permissions import (
@@ -25,16 +26,19 @@ from taximeter.meter.server.permissions import (
 from taximeter.meter.settings import Durability
 from taximeter.meter.wire.errors import UnsafeServer
 from taximeter.meter.wire.keys import ShardKeys
-from taximeter.settler.books.connection_pools import make_pool
+from taximeter.settler.books.connection_pools import BoundedPool, make_pool
 from taximeter.settler.books.connections import UnsafeDatabase
 from taximeter.settler.books.settings import StoreSettings
+from taximeter.settler.books.timelines import Timelines
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Session = Connection | asyncpg.Connection[asyncpg.Record]
 else:
     Pool = asyncpg.Pool
     Connection = Any
+    Session = Any
 
 
 DATA_FORMAT: Final = "1"
@@ -77,28 +81,51 @@ class Stores:
     redis: Any
     prefix: str = "tm"
     durability: Durability = "none"
+    installation: str | None = None
+    """The name of this installation, where the settings have one."""
 
     def keys(self, shard: int) -> ShardKeys:
         """Names of the eight keys of a shard."""
         return ShardKeys(prefix=self.prefix, shard=shard)
 
+    def server_name(self, shard: int) -> str:
+        """Of the server that has the shard, as far as is known without asking; empty where there is
+        one alone.
+        """
+        return known_server(self.redis, self.keys(shard).meta)
+
     async def server(self, shard: int) -> Any:
         """A client of the one server that has the shard now. Raises redis errors."""
         return await server_of(self.redis, self.keys(shard).meta)
 
-    async def check_server(self, *shards: int) -> ServerFacts:
-        """Ask Redis how it keeps what it has: the servers that have these shards (the first, when
-        none is named), each once; what the first one says. Raises UnsafeServer when that is less
-        than what is asked of it, MissingPermission, redis errors.
+    async def note_history(self, history: str) -> None:
+        """Hear of the Postgres that a shard has been seen with: connections to an older primary of
+        the same data are replaced.
         """
-        facts: dict[int, ServerFacts] = {}
-        for shard in shards or (0,):
-            server = await self.server(shard)
-            if id(server) not in facts:
-                facts[id(server)] = await self._check(server, self.keys(shard).meta)
-        return next(iter(facts.values()))
+        if isinstance(self.pool, BoundedPool):
+            await self.pool.timelines.note(history)
 
-    async def _check(self, server: Any, key: str) -> ServerFacts:
+    async def check_server(self, *shards: int) -> dict[str, ServerFacts | None]:
+        """Ask Redis how it keeps what it has: the servers that have these shards (the first, when
+        none is named), all at once; what each says, by its name. Of several, one that does not
+        answer is None. Raises UnsafeServer when that is less than what is asked of it,
+        MissingPermission, redis errors when none answers.
+        """
+        names = {self.keys(shard).meta: None for shard in shards or (0,)}
+        keys = [group[0] for group in (await by_server(self.redis, names)).values()]
+        found = await asyncio.gather(*map(self._check, keys), return_exceptions=True)
+        errors = [one for one in found if isinstance(one, BaseException)]
+        # What somebody must do something about comes before what may pass.
+        for error in sorted(errors, key=lambda error: isinstance(error, RedisError | OSError)):
+            if len(errors) == len(found) or not isinstance(error, RedisError | OSError):
+                raise error
+        return {
+            known_server(self.redis, key): None if isinstance(one, BaseException) else one
+            for key, one in zip(keys, found, strict=True)
+        }
+
+    async def _check(self, key: str) -> ServerFacts:
+        server = await server_of(self.redis, key)
         try:
             facts = await read_facts(server)
         except NoPermissionError as error:
@@ -116,9 +143,13 @@ async def open_pool(
     frozen_s: float = 30.0,
     name: str = "taximeter-settler",
     size_min: int = 1,
+    timelines: Timelines | None = None,
+    statement_s: float | None = None,
 ) -> Pool:
     """A Postgres pool in UTC, whose sessions are called `name`. Raises UnsafeDatabase, OSError or
     asyncpg errors when the database cannot be used; with a `size_min` of 0 only when it is.
+
+    `statement_s`: how long a statement may take, else `database_timeout_s`.
 
     A process that freezes in the middle of a transaction, or whose machine vanishes, keeps the
     locks of its shard for at most about `frozen_s` seconds: Postgres then ends its session.
@@ -127,9 +158,10 @@ async def open_pool(
         settings.database_url,
         size_min=size_min,
         size_max=settings.database_pool_max,
-        command_timeout_s=settings.database_timeout_s,
+        command_timeout_s=settings.database_timeout_s if statement_s is None else statement_s,
         wait_s=settings.database_timeout_s,
         accept_loss=settings.database_durability == "none",
+        timelines=timelines,
         server_settings={
             "application_name": name,
             "idle_in_transaction_session_timeout": f"{frozen_s * 1000:.0f}",
@@ -151,20 +183,26 @@ def open_redis(settings: StoreSettings) -> RoutedRedis:
         socket_timeout=settings.redis_timeout_s,
         socket_connect_timeout=settings.redis_timeout_s,
         retry=Retry(NoBackoff(), 0),
-        retry_on_timeout=False,
     )
     return RoutedRedis(seeds, deadline_s=settings.redis_timeout_s)
 
 
 @asynccontextmanager
 async def open_stores(
-    settings: StoreSettings, *, name: str = "taximeter-settler", size_min: int = 1
+    settings: StoreSettings,
+    *,
+    name: str = "taximeter-settler",
+    size_min: int = 1,
+    timelines: Timelines | None = None,
+    statement_s: float | None = None,
 ) -> AsyncIterator[Stores]:
-    """Both stores, closed again at the end. For `name` and `size_min` see `open_pool`."""
-    pool = await open_pool(settings, name=name, size_min=size_min)
+    """Both stores, closed again at the end. For what is named see `open_pool`, and `make_pool`."""
+    pool = await open_pool(
+        settings, name=name, size_min=size_min, timelines=timelines, statement_s=statement_s
+    )
     redis = open_redis(settings)
     try:
-        yield Stores(pool, redis, settings.key_prefix, settings.durability)
+        yield Stores(pool, redis, settings.key_prefix, settings.durability, settings.installation)
     finally:
         await redis.aclose()
         await pool.close()

@@ -19,7 +19,8 @@ _SQL: Final = load_queries("guardian")
 class Mark:
     """A shard as Postgres has it: what is settled up to (epoch, seq), on which approved server
     (run_id is None until there was one) at which of its starts, and how many shards there are.
-    `ledger` is read where Redis is judged by it.
+    `ledger` is read where Redis is judged by it. `departures`: how often an organisation of it was
+    closed for a move to another cell, or came from one.
     """
 
     shard: int
@@ -30,6 +31,9 @@ class Mark:
     ledger: Ledger | None = None
     settled_entry: str | None = None
     starts: int = 0
+    history: str | None = None
+    """Of the Postgres that says so, where the caller is to settle."""
+    departures: int = 0
 
     @property
     def settled_fingerprint(self) -> str | None:
@@ -65,6 +69,7 @@ async def read_marks(conn: Connection | Pool) -> dict[int, Mark]:
             len(rows),
             settled_entry=row["settled_entry"],
             starts=row["starts"],
+            departures=row["departures"],
         )
         for row in rows
     }
@@ -90,6 +95,7 @@ async def lock_mark_if_free(conn: Connection, shard: int) -> Mark | None:
         row["run_id"],
         settled_entry=row["settled_entry"],
         starts=row["starts"],
+        history=row["history"],
     )
 
 
@@ -112,4 +118,5 @@ def _mark(row: asyncpg.Record | None, shard: int) -> Mark:
         ledger_of(row),
         row["settled_entry"],
         row["starts"],
+        departures=row["departures"],
     )

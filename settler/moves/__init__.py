@@ -1,1 +1,1 @@
-"""Credits on their way between accounts and pools, and numbered entries to the live side."""
+"""Moves credits between accounts and pools, and brings numbered entries to the live side."""

@@ -1,4 +1,4 @@
-"""The live side of moves: takes credits out of an account's available, and gives them back.
+"""Takes credits out of an account's available, and gives them back: the live side of moves.
 
 What a move holds is an ordinary hold under a key that no gateway can reach: a request id has no
 `/`, and the id of a move's hold has one. The entry that books the move ends it.

@@ -1,5 +1,5 @@
-"""Moves: credits that leave an account for another one or for the pool, decided on the live balance
-while its user spends.
+"""Moves credits from an account to another one or to the pool, decided on the live balance while
+its user spends.
 
 A move is written down, then held on the live account, then booked in one Postgres transaction whose
 entry names the hold, and the relay ends the hold in the step that applies the entry. So the credits
@@ -16,7 +16,7 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from taximeter.meter.wire.codes import Code
 from taximeter.meter.wire.keys import shard_of
@@ -181,21 +181,33 @@ async def ask_live_side(work: Awaitable[T]) -> T:
         raise LiveSideAway(f"{type(error).__name__} {error}".rstrip()) from error
 
 
+def is_silent(error: BaseException | None) -> bool:
+    """Whether a server has not answered, so that the next call would wait as long."""
+    return isinstance(error, RedisError | OSError) and not isinstance(error, ResponseError)
+
+
 async def undo_left(stores: Stores, *, grace_s: float) -> int:
     """Undo moves that nobody has ended `grace_s` after they began; returns how many.
 
     Whoever works on a move has its row locked and is left alone. A crash here leaves them pending
-    for the next call, and so does a shard that cannot be asked. Raises asyncpg errors.
+    for the next call, and so does a shard that cannot be asked; a server that did not answer is not
+    asked again. Raises asyncpg errors.
     """
     marks = await read_marks(stores.pool)
     undone = 0
+    silent: set[str] = set()
     async with stores.pool.acquire() as conn, conn.transaction():
         for row in await conn.fetch(_SQL["left_half_done"], grace_s, _UNDONE_AT_ONCE):
             left = Move.of(row)
             mark = marks[shard_of(left.org_id, len(marks))]
+            server = stores.server_name(mark.shard)
+            if server in silent:
+                continue
             try:
                 await give_back(stores, mark, left.source, left.id)
             except (RedisError, OSError) as error:
+                if is_silent(error):
+                    silent.add(server)
                 log.warning("moves", not_undone=str(left.id), reason=str(error)[:200])
                 continue
             await conn.execute(_SQL["end_move"], left.id, "undone", "left_half_done", None, None)

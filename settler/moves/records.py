@@ -1,4 +1,4 @@
-"""A move as its row says it, and a move that somebody wants."""
+"""Holds a move as its row says it, and a move that somebody wants."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import asyncpg
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from taximeter.meter.wire.codes import Code
 from taximeter.meter.wire.keys import account_field, shard_of
@@ -38,14 +38,22 @@ class Relayed:
     through: bool = False
 
 
-async def relay(stores: Stores, *, page_accounts: int = 500, accounts_max: int = 50_000) -> Relayed:
+async def relay(
+    stores: Stores,
+    *,
+    page_accounts: int = 500,
+    accounts_max: int = 50_000,
+    away: Iterable[int] = (),
+) -> Relayed:
     """Bring every account that is behind up to date, at most `accounts_max` of them.
 
     Safe to run any number of times at once: Redis applies entry n only after n - 1 and only once,
     and Postgres only keeps a hint of how far Redis is. A crash here loses nothing. A closed shard
-    is passed over and named in the answer.
+    is passed over and named in the answer; so are those in `away` and, of several servers, the
+    shards of one that is away. Raises redis errors where it is one server.
     """
-    done = Relayed()
+    done = Relayed(closed_shards=dict.fromkeys(away, "its server does not answer"))
+    silent: set[str] = set()
     marks = await read_marks(stores.pool)
     if not marks:
         return done
@@ -58,12 +66,20 @@ async def relay(stores: Stores, *, page_accounts: int = 500, accounts_max: int =
             shard = shard_of(account[0], len(marks))
             by_shard.setdefault(shard, {})[account] = row["applied_seq"]
         for shard, hints in by_shard.items():
+            server = stores.server_name(shard)
+            if server in silent:
+                done.closed_shards.setdefault(shard, "its server does not answer")
             if shard in done.closed_shards:
                 continue
             try:
                 await _relay_accounts(stores, marks[shard], hints, done)
             except ResponseError as error:
                 done.closed_shards[shard] = str(error)
+            except (RedisError, OSError) as error:
+                if not server:
+                    raise
+                silent.add(server)
+                done.closed_shards[shard] = f"{type(error).__name__} {error}".rstrip()
         if len(rows) < page_accounts:
             done.through = True
             break
@@ -202,7 +218,7 @@ async def _load(
     answered: dict[Account, int] = {}
     for account, reply in zip(loaded, replies, strict=True):
         code_text, *fields = reply.decode().split(" ")
-        if Code(int(code_text)) is Code.INVALID:
+        if Code(int(code_text)) in (Code.INVALID, Code.ELSEWHERE):
             done.refused[account_field(*account)] = fields[0]
         else:
             answered[account] = int(fields[2])

@@ -85,7 +85,8 @@ class AccountCut:
 @dataclass(slots=True)
 class ShardCut(UnsettledEvents):
     """What was seen of a shard while its accounts were read. hints_due: since it was approved
-    nobody has compared yet how far its accounts are with what the relay takes for applied.
+    nobody has compared yet how far its accounts are with what the relay takes for applied. away:
+    the server of several that has it and does not answer; nothing of it was seen then.
     """
 
     seq: int = 0
@@ -94,6 +95,7 @@ class ShardCut(UnsettledEvents):
     overdue_ms: int = 0
     holds_judged: bool = True
     hints_due: bool = False
+    away: str | None = None
 
     def __post_init__(self) -> None:
         # Without super(): a dataclass with slots is made anew, and super() would ask the first one.
@@ -167,7 +169,8 @@ def _sum_holds(flat: Sequence[bytes]) -> dict[str, tuple[int, int, int]]:
     sums: dict[str, tuple[int, int, int]] = {}
     for key, record in zip(flat[::2], flat[1::2], strict=True):
         account, amount = parse_hold(record)
-        foreign = key.decode().partition("/")[0] != account.partition("/")[0]
+        name = key.decode("utf-8", "backslashreplace")
+        foreign = name.partition("/")[0] != account.partition("/")[0]
         total, strangers, count = sums.get(account, _NO_HOLDS)
         sums[account] = (total + amount, strangers + foreign, count + 1)
     return sums

@@ -13,6 +13,7 @@ from taximeter.settler.books.shard_reads import parse_hold, scan_hash
 from taximeter.settler.books.stores import Stores
 
 _PAUSE_S: Final = 0.2
+_AWAY: Final = "away:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ async def compare_holds(stores: Stores, shard: int) -> HoldComparison:
 
 
 async def _read(stores: Stores, shard: int) -> tuple[dict[str, int], set[str]]:
-    """(difference of every account that stood still, the accounts that did not)."""
+    """(difference of every account that stood still, the accounts that did not). What is no record
+    of an account is for whoever looks for strangers.
+    """
     keys = stores.keys(shard)
     before = await scan_hash(stores.redis, keys.accounts)
     sums: defaultdict[str, int] = defaultdict(int)
@@ -56,8 +59,24 @@ async def _read(stores: Stores, shard: int) -> tuple[dict[str, int], set[str]]:
         account, amount = parse_hold(record)
         sums[account] += amount
     after = await scan_hash(stores.redis, keys.accounts)
-    still = {name.decode() for name, record in before.items() if after.get(name) == record}
-    moved = {name.decode() for name in before.keys() | after.keys()} - still
-    held = {name: int(before[name.encode()].split(b" ")[1]) for name in still}
-    orphans = sums.keys() - held.keys() - moved
+    held: dict[str, int] = {}
+    moved: set[str] = set()
+    for field in before.keys() | after.keys():
+        name = field.decode("utf-8", "backslashreplace")
+        if before.get(field) != after.get(field):
+            moved.add(name)
+        elif len(figures := before[field].split(b" ")) == 3 and figures[1].isdigit():
+            held[name] = int(figures[1])
+    away = {
+        field.decode("utf-8", "replace").removeprefix(_AWAY)
+        for field in await scan_hash(stores.redis, keys.meta)
+        if field.startswith(_AWAY.encode())
+    }
+    orphans = {
+        name
+        for name, amount in sums.items()
+        if amount
+        and name.partition("/")[0] not in away  # Its holds travel, its accounts are closed.
+    }
+    orphans -= held.keys() | moved
     return {name: held.get(name, 0) - sums[name] for name in held.keys() | orphans}, moved

@@ -1,9 +1,10 @@
-"""The invariants that `check` proves: their words, and the SQL queries that belong to them."""
+"""Names the invariants that `check` proves, with their words and SQL queries."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
 from typing import Final
 
 from taximeter.settler.books.named_sql import load_queries
@@ -21,6 +22,7 @@ TITLES: Final = {
     "I11": "entries reach the live balance once, in order and in time",
     "I13": "organisations are kept apart",
     "I14": "the audit log has no gap and no change",
+    "I16": "what is sealed is as it was sealed",
 }
 FIRES: Final = {
     "I1": "something changed Redis past the scripts, Redis lost data and has not been rebuilt, or "
@@ -33,18 +35,26 @@ FIRES: Final = {
     "I11": "no settler relays, Postgres went back in time, or an account refuses its entries (see "
     "the settler's log)",
     "I13": "keys or rows were written past scripts and constraints",
+    "I16": "rows that were sealed were changed, put in or taken out past the triggers",
 }
+BEGINNING: Final = "-infinity"
+END: Final = "infinity"
+_SINCE: Final = f"timestamptz '{BEGINNING}'"
+_UNTIL: Final = f"timestamptz '{END}'"
 
 
 @dataclass(slots=True)
 class Invariant:
-    """One proved thing. unjudged says what could not be looked at, if anything."""
+    """One proved thing. unjudged says what was looked at less exactly; unread what could not be
+    looked at, so that this is not proved although nothing violates it.
+    """
 
     name: str
     figures: dict[str, int] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
     fires: list[str] = field(default_factory=list)
     unjudged: str | None = None
+    unread: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -68,13 +78,58 @@ class Invariant:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """From a moment, and before another one; None: from the beginning, without an end."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @classmethod
+    def of_days(cls, first: date, after: date) -> Span:
+        """Days in UTC, without the last one."""
+        return cls(datetime.combine(first, time(), UTC), datetime.combine(after, time(), UTC))
+
+    @property
+    def moments(self) -> tuple[str, str]:
+        """As Postgres reads them."""
+        return (
+            BEGINNING if self.since is None else self.since.isoformat(),
+            END if self.until is None else self.until.isoformat(),
+        )
+
+    @property
+    def ends_a_day(self) -> bool:
+        """Whether no day is cut by its end."""
+        return self.until is None or self.until.astimezone(UTC).time() == time()
+
+
+EVERYTHING: Final = Span()
+
+
+@dataclass(frozen=True, slots=True)
 class SqlInvariant:
-    """A query that returns no row while all is well."""
+    """A query that returns no row while all is well. `sql` asks of everything."""
 
     name: str
     invariant: str
     fires: str
     sql: str
+
+    @property
+    def is_of_a_span(self) -> bool:
+        """Whether it can be asked of a span of time; else it always is of everything."""
+        return _SINCE in self.sql
+
+    @property
+    def is_of_days(self) -> bool:
+        """Whether it compares whole days."""
+        return f"{_UNTIL} AT TIME ZONE" in self.sql
+
+    def within(self, span: Span) -> str:
+        """The query, asked of a span."""
+        since, until = span.moments
+        asked = self.sql.replace(_SINCE, f"timestamptz '{since}'")
+        return asked.replace(_UNTIL, f"timestamptz '{until}'")
 
 
 _COMMENT: Final = re.compile(

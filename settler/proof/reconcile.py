@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import asyncpg
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
+from taximeter.meter.places.deadline import altogether
 from taximeter.meter.wire.keys import shard_of, split_account
 from taximeter.settler.books.accounts import Account
 from taximeter.settler.books.named_sql import load_queries
+from taximeter.settler.books.shard_reads import parse_hold, scan_hash
 from taximeter.settler.books.stores import Connection, Stores
-from taximeter.settler.books.watermarks import read_marks
+from taximeter.settler.books.watermarks import Mark, read_marks
 from taximeter.settler.proof.consistent_cut import AccountCut, ShardCut, cut_accounts
+from taximeter.settler.settling.stream import NewerEvents
 from taximeter.settler.settling.unsettled import EventsForgotten
 
 _SQL: Final = load_queries("reconcile")
@@ -28,6 +31,8 @@ _SCAN_COUNT: Final = 500
 _LOOKS_MAX: Final = 5
 _SUSPECTS_MAX: Final = 1_000
 _PAUSE_S: Final = 0.1
+ANSWER_S = 1.0
+"""How long one server of several is waited for before its shards are left out."""
 
 
 _FENCED: Final = "FENCED "
@@ -76,6 +81,11 @@ class Books:
     totals: Totals = field(default_factory=Totals)
     suspects: set[Suspect] = field(default_factory=set)
 
+    @property
+    def away(self) -> dict[int, str]:
+        """The shards that nothing is said of, since their server of several does not answer."""
+        return {cut.shard: cut.away for cut in self.shards if cut.away is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class ReconcileLimits:
@@ -94,22 +104,21 @@ async def reconcile(
     and alike remain.
 
     With `conn`, the first look uses its transaction, which must be REPEATABLE READ, so that a
-    caller can compare more with the same snapshot. Raises CouldNotLook, asyncpg and redis errors.
-    Changes nothing.
+    caller can compare more with the same snapshot. Shards of a server of several that does not
+    answer are left out, and named in `away`. Raises CouldNotLook, asyncpg errors, redis errors when
+    no server answers. Changes nothing.
     """
     books = await _look_until_still(stores, limits, None, conn)
     if books.suspects:
         await asyncio.sleep(_PAUSE_S)
-        accounts = sorted({suspect.account for suspect in books.suspects})[:_SUSPECTS_MAX]
-        again = await _look_until_still(
-            stores, limits, [split_account(name) for name in accounts], None
-        )
+        named = sorted({suspect.account for suspect in books.suspects})[:_SUSPECTS_MAX]
+        again = await _look_until_still(stores, limits, named, None)
         books.suspects &= again.suspects
     return books
 
 
 async def _look_until_still(
-    stores: Stores, limits: ReconcileLimits, only: Sequence[Account] | None, conn: Connection | None
+    stores: Stores, limits: ReconcileLimits, only: Sequence[str] | None, conn: Connection | None
 ) -> Books:
     """Look; again when a shard moved to a new epoch or forgot events meanwhile."""
     reason = ""
@@ -122,24 +131,30 @@ async def _look_until_still(
                 own.transaction(isolation="repeatable_read", readonly=True),
             ):
                 return await _look(own, stores, limits, only)
-        except (EventsForgotten, ResponseError) as error:
+        except (EventsForgotten, NewerEvents, ResponseError) as error:
             reason = str(error)
-            await asyncio.sleep(_PAUSE_S)
+        except (RedisError, OSError) as error:
+            if not stores.server_name(0):
+                raise
+            reason = f"{type(error).__name__} {error}".rstrip()
+        await asyncio.sleep(_PAUSE_S)
     if reason.startswith(_FENCED):
         reason = f"{reason.removeprefix(_FENCED)}; is a settler running?"
     raise CouldNotLook(reason)
 
 
 async def _look(
-    conn: Connection, stores: Stores, limits: ReconcileLimits, only: Sequence[Account] | None
+    conn: Connection, stores: Stores, limits: ReconcileLimits, only: Sequence[str] | None
 ) -> Books:
     books = Books()
-    for mark in (await read_marks(conn)).values():
-        (due,) = await stores.redis.hmget(stores.keys(mark.shard).meta, "hints_due")
-        cut = ShardCut(mark.shard, mark.epoch, mark.seq, hints_due=due is not None)
-        books.shards.append(cut)
-    if not books.shards:
+    marks = (await read_marks(conn)).values()
+    if not marks:
         raise CouldNotLook("Postgres has no shards yet: the settler has never run")
+    away: dict[str, Exception] = {}
+    for mark in marks:
+        books.shards.append(await _begin(stores, mark, away))
+    if len(books.away) == len(books.shards):
+        raise next(iter(away.values()))
     seen: set[str] = set()
     async for rows in _pages(conn, only):
         by_shard: dict[int, list[asyncpg.Record]] = {}
@@ -147,23 +162,47 @@ async def _look(
             by_shard.setdefault(shard_of(row["org_id"], len(books.shards)), []).append(row)
         for shard, of_shard in by_shard.items():
             of_all = books.shards[shard]
+            if of_all.away is not None:
+                continue
             for one in await cut_accounts(stores, of_all, of_shard, limits.holds_limit):
                 _add(books, one, limits, of_all.hints_due)
                 seen.add(one.account)
     for shard_cut in books.shards:
+        if shard_cut.away is not None:
+            continue
         # Also the shards without accounts, and the last events of the others, have a cut.
         await cut_accounts(stores, shard_cut, [], limits.holds_limit)
+        await _find_orphans(stores, books, shard_cut, seen, only)
         await _find_strangers(stores, books, shard_cut, seen, only)
     return books
 
 
+async def _begin(stores: Stores, mark: Mark, away: dict[str, Exception]) -> ShardCut:
+    """Nothing is seen yet. `away` are servers of several that have not answered, and why."""
+    cut = ShardCut(mark.shard, mark.epoch, mark.seq)
+    server = stores.server_name(mark.shard)
+    if server not in away:
+        try:
+            async with altogether(ANSWER_S if server else None):
+                (due,) = await stores.redis.hmget(stores.keys(mark.shard).meta, "hints_due")
+        except (RedisError, OSError) as error:
+            if not server:
+                raise
+            away[server] = error
+        else:
+            cut.hints_due = due is not None
+    cut.away = server if server in away else None
+    return cut
+
+
 async def _pages(
-    conn: Connection, only: Sequence[Account] | None
+    conn: Connection, only: Sequence[str] | None
 ) -> AsyncIterator[list[asyncpg.Record]]:
-    """The accounts of the snapshot, a bounded page at a time."""
+    """The accounts of the snapshot, all or those of these names, a bounded page at a time."""
     if only is not None:
-        for start in range(0, len(only), _PAGE_ACCOUNTS):
-            part = only[start : start + _PAGE_ACCOUNTS]
+        accounts = [account for account in map(_account_of, only) if account is not None]
+        for start in range(0, len(accounts), _PAGE_ACCOUNTS):
+            part = accounts[start : start + _PAGE_ACCOUNTS]
             yield await conn.fetch(
                 _SQL["accounts_named"], [org for org, _ in part], [user for _, user in part]
             )
@@ -220,13 +259,32 @@ def _add(books: Books, cut: AccountCut, limits: ReconcileLimits, hints_due: bool
         suspect("I11", "entries that wait for too long", cut.entry_seq - live.applied)
 
 
+async def _find_orphans(
+    stores: Stores, books: Books, cut: ShardCut, seen: set[str], only: Sequence[str] | None
+) -> None:
+    """Open holds that name no account, or one that the snapshot does not have: nobody goes on with
+    them. One of nothing may be of an account that has no entry yet.
+    """
+    if not cut.holds_judged:
+        return  # They are too many; whoever reads them twice meets these as well.
+    held: dict[str, int] = {}
+    for record in (await scan_hash(stores.redis, stores.keys(cut.shard).holds)).values():
+        name, amount = parse_hold(record)
+        held[name] = held.get(name, 0) + amount
+    for name, amount in held.items():
+        if name in seen or (only is not None and name not in only):
+            continue
+        if amount or _account_of(name) is None:
+            books.suspects.add(Suspect("I6", name, "open holds of an account that is none", amount))
+
+
 async def _find_strangers(
-    stores: Stores, books: Books, cut: ShardCut, seen: set[str], only: Sequence[Account] | None
+    stores: Stores, books: Books, cut: ShardCut, seen: set[str], only: Sequence[str] | None
 ) -> None:
     """Accounts in Redis that the snapshot does not have or that belong elsewhere, and numbers
     beyond those given.
     """
-    wanted = None if only is None else {f"{org_id}/{user_id}" for org_id, user_id in only}
+    wanted = None if only is None else set(only)
     cursor = 0
     while True:
         cursor, page = await stores.redis.hscan(
@@ -235,15 +293,17 @@ async def _find_strangers(
         names: list[Account] = []
         applied: dict[Account, int] = {}
         for field_name, record in page.items():
-            name = field_name.decode("utf-8", "replace")
+            name = field_name.decode("utf-8", "backslashreplace")
             if wanted is not None and name not in wanted:
                 continue
-            try:
-                account = split_account(name)
-                applied[account] = int(record.rsplit(b" ", 1)[-1])
-            except ValueError:
+            account, number = _account_of(name), record.rsplit(b" ", 1)[-1]
+            is_name = (
+                name.encode() == field_name and "\0" not in name
+            )  # Which Postgres cannot have.
+            if account is None or not is_name or not number.isdigit():
                 books.suspects.add(Suspect("I1", name, "not a name and a record of an account", 0))
                 continue
+            applied[account] = int(number)
             names.append(account)
             if shard_of(account[0], len(books.shards)) != cut.shard:
                 books.suspects.add(Suspect("I13", name, "it is in the keys of shard", cut.shard))
@@ -266,3 +326,11 @@ async def _find_strangers(
                     )
         if cursor == 0:
             return
+
+
+def _account_of(name: str) -> Account | None:
+    """None for what is not the name of an account."""
+    try:
+        return split_account(name)
+    except ValueError:
+        return None

@@ -1,1 +1,1 @@
-"""From the event stream to rows in Postgres, each event once."""
+"""Takes events from the stream to rows in Postgres, each event once."""

@@ -28,16 +28,20 @@ log = structlog.get_logger("taximeter.settler")
 
 @dataclass(slots=True)
 class Displaced:
-    """`events`: that were settled. `expired`: what expiries have charged in this stream, by
+    """`events`: that were settled. `lost`: numbers beyond the settled ones that the server gave and
+    has no events for any more. `expired`: what expiries have charged in this stream, by
     request; `unpaid`: those of them that were not settled.
     """
 
     events: int = 0
+    lost: int = 0
     expired: dict[Request, int] = field(default_factory=dict)
     unpaid: dict[Request, int] = field(default_factory=dict)
 
 
-async def settle_displaced(conn: Connection, stores: Stores, shard: int) -> Displaced:
+async def settle_displaced(
+    conn: Connection, stores: Stores, shard: int, known_seq: int = 0
+) -> Displaced:
     """Settle everything that was answered in the stream of a closed, diverged shard, in the
     watermark's epoch, and that the ledger has not, whatever its numbers.
 
@@ -47,8 +51,9 @@ async def settle_displaced(conn: Connection, stores: Stores, shard: int) -> Disp
     that is lost: it charges nothing unless the ledger has it.
 
     One transaction, so a crash leaves all of it or nothing. What the server lost of the settled
-    history is in Postgres; what it lost beyond that, nobody here knows. Raises asyncpg and redis
-    errors.
+    history is in Postgres. Numbers beyond that, up to `known_seq`, which the server gave and has no
+    events for, are written down as lost: a Postgres that was put back lacks what it had settled and
+    the stream has forgotten since. Raises asyncpg and redis errors.
     """
     keys = stores.keys(shard)
     async with conn.transaction():
@@ -56,6 +61,7 @@ async def settle_displaced(conn: Connection, stores: Stores, shard: int) -> Disp
         mark = await lock_mark(conn, shard)
         run = Run(mark.epoch + 1, 0, 0)
         found = Displaced()
+        holes: list[tuple[int, int]] = []
         after = 0
         while True:
             page = await read_run(stores.redis, keys, mark.epoch, after, _EVENTS_PER_PAGE)
@@ -64,7 +70,16 @@ async def settle_displaced(conn: Connection, stores: Stores, shard: int) -> Disp
             for fields in await _unknown(conn, shard, mark.epoch, page, found):
                 last = run.last_seq + fields[b"v1"].count(b"\n") + 1
                 run.add(f"{run.epoch}-{last}".encode(), fields)
+            holes += page.holes
             after = page.last_seq
+        holes = [
+            (max(first, mark.seq + 1), last) for first, last in (*holes, (after + 1, known_seq))
+        ]
+        holes = [(first, last) for first, last in holes if first <= last]
+        if holes:
+            firsts, lasts = map(list, zip(*holes, strict=True))
+            await conn.execute(_SETTLE["insert_lost"], shard, mark.epoch, firsts, lasts)
+            found.lost = sum(last - first + 1 for first, last in holes)
         await conn.execute(_SQL["begin_epoch"], shard, run.epoch, None)
         if not run.empty:
             await write_run(conn, shard, run)
@@ -77,6 +92,7 @@ async def settle_displaced(conn: Connection, stores: Stores, shard: int) -> Disp
         shard=shard,
         settled_to=settled_to,
         events=found.events,
+        lost=found.lost,
         expiries_not_charged=len(found.unpaid),
     )
     return found

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Final
 
+import structlog
+
 from taximeter.meter.wire.keys import ShardKeys, split_account
+from taximeter.settler.books.accounts import Account
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.shard_reads import parse_hold, scan_hash
 from taximeter.settler.books.stores import Stores
@@ -18,6 +21,9 @@ from taximeter.settler.settling.unsettled import EventsForgotten, UnsettledEvent
 
 _SQL: Final = load_queries("exposure")
 READ_MAX: Final = 50_000
+_SHOWN_MAX: Final = 5
+
+log = structlog.get_logger("taximeter.settler")
 
 
 async def note_exposure(stores: Stores, shard: int, *, limit: int = READ_MAX) -> bool:
@@ -28,8 +34,9 @@ async def note_exposure(stores: Stores, shard: int, *, limit: int = READ_MAX) ->
     however many holds a few of them open, the others can spend. With more than `limit` of both
     nothing is read, and it is written down that it is not known.
 
-    Safe to run any number of times at once: the newest look counts. Raises asyncpg and redis
-    errors.
+    What names no account (a damaged record) is nobody's: it is set aside and logged, and `check`
+    reports it. Safe to run any number of times at once: the newest look counts. Raises asyncpg and
+    redis errors.
     """
     mark = await stores.pool.fetchrow(_SQL["mark_and_time"], shard)
     if mark is None:
@@ -48,9 +55,19 @@ async def note_exposure(stores: Stores, shard: int, *, limit: int = READ_MAX) ->
         return False
     for account, amount in charged.unsettled.items():
         opened[account] += amount
-    seen = {
-        split_account(account): amount for account, amount in opened.items() if account and amount
-    }
+    seen, unreadable = dict[Account, int](), list[str]()
+    for name, amount in opened.items():
+        try:
+            whose = split_account(name)
+        except ValueError:
+            unreadable.append(name)
+        else:
+            if amount:
+                seen[whose] = amount
+    if unreadable:
+        log.warning(
+            "exposure", shard=shard, of_no_account=len(unreadable), shown=unreadable[:_SHOWN_MAX]
+        )
     noted: bool = await stores.pool.fetchval(
         _SQL["note_exposures"],
         shard,

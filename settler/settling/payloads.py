@@ -9,6 +9,8 @@ import re
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from taximeter.meter.wire.payload_codes import plain
+
 DEFAULT_SERVICE_TYPE = "llm_inference"
 UNREADABLE_SERVICE_TYPE = "unreadable"
 SERVICE_TYPE_MAX = 64
@@ -56,6 +58,7 @@ def read_payload(payload: str) -> Purpose:
     numbers beyond `numeric`), and one refused row would fail a whole batch. Such payloads count as
     unreadable here.
     """
+    payload = plain(payload)  # A release before this one ended a hold that this one had opened.
     if not payload:
         return Purpose(DEFAULT_SERVICE_TYPE, "", "{}")
     try:

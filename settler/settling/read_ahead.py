@@ -40,8 +40,8 @@ class Reader:
         self._next: tuple[Mark, asyncio.Task[Prepared]] | None = None
 
     async def take(self, mark: Mark) -> Prepared:
-        """The run after a watermark that the caller has locked. Raises redis errors, and
-        StreamChanged.
+        """The run after a watermark that the caller has locked. Raises redis errors, StreamChanged
+        and SupersededPostgres.
         """
         if self._next is not None and self._next[0] == mark:
             # A run that is asked for again, since its transaction was undone, is still the next.
@@ -70,5 +70,5 @@ class Reader:
             # After it: a server that has changed since would have something else there by now.
             await check_settled(redis, keys, mark.epoch, mark.seq, mark.settled_entry)
             if not self._closed:
-                await check_approved(redis, keys, mark.run_id)
+                await check_approved(redis, keys, mark.run_id, mark.history)
         return Prepared(run, await read_copy_rows(self._shard, run))

@@ -1,4 +1,4 @@
-"""Read your writes: before books are read, everything that was acknowledged by then is settled.
+"""Settles everything that was acknowledged by now before books are read: read your writes.
 
 Whoever asks notes how far the shard's events go in Redis and waits, within a bound, until the
 watermark in Postgres is there. It does not wait for the settler: it settles itself, as any worker
@@ -24,7 +24,7 @@ from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.books.watermarks import count_shards
 from taximeter.settler.settling.events import parse_time
-from taximeter.settler.settling.settle import settle_once
+from taximeter.settler.settling.settle import Booked, settle_once
 from taximeter.settler.settling.stream import NewerEvents
 
 _SQL: Final = load_queries("status")
@@ -71,8 +71,16 @@ class CatchUp:
     nothing: the answer says so.
     """
 
-    def __init__(self, stores: Stores, wait_s: float, *, batch_events: int = 5_000) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        wait_s: float,
+        *,
+        batch_events: int = 5_000,
+        booked: Booked | None = None,
+    ) -> None:
         self._stores = stores
+        self._booked = booked
         self._wait_s = wait_s
         self._batch_events = batch_events
         self._attempts: dict[int, asyncio.Task[_Reach]] = {}
@@ -159,7 +167,9 @@ class CatchUp:
         if self.may_settle:
             try:
                 async with self._room:
-                    done = await settle_once(self._stores, shard, batch_events=self._batch_events)
+                    done = await settle_once(
+                        self._stores, shard, batch_events=self._batch_events, booked=self._booked
+                    )
                 if done.dead or done.lost:
                     log.warning("set events aside, or found them lost: %s", done)
                 if done.state != "busy":

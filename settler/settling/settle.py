@@ -1,10 +1,9 @@
-"""Settle: one Postgres transaction books a contiguous run of events and moves the watermark past
-it.
-"""
+"""Books a contiguous run of events in one Postgres transaction, and moves the watermark past it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -41,8 +40,17 @@ class Settled:
     lost: int = 0
 
 
+Booked = Callable[[Run, Settled, float], None]
+"""Told of a run when the transaction that has booked it is committed, and when that had begun."""
+
+
 async def settle_once(
-    stores: Stores, shard: int, *, batch_events: int = 20_000, attempts: int = 5
+    stores: Stores,
+    shard: int,
+    *,
+    batch_events: int = 20_000,
+    attempts: int = 5,
+    booked: Booked | None = None,
 ) -> Settled:
     """Settle at most about `batch_events` events of a shard.
 
@@ -51,7 +59,8 @@ async def settle_once(
     once. Raises asyncpg and redis errors, StreamChanged; deadlocks and the like are retried
     `attempts` times in all.
     """
-    return await _with_retries(stores, shard, Reader(stores, shard, batch_events), False, attempts)
+    reader = Reader(stores, shard, batch_events)
+    return await _with_retries(stores, shard, reader, False, attempts, booked)
 
 
 async def settle_shard(
@@ -62,6 +71,7 @@ async def settle_shard(
     attempts: int = 5,
     budget_s: float = 5.0,
     closed: bool = False,
+    booked: Booked | None = None,
 ) -> Settled:
     """Settle batch after batch until nothing is left, another worker has the shard, or `budget_s`
     has passed. The next batch is read while one is booked. `closed`: a guardian asks, for a shard
@@ -74,7 +84,7 @@ async def settle_shard(
     reader = Reader(stores, shard, batch_events, closed=closed)
     try:
         while True:
-            one = await _with_retries(stores, shard, reader, True, attempts)
+            one = await _with_retries(stores, shard, reader, True, attempts, booked)
             total = replace(
                 one,
                 settled=total.settled + one.settled,
@@ -88,30 +98,42 @@ async def settle_shard(
 
 
 async def _with_retries(
-    stores: Stores, shard: int, reader: Reader, ahead: bool, attempts: int
+    stores: Stores,
+    shard: int,
+    reader: Reader,
+    ahead: bool,
+    attempts: int,
+    booked: Booked | None,
 ) -> Settled:
     async def once() -> Settled:
+        started = time.perf_counter()
         async with stores.pool.acquire() as conn, conn.transaction(isolation="read_committed"):
-            return await _settle(conn, shard, reader, ahead)
+            done, run = await _settle(conn, shard, reader, ahead)
+        if booked is not None and run is not None:
+            booked(run, done, started)
+        return done
 
     return await retry_transient(
         once, attempts=attempts, first_s=_BACKOFF_FIRST_S, max_s=_BACKOFF_MAX_S
     )
 
 
-async def _settle(conn: Connection, shard: int, reader: Reader, ahead: bool) -> Settled:
+async def _settle(
+    conn: Connection, shard: int, reader: Reader, ahead: bool
+) -> tuple[Settled, Run | None]:
+    """What it came to, and the run that was booked, if any was."""
     await conn.execute(_SQL["mark_settling"])
     mark = await lock_mark_if_free(conn, shard)
     if mark is None:
-        return Settled(shard, "busy")
+        return Settled(shard, "busy"), None
     # Under the lock: the guardian takes it too before it trusts a restarted server, so a run that
     # was read from the server before can never be booked after that.
     run, rows = await reader.take(mark)
     if run.empty:
-        return Settled(shard, "idle", mark.epoch, mark.seq)
+        return Settled(shard, "idle", mark.epoch, mark.seq), None
     if ahead and run.full:
         reader.read_next(mark, run)
-    return await write_run(conn, shard, run, rows)
+    return await write_run(conn, shard, run, rows), run
 
 
 async def write_run(

@@ -1,5 +1,5 @@
-"""How much credit a shard takes ahead of Postgres, how it stops taking any, and how many holds an
-account may have open.
+"""Bounds how much credit a shard takes ahead of Postgres and how many holds an account may have
+open, and stops it from taking any.
 
 The backlog of events lives in Redis memory. While Postgres is away it grows with every charge, so
 the settler says each time it has settled how far it may grow: a shard that reaches that number

@@ -19,6 +19,8 @@ from taximeter.meter.wire.keys import ShardKeys, account_field, shard_of, split_
 from taximeter.settler.books.accounts import load_accounts
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Stores
+from taximeter.settler.books.watermarks import read_mark
+from taximeter.settler.shards.away import away_arguments, read_away
 from taximeter.settler.shards.verdict import ShardView
 
 _SQL: Final = load_queries("guardian")
@@ -50,7 +52,8 @@ async def carry_holds(
 ) -> Carried:
     """Find out which open holds of a closed shard stay, and what is left of their accounts.
 
-    Nothing changes but that holds go which Postgres has ended already. A shard that is not `whole`
+    Those of an organisation that is away stay as they are, and its accounts stay closed. Nothing
+    changes but that holds go which Postgres has ended already. A shard that is not `whole`
     gets another number of start: what its holds have reported then counts again when they are
     touched; and the expiries of the last minutes are taken from the ledger, so that a commit which
     comes late is told what the request costs. Raises asyncpg and redis errors.
@@ -62,12 +65,15 @@ async def carry_holds(
     if newest > start:
         # No number is ever used for two starts.
         start = newest + 1
+    away = await read_away(stores.pool, shard, shards)
+    departures = (await read_mark(stores.pool, shard)).departures
     home = {
         key: hold
         for key, hold in holds.items()
-        if shard_of(hold.account.split("/")[0], shards) == shard
+        if shard_of(org := hold.account.split("/")[0], shards) == shard and org not in away
     }
     carried = Carried(start, dropped=unreadable)
+    carried.accounts += away_arguments(away, departures)
     wanted = sorted({hold.account for hold in home.values()})
     known: dict[str, int] = {}
     for first in range(0, len(wanted), _PER_QUERY):

@@ -5,13 +5,15 @@ compares how far each account is with what the relay takes for applied: a restar
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import asyncpg
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
+from taximeter.meter.places.deadline import altogether
 from taximeter.meter.places.routed import by_server
 from taximeter.meter.server.trouble import is_out_of_memory
 from taximeter.meter.wire.keys import account_field, shard_of
@@ -19,24 +21,27 @@ from taximeter.meter.wire.scripts import load_script
 from taximeter.settler.books.accounts import last_applied
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Stores
-from taximeter.settler.books.watermarks import count_shards, read_marks
+from taximeter.settler.books.watermarks import Mark, count_shards, read_marks
 
 _SQL: Final = load_queries("accounts")
 _LOAD: Final = load_script("load")
 _COMPLETE: Final = load_script("complete")
 _CLOSED: Final = ("FENCED", "STALE_EPOCH", "RESTARTED")
+ANSWER_S = 1.0
+"""How long the others wait for one of several servers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """A shard as it was when a pass began, at `asked_ms` by the time of its server: another epoch
-    or start needs another pass.
+    or start needs another pass. filled: since it was opened or approved.
     """
 
     shard: int
     epoch: int
     start: int
     asked_ms: int
+    filled: bool
 
 
 @dataclass(slots=True)
@@ -160,27 +165,64 @@ class Filler:
 
 
 async def read_places(stores: Stores, *, filled: bool) -> list[Place]:
-    """The open shards that have (or have not) been filled since they were opened or approved."""
+    """The open shards that have (or have not) been filled since they were opened or approved. Of
+    several servers one that does not answer within ANSWER_S is left out, with its shards. Raises
+    redis errors when none does.
+    """
+    return [place for place in (await ask_places(stores)).places if place.filled is filled]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The open shards, and those whose server did not say what they are."""
+
+    places: list[Place] = field(default_factory=list)
+    away: frozenset[int] = frozenset()
+
+
+async def ask_places(stores: Stores) -> Asked:
+    """Ask all servers at once. Raises redis errors when none of them answers."""
     marks = await read_marks(stores.pool)
     by_meta = {stores.keys(shard).meta: mark for shard, mark in marks.items()}
+    groups = list((await by_server(stores.redis, by_meta)).values())
+    several = len(groups) > 1
+    found = await asyncio.gather(
+        *(_ask(stores, [(meta, by_meta[meta]) for meta in group], several) for group in groups),
+        return_exceptions=True,
+    )
     places: list[Place] = []
-    if not marks:
-        return places
-    for metas in await by_server(stores.redis, by_meta):
-        async with stores.redis.pipeline(transaction=False) as pipe:
-            pipe.time()
-            for meta in metas:
-                pipe.hmget(meta, "epoch", "start", "complete_ms", "hints_due")
-            (seconds, micros), *fields = await pipe.execute()
-        places += [
-            Place(mark.shard, mark.epoch, int(start or 0), seconds * 1000 + micros // 1000)
-            for mark, (epoch, start, complete_ms, due) in zip(
-                map(by_meta.__getitem__, metas), fields, strict=True
-            )
-            if epoch == str(mark.epoch).encode()
-            and (complete_ms is not None and due is None) is filled
-        ]
-    return places
+    away: set[int] = set()
+    silent: BaseException | None = None
+    for group, answer in zip(groups, found, strict=True):
+        if not isinstance(answer, BaseException):
+            places += answer
+            continue
+        silent = answer
+        if not isinstance(answer, RedisError | OSError):
+            raise answer
+        away |= {by_meta[meta].shard for meta in group}
+    if silent is not None and len(away) == len(marks):
+        raise silent
+    return Asked(sorted(places, key=lambda place: place.shard), frozenset(away))
+
+
+async def _ask(stores: Stores, group: list[tuple[str, Mark]], several: bool) -> list[Place]:
+    async with (
+        altogether(ANSWER_S if several else None),
+        stores.redis.pipeline(transaction=False) as pipe,
+    ):
+        pipe.time()
+        for meta, _ in group:
+            pipe.hmget(meta, "epoch", "start", "complete_ms", "hints_due")
+        (seconds, micros), *fields = await pipe.execute()
+    asked_ms = seconds * 1000 + micros // 1000
+    return [
+        Place(
+            mark.shard, mark.epoch, int(start or 0), asked_ms, complete is not None and due is None
+        )
+        for (_, mark), (epoch, start, complete, due) in zip(group, fields, strict=True)
+        if epoch == str(mark.epoch).encode()
+    ]
 
 
 async def note_complete(stores: Stores, places: list[Place], *, first: bool = False) -> list[int]:

@@ -4,22 +4,32 @@ Postgres when it has not.
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from taximeter.meter.wire.scripts import load_script
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.postgres_position import note_position
 from taximeter.settler.books.stores import Connection, Stores
 from taximeter.settler.books.watermarks import (
+    Mark,
     count_shards,
     lock_mark,
     read_mark,
     with_position_now,
 )
+from taximeter.settler.shards.away import away_arguments, read_away
 from taximeter.settler.shards.rebuild import rebuild
 from taximeter.settler.shards.shard_view import view_shard
-from taximeter.settler.shards.verdict import Action, is_whole, judge
+from taximeter.settler.shards.verdict import (
+    Action,
+    ShardView,
+    Verdict,
+    is_whole,
+    judge,
+    superseding,
+)
 
 _SQL: Final = load_queries("guardian")
 _OPEN: Final = load_script("open")
@@ -77,9 +87,11 @@ async def ensure_shards(stores: Stores, wanted: int | None) -> int:
     return shards
 
 
-async def guard(stores: Stores, shard: int, shards: int) -> Guarded:
+async def guard(
+    stores: Stores, shard: int, shards: int, room: AbstractAsyncContextManager[Any] | None = None
+) -> Guarded:
     """Look at one shard and do what is needed. Cheap when all is well: one row and one round trip
-    to Redis.
+    to Redis. `room` is entered to do more than look.
 
     Every step can be cut off anywhere; the next call finishes the work. Only one guardian acts on a
     shard at a time, another one answers that the shard is not usable yet. Raises asyncpg and redis
@@ -95,17 +107,27 @@ async def guard(stores: Stores, shard: int, shards: int) -> Guarded:
     # loss.
     seen = await view_shard(stores, shard, mark)
     verdict = judge(mark, seen, shards)
+    if verdict.action is Action.LEAVE:
+        return await _leave(stores, mark, seen, verdict)
     if verdict.action is Action.NOTHING:
         if mark.ledger is not None and mark.ledger != seen.ledger:
             # Where another one has noted more since, that stands.
             await note_position(stores, shard, mark.epoch, mark.ledger)
         return Guarded(shard, True, mark.epoch, "nothing", verdict.reason)
-    async with stores.pool.acquire() as conn:
+    async with room or nullcontext(), stores.pool.acquire() as conn:
         if not await conn.fetchval(_SQL["guard_alone"], shard):
             return Guarded(shard, False, mark.epoch, "waiting", "another guardian is at work")
         # The lock belongs to the session: the pool releases it with the connection, also after a
         # crash.
         return await _act(conn, stores, shard, shards)
+
+
+async def _leave(stores: Stores, mark: Mark, seen: ShardView, verdict: Verdict) -> Guarded:
+    """Touch nothing, and have the process connect to the Postgres that was promoted."""
+    later = superseding(mark, seen)
+    assert later is not None, "or it was no reason to leave"
+    await stores.note_history(later)
+    return Guarded(mark.shard, False, mark.epoch, "superseded", verdict.reason)
 
 
 async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Guarded:
@@ -123,6 +145,8 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
         if verdict.action is Action.APPROVE:
             start = await conn.fetchval(_SQL["approve_server"], shard, seen.run_id, seen.start)
             await conn.execute(_SQL["doubt_latest_hints"], DOUBTED_MAX)
+    if verdict.action is Action.LEAVE:
+        return await _leave(stores, mark, seen, verdict)
     if verdict.action is Action.NOTHING:
         return Guarded(shard, True, mark.epoch, "nothing", verdict.reason)
     if verdict.action is Action.REFUSE:
@@ -147,7 +171,10 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
         await _OPEN.call(
             stores.redis,
             stores.keys(shard).batch(),
-            [mark.epoch, shards, seen.run_id, seen.replid, 1, 0],
+            [
+                *(mark.epoch, shards, seen.run_id, seen.replid, 1, 0),
+                *away_arguments(await read_away(conn, shard, shards), mark.departures),
+            ],
         )
         return Guarded(shard, True, mark.epoch, "opened", verdict.reason)
     done = await rebuild(conn, stores, shard, shards, verdict.reason, whole=is_whole(mark, seen))

@@ -11,17 +11,25 @@ from dataclasses import dataclass
 from typing import Final
 
 from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.installation import note_redis
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.shard_reads import read_uncharged
 from taximeter.settler.books.stores import Connection, Stores
-from taximeter.settler.books.watermarks import lock_mark, read_mark
+from taximeter.settler.books.timelines import superseded
+from taximeter.settler.books.watermarks import Mark, lock_mark, read_mark
 from taximeter.settler.settling.displaced import settle_displaced
 from taximeter.settler.settling.events import parse_id
 from taximeter.settler.settling.settle import settle_shard, write_run
 from taximeter.settler.settling.stream import Run, read_run
 from taximeter.settler.shards.carried_holds import carry_holds
 from taximeter.settler.shards.shard_view import view_shard
-from taximeter.settler.shards.verdict import is_of_another_history
+from taximeter.settler.shards.verdict import (
+    ShardView,
+    has_been_used,
+    is_of_another_history,
+    knows,
+    superseding,
+)
 
 _SQL: Final = load_queries("guardian")
 _SETTLE: Final = load_queries("settle")
@@ -54,19 +62,32 @@ async def rebuild(
     The caller holds the guardian's lock. Each step leaves a state from which a new call goes on: a
     closed shard stays closed until `open`, settled events stay settled, and an epoch that was begun
     but never opened is passed over. Raises TimeoutError when other workers keep the shard busy,
-    asyncpg and redis errors.
+    SupersededPostgres, asyncpg and redis errors.
     """
     keys = stores.keys(shard)
     # A guardian before this one may have begun an epoch, frozen, and wake to open it.
-    begun = (await read_mark(conn, shard)).epoch
-    await _FENCE.call(stores.redis, [keys.meta], [reason[:200], int(whole), begun])
+    begun = await read_mark(conn, shard)
+    seen = await view_shard(stores, shard)
+    refuse_old_primary(begun, seen)
+    # Before anybody is let in: a copy that was restored elsewhere must tell nobody anything.
+    assert begun.ledger is not None, "it was read with its ledger"
+    await note_redis(
+        *(conn, stores),
+        history=begun.ledger.history,
+        known=knows(begun, seen),
+        used=has_been_used(begun),
+    )
+    await fence(stores, begun, seen, reason, whole=whole)
     deadline = time.monotonic() + _PATIENCE_S
     epoch: int | None = None
     lost = displaced = 0
     mark = await read_mark(stores.pool, shard)
     if is_of_another_history(mark, await view_shard(stores, shard, mark)):
-        other = await settle_displaced(conn, stores, shard)
-        displaced = other.events
+        known_epoch, known_seq = await last_known(stores, shard)
+        other = await settle_displaced(
+            conn, stores, shard, known_seq if known_epoch == mark.epoch else 0
+        )
+        displaced, lost = other.events, other.lost
         await _count_uncharged(stores, shard, other.unpaid.values())
     while epoch is None:
         # Nothing can be appended any more, so this comes to an end.
@@ -80,6 +101,7 @@ async def rebuild(
         if result.state == "busy":
             await asyncio.sleep(_PAUSE_S)
     seen = await view_shard(stores, shard)
+    refuse_old_primary(begun, seen)
     # Whoever closed it first has written down whether it was whole; a restart since ends that.
     whole = seen.is_approved_server and seen.meta.get("fenced_whole") == "1"
     carried = await carry_holds(stores, shard, shards, seen, whole)
@@ -90,6 +112,28 @@ async def rebuild(
         [epoch, shards, seen.run_id, seen.replid, carried.start, int(whole), *carried.accounts],
     )
     return Reopened(epoch, lost, carried.kept, carried.dropped, displaced)
+
+
+async def fence(stores: Stores, mark: Mark, seen: ShardView, reason: str, *, whole: bool) -> None:
+    """Close the shard for this Postgres, whose mark that is: from then on an older primary of the
+    same data touches nothing. Raises SupersededPostgres, redis errors.
+    """
+    refuse_old_primary(mark, seen)
+    history = "" if mark.ledger is None else mark.ledger.history
+    await _FENCE.call(
+        stores.redis,
+        [stores.keys(mark.shard).meta],
+        [reason[:200], int(whole), mark.epoch, history],
+    )
+
+
+def refuse_old_primary(mark: Mark, seen: ShardView) -> None:
+    """Raise SupersededPostgres when the shard has been seen with a Postgres that was promoted after
+    this one.
+    """
+    later = superseding(mark, seen)
+    if mark.ledger is not None and later is not None:
+        raise superseded(mark.ledger.history, later)
 
 
 async def _count_uncharged(stores: Stores, shard: int, amounts: Collection[int]) -> None:

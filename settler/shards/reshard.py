@@ -6,21 +6,19 @@ import asyncio
 import time
 from typing import Final
 
-from taximeter.meter.wire.scripts import load_script
 from taximeter.settler.books.fingerprint import StreamChanged
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.stores import Connection, Stores
 from taximeter.settler.books.watermarks import count_shards, read_mark
 from taximeter.settler.settling.settle import settle_shard
-from taximeter.settler.shards.drain import drain_shards, guardian_locks
+from taximeter.settler.shards.drain import ShardBusy, drain_shards, guardian_locks
 from taximeter.settler.shards.guardian import guard
-from taximeter.settler.shards.rebuild import last_known
+from taximeter.settler.shards.rebuild import fence, last_known
 from taximeter.settler.shards.shard_view import view_shard
 from taximeter.settler.shards.spread import spread
 from taximeter.settler.shards.verdict import is_whole
 
 _SQL: Final = load_queries("guardian")
-_FENCE: Final = load_script("fence")
 _PATIENCE_S: Final = 60.0
 _PAUSE_S: Final = 0.05
 SHARDS_MAX: Final = 1024
@@ -47,14 +45,16 @@ async def reshard(stores: Stores, wanted: int, *, wait_s: float, force: bool = F
     before = await count_shards(stores.pool)
     if before == wanted:
         return before
+    if await stores.pool.fetchval(_SQL["is_moving"]):
+        raise ShardBusy("an organisation is being moved to another cell; try again")
     everyone = range(before)
     async with guardian_locks(stores, range(max(before, wanted))) as conn:
         await drain_shards(stores, everyone, wait_s=wait_s, force=force)
         for shard in everyone:
             reason = f"the system gets {wanted} shards instead of {before}"
             mark = await read_mark(stores.pool, shard)
-            whole = is_whole(mark, await view_shard(stores, shard, mark))
-            await _FENCE.call(stores.redis, [stores.keys(shard).meta], [reason, int(whole)])
+            seen = await view_shard(stores, shard, mark)
+            await fence(stores, mark, seen, reason, whole=is_whole(mark, seen))
         for shard in everyone:
             await _settle_all(stores, shard)
         await spread(stores, before, wanted)

@@ -9,6 +9,7 @@ from typing import Final
 
 from taximeter.settler.books.postgres_position import Ledger
 from taximeter.settler.books.stores import DATA_FORMAT
+from taximeter.settler.books.timelines import later_history, superseded
 from taximeter.settler.books.watermarks import Mark
 
 _START_DIGITS_MAX: Final = 15
@@ -26,6 +27,10 @@ class Action(Enum):
     REBUILD = "rebuild"
     """Something is lost or in doubt: close, settle what is left, go on at a new epoch with balances
     from Postgres.
+    """
+    LEAVE = "leave"
+    """Another Postgres was promoted since, and the shard has been seen with that one: this one must
+    touch nothing.
     """
     REFUSE = "refuse"
     """The data was written by a release that this one does not understand: touching it could
@@ -81,9 +86,21 @@ class ShardView:
         return int(text) if text.isdigit() else 0
 
     @property
+    def departures(self) -> int:
+        """How often an organisation was closed for a move, as its data says."""
+        text = self.meta.get("departures", "")
+        return int(text) if text.isdigit() else 0
+
+    @property
     def ledger(self) -> Ledger | None:
         """The Postgres that this shard has last been seen with."""
         return Ledger.parse(self.meta.get("ledger", ""))
+
+    @property
+    def postgres(self) -> list[str]:
+        """The histories of Postgres that this shard was closed for, or has been seen with."""
+        seen = [self.meta.get("postgres", ""), self.ledger.history if self.ledger else ""]
+        return [one for one in seen if one]
 
     @property
     def seq(self) -> int | None:
@@ -104,6 +121,9 @@ def judge(mark: Mark, seen: ShardView, shards: int) -> Verdict:
     """Compare. Whatever is not plainly whole is rebuilt: a wrong rebuild costs a pause, a wrong
     trust costs credits.
     """
+    later = superseding(mark, seen)
+    if mark.ledger is not None and later is not None:
+        return Verdict(Action.LEAVE, str(superseded(mark.ledger.history, later)))
     if not seen.meta:
         if mark.run_id is None and mark.seq == 0 and seen.last_id is None:
             return Verdict(Action.OPEN, "never used")
@@ -122,6 +142,30 @@ def judge(mark: Mark, seen: ShardView, shards: int) -> Verdict:
     return Verdict(Action.NOTHING, "whole")
 
 
+def superseding(mark: Mark, seen: ShardView) -> str | None:
+    """The history of a Postgres that was promoted after this one and that the shard has been seen
+    with, None without one.
+    """
+    return None if mark.ledger is None else later_history(mark.ledger.history, seen.postgres)
+
+
+def knows(mark: Mark, seen: ShardView) -> bool:
+    """Whether this Redis has been at work with this Postgres, however far either has gone back: on
+    the server that Postgres has approved last, or with a Postgres of the same system.
+    """
+    if not seen.meta:
+        return False
+    if mark.run_id is not None and mark.run_id in (seen.run_id, seen.meta.get("run_id")):
+        return True
+    ours = None if mark.ledger is None else mark.ledger.history.partition("/")[0]
+    return any(history.partition("/")[0] == ours for history in seen.postgres)
+
+
+def has_been_used(mark: Mark) -> bool:
+    """Whether a Redis was ever at work with this Postgres."""
+    return mark.run_id is not None or mark.epoch > 1 or mark.seq > 0
+
+
 def is_whole(mark: Mark, seen: ShardView) -> bool:
     """Whether Redis has lost nothing that it ever answered, so that what its open holds have
     reported may be charged: the approved server in the same life, with everything that Postgres has
@@ -135,7 +179,7 @@ def is_whole(mark: Mark, seen: ShardView) -> bool:
         return seen.meta.get("fenced_whole") == "1"
     if seen.run_id != mark.run_id and not _went_back(mark, seen):
         return False
-    if (epoch, seq) < (mark.epoch, mark.seq):
+    if (epoch, seq) < (mark.epoch, mark.seq) or seen.departures < mark.departures:
         return False
     if has_diverged(mark, seen):
         return False
@@ -185,6 +229,9 @@ def _doubt(mark: Mark, seen: ShardView, shards: int) -> str | None:
         return f"Postgres went back or is another one: {mark.ledger}, it was {seen.ledger}"
     if seen.missing:
         return f"Redis has lost {seen.missing} calls that it had acknowledged to a client"
+    if seen.departures < mark.departures:
+        # An organisation that has left would be open here again.
+        return f"Redis went back in time: it lacks {mark.departures - seen.departures} departures"
     if seq < mark.seq:
         return f"Redis went back in time: it is at event {seq}, Postgres has settled {mark.seq}"
     if has_diverged(mark, seen):

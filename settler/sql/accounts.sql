@@ -1,11 +1,12 @@
 -- name: load_accounts
 -- What Redis does not have: the balance and the number of the last entry in it, both of one snapshot because it is one
--- statement. Accounts that Postgres does not know are missing from the answer.
+-- statement, and the epochs of all shards. Accounts that Postgres does not know are missing from the answer.
 -- $1 org ids, $2 user ids
 SELECT wanted.org_id,
        wanted.user_id,
        coalesce(account.entry_seq, 0) AS applied,
-       coalesce(balance.remaining, 0)::bigint AS available
+       coalesce(balance.remaining, 0)::bigint AS available,
+       (SELECT array_agg(mark.epoch ORDER BY mark.shard) FROM taximeter.watermarks AS mark) AS epochs
   FROM unnest($1::text[], $2::text[]) AS wanted (org_id, user_id)
   LEFT JOIN taximeter.accounts AS account
     ON account.org_id = wanted.org_id AND account.user_id = wanted.user_id
@@ -15,11 +16,12 @@ SELECT wanted.org_id,
  WHERE account.org_id IS NOT NULL OR balance.remaining IS NOT NULL
 
 -- name: accounts_behind
--- Accounts with entries that are not known to be applied, page by page. $1, $2 the last account seen, $3 page
+-- Accounts with entries that are not known to be applied, page by page; none of organisations that are away. $1, $2 the last account seen, $3 page
 SELECT org_id, user_id, applied_seq
-  FROM taximeter.accounts
+  FROM taximeter.accounts AS account
  WHERE entry_seq > applied_seq
    AND (org_id, user_id) > ($1::text, $2::text)
+   AND NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = account.org_id)
  ORDER BY org_id, user_id
  LIMIT $3
 

@@ -17,7 +17,7 @@ SELECT pg_advisory_xact_lock(74098, 0)
 
 -- name: read_watermark
 -- With the ledger that it stands in. $1 shard
-SELECT mark.shard, epoch, seq, run_id, starts, settled_entry, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
+SELECT mark.shard, epoch, seq, run_id, starts, settled_entry, departures, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
        coalesce(steps.step, 0) AS step, coalesce(steps.tokens, '{}') AS tokens
   FROM taximeter.ledger_position() AS ledger, taximeter.watermarks AS mark
   LEFT JOIN taximeter.ledger_steps AS steps ON steps.shard = mark.shard
@@ -25,7 +25,7 @@ SELECT mark.shard, epoch, seq, run_id, starts, settled_entry, (SELECT count(*) F
 
 -- name: read_watermarks
 -- Every shard, without the ledger. What Redis says is only believed while epoch and server are still these.
-SELECT shard, epoch, seq, run_id, starts, settled_entry FROM taximeter.watermarks ORDER BY shard
+SELECT shard, epoch, seq, run_id, starts, settled_entry, departures FROM taximeter.watermarks ORDER BY shard
 
 -- name: read_position
 -- Up to where a shard is settled now. $1 shard
@@ -35,14 +35,14 @@ SELECT epoch, seq FROM taximeter.watermarks WHERE shard = $1
 -- The right to settle a shard, for this transaction. No row: another worker has it (or the shard is unknown), and that
 -- worker does the work, so waiting for it would only pile up workers.
 -- $1 shard
-SELECT epoch, seq, run_id, starts, settled_entry
+SELECT epoch, seq, run_id, starts, settled_entry, (SELECT history FROM taximeter.ledger_position()) AS history
   FROM taximeter.watermarks
  WHERE shard = $1
    FOR UPDATE SKIP LOCKED
 
 -- name: wait_for_watermark
 -- As lock_watermark_if_free, but waiting: a settle that has read from a server before its restart must be through. $1 shard
-SELECT mark.shard, epoch, seq, run_id, starts, settled_entry, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
+SELECT mark.shard, epoch, seq, run_id, starts, settled_entry, departures, (SELECT count(*) FROM taximeter.watermarks) AS shards, ledger.history, ledger.position,
        coalesce(steps.step, 0) AS step, coalesce(steps.tokens, '{}') AS tokens
   FROM taximeter.ledger_position() AS ledger, taximeter.watermarks AS mark
   LEFT JOIN taximeter.ledger_steps AS steps ON steps.shard = mark.shard
@@ -167,3 +167,19 @@ SELECT c.org_id, c.request_id, min(c.user_id) AS user_id, sum(c.amount)::bigint 
   JOIN unnest($1::text[], $2::text[]) AS wanted (org_id, request_id)
     ON c.org_id = wanted.org_id AND c.request_id = wanted.request_id
  GROUP BY c.org_id, c.request_id
+
+-- name: organizations_away
+-- What is said of organisations that nobody may use here, for a shard that is opened anew.
+SELECT org_id, said FROM taximeter.organizations_away ORDER BY org_id
+
+-- name: count_departure
+-- From now on a Redis that knows of fewer has gone back in time. $1 shard, $2 epoch, $3 how many there were
+UPDATE taximeter.watermarks SET departures = $3 + 1 WHERE shard = $1 AND epoch = $2 AND departures = $3 RETURNING departures
+
+-- name: is_moving
+-- Whether an organisation is on its way to another cell or from one.
+SELECT EXISTS (SELECT FROM taximeter.organizations_away WHERE said LIKE 'moving%')
+
+-- name: settled_before
+-- Shards of which we do not know from the time of their last settled event that they are settled up to this moment. $1 moment
+SELECT shard, epoch, seq FROM taximeter.watermarks WHERE settled_to IS NULL OR settled_to <= $1 ORDER BY shard

@@ -1,5 +1,6 @@
 -- Queries that return no row while the books are right. Each row is one violation, as text. The comment lines of a block are
--- read by `taximeter check`: its invariant, what it says, and when it fires.
+-- read by `taximeter check`: its invariant, what it says, and when it fires. Where a query says `timestamptz '-infinity'` and
+-- `timestamptz 'infinity'` it can be asked of a span of time: what is before is sealed, or looked at by another question.
 
 -- name: used_is_usage
 -- invariant: I2
@@ -35,7 +36,7 @@ SELECT format('%s/%s on %s: the rollup has %s more requests and %s more millicre
               org_id, user_id, day, sum(requests), sum(credits)) AS violation
   FROM (SELECT org_id, user_id, service_type, service_name, day, requests, credits_used AS credits
           FROM taximeter.usage_daily
-         WHERE day >= taximeter.usage_floor()
+         WHERE day >= taximeter.usage_floor() AND day >= (timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND day < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
         UNION ALL
         SELECT org_id, user_id,
                CASE WHEN name.org_id IS NOT NULL OR type.org_id IS NOT NULL THEN service_type ELSE 'other' END,
@@ -45,8 +46,13 @@ SELECT format('%s/%s on %s: the rollup has %s more requests and %s more millicre
                        date_trunc('month', created_at AT TIME ZONE 'UTC')::date AS month, seq IS NULL AS by_sql,
                        count(*) AS requests, sum(credits_used) AS credits
                   FROM credit_usage_attribution
-                 WHERE (created_at AT TIME ZONE 'UTC')::date >= taximeter.usage_floor()
-                 GROUP BY 1, 2, 3, 4, 5, 6, 7) AS used
+                 WHERE created_at >= taximeter.usage_floor()::timestamp AT TIME ZONE 'UTC'
+                   AND created_at >= timestamptz '-infinity' AND created_at < timestamptz 'infinity'
+                 GROUP BY 1, 2, 3, 4, 5, 6, 7
+                UNION ALL
+                SELECT org_id, user_id, service_type, service_name, day, date_trunc('month', day::timestamp)::date, by_sql, requests, credits
+                  FROM taximeter.sealed_usage, taximeter.seal_state
+                 WHERE sealed_until = timestamptz '-infinity' AND day >= (timestamptz '-infinity' AT TIME ZONE 'UTC')::date) AS used
           LEFT JOIN taximeter.usage_names AS name USING (org_id, month, by_sql, service_type, service_name)
           LEFT JOIN (SELECT DISTINCT org_id, month, by_sql, service_type FROM taximeter.usage_names) AS type
                     USING (org_id, month, by_sql, service_type)) AS terms
@@ -68,7 +74,7 @@ SELECT format('%s: the rollup has %s more requests and %s more millicredits than
         UNION ALL
         SELECT date_trunc('month', created_at AT TIME ZONE 'UTC')::date, -1, -credits_used
           FROM credit_usage_attribution
-         WHERE (created_at AT TIME ZONE 'UTC')::date < taximeter.usage_floor()) AS terms
+         WHERE created_at < taximeter.usage_floor()::timestamp AT TIME ZONE 'UTC') AS terms
  GROUP BY month
 HAVING sum(requests) <> 0 OR sum(credits) <> 0
  ORDER BY month
@@ -83,6 +89,7 @@ SELECT format('%s on %s: the rollup of the organisation has %s more requests and
           FROM taximeter.usage_daily_by_org
         UNION ALL
         SELECT org_id, service_type, service_name, day, -requests, -credits_used FROM taximeter.usage_daily) AS terms
+ WHERE day >= (timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND day < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
  GROUP BY org_id, service_type, service_name, day
 HAVING sum(requests) <> 0 OR sum(credits) <> 0
  ORDER BY org_id, day
@@ -98,9 +105,10 @@ SELECT format('%s on %s: the months have %s more requests and %s more millicredi
           FROM taximeter.usage_monthly_by_org,
                unnest(requests_to_day, 0::bigint || requests_to_day[:30], credits_to_day, 0::bigint || credits_to_day[:30])
                WITH ORDINALITY AS totals (requests_to, requests_before, credits_to, credits_before, nth)
-         WHERE (requests_to, credits_to) <> (requests_before, credits_before)
+         WHERE (requests_to, credits_to) <> (requests_before, credits_before) AND month >= date_trunc('month', timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND month < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
         UNION ALL
         SELECT org_id, day, -requests, -credits_used FROM taximeter.usage_daily_by_org) AS terms
+ WHERE day >= (timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND day < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
  GROUP BY org_id, day
 HAVING sum(requests) <> 0 OR sum(credits) <> 0
  ORDER BY org_id, day
@@ -116,9 +124,10 @@ SELECT format('%s/%s on %s: the months have %s more requests and %s more millicr
           FROM taximeter.usage_monthly_by_user,
                unnest(requests_to_day, 0::bigint || requests_to_day[:30], credits_to_day, 0::bigint || credits_to_day[:30])
                WITH ORDINALITY AS totals (requests_to, requests_before, credits_to, credits_before, nth)
-         WHERE (requests_to, credits_to) <> (requests_before, credits_before)
+         WHERE (requests_to, credits_to) <> (requests_before, credits_before) AND month >= date_trunc('month', timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND month < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
         UNION ALL
         SELECT org_id, user_id, day, -requests, -credits_used FROM taximeter.usage_daily) AS terms
+ WHERE day >= (timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND day < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
  GROUP BY org_id, user_id, day
 HAVING sum(requests) <> 0 OR sum(credits) <> 0
  ORDER BY org_id, user_id, day
@@ -136,6 +145,7 @@ SELECT format('%s, to day %s: everybody has %s more requests and %s more millicr
         SELECT month, nth, -requests_to, -credits_to
           FROM taximeter.usage_monthly_by_org,
                unnest(requests_to_day, credits_to_day) WITH ORDINALITY AS totals (requests_to, credits_to, nth)) AS terms
+ WHERE month >= date_trunc('month', timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND month < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
  GROUP BY month, nth
 HAVING sum(requests) <> 0 OR sum(credits) <> 0
  ORDER BY month, nth
@@ -169,16 +179,22 @@ SELECT format('%s: total %s, allocated %s, closed %s, used %s', org_id, total_cr
 
 -- name: event_is_charged_once
 -- invariant: I5
--- fires: an event was booked twice or in part, or rows of one of the two tables were changed by hand.
+-- fires: an event was booked twice or in part, or rows of one of the two tables were changed by hand. Events whose charge is forgotten
+-- are not compared, nor those of another cell (shards below zero), which came with a proof.
 SELECT format('%s request %s: charged %s, attributed %s', org_id, request_id,
               sum(charged), sum(attributed)) AS violation
-  FROM (SELECT org_id, request_id, amount AS charged, 0 AS attributed, 1 AS rows
+  FROM (SELECT shard, epoch, seq, org_id, request_id, amount AS charged, 0 AS attributed, 1 AS rows
           FROM taximeter.charged_requests
-         WHERE seq IS NOT NULL AND created_at >= taximeter.usage_floor()::timestamp AT TIME ZONE 'UTC'
+         WHERE seq IS NOT NULL AND shard >= 0 AND created_at >= taximeter.usage_floor()::timestamp AT TIME ZONE 'UTC'
+           AND created_at >= timestamptz '-infinity' AND created_at < timestamptz 'infinity'
         UNION ALL
-        SELECT org_id, request_id, 0, credits_used, -1
+        SELECT shard, epoch, seq, org_id, request_id, 0, credits_used, -1
           FROM credit_usage_attribution
-         WHERE seq IS NOT NULL AND created_at >= taximeter.usage_floor()::timestamp AT TIME ZONE 'UTC') AS terms
+         WHERE seq IS NOT NULL AND shard >= 0 AND created_at >= taximeter.usage_floor()::timestamp AT TIME ZONE 'UTC'
+           AND created_at >= timestamptz '-infinity' AND created_at < timestamptz 'infinity') AS terms
+  LEFT JOIN (SELECT DISTINCT ON (shard) shard, epoch AS epoch_gone, seq_last AS seq_gone
+               FROM taximeter.forgotten_charges ORDER BY shard, epoch DESC, seq_last DESC) AS forgotten USING (shard)
+ WHERE epoch_gone IS NULL OR (epoch, seq) > (epoch_gone, seq_gone)
  GROUP BY org_id, request_id
 HAVING sum(rows) <> 0 OR sum(charged) <> sum(attributed)
  ORDER BY org_id, request_id
@@ -189,12 +205,12 @@ HAVING sum(rows) <> 0 OR sum(charged) <> sum(attributed)
 -- fires: a deduction made in SQL was booked as charged and its usage is missing or of another amount.
 SELECT format('%s request %s: charged %s, no such usage', charged.org_id, charged.request_id, charged.amount) AS violation
   FROM taximeter.charged_requests AS charged
-  LEFT JOIN (SELECT org_id, request_id, sum(credits_used) AS amount
+  LEFT JOIN (SELECT org_id, request_id, created_at, sum(credits_used) AS amount
                FROM credit_usage_attribution
-              WHERE seq IS NULL AND request_id IS NOT NULL
-              GROUP BY org_id, request_id) AS usage
-    ON usage.org_id = charged.org_id AND usage.request_id = charged.request_id
- WHERE charged.seq IS NULL
+              WHERE seq IS NULL AND request_id IS NOT NULL AND created_at >= timestamptz '-infinity' AND created_at < timestamptz 'infinity'
+              GROUP BY org_id, request_id, created_at) AS usage
+    ON usage.org_id = charged.org_id AND usage.request_id = charged.request_id AND usage.created_at = charged.created_at
+ WHERE charged.seq IS NULL AND charged.created_at >= timestamptz '-infinity' AND charged.created_at < timestamptz 'infinity'
    AND charged.created_at >= taximeter.usage_floor()::timestamp AT TIME ZONE 'UTC'
    AND usage.amount IS DISTINCT FROM charged.amount
  ORDER BY charged.org_id, charged.request_id
@@ -234,6 +250,8 @@ SELECT format('%s request %s: charged to %s, attributed to %s', c.org_id, c.requ
     ON u.org_id = c.org_id AND u.request_id = c.request_id AND u.seq = c.seq
    AND u.shard = c.shard AND u.epoch = c.epoch
  WHERE u.user_id <> c.user_id
+   AND c.created_at >= timestamptz '-infinity' AND c.created_at < timestamptz 'infinity'
+   AND u.created_at >= timestamptz '-infinity' AND u.created_at < timestamptz 'infinity'
  ORDER BY c.org_id, c.request_id
  LIMIT 21
 
@@ -241,9 +259,13 @@ SELECT format('%s request %s: charged to %s, attributed to %s', c.org_id, c.requ
 -- invariant: I13
 -- fires: events of an organisation arrived through two shards: clients disagree about the number of shards.
 SELECT format('%s: its events came through %s shards', org_id, count(DISTINCT shard)) AS violation
-  FROM taximeter.charged_requests
- WHERE seq IS NOT NULL
-   AND epoch >= (SELECT coalesce(max(since_epoch), 0) FROM taximeter.shard_layouts)
+  FROM (SELECT org_id, shard, epoch
+          FROM taximeter.charged_requests
+         WHERE seq IS NOT NULL AND shard >= 0 -- Below zero: of another cell.
+           AND created_at >= timestamptz '-infinity' AND created_at < timestamptz 'infinity'
+        UNION ALL
+        SELECT org_id, shard, epoch_last FROM taximeter.sealed_shards WHERE timestamptz '-infinity' > '-infinity') AS seen
+ WHERE epoch >= (SELECT coalesce(max(since_epoch), 0) FROM taximeter.shard_layouts)
  GROUP BY org_id
 HAVING count(DISTINCT shard) > 1
  ORDER BY org_id
@@ -303,4 +325,43 @@ SELECT format('row %s of the audit log, written at %s, is not linked', audit.id,
  WHERE audit.at < now() - interval '10 minutes'
    AND NOT EXISTS (SELECT FROM taximeter.audit_chain AS chain WHERE chain.audit_id = audit.id)
  ORDER BY audit.id
+ LIMIT 21
+
+-- name: seals_are_linked
+-- invariant: I16
+-- fires: a seal, or what it sealed, was changed, put in or taken out past the triggers; or the seals were put back to an older copy.
+SELECT format('seal %s does not fit: it, what it sealed or a seal before it was changed', n) AS violation
+  FROM (SELECT seal.n, seal.link, taximeter.seal_link(
+                   coalesce(lag(seal.link) OVER (ORDER BY seal.n), decode(repeat('00', 32), 'hex')), seal) AS expected
+          FROM taximeter.seals AS seal) AS links
+ WHERE link <> expected
+UNION ALL
+SELECT format('%s seals are gone', max(n) - count(*)) FROM taximeter.seals HAVING max(n) <> count(*)
+UNION ALL
+SELECT format('the last seal is not the one that was noted (%s, until %s)', state.n, coalesce(state.sealed_until::text, 'nothing'))
+  FROM taximeter.seal_state AS state
+  LEFT JOIN (SELECT n, link, until FROM taximeter.seals ORDER BY n DESC LIMIT 1) AS seal ON true
+ WHERE (state.n, CASE WHEN state.n > 0 THEN state.link END, state.sealed_until)
+       IS DISTINCT FROM (coalesce(seal.n, 0), seal.link, seal.until)
+UNION ALL
+SELECT format('seal %s is not there, and %s lines of what it sealed are', sealed.seal_n, count(*))
+  FROM taximeter.sealed_rows AS sealed
+ WHERE NOT EXISTS (SELECT FROM taximeter.seals AS seal WHERE seal.n = sealed.seal_n)
+ GROUP BY sealed.seal_n
+ LIMIT 21
+
+-- name: sealed_days_are_unaltered
+-- invariant: I16
+-- fires: rows that were sealed were changed, put in or taken out past the triggers; found when the day was read again.
+SELECT unnest(said) AS violation FROM taximeter.altered_days ORDER BY day LIMIT 21
+
+-- name: months_came_back_as_they_left
+-- invariant: I16
+-- fires: a month that was brought back from its archive is not what was sealed before it left.
+SELECT format('%s: as many rows came back as had left for the archive, and not the same ones',
+              to_char(date_trunc('month', day::timestamp), 'YYYY-MM')) AS violation
+  FROM taximeter.sealed_rows
+ WHERE kind IN ('archived', 'restored')
+ GROUP BY date_trunc('month', day::timestamp)
+HAVING sum(rows) = 0 AND sum(digest) <> 0
  LIMIT 21

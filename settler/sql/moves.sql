@@ -42,10 +42,11 @@ SELECT locked.id, locked.allocated_credits, locked.used_credits, taximeter.begin
   FROM (SELECT * FROM user_credit_allocations WHERE org_id = $1 AND user_id = $2 AND is_active FOR NO KEY UPDATE) AS locked
 
 -- name: close_emptied
--- Closes what has nothing left. In order, as allocations are locked everywhere. Returns how many.
+-- Closes what has nothing left. In order, as allocations are locked everywhere. Returns how many. $1 ids
 WITH emptied AS (
-    SELECT id FROM user_credit_allocations
-     WHERE is_active AND closing IS NOT NULL AND allocated_credits <= used_credits
+    SELECT id FROM user_credit_allocations AS allocation
+     WHERE id = ANY ($1::uuid[]) AND is_active AND closing IS NOT NULL AND allocated_credits <= used_credits
+       AND NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = allocation.org_id)
      ORDER BY org_id, user_id
        FOR NO KEY UPDATE SKIP LOCKED
 ), closed AS (
@@ -55,13 +56,37 @@ WITH emptied AS (
 )
 SELECT count(*) FROM closed
 
+-- name: organizations_closing
+-- Organisations with allocations that are being closed, by steps from one to the next: one may have a million of them.
+WITH RECURSIVE step AS (
+    (SELECT org_id FROM user_credit_allocations WHERE is_active AND closing IS NOT NULL ORDER BY org_id LIMIT 1)
+    UNION ALL
+    SELECT following.org_id FROM step CROSS JOIN LATERAL (
+        SELECT org_id FROM user_credit_allocations
+         WHERE is_active AND closing IS NOT NULL AND org_id > step.org_id ORDER BY org_id LIMIT 1) AS following
+)
+SELECT org_id FROM step
+ WHERE NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = step.org_id)
+ ORDER BY org_id
+
 -- name: closing
--- Allocations that are being closed, page by page. $1, $2 the last account seen, $3 page
+-- Allocations of an organisation that are being closed, page by page. $1 org_id, $2 the last user seen, $3 page
 SELECT id, org_id, user_id, closing
-  FROM user_credit_allocations
- WHERE is_active AND closing IS NOT NULL AND (org_id, user_id) > ($1::text, $2::text)
+  FROM user_credit_allocations AS allocation
+ WHERE is_active AND closing IS NOT NULL AND org_id = $1 AND user_id > $2
  ORDER BY org_id, user_id
  LIMIT $3
+
+-- name: endings
+-- Organisations that were deleted and have people or allocations left, the longest ago first. $1 most
+SELECT ending.org_id FROM taximeter.endings AS ending
+ WHERE NOT EXISTS (SELECT FROM taximeter.organizations_away AS away WHERE away.org_id = ending.org_id)
+ ORDER BY ending.begun_at, ending.org_id
+ LIMIT $1
+
+-- name: end_accounts
+-- $1 org_id, $2 most
+SELECT taximeter.end_accounts($1, $2)
 
 -- name: seal_audit
 -- Links the rows of the audit log that are not linked yet.

@@ -55,10 +55,21 @@ SELECT coalesce(sum(total_credits), 0)::bigint AS total,
 SELECT coalesce(sum(allocated_credits - used_credits), 0)::bigint FROM user_credit_allocations
 
 -- name: event_counts
--- Per shard: what the watermark says became of the events of its epoch, and the rows that are there to prove it.
+-- Per shard: what the watermark says became of the events of its epoch, and the rows that are there to prove it. Charges of before $1 are
+-- those that are sealed. $1 since when charges are counted: where the seals end, or a day begins
 SELECT mark.shard, mark.epoch, mark.seq, mark.settled_events, mark.dead_events, mark.lost_events,
        (SELECT count(*) FROM taximeter.charged_requests AS c
-         WHERE c.shard = mark.shard AND c.epoch = mark.epoch AND c.seq IS NOT NULL) AS charged_rows,
+         WHERE c.shard = mark.shard AND c.epoch = mark.epoch AND c.seq IS NOT NULL AND c.created_at >= $1::text::timestamptz)
+       + CASE WHEN $1::text::timestamptz > '-infinity' THEN
+             coalesce((SELECT sum(sealed.rows) FROM taximeter.sealed_rows AS sealed
+                        WHERE sealed.what = 'charges' AND sealed.shard = mark.shard AND sealed.epoch = mark.epoch
+                          AND sealed.day < ($1::text::timestamptz AT TIME ZONE 'UTC')::date), 0)
+             + coalesce((SELECT sum(open_day.rows) FROM taximeter.sealed_rows AS open_day, taximeter.seal_state
+                          WHERE open_day.what = 'charges' AND open_day.shard = mark.shard AND open_day.epoch = mark.epoch
+                            AND open_day.day >= ($1::text::timestamptz AT TIME ZONE 'UTC')::date AND sealed_until = $1::text::timestamptz), 0)
+             + coalesce((SELECT sum(late.rows) FROM taximeter.seal_changes AS late
+                          WHERE late.what = 'charges' AND late.shard = mark.shard AND late.epoch = mark.epoch AND late.hour < $1::text::timestamptz), 0)
+         ELSE 0 END::bigint AS charged_rows,
        (SELECT count(*) FROM taximeter.dead_letters AS d
          WHERE d.shard = mark.shard AND d.epoch = mark.epoch AND d.seq IS NOT NULL) AS dead_rows,
        (SELECT coalesce(sum(l.seq_last - l.seq_first + 1), 0) FROM taximeter.lost_events AS l
@@ -66,14 +77,18 @@ SELECT mark.shard, mark.epoch, mark.seq, mark.settled_events, mark.dead_events, 
        (SELECT coalesce(sum(d.events), 0) FROM taximeter.deletions AS d
          WHERE d.shard = mark.shard AND d.epoch = mark.epoch)::bigint AS deleted,
        (SELECT coalesce(sum(a.events), 0) FROM taximeter.acknowledgements AS a
-         WHERE a.shard = mark.shard AND a.epoch = mark.epoch AND a.what = 'uncharged')::bigint AS acknowledged
+         WHERE a.shard = mark.shard AND a.epoch = mark.epoch AND a.what = 'uncharged')::bigint AS acknowledged,
+       (SELECT coalesce(sum(f.events), 0) FROM taximeter.forgotten_charges AS f
+         WHERE f.shard = mark.shard AND f.epoch = mark.epoch)::bigint AS forgotten
   FROM taximeter.watermarks AS mark
  ORDER BY mark.shard
 
 -- name: numbers_used_twice
--- Events that are booked twice, or both booked and set aside: one number stands for one event.
+-- Events that are booked twice, or both booked and set aside: one number stands for one event. Those of other cells, which may have the
+-- same numbers, have shards below zero. One that is used again beside a sealed one is one charge too many. $1 since when charges are read
 SELECT format('shard %s event %s-%s stands in %s rows', shard, epoch, seq, count(*)) AS violation
-  FROM (SELECT shard, epoch, seq FROM taximeter.charged_requests WHERE seq IS NOT NULL
+  FROM (SELECT shard, epoch, seq FROM taximeter.charged_requests
+         WHERE seq IS NOT NULL AND shard >= 0 AND created_at >= $1::text::timestamptz
         UNION ALL
         SELECT shard, epoch, seq FROM taximeter.dead_letters WHERE seq IS NOT NULL) AS events
  GROUP BY shard, epoch, seq
@@ -110,7 +125,9 @@ SELECT 'uncharged', missing.shard, missing.epoch, missing.events, $1
                - (SELECT coalesce(sum(d.events), 0) FROM taximeter.deletions AS d
                    WHERE d.shard = mark.shard AND d.epoch = mark.epoch)
                - (SELECT coalesce(sum(a.events), 0) FROM taximeter.acknowledgements AS a
-                   WHERE a.shard = mark.shard AND a.epoch = mark.epoch AND a.what = 'uncharged') AS events
+                   WHERE a.shard = mark.shard AND a.epoch = mark.epoch AND a.what = 'uncharged')
+               - (SELECT coalesce(sum(f.events), 0) FROM taximeter.forgotten_charges AS f
+                   WHERE f.shard = mark.shard AND f.epoch = mark.epoch) AS events
           FROM taximeter.watermarks AS mark) AS missing
  WHERE missing.events > 0
  ORDER BY missing.shard

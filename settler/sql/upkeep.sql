@@ -40,6 +40,18 @@ SELECT taximeter.ensure_attribution_partitions($1)
 -- Answers are kept for clients that repeat a request; after the retention a repetition is a new request. $1 seconds
 DELETE FROM taximeter.idempotent_answers WHERE created_at < now() - make_interval(secs => $1)
 
+-- name: freeze_charges
+-- Begins a new generation of request ids when the one that is written to is old enough. $1 seconds that ids are kept
+SELECT taximeter.freeze_charges(make_interval(secs => $1))
+
+-- name: charges_to_forget
+-- Up to when every event must be settled before ids are forgotten; null when there is nothing to forget. $1 seconds
+SELECT taximeter.charges_to_forget(make_interval(secs => $1))
+
+-- name: forget_charges
+-- How many ids were forgotten. $1 seconds
+SELECT taximeter.forget_charges(make_interval(secs => $1))
+
 -- name: read_clock
 -- The time that decides what has expired, which month it is and which day: sessions are in UTC.
 SELECT now()

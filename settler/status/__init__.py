@@ -1,1 +1,1 @@
-"""How each part of the system is: for status pages, health checks and alarms."""
+"""Tells how each part of the system is: for status pages, health checks and alarms."""

@@ -1,1 +1,1 @@
-"""The process that runs the settler: its loops, its daily jobs and its heartbeat."""
+"""Runs the settler: its loops, its daily jobs and its heartbeat, in one process."""

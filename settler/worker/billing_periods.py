@@ -1,5 +1,5 @@
-"""The ends of billing periods: what was canceled ends, what was upgraded for later is, and the rest
-begins its next period.
+"""Ends billing periods: what was canceled ends, what was upgraded for later is, and the rest begins
+its next period.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The settler's small HTTP side: health for whoever supervises it. Off unless it has a port."""
+"""Answers over HTTP how the settler is, for whoever supervises it, and what it does, for
+Prometheus. Off unless it has a port.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from aiohttp import web
 
 from taximeter.settler.status.health import HealthCheck, PartHealth
 from taximeter.settler.status.heartbeats import IDLE_S, IN_TIME
+from taximeter.settler.status.metrics import NO_STORE, Exposition, listening, metrics_route
 from taximeter.settler.worker.loop_activity import LoopActivity
 
 _DEAD_S: Final = 120.0
@@ -19,8 +22,10 @@ _DEAD_S: Final = 120.0
 log = structlog.get_logger("taximeter.settler")
 
 
-def make_app(health: HealthCheck, activity: LoopActivity) -> web.Application:
-    """`/livez`, `/readyz` and `/api/v1/system/status`, which none of them needs a login for."""
+def make_app(
+    health: HealthCheck, activity: LoopActivity, exposition: Exposition
+) -> web.Application:
+    """`/livez`, `/readyz`, `/api/v1/system/status` and `/metrics`; none of them needs a login."""
 
     async def livez(request: web.Request) -> web.Response:
         dead = [
@@ -43,39 +48,36 @@ def make_app(health: HealthCheck, activity: LoopActivity) -> web.Application:
     async def status(request: web.Request) -> web.Response:
         found = await health.get()
         return web.json_response(
-            text=found.model_dump_json(), status=found.http_status, headers=_NO_STORE
+            text=found.model_dump_json(), status=found.http_status, headers=NO_STORE
         )
 
     app = web.Application()
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/api/v1/system/status", status)
+    app.add_routes([metrics_route(exposition)])
     return app
-
-
-_NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 def _answer(trouble: PartHealth | None) -> web.Response:
     part = trouble or PartHealth(status="ok")
     return web.json_response(
-        text=part.model_dump_json(), status=200 if trouble is None else 503, headers=_NO_STORE
+        text=part.model_dump_json(), status=200 if trouble is None else 503, headers=NO_STORE
     )
 
 
 @asynccontextmanager
 async def serving(
-    host: str, port: int | None, health: HealthCheck, activity: LoopActivity
+    host: str,
+    port: int | None,
+    health: HealthCheck,
+    activity: LoopActivity,
+    exposition: Exposition,
 ) -> AsyncIterator[None]:
     """Listen until the block ends; nothing without a port. Raises OSError when it is taken."""
     if port is None:
         yield
         return
-    runner = web.AppRunner(make_app(health, activity), access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
+    async with listening(make_app(health, activity, exposition), host, port):
         log.info("listening", host=host, port=port)
         yield
-    finally:
-        await runner.cleanup()

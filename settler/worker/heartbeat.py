@@ -1,4 +1,4 @@
-"""The heartbeat of a settler, and what it does about others whose heart has stopped.
+"""Beats the heart of a settler, and steps in for others whose heart has stopped.
 
 A settler that freezes in the middle of a transaction keeps its locks, and with them a shard, until
 Postgres ends its session. The others see within a second that its beats have stopped, end that

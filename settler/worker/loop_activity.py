@@ -1,4 +1,4 @@
-"""What the loops of this process have last done, for the heartbeats that others see."""
+"""Remembers what the loops of this process have last done, for the heartbeats that others see."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Sign:
     every_s: float
     at: float
     troubles: dict[str, str] = field(default_factory=dict)
+    done: int = 0
+    failed: int = 0
 
 
 class LoopActivity:
@@ -41,12 +43,21 @@ class LoopActivity:
         if name in self._signs:
             self._signs[name].at = time.monotonic()
             self._signs[name].troubles.pop(piece, None)
+            self._signs[name].done += 1
 
     def fails(self, name: str, piece: str, error: BaseException) -> None:
         """The loop goes on, and could not do this piece of its work."""
         if name in self._signs:
             self._signs[name].at = time.monotonic()
             self._signs[name].troubles[piece] = type(error).__name__[:TROUBLE_MAX]
+            self._signs[name].failed += 1
+
+    def counts(self) -> Iterable[tuple[str, float, int, int]]:
+        """(name, seconds between rounds, pieces of work that were done, that failed) of every
+        loop.
+        """
+        for name, sign in self._signs.items():
+            yield name, sign.every_s, sign.done, sign.failed
 
     def signs(self) -> Iterable[tuple[str, float, float, str | None]]:
         """(name, seconds since the last sign, seconds between rounds, trouble) of every loop."""

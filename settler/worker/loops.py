@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from taximeter.settler.worker.loop_activity import LoopActivity
+from taximeter.settler.worker.turns import end_if_cancelled
 
 PAUSE_FIRST_S: Final = 0.2
 PAUSE_MAX_S: Final = 1.0
@@ -98,6 +99,7 @@ async def _keep(loop: Loop, activity: LoopActivity, stop: asyncio.Event, bell: B
             log.error(
                 loop.name, failed=type(error).__name__, reason=str(error)[:500], retry_in_s=pause_s
             )
+            end_if_cancelled(error)
             await _pause(pause_s, stop)
             pause_s = min(PAUSE_MAX_S, pause_s * 2)
             continue

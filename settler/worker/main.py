@@ -12,23 +12,30 @@ import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import asyncpg
 import structlog
-from arq.connections import ArqRedis, RedisSettings
+from arq.connections import ArqRedis
 from arq.worker import Function, Worker, func
 from redis.exceptions import RedisError
 
-from taximeter.meter.places.places import ClusterPlaces, SentinelServer, find_places
+from taximeter.meter.places.places import ClusterPlaces, find_places
+from taximeter.meter.places.routed import RoutedRedis
 from taximeter.meter.places.seeds import read_seeds
 from taximeter.meter.wire.errors import StoreError
-from taximeter.settler.books.connection_pools import make_pool
+from taximeter.settler.books.connection_pools import BoundedPool, make_pool
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import is_away, open_stores
+from taximeter.settler.books.timelines import Timelines
+from taximeter.settler.notices.running import delivering
+from taximeter.settler.proof.seals import STATEMENT_TIMEOUT_S
 from taximeter.settler.status.health import HealthCheck
+from taximeter.settler.status.money import MoneyLook
+from taximeter.settler.status.tracing import tracing_of
+from taximeter.settler.worker import checking
 from taximeter.settler.worker.health_http import serving
 from taximeter.settler.worker.heartbeat import (
     BEAT_EVERY_S,
@@ -40,7 +47,9 @@ from taximeter.settler.worker.heartbeat import (
 from taximeter.settler.worker.jobs import Settler
 from taximeter.settler.worker.loop_activity import LoopActivity
 from taximeter.settler.worker.loops import Bell, Loop, run_loops
+from taximeter.settler.worker.work_metrics import WorkMetrics, settler_exposition
 
+NOTICES_EVERY_S: Final = 1.0
 _POLL_S: Final = 0.1
 _RESTART_FIRST_S: Final = 0.2
 _RESTART_MAX_S: Final = 5.0
@@ -63,8 +72,11 @@ def deserialize(data: bytes) -> dict[str, Any]:
     return job
 
 
-async def run_worker(settings: SettlerSettings) -> None:
+async def run_worker(
+    settings: SettlerSettings, when_started: Callable[[], object] | None = None
+) -> None:
     """Work until SIGTERM or SIGINT; rounds that run then get `shutdown_grace_s` to finish.
+    `when_started` is called before the first round.
 
     A store that is away, at the start or later, is waited for, and so is arq's Redis. Raises
     ShardCountMismatch, StoreError for a Redis that must not be used, UnsafeDatabase for such a
@@ -77,27 +89,57 @@ async def run_worker(settings: SettlerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        activity, name = LoopActivity(), settler_name()
+        activity, name, timelines = LoopActivity(), settler_name(), Timelines()
         stores = await stack.enter_async_context(
-            open_stores(settings, name=session_name(name), size_min=0)
+            open_stores(settings, name=session_name(name), size_min=0, timelines=timelines)
         )
-        settler = Settler(stores, settings, activity=activity)
+        metrics = WorkMetrics()
+        tracing = await stack.enter_async_context(tracing_of(settings, "settler"))
+        check_stores = None
+        if settings.check_every_s:
+            check_stores = replace(
+                stores, pool=await stack.enter_async_context(_check_pool(settings, timelines))
+            )
+        settler = Settler(
+            stores,
+            settings,
+            activity=activity,
+            metrics=metrics,
+            booked=None if tracing is None else tracing.settled,
+            check_stores=check_stores,
+        )
         health = HealthCheck(stores)
         stack.push_async_callback(health.aclose)
+        money = MoneyLook(stores.pool, settings.metrics_organizations)
+        stack.push_async_callback(money.aclose)
+        exposition = settler_exposition(health, metrics, activity, money)
+        exposition.watch_pool("settler", stores.pool)
+        exposition.watch_redis(stores.redis)
+        if tracing is not None:
+            exposition.add(tracing.families)
+        await stack.enter_async_context(exposition.watching_loop())
         await stack.enter_async_context(
-            serving(settings.settler_host, settings.settler_port, health, activity)
+            serving(settings.settler_host, settings.settler_port, health, activity, exposition)
         )
         if not await _start(settler, stop):
             return
         bell = Bell()
+        _ring_on_failover(stores.redis, bell)
         heart = await stack.enter_async_context(
-            _heart(settings, stores.redis, activity, name, bell)
+            _heart(settings, stores.redis, activity, name, bell, timelines)
+        )
+        deliverer = await stack.enter_async_context(
+            delivering(settings, timelines, metrics.delivered, lambda: settler.has_found_redis)
         )
         loops = [
             Loop("heart", heart.beat, BEAT_EVERY_S, _HEART_TIMEOUT_S),
             Loop("clock", heart.compare_clocks, CLOCK_EVERY_S, settings.redis_timeout_s * 2),
             *settler.loops(),
         ]
+        if deliverer is not None:
+            loops.append(Loop("notices", deliverer.round, NOTICES_EVERY_S, settings.tick_timeout_s))
+        if when_started is not None:
+            when_started()
         _, refusal = await asyncio.gather(
             run_loops(loops, activity, stop, grace_s=settings.shutdown_grace_s, bell=bell),
             _keep_arq(settler, settings, activity, stop),
@@ -106,6 +148,36 @@ async def run_worker(settings: SettlerSettings) -> None:
         if refusal is not None:
             raise refusal
     log.info("stopped")
+
+
+def _check_pool(settings: SettlerSettings, timelines: Timelines) -> BoundedPool:
+    """What looks at the books: none of what must not be late waits for one of these."""
+    return make_pool(
+        settings.database_url,
+        size_max=checking.CONNECTIONS,
+        command_timeout_s=STATEMENT_TIMEOUT_S,
+        wait_s=settings.database_timeout_s,
+        accept_loss=settings.database_durability == "none",
+        timelines=timelines,
+        server_settings={"application_name": "taximeter-settler-check"},
+    )
+
+
+def _ring_on_failover(redis: RoutedRedis, bell: Bell) -> None:
+    """A node that is elected is guarded at once, and not with the next round."""
+    primaries: set[str] = set()
+
+    def look() -> None:
+        nonlocal primaries
+        places = redis.known
+        nodes = places.nodes() if isinstance(places, ClusterPlaces) else {}
+        now = {node.name for node, has_slots in nodes.items() if has_slots}
+        if primaries and now != primaries:
+            bell.ring()
+        primaries = now
+
+    redis.tell_of_moves(look)
+    look()
 
 
 async def _start(settler: Settler, stop: asyncio.Event) -> bool:
@@ -129,7 +201,12 @@ async def _start(settler: Settler, stop: asyncio.Event) -> bool:
 
 @asynccontextmanager
 async def _heart(
-    settings: SettlerSettings, redis: Any, activity: LoopActivity, name: str, bell: Bell
+    settings: SettlerSettings,
+    redis: Any,
+    activity: LoopActivity,
+    name: str,
+    bell: Bell,
+    timelines: Timelines,
 ) -> AsyncIterator[Heartbeat]:
     """The heart on a connection of its own; at the end its beats are taken away."""
     pool = make_pool(
@@ -138,6 +215,7 @@ async def _heart(
         command_timeout_s=_HEART_TIMEOUT_S,
         wait_s=_HEART_TIMEOUT_S,
         accept_loss=True,  # It writes nothing that could be lost.
+        timelines=timelines,
         server_settings={"application_name": "taximeter-settler-heart"},
     )
     async with pool:
@@ -177,9 +255,9 @@ async def _keep_arq(
 
 
 @asynccontextmanager
-async def _scheduler_pool(settings: SettlerSettings) -> AsyncIterator[ArqRedis | None]:
-    """What arq uses behind Sentinel; None where there is one server, to which it connects by
-    itself. Raises StoreError for a cluster, redis errors.
+async def _scheduler_pool(settings: SettlerSettings) -> AsyncIterator[ArqRedis]:
+    """What arq uses: connections of ours, which find a primary behind Sentinel and can be
+    cancelled. Raises StoreError for a cluster, redis errors.
     """
     seeds = read_seeds(
         settings.arq_redis_url or settings.redis_url,
@@ -193,11 +271,8 @@ async def _scheduler_pool(settings: SettlerSettings) -> AsyncIterator[ArqRedis |
                 "arq, which carries what may be late, cannot use a cluster: set "
                 "TAXIMETER_ARQ_REDIS_URL to a Redis that is one server, or behind Sentinel"
             )
-        if not isinstance(places, SentinelServer):
-            yield None
-            return
         yield ArqRedis(
-            places.redis.connection_pool,
+            places.of(None).connection_pool,
             job_serializer=serialize,
             job_deserializer=deserialize,
             default_queue_name=settings.arq_queue,
@@ -267,15 +342,11 @@ def make_worker(
     settler: Settler,
     settings: SettlerSettings,
     activity: LoopActivity,
-    pool: ArqRedis | None = None,
+    pool: ArqRedis,
 ) -> Worker:
-    """The arq worker, on `pool` or a connection of its own, and what queues its jobs while it runs.
-    Results are not kept, and a job that was cut off is not repeated before its next time.
+    """The arq worker on `pool`, and what queues its jobs while it runs. Results are not kept, and a
+    job that was cut off is not repeated before its next time.
     """
-    redis_settings = RedisSettings()
-    if pool is None:
-        redis_settings = RedisSettings.from_dsn(settings.arq_redis_url or settings.redis_url)
-    redis_settings.conn_retries = 0
     jobs = jobs_of(settler, settings)
     queueing: list[asyncio.Task[None]] = []
 
@@ -292,7 +363,6 @@ def make_worker(
         handle_signals=False,
         on_startup=begin,
         on_shutdown=end,
-        redis_settings=redis_settings,
         redis_pool=pool,
         queue_name=settings.arq_queue,
         job_serializer=serialize,

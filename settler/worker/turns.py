@@ -1,4 +1,4 @@
-"""Who works when in one process: nothing twice at the same time, and every shard in turn."""
+"""Decides who works when in one process: nothing twice at once, and every shard in turn."""
 
 from __future__ import annotations
 
@@ -13,20 +13,38 @@ from taximeter.settler.worker.loop_activity import LoopActivity
 log = structlog.get_logger("taximeter.settler")
 
 
+def end_if_cancelled(error: Exception) -> None:
+    """Raise CancelledError when this task was cancelled, and something on the way out has raised
+    `error` in its place: whoever has cancelled it waits for its end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError from error
+
+
 class Turns:
-    """Runs named pieces of work. `at_once` shards are worked on at the same time for one name; a
+    """Runs named pieces of work. `at_once` shards of one server (`server_of` names it) are worked
+    on at the same time for one name, so that a server that hangs holds up none of another one's; a
     shard that has more to do gets further turns for half of `timeout_s` seconds, and a piece of
     work that takes longer than `timeout_s` is cancelled.
     """
 
     def __init__(
-        self, activity: LoopActivity, *, at_once: dict[str, int], timeout_s: float
+        self,
+        activity: LoopActivity,
+        *,
+        at_once: dict[str, int],
+        timeout_s: float,
+        server_of: Callable[[int], str] = lambda shard: "",
     ) -> None:
         self._activity = activity
-        self._room = {name: asyncio.Semaphore(room) for name, room in at_once.items()}
+        self._at_once = at_once
+        self._rooms: dict[tuple[str, str], asyncio.Semaphore] = {}
+        self._server_of = server_of
         self._timeout_s = timeout_s
         self._running: set[str] = set()
         self._left: set[asyncio.Task[None]] = set()
+        self._aside: set[str] = set()
 
     async def once(
         self,
@@ -37,7 +55,7 @@ class Turns:
         timeout_s: float | None = None,
     ) -> None:
         """Do this work of a loop (of the same name by default), unless it is still running. What it
-        raises is logged, never raised.
+        raises is logged, never raised, but for being cancelled.
         """
         if name in self._running:
             return
@@ -49,10 +67,29 @@ class Turns:
         except Exception as error:
             self._activity.fails(loop, name, error)
             log.error(name, failed=type(error).__name__, reason=str(error)[:500])
+            end_if_cancelled(error)
         else:
             self._activity.is_well(loop, name)
         finally:
             self._running.discard(name)
+
+    def aside(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Begin this work in the background, unless the one before is still going on. It bounds
+        itself, and raises nothing; `end` ends it.
+        """
+        if name in self._aside:
+            return
+
+        async def alone() -> None:
+            try:
+                await work()
+            finally:
+                self._aside.discard(name)
+
+        self._aside.add(name)
+        task = asyncio.create_task(alone())
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
 
     async def each_shard(
         self,
@@ -71,7 +108,7 @@ class Turns:
             deadline = time.monotonic() + self._timeout_s / 2
             more = True
             while more and time.monotonic() < deadline:
-                async with self._room[name]:
+                async with self._room(name, shard):
                     more = await work(shard)
                 self._activity.beat(name)
 
@@ -93,6 +130,12 @@ class Turns:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
+
+    def _room(self, name: str, shard: int) -> asyncio.Semaphore:
+        place = (name, self._server_of(shard))
+        if place not in self._rooms:
+            self._rooms[place] = asyncio.Semaphore(self._at_once[name])
+        return self._rooms[place]
 
     async def end(self, grace_s: float) -> None:
         """Let what goes on in the background end, and cancel what has not within `grace_s`."""

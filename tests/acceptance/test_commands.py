@@ -25,10 +25,20 @@ ENVIRONMENT = {**os.environ, "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
 
 @pytest.mark.slow
 @pytest.mark.timeout(700)
-def test_the_demo_adds_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param([], id="one server"),
+        # A call that waits for the slot has the patience of production.
+        pytest.param(["--cluster"], id="cluster", marks=pytest.mark.alone),
+        # Two whole systems: as much work as thirty other tests.
+        pytest.param(["--cells", "2"], id="two cells", marks=pytest.mark.long),
+    ],
+)
+def test_the_demo_adds_up(where: list[str], tmp_path: Path) -> None:
     """The main job on real input: it exits 0 only if clients, balances and books agree."""
     finished = subprocess.run(
-        [*COMMAND, "demo", "--requests", "600", "--data-dir", str(tmp_path / "demo")],
+        [*COMMAND, "demo", *where, "--requests", "500", "--data-dir", str(tmp_path / "demo")],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -40,6 +50,13 @@ def test_the_demo_adds_up(tmp_path: Path) -> None:
     assert re.search(r"refused +\d+ x 402", finished.stdout)
     for part in ("Organisations", "Users", "hold ", "settlement lag", "The books are right"):
         assert part in finished.stdout
+    if "--cells" in where:
+        assert "the same on both sides" in finished.stdout
+        assert finished.stdout.count("The books are right") == 3
+    if "--cluster" in where:
+        assert "32 shards on them: 11, 11, 10" in finished.stdout
+        assert re.search(r"slot moved +shard \d+ of demo-aurora-", finished.stdout)
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(one.info)]
 
 
 @contextmanager

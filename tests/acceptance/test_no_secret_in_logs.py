@@ -101,15 +101,14 @@ async def test_no_log_has_a_secret(
     scene = Scene(tmp_path / "logs")
     try:
         with ExitStack() as stack:
+            ports = []
             for settings in (good, bad, wrong):
                 for command in ("settler", "check", "migrate", "rebuild"):
                     scene.run(stack, command, **settings)
                 for command, port in (("api", "port"), ("sidecar", "sidecar_port")):
-                    scene.run(stack, command, **settings, **{port: str(free_port())})
-            api_port, sidecar_port = free_port(), free_port()
-            scene.run(stack, "api", **good, port=str(api_port))
-            scene.run(stack, "sidecar", **good, sidecar_port=str(sidecar_port))
-            await _ask_wrongly(f"http://127.0.0.1:{api_port}", f"http://127.0.0.1:{sidecar_port}")
+                    ports.append(free_port())
+                    scene.run(stack, command, **settings, **{port: str(ports[-1])})
+            await _ask_wrongly(*(f"http://127.0.0.1:{port}" for port in ports[:2]))
 
             async def all_said_something() -> bool:
                 return all(text or ended(process) for process, text in scene.written)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.forked import Forked, Said, run_forked
 
 from taximeter.api.embedded.machine import free_port
 
@@ -29,16 +30,8 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, **changes}
 
 
-def run(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=folder,
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
+def run(folder: Path, *arguments: str, **settings: str) -> Said:
+    return run_forked(*arguments, folder=folder, environment=environment(**settings))
 
 
 # Command, settings, what the line says.
@@ -101,7 +94,7 @@ def test_it_is_said_in_one_line(
     arguments: list[str], settings: dict[str, str], words: list[str], tmp_path: Path
 ) -> None:
     done = run(tmp_path, *arguments, **settings)
-    said = done.stdout + done.stderr
+    said = done.text
     assert done.returncode in (1, 2), said
     assert "Traceback" not in said
     lines = [line for line in said.splitlines() if line.strip()]
@@ -119,8 +112,8 @@ def test_a_price_file_that_cannot_be_written_is_said_in_one_line(tmp_path: Path)
     )
     done = run(tmp_path, "prices", "import", str(source), "-o", "/dev/null/prices.toml")
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "/dev/null/prices.toml" in done.stderr
+    assert "Traceback" not in done.text
+    assert "/dev/null/prices.toml" in done.text
 
 
 @pytest.mark.parametrize(
@@ -160,36 +153,38 @@ def test_only_what_its_connection_says_is_said_of_the_database(tmp_path: Path) -
     assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
     done = run(tmp_path, "prices", "history", TAXIMETER_DATABASE_URL=NOWHERE)
     assert done.returncode == 1
-    assert "the Postgres of TAXIMETER_DATABASE_URL cannot be reached" in done.stderr
+    assert "the Postgres of TAXIMETER_DATABASE_URL cannot be reached" in done.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_api_that_is_told_to_stop_has_succeeded(number: signal.Signals, tmp_path: Path) -> None:
-    port = free_port()
-    process = subprocess.Popen(
-        [*COMMAND, "api", "--port", str(port)],
-        cwd=tmp_path,
-        env=environment(
+    port, output = free_port(), tmp_path / "printed"
+    output.touch()
+    process = Forked(
+        ["api", "--port", str(port)],
+        folder=tmp_path,
+        environment=environment(
             TAXIMETER_DEV_MODE="1",
             TAXIMETER_DATABASE_URL=NOWHERE,
             TAXIMETER_REDIS_URL="redis://127.0.0.1:1/0",
         ),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        output=output,
     )
-    end = time.monotonic() + 120
-    while True:
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/openapi.json", timeout=5, trust_env=False)
-            break
-        except httpx.TransportError:
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < end
-            time.sleep(0.05)
-    process.send_signal(number)
-    printed, _ = process.communicate(timeout=30)
-    assert process.returncode == 0, printed
+    try:
+        end = time.monotonic() + 120
+        while True:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/livez", timeout=5, trust_env=False)
+                break
+            except httpx.TransportError:
+                assert process.poll() is None, output.read_text()
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(60) == 0, output.read_text()
+    finally:
+        process.kill()
+    printed = output.read_text()
     assert "Aborted" not in printed
     assert "Traceback" not in printed
 
@@ -201,8 +196,8 @@ def test_dev_refuses_a_port_that_is_taken_and_starts_nothing(tmp_path: Path) -> 
         port = str(squatter.getsockname()[1])
         done = run(tmp_path, "dev", "--port", port, "--data-dir", "dev")
     assert done.returncode == 1
-    assert f"port {port}" in done.stderr
-    assert "--port" in done.stderr
+    assert f"port {port}" in done.text
+    assert "--port" in done.text
     assert not (tmp_path / "dev" / "valkey").exists()
 
 
@@ -210,8 +205,8 @@ def test_a_new_key_of_dev_mode_is_said(tmp_path: Path) -> None:
     """Tokens of a folder that no API uses are accepted by none."""
     first, second = (run(tmp_path, "token", "--user", "ann", TAXIMETER_DEV_MODE="1") for _ in "ab")
     assert first.returncode == second.returncode == 0
-    assert "dev-session-key.pem" in first.stderr
-    assert "TAXIMETER_DATA_DIR" in first.stderr
-    assert first.stderr.count("\n") == 1
-    assert second.stderr == ""
-    assert len(first.stdout.split(".")) == 3
+    said, _ = first.text.splitlines()
+    assert "dev-session-key.pem" in said
+    assert "TAXIMETER_DATA_DIR" in said
+    assert second.text.count("\n") == 1
+    assert len(second.text.split(".")) == 3

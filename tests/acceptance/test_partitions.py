@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import subprocess
-import sys
 
+from support.forked import run_forked
 from support.servers import run_sql
 
 MONTHS = ("2025-01-15", "2025-02-15", "2025-04-15")
@@ -14,16 +13,8 @@ MONTHS = ("2025-01-15", "2025-02-15", "2025-04-15")
 
 def partitions(database_url: str, *arguments: str, answer: str = "") -> tuple[int, str]:
     """Exit code and everything that was said."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "taximeter.api", "partitions", *arguments],
-        env={**os.environ, "TAXIMETER_DATABASE_URL": database_url, "COLUMNS": "200"},
-        input=answer,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return finished.returncode, finished.stdout + finished.stderr
+    environment = {**os.environ, "TAXIMETER_DATABASE_URL": database_url, "COLUMNS": "200"}
+    return run_forked("partitions", *arguments, environment=environment, entered=answer)
 
 
 def fill(database_url: str) -> None:

@@ -26,7 +26,7 @@ from taximeter.settler.proof.check import check
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-CALLERS = 8
+CALLERS = 3
 GRACE_S = 20.0
 PATIENCE_S = 40.0
 

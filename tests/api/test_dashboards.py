@@ -62,6 +62,7 @@ async def test_the_dashboard_of_an_organization(world: World) -> None:
             {"user_id": "ann", "user_email": None, "credits": 2.0, "requests": 2},
             {"user_id": "bob", "user_email": None, "credits": 0.256, "requests": 1},
         ],
+        "by_user_left_out": False,
     }
     activity = {one["event_type"]: one for one in found["recent_activity"]}
     assert activity["credits_purchased"]["credits"] == 100.0
@@ -101,6 +102,7 @@ async def test_the_dashboard_of_the_system(world: World) -> None:
         "active_subscriptions": 2,
         "total_mrr": 68.0,
         "total_arr": 816.0,
+        "total_credits": 300.0,
         "total_credits_allocated": 30.0,
         "total_credits_used": 4.0,
     }

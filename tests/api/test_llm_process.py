@@ -11,11 +11,13 @@ from typing import Any
 import httpx
 import pytest
 from support.callers import nothing_open, open_request, read_until
+from support.frozen import frozen_objects
 from support.processes import running, same_books
 from support.provider import USAGE, Asked, Provider, answer_after
 from support.waiting import eventually
 from support.world import CHAT, SHARDS, World
 
+from taximeter.api.embedded.machine import free_port
 from taximeter.settler.worker.sweep import sweep
 
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
@@ -101,10 +103,14 @@ async def test_a_gateway_that_is_killed_is_charged_to_its_last_heartbeat(
 
 async def test_a_signal_lets_a_stream_end(world: World, provider: Provider, gated: Gated) -> None:
     await world.funded()
-    options = settings(world, provider, shutdown_grace_s=30)
+    metrics_port = free_port()
+    options = settings(world, provider, shutdown_grace_s=30, metrics_port=metrics_port)
     async with running("api", "--port", "0", **options) as api:
         raw = await open_request(api.url, world.token("ann"), {**BODY, "stream": True})
         await read_until(raw, b"word ", times=30)
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+            metrics = await client.get(f"http://127.0.0.1:{metrics_port}/metrics")
+        assert frozen_objects(metrics.text) > 10_000
         api.process.send_signal(signal.SIGTERM)
 
         async def is_closed() -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from support.forked import run_forked
 from support.processes import running, same_books
 from support.provider import USAGE, Asked, Provider, chat_answer, chat_chunk, event
 from support.world import CHAT, World
@@ -19,7 +18,6 @@ from support.world import CHAT, World
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.upstreams.config import ConfigError, load_routing
 
-COMMAND = (sys.executable, "-m", "taximeter.api")
 CANARY = "sk-canary-4f1d8b7e2c9a"
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -208,27 +206,27 @@ def test_a_file_that_cannot_be_used_is_refused_by_field(
 def test_the_command_says_so_and_ends(tmp_path: Path) -> None:
     path = tmp_path / "upstreams.toml"
     path.write_text(BAD_FILES[3][0], encoding="utf-8")
-    finished = subprocess.run(
-        [*COMMAND, "api", "--port", "0"],
-        env={**os.environ, "TAXIMETER_DEV_MODE": "1", "TAXIMETER_UPSTREAMS_FILE": str(path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    finished = run_forked(
+        *("api", "--port", "0"),
+        environment={
+            **os.environ,
+            "TAXIMETER_DEV_MODE": "1",
+            "TAXIMETER_UPSTREAMS_FILE": str(path),
+        },
+        folder=tmp_path,
     )
     assert finished.returncode == 1
-    assert finished.stderr.startswith(f"Error: {path}: {BAD_FILES[3][1]}")
-    assert CANARY not in finished.stdout + finished.stderr
+    assert finished.text.startswith(f"Error: {path}: {BAD_FILES[3][1]}")
+    assert CANARY not in finished.text
 
 
 def test_a_provider_without_prices_is_said_in_one_line(tmp_path: Path) -> None:
     """It is found when the lists are read, in the start of the server itself."""
     lists = tmp_path / "lists.json"
     lists.write_text('{"lists": []}', encoding="utf-8")
-    finished = subprocess.run(
-        [*COMMAND, "api", "--port", "0"],
-        env={
+    finished = run_forked(
+        *("api", "--port", "0"),
+        environment={
             **os.environ,
             "TAXIMETER_DEV_MODE": "1",
             "TAXIMETER_DATABASE_URL": "postgresql://api@127.0.0.1:1/taximeter",
@@ -238,13 +236,9 @@ def test_a_provider_without_prices_is_said_in_one_line(tmp_path: Path) -> None:
             "TAXIMETER_UPSTREAM_API_KEY": CANARY,
             "TAXIMETER_UPSTREAM_PROVIDER": "opneai",
         },
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        folder=tmp_path,
     )
-    said = finished.stdout + finished.stderr
+    said = finished.text
     assert finished.returncode == 1, said
     assert said.count("provider opneai is in no price list; known are openai") == 1
     assert "Traceback" not in said

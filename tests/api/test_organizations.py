@@ -8,7 +8,9 @@ import pytest
 from support.waiting import eventually
 from support.world import BILLING, World
 
-from taximeter.settler.moves.closing import Closed, close_all
+from taximeter.api.routes import organizations
+from taximeter.settler.moves import closing
+from taximeter.settler.moves.closing import Closed, Turn, close_all
 
 
 async def call(
@@ -202,6 +204,56 @@ async def test_an_organization_ends_and_its_books_stay(world: World) -> None:
     bought = {"credits": 1.0, "purchase_amount": 1.0}
     await call(world, "POST", "/credits/acme/add", bought, status=409)
     assert await ids(world, "state=deleted") == ["acme"]
+    await world.prove()
+
+
+async def test_an_organization_of_many_ends_in_batches(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once for everybody who asks; nobody waits for a lock on all of its accounts, and whoever
+    comes next goes on where the one before was cut off.
+    """
+    monkeypatch.setattr(closing, "BATCH", 2)
+    monkeypatch.setattr(organizations, "ENDED_AT_ONCE", 1)
+    await world.funded("ann", 20.0)
+    users = [f"user{number}" for number in range(6)]
+    for user in users:
+        await world.add_member(user)
+        await world.allocate(user, 3.0)
+    meter = await world.app.state.services.meters.get()
+    hold = await meter.reserve("acme", "user5", 1_000)
+    done = await call(
+        world, "POST", "/orgs/acme/delete", {"reason": "asked for", "confirm_org_id": "acme"}
+    )
+    assert done["closing_allocations"] == 7
+    left = "SELECT count(*) FROM user_credit_allocations WHERE closing IS NULL AND is_active"
+    pool = world.stores.pool
+    assert await pool.fetchval(left) == 5
+    assert (await world.chat()).status_code == 403
+    await call(world, "GET", "/credits/acme", by="ann", status=404)
+    # One of its accounts is busy: the settler goes on with those of others, one batch each.
+    async with pool.acquire() as conn, conn.transaction():
+        await conn.execute("SELECT FROM taximeter.endings FOR UPDATE")
+        assert await closing.go_on_ending(world.settling) == 0
+        assert await pool.fetchval(left) == 5
+    rounds = 0
+    while await closing.go_on_ending(world.settling):
+        rounds += 1
+        assert await pool.fetchval(left) == max(0, 5 - 2 * rounds)
+    assert rounds >= 2
+    assert await pool.fetchval("SELECT count(*) FROM taximeter.endings") == 0
+    active = "SELECT count(*) FROM organization_members WHERE status <> 'removed'"
+    assert await pool.fetchval(active) == 0
+    await hold.commit(400)
+    await world.settle()
+    # A round ends when its time is over, and the next one goes on.
+    turn, closed = Turn(), Closed()
+    taken: list[int] = []
+    for _ in range(7):
+        await close_all(world.settling, closed, turn, budget_s=0.0)
+        taken.append(closed.returned)
+    assert taken == sorted(set(taken))
+    assert await pool.fetchval("SELECT count(*) FROM user_credit_allocations WHERE is_active") == 0
     await world.prove()
 
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import structlog
 from support.processes import running, same_books
+from support.taking import Taking
 from support.waiting import eventually
 from support.world import World
 
@@ -31,12 +32,9 @@ async def silent_upstream() -> AsyncIterator[tuple[str, asyncio.Event]]:
         await reader.readuntil(b"\r\n\r\n")
         asked.set()
         await reader.read()
-        writer.close()
 
-    server = await asyncio.start_server(take, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}/v1", asked
-    server.close()
+    async with Taking(take) as server:
+        yield f"{server.url}/v1", asked
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from support.world import BILLING, World
 
 from taximeter.settler.settling.settle import settle_shard
 
-pytestmark = pytest.mark.timeouts
+pytestmark = [pytest.mark.timeouts, pytest.mark.own_database]
 
 POOL_MAX = 4
 # The bounds that the API is given here; the client of a test waits for a minute.

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from taximeter.api.access.oidc_claims import claim_at, roles_of
 from taximeter.api.access.sessions import Principal
-from taximeter.api.processes.api_services import make_verifier
+from taximeter.api.processes.api_services import make_keys, make_verifier
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.settings.oidc import ClaimPaths
 from taximeter.api.web.errors import ApiError
@@ -86,7 +86,7 @@ async def caller(settings: ApiSettings, claims: Mapping[str, Any]) -> Principal:
     dated = {"iat": now, "nbf": now, "exp": now + 300, **claims}
     token = jwt.encode(dated, KEY, "RS256", headers={"kid": "k1"})
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-        return await make_verifier(settings, client).verify(token)
+        return await make_verifier(settings, make_keys(settings, client)).verify(token)
 
 
 async def refusal(settings: ApiSettings, claims: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.errors_page import page
+from support.sources import sources
 
 from taximeter.api.web.errors import ApiError, from_meter
 from taximeter.meter.sidecar.answers import http_refusal, refusal_of
@@ -47,6 +48,9 @@ EVERY: list[tuple[errors.MeterError, Cause]] = [
     (errors.InsufficientCredits(10, 5, 4), "insufficient_credits"),
     (errors.InsufficientCredits(10, 5, 5), "holds_in_the_way"),
     (errors.AccountNotFound("o", "u"), "account_not_found"),
+    (errors.WrongCell("o", "b", "https://b", "https://s.b"), "wrong_cell"),
+    (errors.CellUnknown("o"), "cell_unknown"),
+    (errors.OrganizationMoves("o"), "moving"),
     (errors.RequestReplayed(RECEIPT), "replayed"),
     (errors.RequestConflict(RECEIPT), "conflict"),
     (errors.UnknownHold("r1"), "unknown_hold"),
@@ -124,7 +128,7 @@ def test_no_refusal_is_made_up_beside_the_table() -> None:
     causes = set(HTTP_REFUSALS)
     statuses = {said.status for row in HTTP_REFUSALS.values() if (said := row.admin) is not None}
     for package in ("api", "meter"):
-        for path in (ROOT / package).rglob("*.py"):
+        for path in sources(ROOT / package, ".py"):
             if path.name in ("answers.py", "errors.py"):
                 continue  # These make refusals of the table.
             for call in ast.walk(ast.parse(path.read_text("utf-8"))):

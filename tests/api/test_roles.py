@@ -27,6 +27,8 @@ CREDITS = f"{BILLING}/credits/acme"
 MEMBERS = f"{BILLING}/orgs/acme/members"
 KEYS = f"{BILLING}/orgs/acme/keys"
 AUDIT = f"{BILLING}/orgs/acme/audit"
+RECEIVERS = f"{BILLING}/orgs/acme/receivers"
+NO_RECEIVER = "7a0c1f9e-0d4b-4c54-9d0e-2f6f4f0f5a11"
 LLM = ("chat/completions", "completions", "embeddings", "images/generations", "responses")
 CHAT_BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -157,7 +159,84 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
         None,
         (401, 404, 403, 404, 404),
     ),
+    ("GET", f"{BILLING}/orgs/{{org_id}}/receivers"): (RECEIVERS, None, (401, 404, 403, 200, 200)),
+    ("POST", f"{BILLING}/orgs/{{org_id}}/receivers"): (
+        RECEIVERS,
+        {"name": "r", "url": "https://hooks.example/x"},
+        (401, 404, 403, 200, 200),
+    ),
+    ("GET", f"{BILLING}/system/receivers"): (
+        f"{BILLING}/system/receivers",
+        None,
+        (401, 403, 403, 403, 200),
+    ),
+    ("POST", f"{BILLING}/system/receivers"): (
+        f"{BILLING}/system/receivers",
+        {"name": "r", "url": "https://hooks.example/x"},
+        (401, 403, 403, 403, 200),
+    ),
+    **{
+        (method, f"{BILLING}/{owner}/receivers/{{receiver_id}}{rest}"): (
+            f"{BILLING}/{of}/receivers/{NO_RECEIVER}{rest}",
+            body,
+            (401, *statuses, 404),
+        )
+        for owner, of, statuses in (
+            ("orgs/{org_id}", "orgs/acme", (404, 403, 404)),
+            ("system", "system", (403, 403, 403)),
+        )
+        for method, rest, body in (
+            ("PATCH", "", {"state": "paused"}),
+            ("DELETE", "", None),
+            ("POST", "/secret", None),
+            ("POST", "/test", None),
+            ("POST", "/resend", {"since": "2026-01-01T00:00:00Z"}),
+            ("GET", "/deliveries", None),
+        )
+    },
     ("GET", f"{BILLING}/orgs/{{org_id}}/audit"): (AUDIT, None, (401, 404, 403, 200, 200)),
+    ("GET", f"{BILLING}/credits/{{org_id}}/usage/series"): (
+        f"{CREDITS}/usage/series",
+        None,
+        (401, 404, 200, 200, 200),
+    ),
+    ("GET", f"{BILLING}/credits/{{org_id}}/requests/{{request_id}}"): (
+        f"{CREDITS}/requests/req-1",
+        None,
+        (401, 404, 404, 404, 404),
+    ),
+    ("GET", f"{BILLING}/credits/{{org_id}}/holds"): (
+        f"{CREDITS}/holds",
+        None,
+        (401, 404, 200, 200, 200),
+    ),
+    ("GET", f"{BILLING}/credits/{{org_id}}/live"): (
+        f"{CREDITS}/live",
+        None,
+        (401, 404, 200, 200, 200),
+    ),
+    **{
+        ("GET", f"{BILLING}/system/{name}"): (
+            f"{BILLING}/system/{name}",
+            None,
+            (401, 403, 403, 403, 200),
+        )
+        for name in ("audit", "books", "dead-letters", "live", "upstreams")
+    },
+    **{
+        ("POST", f"{BILLING}/system/dead-letters/{{letter_id}}/{what}"): (
+            f"{BILLING}/system/dead-letters/1/{what}",
+            {"note": "looked at"},
+            (401, 403, 403, 403, 404),
+        )
+        for what in ("acknowledge", "retry")
+    },
+    ("GET", f"{BILLING}/prices"): (f"{BILLING}/prices", None, (401, 200, 200, 200, 200)),
+    ("GET", f"{BILLING}/prices/quote"): (
+        f"{BILLING}/prices/quote?model=gpt-4o-mini",
+        None,
+        (401, 200, 200, 200, 200),
+    ),
     ("GET", f"{BILLING}/plans"): (f"{BILLING}/plans", None, (401, 200, 200, 200, 200)),
     ("POST", f"{BILLING}/subscriptions/{{org_id}}/resume"): (
         f"{BILLING}/subscriptions/acme/resume",
@@ -215,6 +294,16 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
         None,
         (401, 404, 200, 200, 200),
     ),
+    ("GET", f"{BILLING}/orgs/{{org_id}}/exports/{{kind}}"): (
+        f"{BILLING}/orgs/acme/exports/usage",
+        None,
+        (401, 404, 403, 200, 200),
+    ),
+    ("GET", f"{BILLING}/system/exports/{{kind}}"): (
+        f"{BILLING}/system/exports/usage",
+        None,
+        (401, 403, 403, 403, 200),
+    ),
     ("GET", f"{BILLING}/billing/{{org_id}}/invoices"): (
         f"{BILLING}/billing/acme/invoices",
         None,
@@ -271,14 +360,15 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
 
 
 # Pages for people, which need no login and show nothing of anybody.
-PAGES = {"/docs", "/docs/assets", "/openapi.json"}
+PAGES = {"/", "/docs", "/docs/assets", "/openapi.json"}
+CONSOLE = "/console"  # Its pages, and signing in: tests/oidc and tests/console.
 
 
 def routes_of(app: Any) -> set[tuple[str, str]]:
     """Every method and path that the application answers, whether its document has it or not."""
     found = set()
     for route in iter_route_contexts(app.routes):
-        if route.path not in PAGES:
+        if route.path not in PAGES and not route.path.startswith(CONSOLE):
             assert route.methods, f"{route} is of a kind that this test does not know"
             found |= {(method, route.path.replace(":path", "")) for method in route.methods}
     return {one for one in found if one[0] not in ("HEAD", "OPTIONS")}
@@ -376,7 +466,10 @@ async def test_an_unknown_field_is_refused_on_every_route(world: World) -> None:
             assert {"field": "unexpected_field", "message": "unknown field"} in fields, where
         if expected[0] == 401:
             response = await world.client.request(
-                method, f"{path}?unexpected_parameter=1", json=body, headers=headers
+                method,
+                f"{path}{'&' if '?' in path else '?'}unexpected_parameter=1",
+                json=body,
+                headers=headers,
             )
             assert response.status_code == 422, where
             assert "unexpected_parameter" in response.json()["detail"], where

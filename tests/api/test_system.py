@@ -167,6 +167,7 @@ async def test_without_an_upstream_the_llm_route_says_so(world: World) -> None:
 
 def test_token_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = CliRunner()
+    monkeypatch.chdir(tmp_path)  # Where no `taximeter dev` has left its key.
     refused = runner.invoke(token_command, ["--user", "ann"])
     assert refused.exit_code == 1
     monkeypatch.setenv("TAXIMETER_OIDC_ISSUER", "https://id.example")

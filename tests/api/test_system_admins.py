@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import sys
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
 from click.testing import CliRunner, Result
+from support.forked import run_forked
 from support.world import World
 
 from taximeter.api.access.dev_tokens import DEV_ISSUER, load_dev_key
@@ -198,19 +198,14 @@ async def test_two_operators_at_once_make_one(database_url: str) -> None:
     assert sorted(code for code, _ in results) == [0, 1], results
 
 
-async def _bootstrap_in_a_process(database_url: str, user: str) -> tuple[int | None, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "taximeter.api", "admin", "bootstrap", "--subject", user),
-        env={
-            **os.environ,
-            "TAXIMETER_MIGRATE_DATABASE_URL": database_url,
-            "TAXIMETER_OIDC_ISSUER": ISSUER,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    told, _ = await process.communicate()
-    return process.returncode, told.decode()
+async def _bootstrap_in_a_process(database_url: str, user: str) -> tuple[int, str]:
+    environment = {
+        **os.environ,
+        "TAXIMETER_MIGRATE_DATABASE_URL": database_url,
+        "TAXIMETER_OIDC_ISSUER": ISSUER,
+    }
+    arguments = ("admin", "bootstrap", "--subject", user)
+    return await asyncio.to_thread(run_forked, *arguments, environment=environment)
 
 
 @pytest.mark.parametrize(

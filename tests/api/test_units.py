@@ -22,7 +22,7 @@ DOLLARS = {
     *("amount", "monthly_price", "mrr", "new_price", "old_price", "outstanding_balance"),
     *("proration", "purchase_amount", "refund_amount", "total_arr", "total_mrr"),
 }
-NO_MONEY = re.compile(r".*percentage|.*_s|seconds|n|images|status")
+NO_MONEY = re.compile(r".*percentage|.*_s(_ago)?|seconds|n|images|status")
 CREDITS = re.compile(r"(.*_)?credits(_.*)?")
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from support.taking import Taking
 from support.world import World
 
 from taximeter.api.upstreams.config import UpstreamConfig
@@ -27,32 +28,23 @@ class Provider:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-                self.requests.append(head + await reader.readexactly(length))
-                answer = self.answers.pop(0)
-                writer.write(answer)
-                if not answer:
-                    return
-        except asyncio.IncompleteReadError:
-            return
-        finally:
-            writer.close()
+        answer = b"anything"
+        while answer:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+            self.requests.append(head + await reader.readexactly(length))
+            answer = self.answers.pop(0)
+            writer.write(answer)
 
 
 @asynccontextmanager
 async def asking(provider: Provider, **options: object) -> AsyncIterator[Upstream]:
-    server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    config = UpstreamConfig.model_validate(
-        {"name": "one", "base_url": f"http://127.0.0.1:{port}/v1/", **options}
-    )
-    async with Upstream.open(config) as upstream:
-        yield upstream
-    server.close()
-    await server.wait_closed()
+    async with Taking(provider.serve) as server:
+        config = UpstreamConfig.model_validate(
+            {"name": "one", "base_url": f"{server.url}/v1/", **options}
+        )
+        async with Upstream.open(config) as upstream:
+            yield upstream
 
 
 async def ask(upstream: Upstream, content: bytes = b'{"a":1}') -> bytes:

@@ -24,6 +24,7 @@ DESCRIPTORS = 256
 HOSTILE = 300
 SLACK_S = 20.0
 """What a busy machine may take beyond a deadline."""
+EVERY_END = "the end of every socket"
 CRLF = b"\r\n"
 UNFINISHED = b"POST /v1/reserve HTTP/1.1\r\nHost: localhost\r\nX-Part: "
 REFUSED_BODY = (
@@ -88,7 +89,7 @@ async def test_more_idle_sockets_than_descriptors_do_not_stop_it(
             return crowd.drip(CRLF if first in (b"", CRLF) else b"x") == 0
 
         within_s = HEAD_WITHIN_S + SLACK_S
-        await eventually(all_closed, within_s=within_s, what="the end of every socket")
+        await eventually(all_closed, within_s=within_s, every_s=0.25, what=EVERY_END)
     assert served.process.returncode is None
 
 
@@ -103,7 +104,7 @@ async def test_a_slow_body_after_a_refusal_ends(served: Running) -> None:
             return crowd.drip(b" ") == 0
 
         within_s = REST_WITHIN_S + SLACK_S
-        await eventually(all_closed, within_s=within_s, what="the end of every socket")
+        await eventually(all_closed, within_s=within_s, every_s=0.25, what=EVERY_END)
 
 
 @pytest.mark.slow
@@ -116,7 +117,7 @@ async def test_an_idle_connection_between_requests_ends_whatever_it_drips(served
             return crowd.drip(CRLF) == 0
 
         within_s = HEAD_WITHIN_S + SLACK_S
-        await eventually(all_closed, within_s=within_s, what="the end of every socket")
+        await eventually(all_closed, within_s=within_s, every_s=0.25, what=EVERY_END)
 
 
 @pytest.mark.parametrize(

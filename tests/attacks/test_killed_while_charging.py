@@ -106,13 +106,22 @@ async def booked_once_after_restarts(
         api.process.send_signal(signal.SIGTERM)
         await api.ended()
 
-    async def is_empty() -> bool:
-        return not texts(folder, ".jsonl")
+    async with (
+        running("api", "--port", "0", **options) as api,
+        httpx.AsyncClient(timeout=300, trust_env=False, headers=world.auth("ann")) as client,
+    ):
 
-    async with running("api", "--port", "0", **options):
+        async def is_ticked_off() -> bool:
+            shown = await client.get(f"{api.url}/v1/requests/{charge['request_id']}")
+            return shown.status_code == 200 and shown.json()["settlement"] != "pending"
+
         # What the first was too slow to tick off within its grace is done again, for nothing.
-        await eventually(is_empty, within_s=120, what="an empty folder")
+        await eventually(is_ticked_off, within_s=120, what="a charge that nobody owes any more")
         assert [one["id"] for one in await world.charges()] == [charge["id"]]
+        api.process.send_signal(signal.SIGTERM)
+        await api.ended()
+    # Its own file goes with a process that owes nothing.
+    assert not texts(folder, ".jsonl")
     assert (await world.balance()).held == 0
     await world.prove()
     return charge

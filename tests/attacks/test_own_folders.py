@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.forked import run_forked
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.api.local.folder import MARKER, FolderRefused, own_folder
@@ -23,17 +22,14 @@ OWNERS = tuple(PROGRAMS)
 
 def refusal(command: str, folder: Path) -> str:
     """What the command says when it refuses a folder at once."""
-    finished = subprocess.run(
-        [sys.executable, "-m", *PROGRAMS[command], "--data-dir", str(folder)],
-        env={**os.environ, "COLUMNS": "400"},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
+    module, *arguments = PROGRAMS[command]
+    finished = run_forked(
+        *(*arguments, "--data-dir", str(folder)),
+        module=module,
+        environment={**os.environ, "COLUMNS": "400"},
     )
-    assert finished.returncode == 1, finished.stdout + finished.stderr
-    [line] = [one for one in finished.stderr.splitlines() if one.startswith("Error")]
+    assert finished.returncode == 1, finished.text
+    [line] = [one for one in finished.text.splitlines() if one.startswith("Error")]
     return line
 
 

@@ -24,7 +24,7 @@ from taximeter.api.web.json_shape import GROUP_OF_VALUES, Shape
 # Some start processes of their own, several of them one after the other.
 pytestmark = pytest.mark.timeout(300)
 BOMB_BYTES = 8_000_000
-CALLS = 20
+CALLS = 12
 SLOWER_MAX = 20
 """Times the undisturbed latency: a parsed bomb made it many hundred times as long."""
 GROWTH_BYTES_MAX = 300_000_000

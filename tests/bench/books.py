@@ -27,22 +27,28 @@ class Books:
 
 
 @asynccontextmanager
-async def funded_books(servers: Servers) -> AsyncIterator[Books]:
-    """A fresh database and one fresh shard, with every account live. Removed at the end."""
-    accounts = make_accounts(servers.scale.users, servers.scale.organisations)
+async def funded_books(
+    servers: Servers, shards: int = 1, *, organisations: int | None = None, name: str = ""
+) -> AsyncIterator[Books]:
+    """A fresh database and fresh shards, with every account live. Removed at the end. `name` tells
+    several of them on one server apart.
+    """
+    accounts = make_accounts(servers.scale.users, organisations or servers.scale.organisations)
+    prefix = f"{servers.prefix}{name}"
     async with servers.redis() as (redis_url, redis), servers.database() as database_url:
         pool: Any = await open_deduction_pool(database_url)
         async with pool:
             await fund(pool, accounts)
-            live = LiveShards(redis, servers.prefix, accounts)
+            live = LiveShards(redis, prefix, accounts, shards)
             await live.remove()
-            stores = Stores(pool, redis, servers.prefix)
-            await ensure_shards(stores, 1)
-            await guard(stores, 0, 1)
+            stores = Stores(pool, redis, prefix)
+            await ensure_shards(stores, shards)
+            for shard in range(shards):
+                await guard(stores, shard, shards)
             while (await relay(stores)).applied:
                 pass
             await live.load(accounts)
-            loaded = int(await redis.hlen(live.keys(0).accounts))
+            loaded = sum([await redis.hlen(live.keys(shard).accounts) for shard in range(shards)])
             if loaded != len(accounts):
                 raise BenchFailed(f"{loaded} of {len(accounts)} accounts are live")
             yield Books(redis_url, database_url, stores, live)

@@ -13,6 +13,7 @@ from bench.harness import BenchFailed
 from bench.live import Account, LiveShards, request_ids
 from bench.peers import AMOUNT, HELD, PAYLOADS
 from taximeter.meter.wire.keys import shard_of
+from taximeter.meter.wire.payload_codes import coded
 from taximeter.meter.wire.scripts import load_script
 
 IN_FLIGHT: Final = 4
@@ -20,11 +21,11 @@ PER_CALL: Final = 100
 """Operations of one call, as a busy gateway sends them; the entries of the stream have this size.
 """
 HOLD_TTL_MS: Final = 3_600_000
-ESTIMATE: Final = (
+ESTIMATE: Final = coded(
     '{"type":"llm_inference","name":"gpt-4o-mini","meta":'
     '{"provider":"openai","model":"gpt-4o-mini","estimated":true}}'
 )
-"""What the LLM route writes into a hold."""
+"""What the LLM route writes into a hold, and a provider, as it travels."""
 
 
 def charges(accounts: Sequence[Account], count: int, label: str) -> Iterator[list[Any]]:
@@ -37,13 +38,18 @@ def charges(accounts: Sequence[Account], count: int, label: str) -> Iterator[lis
 
 
 def reserves(
-    accounts: Sequence[Account], count: int, label: str, payload: str
+    accounts: Sequence[Account],
+    count: int,
+    label: str,
+    payload: str,
+    *,
+    ttl_ms: int = HOLD_TTL_MS,
 ) -> Iterator[list[Any]]:
-    """As many holds that stay open for an hour."""
+    """As many holds that stay open for an hour, unless they are to expire sooner."""
     turn = zip(itertools.cycle(accounts), request_ids(label), strict=False)
     for (org_id, user_id), request_id in itertools.islice(turn, count):
         account, key = f"{org_id}/{user_id}", f"{org_id}/{request_id}"
-        yield ["reserve", account, key, HELD, HOLD_TTL_MS, "0a0b0c0d", payload]
+        yield ["reserve", account, key, HELD, ttl_ms, "0a0b0c0d", payload]
 
 
 async def fill(live: LiveShards, operations: Iterator[list[Any]], per_call: int = PER_CALL) -> int:

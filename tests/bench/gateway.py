@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -75,8 +75,12 @@ def chat(stream: bool) -> bytes:
 
 
 @asynccontextmanager
-async def running_gateway(servers: Servers) -> AsyncIterator[Gateway]:
-    """The processes of `taximeter dev` on fresh stores, until the block ends."""
+async def running_gateway(
+    servers: Servers, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Gateway]:
+    """The processes of `taximeter dev` on fresh stores, until the block ends. `settings` are more
+    variables of theirs, such as another upstream than the simulated one.
+    """
     async with AsyncExitStack() as stack:
         redis_url, redis = await stack.enter_async_context(servers.redis())
         live = LiveShards(redis, servers.prefix, ())
@@ -98,6 +102,7 @@ async def running_gateway(servers: Servers) -> AsyncIterator[Gateway]:
             "TAXIMETER_DATA_DIR": str(servers.data_dir),
             "TAXIMETER_DEV_MODE": "1",
             "TAXIMETER_RATE_LIMITS": "0",
+            **(settings or {}),
         }
         processes = []
         for name, arguments in (

@@ -8,7 +8,11 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+from bench.conditions import REFERENCE, Gauge
+from bench.histogram import Histogram
+from bench.ticks import Ticks
 
 Once = Callable[[], Awaitable[None]]
 Side = Callable[[float], Awaitable[float]]
@@ -19,6 +23,11 @@ ROUNDS_MAX = 50
 TICK_S = 0.001
 RUNNING_MAX = 20_000
 COLLAPSED_AT = 2.0
+TIMED: Final = frozenset({"s", "ms", "µs", "/s"})
+"""Units of what a faster machine does better."""
+INSTRUCTIONS: Final = "k instructions"
+COUNTED: Final = frozenset({"B", INSTRUCTIONS})
+"""Units of what is as much however busy a machine is."""
 
 
 class BenchFailed(RuntimeError):
@@ -32,12 +41,23 @@ class Target:
     bound: float
     kind: Literal["at least", "at most"]
     of: Literal["ratio", "value"] = "ratio"
+    gauge: Gauge | None = None
+    """With it, `bound` is a time on the machine of REFERENCE, hence a multiple of what this piece
+    of work takes: it is longer where that takes longer.
+    """
 
-    def met_by(self, figure: float, slack: float = 1.0) -> bool:
-        """Whether `figure` is good enough; `slack` 2 asks for half of the target only."""
+    def here(self, calibration: Mapping[Gauge, float]) -> float | None:
+        """The bound on the machine of this run; None when its piece of work was not timed."""
+        if self.gauge is None:
+            return self.bound
+        took = calibration.get(self.gauge)
+        return None if took is None else self.bound * took / REFERENCE[self.gauge]
+
+    def met_by(self, figure: float, bound: float, slack: float = 1.0) -> bool:
+        """Whether `figure` is as good as `bound`; `slack` 2 asks for half of that only."""
         if self.kind == "at least":
-            return figure >= self.bound / slack
-        return figure <= self.bound * slack
+            return figure >= bound / slack
+        return figure <= bound * slack
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +98,17 @@ class Figure:
     note: str = ""
     number: int | None = None
     """The target of the list in docs/performance.md that it belongs to."""
+    times: tuple[Histogram, ...] = ()
+    """How long every one took that the figure is about, and what it is compared with."""
+
+    def __post_init__(self) -> None:
+        target = self.target
+        if target is None or target.of == "ratio":
+            return
+        if target.gauge is None and self.unit in TIMED:
+            raise ValueError(f"{self.name}: a target in {self.unit} would judge the machine")
+        if target.gauge is not None and target.kind != "at most":
+            raise ValueError(f"{self.name}: only times grow with a calibration")
 
     @property
     def ratio(self) -> Spread | None:
@@ -95,15 +126,37 @@ class Figure:
         return self.ours.median
 
     @property
-    def verdict(self) -> Literal["met", "missed", "-"]:
-        if self.target is None:
-            return "-"
-        return "met" if self.target.met_by(self.judged) else "missed"
-
-    @property
     def collapsed(self) -> bool:
-        """Not even half of the target: too far off to be the noise of a machine."""
-        return self.target is not None and not self.target.met_by(self.judged, COLLAPSED_AT)
+        """Whether a ratio reaches not even half of its target: too far off to be the noise of a
+        machine.
+        """
+        target = self.target
+        if target is None or target.of != "ratio":
+            return False
+        return not target.met_by(self.judged, target.bound, COLLAPSED_AT)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is said of a figure, and why nothing is."""
+
+    word: Literal["met", "missed", "withheld", "-"]
+    bound: float | None = None
+    """The bound on this machine, where there is one."""
+    why: str = ""
+
+
+def judge(figure: Figure, calibration: Mapping[Gauge, float], busy: Sequence[str] = ()) -> Verdict:
+    """Compare a figure with its target, unless the machine was busy while it was measured."""
+    target = figure.target
+    if target is None:
+        return Verdict("-")
+    bound = target.here(calibration)
+    if busy and figure.unit not in COUNTED:
+        return Verdict("withheld", bound, f"the machine was busy: {'; '.join(busy)}")
+    if bound is None:
+        return Verdict("withheld", bound, f"{target.gauge} was not calibrated")
+    return Verdict("met" if target.met_by(figure.judged, bound) else "missed", bound)
 
 
 def value(*rounds: float) -> Spread:
@@ -174,9 +227,9 @@ async def open_loop(
 ) -> int:
     """Start `launch` at a fixed rate, whatever became of those before it. Returns how many ended.
 
-    Each gets the moment from which its time counts: when it was due, or up to a tick later, which
-    is what a timer of the loop is off by anyway; a loop that is late by more makes it slow. Raises
-    what a launch raises, and BenchFailed when they pile up.
+    Each gets the moment at which it was due, to count its time from: what makes the loop late makes
+    every answer late that was due meanwhile, as its caller would see it. Those of a millisecond are
+    due together. Raises what a launch raises, and BenchFailed when they pile up.
     """
     clock = time.perf_counter
     running: set[asyncio.Task[object]] = set()
@@ -187,24 +240,30 @@ async def open_loop(
         if not task.cancelled() and (error := task.exception()) is not None:
             failures.append(error)
 
-    launched, tick, began = 0, 0, clock()
-    while tick * TICK_S < seconds and not failures:
-        tick += 1
-        due = began + tick * TICK_S
-        await asyncio.sleep(max(0.0, due - clock()))
-        counted_from = min(clock(), due + TICK_S)
-        wanted = int(tick * TICK_S * per_second)
-        for _ in range(wanted - launched):
-            task = asyncio.create_task(launch(counted_from))
-            running.add(task)
-            task.add_done_callback(ended)
-        launched = wanted
-        if len(running) > RUNNING_MAX:
-            failures.append(BenchFailed(f"{per_second:,.0f}/s is more than it can do"))
-    if failures:
-        for task in running:
-            task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    launched, tick, ran = 0, 0, False
+    try:
+        with Ticks(TICK_S) as ticks:
+            while tick * TICK_S < seconds and not failures:
+                tick += 1
+                due = ticks.began + tick * TICK_S
+                if due <= clock():
+                    await asyncio.sleep(0)  # What was begun goes on while this catches up.
+                while due > clock():  # A tick that nobody waited for may have been left over.
+                    await ticks.wait()
+                wanted = int(tick * TICK_S * per_second)
+                for _ in range(wanted - launched):
+                    task = asyncio.create_task(launch(due))
+                    running.add(task)
+                    task.add_done_callback(ended)
+                launched = wanted
+                if len(running) > RUNNING_MAX:
+                    failures.append(BenchFailed(f"{per_second:,.0f}/s is more than it can do"))
+        ran = not failures
+    finally:
+        if not ran:  # Something failed, or whoever asked for this was told to stop.
+            for task in running:
+                task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
     if failures:
         raise failures[0]
     return launched

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, cast
 from urllib.parse import urlsplit
 
-from bench.harness import BenchFailed
+from bench.harness import BenchFailed, open_loop
 
 GRACE_S: Final = 30.0
 _ANSWER_TEXT_MAX: Final = 300
@@ -136,6 +137,76 @@ async def drive(
             await asyncio.gather(*(one.ended for one in opened))
     except TimeoutError:
         raise BenchFailed(f"{url} left requests without an answer") from None
+    finally:
+        for connection in opened:
+            connection.close()
+    load.seconds = seconds
+    return load
+
+
+class _Asked(asyncio.Protocol):
+    """A connection that is asked one thing at a time."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._answer: asyncio.Future[None] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._answer is None or self._answer.done() or not _is_whole(self._received):
+            return
+        if self._received.startswith(b"HTTP/1.1 200"):
+            self._answer.set_result(None)
+        else:
+            text = bytes(self._received[-_ANSWER_TEXT_MAX:]).decode(errors="replace")
+            self._answer.set_exception(BenchFailed(f"a request was answered: {text}"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(BenchFailed(f"the server closed a connection: {error}"))
+
+    async def ask(self, request: bytes) -> None:
+        """Until the whole answer is there."""
+        assert self._transport is not None
+        self._received.clear()
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        await self._answer
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def drive_open(
+    url: str, makers: list[Callable[[], bytes]], *, per_second: float, seconds: float
+) -> Load:
+    """Send at a fixed rate, whatever became of the requests before; each time counts from when its
+    request was due. A connection has one request at a time, so there are as many as it takes.
+    """
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    host, port = parts.hostname, parts.port
+    load, loop = Load(), asyncio.get_running_loop()
+    turns, idle, opened = itertools.cycle(makers), list[_Asked](), list[_Asked]()
+
+    async def launch(due: float) -> None:
+        if idle:
+            connection = idle.pop()
+        else:
+            _, connection = await loop.create_connection(_Asked, host, port)
+            opened.append(connection)
+        await connection.ask(next(turns)())
+        load.times.append(time.perf_counter() - due)
+        idle.append(connection)
+
+    try:
+        await open_loop(launch, per_second=per_second, seconds=seconds)
     finally:
         for connection in opened:
             connection.close()

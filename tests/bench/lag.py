@@ -91,7 +91,7 @@ async def run(servers: Servers) -> list[Figure]:
             f"from event to commit at {scale.lag_rate:,} charges/s, p99",
             "s",
             value(percentile(times, 0.99) / 1000),
-            target=Target(LAG_S, "at most", "value"),
+            target=Target(LAG_S, "at most", "value", "python"),
             note=f"p50 {percentile(times, 0.5) / 1000:.2f} s, worst {times[-1] / 1000:.2f} s, "
             f"{len(times):,} events in {scale.lag_s:.0f} s",
             number=6,

@@ -7,11 +7,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.harness import BenchFailed
+from taximeter.meter.places.routed import server_of
 from taximeter.meter.wire.keys import ShardKeys, account_field, shard_of
 from taximeter.meter.wire.scripts import load_script
 
@@ -25,7 +26,13 @@ Account = tuple[str, str]
 
 def make_accounts(users: int, organisations: int) -> list[Account]:
     """(org_id, user_id) of as many users, spread evenly over the organisations."""
-    return [(f"bench-org-{user % organisations:03}", f"user-{user:07}") for user in range(users)]
+    return list(each_account(users, organisations))
+
+
+def each_account(users: int, organisations: int) -> Iterator[Account]:
+    """The same, one after the other, for more of them than should be in memory."""
+    for user in range(users):
+        yield f"bench-org-{user % organisations:03}", f"user-{user:07}"
 
 
 def request_ids(label: str) -> Iterator[str]:
@@ -35,7 +42,9 @@ def request_ids(label: str) -> Iterator[str]:
 
 @dataclass(slots=True)
 class LiveShards:
-    """The shards of one prefix on one server. `redis` is a client with replies as bytes."""
+    """The shards of one prefix on one server, or on a cluster where `redis` is a RoutedRedis. It is
+    a client with replies as bytes.
+    """
 
     redis: Any
     prefix: str
@@ -48,10 +57,11 @@ class LiveShards:
     async def reset(self) -> None:
         """Start afresh: empty shards at epoch 1, every account with AVAILABLE."""
         await self.remove()
-        run_id = (await self.redis.info("server"))["run_id"]
-        # Known beforehand on all sides, so that no round pays for telling the server.
-        await self.redis.script_load(load_script("operate").text)
         for shard in range(self.shards):
+            server = await server_of(self.redis, self.keys(shard).meta)
+            run_id = (await server.info("server"))["run_id"]
+            # Known beforehand on all sides, so that no round pays for telling the server.
+            await server.script_load(load_script("operate").text)
             opened = await load_script("open").call(
                 self.redis, self.keys(shard).batch(), [1, self.shards, run_id, "", 1, 0]
             )
@@ -67,19 +77,25 @@ class LiveShards:
         for shard in range(self.shards):
             await delete(self.redis, *self.keys(shard).batch())
 
-    async def load(self, accounts: Sequence[Account]) -> None:
-        """Write accounts that are not there yet."""
-        by_shard: dict[int, list[str]] = {}
+    async def load(self, accounts: Iterable[Account]) -> None:
+        """Write accounts that are not there yet, page by page."""
+        waiting: list[list[str]] = [[] for _ in range(self.shards)]
         for org_id, user_id in accounts:
-            names = by_shard.setdefault(shard_of(org_id, self.shards), [])
+            shard = shard_of(org_id, self.shards)
+            names = waiting[shard]
             names.append(account_field(org_id, user_id))
-        for shard, names in by_shard.items():
-            keys = self.keys(shard)
-            for start in range(0, len(names), _PAGE):
-                arguments: list[str | int] = [1]
-                for name in names[start : start + _PAGE]:
-                    arguments += (name, AVAILABLE, 0)
-                await load_script("load").call(self.redis, [keys.accounts, keys.meta], arguments)
+            if len(names) == _PAGE:
+                await self._write(shard, names)
+                names.clear()
+        for shard, names in enumerate(waiting):
+            if names:
+                await self._write(shard, names)
+
+    async def _write(self, shard: int, names: Sequence[str]) -> None:
+        keys, arguments = self.keys(shard), list[str | int]([1])
+        for name in names:
+            arguments += (name, AVAILABLE, 0)
+        await load_script("load").call(self.redis, [keys.accounts, keys.meta], arguments)
 
     async def operate(self, operations: Sequence[Sequence[Any]], shard: int = 0) -> list[bytes]:
         """One script call with these operations, each the seven arguments of `operate`."""
@@ -89,9 +105,9 @@ class LiveShards:
         )
         return replies[:-1]
 
-    async def prove(self, charges: int, amount: int) -> None:
-        """Raise BenchFailed unless exactly `charges` charges of `amount` were made and no hold is
-        left open.
+    async def prove(self, charges: int, amount: int, open_holds: int = 0) -> None:
+        """Raise BenchFailed unless exactly `charges` charges of `amount` were made since the last
+        reset and so many holds are open.
         """
         spent, events, holds = 0, 0, 0
         for shard in range(self.shards):
@@ -100,11 +116,11 @@ class LiveShards:
                 pipe.hvals(keys.accounts)
                 pipe.hget(keys.meta, "seq")
                 pipe.hlen(keys.holds)
-                records, seq, open_holds = await pipe.execute()
+                records, seq, still_open = await pipe.execute()
             spent += sum(AVAILABLE - sum(map(int, record.split()[:2])) for record in records)
             events += int(seq)
-            holds += open_holds
-        if (spent, events, holds) != (charges * amount, charges, 0):
+            holds += still_open
+        if (spent, events, holds) != (charges * amount, charges, open_holds):
             raise BenchFailed(
                 f"{charges} charges of {amount} were answered, but {spent} millicredits are spent, "
                 f"{events} events written and {holds} holds open"

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from bench.gateway import Gateway, Maker, running_gateway
 from bench.harness import Figure, Side, Spread, Target, percentile, take_turns, value
-from bench.http_load import drive
+from bench.histogram import Histogram
+from bench.http_load import Load, drive, drive_open
+from bench.latency import PARTS, every
 from bench.litellm import litellm_proxy
+from bench.scale import Scale
 from bench.servers import Servers
 from bench.worker import cpu_seconds
 
 CALLERS: Final = 20
 ROUND_TRIPS: Final = 2.0
 OVER_LITELLM: Final = 15.0
+ADDED_MS: Final = 0.5
+HALF_P99_MS: Final = 10.0
 
 
 async def run(servers: Servers) -> list[Figure]:
@@ -28,9 +33,14 @@ async def run(servers: Servers) -> list[Figure]:
         for stream in (False, True):
             kind = "streamed" if stream else "not streamed"
             per_core: list[float] = []
+            alone: dict[str, list[list[float]]] = {"direct": [], "routed": []}
             sides: dict[str, Side] = {
-                "direct, alone": _time_alone(gateway.upstream_url, gateway.direct(stream=stream)),
-                "routed, alone": _time_alone(gateway.api_url, gateway.routed(stream=stream)),
+                "direct, alone": _time_alone(
+                    gateway.upstream_url, gateway.direct(stream=stream), alone["direct"]
+                ),
+                "routed, alone": _time_alone(
+                    gateway.api_url, gateway.routed(stream=stream), alone["routed"]
+                ),
                 "direct": _rate(gateway.upstream_url, gateway.direct(stream=stream)),
                 "routed": _rate_and_core(gateway, gateway.routed(stream=stream), per_core),
             }
@@ -39,7 +49,19 @@ async def run(servers: Servers) -> list[Figure]:
             seen = await take_turns(
                 sides, rounds=scale.rounds, seconds=scale.round_s, warm_up_s=scale.warm_up_s
             )
-            figures += _figures(kind, "stream" if stream else "plain", seen, per_core)
+            name = "stream" if stream else "plain"
+            figures += _figures(kind, name, seen, per_core)
+            figures += _times(
+                f"llm_{name}_alone", f"LLM route, {kind}, one caller", alone, scale.rounds
+            )
+            half = seen["routed"].median / 2
+            figures += _times(
+                f"llm_{name}_half",
+                f"LLM route, {kind}, half of the maximum, {half:,.0f}/s",
+                await _at_half(gateway, stream, half, scale),
+                scale.rounds,
+                {"p99": Target(HALF_P99_MS, "at most", "value", "python")},
+            )
             if "LiteLLM" in seen:
                 figures.append(
                     Figure(
@@ -74,6 +96,7 @@ def _figures(kind: str, name: str, seen: dict[str, Spread], per_core: list[float
             f"LLM route, {kind}, one caller: time added, p50",
             "ms",
             Spread(tuple(routed - direct for routed, direct in added)),
+            target=None if name == "stream" else Target(ADDED_MS, "at most", "value", "python"),
             note=f"{seen['routed, alone'].median:.2f} ms through the route, "
             f"{seen['direct, alone'].median:.2f} ms directly",
             number=7,
@@ -95,6 +118,58 @@ def _figures(kind: str, name: str, seen: dict[str, Spread], per_core: list[float
             number=7,
         ),
     ]
+
+
+def _times(
+    name: str,
+    title: str,
+    rounds: dict[str, list[list[float]]],
+    count: int,
+    targets: Mapping[str, Target] | None = None,
+) -> Iterator[Figure]:
+    """What the client saw, beside the same requests to the upstream; the last rounds count."""
+    routed, direct = rounds["routed"][-count:], rounds["direct"][-count:]
+    for part, share in PARTS.items():
+        times: tuple[Histogram, ...] = ()
+        if share == max(PARTS.values()):
+            times = (Histogram.of(title, every(routed)), Histogram.of("directly", every(direct)))
+        yield Figure(
+            f"{name}_{part.replace('.', '')}",
+            f"{title}: {part}",
+            "ms",
+            Spread(tuple(percentile(one, share) * 1000 for one in routed)),
+            Spread(tuple(percentile(one, share) * 1000 for one in direct)),
+            "the upstream directly",
+            (targets or {}).get(part),
+            number=7,
+            times=times,
+        )
+
+
+async def _at_half(
+    gateway: Gateway, stream: bool, rate: float, scale: Scale
+) -> dict[str, list[list[float]]]:
+    """Times of every round, when requests come by a schedule, in turn with the upstream alone."""
+    seen: dict[str, list[list[float]]] = {"direct": [], "routed": []}
+
+    def side(name: str, url: str, makers: list[Maker]) -> Side:
+        async def run(seconds: float) -> float:
+            load: Load = await drive_open(url, makers, per_second=rate, seconds=seconds)
+            seen[name].append(load.times)
+            return load.per_second
+
+        return run
+
+    await take_turns(
+        {
+            "direct": side("direct", gateway.upstream_url, gateway.direct(stream=stream)),
+            "routed": side("routed", gateway.api_url, gateway.routed(stream=stream)),
+        },
+        rounds=scale.rounds,
+        seconds=scale.round_s,
+        warm_up_s=scale.warm_up_s,
+    )
+    return seen
 
 
 @asynccontextmanager
@@ -121,11 +196,12 @@ def _rate(url: str, makers: list[Maker]) -> Side:
     return side
 
 
-def _time_alone(url: str, makers: list[Maker]) -> Side:
-    """Median milliseconds of one caller."""
+def _time_alone(url: str, makers: list[Maker], seen: list[list[float]]) -> Side:
+    """Median milliseconds of one caller; all of them are added to `seen`."""
 
     async def side(seconds: float) -> float:
         load = await _drive(url, makers, 1, seconds / 2)
+        seen.append(load.times)
         return percentile(load.times, 0.5) * 1000
 
     return side

@@ -23,6 +23,9 @@ class Scale:
     grown_accounts: int = 1_000_000
     grown_events: int = 1_000_000
     grown_holds: int = 100_000
+    many_accounts: int = 10_000_000
+    """Accounts of the benchmark that is about them alone, made page by page."""
+    expiring_holds: int = 1_000_000
     latency_s: float = 3.0
     process_rounds: int = 5
     """Rounds of what starts processes anew for each."""
@@ -32,6 +35,9 @@ class Scale:
     """Members of the largest organisation of the year of usage."""
     history_batches: int = 365
     figure_samples: int = 500
+    open_streams: int = 5_000
+    large_users: int = 1_000_000
+    """Users of the one large organisation."""
 
 
 FULL = Scale(rounds=5, round_s=2.0, warm_up_s=0.5)
@@ -43,14 +49,18 @@ QUICK = Scale(
     lag_s=4.0,
     backlog_events=50_000,
     backlog_s_max=15.0,
-    grown_accounts=100_000,
-    grown_events=100_000,
-    grown_holds=100_000,
-    latency_s=0.7,
+    grown_accounts=20_000,
+    grown_events=20_000,
+    grown_holds=20_000,
+    many_accounts=100_000,
+    expiring_holds=20_000,
+    latency_s=0.4,
     process_rounds=1,
     history_rows=200_000,
     history_organisations=500,
     history_members=300,
     history_batches=52,
     figure_samples=50,
+    open_streams=100,
+    large_users=30_000,
 )

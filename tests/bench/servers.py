@@ -45,6 +45,8 @@ class Servers:
     redis_binary: Path | None = None
     litellm: bool = False
     """Whether the LiteLLM proxy is installed and measured beside the LLM route."""
+    against: Path | None = None
+    """A clone to compare with."""
     prefix: str = "tmbench"
     described: dict[str, str] = field(default_factory=dict)
     _postgres: EmbeddedPostgres | None = None
@@ -55,14 +57,14 @@ class Servers:
         """A Redis for one benchmark."""
         given = os.environ.get(REDIS_URL)
         if given is not None and self.redis_binary is None:
-            self._describe_redis(given)
+            self.describe(given)
             yield given
             return
         folder = self.data_dir / f"redis-{next(self._numbers)}"
         shutil.rmtree(folder, ignore_errors=True)
         try:
             with EmbeddedValkey(folder, binary=self.redis_binary) as server:
-                self._describe_redis(server.url)
+                self.describe(server.url)
                 yield server.url
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -74,9 +76,24 @@ class Servers:
         if given is not None:
             yield given
             return
-        folder = self.data_dir / f"arq-{next(self._numbers)}"
+        with self._without_file("arq") as url:
+            yield url
+
+    @contextmanager
+    def calibration_url(self) -> Iterator[str]:
+        """A Redis that only the looks at the machine use, of the kind that is measured."""
+        given = os.environ.get(REDIS_URL)
+        if given is not None and self.redis_binary is None:
+            yield given
+            return
+        with self._without_file("calibration", self.redis_binary) as url:
+            yield url
+
+    @contextmanager
+    def _without_file(self, name: str, binary: Path | None = None) -> Iterator[str]:
+        folder = self.data_dir / f"{name}-{next(self._numbers)}"
         try:
-            with EmbeddedValkey(folder, append_only=False) as server:
+            with EmbeddedValkey(folder, append_only=False, binary=binary) as server:
                 yield server.url
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -125,7 +142,8 @@ class Servers:
             self._postgres.start()
         return self._postgres.url
 
-    def _describe_redis(self, url: str) -> None:
+    def describe(self, url: str) -> None:
+        """Note what kind of Redis is measured."""
         client = redis_py.Redis.from_url(url)
         try:
             info: Any = client.info()

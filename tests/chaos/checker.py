@@ -184,6 +184,7 @@ def _may_be_lost(attempt: Attempt, actual: int, losses: list[Loss]) -> bool:
     of = "postgres" if attempt.op == "deduct" else "redis"
     return any(
         loss.of == of
+        and (loss.orgs is None or attempt.org_id in loss.orgs)
         and attempt.answered_at >= loss.since
         and attempt.at <= loss.until
         and loss.settled.get(attempt.key, 0) <= actual

@@ -12,9 +12,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 from redis.asyncio import Redis
+from support.cluster import Cluster as RedisCluster
 from support.proxy import Proxy
 from support.waiting import eventually
 
@@ -27,6 +29,8 @@ from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.api.processes.migrate import migrate
+from taximeter.meter.places.routed import RoutedRedis
+from taximeter.meter.places.seeds import read_seeds
 from taximeter.settler.books.stores import Stores
 
 ORGS = ("aurora", "borealis", "cirrus")
@@ -55,6 +59,10 @@ class Cluster:
     workers: dict[str, Worker] = field(default_factory=dict)
     down: set[str] = field(default_factory=set)
     came_back: int = 0
+    nodes: RedisCluster | None = None
+    """What stands in for `valkey` in a run on a cluster; nobody has a proxy on the way there."""
+    standby: EmbeddedPostgres | None = None
+    """The Postgres, beside `postgres`, that runs while a fault needs one."""
     replica: ChaosValkey | None = None
     replication: Proxy | None = None
 
@@ -96,6 +104,11 @@ class Cluster:
     @asynccontextmanager
     async def redis(self, server: ChaosValkey | None = None) -> AsyncIterator[Redis]:
         """A connection to Valkey that no fault of the network touches."""
+        if self.nodes is not None:
+            seeds = read_seeds(self.nodes.url(*self.nodes.nodes), socket_timeout=5.0)
+            async with RoutedRedis(seeds) as client:
+                yield client
+            return
         url = (server or self.valkey).url
         async with Redis.from_url(url, socket_timeout=5.0) as client:
             yield client
@@ -124,6 +137,18 @@ class Cluster:
             proxy.target = (LOOPBACK, server.port)
             proxy.reset_all()
 
+    def point_spare_to(self, server: EmbeddedPostgres) -> None:
+        """Let the link of each process to a second Postgres, which none uses, lead to this one."""
+        for name in {name.partition(">")[0] for name in self.links if ">postgres" in name}:
+            links = [self.links[f"{name}>postgres"], self.links[f"{name}>postgres-2"]]
+            spare = next(link for link in links if link.target[1] != self.postgres.port)
+            spare.target = (LOOPBACK, server.port)
+
+    def reset_postgres(self) -> None:
+        """End every connection to any Postgres."""
+        for link in self.links_named(">postgres"):
+            link.reset_all()
+
     @asynccontextmanager
     async def without(self, kind: str) -> AsyncIterator[None]:
         """Kill all workers of a kind; they are started again afterwards."""
@@ -151,13 +176,18 @@ async def running(run: Run, folder: Path) -> AsyncIterator[Cluster]:
     arq = EmbeddedValkey(folder / "arq", append_only=False)
     postgres = EmbeddedPostgres(folder / "postgres")
     cluster = Cluster(run, folder, valkey, arq, postgres, free_port())
+    if run.on_cluster:
+        cluster.nodes = RedisCluster(folder / "nodes")
+    redis = cluster.nodes or valkey
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(asyncio.to_thread, postgres.stop)
+        stack.push_async_callback(_stop_postgres, cluster, postgres)
         stack.push_async_callback(asyncio.to_thread, arq.stop)
-        stack.callback(lambda: cluster.valkey.kill())
+        stack.callback(lambda: (cluster.nodes.stop if cluster.nodes else cluster.valkey.kill)())
         await asyncio.gather(
-            *(asyncio.to_thread(server.start) for server in (valkey, arq, postgres))
+            *(asyncio.to_thread(server.start) for server in (redis, arq, postgres))
         )
+        for node in cluster.nodes.nodes if cluster.nodes else ():
+            node.ask("CONFIG", "SET", "appendfsync", run.fsync)
         await asyncio.to_thread(migrate, postgres.url)
         if run.replica:
             stack.callback(lambda: cluster.replica.kill() if cluster.replica else None)
@@ -171,6 +201,12 @@ async def running(run: Run, folder: Path) -> AsyncIterator[Cluster]:
         stack.push_async_callback(_cancel, watching)
         await until_ready(cluster)
         yield cluster
+
+
+async def _stop_postgres(cluster: Cluster, first: EmbeddedPostgres) -> None:
+    for server in (cluster.postgres, cluster.standby, first):
+        if server is not None:
+            await asyncio.to_thread(server.stop)
 
 
 async def add_replica(cluster: Cluster, stack: AsyncExitStack | None = None) -> None:
@@ -195,13 +231,25 @@ async def add_replica(cluster: Cluster, stack: AsyncExitStack | None = None) -> 
 
 async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
     folder, run = cluster.folder, cluster.run
-    redis_url, database_url = cluster.valkey.url, cluster.postgres.url
+    nodes, database_url = cluster.nodes, cluster.postgres.url
+    redis_url = nodes.url(*nodes.nodes) if nodes else cluster.valkey.url
     upstream = free_port()
     workers = []
 
     async def link(name: str, url: str) -> str:
+        if nodes is not None and url == redis_url:
+            return url
         cluster.links[name] = await stack.enter_async_context(Proxy(url))
         return cluster.links[name].url
+
+    async def postgres_of(name: str) -> str:
+        first = await link(f"{name}>postgres", database_url)
+        if not run.promotes_postgres:
+            return first
+        nobody = database_url.replace(f":{cluster.postgres.port}/", f":{free_port()}/")
+        second = urlsplit(await link(f"{name}>postgres-2", nobody)).netloc.rpartition("@")[2]
+        place = urlsplit(first).netloc.rpartition("@")[2]
+        return first.replace(place, f"{place},{second}")
 
     async def environment(name: str) -> dict[str, str]:
         moved: dict[str, str] = {}
@@ -213,7 +261,7 @@ async def _workers(cluster: Cluster, stack: AsyncExitStack) -> list[Worker]:
             **moved,
             "TAXIMETER_COMMIT_WAIT": run.commit_wait,
             "TAXIMETER_REDIS_URL": await link(f"{name}>redis", redis_url),
-            "TAXIMETER_DATABASE_URL": await link(f"{name}>postgres", database_url),
+            "TAXIMETER_DATABASE_URL": await postgres_of(name),
             "TAXIMETER_ARQ_REDIS_URL": await link(f"{name}>arq", cluster.arq.url),
             "TAXIMETER_DATA_DIR": str(folder),
             "TAXIMETER_DEV_MODE": "1",

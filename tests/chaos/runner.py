@@ -15,6 +15,7 @@ from typing import Any, Final
 from chaos import (
     faults_of_answers,
     faults_of_clocks,
+    faults_of_clusters,
     faults_of_credit,
     faults_of_data,
     faults_of_failover,
@@ -22,6 +23,7 @@ from chaos import (
     faults_of_networks,
     faults_of_postgres,
     faults_of_processes,
+    faults_of_promotion,
     faults_of_redis,
 )
 from chaos.admin import Admin
@@ -30,7 +32,7 @@ from chaos.checker import Judgement, judge
 from chaos.cluster import Cluster, running
 from chaos.history import read_attempts
 from chaos.scene import Scene, Struck
-from chaos.settings import CLOCK, Run
+from chaos.settings import CLOCK, CLUSTER, NODES, Run
 from chaos.valkey import FAKETIME
 from chaos.watcher import Watcher
 
@@ -41,9 +43,11 @@ FAULTS: Final[dict[str, Callable[[Scene], Awaitable[Struck]]]] = {
     **faults_of_data.FAULTS,
     **faults_of_failover.FAULTS,
     **faults_of_postgres.FAULTS,
+    **faults_of_promotion.FAULTS,
     **faults_of_answers.FAULTS,
     **faults_of_holds.FAULTS,
     **faults_of_clocks.FAULTS,
+    **faults_of_clusters.FAULTS,
     **faults_of_credit.FAULTS,
 }
 CALLERS: Final = ("gateway", "embedded", "completions")
@@ -56,8 +60,11 @@ TAKES_BACK: Final = frozenset(
         *faults_of_credit.FAULTS,
         *faults_of_data.FAULTS,
         *faults_of_failover.FAULTS,
+        *faults_of_promotion.FAULTS,
+        *NODES,
     }
 )
+FORKS: Final = frozenset({"stale_promotion", "flap"})
 _ACTION: Final = re.compile(r'"action": ?"(approved|rebuilt)"|action=(approved|rebuilt)')
 
 
@@ -83,7 +90,7 @@ class Outcome:
         for fault in document["faults"]:
             if fault["loss"]:
                 fault["loss"]["settled"] = len(fault["loss"]["settled"])
-        return json.dumps(document, indent=1)
+        return json.dumps(document, indent=1, default=sorted)
 
 
 async def run_chaos(
@@ -114,7 +121,7 @@ async def run_chaos(
             await asyncio.gather(*tasks)
             await admin.close()
         losses = [struck.loss for struck in outcome.faults if struck.loss is not None]
-        forked = any(struck.fault == "stale_promotion" for struck in outcome.faults)
+        forked = any(struck.fault in FORKS for struck in outcome.faults)
         books = await prove(cluster, losses, forked)
         attempts = read_attempts(cluster.all_histories)
         times = [(struck.began, struck.ended) for struck in outcome.faults]
@@ -134,6 +141,8 @@ async def run_chaos(
 def schedule(run: Run) -> list[str]:
     """The faults by name, in the order in which they come. A run in order has each of them once."""
     faults = [name for name in run.faults if FAKETIME is not None or name not in CLOCK]
+    if not run.on_cluster:
+        faults = [name for name in faults if name not in CLUSTER]
     if run.in_order:
         return faults
     dice = random.Random(f"{run.seed}/schedule")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from chaos.cluster import Cluster
 from chaos.history import Attempt, Follower, read_lines
 from chaos.valkey import ChaosValkey
+from taximeter.meter.places.routed import server_of
 from taximeter.meter.wire.keys import ShardKeys
 
 Key = tuple[str, str]
@@ -27,13 +28,14 @@ class Loss:
     began before `until`, beyond what was in the ledger when it struck (`settled`, millicredits).
 
     `of`: "redis" for charges, "postgres" for what was administered; "start" for nothing but what
-    open holds had reported before the server was started anew.
+    open holds had reported before the server was started anew. `orgs`: only theirs, if given.
     """
 
     of: str
     since: float
     until: float
     settled: Mapping[Key, int] = field(default_factory=dict)
+    orgs: frozenset[str] | None = None
 
 
 @dataclass(slots=True)
@@ -101,11 +103,17 @@ class Scene:
             await conn.close()
         return {(row[0], row[1]): row[2] for row in rows}
 
-    async def epochs(self) -> int:
-        """Sum of the epochs of all shards."""
+    async def epochs(self, shards: Sequence[int] | None = None) -> int:
+        """Sum of the epochs of these shards, or of all."""
         conn = await self.cluster.database()
         try:
-            return int(await conn.fetchval("SELECT sum(epoch) FROM taximeter.watermarks"))
+            return int(
+                await conn.fetchval(
+                    "SELECT sum(epoch) FROM taximeter.watermarks"
+                    " WHERE $1::int[] IS NULL OR shard = ANY($1)",
+                    shards,
+                )
+            )
         finally:
             await conn.close()
 
@@ -126,11 +134,13 @@ class Scene:
                 for shard in range(self.cluster.run.shards)
             }
 
-    async def rebuilt(self, epochs: int) -> bool:
-        """Wait until a shard is at an epoch beyond these, and all are open; whether one is."""
+    async def rebuilt(self, epochs: int, shards: Sequence[int] | None = None) -> bool:
+        """Wait until one of the shards is at an epoch beyond these, and all are open; whether one
+        is.
+        """
 
         async def is_rebuilt() -> bool:
-            return await self.epochs() > epochs
+            return await self.epochs(shards) > epochs
 
         rebuilt = await self.comes(is_rebuilt, BOUND_S)
         await self.usable()
@@ -146,9 +156,9 @@ class Scene:
             finally:
                 await conn.close()
             async with self.cluster.redis() as redis:
-                run_id = (await redis.info("server"))["run_id"]
                 for row in rows:
                     meta = ShardKeys("tm", row["shard"]).meta
+                    run_id = (await (await server_of(redis, meta)).info("server"))["run_id"]
                     epoch, approved = await redis.hmget(meta, ["epoch", "run_id"])
                     if epoch != str(row["epoch"]).encode() or approved != run_id.encode():
                         return False
@@ -188,10 +198,20 @@ class Scene:
 
         return await self.comes(is_felt, within_s)
 
-    async def served(self, since: float, within_s: float = BOUND_S) -> bool:
-        """Wait until a call of a gateway that began after `since` was acknowledged."""
+    async def served(
+        self,
+        since: float,
+        within_s: float = BOUND_S,
+        of: Callable[[str], bool] = lambda org_id: True,
+    ) -> bool:
+        """Wait until a call that began after `since` was acknowledged, for an organisation that
+        `of` is true of.
+        """
 
         async def is_served() -> bool:
-            return any(one.outcome == "ok" and one.at >= since for one in self.attempts())
+            return any(
+                one.outcome == "ok" and one.at >= since and of(one.org_id)
+                for one in self.attempts()
+            )
 
         return await self.comes(is_served, within_s)

@@ -46,6 +46,15 @@ class Run:
         return bool({"promotion", "stale_promotion", "replica_away"} & set(self.faults))
 
     @property
+    def promotes_postgres(self) -> bool:
+        return bool(set(POSTGRES_FAILOVER) & set(self.faults))
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether Redis is a cluster: when some fault is of one, and none of one Redis alone."""
+        return bool(set(CLUSTER) & set(self.faults)) and set(self.faults) <= set(ON_A_CLUSTER)
+
+    @property
     def moves_clocks(self) -> bool:
         """Whether the clocks of our own processes are moved."""
         return bool(set(PROCESS_CLOCKS) & set(self.faults))
@@ -88,16 +97,32 @@ POSTGRES: Final = (
     "kill_postgres", "pause_postgres", "terminate_backends", "older_postgres",
     "older_postgres_written",
 )  # fmt: skip
+POSTGRES_FAILOVER: Final = ("postgres_promotion", "postgres_promotion_behind")
 PROCESS_CLOCKS: Final = ("clock_of_settler", "clock_of_sidecar", "clock_of_api")
 CLOCK: Final = ("clock_ahead", "clock_back", *PROCESS_CLOCKS)
+NODES: Final = ("failover", "flap", "hung_node", "uncovered_slot")
+CLUSTER: Final = ("slot_move", *NODES)
+ON_A_CLUSTER: Final = (*CLUSTER, *PROCESSES)
+"""What a run on a cluster has: all other faults are of one Redis, or of the way to it."""
 EVERYTHING: Final = (
-    *PROCESSES, *NETWORK, *REDIS, *REDIS_LOSS, *POSTGRES, *CLOCK, *ANSWERS, *HOLDS, *WAITS, *CREDIT,
+    *PROCESSES, *NETWORK, *REDIS, *REDIS_LOSS, *POSTGRES, *POSTGRES_FAILOVER, *CLOCK, *ANSWERS,
+    *HOLDS, *WAITS, *CREDIT, *CLUSTER,
 )  # fmt: skip
 
 CALM_S: Final = 1.0
 """`pause_s` of these runs: faults bite as well among fewer requests."""
 
 CI_RUNS: Final = (
+    Ci(
+        "smoke",
+        Run(
+            seed=110,
+            seconds=12,
+            faults=("kill_sidecar", "cut_log", "restart_settler", "kill_gateway"),
+            in_order=True,
+            pause_s=CALM_S,
+        ),
+    ),
     Ci(
         "processes",
         Run(
@@ -127,6 +152,7 @@ CI_RUNS: Final = (
             "deallocate ok",
             "member removed",
         ),
+        long=True,
     ),
     Ci(
         "network",
@@ -144,16 +170,37 @@ CI_RUNS: Final = (
         "redis that loses data",
         Run(seed=104, seconds=24, faults=REDIS_LOSS, in_order=True, pause_s=CALM_S),
         ("rebuilt", "late", "lost", "transfer ok", "deallocate ok", "member removed"),
+        long=True,
     ),
     Ci(
         "postgres",
-        Run(seed=105, seconds=22, faults=POSTGRES, in_order=True, pause_s=CALM_S),
+        Run(
+            seed=105,
+            seconds=30,
+            faults=(*POSTGRES_FAILOVER, *POSTGRES),
+            in_order=True,
+            pause_s=CALM_S,
+        ),
         ("rebuilt", "late", "transfer ok", "deallocate ok", "member removed"),
+        long=True,
     ),
     Ci(
         "clock",
         Run(seed=106, seconds=10, faults=CLOCK, in_order=True, pause_s=CALM_S),
         ("late", "expired"),
+        long=True,
+    ),
+    Ci(
+        "cluster",
+        Run(
+            seed=108,
+            seconds=20,
+            faults=("slot_move", "kill_settler", "kill_sidecar", "pause_settler"),
+            in_order=True,
+            pause_s=CALM_S,
+            shards=3,
+        ),
+        ("approved", "late"),
         long=True,
     ),
     Ci(
@@ -172,6 +219,12 @@ CI_RUNS: Final = (
             pause_s=CALM_S,
         ),
         ("healed", "out of memory", "rebuilt", "late"),
+        long=True,
+    ),
+    Ci(
+        "nodes",
+        Run(seed=109, seconds=60, faults=NODES, in_order=True, pause_s=CALM_S, shards=6),
+        ("rebuilt", "approved"),
         long=True,
     ),
 )

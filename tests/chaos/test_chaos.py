@@ -19,6 +19,12 @@ from chaos.valkey import FAKETIME
 from chaos.watcher import left_by_refusals
 
 
+def marks_of(ci: Ci) -> list[pytest.MarkDecorator]:
+    """Nobody waits for a node that hangs longer than production would."""
+    marks = [pytest.mark.long] if ci.long else []
+    return [*marks, pytest.mark.timeouts()] if ci.run.on_cluster else marks
+
+
 # A socket that a fault cut in the middle of a connect is closed by whoever collects it.
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning",
@@ -29,7 +35,7 @@ from chaos.watcher import left_by_refusals
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "ci",
-    [pytest.param(ci, marks=[pytest.mark.long] if ci.long else []) for ci in CI_RUNS],
+    [pytest.param(ci, marks=marks_of(ci)) for ci in CI_RUNS],
     ids=lambda ci: ci.name.replace(" ", "_"),
 )
 async def test_run(ci: Ci, tmp_path: Path) -> None:

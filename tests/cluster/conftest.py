@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import asyncpg
 import pytest
-from support.cluster import Cluster, Live, MeterFactory
+from settler_world import World
+from support.cluster import SHARDS, Cluster, Live, MeterFactory, organisations, settings_of
 
 from taximeter.meter import LoadedAccount, Meter, MeterSettings
 from taximeter.meter.places.routed import RoutedRedis
 from taximeter.meter.places.seeds import read_seeds
+from taximeter.settler.books.stores import Stores, open_redis
 
 
 @pytest.fixture(scope="session")
-def session_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("cluster"))
+def session_cluster(
+    tmp_path_factory: pytest.TempPathFactory, redis_binary: Path | None
+) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("cluster"), redis_binary)
     try:
         yield made.start()
     finally:
@@ -28,6 +34,18 @@ def cluster(session_cluster: Cluster) -> Iterator[Cluster]:
     for node in session_cluster.nodes:
         node.ask("CONFIG", "RESETSTAT")
     return session_cluster
+
+
+@pytest.fixture
+async def world(pool: asyncpg.Pool, cluster: Cluster) -> AsyncIterator[World]:
+    """The same with a Postgres, opened by a settler, and an organisation on each shard."""
+    client = open_redis(settings_of(cluster.url(*cluster.nodes[3:])))
+    made = World(Stores(pool, client))
+    await made.start(SHARDS)
+    for org in organisations(SHARDS):
+        await made.organization(org, u=1000)
+    yield made
+    await client.aclose()
 
 
 @pytest.fixture

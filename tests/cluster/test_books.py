@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +12,37 @@ import asyncpg
 import pytest
 import redis
 from redis.exceptions import RedisError
-from settler_world import World
-from support.cluster import SHARDS, Cluster, MeterFactory, until
+from settler_world import World, eventually
+from support.cluster import (
+    SHARDS,
+    Cluster,
+    MeterFactory,
+    fail_over,
+    organisations,
+    pause,
+    refusal,
+    resume,
+    settings_of,
+    until,
+    waits_for_a_reply,
+)
 from support.servers import ValkeyFactory
 
 from taximeter.api.embedded.machine import free_port
 from taximeter.api.embedded.valkey import EmbeddedValkey, valkey_binary
-from taximeter.meter import Meter, StoreError
+from taximeter.meter import Meter, MeterSettings, RequestConflict, StoreError
+from taximeter.meter.places import standing
 from taximeter.meter.places.places import SentinelServer
 from taximeter.meter.server.permissions import SETTLER, MissingPermission
 from taximeter.meter.wire.errors import UnsafeServer
-from taximeter.meter.wire.keys import shard_of
 from taximeter.settler.books.accounts import account_loader
-from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import Stores, open_redis
 from taximeter.settler.shards.drain import rebuild_on_demand
 from taximeter.settler.shards.fill import Filler
-from taximeter.settler.shards.guardian import guard
+from taximeter.settler.shards.guardian import ensure_shards, guard
 from taximeter.settler.shards.reshard import reshard
 from taximeter.settler.status.lag import shard_statuses
 from taximeter.settler.worker.main import run_worker
-
-
-def settings_of(url: str, **more: object) -> SettlerSettings:
-    return SettlerSettings(redis_url=url, redis_timeout_s=60.0, **more)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-async def world(pool: asyncpg.Pool, cluster: Cluster) -> AsyncIterator[World]:
-    """Opened, with an organisation on each shard."""
-    client = open_redis(settings_of(cluster.url(*cluster.nodes[3:])))
-    made = World(Stores(pool, client))
-    await made.start(SHARDS)
-    for org in organisations(SHARDS):
-        await made.organization(org, u=1000)
-    yield made
-    await client.aclose()
-
-
-def organisations(shards: int) -> list[str]:
-    """One of each shard."""
-    names = [f"org{number}" for number in range(99)]
-    return [next(one for one in names if shard_of(one, shards) == n) for n in range(shards)]
 
 
 async def test_everything_of_a_settler(
@@ -81,12 +70,36 @@ async def test_everything_of_a_settler(
     assert [await world.live("u", org) for org in orgs] == [(985, 0, 1)] * SHARDS
 
 
+async def test_from_one_server_to_a_cluster_and_back(
+    pool: asyncpg.Pool, cluster: Cluster, redis_url: str
+) -> None:
+    """As docs/cluster.md says: when everything is settled, Postgres knows all there is."""
+    loader = account_loader(pool)
+    for url, wanted in ((redis_url, 1), (cluster.url(), SHARDS), (redis_url, 2)):
+        client = open_redis(settings_of(url))
+        world = World(Stores(pool, client), await ensure_shards(Stores(pool, client), None))
+        for shard in range(world.shards):
+            guarded = await guard(world.stores, shard, world.shards)
+            assert (guarded.usable, guarded.lost) == (True, 0)
+        if wanted == 1:
+            await world.organization(u=1000)
+        await reshard(world.stores, wanted, wait_s=0)
+        world.shards = wanted
+        async with await Meter.connect(url, loader=loader) as meter:
+            await meter.charge("acme", "u", 10, request_id=f"on-{wanted}")
+            left = (await meter.balance("acme", "u")).available
+        await world.assert_books()
+        assert left == 1000 - await world.used("u")
+        await client.aclose()
+    assert await pool.fetchval("SELECT sum(used_credits) FROM user_credit_allocations") == 30
+
+
 async def test_a_promoted_node_that_is_not_fit_is_not_approved(
     world: World, cluster: Cluster, connect: MeterFactory
 ) -> None:
     heir = cluster.replica_of(cluster.nodes[1])
     for node in cluster.nodes:
-        node.ask("ACL SETUSER", "books", "on", ">secret", *SETTLER.rules("tm").split(" "))
+        node.ask("ACL SETUSER", "books", "on", ">secret", *cluster.rules(SETTLER))
     url = cluster.url(*cluster.nodes).replace("redis://", "redis://books:secret@")
     client = open_redis(settings_of(url))
     stores = Stores(world.pool, client, durability="everysec")
@@ -99,6 +112,9 @@ async def test_a_promoted_node_that_is_not_fit_is_not_approved(
         cluster.fail_over(heir)
         with pytest.raises(UnsafeServer, match=f"{heir.name}: appendonly is off"):
             await guard(stores, 1, SHARDS)
+        hasty = await connect(take_timeout_s=0.5)
+        refused = await refusal(hasty, organisations(SHARDS)[1], "refused")
+        assert str(refused).startswith(f"{heir.name}: shard 1 is on a server that the settler's gu")
         heir.ask("CONFIG SET", "appendonly", "yes")
         with pytest.raises(MissingPermission, match=rf"on {heir.name} \(XTRIM\)"):
             await guard(stores, 1, SHARDS)
@@ -134,25 +150,30 @@ async def test_arq_wants_a_server_of_its_own(
 class SentinelNode(EmbeddedValkey):
     """Watches one primary, and is enough by itself to call a failover."""
 
-    def __init__(self, folder: Path, primary: EmbeddedValkey) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, primary: EmbeddedValkey, binary: Path | None) -> None:
+        super().__init__(folder, binary=binary)
         folder.mkdir()
         self._config = folder / "sentinel.conf"
         self._config.write_text(f"sentinel monitor main 127.0.0.1 {primary.port} 1\n")
 
     def command(self) -> list[str]:
         options = ("--sentinel", "--port", str(self.port), "--bind", "127.0.0.1")
-        return [str(valkey_binary()), str(self._config), *options]
+        return [str(self._binary or valkey_binary()), str(self._config), *options]
 
 
 async def test_behind_sentinel(
-    pool: asyncpg.Pool, valkey_server: ValkeyFactory, tmp_path: Path
+    pool: asyncpg.Pool,
+    valkey_server: ValkeyFactory,
+    tmp_path: Path,
+    redis_binary: Path | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same URL: its hosts are the Sentinels', its login and database the primary's."""
-    first = valkey_server()
-    second = valkey_server("--replicaof", "127.0.0.1", str(first.port))
+    monkeypatch.setattr(standing, "TRUSTED_S", 0.0)  # The first was frozen for longer than that.
+    first = valkey_server(binary=redis_binary)
+    second = valkey_server("--replicaof", "127.0.0.1", str(first.port), binary=redis_binary)
     until(lambda: _info(second)["master_link_status"] == "up")
-    with SentinelNode(tmp_path / "sentinel", first) as sentinel:
+    with SentinelNode(tmp_path / "sentinel", first, redis_binary) as sentinel:
         url = f"redis://127.0.0.1:{sentinel.port}/2"
         client = open_redis(settings_of(url))
         assert isinstance(await client.places(), SentinelServer)
@@ -160,21 +181,31 @@ async def test_behind_sentinel(
         await world.start(2)
         await world.organization(u=1000)
         loader = account_loader(pool)
-        async with await Meter.connect(url, loader=loader) as meter:
+        settings = MeterSettings(call_timeout_s=60.0, take_timeout_s=60.0, lanes_per_server=1)
+        async with await Meter.connect(url, loader=loader, settings=settings) as meter:
             await meter.charge("acme", "u", 10, request_id="before")
             await world.settle()
             until(lambda: _masters(sentinel)["num-slaves"] == 1)
-            _ask(sentinel, "SENTINEL FAILOVER", "main")
-            until(lambda: _masters(sentinel)["port"] == second.port)
-            until(lambda: _info(second)["role"] == "master")
-            charging = asyncio.create_task(meter.charge("acme", "u", 10, request_id="after"))
+            _ask(first, "WAIT", "1", "60000")
+            pause(first)
+            try:
+                charging = asyncio.create_task(meter.charge("acme", "u", 10, request_id="after"))
+                await eventually(waits_for_a_reply(meter))
+                fail_over(partial(_ask, sentinel))
+                until(lambda: _masters(sentinel)["port"] == second.port)
+                until(lambda: _info(second)["role"] == "master")
+            finally:
+                resume(first)
+            # It answers what has waited for it, and is a primary until a Sentinel says otherwise.
             while not charging.done():
+                await client.connection_pool.disconnect()
                 for shard in range(2):
-                    with suppress(RedisError):  # Old connections are cut, soon.
+                    with suppress(RedisError):
                         await guard(world.stores, shard, 2)
                 await asyncio.sleep(0.02)
             assert (await charging).available == 980
             await world.assert_books()
+            assert await world.used("u") == 20
         with pytest.raises(StoreError, match="does not watch service_name 'other', but main"):
             await Meter.connect(f"{url}?service_name=other")
         await client.aclose()
@@ -193,3 +224,33 @@ def _info(server: EmbeddedValkey) -> Any:
 def _masters(sentinel: EmbeddedValkey) -> Any:
     with redis.Redis(port=sentinel.port) as client:
         return client.sentinel_masters()["main"]
+
+
+@pytest.mark.parametrize("layout", ["one shard", "several shards", "cluster"])
+async def test_one_id_of_two_users_is_a_conflict_on_every_layout(
+    layout: str, pool: asyncpg.Pool, cluster: Cluster, redis_url: str, key_prefix: str
+) -> None:
+    """An organisation is in one shard with all its users, so that an id is known to all of them;
+    with a shard for each account both would be charged, and the ledger would give one back.
+    """
+    url = cluster.url() if layout == "cluster" else redis_url
+    client = open_redis(settings_of(url))
+    world = World(Stores(pool, client, key_prefix))
+    await world.start(1 if layout == "one shard" else SHARDS)
+    users, orgs = "abcdefgh", organisations(world.shards)
+    for org in orgs:
+        await world.organization(org, **dict.fromkeys(users, 1000))
+    meter = await Meter.connect(url, loader=account_loader(pool), key_prefix=key_prefix)
+    async with meter:
+        for org in orgs:
+            await meter.charge(org, users[0], 7, request_id="same")
+            for user in users[1:]:
+                with pytest.raises(RequestConflict):
+                    await meter.charge(org, user, 7, request_id="same")
+                with pytest.raises(RequestConflict):
+                    await meter.reserve(org, user, 7, request_id="same")
+    await world.assert_books()
+    assert {await world.used(user, org) for user in users[1:] for org in orgs} == {0}
+    assert {await world.used("a", org) for org in orgs} == {7}
+    assert await world.dead_letters() == []
+    await client.aclose()

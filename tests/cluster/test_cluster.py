@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from os import kill
+from signal import SIGCONT, SIGSTOP
 from typing import Any
 
 import pytest
-from support.cluster import PRIMARIES, SHARDS, Cluster, Live, MeterFactory, until
+from support.cluster import (
+    NODE_TIMEOUT_MS,
+    PRIMARIES,
+    SHARDS,
+    Cluster,
+    Live,
+    MeterFactory,
+    refusal,
+    until,
+)
+from support.waiting import answered, eventually
 
 from taximeter.api.access.rate_limits import Limit, RateLimiter
 from taximeter.api.embedded.machine import free_port
-from taximeter.meter import Meter, MeterError, StoreError, StoreUnavailable
+from taximeter.meter import Meter, StoreError, StoreUnavailable
 from taximeter.meter.places.places import ClusterPlaces
 from taximeter.meter.places.seeds import read_seeds
 from taximeter.meter.server.permissions import METER, MissingPermission
@@ -19,15 +31,6 @@ from taximeter.meter.wire.errors import UnsafeServer
 
 async def charge_everywhere(meter: Meter, live: Live, request: str) -> None:
     await asyncio.gather(*(meter.charge(org, "u", 1, request_id=request) for org in live.orgs))
-
-
-async def refusal(meter: Meter, org: str, request: str) -> MeterError:
-    """What is said when its time is over. A slow machine may not have asked anybody by then."""
-    while True:
-        with pytest.raises(MeterError) as refused:
-            await meter.charge(org, "u", 1, request_id=request)
-        if "could not be reached in time" not in str(refused.value):
-            return refused.value
 
 
 async def test_any_node_is_a_seed(live: Live, cluster: Cluster, connect: MeterFactory) -> None:
@@ -72,6 +75,28 @@ async def test_a_look_asks_one_node_and_comes_once_for_all(cluster: Cluster) -> 
         looks += 1
     assert loop.time() - began >= 3 * 0.1
     assert sum(cluster.calls("cluster|slots").values()) == looks
+    # Who comes in the pause after a look has another one by himself.
+    places.heed(ConnectionError("away"))
+    await places._looked.wait()
+    if places._looking is not None:
+        places.heed(ConnectionError("away"))
+        looks += 1
+    looks += 1
+
+    async def has_looked() -> bool:
+        return sum(cluster.calls("cluster|slots").values()) == looks
+
+    await eventually(has_looked)
+    while places._looking is not None:
+        await asyncio.wait((places._looking,))
+    # Nobody is waited for again who has said nothing: there are others to ask.
+    before = cluster.calls("cluster|slots")
+    places._silent = {read_seeds(cluster.url(one)).addresses[0] for one in cluster.nodes[1:]}
+    for _ in range(3):
+        assert await places._look() is None
+    after = cluster.calls("cluster|slots")
+    asked = {name: after[name] - before[name] for name in after if after[name] > before[name]}
+    assert asked == {cluster.nodes[0].name: 3}
     await places.aclose()
 
 
@@ -141,12 +166,54 @@ async def test_a_slot_that_nobody_has(live: Live, cluster: Cluster, connect: Met
     assert isinstance(refused, StoreUnavailable)
     assert "CLUSTERDOWN" in str(refused)
     other = next(number for number in range(1, SHARDS) if live.owner(number) == 0)
-    assert (await hasty.charge(live.orgs[other], "u", 1)).charged == 1
+    done = await answered(lambda: hasty.charge(live.orgs[other], "u", 1, request_id="other"))
+    assert done.charged == 1
     charging = asyncio.create_task(meter.charge(live.orgs[0], "u", 1, request_id="r"))
     owner.ask("CLUSTER ADDSLOTS", slot)
     owner.ask("CLUSTER BUMPEPOCH")
     assert (await charging).charged == 1
     assert await live.charged(0) == ["r"]
+
+
+async def test_a_hung_node_delays_no_other_and_has_two_lanes(
+    live: Live, cluster: Cluster, connect: MeterFactory
+) -> None:
+    meter = await connect(take_timeout_s=50.0)
+    before = {node.name: lanes_of(node) for node in cluster.nodes}
+    for number in range(3):
+        await charge_everywhere(meter, live, f"before{number}")
+    for node in cluster.nodes:
+        assert len(lanes_of(node) - before[node.name]) <= 2
+    for node in cluster.nodes:
+        node.ask("CONFIG SET", "cluster-node-timeout", 60_000)  # Nobody takes its place.
+    hung = cluster.nodes[0]
+    theirs = [number for number in range(SHARDS) if live.owner(number) == 0]
+    kill(hung.pid, SIGSTOP)
+    try:
+        charging = [
+            asyncio.create_task(meter.charge(org, "u", 1, request_id="during")) for org in live.orgs
+        ]
+        others = set(range(SHARDS)) - set(theirs)
+        for again in range(5):
+            await asyncio.gather(
+                *(meter.charge(live.orgs[one], "u", 1, request_id=f"r{again}") for one in others)
+            )
+        await asyncio.gather(*(charging[number] for number in others))
+        assert not any(charging[number].done() for number in theirs)
+    finally:
+        kill(hung.pid, SIGCONT)
+        for node in cluster.nodes:
+            node.ask("CONFIG SET", "cluster-node-timeout", NODE_TIMEOUT_MS)
+    await asyncio.gather(*charging)
+    for number in theirs:
+        assert (await live.charged(number))[-1] == "during"
+
+
+def lanes_of(node: Any) -> set[str]:
+    """Connections to it."""
+    with node.sync as client:
+        mine = str(client.client_id())
+        return {one["id"] for one in client.client_list() if one["id"] != mine}
 
 
 async def test_a_primary_dies(live: Live, cluster: Cluster, connect: MeterFactory) -> None:
@@ -178,7 +245,7 @@ async def test_a_primary_dies(live: Live, cluster: Cluster, connect: MeterFactor
     finally:
         cluster.restore()
         for node in cluster.nodes:
-            node.ask("CONFIG SET", "cluster-node-timeout", 5000)
+            node.ask("CONFIG SET", "cluster-node-timeout", NODE_TIMEOUT_MS)
 
 
 async def _approve_when_found(live: Live, number: int) -> None:
@@ -214,9 +281,8 @@ async def test_a_promoted_node_that_is_not_fit(
     error: type[StoreError],
     says: str,
 ) -> None:
-    rules = METER.rules("tm")
     for node in cluster.nodes:
-        node.ask("ACL SETUSER", "gateway", "on", ">secret", *rules.split(" "))
+        node.ask("ACL SETUSER", "gateway", "on", ">secret", *cluster.rules(METER))
     heir = cluster.replica_of(cluster.nodes[0])
     heir.ask(*wrong)
     try:
@@ -232,7 +298,7 @@ async def test_a_promoted_node_that_is_not_fit(
         with pytest.raises(error, match=says.format(name=heir.name)):
             await connect(url)
         other = next(number for number in range(SHARDS) if live.owner(number) in (1, 2))
-        await hasty.charge(live.orgs[other], "u", 1)
+        await answered(lambda: hasty.charge(live.orgs[other], "u", 1, request_id="other"))
         charging = asyncio.create_task(meter.charge(live.orgs[0], "u", 1, request_id="r"))
         heir.ask("ACL SETUSER", "gateway", "+xadd")
         heir.ask("CONFIG SET", "maxmemory-policy", "noeviction")

@@ -137,3 +137,13 @@ def test_what_a_user_wrote_sends_nobody_anywhere() -> None:
     assert redirect_of(said) is None
     assert is_final(said)
     assert redirect_of(redis.exceptions.ConnectionError("MOVED 1 a:1")) is None
+
+
+def test_logins_of_sentinels() -> None:
+    seeds = read_seeds("redis://me:mine@a,b/0?sentinel_username=you&sentinel_password=yours")
+    assert seeds.sentinel_login == {"username": "you", "password": "yours"}
+    assert (seeds.options["username"], seeds.options["password"]) == ("me", "mine")
+    assert not any(name.startswith("sentinel") for name in seeds.options)
+    assert read_seeds("redis://a?sentinel_password=p").sentinel_login == {"password": "p"}
+    with pytest.raises(ValueError, match="names a sentinel_username without a sentinel_password"):
+        read_seeds("redis://a?sentinel_username=you")

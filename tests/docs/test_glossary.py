@@ -9,10 +9,12 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sources import sources
 
 from taximeter.api.app import create_app
 from taximeter.api.settings.api import ApiSettings
@@ -44,6 +46,18 @@ BESIDE_THE_GLOSSARY = {
     *("dollar", "cap", "floor", "overdraft"),
 }
 """Words in names of amounts that are no terms of ours."""
+IDS = {
+    # Of the glossary: an account is (org_id, user_id), a hold and a charge are a request's.
+    *("org", "user", "request", "entry", "move", "allocation", "key"),
+    # Of Redis, of providers and models, of payments, and of tokens.
+    *("run", "node", "last", "provider", "model", "team", "response", "payment", "invoice"),
+    *("subscription", "parse", "with", "client", "trace", "purchase", "current", "call", "span"),
+    # Of notices: a line of the billing history, and where they are sent.
+    *("history", "receiver", "notice", "delivery", "message"),
+    # Of events that could not be booked.
+    "letter",
+}
+"""What an id is said to be of; nobody is a customer, a member or an account here."""
 RECORDS = [
     ("available held applied", Live, "available held applied"),
     (
@@ -63,18 +77,27 @@ owner and opener, and an account is an organisation and a user.
 """
 
 
-def of_python() -> Iterator[tuple[str, str]]:
+@cache
+def of_python() -> tuple[tuple[str, str], ...]:
     """Fields, arguments, and the names of classes and functions."""
+    return tuple(_of_python())
+
+
+def _of_python() -> Iterator[tuple[str, str]]:
     for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
+        for path in sources(ROOT / package, ".py"):
             where = str(path.relative_to(ROOT))
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for node in ast.walk(parsed(path)):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                     yield where, node.name
                 elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                     yield where, node.target.id
                 elif isinstance(node, ast.arg):
                     yield where, node.arg
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
 
 
 def of_lua() -> Iterator[tuple[str, str]]:
@@ -89,7 +112,7 @@ def of_lua() -> Iterator[tuple[str, str]]:
 def of_sql() -> Iterator[tuple[str, str]]:
     """The blocks of the settler and of the API."""
     for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.sql")):
+        for path in sources(ROOT / package, ".sql"):
             for name in re.findall(r"^-- name: (\w+)", path.read_text("utf-8"), re.MULTILINE):
                 yield str(path.relative_to(ROOT)), name
 
@@ -149,8 +172,8 @@ def test_figures_of_a_balance_are_available_and_held(documents: dict[str, set[st
 def of_fields() -> Iterator[tuple[str, str]]:
     """Fields of classes: of settings, of bodies and answers, of what is handed about inside."""
     for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            for made in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for path in sources(ROOT / package, ".py"):
+            for made in ast.walk(parsed(path)):
                 for node in made.body if isinstance(made, ast.ClassDef) else ():
                     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                         yield str(path.relative_to(ROOT)), node.target.id
@@ -188,6 +211,33 @@ def test_records_have_the_same_fields_in_redis_and_in_python(
     words = record.replace(",", "").replace(" TAB", "")
     assert words in headers.replace(",", "") or kind is Event, "no header has the lines"
     assert set(fields.split()) <= set(kind.__annotations__)
+
+
+def test_an_id_is_named_by_what_it_is_of(documents: dict[str, set[str]]) -> None:
+    names = [*of_python(), *of_lua(), *of_sql()]
+    names += [(where, name) for where, found in documents.items() for name in found]
+    ids = [(where, name, *re.findall(r"([a-z]+)_ids?$", name.lower())) for where, name in names]
+    found = {(where, name, word[0]) for where, name, *word in ids if word}
+    assert {"org", "user", "request"} <= {word for *_, word in found}
+    assert sorted(one for one in found if one[2] not in IDS) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "lua").glob("*.lua")), ids=lambda path: path.stem)
+def test_headers_of_scripts_name_keys_and_fields_as_the_page_does(path: Path) -> None:
+    """Each key has one record, and `meta` the fields that docs/architecture.md lists."""
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("\n## Redis\n")[2]
+    fields = page.partition("`meta` has\n")[2].partition("\nThe mark of a hold")[0]
+    header = path.read_text("utf-8").partition("]]")[0]
+    for key, kind, what in re.findall(r"^KEYS\[\d+\] (\w+) +(\w+) +(.*)$", header, re.MULTILINE):
+        if path.stem in ("limit", "permissions"):  # They are bound to no shard.
+            continue
+        line = re.search(rf"^- `(?:\{{tm:0\}})?:{key}`(?: and `:\w+`)?, (\w+)", page, re.MULTILINE)
+        line = line or re.search(rf"`:{key}`, (\w+)", page)
+        assert line, f"{key} is not on the page"
+        assert line[1].lower() == kind
+        if key == "meta":
+            named = set(re.findall(r"\w+", re.sub(r"\([^)]*\)?", "", what)))
+            assert named <= set(re.findall(r"\w+", fields))
 
 
 def test_operations_and_codes_have_the_words_of_the_glossary() -> None:

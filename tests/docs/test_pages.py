@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
 import re
+import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from textwrap import wrap
 
 import pytest
 from pydantic_core import PydanticUndefined
+from support.sources import sources
 
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.settings.metering import MeteringSettings
@@ -28,6 +32,69 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 def test_links_between_pages_resolve(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def sentences() -> set[str]:
+    """Every text of the code as a pattern, with anything where it puts something in."""
+    found = set()
+    for package in ("api", "meter"):
+        for path in sources(ROOT / package, ".py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.add(re.sub(r"\\\{\w*\\\}", ".+", re.escape(node.value)))
+                elif isinstance(node, ast.JoinedStr):
+                    parts = (
+                        re.escape(part.value) if isinstance(part, ast.Constant) else ".+"
+                        for part in node.values
+                    )  # fmt: skip
+                    found.add("".join(parts))
+    return {pattern for pattern in found if len(pattern) > 15}
+
+
+def test_refusals_on_pages_say_what_the_code_says() -> None:
+    """So whoever changes a sentence is told which page has it."""
+    known = sentences()
+    said = [
+        (page.name, message)
+        for page in PAGES
+        for block in re.findall(r"^```json\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+        for message in re.findall(r'"message": "([^"]+)"', block)
+        if message != "..."
+    ]
+    assert len(said) >= 3
+    for name, message in said:
+        assert any(re.fullmatch(one, message) for one in known), f"{name}: {message}"
+
+
+def test_the_picture_of_packages_has_the_rows_that_are_enforced() -> None:
+    """Each folder once, in the order of `[tool.importlinter]`, which nothing imports upwards."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = page.partition("\n## Packages\n")[2].partition("```text\n")[2].partition("```")[0]
+    parts: dict[str, list[list[str]]] = {}
+    for line in picture.partition("\n  lua ")[0].splitlines():
+        if package := line[:13].strip(" │▼"):
+            parts[package] = []
+        if names := line[13:44].split():
+            parts[next(reversed(parts))].append(names)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
+    layered = [one for one in contracts["contracts"] if one["type"] == "layers"]
+    assert {one["containers"][0].rpartition(".")[2] for one in layered} == parts.keys()
+    for one in layered:
+        drawn = parts[one["containers"][0].rpartition(".")[2]]
+        order = [name for row in drawn for name in row]
+        expected = [
+            name
+            for layer in one["layers"]
+            for name in layer.split(" | ")
+            if name not in ("__main__", "cli")
+        ]
+        assert sorted(order) == sorted(expected)
+        at = {name: number for number, row in enumerate(drawn) for name in row}
+        floors = [
+            [at[name] for name in layer.split(" | ") if name in at] for layer in one["layers"]
+        ]
+        for upper, lower in pairwise(floor for floor in floors if floor):
+            assert max(upper) <= min(lower), one["id"]
 
 
 def item(text: str) -> list[str]:

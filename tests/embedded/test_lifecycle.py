@@ -27,13 +27,16 @@ import signal, sys, time
 from pathlib import Path
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.valkey import EmbeddedValkey
-# The tests may run under nohup, whose children do not hear of it.
+# The tests may run under nohup, or in the background of a shell: their children ignore these.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 folder = Path(sys.argv[1])
 with EmbeddedValkey(folder / "valkey") as valkey, EmbeddedPostgres(folder / "postgres") as postgres:
     print(valkey.pid, postgres.pid, flush=True)
     print(valkey.url, postgres.url, flush=True)
-    time.sleep(600)
+    # A signal that comes just before a sleep is heard after it.
+    while True:
+        time.sleep(0.1)
 """
 
 

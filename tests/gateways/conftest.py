@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from support.litellm_proxy import LiteLLM, installed, running
 from support.shard import ScriptedShard
 from support.sidecar import FUNDS
-from support.wheel import build_wheel
+from support.wheel import shared_wheel
 
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.embedded.spawn import spawn
@@ -91,8 +91,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def litellm_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of the environment that has the LiteLLM proxy and our wheel."""
-    wheel = build_wheel(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))
-    return installed(wheel)
+    return installed(shared_wheel(tmp_path_factory))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 from support.gateway import served_at
-from support.litellm_proxy import LiteLLM, pip
+from support.litellm_proxy import LiteLLM
+from support.packages import install, pip
 from support.shard import ScriptedShard
 from support.sidecar import FUNDS
 from support.waiting import eventually
@@ -73,23 +73,16 @@ async def events(shard: ScriptedShard, count: int = 1) -> list[dict[str, Any]]:
 
 
 def test_the_extra_is_installed_beside_the_proxy(litellm_python: Path) -> None:
-    """pip resolves the wheel with its extra in the environment of the pinned proxy, and changes
-    nothing there.
+    """The wheel resolves with its extra in the environment of the pinned proxy, and changes nothing
+    there.
     """
-    before = frozen(litellm_python)
-    done = pip(litellm_python, "taximeter[litellm]")
+    before = pip(litellm_python, "freeze", "--all")
+    assert "litellm==" in before.stdout
+    done = install(litellm_python, "taximeter[litellm]")
     assert done.returncode == 0, done.stderr
-    assert frozen(litellm_python) == before
-    checked = subprocess.run(
-        [litellm_python, "-m", "pip", "check"], capture_output=True, text=True, check=False
-    )
+    assert pip(litellm_python, "freeze", "--all").stdout == before.stdout
+    checked = pip(litellm_python, "check")
     assert checked.returncode == 0, checked.stdout
-
-
-def frozen(python: Path) -> str:
-    return subprocess.run(
-        [python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
-    ).stdout
 
 
 async def test_an_answer_is_charged_exactly(

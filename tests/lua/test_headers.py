@@ -50,7 +50,8 @@ def declared(word: str, source: str) -> set[str]:
 
 def test_there_is_one_script_a_job() -> None:
     assert SCRIPTS == [
-        "admit", "apply", "approve", "barrier", "complete", "drain", "fence", "limit", "load",
+        "admit", "apply", "approve", "arrive", "barrier", "complete", "depart", "drain", "fence",
+        "limit", "load",
         "note_postgres", "open", "operate", "permissions", "recount", "report", "resolve",
         "rotate", "snapshot", "sweep",
     ]  # fmt: skip
@@ -126,7 +127,7 @@ def test_limits_are_the_same_in_lua_and_python() -> None:
         "PAYLOAD_BYTES_MAX": PAYLOAD_BYTES_MAX,
         "TTL_MS_MAX": TTL_MS_MAX,
     }
-    assert f"local OPEN_HOLDS_MAX = {OPEN_HOLDS_MAX}\n" in read_source("lib/read")
+    assert f"local OPEN_HOLDS_MAX = {OPEN_HOLDS_MAX}\n" in read_source("lib/decide")
     assert f"local FREE_HOLD_TTL_MS = {FREE_HOLD_TTL_MS}\n" in read_source("lib/decide")
     assert f"count > {OPERATIONS_PER_CALL_MAX}" in read_source("lib/read")
 

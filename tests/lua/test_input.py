@@ -277,8 +277,13 @@ COMPLETE = {
         ["1", "org/u", "2", "5", ""],
     ),
     "approve": (["meta"], ["1", "run"]),
+    "arrive": (
+        ["accounts", "holds", "deadlines", "outcomes", "meta", "open_holds"],
+        ["1", "org", "account", "org/v", "5", "1", ""],
+    ),
     "barrier": (["meta"], []),
     "complete": (["meta"], ["1", "1", "5", "1"]),
+    "depart": (["accounts", "meta"], ["1", "org", "", "0", ""]),
     "drain": (["meta"], ["1", "0"]),
     "fence": (["meta"], ["why"]),
     "limit": (["limit"], ["1", "1000"]),

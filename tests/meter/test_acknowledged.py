@@ -27,7 +27,7 @@ from taximeter.settler.shards.guardian import guard
 
 pytestmark = pytest.mark.slow
 
-QUICK = {"lanes_per_shard": 1, "take_timeout_s": 0.5, "resolve_timeout_s": 0.5}
+QUICK = {"lanes_per_server": 1, "take_timeout_s": 0.5, "resolve_timeout_s": 0.5}
 
 
 def cut_tail(server: EmbeddedValkey, commands: int) -> None:

@@ -86,7 +86,7 @@ async def test_reserves_and_commits_of_many_users_add_up(connect: object, redis:
         for user in range(5):
             await opened[shard_of(org_id, 3)].load(f"{org_id}/u{user}", 10_000)
     # The disk may be busy with what other tests do: this is about sums, not about time.
-    meter: Meter = await connect(lanes_per_shard=3, take_timeout_s=20.0)  # type: ignore[operator]
+    meter: Meter = await connect(lanes_per_server=3, take_timeout_s=20.0)  # type: ignore[operator]
 
     async def request(number: int) -> None:
         org_id, user_id = organisations[number % 10], f"u{number % 5}"

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from support.proxy import Proxy
 from support.shard import ScriptedShard
+from support.waiting import answered
 
 from taximeter.meter import Meter, MeterSettings, StoreUnavailable
 from taximeter.meter.wire.keys import ShardKeys
@@ -31,7 +32,7 @@ async def test_a_server_that_is_busy_with_a_script_refuses_in_time(
         await shard.load("org/u", 1000)
         settings = MeterSettings(take_timeout_s=3.0, call_timeout_s=1.0)
         async with await Meter.connect(server.url, settings=settings) as meter:
-            await meter.charge("org", "u", 1)
+            await answered(lambda: meter.charge("org", "u", 1, request_id="before"))
             endless = asyncio.create_task(other.eval("while true do end", 0))
             await asyncio.sleep(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import MappingProxyType
 
 import pytest
 from support.shard import ScriptedShard
@@ -321,3 +322,29 @@ async def test_touch_reports_progress_that_expiry_charges(
     assert late.late
     assert late.charged == 100
     assert await meter.balance("org", "u") == Balance(900, 0)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        Usage(),
+        Usage(
+            "image_generation",
+            'a "name"\n\u00e9\U0001f600',
+            {"\u00e9": [1, 2.5, None, True, {"b": []}]},
+        ),
+        Usage("llm_inference", "gpt", MappingProxyType({"tokens": 10**20, 7: "of a number"})),
+        Usage(None, "gpt"),  # type: ignore[arg-type]
+    ],
+    ids=["empty", "escapes", "mapping", "no type"],
+)
+def test_a_payload_is_the_json_of_its_fields(usage: Usage) -> None:
+    fields = {"type": usage.service_type, "name": usage.service_name, "meta": dict(usage.metadata)}
+    assert usage.payload() == json.dumps(fields, separators=(",", ":"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, object()], ids=["nan", "set", "object"])
+def test_a_payload_that_is_no_json_is_refused(value: object) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        Usage(metadata={"a": [value]}).payload()
+    assert refused.value.field == "usage"

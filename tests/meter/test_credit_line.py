@@ -10,10 +10,12 @@ import pytest
 from support.credit import LINE, Books, die
 from support.waiting import eventually
 
+from taximeter.api.running.meter_metrics import meter_families
 from taximeter.meter import (
     AccountNotFound,
     InsufficientCredits,
     LoadedAccount,
+    Meter,
     RequestConflict,
     RequestReplayed,
     StoreError,
@@ -25,6 +27,12 @@ from taximeter.meter.credit_line.journal import Journal, JournalInUse
 from taximeter.meter.wire.limits import FREE_HOLD_TTL_MS
 
 pytestmark = pytest.mark.slow
+
+
+def told(meter: Meter, what: str) -> dict[str, float]:
+    """What /metrics says of the credit line."""
+    [found] = [one for one in meter_families(meter) if one.name == f"taximeter_credit_line_{what}"]
+    return {sample.labels["state"]: sample.value for sample in found.samples}
 
 
 async def test_requests_go_on_and_are_charged_when_redis_is_back(books: Books) -> None:
@@ -39,6 +47,8 @@ async def test_requests_go_on_and_are_charged_when_redis_is_back(books: Books) -
             await hold.commit(46)
         assert (await meter.charge("org", "u", 5, request_id="b")).charged == 5
         released = await meter.reserve("org", "u", 50, request_id="c")
+        assert told(meter, "requests") == {"open": 1, "due": 2}
+        assert told(meter, "credits") == {"outstanding": 0.1, "max": LINE / 1000}
         assert (await released.release()).state == "released"
         found = await meter.request("org", "a")
         assert found is not None

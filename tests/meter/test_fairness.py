@@ -52,7 +52,7 @@ async def test_a_flood_delays_others_by_no_more_than_a_round_of_calls(
     for account in flooding:
         await shard.load(account, FLOOD)
     meter: Meter = await connect(  # type: ignore[operator]
-        batch_max=BATCH, lanes_per_shard=LANES, take_timeout_s=60.0
+        batch_max=BATCH, lanes_per_server=LANES, take_timeout_s=60.0
     )
     flood = [
         asyncio.create_task(meter.charge(*flooding[number % len(flooding)].split("/"), 1))
@@ -75,7 +75,7 @@ async def test_within_an_organisation_a_user_does_not_wait_for_a_colleague(
 ) -> None:
     shard = await shard_of(redis, acme_ann=1000, acme_bob=1000)
     meter: Meter = await connect(  # type: ignore[operator]
-        batch_max=BATCH, lanes_per_shard=LANES, take_timeout_s=60.0
+        batch_max=BATCH, lanes_per_server=LANES, take_timeout_s=60.0
     )
     flood = [asyncio.create_task(meter.charge("acme", "ann", 1)) for _ in range(FLOOD)]
     await asyncio.sleep(0)
@@ -91,7 +91,7 @@ async def test_a_queue_that_one_account_has_filled_has_room_for_others(
     shard = await shard_of(redis, acme_ann=1000, acme_bob=1000, other_cyd=1000)
     async with Proxy(redis_url) as proxy:
         meter: Meter = await connect(  # type: ignore[operator]
-            url=proxy.url, queue_max=400, batch_max=10, lanes_per_shard=1, take_timeout_s=60.0
+            url=proxy.url, queue_max=400, batch_max=10, lanes_per_server=1, take_timeout_s=60.0
         )
         await meter.charge("acme", "ann", 0)
         proxy.black_hole(True)
@@ -126,7 +126,7 @@ async def test_the_room_for_others_has_an_end(
     async with Proxy(redis_url) as proxy:
         await shard_of(redis, **{f"org{number}_u": 1 for number in range(100)})
         meter: Meter = await connect(  # type: ignore[operator]
-            url=proxy.url, queue_max=20, batch_max=10, lanes_per_shard=1, take_timeout_s=60.0
+            url=proxy.url, queue_max=20, batch_max=10, lanes_per_server=1, take_timeout_s=60.0
         )
         await meter.charge("org0", "u", 0)
         proxy.black_hole(True)
@@ -146,7 +146,7 @@ async def test_an_account_has_no_more_waiting_than_it_may(
     await shard_of(redis, acme_ann=1000)
     async with Proxy(redis_url) as proxy:
         meter: Meter = await connect(  # type: ignore[operator]
-            url=proxy.url, account_queue_max=30, batch_max=10, lanes_per_shard=1
+            url=proxy.url, account_queue_max=30, batch_max=10, lanes_per_server=1
         )
         await meter.charge("acme", "ann", 0)
         proxy.black_hole(True)
@@ -170,7 +170,7 @@ async def test_commits_and_releases_are_let_in_when_their_own_account_floods(
             queue_max=30,
             account_queue_max=10,
             batch_max=10,
-            lanes_per_shard=1,
+            lanes_per_server=1,
             take_timeout_s=60.0,
             resolve_timeout_s=60.0,
         )

@@ -41,7 +41,7 @@ async def test_a_lost_reply_is_retried_under_the_same_id(
     connect: Any, shard: ScriptedShard, proxy: Proxy, lost: int
 ) -> None:
     """The client library's own retry would run the script again blindly; ours asks by id."""
-    meter: Meter = await connect(url=proxy.url, lanes_per_shard=1)
+    meter: Meter = await connect(url=proxy.url, lanes_per_server=1)
     await meter.charge("org", "u", 1, request_id="warm")
     proxy.lose_replies(lost)
     receipt = await meter.charge("org", "u", 10, request_id="once")
@@ -51,10 +51,36 @@ async def test_a_lost_reply_is_retried_under_the_same_id(
     assert await shard.account() == (989, 0, 1)
 
 
+async def test_a_primary_that_was_made_a_replica_is_asked_again(
+    connect: Any, shard: ScriptedShard
+) -> None:
+    """READONLY is no answer for good, on connections that were there before as on new ones."""
+    meter: Meter = await connect()
+    hasty: Meter = await connect(take_timeout_s=0.5)
+    await meter.charge("org", "u", 1, request_id="before")
+    await shard.redis.config_resetstat()
+
+    async def is_met() -> bool:
+        return "errorstat_READONLY" in await shard.redis.info("errorstats")
+
+    try:
+        await shard.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+        charging = asyncio.create_task(meter.charge("org", "u", 10, request_id="once"))
+        await eventually(is_met, what="READONLY")
+        with pytest.raises(StoreUnavailable, match=r"(?i)read.?only"):
+            await hasty.charge("org", "u", 1, request_id="refused")
+        assert not charging.done()
+    finally:
+        await shard.redis.execute_command("REPLICAOF", "NO", "ONE")
+    assert (await charging).charged == 10
+    assert [event[3] for event in await shard.events()] == ["org/before", "org/once"]
+    assert await shard.account() == (989, 0, 1)
+
+
 async def test_a_reserve_whose_reply_was_lost_still_belongs_to_its_caller(
     connect: Any, shard: ScriptedShard, proxy: Proxy
 ) -> None:
-    meter: Meter = await connect(url=proxy.url, lanes_per_shard=1)
+    meter: Meter = await connect(url=proxy.url, lanes_per_server=1)
     await meter.charge("org", "u", 0)
     proxy.lose_replies(2)
     hold = await meter.reserve("org", "u", 300, request_id="r")
@@ -71,7 +97,7 @@ async def test_no_reply_at_all_is_an_unknown_outcome_that_a_repeat_resolves(
     connect: Any, shard: ScriptedShard, proxy: Proxy
 ) -> None:
     meter: Meter = await answered(
-        lambda: connect(url=proxy.url, lanes_per_shard=1, take_timeout_s=0.3, call_timeout_s=0.1)
+        lambda: connect(url=proxy.url, lanes_per_server=1, take_timeout_s=0.3, call_timeout_s=0.1)
     )
     await answered(lambda: meter.charge("org", "u", 0, request_id="warm"))
     proxy.silence(True)
@@ -261,17 +287,16 @@ async def test_a_restarted_server_admits_nobody_until_it_is_approved(
 ) -> None:
     """Redis may have lost its last second: only the guardian, who knows Postgres, can tell."""
     server, shard = private
-    meter: Meter = await connect(
-        url=server.url, lanes_per_shard=1, take_timeout_s=0.5, resolve_timeout_s=20.0
-    )
+    meter: Meter = await connect(url=server.url, lanes_per_server=1)
+    hasty: Meter = await connect(url=server.url, lanes_per_server=1, take_timeout_s=0.5)
     hold = await meter.reserve("org", "u", 100)
     server.kill()
     commit = asyncio.create_task(hold.commit(30))
     with pytest.raises((StoreUnavailable, OutcomeUnknown)):
-        await meter.reserve("org", "u", 1)
+        await hasty.reserve("org", "u", 1)
     server.start()
     with pytest.raises(ShardFenced, match="not approved"):
-        await meter.reserve("org", "u", 1)
+        await answered(lambda: hasty.reserve("org", "u", 1))
     assert not commit.done()
     run_id = (await shard.redis.info("server"))["run_id"]
     await load_script("approve").call(shard.redis, [shard.keys.meta], [1, run_id])

@@ -103,7 +103,7 @@ async def books(valkey_server: ValkeyFactory) -> AsyncIterator[Books]:
         made = Books(server, proxy)
         await made.begin()
         settings = MeterSettings(
-            lanes_per_shard=1, take_timeout_s=0.15, resolve_timeout_s=0.15, call_timeout_s=0.15
+            lanes_per_server=1, take_timeout_s=0.15, resolve_timeout_s=0.15, call_timeout_s=0.15
         )
 
         async def connected() -> bool:
@@ -327,7 +327,7 @@ async def test_a_first_answer_that_refuses_is_told_as_it_is(books: Books) -> Non
 
 async def test_out_of_memory_says_what_an_id_stands_for(books: Books) -> None:
     """The repeat of what was done asks for no memory: it is told so, and not that who knows."""
-    settings = MeterSettings(lanes_per_shard=1, take_timeout_s=20.0, call_timeout_s=5.0)
+    settings = MeterSettings(lanes_per_server=1, take_timeout_s=20.0, call_timeout_s=5.0)
     async with await Meter.connect(books.proxy.url, settings=settings) as meter:
         for kind in ("charge", "reserve"):
             await heal(books)

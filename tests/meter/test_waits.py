@@ -16,13 +16,22 @@ from redis.asyncio import Redis
 from support.proxy import Proxy
 from support.servers import ValkeyFactory
 from support.shard import ScriptedShard
-from support.waiting import answered, eventually
+from support.sidecar import exposed
+from support.waiting import answered, confirmed, eventually
 
 from taximeter.api.embedded.valkey import EmbeddedValkey
-from taximeter.meter import InvalidRequest, Meter, MeterSettings, NotConfirmed, StoreError
+from taximeter.meter import (
+    Charge,
+    InsufficientCredits,
+    InvalidRequest,
+    Meter,
+    MeterSettings,
+    NotConfirmed,
+    StoreError,
+)
 from taximeter.meter.server import wait_poll
 from taximeter.meter.sidecar import create_sidecar
-from taximeter.meter.wire.keys import ShardKeys
+from taximeter.meter.wire.keys import ShardKeys, shard_of
 from taximeter.meter.wire.waits import Waits
 
 pytestmark = pytest.mark.slow
@@ -39,6 +48,9 @@ class Pair:
 
     async def on_replica(self) -> list[list[str]]:
         return await ScriptedShard(self.replica_client, self.shard.keys).events()
+
+
+SHARDS = 64
 
 
 @asynccontextmanager
@@ -72,7 +84,7 @@ async def test_a_commit_waits_for_a_replica_and_a_reserve_does_not(
         pair.server.url, commit_wait="replica", wait_timeout_s=0.1, resolve_timeout_s=0.5
     )
     hold = await meter.reserve("org", "u", 10)
-    await hold.commit(4)
+    await confirmed(lambda: hold.commit(4))
     assert [event[1] for event in await pair.on_replica()] == ["commit"]
     kill(pair.replica.pid, signal.SIGSTOP)
     try:
@@ -81,12 +93,14 @@ async def test_a_commit_waits_for_a_replica_and_a_reserve_does_not(
             await hold.commit(5)
         # It took effect, once; the repeat did not pass for confirmed because it wrote nothing.
         assert await pair.shard.account() == (991, 0, 1)
+        told = await meter.charge_many([Charge("org", "u", 1, "m"), Charge("org", "u", 992)])
+        assert [type(one) for one in told] == [NotConfirmed, InsufficientCredits]
     finally:
         kill(pair.replica.pid, signal.SIGCONT)
-    receipt = await hold.commit(5)
+    receipt = await confirmed(lambda: hold.commit(5))
     assert (receipt.charged, receipt.replayed) == (5, True)
-    assert len(await pair.on_replica()) == 2
-    assert await pair.shard.account() == (991, 0, 1)
+    assert len(await pair.on_replica()) == 3
+    assert await pair.shard.account() == (990, 0, 1)
 
 
 async def test_what_was_answered_survives_the_machine(connect: Any, pair: Pair) -> None:
@@ -111,6 +125,10 @@ async def test_a_local_fsync_needs_no_replica(connect: Any, valkey_server: Valke
     await shard.redis.script_flush()
     assert (await meter.charge("org", "u", 1)).available == 999
     assert (await meter.charge("org", "u", 1)).available == 998
+    told = await meter.charge_many([Charge("org", "u", 1), Charge("org", "u", 997)] * 2)
+    assert [getattr(one, "available", type(one)) for one in told] == [997, 0] + [
+        InsufficientCredits
+    ] * 2
     await shard.redis.aclose()
 
 
@@ -162,7 +180,7 @@ async def test_reserves_pass_while_charges_wait_for_a_replica_that_is_away(
         wait_timeout_s=2.0,
         take_timeout_s=30.0,
         resolve_timeout_s=30.0,
-        lanes_per_shard=1,
+        lanes_per_server=1,
     )
     await meter.charge("org", "u", 1)
     kill(pair.replica.pid, signal.SIGSTOP)
@@ -186,7 +204,7 @@ async def test_reserves_pass_while_charges_wait_for_a_replica_that_is_away(
 
 async def said_by_the_sidecar(meter: Meter) -> None:
     """Who does not confirm is named in the answer, to whoever looks after it, and counted."""
-    sidecar = httpx.ASGITransport(create_sidecar(meter))
+    sidecar = httpx.ASGITransport(create_sidecar(meter, metrics=exposed(meter)))
     async with httpx.AsyncClient(transport=sidecar, base_url="http://sidecar") as client:
         ready = await client.get("/readyz")
         body = {"status": "degraded", "missing": ["0 of 1 replicas have the write"]}
@@ -199,7 +217,7 @@ async def said_by_the_sidecar(meter: Meter) -> None:
         assert error["details"] == {"wait": "replica", "missing": "0 of 1 replicas have the write"}
         assert "It was done" in error["message"]
         metrics = (await client.get("/metrics")).text
-        assert 'taximeter_unconfirmed_answers_total{shard="0"} 21' in metrics
+        assert 'taximeter_unconfirmed_answers_total{shard="0"} 21.0' in metrics
 
 
 async def test_what_another_server_has_done_is_not_confirmed_by_this_one(
@@ -286,3 +304,43 @@ async def test_a_replica_that_was_away_is_asked_again_and_again(connect: Any, sy
     finally:
         kill(synced.replica.pid, signal.SIGCONT)
     assert (await charge).charged == 1
+
+
+async def test_a_server_has_one_connection_for_each_kind_of_wait(
+    connect: Any, synced: Pair
+) -> None:
+    """For all its shards together, beside the two lanes."""
+    await synced.shard.redis.flushall()
+    shards = [ScriptedShard(synced.shard.redis, ShardKeys("tm", n)) for n in range(SHARDS)]
+    orgs = dict.fromkeys(range(SHARDS), "")
+    orgs |= {shard_of(name, SHARDS): name for name in (f"org{number}" for number in range(2000))}
+    for number, shard in enumerate(shards):
+        await shard.open(shards=SHARDS)
+        await shard.load(f"{orgs[number]}/u", 1000)
+    before = await clients(synced)
+    meter = await connect(
+        *(synced.server.url,),
+        **{"reserve_wait": "replica", "commit_wait": "replica-fsync", "wait_timeout_s": 60},
+        **{"call_timeout_s": 60, "take_timeout_s": 60, "resolve_timeout_s": 60},
+    )
+    holds = await asyncio.gather(*(meter.reserve(orgs[n], "u", 10) for n in range(SHARDS)))
+    receipts = await asyncio.gather(
+        *(hold.commit(4) for hold in holds),
+        *(meter.charge(orgs[n], "u", 1) for n in range(SHARDS)),
+    )
+    assert [receipt.charged for receipt in receipts] == [4] * SHARDS + [1] * SHARDS
+    made = await clients(synced) - before
+    # One more is for whatever is asked beside charges: what kind of server it is.
+    assert len(made) <= 2 + 2 + 1
+    asked = (await synced.shard.redis.info("commandstats"))["cmdstat_waitaof"]["calls"]
+    # A shard is not waited for on its own: what is done meanwhile is confirmed together.
+    assert asked < SHARDS
+    for number in range(SHARDS):
+        on_replica = await ScriptedShard(synced.replica_client, ShardKeys("tm", number)).events()
+        assert sorted(event[1] for event in on_replica) == ["charge", "commit"]
+
+
+async def clients(pair: Pair) -> set[str]:
+    """Connections to the primary, without those of its replica."""
+    found = await pair.shard.redis.client_list()
+    return {one["id"] for one in found if "S" not in one["flags"]}

@@ -8,6 +8,20 @@ from mutants.bug import Bug
 
 BUGS: Final = (
     Bug(
+        "a charge whose payload has no room for its trace is refused",
+        "meter/traced.py",
+        "        return usage  # Whoever sends it",
+        "        return made  # Whoever sends it",
+        "sidecar/test_tracing.py",
+    ),
+    Bug(
+        "a traced commit that says nothing forgets what its hold was for",
+        "meter/traced.py",
+        "            if usage is not None:\n                usage = _with_context(usage, span)\n",
+        "            usage = _with_context(usage or Usage(), span)\n",
+        "sidecar/test_tracing.py",
+    ),
+    Bug(
         "the names of a body are compared with each other",
         "meter/sidecar/exact_json.py",
         "        if name in seen:\n            return name\n",
@@ -54,9 +68,23 @@ BUGS: Final = (
     Bug(
         "a cancelled reserve leaves its hold",
         "meter/lanes/dispatch.py",
-        "            self._giving_back.add(operation)\n",
-        "            pass\n",
+        "        self._giving_back.add(operation)\n",
+        "        pass\n",
         "meter/test_client.py meter/test_lost_replies.py",
+    ),
+    Bug(
+        "one of many is told what became of the one before it",
+        "meter/lanes/pending.py",
+        "        self._group.tell(self._place, reply)\n",
+        "        self._group.tell(self._place - 1, reply)\n",
+        "meter/test_many.py",
+    ),
+    Bug(
+        "holds of a caller who left while others of his were loaded stay open",
+        "meter/lanes/dispatch.py",
+        "                if is_open or is_done:\n",
+        "                if is_open:\n",
+        "meter/test_many.py::test_who_leaves_while_some_are_loaded_leaves_no_hold_and_every_charge",
     ),
     Bug(
         "what is refused after a lost reply is told as refused",
@@ -75,8 +103,8 @@ BUGS: Final = (
     Bug(
         "a doubt is forgotten while its account is loaded",
         "meter/lanes/dispatch.py",
-        "                raw = await self._submit(operation, in_doubt=in_doubt)\n",
-        "                raw = await self._submit(operation)\n",
+        "                raw = await self.submit(operation, in_doubt=in_doubt)\n",
+        "                raw = await self.submit(operation)\n",
         "meter/test_lost_replies.py",
     ),
     Bug(
@@ -96,8 +124,8 @@ BUGS: Final = (
     Bug(
         "any server confirms what another one has done",
         "meter/lanes/confirm.py",
-        "            if one.server == here and one.writes <= writes:\n",
-        "            if True:\n",
+        "        self._hand_back(filter(is_foreign, self._group), _ANOTHER)\n",
+        "        pass\n",
         "meter/test_waits.py",
     ),
     Bug(
@@ -414,6 +442,20 @@ BUGS: Final = (
         "cluster/test_cluster.py::test_a_slot_that_is_on_its_way",
     ),
     Bug(
+        "a refused ASKING is taken for the reply to the call behind it",
+        "meter/places/asking.py",
+        "                self._refusal = error\n",
+        "                raise error\n",
+        "cluster/test_standing.py::test_a_refused_asking_is_no_answer_to_what_comes_next",
+    ),
+    Bug(
+        "a primary that was replaced while it was frozen is believed when it wakes",
+        "meter/lanes/server_lanes.py",
+        "            if replies and not self._standing.covers(sent_at):\n",
+        "            if False:\n",
+        "cluster/test_standing.py",
+    ),
+    Bug(
         "what is sent on to another node gets another id",
         "meter/lanes/pending.py",
         "        self.sent = False\n        self.trouble = trouble\n",
@@ -431,16 +473,97 @@ BUGS: Final = (
     Bug(
         "every node of a cluster is asked at once for the map",
         "meter/places/places.py",
-        "        for address in random.sample(known, len(known)):\n",
-        "        await asyncio.gather(*map(self._read_map, known), return_exceptions=True)\n"
-        "        for address in random.sample(known, len(known)):\n",
+        "        self._silent.intersection_update(known)\n",
+        "        await asyncio.gather(*map(self._read_map, known), return_exceptions=True)\n",
         "cluster/test_cluster.py::test_a_look_asks_one_node_and_comes_once_for_all",
     ),
     Bug(
         "a node that was promoted is used without a look at it",
-        "meter/lanes/shard.py",
-        "        await self._vetted.check(place, self.keys.meta, server.life.run_id)\n",
-        "",
+        "meter/lanes/server_lanes.py",
+        "await self._vetted.check(self.place, shard.keys.meta, found.life.run_id)",
+        "pass",
         "cluster/test_cluster.py::test_a_promoted_node_that_is_not_fit",
+    ),
+    Bug(
+        "a shard is given the reply to another one's call",
+        "meter/lanes/server_lanes.py",
+        "        for part, reply in zip(asking, replies, strict=False):\n",
+        "        for part, reply in zip(asking, reversed(replies), strict=False):\n",
+        "meter/test_lanes.py::test_two_connections_and_a_write_for_many",
+    ),
+    Bug(
+        "a refusal of one shard fails the whole write",
+        "meter/lanes/server_lanes.py",
+        "            if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):\n",
+        "            if isinstance(reply, RedisError):\n",
+        "meter/test_lanes.py::test_what_befalls_a_shard_is_no_news_of_the_others",
+    ),
+    Bug(
+        "a flooded shard goes before those that wait",
+        "meter/lanes/server_lanes.py",
+        "                    ring.append(shard)\n",
+        "                    ring.appendleft(shard)\n",
+        "meter/test_lanes.py::test_a_flooded_shard_delays_another_by_a_few_writes",
+    ),
+    Bug(
+        "what is put back after a lost reply gets another id",
+        "meter/lanes/shard.py",
+        "            pending.interrupt(trouble, uncertain=uncertain)\n",
+        "            pending.interrupt(trouble, uncertain=uncertain)\n"
+        "            one = pending.operation\n"
+        "            pending.operation = one._replace(key=one.key + 'x')\n",
+        "meter/test_lanes.py::test_random_resets_charge_everything_once_on_every_shard",
+    ),
+    Bug(
+        "what has no reply when its connection is lost is told as not done",
+        "meter/lanes/server_lanes.py",
+        "            if lost is not None:\n",
+        "            if lost is not None:\n"
+        "                for part in asking:\n"
+        "                    for one in part.batch:\n"
+        "                        one.sent = False\n",
+        "meter/test_lost_replies.py",
+    ),
+    Bug(
+        "a reply that comes too late is taken for the reply to the next call",
+        "meter/lanes/line.py",
+        '                self.give_up(RedisConnectionError("a reply was not waited for"))\n',
+        "",
+        "meter/test_line.py",
+    ),
+    Bug(
+        "what waits stays with a server that has lost its shard",
+        "meter/lanes/shard.py",
+        "            self.home = home\n        self._stop_resting()\n",
+        "            self.home = home\n            return\n        self._stop_resting()\n",
+        "meter/test_lanes.py::test_what_waits_goes_where_the_map_says",
+    ),
+    Bug(
+        "figures of an old primary of Postgres are loaded",
+        "meter/lanes/live_accounts.py",
+        "        if loaded.epoch is not None and str(loaded.epoch) != epoch:\n",
+        "        if False:\n",
+        "settler/test_postgres_promoted.py",
+    ),
+    Bug(
+        "who starts is told nothing but what the first shard's server says",
+        "meter/server/connect.py",
+        "    for shard in range(_SHARDS_ASKED):\n",
+        "    for shard in range(1):\n",
+        "cluster/test_hung.py::test_calls_of_other_nodes_go_on",
+    ),
+    Bug(
+        "a primary that was made a replica has said no for good",
+        "meter/server/trouble.py",
+        '        "ReadOnlyError",\n',
+        "",
+        "meter/test_faults.py::test_a_primary_that_was_made_a_replica_is_asked_again",
+    ),
+    Bug(
+        "a cancel that comes while Redis is written to is dropped",
+        "meter/places/cancelable.py",
+        "        if task is not None and task.cancelling() > asked:\n",
+        "        if False:\n",
+        "meter/test_cancels.py",
     ),
 )

@@ -13,6 +13,7 @@ EXPOSURES: Final = "migrations/20261129214004_exposures.sql"
 TERMS: Final = "migrations/20261129214304_terms_and_records.sql"
 DELETIONS: Final = "migrations/20261129214404_deletions.sql"
 AUDIT_CHAIN: Final = "migrations/20261129214504_audit_chain.sql"
+REQUEST_IDS: Final = "migrations/20261130115206_request_ids_forgotten.sql"
 
 ACTOR_IS_NOBODY: Final = (
     "\n        RAISE EXCEPTION 'taximeter.actor must say who does it, in 1 to 255 characters'"
@@ -214,5 +215,33 @@ BUGS: Final = (
         r"!~ '^[^\u0001-\u001f\u007f]{1,255}$' THEN" + ACTOR_IS_NOBODY + "!~ '^taximeter",
         r"!~ '^[^\u0001-\u001f\u007f]{1,255}$' THEN" + ACTOR_IS_NOBODY + "!~ '^[a-z:]+|^taximeter",
         "sql/test_audit_chain.py::test_the_api_writes_no_row_of_nobody_or_of_our_programs",
+    ),
+    Bug(
+        "an id of the generation before is charged again",
+        REQUEST_IDS,
+        "    IF TG_ARGV[0] <> '' THEN\n",
+        "    IF false THEN\n",
+        "settler/test_request_ids.py",
+    ),
+    Bug(
+        "a snapshot from before a freeze is trusted",
+        REQUEST_IDS,
+        "           AND NOT pg_visible_in_snapshot(",
+        "           AND false AND pg_visible_in_snapshot(",
+        "sql/test_request_ids.py",
+    ),
+    Bug(
+        "ids are forgotten as long after their first charge as after their last",
+        REQUEST_IDS,
+        "     WHERE known.frozen_at <= now() - kept AND known.forgotten_at IS NULL FOR UPDATE;\n",
+        "     WHERE known.began_at <= now() - kept AND known.forgotten_at IS NULL FOR UPDATE;\n",
+        "sql/test_request_ids.py",
+    ),
+    Bug(
+        "an event from before all that is remembered is booked",
+        REQUEST_IDS,
+        "    IF TG_ARGV[3] <> '' AND ",
+        "    IF false AND ",
+        "settler/test_request_ids.py",
     ),
 )

@@ -18,7 +18,7 @@ ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = ("api", "lua", "meter", "migrations", "settler")
 PYTEST: Final = (
     *(sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider"),
-    *("-p", "pytest_asyncio.plugin", "-p", "pytest_timeout"),
+    *("-p", "pytest_asyncio.plugin", "-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin"),
 )
 NOT_NOTICED: Final = "NOT NOTICED"
 ROUNDS_MAX: Final = 3
@@ -34,13 +34,14 @@ class Found(NamedTuple):
 class Tree:
     """The copy. A test that is run in it imports our packages from it and from nowhere else.
 
-    Its Postgres serves all the runs, each of which migrates databases of its own. It waits for the
-    disk like any other: our processes refuse one that does not.
+    Its Postgres serves all the runs, each of which migrates databases of its own; it keeps them in
+    `memory`, where there is room. It waits for the disk like any other: our processes refuse one
+    that does not.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, memory: Path | None) -> None:
         self.folder = folder
-        self.postgres = EmbeddedPostgres(folder / "postgres")
+        self.postgres = EmbeddedPostgres(memory or folder / "postgres")
         # Postgres may run as another user, who has to walk through here.
         folder.chmod(0o755)
         for name in (*PACKAGES, "tests", "docs"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from mutants.__main__ import HEAD, PAGE, numbers, row
 from mutants.bug import LISTED, Bug
 from mutants.bugs import BUGS
+from mutants.kept import Kept
 from mutants.planting import ROOT, judge
 
 
@@ -64,3 +66,15 @@ def test_only_a_test_that_failed_is_a_find() -> None:
 
 def test_some_of_them_can_be_chosen() -> None:
     assert numbers("3,5-7") == [3, 5, 6, 7]
+
+
+def test_what_was_noticed_is_kept_as_long_as_it_is_the_same(tmp_path: Path) -> None:
+    bug, file = BUGS[0], tmp_path / "data" / "kept"
+    assert not Kept(file).found(bug)
+    Kept(file).keep(bug, "a.py::test_a")
+    Kept(file).keep(BUGS[1], "")
+    assert Kept(file).found(bug) == "a.py::test_a"
+    assert not Kept(file).found(bug._replace(new="another"))
+    assert not Kept(file).found(bug._replace(tests="lua/test_input.py"))
+    Kept(file).keep(bug, "")
+    assert not Kept(file).found(bug), "the last word counts"

@@ -18,6 +18,9 @@ const makeKey = (kid) => ({
 let claims = {};
 let header = {};
 let up = true;
+let refuses = false;
+let ttl = 600;
+let exchanged = 0;
 let asked = 0;
 let keys = [makeKey('first')];
 let handler;
@@ -27,10 +30,17 @@ function start() {
     clients: [{
       client_id: 'machine', client_secret: 'for-tests', grant_types: ['client_credentials', 'authorization_code'],
       redirect_uris: ['http://127.0.0.1/back'], response_types: ['code'],
+    }, {
+      client_id: 'console', client_secret: 'for%the+console', grant_types: ['authorization_code', 'refresh_token'],
+      redirect_uris: ['https://credits.example.com/console/session/back'], response_types: ['code'],
+      post_logout_redirect_uris: ['https://credits.example.com/console/signed-out'],
     }],
     jwks: { keys },
     cookies: { keys: ['for-tests'] },
-    pkce: { required: () => false },
+    pkce: { required: (ctx, client) => client.clientId === 'console' },
+    issueRefreshToken: (ctx, client) => client.grantTypeAllowed('refresh_token'),
+    // One that is used twice ends all that was given with it.
+    rotateRefreshToken: true,
     features: {
       clientCredentials: { enabled: true },
       devInteractions: { enabled: true },
@@ -39,7 +49,7 @@ function start() {
         defaultResource: () => audience,
         useGrantedResource: () => true,
         getResourceServerInfo: () => ({
-          scope: 'openid email', audience, accessTokenTTL: 600, accessTokenFormat: 'jwt', jwt: { sign: { alg: 'RS256' } },
+          scope: 'openid email', audience, accessTokenTTL: ttl, accessTokenFormat: 'jwt', jwt: { sign: { alg: 'RS256' } },
         }),
       },
     },
@@ -67,6 +77,8 @@ createServer((request, response) => {
     request.on('end', () => {
       const change = JSON.parse(body || '{}');
       if ('up' in change) up = change.up;
+      if ('refuses' in change) refuses = change.refuses;
+      if ('ttl' in change) ttl = change.ttl;
       if ('claims' in change) claims = change.claims;
       if ('header' in change) header = change.header;
       // The provider signs with the first key and publishes them all.
@@ -74,11 +86,16 @@ createServer((request, response) => {
       if (change.drop) keys = keys.filter((key) => key.kid !== change.drop);
       if (change.add || change.drop) start();
       response.setHeader('content-type', 'application/json');
-      response.end(JSON.stringify({ asked, keys: keys.map((key) => key.kid) }));
+      response.end(JSON.stringify({ asked, exchanged, keys: keys.map((key) => key.kid) }));
     });
     return;
   }
   if (!up) { response.statusCode = 503; response.end(); return; }
   if (request.url === '/jwks') asked += 1;
+  if (request.url === '/token') exchanged += 1;
+  if (request.url === '/token' && refuses) {
+    response.writeHead(400, { 'content-type': 'application/json' }).end('{"error": "invalid_grant"}');
+    return;
+  }
   handler(request, response);
 }).listen(Number(port), '127.0.0.1', () => console.log('listening'));

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from support.packages import install, make_environment, run
 from support.servers import ValkeyFactory
+from support.sources import sources
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("api", "lua", "meter", "migrations", "settler")
@@ -28,7 +28,8 @@ from taximeter.meter.wire.keys import ShardKeys
 from taximeter.meter.wire.scripts import load_script
 
 for module in pkgutil.walk_packages(taximeter.meter.__path__, "taximeter.meter."):
-    importlib.import_module(module.name)
+    if module.name != "taximeter.meter.traced":  # Of the extra `otel`.
+        importlib.import_module(module.name)
 missing = [name for name in {server_only!r} if importlib.util.find_spec(name) is not None]
 assert not missing, f"the plain install brought {{missing}}"
 assert importlib.resources.files("taximeter.lua").joinpath("operate.lua").is_file()
@@ -61,29 +62,16 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-def run(*command: str | Path, timeout_s: float = 150) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        cwd="/",
-    )
-
-
 @pytest.fixture(scope="module")
 def plain_install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of a clean environment with the plain install and the newest redis-py."""
-    folder = tmp_path_factory.mktemp("plain")
-    made = run(sys.executable, "-m", "venv", folder)
-    assert made.returncode == 0, made.stderr
-    python = folder / "bin" / "python"
-    installed = run(python, "-m", "pip", "--disable-pip-version-check", "install", wheel)
+    python = make_environment(tmp_path_factory.mktemp("plain"))
+    installed = install(python, wheel)
     assert installed.returncode == 0, installed.stderr
     return python
 
 
+BUILT = ROOT / "api" / "browser" / "built"
 NAMED = {"openapi.json", "openapi_examples.json", "corrections.toml", "amendments.toml", "py.typed"}
 
 
@@ -96,8 +84,10 @@ def test_every_package_and_data_file_is_in_the_wheel(wheel: Path) -> None:
     wanted = {"taximeter/__init__.py"} | {
         f"taximeter/{file.relative_to(ROOT)}"
         for package in PACKAGES
-        for file in (ROOT / package).rglob("*")
-        if file.is_file() and (file.suffix in {".py", ".lua", ".sql"} or file.name in NAMED)
+        for file in sources(ROOT / package, "")
+        if file.suffix in {".py", ".lua", ".sql"}
+        or file.name in NAMED
+        or (BUILT in file.parents and file.name != ".made-of")
     }
     assert packed == wanted
     # What makes load stays in the clone (decision 0079).
@@ -125,9 +115,7 @@ def test_the_client_charges_beside_any_redis_py(
     plain_install: Path, valkey_server: ValkeyFactory, requirement: str, major: str
 ) -> None:
     """The client lives in other people's gateways, which have chosen their redis-py already."""
-    installed = run(
-        plain_install, "-m", "pip", "--disable-pip-version-check", "install", requirement
-    )
+    installed = install(plain_install, requirement)
     assert installed.returncode == 0, installed.stderr
     story = CLIENT_STORY.format(server_only=SERVER_ONLY)
     told = run(plain_install, "-c", story, valkey_server().url)

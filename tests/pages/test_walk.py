@@ -43,6 +43,14 @@ NGINX = "tests/gateways/test_forward_auth.py"
 PROVIDERS = "tests/api/test_providers.py"
 PROXY = "tests/gateways/test_reverse_proxy.py"
 LITELLM = "tests/gateways/test_litellm_docs.py"
+CLUSTER = "tests/cluster/test_page.py"
+CELLS = "tests/api/test_cells.py, tests/settler/test_cell_moves.py"
+DRILL = "tests/drill, by other paths"
+ARCHIVES = "tests/archive/test_commands.py"
+EXPORTS = "tests/exports, tests/api/test_exports.py"
+TRACING = "tests/api/test_tracing.py, tests/sidecar/test_tracing.py"
+SIGN_IN = "tests/browser/test_sign_in.py, by these addresses"
+WEBHOOKS = "tests/settler/test_deliveries.py"
 SHOWN = {
     "CONTRIBUTING.md": {
         "make install": MAKE,
@@ -59,10 +67,58 @@ SHOWN = {
         "in": A_DRAWING,
         "api        commands                       the command line": A_DRAWING,
     },
+    "docs/archives.md": {
+        "TAXIMETER_ARCHIVE_URL=/var/lib/taximeter/archive": ARCHIVES,
+        "taximeter archive write --keep 3": ARCHIVES,
+        "TAXIMETER_ARCHIVE_KEEP_MONTHS=3": ARCHIVES,
+        "taximeter usage acme --from 2025-01-01 --to 2025-03-31": ARCHIVES,
+        "taximeter archive restore 2026-02": ARCHIVES,
+    },
+    "docs/exports.md": {
+        'curl -f -o usage.csv -H "Authorization: Bearer $TOKEN" \\': EXPORTS,
+        "TAXIMETER_EXPORT_URL=s3://bucket/prefix": EXPORTS,
+        "taximeter export --from 2026-01-01 --to 2026-10-31": EXPORTS,
+        "parquet/requests/date=2026-11-29/requests.parquet": EXPORTS,
+        "taximeter check --exports": EXPORTS,
+        'TAXIMETER_EXPORT_KINDS=["focus"]': EXPORTS,
+    },
+    "docs/backups.md": {
+        "archive_mode = on": DRILL,
+        "pg_basebackup -D /backup/base-$(date +%F) --checkpoint=fast --wal-method=none": DRILL,
+        "mv /var/lib/postgresql/15/main /var/lib/postgresql/15/main.before": DRILL,
+        "taximeter restored": DRILL,
+        "export TAXIMETER_REDIS_URL=redis://localhost:6379/0": DRILL,
+        'taximeter restored --same "Redis was replaced"': "tests/settler/test_installation.py",
+    },
+    "docs/cells.md": {
+        "export TAXIMETER_DIRECTORY_URL=postgresql://owner@directory.example.com/taximeter": CELLS,
+        "export TAXIMETER_CELL=a": CELLS,
+    },
+    "docs/cluster.md": {
+        "cluster-enabled yes": CLUSTER,
+        "nodes='10.0.0.1:6379 10.0.0.2:6379 10.0.0.3:6379 10.0.0.4:6379 10.0.0.5:6379 "
+        "10.0.0.6:6379'": CLUSTER,
+        "TAXIMETER_REDIS_URL=redis://settler:PASSWORD@10.0.0.1:6379,10.0.0.2:6379,10.0.0.3:6379"
+        "/0": CLUSTER,
+        "slot=$(redis-cli -u redis://10.0.0.1:6379 CLUSTER KEYSLOT '{tm:5}:meta')": CLUSTER,
+    },
+    "docs/console.md": {
+        "https://credits.example.com/console/session/back   redirect URI": SIGN_IN,
+        "TAXIMETER_CONSOLE_URL=https://credits.example.com": SIGN_IN,
+    },
+    "docs/releases.md": {
+        "taximeter migrate": "tests/upgrade",
+        "make release": "tests/packaging/test_release.py",
+    },
     "docs/quickstart.md": {
         "sudo apt install git make curl python3-venv redis-server postgresql": NEEDS_OTHERS,
         ".venv/bin/python -m build --wheel --no-isolation": "tests/packaging/test_wheel.py",
         "export TAXIMETER_UPSTREAM_BASE_URL=https://api.openai.com/v1": NEEDS_OTHERS,
+    },
+    "docs/growth.md": {
+        "make growth": "tests/growth",
+        "1,000,000 requests/s, 100,000 organisations (the largest makes 1.00%), 100,000,000 "
+        "users": "tests/docs/test_growth_page.py",
     },
     "docs/python-client.md": {"pip install ./taximeter": "tests/packaging/test_wheel.py"},
     "docs/sidecar.md": {
@@ -90,6 +146,12 @@ SHOWN = {
         "# Dynamic configuration. A middleware before it sets X-Org-Id and X-User-Id from your "
         "login.": "nothing: Traefik is not run by our tests, as the page says",
     },
+    "docs/tracing.md": {
+        "TAXIMETER_TRACING=true": TRACING,
+        "POST /api/v1/llm/chat/completions    the whole request, below the caller's "
+        "traceparent": A_DRAWING,
+        "from taximeter.meter.traced import TracedMeter": TRACING,
+    },
     PRODUCTION: {
         "sudo -i": "tests/packaging/test_deploy.py: the image is made by the same commands",
         'read -rs key && echo "$key" >api/taximeter_upstream_api_key': NEEDS_OTHERS,
@@ -106,6 +168,9 @@ SHOWN = {
         ),
         "TAXIMETER_REDIS_URL=rediss://gateway:secret@redis.internal:6379/0"
         "?ssl_ca_certs=/etc/ssl/internal-ca.pem": "tests/settler/test_tls.py",
+    },
+    "docs/webhooks.md": {
+        "POST /taximeter HTTP/1.1": WEBHOOKS,
     },
 }
 

@@ -496,6 +496,7 @@ class SystemMachine(RuleBasedStateMachine):
 
 @pytest.mark.slow
 @pytest.mark.hypothesis
+@pytest.mark.own_database
 @pytest.mark.timeout(MACHINE_S)
 def test_the_books_hold_whatever_happens(tmp_path: Path, database_url: str) -> None:
     SystemMachine.database_url = database_url

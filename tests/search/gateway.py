@@ -1,8 +1,8 @@
 """The client: its own code for a call and for what is known of an operation, over a `Store`.
 
-What is of the client here: `run_batch`, `greet`, `Pending`, `parse_reply`, `raise_refusal`. What a
-lane does around them, and a dispatcher around that, is written once more without waiting, so that a
-search can stop and go on between any two steps.
+What is of the client here: `first_call`, `go_on`, `greet`, `Pending`, `parse_reply`,
+`raise_refusal`. What a lane does around them, and a dispatcher around that, is written once more
+without waiting, so that a search can stop and go on between any two steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as Gone
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from taximeter.meter.lanes.pending import NOT_LOADED, NOT_LOADED_IN_DOUBT, Pending
-from taximeter.meter.lanes.script_call import run_batch
+from taximeter.meter.lanes.script_call import answers_all, first_call, go_on
 from taximeter.meter.server.acknowledged import Acknowledged
 from taximeter.meter.server.handshake import Life, greet
 from taximeter.meter.server.trouble import is_final, may_have_written
@@ -74,7 +74,8 @@ class Connection:
         self._replies: list[Any] = []
 
     async def send_packed_command(self, packed: Any, check_health: bool = True) -> None:
-        self._send(_unpack(packed))
+        for one in [packed] if isinstance(packed, bytes) else packed:
+            self._send(_unpack(one))
 
     async def send_command(self, *arguments: str) -> None:
         self._send([str(one) for one in arguments])
@@ -119,7 +120,7 @@ def attempt(
         if life is None:
             life = _run(greet(connection, keys, None, acknowledged)).life
         before = acknowledged.told
-        batch, replies, writes = _run(run_batch(connection, keys.batch(), life, [pending]))
+        batch, replies, writes = _converse(connection, keys, life, pending)
         for answered, reply in zip(batch, replies, strict=True):
             answered.answer(reply)
         if batch:
@@ -138,6 +139,33 @@ def attempt(
         pending.interrupt(trouble, uncertain=not isinstance(error, ResponseError))
         return pending, None
     return pending, life
+
+
+def _converse(
+    connection: Connection, keys: ShardKeys, life: Life, pending: Pending
+) -> tuple[list[Pending], list[bytes], int]:
+    batch = [pending]
+    packed = first_call(keys.batch(), life, batch)
+    if packed is None:
+        return [], [], 0
+    reply = _ask(connection, packed)
+    if answers_all(reply, batch):
+        return batch, reply, int(reply.pop())
+    talk = go_on(keys.batch(), life, batch, reply)
+    try:
+        packed = next(talk)
+        while True:
+            packed = talk.send(_ask(connection, packed))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def _ask(connection: Connection, packed: bytes) -> Any:
+    _run(connection.send_packed_command(packed))
+    try:
+        return _run(connection.read_response())
+    except ResponseError as error:
+        return error
 
 
 def _report(acknowledged: Acknowledged, connection: Connection) -> None:

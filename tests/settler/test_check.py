@@ -148,6 +148,7 @@ PLANTED = {
         "I4",
         by_sql("UPDATE taximeter.charged_requests SET seq = 1 WHERE org_id = 'other'"),
     ),
+    "I16 end of the seals": ("I16", by_sql("UPDATE taximeter.seal_state SET n = 1")),
     "I14 audit row changed": ("I14", changed_audit),
     "I4 stream forgot": ("I4", by_redis("DEL", "events")),
     "I5 charged twice": (
@@ -172,6 +173,7 @@ PLANTED = {
     "I6 hold vanished": ("I6", by_redis("HDEL", "holds", "acme/open")),
     "I6 deadline vanished": ("I6", by_redis("DEL", "deadlines")),
     "I6 overdue": ("I6", overdue_hold),
+    "I6 garbled hold": ("I6", by_redis("HSET", "holds", "acme/odd", "5\tnobody\t0\t1Sx\t")),
     "I7 bought": (
         "I7",
         by_sql("UPDATE organization_credit_pools SET used_credits = used_credits + 5"),
@@ -437,3 +439,18 @@ class TestCommand:
         assert code == 2
         assert "TAXIMETER_DATABASE_URL" in output
         assert "secret" not in output
+
+
+@pytest.mark.parametrize(
+    "name", [b"no-slash", b"/ann", b"acme/", b"acme/\xff", b"\xfe/ann", b"acme/\0", b""]
+)
+async def test_what_is_no_account_in_redis_is_reported_and_hides_nothing(
+    world: World, name: bytes
+) -> None:
+    await world.organization("acme", ann=1_000)
+    accounts = world.keys("acme").accounts
+    await world.stores.redis.hset(accounts, name, b"5 0 0")
+    await world.stores.redis.hset(accounts, "acme/ann", "999 0 1")
+    report = await world.check()
+    (live,) = [one for one in report.invariants if one.name == "I1"]
+    assert len(live.violations) == 2, live

@@ -20,6 +20,7 @@ import asyncpg
 import pytest
 import redis.asyncio as redis_asyncio
 from settler_world import World, eventually
+from support.postgres_once import PostgresOnce
 from support.settlers import settler_process
 
 from taximeter.api.commands import price_list_database
@@ -27,14 +28,14 @@ from taximeter.api.commands.common import refuse_unsafe_database
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.processes.database import process_pool
-from taximeter.api.processes.migrate import migrate
 from taximeter.api.settings.sidecar import SidecarSettings
 from taximeter.settler.books import connections as connecting
+from taximeter.settler.books.connection_pools import make_pool
 from taximeter.settler.books.connections import SafeConnect, UnsafeDatabase
 from taximeter.settler.books.settings import StoreSettings
 from taximeter.settler.books.stores import Stores, is_away, open_pool
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.own_database]
 
 PGBOUNCER = Path("/usr/sbin/pgbouncer")
 WAYS = {
@@ -72,7 +73,7 @@ async def test_settings_of_others_do_not_reach_our_sessions(
         async with pool.acquire() as conn:
             assert await conn.fetchval("SHOW synchronous_commit") == "on"
             assert await conn.fetchval("SHOW transaction_isolation") == "read committed"
-            assert await conn.fetchval("SHOW statement_timeout") == "1min"
+            assert await conn.fetchval("SHOW statement_timeout") == "65s"
             assert await conn.fetchval("SHOW lock_timeout") == "0"
         await pool.close()
 
@@ -113,16 +114,47 @@ async def test_a_stronger_commit_stays_as_it_is(postgres_server: EmbeddedPostgre
     await pool.close()
 
 
+async def test_a_commit_that_no_standby_has_is_not_answered_as_done(
+    postgres_server: EmbeddedPostgres,
+) -> None:
+    """A server that gives up such a commit by its own time-out answers it as done, with a warning;
+    ours is later than the time-out of whoever asked.
+    """
+    await run(
+        postgres_server.url,
+        "CREATE TABLE said (word text)",
+        "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
+        "SELECT pg_reload_conf()",
+    )
+    pool = make_pool(
+        postgres_server.url,
+        size_max=1,
+        command_timeout_s=0.5,
+        wait_s=30.0,
+        server_settings={},
+    )
+    async with pool:
+
+        async def waits() -> bool:
+            return bool(await pool.fetchval("SHOW synchronous_standby_names", timeout=30))
+
+        await eventually(waits)
+        # In a process that is busy our own time-out comes after what came from the server.
+        asyncio.get_running_loop().call_later(0.3, time.sleep, 1.0)
+        with pytest.raises(TimeoutError):
+            await pool.execute("INSERT INTO said VALUES ('yes')")
+
+
 @pytest.mark.parametrize("weak", ["fsync", "full_page_writes"])
 async def test_a_postgres_that_may_lose_what_it_confirms_is_refused(
     tmp_path: Path,
     redis_url: str,
     key_prefix: str,
+    migrated_postgres: PostgresOnce,
     weak: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with EmbeddedPostgres(tmp_path / "postgres", ("-c", f"{weak}=off")) as server:
-        migrate(server.url)
+    with migrated_postgres(tmp_path / "postgres", ("-c", f"{weak}=off")) as server:
         with pytest.raises(UnsafeDatabase, match=f"Postgres has {weak} off"):
             await open_pool(StoreSettings(database_url=server.url))
         env = {

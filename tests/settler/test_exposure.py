@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 from settler_world import World
+from structlog.testing import capture_logs
 
 from taximeter.settler.moves.closing import Closed, close_all
 from taximeter.settler.proof.check import check
-from taximeter.settler.settling.exposure import note_exposure
+from taximeter.settler.settling.exposure import READ_MAX, note_exposure
 
 DEDUCT = (
     "SELECT success, remaining_credits FROM deduct_credits('acme', 'ann', $1, 's', 'm', $2, '{}')"
@@ -237,3 +238,34 @@ async def test_what_is_opened_after_the_last_look_is_an_overdraft_that_shows(wor
     (reply,) = await world.operate("acme", ("reserve", "ann", "r2", 1))
     assert reply.startswith("-1 ")
     assert (await check(world.stores)).holds
+
+
+GARBAGE = {
+    "no account": b"7\tnobody\t0\t1Sx\t",
+    "not a record": b"\xff\xfe",
+    "a zero byte": b"7\tacme/a\0b\t0\t1Sx\t",
+    "more than there is": b"7" * 40 + b"\tacme/ann\t0\t1Sx\t",
+}
+
+
+@pytest.mark.parametrize("limit", [READ_MAX, 0])
+async def test_what_names_no_account_is_set_aside(world: World, limit: int) -> None:
+    """One damaged hold had ended every look at its shard: nothing was known to be open any more."""
+    await world.organization(ann=1_000)
+    await world.operate("acme", ("reserve", "ann", "r1", 300))
+    redis, keys = world.stores.redis, world.keys()
+    for name, record in GARBAGE.items():
+        await redis.hset(keys.holds, f"acme/{name}", record)
+    await redis.hset(keys.holds, b"acme/\xff", b"7\tnobody\t0\t1Sx\t")
+    await redis.hset(keys.accounts, "nobody", "1 5 0")
+    if limit == 0:
+        limit = int(await redis.hlen(keys.accounts))  # So many holds that accounts are read.
+    with capture_logs() as logged:
+        assert await note_exposure(world.stores, 0, limit=limit)
+    assert await opened(world) == 300
+    assert [one["event"] for one in logged] == ["exposure"]
+    # `check` reports it, by either way of comparing holds.
+    for holds_limit in (5_000, 0):
+        report = await world.check(holds_limit=holds_limit)
+        found = {one.name: one.violations for one in report.invariants}
+        assert any("nobody" in one for one in found["I6"]), (holds_limit, found)

@@ -102,12 +102,16 @@ async def test_an_account_that_a_restart_lost_comes_back(
         await world.organization(ann=1_000, bob=2_000)
         settler = await settler_of(world)
         await settler.fill()
+        meta = world.keys().meta
+        assert await redis.hexists(meta, "complete_ms")
         await redis.hdel(world.keys().accounts, "acme/bob")
     server.stop()
     server.start()
     async with redis_asyncio.Redis.from_url(server.url) as redis:
         world = World(Stores(pool, redis, key_prefix))
         assert (await guard(world.stores, 0, 1)).action == "approved"
+        # Who asked before the restart, and was vouched for before it, waits for another word.
+        assert not await redis.hexists(meta, "complete_ms")
         settler = await settler_of(world)
         async with await connect(server.url, key_prefix) as meter:
             asking = asyncio.create_task(meter.balance("acme", "bob"))

@@ -28,7 +28,7 @@ from taximeter.settler.books.stores import Stores
 from taximeter.settler.shards.guardian import guard
 from taximeter.settler.worker.heartbeat import STOPPED_S, Watch
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.own_database]
 
 BOUND_S = 25.0
 Env = dict[str, str]

@@ -19,6 +19,7 @@ from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.postgres_position import Ledger
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.books.watermarks import Mark
+from taximeter.settler.proof.check import acknowledge
 from taximeter.settler.shards.guardian import (
     ShardCountMismatch,
     UnknownDataFormat,
@@ -218,6 +219,37 @@ async def test_a_database_that_went_back_an_epoch_settles_what_the_stream_still_
     guarded = await guard(world.stores, 0, 1)
     assert (guarded.action, guarded.epoch, guarded.lost) == ("rebuilt", 3, 0)
     assert await world.used("ann") == 107
+    await world.assert_books()
+
+
+@pytest.mark.parametrize("kept", [2, 1, 0])
+async def test_what_a_stream_has_forgotten_since_the_copy_is_said_to_be_lost(
+    world: World, kept: int
+) -> None:
+    """Postgres was put back to where it had settled one event, which the stream has forgotten
+    with the next ones: numbers that nobody has an event for are a loss, whatever else is found.
+    """
+    await world.organization("acme", ann=10_000)
+    await world.charge("ann", 100)
+    await world.settle()
+    seen = (await view_shard(world.stores, 0)).ledger
+    assert seen is not None
+    keys, redis = world.keys(), world.stores.redis
+    for _ in range(4):
+        await world.charge("ann", 10)
+    await redis.xtrim(keys.events, maxlen=kept, approximate=False)
+    await redis.hset(keys.meta, "ledger", str(Ledger(seen.history, seen.position + 10**12, 5)))
+    guarded = await guard(world.stores, 0, 1)
+    assert (guarded.action, guarded.lost) == ("rebuilt", 4 - kept)
+    rows = await world.pool.fetch("SELECT epoch, seq_first, seq_last FROM taximeter.lost_events")
+    assert [tuple(row) for row in rows] == [(1, 2, 5 - kept)]
+    assert await world.used("ann") == 100 + 10 * kept
+    await world.assert_books(but="I4")
+    report = await world.check()
+    (i4,) = (one for one in report.invariants if one.name == "I4")
+    assert len(i4.violations) == 1
+    assert f"events 2 to {5 - kept} are lost" in i4.violations[0]
+    await acknowledge(world.stores, "nobody has them any more")
     await world.assert_books()
 
 

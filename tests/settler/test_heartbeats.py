@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import httpx
 import pytest
 from settler_world import World, eventually
+from support.frozen import frozen_objects
 from support.settlers import settler_process
 
 from taximeter.api.embedded.machine import free_port
@@ -90,6 +92,12 @@ async def test_the_settler_serves_its_health(
                 "stopped": 0,
             }
             assert (await client.get("/livez")).json() == {"status": "ok", "reason": None}
+            metrics = (await client.get("/metrics")).text
+            assert re.search(r'^taximeter_build_info{.*process="settler"', metrics, re.MULTILINE)
+            assert 'taximeter_loop_failing{loop="settle"} 0.0' in metrics
+            assert 'taximeter_loop_idle_seconds{loop="reconcile"}' in metrics  # A job of arq.
+            assert 'taximeter_shard_usable{shard="0"} 1.0' in metrics
+            assert frozen_objects(metrics) > 10_000
             # It cannot do its work, and says so; it is alive all the same.
             await world.pool.execute("REVOKE SELECT ON taximeter.watermarks FROM taximeter_settler")
             await eventually(lambda: answers("/readyz", 503))

@@ -22,14 +22,33 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SUSPENSIONS_MAX = 400
 STRIDE = 9
 EACH_ONCE = pytest.mark.parametrize(
-    ("abrupt", "first"), [(True, 1), (False, 2)], ids=["killed", "cancelled"]
+    ("abrupt", "first", "step"),
+    [(True, 1, 2), (False, 2, 2)],
+    ids=["killed", "cancelled"],
 )
 """Killed at every other await, and cancelled at those between them."""
+SOME = pytest.mark.parametrize(
+    ("abrupt", "first", "step"),
+    [
+        (True, 1, 10),
+        (False, 6, 10),
+        pytest.param(True, 1, 1, marks=pytest.mark.long),
+        pytest.param(False, 1, 1, marks=pytest.mark.long),
+    ],
+    ids=["killed", "cancelled", "killed everywhere", "cancelled everywhere"],
+)
+"""Killed or cancelled at every fifth await, and at all of them by `make chaos-runs`."""
 
 
-@pytest.mark.parametrize("abrupt", [True, False], ids=["killed", "cancelled"])
+@EACH_ONCE
 async def test_settle(
-    world: World, database_url: str, redis_url: str, key_prefix: str, abrupt: bool
+    world: World,
+    database_url: str,
+    redis_url: str,
+    key_prefix: str,
+    abrupt: bool,
+    first: int,
+    step: int,
 ) -> None:
     """Every kind of event in each batch: booked, set aside, given back, paid by the pool."""
     await world.organization("acme", ann=10**6, bob=10**6, old=10**6)
@@ -40,7 +59,7 @@ async def test_settle(
     await world.relay()
     await world.charge("ann", 1, "again")
     used = 1
-    for at in range(1, SUSPENSIONS_MAX):
+    for turn, at in enumerate(range(first, SUSPENSIONS_MAX, step), start=1):
         await world.charge("ann", 3, f"a{at}")
         await world.charge("bob", 5, f"b{at}")
         await world.operate("acme", ("commit", "old", f"o{at}", 7))
@@ -54,8 +73,8 @@ async def test_settle(
         total = sum([await world.used(user) for user in ("ann", "bob", "old")])
         assert total == used, f"cut off at await {at}"
         mark = await world.mark()
-        assert mark["seq"] == 1 + 5 * at
-        assert (mark["settled_events"], mark["dead_events"]) == (1 + 3 * at, 2 * at)
+        assert mark["seq"] == 1 + 5 * turn
+        assert (mark["settled_events"], mark["dead_events"]) == (1 + 3 * turn, 2 * turn)
         if not was_cut:
             assert at > 10, "settle suspends more often than that"
             break
@@ -64,14 +83,20 @@ async def test_settle(
     await world.assert_books()
 
 
-@EACH_ONCE
+@SOME
 async def test_settle_batch_after_batch(
-    world: World, database_url: str, redis_url: str, key_prefix: str, abrupt: bool, first: int
+    world: World,
+    database_url: str,
+    redis_url: str,
+    key_prefix: str,
+    abrupt: bool,
+    first: int,
+    step: int,
 ) -> None:
     """With the next batch read ahead while one is booked."""
     await world.organization("acme", ann=10**6, bob=10**6)
     used = events = 0
-    for at in range(first, SUSPENSIONS_MAX, 2):
+    for at in range(first, SUSPENSIONS_MAX, step):
         for i in range(3):
             await world.charge("ann", 3, f"a{at}-{i}")
             await world.charge("bob", 5, f"b{at}-{i}")
@@ -91,12 +116,18 @@ async def test_settle_batch_after_batch(
     await world.assert_books()
 
 
-@EACH_ONCE
+@SOME
 async def test_relay(
-    world: World, database_url: str, redis_url: str, key_prefix: str, abrupt: bool, first: int
+    world: World,
+    database_url: str,
+    redis_url: str,
+    key_prefix: str,
+    abrupt: bool,
+    first: int,
+    step: int,
 ) -> None:
     await world.organization("acme", ann=1_000, bob=1_000)
-    for turn, at in enumerate(range(first, SUSPENSIONS_MAX, 2), start=1):
+    for turn, at in enumerate(range(first, SUSPENSIONS_MAX, step), start=1):
         await world.pool.execute(
             "UPDATE user_credit_allocations SET allocated_credits = allocated_credits + 10"
         )
@@ -116,16 +147,22 @@ async def test_relay(
     await world.assert_books()
 
 
-@EACH_ONCE
+@SOME
 async def test_rebuild(
-    world: World, database_url: str, redis_url: str, key_prefix: str, abrupt: bool, first: int
+    world: World,
+    database_url: str,
+    redis_url: str,
+    key_prefix: str,
+    abrupt: bool,
+    first: int,
+    step: int,
 ) -> None:
     """Redis loses its accounts and meta but still has events: they settle, and the shard comes back
     once.
     """
     await world.organization("acme", ann=10**6)
     used = 0
-    for turn, at in enumerate(range(first, SUSPENSIONS_MAX, 2), start=1):
+    for turn, at in enumerate(range(first, SUSPENSIONS_MAX, step), start=1):
         await world.relay()
         await world.charge("ann", 3)
         used += 3
@@ -153,7 +190,7 @@ async def test_rebuild(
     await world.assert_books()
 
 
-@EACH_ONCE
+@SOME
 async def test_opening_a_restarted_server(
     world: World,
     database_url: str,
@@ -161,6 +198,7 @@ async def test_opening_a_restarted_server(
     key_prefix: str,
     abrupt: bool,
     first: int,
+    step: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It has lost an entry of each of two accounts: one that is sent again as soon as it is opened,
@@ -174,7 +212,7 @@ async def test_opening_a_restarted_server(
         assert (await guard(stores, 0, 1)).action == "approved"
         await Filler(stores, page_accounts=1).fill()
 
-    for turn, at in enumerate(range(first, SUSPENSIONS_MAX, 2), start=1):
+    for turn, at in enumerate(range(first, SUSPENSIONS_MAX, step), start=1):
         before = await redis.hgetall(keys.accounts)
         for user in ("bob", "ann"):
             await world.pool.execute(

@@ -77,6 +77,41 @@ async def test_a_bell_begins_the_next_round_of_every_loop(rings_in_a_round: bool
         await eventually(lambda: all_did(2))
 
 
+async def test_what_is_cancelled_ends_whatever_comes_up_on_its_way_out() -> None:
+    """A transaction whose connection was closed meanwhile raises that in place of the cancelling;
+    whoever cancelled it waited for ever.
+    """
+    begun: list[str] = []
+    activity = LoopActivity()
+    turns = Turns(activity, at_once={}, timeout_s=3_600)
+
+    async def again_and_again(name: str) -> None:
+        async def work() -> None:
+            begun.append(name)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise OSError("the connection is closed")
+
+        while begun.count(name) < 2:
+            await turns.once(name, work)
+
+    for name in ("aside", "task"):
+        activity.expect(name, 1.0)
+    turns.aside("aside", lambda: again_and_again("aside"))
+    task = asyncio.create_task(again_and_again("task"))
+
+    async def both() -> bool:
+        return sorted(begun) == ["aside", "task"]
+
+    await eventually(both)
+    task.cancel()
+    async with asyncio.timeout(60):
+        await asyncio.gather(task, turns.end(0.0), return_exceptions=True)
+    assert task.cancelled()
+    assert len(begun) == 2
+
+
 async def test_a_long_round_delays_no_other_loop_and_is_cut_off_at_the_end() -> None:
     rounds = 0
     was_cut_off = False

@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 from settler_world import World, eventually
 from support.aof import command_ends, incremental_file
 from support.servers import run_sql, with_database
+from support.waiting import answered
 
 from taximeter.api.embedded.machine import ServerFailed
 from taximeter.api.embedded.valkey import EmbeddedValkey
@@ -84,7 +85,9 @@ async def test_a_full_disk_refuses_writes_whole_and_recovers(
                     charged += 1
 
             settings = MeterSettings(take_timeout_s=0.5)
-            async with await Meter.connect(server.url, settings=settings) as meter:
+            async with await answered(
+                lambda: Meter.connect(server.url, settings=settings)
+            ) as meter:
                 with pytest.raises(ResponseError, match="MISCONF"):
                     await charge_until_refused()
                 with pytest.raises(StoreUnavailable):
@@ -103,6 +106,7 @@ async def test_a_full_disk_refuses_writes_whole_and_recovers(
             assert await world.used("ann") == charged + 1
 
 
+@pytest.mark.own_database
 async def test_an_old_backup_of_postgres_is_all_there_is(
     database_url: str, valkey_server: Callable[..., Any]
 ) -> None:
@@ -153,8 +157,8 @@ async def test_the_old_primary_of_a_split_stops_taking_credit(
         await new_redis.execute_command("REPLICAOF", "127.0.0.1", str(old.port))
 
         settings = MeterSettings(take_timeout_s=0.5)
-        async with await Meter.connect(old.url, settings=settings) as left_behind:
-            await left_behind.charge("acme", "ann", 100, request_id="before")
+        async with await answered(lambda: Meter.connect(old.url, settings=settings)) as left_behind:
+            await answered(lambda: left_behind.charge("acme", "ann", 100, request_id="before"))
 
             async def follows() -> bool:
                 return bool(await new_redis.exists(world.keys().events))
@@ -174,7 +178,7 @@ async def test_the_old_primary_of_a_split_stops_taking_credit(
                 return False
 
             await eventually(refuses)
-            async with await Meter.connect(new.url, settings=settings) as meter:
+            async with await Meter.connect(new.url) as meter:
                 await meter.charge("acme", "ann", 10, request_id="after")
             await promoted.assert_books()
             assert await promoted.used("ann") == 110

@@ -4,46 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
-from settler_world import World, eventually
+from settler_world import World, eventually, settling
+from support.forked import run_forked
 
 from taximeter.meter import AdmissionPaused, Meter, MeterError, RequestReplayed
 from taximeter.meter.wire.keys import shard_of
 from taximeter.settler.books.accounts import account_loader
-from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.shards.drain import HoldsOpen, ShardBusy, guardian_locks, rebuild_on_demand
 from taximeter.settler.shards.guardian import guard
 from taximeter.settler.shards.reshard import EventsMissing, reshard
-from taximeter.settler.worker.jobs import Settler
 from taximeter.settler.worker.sweep import sweep
 
 ORGS = [f"org{number}" for number in range(6)]
 CREDITS = 400
-
-
-@asynccontextmanager
-async def settling(world: World) -> AsyncIterator[None]:
-    """A settler that works while the block runs."""
-    settler = Settler(world.stores, SettlerSettings())
-    await settler.start()
-
-    async def work() -> None:
-        while True:
-            await settler.settle()
-            await settler.relay()
-            await settler.sweep()
-            await asyncio.sleep(0.01)
-
-    task = asyncio.create_task(work())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_reshard_under_traffic_admits_nothing_wrongly_and_loses_nothing(
@@ -221,15 +196,7 @@ async def test_the_commands_say_what_they_did(
     }
 
     async def taximeter(*arguments: str) -> tuple[int, str]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "taximeter.api", *arguments),
-            env=env,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        output, _ = await process.communicate()
-        return process.returncode or 0, output.decode()
+        return await asyncio.to_thread(run_forked, *arguments, environment=env)
 
     code, said = await taximeter("reshard", "--shards", "2", "--wait", "0")
     assert (code, said) == (

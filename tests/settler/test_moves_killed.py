@@ -80,13 +80,16 @@ def urls(database_url: str, redis_url: str, key_prefix: str) -> tuple[str, str, 
 
 @pytest.mark.parametrize(
     ("kind", "abrupt", "awaits"),
-    # A transfer is killed at every other await, and cancelled at those between them.
+    # A transfer is killed at every fourth await, and cancelled at those half-way between them.
     [
-        ("transfer", True, EVERY[::2]),
-        ("transfer", False, EVERY[1::2]),
-        ("deallocation", True, EVERY),
+        ("transfer", True, EVERY[::4]),
+        ("transfer", False, EVERY[2::4]),
+        ("deallocation", True, EVERY[1::3]),
+        pytest.param("transfer", True, EVERY, marks=pytest.mark.long),
+        pytest.param("transfer", False, EVERY, marks=pytest.mark.long),
+        pytest.param("deallocation", True, EVERY, marks=pytest.mark.long),
     ],
-    ids=["transfer-True", "transfer-False", "deallocation-True"],
+    ids=lambda value: f"{value.step}" if isinstance(value, range) else str(value),
 )
 async def test_a_move_is_made_or_not(
     world: World, urls: tuple[str, str, str], kind: str, abrupt: bool, awaits: range
@@ -128,9 +131,18 @@ async def test_a_move_is_made_or_not(
     await world.assert_books()
 
 
-@pytest.mark.parametrize(("why", "abrupt"), [("removal", True), ("expiry", False)])
+@pytest.mark.parametrize(
+    ("why", "abrupt", "awaits"),
+    [
+        ("removal", True, EVERY[::6]),
+        ("expiry", False, EVERY[3::6]),
+        pytest.param("removal", True, EVERY, marks=pytest.mark.long),
+        pytest.param("expiry", False, EVERY, marks=pytest.mark.long),
+    ],
+    ids=["removal-True", "expiry-False", "removal-everywhere", "expiry-everywhere"],
+)
 async def test_a_closing_goes_on_and_returns_each_credit_once(
-    world: World, urls: tuple[str, str, str], why: str, abrupt: bool
+    world: World, urls: tuple[str, str, str], why: str, abrupt: bool, awaits: range
 ) -> None:
     await world.organization("acme", total=10**6)
 
@@ -151,7 +163,7 @@ async def test_a_closing_goes_on_and_returns_each_credit_once(
         return removed if why == "removal" else expired
 
     used = 0
-    async for user_id, _ in killed_at_awaits(world, urls, abrupt, work):
+    async for user_id, _ in killed_at_awaits(world, urls, abrupt, work, awaits):
         # The removal is one transaction: it was made or not. Then the job goes on, or it is asked
         # for again.
         if why == "removal":

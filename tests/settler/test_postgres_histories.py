@@ -16,9 +16,9 @@ import asyncpg
 import pytest
 import redis.asyncio as redis_asyncio
 from settler_world import World
+from support.postgres_once import PostgresOnce
 
 from taximeter.api.embedded.postgres import EmbeddedPostgres
-from taximeter.api.processes.migrate import migrate
 from taximeter.settler.books.postgres_position import Ledger
 from taximeter.settler.books.settings import StoreSettings
 from taximeter.settler.books.stores import Stores, open_pool
@@ -62,12 +62,14 @@ class OwnPostgres:
 
 @pytest.fixture
 async def own(
-    tmp_path: Path, redis: redis_asyncio.Redis, key_prefix: str
+    tmp_path: Path,
+    migrated_postgres: PostgresOnce,
+    redis: redis_asyncio.Redis,
+    key_prefix: str,
 ) -> AsyncIterator[OwnPostgres]:
-    with EmbeddedPostgres(
+    with migrated_postgres(
         tmp_path / "postgres", ("-c", f"wal_writer_delay={10_000}", "-c", "bgwriter_delay=10000")
     ) as server:
-        migrate(server.url)
         yield OwnPostgres(server, redis, key_prefix, tmp_path / "copy")
 
 

@@ -28,7 +28,12 @@ from taximeter.settler.shards.guardian import guard
 from taximeter.settler.worker.sweep import sweep
 
 ALL_CUTS = os.environ.get("POWER_LOSS_CUTS") == "all"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if ALL_CUTS else 900)]
+# Copied while nobody else is in it.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.own_database,
+    pytest.mark.timeout(3600 if ALL_CUTS else 900),
+]
 
 SEED = 20261123
 CUTS_AT_COMMANDS = 14

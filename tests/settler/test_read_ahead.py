@@ -29,6 +29,9 @@ class Counting:
     async def hget(self, *args: Any) -> Any:
         return await self._redis.hget(*args)
 
+    async def hmget(self, *args: Any) -> Any:
+        return await self._redis.hmget(*args)
+
 
 async def on_server(world: World, name: str) -> None:
     """The data is that of the server of this name, as an approval writes it down."""

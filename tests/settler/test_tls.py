@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from settler_world import World
+from support.certificates import make_certificate
+from support.taking import Taking, closed
 
 from taximeter.meter import Meter, StoreError
 from taximeter.settler.books.accounts import account_loader
@@ -30,36 +26,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
-def make_certificate(folder: Path) -> Path:
-    """Write server.crt and server.key of 127.0.0.1; the certificate is its own authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "server.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "server.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return folder
-
-
 class TlsProxy:
     """Speaks TLS to clients and plainly to a server: those of the tests were built without it."""
 
@@ -69,36 +35,23 @@ class TlsProxy:
         self._postgres = parts.scheme == "postgresql"
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(certificate / "server.crt", certificate / "server.key")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._taking = Taking(self._serve, tls=None if self._postgres else self._context)
 
     async def __aenter__(self) -> TlsProxy:
-        self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", 0, ssl=None if self._postgres else self._context
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self._taking.__aenter__()
+        self.port = self._taking.port
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def __aexit__(self, *error: object) -> None:
+        await self._taking.__aexit__(*error)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            if self._postgres:
-                # A client asks for TLS in eight bytes of its own and waits for an S.
-                await reader.readexactly(8)
-                writer.write(b"S")
-                await writer.start_tls(self._context)
-            up_reader, up_writer = await asyncio.open_connection(*self._target)
-        except (OSError, asyncio.IncompleteReadError):
-            writer.close()
-            return
+        if self._postgres:
+            # A client asks for TLS in eight bytes of its own and waits for an S.
+            await reader.readexactly(8)
+            writer.write(b"S")
+            await writer.start_tls(self._context)
+        up_reader, up_writer = await asyncio.open_connection(*self._target)
         pumps = [
             asyncio.ensure_future(_pump(*pair))
             for pair in ((reader, up_writer), (up_reader, writer))
@@ -110,6 +63,8 @@ class TlsProxy:
                 pump.cancel()
             for side in (writer, up_writer):
                 side.transport.abort()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            await closed(up_writer)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -126,6 +126,17 @@ async def test_status_says_how_far_behind_each_shard_is(world: World) -> None:
     assert status.redis_seq is None
 
 
+async def test_credits_may_be_bought_before_the_first_settler_comes(stores: Stores) -> None:
+    """There are entries then, and no shard that they are behind in."""
+    await World(stores).pool.execute(
+        "INSERT INTO organizations (id, org_name, slug, created_by) VALUES ('a', 'a', 'a', 'test');"
+        "INSERT INTO organization_credit_pools (org_id, total_credits) VALUES ('a', 100);"
+        "INSERT INTO user_credit_allocations (org_id, user_id, allocated_credits)"
+        " VALUES ('a', 'ann', 10)"
+    )
+    assert await shard_statuses(stores) == []
+
+
 async def test_a_tick_of_everything_on_a_fresh_system(stores: Stores) -> None:
     settler = Settler(stores, SettlerSettings(shards=2))
     assert await settler.start() == 2

@@ -29,7 +29,13 @@ from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.worker.jobs import Settler
 from taximeter.settler.worker.loop_activity import LoopActivity
-from taximeter.settler.worker.main import _close, deserialize, make_worker, serialize
+from taximeter.settler.worker.main import (
+    _close,
+    _scheduler_pool,
+    deserialize,
+    make_worker,
+    serialize,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -263,13 +269,11 @@ def test_jobs_are_json() -> None:
         deserialize(b"\x80\x04pickle")
 
 
-async def test_the_scheduler_has_a_redis_of_its_own(stores: Stores) -> None:
-    settings = SettlerSettings(
-        redis_url="redis://balances:1/0", arq_redis_url="redis://schedule:2/3"
-    )
-    worker = make_worker(Settler(stores, settings), settings, LoopActivity())
-    assert worker.redis_settings is not None
-    assert (worker.redis_settings.host, worker.redis_settings.port) == ("schedule", 2)
+async def test_the_scheduler_has_a_redis_of_its_own(stores: Stores, redis_url: str) -> None:
+    settings = SettlerSettings(redis_url="redis://127.0.0.1:1/0", arq_redis_url=redis_url)
+    async with _scheduler_pool(settings) as pool:
+        worker = make_worker(Settler(stores, settings), settings, LoopActivity(), pool)
+        assert await worker.pool.ping()
     assert worker.keep_result_s == 0
     assert worker.job_serializer is serialize
 
@@ -290,19 +294,20 @@ async def test_jobs_of_arq_are_due_by_any_clock_and_never_pile_up(
         return dict(await redis.zrange(settings.arq_queue, 0, -1, withscores=True))
 
     for _ in range(2):
-        worker = make_worker(Settler(world.stores, settings), settings, LoopActivity())
-        worker.allow_pick_jobs = False  # As if whoever queued them froze at once.
-        running = asyncio.create_task(worker.async_run())
+        async with _scheduler_pool(settings) as pool:
+            worker = make_worker(Settler(world.stores, settings), settings, LoopActivity(), pool)
+            worker.allow_pick_jobs = False  # As if whoever queued them froze at once.
+            running = asyncio.create_task(worker.async_run())
 
-        async def is_queued() -> bool:
-            return len(await queued()) == 3
+            async def is_queued() -> bool:
+                return len(await queued()) == 3
 
-        await eventually(is_queued)
-        await _close(worker, running)
-        assert all(score < 10**9 for score in (await queued()).values()), "far before any clock"
-        for name in await queued():
-            left_ms = await redis.pttl(b"arq:job:" + name)
-            assert 0 < left_ms <= 540_000, "one that nobody takes is forgotten by Redis' clock"
+            await eventually(is_queued)
+            await _close(worker, running)
+            assert all(score < 10**9 for score in (await queued()).values()), "far before any clock"
+            for name in await queued():
+                left_ms = await redis.pttl(b"arq:job:" + name)
+                assert 0 < left_ms <= 540_000, "one that nobody takes is forgotten by Redis' clock"
 
 
 def test_arq_is_imported_by_the_worker_alone() -> None:

@@ -83,7 +83,7 @@ async def test_whose_reply_was_lost_on_the_way_is_let_through(
     """The sidecar asks Redis again, and that is no repeat of the gateway's."""
     async with (
         Proxy(redis_url) as proxy,
-        await Meter.connect(proxy.url, settings=MeterSettings(lanes_per_shard=1)) as meter,
+        await Meter.connect(proxy.url, settings=MeterSettings(lanes_per_server=1)) as meter,
         served(create_sidecar(meter)) as url,
         calling(url) as caller,
     ):

@@ -17,6 +17,8 @@ import pytest
 from pydantic import ValidationError
 from redis.asyncio import Redis
 from support.books import Books
+from support.forked import run_forked
+from support.frozen import frozen_objects
 from support.old_keys import make_old_key
 from support.servers import ValkeyFactory
 from support.shard import ScriptedShard
@@ -82,6 +84,7 @@ async def test_drain_ends_holds_and_exits_with_zero(redis_url: str, shard: Scrip
         ready(url) as caller,
     ):
         await caller.ok("reserve", request_id="r1", amount_millicredits=100)
+        assert frozen_objects((await caller.client.get("/metrics")).text) > 10_000
         process.send_signal(signal.SIGTERM)
 
         async def is_draining() -> bool:
@@ -228,21 +231,12 @@ def books(pool: object) -> Books:
         ([], {"price_file": "/no/such/prices.toml"}, "prices.toml cannot be read"),
     ],
 )
-async def test_it_refuses_to_start(
-    arguments: list[str], settings: dict[str, object], said: str
-) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *arguments,
-        env=environment(**settings),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(60):
-        _, output = await process.communicate()
-    assert process.returncode == 1
-    assert said in output.decode()
-    assert "Traceback" not in output.decode()
-    assert "secret" not in output.decode()
+def test_it_refuses_to_start(arguments: list[str], settings: dict[str, object], said: str) -> None:
+    ended = run_forked("sidecar", *arguments, environment=environment(**settings))
+    assert ended.returncode == 1
+    assert said in ended.text
+    assert "Traceback" not in ended.text
+    assert "secret" not in ended.text
 
 
 async def test_beyond_loopback_with_a_key(redis_url: str, shard: ScriptedShard) -> None:
@@ -258,17 +252,15 @@ async def test_beyond_loopback_with_a_key(redis_url: str, shard: ScriptedShard) 
 
 async def test_a_port_that_is_taken(redis_url: str, shard: ScriptedShard) -> None:
     async with running("--port", "0", redis_url=redis_url) as (_, url):
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND,
-            *("--port", url.rpartition(":")[2]),
-            env=environment(redis_url=redis_url),
-            stderr=asyncio.subprocess.PIPE,
+        taken = url.rpartition(":")[2]
+        ended = await asyncio.to_thread(
+            run_forked,
+            *("sidecar", "--port", taken),
+            environment=environment(redis_url=redis_url),
         )
-        async with asyncio.timeout(60):
-            _, output = await process.communicate()
-        assert process.returncode
-        assert "address already in use" in output.decode()
-        assert "Traceback" not in output.decode()
+        assert ended.returncode
+        assert "address already in use" in ended.text
+        assert "Traceback" not in ended.text
 
 
 async def test_keys_of_organisations_come_from_postgres(

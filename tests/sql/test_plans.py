@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from support.books import Books
+
+pytestmark = pytest.mark.own_database
 
 EXPECTED = {
     "one_active_allocation_per_user": "SELECT 1 FROM user_credit_allocations"

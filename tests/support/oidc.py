@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 import pytest
@@ -86,19 +87,7 @@ class Provider:
             "scope": "openid email",
             "nonce": "n-1",
         }
-        response = self.client.get("/auth", params=query)
-        for _ in range(10):
-            if response.is_redirect:
-                where = response.headers["location"]
-                if where.startswith(BACK):
-                    break
-                response = self.client.get(where)
-                continue
-            prompt = "login" if 'name="login"' in response.text else "consent"
-            form = {"prompt": prompt, "login": user, "password": "any"}
-            response = self.client.post(str(response.url), data=form)
-        else:
-            pytest.fail(f"the login did not end: {response.text[:500]}")
+        where = self.walk(f"/auth?{urlencode(query)}", user, BACK)
         code = parse_qs(urlsplit(where).query)["code"][0]
         body = {"grant_type": "authorization_code", "code": code, "redirect_uri": BACK}
         answer = self.client.post("/token", data=body, auth=CLIENT)
@@ -106,6 +95,28 @@ class Provider:
         self.change(claims={})
         tokens: dict[str, str] = answer.json()
         return tokens
+
+    def walk(self, address: str, user: str, back: str) -> str:
+        """Where somebody ends who goes to an address of the provider, says who they are wherever
+        that is asked for, and agrees to everything: an address that begins with `back`.
+        """
+        response = self.client.get(address)
+        for _ in range(12):
+            if response.is_redirect:
+                where = response.headers["location"]
+                if where.startswith(back):
+                    return str(where)
+                response = self.client.get(where)
+                continue
+            page = str(response.url)
+            if "/session/end" in page:
+                form = dict(re.findall(r'name="(xsrf)" value="(\w+)"', response.text))
+                response = self.client.post("/session/end/confirm", data={**form, "logout": "yes"})
+                continue
+            prompt = "login" if 'name="login"' in response.text else "consent"
+            form = {"prompt": prompt, "login": user, "password": "any"}
+            response = self.client.post(page, data=form)
+        pytest.fail(f"the provider led nowhere: {response.text[:500]}")
 
 
 @contextmanager

@@ -23,12 +23,15 @@ _CONSTANTS: Final = (
     "taximeter.api.access.api_keys.LOOKUP_TIMEOUT_S",
     "taximeter.api.upstreams.config.CONNECT_TIMEOUT_S",
     "taximeter.api.access.rate_limits.ANSWER_TIMEOUT_S",
+    "taximeter.api.billing.charges.READ_S",
     "taximeter.api.billing.live_balances.APPLY_TIMEOUT_S",
     "taximeter.api.access.memberships.LOOKUP_TIMEOUT_S",
     "taximeter.meter.places.places.LOOK_TIMEOUT_S",
     "taximeter.settler.books.connections._CHECK_S",
     "taximeter.settler.status.health.TIMEOUT_S",
+    "taximeter.settler.worker.jobs._LOOK_S",
 )
+_FIELDS: Final = tuple(inspect.signature(MeterSettings).parameters)
 
 
 def be_patient(monkeypatch: pytest.MonkeyPatch, **meter: float) -> None:
@@ -38,6 +41,5 @@ def be_patient(monkeypatch: pytest.MonkeyPatch, **meter: float) -> None:
         if module in sys.modules:
             monkeypatch.setattr(sys.modules[module], constant, PATIENT_S)
     old = MeterSettings.__init__.__defaults__ or ()
-    fields = list(inspect.signature(MeterSettings).parameters)
-    new = {**dict(zip(fields, old, strict=True)), **dict.fromkeys(METER, PATIENT_S), **meter}
+    new = {**dict(zip(_FIELDS, old, strict=True)), **dict.fromkeys(METER, PATIENT_S), **meter}
     monkeypatch.setattr(MeterSettings.__init__, "__defaults__", tuple(new.values()))

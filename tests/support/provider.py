@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from support.taking import Taking
 
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -76,50 +78,37 @@ class Provider:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.asked: list[Asked] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._taking = Taking(self._serve)
 
     @property
     def url(self) -> str:
-        assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        return f"{self._taking.url}/v1"
 
     def close(self) -> None:
         """Be gone: connections are refused from now on, and those that are open end."""
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
+        self._taking.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            with suppress(asyncio.CancelledError, asyncio.IncompleteReadError, ConnectionError):
-                early = b""
-                while True:
-                    asked = await self._read(reader, writer, early)
-                    self.asked.append(asked)
-                    script = asyncio.ensure_future(self.script(asked))
-                    # While a script runs nothing is read but the end: its caller has left.
-                    watch = asyncio.ensure_future(reader.read(1))
-                    try:
-                        await asyncio.wait({script, watch}, return_when=asyncio.FIRST_COMPLETED)
-                        if not script.done():
-                            asked.gone.set()
-                            await asyncio.wait({script}, timeout=5)
-                    finally:
-                        script.cancel()
-                        watch.cancel()
-                        results = await asyncio.gather(watch, script, return_exceptions=True)
-                    if writer.is_closing() or asked.gone.is_set() or results[0] == b"":
-                        break
-                    # The first byte of the next request may have been taken for the end.
-                    early = results[0] if isinstance(results[0], bytes) else b""
-        finally:
-            writer.close()
+        early = b""
+        while True:
+            asked = await self._read(reader, writer, early)
+            self.asked.append(asked)
+            script = asyncio.ensure_future(self.script(asked))
+            # While a script runs nothing is read but the end: its caller has left.
+            watch = asyncio.ensure_future(reader.read(1))
+            try:
+                await asyncio.wait({script, watch}, return_when=asyncio.FIRST_COMPLETED)
+                if not script.done():
+                    asked.gone.set()
+                    await asyncio.wait({script}, timeout=5)
+            finally:
+                script.cancel()
+                watch.cancel()
+                results = await asyncio.gather(watch, script, return_exceptions=True)
+            if writer.is_closing() or asked.gone.is_set() or results[0] == b"":
+                break
+            # The first byte of the next request may have been taken for the end.
+            early = results[0] if isinstance(results[0], bytes) else b""
 
     async def _read(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, early: bytes
@@ -133,13 +122,8 @@ class Provider:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Provider]:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        try:
+        async with self._taking:
             yield self
-        finally:
-            self.close()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._server.wait_closed()
 
 
 def event(document: Any) -> bytes:

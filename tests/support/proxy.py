@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from support.taking import Taking, closed
+
 CHUNK_BYTES = 65_536
 
 
@@ -59,14 +61,11 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
         self._connections: set[_Connection] = set()
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._taking = Taking(self._serve)
 
     @property
     def port(self) -> int:
-        assert self._server is not None
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        return self._taking.port
 
     @property
     def url(self) -> str:
@@ -167,26 +166,15 @@ class Proxy:
         self._open.set()
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        await self._taking.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.heal()
-        # Not cancelled: asyncio's own callback of a served connection would log that as an error.
-        while self._tasks:
-            self.reset_all()
-            await asyncio.sleep(0.005)
-        await self._server.wait_closed()
+    async def __aexit__(self, *error: object) -> None:
+        await self._taking.__aexit__(*error)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        await self._open.wait()
         try:
-            await self._open.wait()
             up_reader, up_writer = await asyncio.open_connection(*self.target)
         except OSError:
             writer.transport.abort()
@@ -199,12 +187,16 @@ class Proxy:
             await asyncio.wait((requests, replies), return_when=asyncio.FIRST_COMPLETED)
             if connection.half_open:
                 await requests
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
         finally:
             for pump in (requests, replies):
                 pump.cancel()
-            await asyncio.gather(requests, replies, return_exceptions=True)
             self._connections.discard(connection)
             connection.close()
+            await asyncio.gather(requests, replies, return_exceptions=True)
+            await closed(up_writer)
 
     async def _requests(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(CHUNK_BYTES):

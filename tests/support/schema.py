@@ -23,29 +23,45 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "public.organizations", "public.organization_members", "taximeter.users",
         "public.organization_credit_pools", "public.user_credit_allocations",
         "taximeter.pool_refreshes", "public.organization_subscriptions",
-        "public.org_billing_history",
+        "public.org_billing_history", "taximeter.endings",
     ),
     "Accounts and the numbered entries that the relay sends to Redis; moves between accounts": (
         "taximeter.accounts", "taximeter.account_entries", "taximeter.moves",
     ),
     "Settlement: where each shard is, what was charged, and what could not be": (
         "taximeter.watermarks", "taximeter.ledger_steps", "taximeter.shard_layouts",
-        "taximeter.settled_batches", "taximeter.charged_requests", "taximeter.dead_letters",
-        "taximeter.lost_events", "taximeter.acknowledgements", "taximeter.exposures",
+        "taximeter.settled_batches", "taximeter.charged_requests",
+        "taximeter.charge_generations", "taximeter.forgotten_charges", "taximeter.dead_letters",
+        "taximeter.dead_letter_answers", "taximeter.lost_events", "taximeter.acknowledgements",
+        "taximeter.exposures",
         "taximeter.exposure_looks", "taximeter.heartbeats",
     ),
     "Usage, a row for each charge, and its running totals": (
         "public.credit_usage_attribution", "taximeter.attribution_rest", "taximeter.usage_names",
         "taximeter.usage_daily", "taximeter.usage_daily_by_org", "taximeter.usage_monthly",
         "taximeter.usage_monthly_by_org", "taximeter.usage_monthly_by_user",
-        "taximeter.dropped_months", "taximeter.deletions",
+        "taximeter.dropped_months", "taximeter.archived_months", "taximeter.deletions",
     ),
     "Who may do what, and what was done: keys, administrators, the audit log": (
         "taximeter.api_keys", "taximeter.key_seal", "taximeter.system_keys",
-        "taximeter.system_admins", "taximeter.audit_log", "taximeter.audit_chain",
-        "taximeter.audit_end", "taximeter.idempotent_answers",
+        "taximeter.system_admins", "taximeter.browser_sessions", "taximeter.audit_log",
+        "taximeter.audit_chain", "taximeter.audit_end", "taximeter.idempotent_answers",
+    ),
+    "Seals of what is in the books, and what the last look found": (
+        "taximeter.seals", "taximeter.sealed_rows", "taximeter.seal_changes",
+        "taximeter.seal_state", "taximeter.sealed_usage", "taximeter.sealed_shards",
+        "taximeter.altered_days", "taximeter.check_results", "taximeter.check_state",
     ),
     "Prices": ("taximeter.price_lists",),
+    "Notices: what somebody may be told, and where to": (
+        "taximeter.notices", "taximeter.conditions", "taximeter.notice_marks",
+        "taximeter.receivers", "taximeter.deliveries", "taximeter.installation",
+    ),
+    "Cells: the directory, and moves between them": (
+        "taximeter.cells", "taximeter.cell_organizations", "taximeter.organizations_away",
+        "taximeter.cell_moves", "taximeter.cell_move_holds", "taximeter.cell_late_charges",
+        "taximeter.key_seals_taken",
+    ),
 }  # fmt: skip
 """Every table by its group, in order. A table that is in none is under "Others"."""
 

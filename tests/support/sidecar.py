@@ -13,7 +13,11 @@ import httpx
 
 from support.listening import listening
 from taximeter.api.processes.sidecar_server import DrainingServer, server_config
+from taximeter.api.running.meter_metrics import meter_families
+from taximeter.meter import Meter
 from taximeter.meter.sidecar import Sidecar
+from taximeter.meter.sidecar.app import Metrics
+from taximeter.settler.status.metrics import Exposition
 
 FUNDS = 1_000_000
 JSON = {"Content-Type": "application/json"}
@@ -97,3 +101,10 @@ async def calling(url: str) -> AsyncIterator[Caller]:
         base_url=url, timeout=60, trust_env=False, limits=limits
     ) as client:
         yield Caller(client, url)
+
+
+def exposed(meter: Meter) -> Metrics:
+    """What /metrics of a sidecar with this meter says."""
+    exposition = Exposition("sidecar", None)
+    exposition.add(lambda: meter_families(meter))
+    return exposition.text

@@ -13,3 +13,8 @@ SELECT has_sufficient_credits($1, $2, $3)
 -- name: deduct
 -- $1 org id, $2 user id, $3 millicredits, $4 request id
 SELECT * FROM deduct_credits($1, $2, $3, 'llm_inference', 'gpt-4o', $4, '{"provider": "openai"}')
+
+-- name: end_large
+-- As the API ends it.
+WITH ended AS (UPDATE organizations SET suspended_at = now(), deleted_at = now() WHERE id = 'big' RETURNING id)
+INSERT INTO taximeter.endings (org_id) SELECT id FROM ended

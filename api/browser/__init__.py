@@ -1,0 +1,1 @@
+"""Serves people with a browser: the pages of the console, and signing in and out."""

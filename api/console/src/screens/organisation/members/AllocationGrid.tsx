@@ -1,0 +1,142 @@
+import IconButton from '@mui/material/IconButton';
+import Tooltip from '@mui/material/Tooltip';
+import useMediaQuery from '@mui/material/useMediaQuery';
+import { DataGrid, type GridColDef } from '@mui/x-data-grid';
+import { useMemo } from 'react';
+
+import type { Schemas } from '../../../api/client';
+import { cspNonce } from '../../../app/csp';
+import { formatAmount, fromCredits, minus, percentOf, type Milli } from '../../../lib/money';
+import type { FeedState } from '../../../live/feed';
+import { MinusIcon, PlusIcon, TransferIcon } from '../../../parts/icons';
+import { Moment } from '../../../parts/Moment';
+
+type MoveKind = 'transfer' | 'allocate' | 'deallocate';
+
+interface AllocationGridProps {
+  allocations: readonly Schemas['AllocationView'][];
+  feed: FeedState;
+  onMove: (kind: MoveKind, userId: string) => void;
+}
+
+interface Row {
+  id: string;
+  user: string;
+  userId: string;
+  allocated: Milli;
+  used: Milli;
+  held: Milli;
+  remaining: Milli;
+  percent: number;
+  ends: string | null;
+}
+
+const MOVES = [
+  { kind: 'transfer', label: 'Transfer from', Icon: TransferIcon },
+  { kind: 'allocate', label: 'Allocate to', Icon: PlusIcon },
+  { kind: 'deallocate', label: 'Return credits of', Icon: MinusIcon },
+] as const;
+
+/** A page of allocations, drawn only where it is in view. */
+export default function AllocationGrid({ allocations, feed, onMove }: AllocationGridProps) {
+  const isNarrow = useMediaQuery('(max-width: 1000px)');
+  const isPhone = useMediaQuery('(max-width: 600px)');
+  const rows = useMemo(() => allocations.map((one) => rowOf(one, feed)), [allocations, feed]);
+  const columns = useMemo(() => columnsFor(isPhone, onMove), [isPhone, onMove]);
+  return (
+    <DataGrid
+      nonce={cspNonce}
+      rows={rows}
+      columns={columns}
+      density="compact"
+      hideFooter
+      disableRowSelectionOnClick
+      disableColumnFilter
+      columnVisibilityModel={{
+        allocated: !isPhone,
+        used: !isNarrow,
+        held: !isPhone,
+        percent: !isNarrow,
+        ends: !isNarrow,
+      }}
+      sx={{
+        border: 0,
+        maxHeight: 'max(420px, calc(100dvh - 320px))',
+        fontVariantNumeric: 'tabular-nums',
+      }}
+    />
+  );
+}
+
+function rowOf(one: Schemas['AllocationView'], feed: FeedState): Row {
+  const live = feed.status === 'live' ? feed.members.get(one.user_id) : undefined;
+  const allocated = fromCredits(one.allocated_credits);
+  const remaining = live?.remaining ?? fromCredits(one.remaining_credits);
+  const used = minus(allocated, remaining);
+  return {
+    id: one.id,
+    user: one.user_email ?? one.user_id,
+    userId: one.user_id,
+    allocated,
+    used: one.is_active ? used : fromCredits(one.used_credits),
+    held: live?.held ?? fromCredits(one.held_credits),
+    remaining,
+    percent: percentOf(used, allocated),
+    ends: one.expires_at,
+  };
+}
+
+function amountColumn(field: keyof Row, headerName: string, width: number): GridColDef<Row> {
+  return {
+    field,
+    headerName,
+    type: 'number',
+    width,
+    flex: 0.6,
+    minWidth: 96,
+    valueFormatter: (value: Milli) => formatAmount(value),
+  };
+}
+
+function columnsFor(isPhone: boolean, onMove: AllocationGridProps['onMove']): GridColDef<Row>[] {
+  return [
+    { field: 'user', headerName: 'Member', flex: 1.4, minWidth: isPhone ? 110 : 160 },
+    amountColumn('allocated', 'Allocated', 130),
+    amountColumn('used', 'Used', 130),
+    amountColumn('held', 'Held', 100),
+    amountColumn('remaining', 'Remaining', 130),
+    {
+      field: 'percent',
+      headerName: 'Used, %',
+      type: 'number',
+      width: 90,
+      valueFormatter: (value: number) => value.toFixed(1),
+    },
+    {
+      field: 'ends',
+      headerName: 'Ends',
+      width: 160,
+      renderCell: ({ row }) => <Moment at={row.ends} />,
+    },
+    {
+      field: 'moves',
+      headerName: '',
+      width: isPhone ? 112 : 124,
+      sortable: false,
+      disableColumnMenu: true,
+      align: 'right',
+      renderCell: ({ row }) =>
+        MOVES.map(({ kind, label, Icon }) => (
+          <Tooltip key={kind} title={`${label} ${row.user}`}>
+            <IconButton
+              size="small"
+              aria-label={`${label} ${row.user}`}
+              onClick={() => onMove(kind, row.userId)}
+            >
+              <Icon />
+            </IconButton>
+          </Tooltip>
+        )),
+    },
+  ];
+}

@@ -1,0 +1,108 @@
+/** The screens of one organisation. */
+import type { Screen } from '../../app/screens';
+import {
+  AuditIcon,
+  HistoryIcon,
+  HoldsIcon,
+  KeysIcon,
+  MembersIcon,
+  OverviewIcon,
+  RequestsIcon,
+  SettingsIcon,
+  UsageIcon,
+  WebhooksIcon,
+} from '../../parts/icons';
+
+const place = 'organisation';
+
+export const organizationScreens: readonly Screen[] = [
+  {
+    path: '/o/$orgId',
+    title: 'Overview',
+    place,
+    icon: OverviewIcon,
+    letter: 'o',
+    load: () => import('./overview/Overview'),
+  },
+  {
+    path: '/o/$orgId/members',
+    title: 'Members',
+    place,
+    icon: MembersIcon,
+    letter: 'm',
+    adminOnly: true,
+    load: () => import('./members/Members'),
+  },
+  {
+    path: '/o/$orgId/usage',
+    title: 'Usage',
+    place,
+    icon: UsageIcon,
+    letter: 'u',
+    load: () => import('./usage/Usage'),
+  },
+  {
+    path: '/o/$orgId/requests',
+    title: 'Requests',
+    place,
+    icon: RequestsIcon,
+    letter: 'r',
+    load: () => import('./requests/Requests'),
+  },
+  {
+    path: '/o/$orgId/requests/$requestId',
+    title: 'Request',
+    place,
+    load: () => import('./requests/Story'),
+  },
+  {
+    path: '/o/$orgId/holds',
+    title: 'Open holds',
+    place,
+    icon: HoldsIcon,
+    letter: 'l',
+    load: () => import('./requests/Holds'),
+  },
+  {
+    path: '/o/$orgId/keys',
+    title: 'Keys',
+    place,
+    icon: KeysIcon,
+    letter: 'k',
+    adminOnly: true,
+    load: () => import('./keys/Keys'),
+  },
+  {
+    path: '/o/$orgId/webhooks',
+    title: 'Webhooks',
+    place,
+    icon: WebhooksIcon,
+    adminOnly: true,
+    load: () => import('./webhooks/Webhooks'),
+  },
+  {
+    path: '/o/$orgId/history',
+    title: 'History',
+    place,
+    icon: HistoryIcon,
+    letter: 'h',
+    adminOnly: true,
+    load: () => import('./history/History'),
+  },
+  {
+    path: '/o/$orgId/audit',
+    title: 'Audit',
+    place,
+    icon: AuditIcon,
+    adminOnly: true,
+    load: () => import('./audit/Audit'),
+  },
+  {
+    path: '/o/$orgId/settings',
+    title: 'Settings',
+    place,
+    icon: SettingsIcon,
+    adminOnly: true,
+    load: () => import('./settings/Settings'),
+  },
+];

@@ -1,0 +1,1 @@
+"""Signs people in with a browser, and keeps their sessions."""

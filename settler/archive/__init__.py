@@ -1,0 +1,1 @@
+"""Keeps old months of usage as Parquet files, and reads them again."""

@@ -1,0 +1,1 @@
+"""Moves an organisation to another cell: its books, its open holds, and who says where it is."""

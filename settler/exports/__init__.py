@@ -1,0 +1,1 @@
+"""Writes what happened in a day, or in an organisation, as tables for other programs."""

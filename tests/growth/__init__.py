@@ -1,0 +1,1 @@
+"""Computes what a load takes on paper, from figures that were measured: `make growth`."""
