@@ -8,6 +8,7 @@ import importlib.util
 import random
 import socket
 import time
+from collections import deque
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
@@ -15,6 +16,10 @@ LOOPBACK = "127.0.0.1"
 # be given that very port for its own end, connect to itself, and keep the server from coming back.
 PORT_MIN, PORT_MAX = 20_000, 32_000
 POLL_S = 0.02
+CLAIM = "taximeter-port-"
+"""What the names of the sockets begin with that claim a port."""
+_CLAIMS_MAX = 64
+_claims: deque[socket.socket | None] = deque(maxlen=_CLAIMS_MAX)
 
 
 class ServerFailed(RuntimeError):
@@ -75,12 +80,35 @@ def kept_port(path: Path) -> int:
     return port
 
 
-def free_port() -> int:
-    """Return a loopback port that nobody listens on at this moment."""
+def free_port(count: int = 1) -> int:
+    """Return a loopback port that nobody listens on, and that nobody else is told meanwhile; with a
+    `count`, the first of as many that follow one another.
+
+    A port is chosen now and bound by a server a moment later. Until this process ends, or has
+    asked for `_CLAIMS_MAX` more, no call returns the same port, in whatever process.
+    """
     for _ in range(100):
-        port = random.randint(PORT_MIN, PORT_MAX)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((LOOPBACK, port))
-            return port
+        first = random.randint(PORT_MIN, PORT_MAX - count + 1)
+        claims = [_claim(port) for port in range(first, first + count)]
+        if all(claims):
+            _claims.extend(claims)
+            return first
     raise ServerFailed(f"no free loopback port found between {PORT_MIN} and {PORT_MAX}")
+
+
+def _claim(port: int) -> socket.socket | None:
+    """A socket that shows others that the port has been given out; None when another shows it, or
+    listens on the port.
+
+    Its name belongs to the machine and goes with the socket, so that a crash leaves nothing.
+    """
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0{CLAIM}{port}")
+    except OSError:
+        claim.close()
+        return None
+    if not is_free(port):
+        claim.close()
+        return None
+    return claim

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -153,9 +154,8 @@ async def test_single_requests_are_listed_filtered_and_paged(world: World) -> No
         page = await call(world, "GET", f"{path}&cursor={page['next']}", by="boss")
         found += page["requests"]
     assert len({one["id"] for one in found}) == len(found) == 4
-    assert sorted((one["created_at"] for one in found), reverse=True) == [
-        one["created_at"] for one in found
-    ]
+    times = [datetime.fromisoformat(one["created_at"]) for one in found]
+    assert sorted(times, reverse=True) == times
     one = found[0]
     assert (one["service_name"], one["service_type"]) == ("gpt-4o-mini", "llm_inference")
     assert one["credits_used"] > 0 < one["reserved_credits"]

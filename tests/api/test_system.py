@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from support.world import World, serving
 
 from taximeter.api.app import create_app
 from taximeter.api.commands.token import command as token_command
+from taximeter.api.embedded.machine import free_port
 from taximeter.api.settings.api import ApiSettings
 from taximeter.api.simulator.app import create_simulator
 from taximeter.settler.books.stores import Stores
@@ -195,7 +195,7 @@ def test_token_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_the_api_as_a_process_finishes_what_it_began(world: World, tmp_path: Path) -> None:
     """SIGTERM in the middle of a stream: it is charged before the process ends."""
     await world.funded("ann", 20.0)
-    port = _free_port()
+    port = free_port()
     environment = {
         **os.environ,
         "TAXIMETER_DATABASE_URL": world.settings.database_url,
@@ -253,13 +253,6 @@ async def test_the_api_as_a_process_finishes_what_it_began(world: World, tmp_pat
             process.wait()
         if process.stderr is not None:
             process.stderr.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_the_simulator_is_labelled_and_repeats_itself() -> None:

@@ -17,7 +17,7 @@ import redis as redis_py
 from support.servers import ValkeyFactory, run_sql, select_one
 
 from taximeter.api.embedded import server as server_module
-from taximeter.api.embedded.machine import LOOPBACK, ServerFailed
+from taximeter.api.embedded.machine import LOOPBACK, ServerFailed, free_port
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.api.embedded.server import EmbeddedServer
 from taximeter.api.embedded.valkey import EmbeddedValkey
@@ -199,6 +199,16 @@ def test_the_next_process_finds_a_server_on_the_port_of_the_last_one(tmp_path: P
         squatter.listen()
         with EmbeddedValkey(tmp_path / "mine") as server:
             assert server.port != first
+
+
+def test_a_port_is_given_out_once() -> None:
+    """Also to another process, and although no server listens on it yet."""
+    first = free_port(3)
+    ports = {first, first + 1, first + 2} | {free_port() for _ in range(20)}
+    assert len(ports) == 23
+    asked = "from taximeter.api.embedded import machine; import sys\n"
+    asked += "sys.exit(any(machine._claim(int(port)) for port in sys.argv[1:]))"
+    subprocess.run([sys.executable, "-c", asked, *map(str, ports)], check=True)
 
 
 def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from support.shard import ScriptedShard
 from support.sidecar import FUNDS, JSON, problem
 from support.waiting import eventually
 
+from taximeter.api.embedded.machine import free_port
 from taximeter.api.processes.several import close_all, reserve_port, share_port
 
 PROCESSES = 2
@@ -110,21 +111,10 @@ async def charges(ports: list[int]) -> list[int]:
     return counted
 
 
-def two_free_ports() -> int:
-    """The first of two free ports that follow one another."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            with suppress(OSError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
-
-
 async def test_they_share_a_port_until_all_have_drained(
     redis_url: str, shard: ScriptedShard
 ) -> None:
-    metrics = two_free_ports()
+    metrics = free_port(2)
     settings = {"redis_url": redis_url, "sidecar_drain_s": 600, "sidecar_metrics_port": metrics}
     ports = [metrics, metrics + 1]
     async with running("--port", "0", **settings) as run:
@@ -186,7 +176,7 @@ async def test_they_end_with_the_one_that_keeps_them(
 async def test_one_that_cannot_start_stops_all(
     redis_url: str, shard: ScriptedShard, tmp_path: Path
 ) -> None:
-    metrics = two_free_ports()
+    metrics = free_port(2)
     path = tmp_path / "sidecar.sock"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", metrics + 1))

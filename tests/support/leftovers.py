@@ -10,8 +10,11 @@ import resource
 from pathlib import Path
 from typing import Final
 
+from taximeter.api.embedded.machine import CLAIM
+
 _LIMITS: Final = ("RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_NPROC")
 _DESCRIPTORS: Final = Path("/proc/self/fd")
+_UNIX_SOCKETS: Final = Path("/proc/net/unix")
 
 
 def limits() -> dict[str, tuple[int, int]]:
@@ -33,8 +36,10 @@ def lowered(before: dict[str, tuple[int, int]]) -> list[str]:
 
 
 def sockets() -> set[str]:
-    """The open sockets of this process; none where there is no /proc."""
-    found = set()
+    """The open sockets of this process, but for those that claim a port until it ends; none where
+    there is no /proc.
+    """
+    found: set[str] = set()
     if _DESCRIPTORS.is_dir():
         for name in os.listdir(_DESCRIPTORS):
             try:
@@ -43,6 +48,12 @@ def sockets() -> set[str]:
                 continue  # That of the listing itself.
             if target.startswith("socket:"):
                 found.add(target)
+    if found:
+        # "…: 2 0 0 2 1 12345 @name": 12345 is what the target of a descriptor names.
+        lines = (
+            line.split() for line in _UNIX_SOCKETS.read_text(errors="replace").splitlines()[1:]
+        )
+        found -= {f"socket:[{line[6]}]" for line in lines if line[-1].startswith(f"@{CLAIM}")}
     return found
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from support.waiting import eventually
+from taximeter.api.embedded.machine import free_port
 
 RCLONE = shutil.which("rclone", path=Path(sys.executable).parent)
 BUCKET = "old-months"
@@ -36,9 +37,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     folder = tmp_path_factory.mktemp("s3")
     (folder / BUCKET).mkdir()
     key, secret = secrets.token_hex(8), secrets.token_hex(16)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = ["--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}", "--config", ""]
     with subprocess.Popen(
         [RCLONE, "serve", "s3", *arguments, str(folder)],
