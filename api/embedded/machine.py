@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import importlib.util
+import os
 import random
 import socket
 import time
@@ -19,7 +21,8 @@ POLL_S = 0.02
 CLAIM = "taximeter-port-"
 """What the names of the sockets begin with that claim a port."""
 _CLAIMS_MAX = 64
-_claims: deque[socket.socket | None] = deque(maxlen=_CLAIMS_MAX)
+_claims: deque[int] = deque()
+"""Descriptors of the sockets, oldest first."""
 
 
 class ServerFailed(RuntimeError):
@@ -89,26 +92,27 @@ def free_port(count: int = 1) -> int:
     """
     for _ in range(100):
         first = random.randint(PORT_MIN, PORT_MAX - count + 1)
-        claims = [_claim(port) for port in range(first, first + count)]
-        if all(claims):
-            _claims.extend(claims)
+        with contextlib.ExitStack() as taken, contextlib.suppress(OSError):
+            claims = [taken.enter_context(_claim(port)) for port in range(first, first + count)]
+            _claims.extend(claim.detach() for claim in claims)
+            while len(_claims) > _CLAIMS_MAX:
+                os.close(_claims.popleft())
             return first
     raise ServerFailed(f"no free loopback port found between {PORT_MIN} and {PORT_MAX}")
 
 
-def _claim(port: int) -> socket.socket | None:
-    """A socket that shows others that the port has been given out; None when another shows it, or
-    listens on the port.
+def _claim(port: int) -> socket.socket:
+    """A socket that shows others that the port has been given out.
 
     Its name belongs to the machine and goes with the socket, so that a crash leaves nothing.
+    Raises OSError when another shows it, or listens on the port.
     """
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         claim.bind(f"\0{CLAIM}{port}")
+        if not is_free(port):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     except OSError:
         claim.close()
-        return None
-    if not is_free(port):
-        claim.close()
-        return None
+        raise
     return claim

@@ -16,6 +16,7 @@ import pytest
 import redis as redis_py
 from support.servers import ValkeyFactory, run_sql, select_one
 
+from taximeter.api.embedded import machine
 from taximeter.api.embedded import server as server_module
 from taximeter.api.embedded.machine import LOOPBACK, ServerFailed, free_port
 from taximeter.api.embedded.postgres import EmbeddedPostgres
@@ -206,9 +207,20 @@ def test_a_port_is_given_out_once() -> None:
     first = free_port(3)
     ports = {first, first + 1, first + 2} | {free_port() for _ in range(20)}
     assert len(ports) == 23
-    asked = "from taximeter.api.embedded import machine; import sys\n"
-    asked += "sys.exit(any(machine._claim(int(port)) for port in sys.argv[1:]))"
-    subprocess.run([sys.executable, "-c", asked, *map(str, ports)], check=True)
+    for port in ports:
+        with pytest.raises(OSError, match="in use"):
+            machine._claim(port)
+
+
+def test_claims_of_ports_do_not_pile_up() -> None:
+    """One process, and one descriptor for each of its last ports."""
+    for _ in range(2 * machine._CLAIMS_MAX):
+        free_port()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        free_port()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(machine._claims) == machine._CLAIMS_MAX
 
 
 def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
