@@ -15,13 +15,17 @@ Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 def buckets_of(
     bounds: Sequence[str], counts: Sequence[int], exemplars: Exemplars | None = None
 ) -> list[Bucket]:
-    """`counts` are of each bucket alone; in the answer each has those below it, too."""
+    """`counts` are of each bucket alone; in the answer each has those below it, too.
+
+    An exemplar stands in the bucket of its own time, also where nothing was counted: a caller's
+    time has the way to the call and back, so that it may lie one bucket above what was counted.
+    """
     sums = map(float, accumulate(counts))
     if exemplars is None:
         return list(zip(bounds, sums, strict=True))
     made: list[Bucket] = []
     for place, (bound, total) in enumerate(zip(bounds, sums, strict=True)):
-        found = exemplars.of(place) if counts[place] else None
+        found = exemplars.of(place)
         if found is None:
             made.append((bound, total))
         else:

@@ -36,7 +36,8 @@ def seeds_of(url: str, settings: MeterSettings) -> Seeds:
 async def connect_places(seeds: Seeds, settings: MeterSettings) -> tuple[Places, int]:
     """Where keys live, and the number of shards.
 
-    Raises ShardFenced, MissingPermission, StoreError.
+    Raises ShardFenced, MissingPermission, StoreUnavailable when `take_timeout_s` is over,
+    StoreError.
     """
     places: Places | None = None
     try:
@@ -51,8 +52,9 @@ async def connect_places(seeds: Seeds, settings: MeterSettings) -> tuple[Places,
         if isinstance(error, NoPermissionError):
             raise missing_permission(str(seeds.options.get("username", "")), error) from error
         if isinstance(error, Exception):
+            kind = StoreUnavailable if isinstance(error, TimeoutError) else StoreError
             message = f"cannot reach Redis: {type(error).__name__} {error}"
-            raise StoreError(message.rstrip()) from error
+            raise kind(message.rstrip()) from error
         raise
 
 

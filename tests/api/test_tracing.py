@@ -25,7 +25,9 @@ from support.world import BILLING, CHAT, SHARDS, World
 from taximeter.api.llm.call_span import OPERATION_OF
 from taximeter.api.openai.parse import SURFACES
 from taximeter.api.processes.exposed import api_exposition
+from taximeter.api.web.histograms import buckets_of
 from taximeter.meter import InsufficientCredits
+from taximeter.meter.wire.exemplars import Exemplars
 from taximeter.meter.wire.keys import shard_of
 from taximeter.settler.books.settings import StoreSettings
 from taximeter.settler.settling.settle import settle_shard
@@ -216,6 +218,16 @@ async def test_what_the_caller_does_not_sample_leaves_nothing_but_its_context(
     assert (await world.chat()).status_code == 200
     await collector.named("taximeter.commit")
     assert not of_trace(collector.spans)
+
+
+def test_an_exemplar_stands_in_the_bucket_of_its_own_time() -> None:
+    """Also where the histogram has counted its call by a time that was a little shorter."""
+    kept = Exemplars((0.1, 1.0))
+    kept.keep(7, 0.2)
+    first, second, last = buckets_of(("0.1", "1.0", "+Inf"), [1, 0, 0], kept)
+    assert (first, last) == (("0.1", 1.0), ("+Inf", 1.0))
+    assert second[:2] == ("1.0", 1.0)
+    assert second[2].labels == {"trace_id": f"{7:032x}"}
 
 
 async def test_times_have_exemplars_of_traces(world: World, collector: Collector) -> None:

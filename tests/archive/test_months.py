@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 
@@ -201,7 +202,9 @@ async def _undo(months: Months, is_archived: bool) -> None:
 async def _from_nothing(months: Months) -> None:
     await months.conn.execute("DELETE FROM taximeter.archived_months")
     for name in months.place.names("2025-01"):
-        remove(months.place, name)
+        # A thread of what was cancelled may still be giving its file the name that it is to have.
+        with suppress(FileNotFoundError):
+            remove(months.place, name)
 
 
 class Killed(BaseException):

@@ -22,6 +22,7 @@ Side = Callable[[float], Awaitable[float]]
 ROUNDS_MAX = 50
 TICK_S = 0.001
 RUNNING_MAX = 20_000
+RARE_S = 60.0
 COLLAPSED_AT = 2.0
 TIMED: Final = frozenset({"s", "ms", "µs", "/s"})
 """Units of what a faster machine does better."""
@@ -229,8 +230,11 @@ async def open_loop(
 
     Each gets the moment at which it was due, to count its time from: what makes the loop late makes
     every answer late that was due meanwhile, as its caller would see it. Those of a millisecond are
-    due together. Raises what a launch raises, and BenchFailed when they pile up.
+    due together. One is started in any case, however long its turn takes to come. Raises what a
+    launch raises, and BenchFailed when they pile up, or are fewer than one in a minute.
     """
+    if per_second * RARE_S < 1:
+        raise BenchFailed(f"{per_second:.3f}/s is too little to measure")
     clock = time.perf_counter
     running: set[asyncio.Task[object]] = set()
     failures: list[BaseException] = []
@@ -243,7 +247,7 @@ async def open_loop(
     launched, tick, ran = 0, 0, False
     try:
         with Ticks(TICK_S) as ticks:
-            while tick * TICK_S < seconds and not failures:
+            while (tick * TICK_S < seconds or not launched) and not failures:
                 tick += 1
                 due = ticks.began + tick * TICK_S
                 if due <= clock():

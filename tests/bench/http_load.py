@@ -24,7 +24,7 @@ class Load:
 
     seconds: float = 0.0
     times: list[float] = field(default_factory=list)
-    """Seconds of every answer that ended in time, to its last byte."""
+    """Seconds of every answer that ended in time, to its last byte; the first counts anyway."""
 
     @property
     def per_second(self) -> float:
@@ -72,6 +72,9 @@ class Connection(asyncio.Protocol):
             return
         if now <= self._end:
             self._load.times.append(now - self._sent_at)
+        elif not self._load.times:  # The only one: it has taken all the time and more.
+            self._load.times.append(now - self._sent_at)
+            self._load.seconds += now - self._end
         self._received.clear()
         if now < self._end:
             self._send()
@@ -120,7 +123,7 @@ async def drive(
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
-    load = Load()
+    load = Load(seconds)
     loop = asyncio.get_running_loop()
     end = time.perf_counter() + seconds
     opened: list[Connection] = []
@@ -140,7 +143,6 @@ async def drive(
     finally:
         for connection in opened:
             connection.close()
-    load.seconds = seconds
     return load
 
 

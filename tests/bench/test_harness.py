@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -21,6 +22,7 @@ from bench.harness import (
     take_turns,
     value,
 )
+from bench.http_load import drive, post
 
 
 def figure(ours: tuple[float, ...], baseline: tuple[float, ...], target: Target) -> Figure:
@@ -148,6 +150,35 @@ async def test_a_call_counts_from_when_it_was_due_however_late_the_loop_is() -> 
     assert [due.count(moment) for moment in moments] == [2] * 50
     steps = [after - before for before, after in itertools.pairwise(moments)]
     assert steps == pytest.approx([0.001] * 49, abs=1e-6)
+
+
+async def test_an_open_loop_measures_something_however_slow_the_machine_is() -> None:
+    due: list[float] = []
+
+    async def launch(counted_from: float) -> None:
+        due.append(counted_from)
+
+    assert await open_loop(launch, per_second=5, seconds=0.05) == len(due) == 1
+    with pytest.raises(BenchFailed, match=r"0\.010/s is too little"):
+        await open_loop(launch, per_second=0.01, seconds=0.05)
+
+
+async def test_a_closed_loop_of_requests_counts_its_first_answer_however_late() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(2)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        load = await drive(url, [lambda: post(url, b"{}")], connections=1, seconds=0)
+    assert len(load.times) == 1
+    assert load.per_second == pytest.approx(1 / load.seconds)
+    assert load.seconds >= load.times[0]
 
 
 async def test_what_an_open_loop_has_begun_ends_with_it() -> None:

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 from settler_world import World
 from support.cluster import SHARDS, Cluster, Live, MeterFactory, organisations, settings_of
+from support.waiting import answered
 
 from taximeter.meter import LoadedAccount, Meter, MeterSettings
 from taximeter.meter.places.routed import RoutedRedis
@@ -66,10 +67,9 @@ async def connect(cluster: Cluster) -> AsyncIterator[MeterFactory]:
     meters: list[Meter] = []
 
     async def make(url: str = "", **settings: object) -> Meter:
-        made = await Meter.connect(
-            url or cluster.url(),
-            loader=nobody,
-            settings=MeterSettings(**settings),  # type: ignore[arg-type]
+        told = MeterSettings(**settings)  # type: ignore[arg-type]
+        made = await answered(
+            lambda: Meter.connect(url or cluster.url(), loader=nobody, settings=told)
         )
         meters.append(made)
         return made

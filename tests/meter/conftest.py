@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from support.credit import Books
 from support.servers import ValkeyFactory
 from support.shard import ScriptedShard
+from support.waiting import answered
 
 from taximeter.meter import LoadedAccount, Loader, Meter, MeterSettings
 from taximeter.meter.wire.keys import ShardKeys
@@ -37,11 +38,8 @@ async def connect(redis_url: str) -> AsyncIterator[MeterFactory]:
     meters: list[Meter] = []
 
     async def make(url: str = redis_url, loader: Loader = nobody, **settings: object) -> Meter:
-        made = await Meter.connect(
-            url,
-            loader=loader,
-            settings=MeterSettings(**settings),  # type: ignore[arg-type]
-        )
+        told = MeterSettings(**settings)  # type: ignore[arg-type]
+        made = await answered(lambda: Meter.connect(url, loader=loader, settings=told))
         meters.append(made)
         return made
 

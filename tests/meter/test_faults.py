@@ -19,6 +19,7 @@ from taximeter.meter import (
     InsufficientCredits,
     LoadedAccount,
     Meter,
+    MeterSettings,
     OutcomeUnknown,
     RequestReplayed,
     ShardFenced,
@@ -107,6 +108,15 @@ async def test_no_reply_at_all_is_an_unknown_outcome_that_a_repeat_resolves(
     proxy.reset_all()
     assert (await answered(lambda: meter.charge("org", "u", 10, request_id="r"))).replayed
     assert await shard.account() == (990, 0, 1)
+
+
+async def test_a_server_that_does_not_answer_who_connects_is_unavailable(
+    shard: ScriptedShard, proxy: Proxy
+) -> None:
+    proxy.silence(True)
+    settings = MeterSettings(take_timeout_s=0.2)
+    with pytest.raises(StoreUnavailable, match="cannot reach Redis: TimeoutError"):
+        await Meter.connect(proxy.url, settings=settings)
 
 
 async def test_a_silent_server_does_not_hang_a_balance(
