@@ -1836,6 +1836,20 @@ ALTER TABLE ONLY taximeter.key_seals_taken
 -- Functions, by their names
 -- ====================
 
+CREATE FUNCTION taximeter.acknowledge_lost(of_shard integer, of_epoch bigint, first bigint, said text, by_whom text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO taximeter.acknowledgements (what, shard, epoch, seq_first, events, note, acknowledged_by)
+    SELECT 'lost', lost.shard, lost.epoch, lost.seq_first, lost.seq_last - lost.seq_first + 1, said, by_whom
+      FROM taximeter.lost_events AS lost
+     WHERE (lost.shard, lost.epoch, lost.seq_first) = (of_shard, of_epoch, first)
+    ON CONFLICT (shard, epoch, seq_first) WHERE what = 'lost' DO NOTHING;
+    RETURN FOUND;
+END;
+$$;
+
 CREATE FUNCTION public.add_credits_to_pool(org_id text, millicredits bigint, purchase_amount numeric) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'

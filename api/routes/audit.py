@@ -14,7 +14,7 @@ from taximeter.api.running.dependencies import OrgAdminDep, SystemAdminDep
 from taximeter.api.running.reports import ReportsDep
 from taximeter.api.sql import IDENTITY
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Day, UserId
+from taximeter.api.web.json_numbers import Day, OrgId, UserId
 from taximeter.api.web.paging import (
     COUNTED_MAX,
     NEXT,
@@ -106,6 +106,7 @@ async def get_system_audit(
     reports: ReportsDep,
     start_date: Annotated[Day | None, Query(description="First day, in UTC")] = None,
     end_date: Annotated[Day | None, Query(description="Last day, in UTC")] = None,
+    org_id: Annotated[OrgId | None, Query(description="Only this organization")] = None,
     limit: LimitParam = 50,
     cursor: CursorParam = None,
 ) -> SystemAuditLog:
@@ -120,7 +121,10 @@ async def get_system_audit(
     place = (last_at, None if last_id is None else int(last_id))
 
     async def page(conn: Connection) -> list[Record]:
-        return await conn.fetch(IDENTITY["list_audit_of_all"], first, before, *place, limit + 1)
+        which = (first, before, *place, limit + 1)
+        if org_id is None:
+            return await conn.fetch(IDENTITY["list_audit_of_all"], *which)
+        return await conn.fetch(IDENTITY["list_audit_of_one"], *which, org_id)
 
     rows = await reports.read(page)
     entries = [SystemAuditEntry(**_fields(row)) for row in rows[:limit]]

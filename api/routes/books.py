@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 import asyncpg
 from asyncpg import Record
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from taximeter.api.billing.audit import write_audit
 from taximeter.api.running.dependencies import CallerFirstRoute, ServicesDep, SystemAdminDep
@@ -35,6 +35,8 @@ _PAYLOAD: Final = 6
 """Its place in the line of an event."""
 
 LetterState = Literal["open", "acknowledged", "charged"]
+Shard = Annotated[int, Path(ge=0, lt=2**31, description="As the list of lost events has it")]
+Number = Annotated[int, Path(ge=0, lt=2**63, description="As the list of lost events has it")]
 LetterId = Annotated[int, Path(ge=1, lt=2**63, description="The event, by its `id` in the list")]
 
 
@@ -113,6 +115,7 @@ class LostEvents(BaseModel):
     events: int
     found_at: datetime
     acknowledged_at: datetime | None
+    acknowledged_by: str | None = Field(description="A user, or a role of the database")
     note: str | None
 
 
@@ -162,10 +165,16 @@ class DeadLetterList(BaseModel):
     next: str | None = Field(description=NEXT)
 
 
+def _says_something(note: str) -> str:
+    if not note.strip():
+        raise ValueError("must say what was found")
+    return note.strip()
+
+
 class Note(Body):
     """What was found, and why it is done."""
 
-    note: ShortText
+    note: Annotated[ShortText, AfterValidator(_says_something)]
 
 
 @router.get("/books", summary="Whether the books are right")
@@ -210,9 +219,7 @@ async def get_books(admin: SystemAdminDep, services: ServicesDep) -> Books:
             acknowledged=counts["acknowledged"],
             charged=counts["charged"],
         ),
-        lost_events=[
-            LostEvents(**dict(row), events=row["seq_last"] - row["seq_first"] + 1) for row in lost
-        ],
+        lost_events=[_lost(row) for row in lost],
     )
 
 
@@ -229,6 +236,47 @@ def _proof(row: Record) -> Proof:
         checked_at=row["checked_at"],
         proved_at=row["proved_at"],
     )
+
+
+def _lost(row: Record) -> LostEvents:
+    return LostEvents(**dict(row), events=row["seq_last"] - row["seq_first"] + 1)
+
+
+@router.post(
+    "/lost-events/{shard}/{epoch}/{seq_first}/acknowledge",
+    summary="Note that a loss of events is known",
+)
+@again_when_undone
+async def acknowledge_lost_events(
+    shard: Shard,
+    epoch: Number,
+    seq_first: Number,
+    body: Note,
+    admin: SystemAdminDep,
+    services: ServicesDep,
+) -> LostEvents:
+    """From now on the loss is shown and is no alarm; nothing is charged. 409 for one that was
+    acknowledged before. Losses of charges in Postgres itself are a matter of `taximeter check`.
+    """
+    hole = (shard, epoch, seq_first)
+    async with services.pool.acquire() as conn, conn.transaction():
+        if await conn.fetchrow(BOOKS["lost_event"], *hole) is None:
+            raise ApiError(404, "There is no such loss")
+        done = await conn.fetchval(BOOKS["acknowledge_lost"], *hole, body.note, admin.user_id)
+        row = await conn.fetchrow(BOOKS["lost_event"], *hole)
+        assert row is not None, "it is never deleted"
+        lost = _lost(row)
+        if not done:
+            raise ApiError(409, f"It was acknowledged before, by {lost.acknowledged_by}")
+        await write_audit(
+            conn,
+            actor=admin.user_id,
+            action="system.lost_events.acknowledged",
+            org_id=None,
+            target=f"shard {shard}, events {epoch}-{seq_first} to {lost.seq_last}",
+            after={"events": lost.events, "note": body.note},
+        )
+        return lost
 
 
 @router.get("/dead-letters", summary="Events that could not be booked")

@@ -9,12 +9,13 @@ from asyncpg import Record
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, BaseModel, Field
 
-from taximeter.api.access.key_text import make_key
+from taximeter.api.access.key_text import NewKey, make_key
 from taximeter.api.billing.allocations import not_a_member
 from taximeter.api.billing.audit import write_audit
-from taximeter.api.running.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
+from taximeter.api.running.dependencies import Access, CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.sql import IDENTITY, KEYS
 from taximeter.api.web.errors import ApiError
+from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, make_once
 from taximeter.api.web.json_numbers import Body, ShortText, UserId
 from taximeter.api.web.paging import LimitParam, OffsetParam
 from taximeter.api.web.retries import again_when_undone
@@ -25,6 +26,10 @@ router = APIRouter(prefix="/api/v1/org-billing", tags=["keys"], route_class=Call
 LIFE_DEFAULT = timedelta(days=90)
 LIFE_MAX = timedelta(days=366)
 KEYS_MAX = 100
+MADE_BEFORE = (
+    "Key {id} was made by this request before, and its text was in that answer alone: revoke it,"
+    " and make another"
+)
 KEYS_OF_NAME_MAX = 2
 """The one in use and the one that is to replace it."""
 
@@ -103,16 +108,21 @@ class ApiKeyRevoked(BaseModel):
 @router.post("/orgs/{org_id}/keys", summary="Make an API key")
 @again_when_undone
 async def create_key(
-    body: NewApiKey, access: OrgAdminDep, services: ServicesDep, response: Response
+    body: NewApiKey,
+    access: OrgAdminDep,
+    services: ServicesDep,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> ApiKeyMade:
-    """The key is shown in this answer and never again. It needs a session of an org admin: no key
-    makes keys.
+    """The key is shown in this answer and never again: a repetition with the same
+    `Idempotency-Key` makes none, and is refused with 409 and the `id` of the first. It needs a
+    session of an org admin: no key makes keys.
 
     404 if `user_id` is no active member; 409 if there are 100 keys, or two of this name: revoke one
     first.
     """
     response.headers["Cache-Control"] = "no-store"
-    org_id, made = access.org_id, make_key(await services.keys.seal())
+    seal = await services.keys.seal()
     if body.user_id is not None and "lookup" in body.operations:
         raise ApiError(
             400,
@@ -120,34 +130,44 @@ async def create_key(
             details={"field": "operations"},
         )
     async with services.pool.acquire() as conn, conn.transaction():
-        await conn.fetchval(IDENTITY["lock_organization"], org_id)
-        if body.user_id is not None:
-            member = await conn.fetchrow(IDENTITY["find_member"], org_id, body.user_id)
-            if member is None or member["status"] != "active":
-                raise not_a_member()
-        await _refuse_too_many(conn, org_id, body.name)
-        await conn.execute(
-            KEYS["insert_key"],
-            made.key_id,
-            org_id,
-            body.user_id,
-            body.name,
-            sorted(set(body.operations)),
-            made.digest,
-            made.text[-4:],
-            access.user_id,
-            body.expires_at or datetime.now(UTC) + LIFE_DEFAULT,
+        request = Repeatable("keys.create", access.org_id, idempotency_key, body)
+        return await make_once(
+            conn, request, MADE_BEFORE, lambda: _create(conn, body, access, make_key(seal))
         )
-        row = await _locked(conn, org_id, made.key_id)
-        await write_audit(
-            conn,
-            actor=access.user_id,
-            action="org.key.created",
-            org_id=org_id,
-            target=made.key_id,
-            after=_audited(row),
-        )
-    return ApiKeyMade(key=made.text, api_key=_view(row))
+
+
+async def _create(
+    conn: Connection, body: NewApiKey, access: Access, made: NewKey
+) -> tuple[str, ApiKeyMade]:
+    org_id = access.org_id
+    await conn.fetchval(IDENTITY["lock_organization"], org_id)
+    if body.user_id is not None:
+        member = await conn.fetchrow(IDENTITY["find_member"], org_id, body.user_id)
+        if member is None or member["status"] != "active":
+            raise not_a_member()
+    await _refuse_too_many(conn, org_id, body.name)
+    await conn.execute(
+        KEYS["insert_key"],
+        made.key_id,
+        org_id,
+        body.user_id,
+        body.name,
+        sorted(set(body.operations)),
+        made.digest,
+        made.text[-4:],
+        access.user_id,
+        body.expires_at or datetime.now(UTC) + LIFE_DEFAULT,
+    )
+    row = await _locked(conn, org_id, made.key_id)
+    await write_audit(
+        conn,
+        actor=access.user_id,
+        action="org.key.created",
+        org_id=org_id,
+        target=made.key_id,
+        after=_audited(row),
+    )
+    return made.key_id, ApiKeyMade(key=made.text, api_key=_view(row))
 
 
 async def _refuse_too_many(conn: Connection, org_id: str, name: str) -> None:

@@ -18,7 +18,7 @@ from taximeter.api.running.services import Services
 from taximeter.api.sql import IDENTITY, MOVES, USERS
 from taximeter.api.web.current_request import current_request_id
 from taximeter.api.web.errors import ApiError
-from taximeter.api.web.json_numbers import Body, NewUserId, UserId
+from taximeter.api.web.json_numbers import Body, NewUserId, ShortText, UserId
 from taximeter.api.web.paging import (
     COUNTED_MAX,
     NEXT,
@@ -41,6 +41,8 @@ router = APIRouter(prefix="/api/v1/org-billing", tags=["members"], route_class=C
 
 Role = Literal["admin", "member"]
 
+SEARCHED_MAX = 10_000
+"""Members of an organisation that a search looks at."""
 INVITATIONS_OF_ORGANIZATION_MAX = 500
 """Most invitations of an organisation that wait for an answer."""
 INVITATIONS_OF_USER_MAX = 50
@@ -101,12 +103,28 @@ async def list_members(
     status: Annotated[
         Literal["active", "invited"], Query(description="Members, or who was invited")
     ] = "active",
+    search: Annotated[
+        ShortText | None,
+        Query(
+            description="Only those with this in their id or address: the first ones, on one page"
+            " that is not counted."
+            f" Of an organization with more, the oldest {SEARCHED_MAX} are searched; a whole id is"
+            " always found"
+        ),
+    ] = None,
     limit: LimitParam = 50,
     offset: OffsetParam = 0,
     cursor: CursorParam = None,
 ) -> MemberList:
     """Active members, or those who were invited, a page at a time."""
     place = read_cursor(cursor, datetime, str)
+    if search is not None:
+        async with services.pool.acquire() as conn:
+            rows = await conn.fetch(
+                IDENTITY["search_members"], access.org_id, limit, status, search, SEARCHED_MAX
+            )
+        found = [_view(row) for row in rows]
+        return MemberList(members=found, total=None, limit=limit, offset=0, next=None)
     async with services.pool.acquire() as conn:
         rows = await conn.fetch(
             IDENTITY["list_members"], access.org_id, limit + 1, offset, status, *place

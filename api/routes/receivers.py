@@ -22,6 +22,7 @@ from taximeter.api.running.dependencies import (
 from taximeter.api.running.services import Services
 from taximeter.api.sql import RECEIVERS
 from taximeter.api.web.errors import ApiError
+from taximeter.api.web.idempotency import IdempotencyKey, Repeatable, make_once
 from taximeter.api.web.json_numbers import Body, ShortText
 from taximeter.api.web.paging import (
     NEXT,
@@ -45,6 +46,10 @@ from taximeter.settler.notices.sealing import Sealer, Unreadable, make_secret
 router = APIRouter(prefix="/api/v1/org-billing", tags=["receivers"], route_class=CallerFirstRoute)
 
 RECEIVERS_MAX = 10
+MADE_BEFORE = (
+    "Receiver {id} was made by this request before; a secret was in that answer alone: make a new"
+    " one for it where you need it"
+)
 BOTH_SIGN_S = 86_400.0
 """How long the secret before the last signs as well."""
 SENT_AGAIN_MAX = 10_000
@@ -227,25 +232,34 @@ StateParam = Annotated[
 @router.post("/orgs/{org_id}/receivers", summary="Make a receiver of an organization's notices")
 @again_when_undone
 async def create_receiver(
-    body: NewReceiver, access: OrgAdminDep, services: ServicesDep, response: Response
+    body: NewReceiver,
+    access: OrgAdminDep,
+    services: ServicesDep,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> ReceiverMade:
-    """The secret is shown in this answer and never again. 400 for an address of an inner network;
-    409 if there are 10 receivers.
+    """The secret is shown in this answer and never again: a repetition with the same
+    `Idempotency-Key` makes nothing, and is refused with 409 and the `id` of the first. 400 for an
+    address of an inner network; 409 if there are 10 receivers.
     """
     response.headers["Cache-Control"] = "no-store"
-    return await _create(services, access.org_id, access.principal, body)
+    return await _create(services, access.org_id, access.principal, body, idempotency_key)
 
 
 @router.post("/system/receivers", summary="Make a receiver of all notices")
 @again_when_undone
 async def create_system_receiver(
-    body: NewReceiver, admin: SystemAdminDep, services: ServicesDep, response: Response
+    body: NewReceiver,
+    admin: SystemAdminDep,
+    services: ServicesDep,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> ReceiverMade:
     """It hears of the installation, and of every organisation, whatever of `types` it asks for. The
-    secret is shown in this answer and never again.
+    secret is shown in this answer and never again; a repetition is refused as above.
     """
     response.headers["Cache-Control"] = "no-store"
-    return await _create(services, None, admin, body)
+    return await _create(services, None, admin, body, idempotency_key)
 
 
 @router.get("/orgs/{org_id}/receivers", summary="Receivers of an organization")
@@ -399,7 +413,11 @@ def _sealer(services: Services) -> Sealer:
 
 
 async def _create(
-    services: Services, org_id: str | None, admin: Principal, body: NewReceiver
+    services: Services,
+    org_id: str | None,
+    admin: Principal,
+    body: NewReceiver,
+    idempotency_key: str | None,
 ) -> ReceiverMade:
     sealer = _sealer(services)
     is_email = body.kind == "email"
@@ -411,7 +429,8 @@ async def _create(
     except ValueError as error:
         raise ApiError(400, f"url: {error}", details={"field": "url"}) from error
     secret = make_secret() if body.kind == "webhook" else None
-    async with services.pool.acquire() as conn, conn.transaction():
+
+    async def make() -> tuple[str, ReceiverMade]:
         await conn.execute(RECEIVERS["lock_all"], org_id)
         if await conn.fetchval(RECEIVERS["count"], org_id) >= RECEIVERS_MAX:
             raise ApiError(409, f"There are at most {RECEIVERS_MAX} receivers; remove one first")
@@ -431,7 +450,13 @@ async def _create(
             *(sealer.mark, sorted(set(body.types)), sorted(set(body.percents)), admin.user_id),
         )
         await _audit(conn, "org.receiver.created", org_id, admin.user_id, row)
-    return ReceiverMade(secret=secret, receiver=_view(row, services.sealer))
+        return str(row["id"]), ReceiverMade(secret=secret, receiver=_view(row, services.sealer))
+
+    scope = admin.user_id if org_id is None else org_id
+    endpoint = "system.receivers.create" if org_id is None else "receivers.create"
+    async with services.pool.acquire() as conn, conn.transaction():
+        request = Repeatable(endpoint, scope, idempotency_key, body)
+        return await make_once(conn, request, MADE_BEFORE, make)
 
 
 async def _list(services: Services, org_id: str | None, limit: int, offset: int) -> ReceiverList:

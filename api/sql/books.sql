@@ -19,12 +19,27 @@ SELECT is_wrong, since FROM taximeter.conditions WHERE subject = 'books';
 
 -- name: lost_events
 -- Why: holes that were found, the newest first, and whether somebody knows of them. $1 how many
-SELECT lost.shard, lost.epoch, lost.seq_first, lost.seq_last, lost.found_at, known.acknowledged_at, known.note
+SELECT lost.shard, lost.epoch, lost.seq_first, lost.seq_last, lost.found_at, known.acknowledged_at,
+    known.acknowledged_by, known.note
 FROM taximeter.lost_events AS lost
 LEFT JOIN taximeter.acknowledgements AS known
     ON known.what = 'lost' AND (known.shard, known.epoch, known.seq_first) = (lost.shard, lost.epoch, lost.seq_first)
 ORDER BY lost.found_at DESC, lost.shard, lost.epoch, lost.seq_first
 LIMIT $1;
+
+-- name: lost_event
+-- $1 shard, $2 epoch, $3 number of the first event of the hole
+SELECT lost.shard, lost.epoch, lost.seq_first, lost.seq_last, lost.found_at, known.acknowledged_at,
+    known.acknowledged_by, known.note
+FROM taximeter.lost_events AS lost
+LEFT JOIN taximeter.acknowledgements AS known
+    ON known.what = 'lost' AND (known.shard, known.epoch, known.seq_first) = (lost.shard, lost.epoch, lost.seq_first)
+WHERE (lost.shard, lost.epoch, lost.seq_first) = ($1, $2, $3);
+
+-- name: acknowledge_lost
+-- Why: a hole is noted as known once; who comes second waits for the first, and gets false.
+-- $1 shard, $2 epoch, $3 number of its first event, $4 note, $5 by whom
+SELECT taximeter.acknowledge_lost($1, $2, $3, $4, $5);
 
 -- name: count_dead_letters
 -- Why: how many were set aside, counted up to $1, and what became of them.

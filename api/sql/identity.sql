@@ -55,6 +55,20 @@ WHERE org_id = $1 AND status = $4
 ORDER BY created_at, user_id
 LIMIT $2 OFFSET $3;
 
+-- name: search_members
+-- Why: members by a part of their id or address: among the first of an organisation, so that no search reads a million rows, and whoever
+--      has exactly this id. $1 org_id, $2 limit, $3 active or invited, $4 what is searched, $5 how many are looked at
+SELECT user_id, CASE WHEN status = 'active' THEN email END AS email, role, status, created_at
+FROM (
+    (SELECT * FROM organization_members WHERE org_id = $1 AND status = $3 ORDER BY created_at, user_id LIMIT $5)
+    UNION
+    SELECT * FROM organization_members WHERE org_id = $1 AND status = $3 AND user_id = $4
+) AS looked_at
+LEFT JOIN taximeter.users USING (user_id)
+WHERE strpos(lower(user_id), lower($4::text)) > 0 OR (status = 'active' AND strpos(lower(email), lower($4)) > 0)
+ORDER BY created_at, user_id
+LIMIT $2;
+
 -- name: count_members
 -- Why: how many active or invited members there are, counted up to $3.
 -- $1 org_id, $2 active or invited, $3 most
@@ -167,5 +181,13 @@ SELECT count(*) FROM (
 SELECT id, at, actor, action, org_id, target, before::text AS before, after::text AS after, request_id
 FROM taximeter.audit_log
 WHERE at >= $1 AND at < $2 AND ($3::timestamptz IS NULL OR (at, id) < ($3, $4::bigint))
+ORDER BY at DESC, id DESC
+LIMIT $5;
+
+-- name: list_audit_of_one
+-- Why: the same of one organisation, by its own index. $1 to $5 as above, $6 org_id
+SELECT id, at, actor, action, org_id, target, before::text AS before, after::text AS after, request_id
+FROM taximeter.audit_log
+WHERE org_id = $6 AND at >= $1 AND at < $2 AND ($3::timestamptz IS NULL OR (at, id) < ($3, $4::bigint))
 ORDER BY at DESC, id DESC
 LIMIT $5;

@@ -24,7 +24,7 @@ from fastapi import Header
 from pydantic import BaseModel
 
 from taximeter.api.sql import IDEMPOTENCY
-from taximeter.api.web.errors import admin_refusal
+from taximeter.api.web.errors import ApiError, admin_refusal
 from taximeter.api.web.json_numbers import Body, ShortText
 from taximeter.settler.books.stores import Connection
 
@@ -38,6 +38,7 @@ IdempotencyKey = Annotated[
 ]
 
 Answer = TypeVar("Answer", bound=BaseModel)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +84,29 @@ async def answer_once(
     answer = await work()
     await conn.execute(IDEMPOTENCY["keep_answer"], *place, body_hash, answer.model_dump_json())
     return answer
+
+
+class _Made(BaseModel):
+    """What is kept of an answer that shows a secret."""
+
+    id: str
+
+
+async def make_once(
+    conn: Connection, request: Repeatable, words: str, work: Callable[[], Awaitable[tuple[str, T]]]
+) -> T:
+    """The same of an answer with a secret, which nobody keeps: `work` returns what it has made and
+    its id. A repetition makes nothing, and is refused with 409 and `words`, of which `{id}` is that
+    id.
+    """
+    fresh: list[T] = []
+
+    async def keep() -> _Made:
+        made_id, made = await work()
+        fresh.append(made)
+        return _Made(id=made_id)
+
+    kept = await answer_once(conn, request, _Made, keep)
+    if fresh:
+        return fresh[0]
+    raise ApiError(409, words.format(id=kept.id), details={"id": kept.id})

@@ -59,13 +59,48 @@ def test_the_demo_adds_up(where: list[str], tmp_path: Path) -> None:
     assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(one.info)]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_the_demo_stays_open_until_it_is_told_to_end(told: signal.Signals, tmp_path: Path) -> None:
+    """Its console answers, and the signal ends everything in good order: with 0, no traceback, and
+    nothing that goes on running.
+    """
+    arguments = ["demo", "--requests", "20", "--stay", "--data-dir", str(tmp_path / "demo")]
+    with staying(arguments) as (process, printed):
+        assert "Everything adds up." in printed
+        [place] = re.findall(r"^The console: (.+)$", printed, re.MULTILINE)
+        if place.startswith("not built"):
+            assert "make console" in place
+        else:
+            page = httpx.get(place, timeout=60, trust_env=False)
+            assert (page.status_code, page.headers["content-type"][:9]) == (200, "text/html")
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 5
+        process.send_signal(told)
+        assert process.stdout is not None
+        assert "Traceback" not in process.stdout.read()
+        assert process.wait(120) == 0
+    psutil.wait_procs(children, timeout=60)
+    assert not [one for one in children if one.is_running()]
+
+
 @contextmanager
 def dev(
     data_dir: Path, port: int, *, cwd: Path | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running `taximeter dev` and what it printed until it said how to stop it."""
+    with staying(["dev", "--data-dir", str(data_dir), "--port", str(port)], cwd=cwd) as found:
+        yield found
+
+
+@contextmanager
+def staying(
+    arguments: list[str], *, cwd: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A command that stays, and what it printed until it said how to stop it."""
     process = subprocess.Popen(
-        [*COMMAND, "dev", "--data-dir", str(data_dir), "--port", str(port)],
+        [*COMMAND, *arguments],
         env=ENVIRONMENT,
         cwd=cwd,
         stdout=subprocess.PIPE,
@@ -80,7 +115,7 @@ def dev(
             if line.startswith("Ctrl-C"):
                 break
         else:
-            pytest.fail(f"dev ended: {printed}")
+            pytest.fail(f"{arguments[0]} ended: {printed}")
         yield process, printed
     finally:
         if process.poll() is None:

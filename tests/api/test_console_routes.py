@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 from support.waiting import eventually
@@ -170,6 +171,109 @@ async def test_what_was_set_aside_is_answered_once_and_charged_once(world: World
     older = await get(world, f"{SYSTEM}/audit?cursor={log['next']}", "root")
     assert {one["id"] for one in log["entries"]}.isdisjoint({one["id"] for one in older["entries"]})
     assert older["next"] is None
+
+
+async def test_a_loss_is_acknowledged_once_and_charges_nobody(world: World) -> None:
+    await world.funded("ann", 50.0)
+    await world.stores.pool.execute(
+        "INSERT INTO taximeter.lost_events (shard, epoch, seq_first, seq_last)"
+        " VALUES (0, 1, 5, 7), (0, 1, 11, 11)"
+    )
+
+    async def answer(seq: int, note: str = "Redis lost its disk") -> httpx.Response:
+        path = f"{SYSTEM}/lost-events/0/1/{seq}/acknowledge"
+        return await world.client.post(path, json={"note": note}, headers=world.root)
+
+    before = (await world.balance()).available
+    assert (await answer(6)).status_code == 404
+    assert (await answer(5, "  ")).status_code == 422
+    both = await asyncio.gather(answer(5), answer(5))
+    assert sorted(one.status_code for one in both) == [200, 409]
+    (done,) = (one.json() for one in both if one.status_code == 200)
+    assert (done["events"], done["acknowledged_by"]) == (3, "root")
+    assert done["note"] == "Redis lost its disk"
+    books = await get(world, f"{SYSTEM}/books", "root")
+    known = {one["seq_first"]: one["acknowledged_by"] for one in books["lost_events"]}
+    assert known == {5: "root", 11: None}
+    log = await get(world, f"{SYSTEM}/audit?limit=1", "root")
+    assert log["entries"][0]["action"] == "system.lost_events.acknowledged"
+    assert log["entries"][0]["after"] == {"events": 3, "note": "Redis lost its disk"}
+    assert (await world.balance()).available == before
+    # What is settled and has no charge is noted by a role of the settler's alone.
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await world.app.state.services.pool.execute(
+            "INSERT INTO taximeter.acknowledgements (what, shard, epoch, events, note)"
+            " VALUES ('uncharged', 0, 1, 1, 'x')"
+        )
+
+
+async def test_what_shows_a_secret_is_made_once_however_often_it_is_asked(world: World) -> None:
+    await world.subscribe()
+    bodies = {
+        "keys": {"name": "gateway", "operations": ["llm"]},
+        "receivers": {"name": "hook", "kind": "webhook", "url": "https://hooks.example.com/x"},
+    }
+    for what, body in bodies.items():
+        path = f"{BILLING}/orgs/acme/{what}"
+
+        async def ask(
+            key: str, path: str = path, body: dict[str, Any] = body, **changed: str
+        ) -> httpx.Response:
+            headers = world.auth("boss") | {"Idempotency-Key": key}
+            return await world.client.post(path, json=body | changed, headers=headers)
+
+        answers = await asyncio.gather(*(ask("one") for _ in range(3)))
+        assert sorted(one.status_code for one in answers) == [200, 409, 409], what
+        (made,) = (one.json() for one in answers if one.status_code == 200)
+        again = (await ask("one")).json()
+        made_id = made["api_key"]["key_id"] if what == "keys" else made["receiver"]["receiver_id"]
+        assert again["error"]["details"]["id"] == made_id
+        secret = made["key"] if what == "keys" else made["secret"]
+        assert secret not in str(again)
+        # The same key asks for nothing else, and another one for another.
+        assert (await ask("one", name="other")).status_code == 409
+        assert len((await get(world, path))[what]) == 1
+        assert (await ask("two")).status_code == 200
+        kept = await world.stores.pool.fetch("SELECT answer FROM taximeter.idempotent_answers")
+        assert not any(secret in str(row["answer"]) for row in kept)
+
+
+async def test_members_are_found_by_a_part_of_their_id_or_address(world: World) -> None:
+    await world.subscribe()
+    for user in ("anna", "susanne", "bob"):
+        await world.add_member(user)
+    await world.stores.pool.execute(
+        "INSERT INTO taximeter.users (user_id, email) VALUES ('bob', 'Robert.Anders@example.com')"
+        " ON CONFLICT (user_id) DO UPDATE SET email = EXCLUDED.email"
+    )
+
+    async def found(search: str, more: str = "") -> list[str]:
+        page = await get(world, f"{BILLING}/orgs/acme/members?search={search}{more}")
+        assert (page["total"], page["next"]) == (None, None)
+        return [one["user_id"] for one in page["members"]]
+
+    assert set(await found("ANN")) == {"anna", "susanne"}
+    assert await found("robert.anders@") == ["bob"]
+    assert len(await found("ann", "&limit=1")) == 1
+    assert await found("%") == await found("ann", "&status=invited") == []
+    await get(world, f"{BILLING}/orgs/acme/members?search=a", "anna", 403)
+
+
+async def test_the_log_of_everything_is_narrowed_to_one_organisation(world: World) -> None:
+    for org in ("acme", "globex"):
+        assert (await world.subscribe(org, "boss", 100.0)).status_code == 200
+    found: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        page = await get(world, f"{SYSTEM}/audit?org_id=globex&limit=1{cursor}", "root")
+        found += page["entries"]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    everything = (await get(world, f"{SYSTEM}/audit?limit=100", "root"))["entries"]
+    assert {one["org_id"] for one in everything} >= {"acme", "globex"}
+    assert found == [one for one in everything if one["org_id"] == "globex"]
+    assert (await get(world, f"{SYSTEM}/audit?org_id=nobody", "root"))["entries"] == []
 
 
 async def test_books_show_what_was_proved_and_when(world: World) -> None:

@@ -346,6 +346,20 @@ BY_HAND: dict[str, dict[str, Any]] = {
         }
         for path, state in (("acknowledge", "acknowledged"), ("retry", "charged"))
     },
+    f"POST {BILLING}/system/lost-events/{{shard}}/{{epoch}}/{{seq_first}}/acknowledge": {
+        "request": {"note": "Redis was started from a copy of an hour before"},
+        "response": {
+            "shard": 0,
+            "epoch": 1,
+            "seq_first": 17,
+            "seq_last": 19,
+            "events": 3,
+            "found_at": "2026-11-23T12:00:00Z",
+            "acknowledged_at": "2026-11-23T13:00:00Z",
+            "acknowledged_by": "root",
+            "note": "Redis was started from a copy of an hour before",
+        },
+    },
     **{
         f"GET {BILLING}/{owner}/receivers/{{receiver_id}}/deliveries": {
             "response": {

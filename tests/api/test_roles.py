@@ -231,6 +231,11 @@ TABLE: dict[tuple[str, str], tuple[str, Any, tuple[int, int, int, int, int]]] = 
         )
         for what in ("acknowledge", "retry")
     },
+    ("POST", f"{BILLING}/system/lost-events/{{shard}}/{{epoch}}/{{seq_first}}/acknowledge"): (
+        f"{BILLING}/system/lost-events/0/1/1/acknowledge",
+        {"note": "looked at"},
+        (401, 403, 403, 403, 404),
+    ),
     ("GET", f"{BILLING}/prices"): (f"{BILLING}/prices", None, (401, 200, 200, 200, 200)),
     ("GET", f"{BILLING}/prices/quote"): (
         f"{BILLING}/prices/quote?model=gpt-4o-mini",

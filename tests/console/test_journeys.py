@@ -64,6 +64,9 @@ async def test_a_system_admin_makes_an_organisation_and_answers_what_waits(
         " request_id, amount, raw) VALUES (0, 0, 'unknown_organization', 'no such organisation',"
         " 'acme', 'ann', 'r-late', 250, 'commit')"
     )
+    await running.stores.pool.execute(
+        "INSERT INTO taximeter.lost_events (shard, epoch, seq_first, seq_last) VALUES (0, 0, 5, 7)"
+    )
 
     def journey() -> None:
         with chromium.person(running.url, "") as person:
@@ -87,6 +90,8 @@ async def test_a_system_admin_makes_an_organisation_and_answers_what_waits(
             ):
                 dialog.get_by_label(label, exact=False).first.fill(value)
             dialog.get_by_role("button", name="Create").click()
+            expect(dialog.get_by_text("“Globex” is there.")).to_be_visible()
+            dialog.get_by_role("button", name="Close").click()
             row = page.get_by_role("row").filter(has_text="Globex")
             expect(row).to_contain_text("1,000.500")
             # Suspended and resumed, each with a reason.
@@ -104,10 +109,28 @@ async def test_a_system_admin_makes_an_organisation_and_answers_what_waits(
             dialog.get_by_label("What was found").fill("it came before its organisation")
             dialog.get_by_role("button", name="Charge after all").dblclick()
             expect(page.get_by_text("0 open")).to_be_visible()
+            expect(page.get_by_text("Lost events: 1 not acknowledged")).to_be_visible()
+            page.get_by_role("button", name="Acknowledge events 0-5 to 7 of shard 0").click()
+            dialog.get_by_label("What was found").fill("a disk was lost")
+            dialog.get_by_role("button", name="Acknowledge").dblclick()
+            lost = page.get_by_role("region", name="Lost events")
+            expect(lost.get_by_text("a disk was lost")).to_be_visible()
+            expect(lost.get_by_text("root, ")).to_be_visible()
 
             person.open("/system/audit", "Audit log")
-            for action in ("system.dead_letter.charged", "org.suspended"):
+            actions = (
+                "system.lost_events.acknowledged",
+                "system.dead_letter.charged",
+                "org.suspended",
+            )
+            for action in actions:
                 expect(page.get_by_role("cell", name=action).first).to_be_visible()
+            page.get_by_label("Organisation, by id").fill("globex")
+            page.get_by_label("Organisation, by id").press("Enter")
+            expect(page.get_by_role("cell", name="system.lost_events")).to_have_count(0)
+            expect(page.get_by_role("cell", name="org.suspended")).to_be_visible()
+            page.go_back()
+            expect(page.get_by_role("cell", name="system.lost_events").first).to_be_visible()
 
             person.open("/system/prices", "Prices")
             page.get_by_label("Model", exact=False).first.fill("gpt-4o-mini")

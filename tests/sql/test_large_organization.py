@@ -68,6 +68,10 @@ async def test_no_list_reads_more_than_its_page_and_no_count_more_than_it_says(
         "audit": (IDENTITY["list_audit"], "big", None, None, PAGE, 0),
         "audit of one": (IDENTITY["list_audit"], "big", None, "u7", PAGE, 0),
         "audit of an action": (IDENTITY["list_audit"], "big", "org.rare", None, PAGE, 0),
+        "audit, by a system admin": (
+            IDENTITY["list_audit_of_one"],
+            *(OLD, datetime(2027, 1, 1, tzinfo=UTC), None, None, PAGE, "big"),
+        ),
         "requests": (
             REQUESTS["list_requests"],
             *("big", OLD, datetime(2027, 1, 1, tzinfo=UTC), *[None] * 9),
@@ -102,6 +106,11 @@ async def test_no_list_reads_more_than_its_page_and_no_count_more_than_it_says(
         for name, (query, *arguments) in pages.items():
             found = await plan(query, *arguments)
             assert met(found) <= 2 * PAGE, (name, found)
+        search = ("big", PAGE, "active", f"u{USERS}", COUNTED_MAX)
+        found = await plan(IDENTITY["search_members"], *search)
+        assert met(found) <= COUNTED_MAX + 1, found
+        ids = [row["user_id"] for row in await conn.fetch(IDENTITY["search_members"], *search)]
+        assert ids == [f"u{USERS}"], "a whole id is found wherever it stands"
         for name, (query, *arguments) in counts.items():
             found = await plan(query, *arguments)
             assert met(found) <= 1.1 * arguments[-1], (name, found)

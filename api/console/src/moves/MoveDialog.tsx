@@ -21,6 +21,8 @@ interface MoveDialogProps<Body, Answer> {
   describe: (body: Body) => string;
   /** What the API has answered. */
   done: (answer: Answer) => ReactNode;
+  /** Of an answer that is shown once: only this button closes it, and no key. */
+  shownOnce?: string | undefined;
   children: ReactNode;
   onClose: () => void;
 }
@@ -28,9 +30,9 @@ interface MoveDialogProps<Body, Answer> {
 /** Closing what is in doubt cancels nothing: it waits for the next time the dialog is opened. */
 const CLOSE_WORDS = { editing: 'Cancel', sending: 'Cancel', doubt: 'Later', done: 'Close' };
 
-/** The frame of every dialog that moves credits: fields, preview, and what became of it. */
+/** The frame of every dialog that moves credits or makes something: fields, and what became of it. */
 export function MoveDialog<Body, Answer>(props: MoveDialogProps<Body, Answer>) {
-  const { title, move, verb, body, describe, done, children, onClose } = props;
+  const { title, move, verb, body, describe, done, shownOnce, children, onClose } = props;
   const { state } = move;
   const sending = state.is === 'sending';
   const close = () => {
@@ -46,13 +48,17 @@ export function MoveDialog<Body, Answer>(props: MoveDialogProps<Body, Answer>) {
   return (
     <Dialog
       open
-      onClose={close}
+      onClose={() => (state.is !== 'done' || shownOnce === undefined) && close()}
       slotProps={{ paper: { component: 'form', onSubmit: submit, noValidate: true } as object }}
     >
       <DialogTitle>{title}</DialogTitle>
       <DialogContent>
         <Stack sx={{ gap: 2, pt: 1 }}>
-          {state.is === 'done' && <Alert severity="success">{done(state.answer)}</Alert>}
+          {state.is === 'done' && (
+            <Alert severity={shownOnce === undefined ? 'success' : 'warning'}>
+              {done(state.answer)}
+            </Alert>
+          )}
           {state.is === 'doubt' && (
             <Alert severity="warning">
               <strong>In doubt.</strong> {describe(state.body)} It was sent, and no answer says
@@ -70,7 +76,7 @@ export function MoveDialog<Body, Answer>(props: MoveDialogProps<Body, Answer>) {
       </DialogContent>
       <DialogActions>
         <Button onClick={close} disabled={sending} color="inherit">
-          {CLOSE_WORDS[state.is]}
+          {(state.is === 'done' && shownOnce) || CLOSE_WORDS[state.is]}
         </Button>
         {state.is !== 'done' && (
           <Button

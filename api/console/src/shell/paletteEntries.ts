@@ -1,12 +1,13 @@
 import { useRail } from './railEntries';
 import { useShownOrg } from './shownOrg';
 import type { Filters } from '../app/addresses';
+import { KEY_PREFIX, useKeySearch, useMemberSearch } from '../api/found';
 import { useOrganizationSearch } from '../api/organizations';
 import { actionsOf } from '../screens/organisation/actions';
 import { roleIn, useSession } from '../session/session';
 
 export interface PaletteEntry {
-  group: 'Actions' | 'Screens' | 'Look up' | 'Organisations';
+  group: 'Actions' | 'Screens' | 'Members' | 'Keys' | 'Look up' | 'Organisations';
   title: string;
   hint: string;
   to: string;
@@ -39,10 +40,27 @@ export function usePaletteEntries(text: string): PaletteEntry[] {
   }));
   const isAdmin = shown !== null && roleIn(session, shown.orgId) === 'admin';
   const actions = isAdmin ? actionsOf(shown.orgId) : [];
+  const within = isAdmin ? shown.orgId : null;
+  const members = useMemberSearch(within, text.trim()).map((one): PaletteEntry => ({
+    group: 'Members',
+    title: one.user_email ?? one.user_id,
+    hint: one.user_email ? one.user_id : one.role,
+    to: `/o/${encodeURIComponent(within ?? '')}/members`,
+    search: { search: one.user_id },
+  }));
+  const keys = useKeySearch(within, text.trim()).map((one): PaletteEntry => ({
+    group: 'Keys',
+    title: one.name,
+    hint: `${KEY_PREFIX}${one.key_id}…${one.last_four}`,
+    to: `/o/${encodeURIComponent(within ?? '')}/keys`,
+    search: { key: one.key_id },
+  }));
   const lookUps = shown && wanted ? lookUpsOf(shown.orgId, text.trim(), isAdmin) : [];
   return [
     ...screens.filter(has).slice(0, wanted ? MOST_OF_A_GROUP : screens.length),
     ...actions.filter(has),
+    ...members,
+    ...keys,
     ...lookUps,
     ...organizations.slice(0, MOST_OF_A_GROUP),
   ];

@@ -1,6 +1,5 @@
 import Box from '@mui/material/Box';
 import Stack from '@mui/material/Stack';
-import TextField from '@mui/material/TextField';
 import Typography from '@mui/material/Typography';
 
 import { changesOf } from '../../lib/changes';
@@ -11,6 +10,7 @@ import { api } from '../../api/client';
 import { useFilters } from '../../app/addresses';
 import { EmptyState } from '../../parts/EmptyState';
 import { ErrorState } from '../../parts/ErrorState';
+import { DayField, FilterField } from '../../parts/FilterField';
 import { Go } from '../../parts/Go';
 import { Loading } from '../../parts/Loading';
 import { Moment } from '../../parts/Moment';
@@ -19,7 +19,7 @@ import { Panel } from '../../parts/Panel';
 
 /** Who did what anywhere, with what was before and after. */
 export default function Audit() {
-  const [filters, change] = useFilters({ from: '', to: '' });
+  const [filters, change] = useFilters({ from: '', to: '', org: '' });
   const cursor = useCursor();
   const {
     data,
@@ -34,6 +34,7 @@ export default function Audit() {
           limit: 50,
           ...(filters.from && { start_date: filters.from }),
           ...(filters.to && { end_date: filters.to }),
+          ...(filters.org && { org_id: filters.org }),
           ...(cursor.at && { cursor: cursor.at }),
         },
       },
@@ -48,25 +49,35 @@ export default function Audit() {
   return (
     <Page title="Audit log" about="Of all organisations. Nothing in it is ever changed.">
       <Panel flush>
-        <Stack direction="row" sx={{ gap: 1.5, p: 2 }}>
-          {(['from', 'to'] as const).map((name) => (
-            <TextField
-              key={name}
-              type="date"
-              label={name === 'from' ? 'From (UTC)' : 'To (UTC)'}
-              value={filters[name]}
-              onChange={(event) => look({ [name]: event.target.value })}
-              slotProps={{ inputLabel: { shrink: true } }}
-              sx={{ maxWidth: 200 }}
-            />
-          ))}
+        <Stack
+          direction="row"
+          sx={{
+            gap: 1.5,
+            p: 2,
+            flexWrap: 'wrap',
+            '& > *': { flex: '1 1 150px', maxWidth: { sm: 240 } },
+          }}
+        >
+          <FilterField
+            label="Organisation, by id"
+            value={filters.org}
+            onChange={(org) => look({ org })}
+          />
+          <DayField label="From" value={filters.from} onChange={(from) => look({ from })} />
+          <DayField label="To" value={filters.to} onChange={(to) => look({ to })} />
         </Stack>
         {error !== null ? (
           <ErrorState error={error} again={() => void refetch()} />
         ) : !data ? (
           <Loading height={300} />
         ) : data.entries.length === 0 ? (
-          <EmptyState title="Nothing was done in this time" />
+          <EmptyState
+            title={
+              filters.org
+                ? 'Nothing was done to this organisation'
+                : 'Nothing was done in this time'
+            }
+          />
         ) : (
           <>
             <Rows

@@ -2,12 +2,11 @@ import Alert from '@mui/material/Alert';
 import Chip from '@mui/material/Chip';
 
 import { DeadLetters } from './DeadLetters';
-import { Rows } from '../../parts/Rows';
+import { LostEvents } from './LostEvents';
 import { Proofs } from './Proofs';
+import { Rows } from '../../parts/Rows';
 import { api } from '../../api/client';
 import { Count } from '../../parts/Amount';
-import { CommandLine } from '../../parts/CommandLine';
-import { EmptyState } from '../../parts/EmptyState';
 import { Moment } from '../../parts/Moment';
 import { Page } from '../../parts/Page';
 import { Panel } from '../../parts/Panel';
@@ -73,42 +72,7 @@ export default function Books() {
         />
       </Panel>
       <DeadLetters counts={data.dead_letters} />
-      <Panel title="Lost events" flush={data.lost_events.length > 0}>
-        {data.lost_events.length === 0 ? (
-          <EmptyState title="No event was ever lost">
-            When Redis loses events before they are booked, they are listed here by number.
-          </EmptyState>
-        ) : (
-          <>
-            <Rows
-              label="Lost events"
-              rows={data.lost_events}
-              keyOf={(one) => `${one.shard}-${one.epoch}-${one.seq_first}`}
-              columns={[
-                { name: 'Shard', cell: (one) => one.shard },
-                {
-                  name: 'Events',
-                  cell: (one) => `${one.epoch}-${one.seq_first} to ${one.seq_last}`,
-                },
-                { name: 'How many', figure: true, cell: (one) => <Count of={one.events} /> },
-                { name: 'Found', cell: (one) => <Moment at={one.found_at} /> },
-                {
-                  name: 'Known',
-                  cell: (one) =>
-                    one.acknowledged_at ? (
-                      <>
-                        <Moment at={one.acknowledged_at} />: {one.note}
-                      </>
-                    ) : (
-                      'not yet'
-                    ),
-                },
-              ]}
-            />
-            <CommandLine text='taximeter check acknowledge --note "what was found and done"' />
-          </>
-        )}
-      </Panel>
+      <LostEvents lost={data.lost_events} />
     </Page>
   );
 }

@@ -1,3 +1,4 @@
+import Box from '@mui/material/Box';
 import Button from '@mui/material/Button';
 import Chip from '@mui/material/Chip';
 import MenuItem from '@mui/material/MenuItem';
@@ -16,6 +17,7 @@ import { fromCredits } from '../../lib/money';
 import { Amount } from '../../parts/Amount';
 import { EmptyState } from '../../parts/EmptyState';
 import { ErrorState } from '../../parts/ErrorState';
+import { SearchField } from '../../parts/FilterField';
 import { Go } from '../../parts/Go';
 import { Loading } from '../../parts/Loading';
 import { Moment } from '../../parts/Moment';
@@ -81,12 +83,13 @@ export default function Organizations() {
     >
       <Panel flush>
         <Stack direction="row" sx={{ gap: 1.5, p: 2, flexWrap: 'wrap' }}>
-          <TextField
-            label="Search by id, name or address"
-            value={filters.search}
-            onChange={(event) => change({ search: event.target.value, page: '1' })}
-            sx={{ flex: '1 1 220px' }}
-          />
+          <Box sx={{ flex: '1 1 220px' }}>
+            <SearchField
+              label="Search by id, name or address"
+              value={filters.search}
+              onChange={(search) => change({ search, page: '1' }, { step: false })}
+            />
+          </Box>
           <TextField
             select
             label="State"
@@ -184,7 +187,7 @@ export default function Organizations() {
           />
         )}
       </Panel>
-      {dialog === 'create' && <CreateOrganization close={() => setDialog(null)} done={done} />}
+      {dialog === 'create' && <CreateOrganization close={() => setDialog(null)} />}
       {dialog !== null && dialog !== 'create' && (
         <Suspend organization={dialog} close={() => setDialog(null)} done={done} />
       )}

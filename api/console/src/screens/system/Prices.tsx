@@ -1,8 +1,8 @@
+import Box from '@mui/material/Box';
 import MenuItem from '@mui/material/MenuItem';
 import Stack from '@mui/material/Stack';
 import TextField from '@mui/material/TextField';
 import Typography from '@mui/material/Typography';
-import { useDeferredValue } from 'react';
 
 import { Calculator } from './Calculator';
 import { Pager } from '../../parts/Pager';
@@ -12,6 +12,7 @@ import { api } from '../../api/client';
 import { useFilters } from '../../app/addresses';
 import { EmptyState } from '../../parts/EmptyState';
 import { ErrorState } from '../../parts/ErrorState';
+import { SearchField } from '../../parts/FilterField';
 import { Loading } from '../../parts/Loading';
 import { Page } from '../../parts/Page';
 import { Panel } from '../../parts/Panel';
@@ -22,7 +23,7 @@ const PLANS = ['trial', 'starter', 'professional', 'enterprise'];
 export default function Prices() {
   const [filters, change] = useFilters({ search: '', plan: '' });
   const cursor = useCursor();
-  const search = useDeferredValue(filters.search);
+  const { search } = filters;
   const {
     data,
     error: refusal,
@@ -43,8 +44,8 @@ export default function Prices() {
     { placeholderData: (before) => before },
   );
   const error: unknown = refusal;
-  const look = (changed: Partial<typeof filters>) => {
-    change(changed);
+  const look = (changed: Partial<typeof filters>, step = true) => {
+    change(changed, { step });
     cursor.begin();
   };
   return (
@@ -64,12 +65,13 @@ export default function Prices() {
       <Calculator />
       <Panel title="Models" flush>
         <Stack direction="row" sx={{ gap: 1.5, px: 2, pb: 2, flexWrap: 'wrap' }}>
-          <TextField
-            label="Search by a part of the name"
-            value={filters.search}
-            onChange={(event) => look({ search: event.target.value })}
-            sx={{ flex: '1 1 220px' }}
-          />
+          <Box sx={{ flex: '1 1 220px' }}>
+            <SearchField
+              label="Search by a part of the name"
+              value={search}
+              onChange={(typed) => look({ search: typed }, false)}
+            />
+          </Box>
           <TextField
             select
             label="At the markup of a plan"

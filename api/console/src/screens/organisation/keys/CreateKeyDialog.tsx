@@ -1,20 +1,14 @@
-import Alert from '@mui/material/Alert';
-import Button from '@mui/material/Button';
 import Checkbox from '@mui/material/Checkbox';
-import Dialog from '@mui/material/Dialog';
-import DialogActions from '@mui/material/DialogActions';
-import DialogContent from '@mui/material/DialogContent';
-import DialogTitle from '@mui/material/DialogTitle';
 import FormControlLabel from '@mui/material/FormControlLabel';
 import FormGroup from '@mui/material/FormGroup';
 import FormLabel from '@mui/material/FormLabel';
 import TextField from '@mui/material/TextField';
-import { useMutation, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 
 import { fetchClient, type Schemas } from '../../../api/client';
+import { MoveDialog } from '../../../moves/MoveDialog';
+import { useMove } from '../../../moves/useMove';
 import { CommandLine } from '../../../parts/CommandLine';
-import { FormDialog } from '../../../parts/FormDialog';
 
 type Operation = Schemas['NewApiKey']['operations'][number];
 
@@ -30,46 +24,53 @@ const OPERATIONS: readonly (readonly [Operation, string])[] = [
   ['any_hold', 'end holds that others opened'],
 ];
 
+type Body = Schemas['NewApiKey'];
+
+async function create(orgId: string, body: Body, key: string) {
+  const { data } = await fetchClient.POST('/api/v1/org-billing/orgs/{org_id}/keys', {
+    params: { path: { org_id: orgId }, header: { 'Idempotency-Key': key } },
+    body,
+  });
+  return data as Schemas['ApiKeyMade'];
+}
+
 /** Makes a key, whose text is shown this once. */
 export function CreateKeyDialog({ orgId, onClose }: { orgId: string; onClose: () => void }) {
   const [name, setName] = useState('');
   const [operations, setOperations] = useState<readonly Operation[]>(['llm']);
   const [userId, setUserId] = useState('');
-  const client = useQueryClient();
-  const {
-    mutate,
-    isPending,
-    error,
-    data: made,
-  } = useMutation({
-    mutationFn: async () => {
-      const { data } = await fetchClient.POST('/api/v1/org-billing/orgs/{org_id}/keys', {
-        params: { path: { org_id: orgId } },
-        body: {
-          name: name.trim(),
-          operations: [...operations],
-          ...(userId.trim() && { user_id: userId.trim() }),
-        },
-      });
-      return data as Schemas['ApiKeyMade'];
-    },
-    onSuccess: () => client.invalidateQueries(),
-  });
-  if (made) return <KeyShown made={made} onClose={onClose} />;
+  const move = useMove<Body, Schemas['ApiKeyMade']>(`${orgId}/key`, (body, key) =>
+    create(orgId, body, key),
+  );
   const toggle = (operation: Operation) =>
     setOperations((before) =>
       before.includes(operation)
         ? before.filter((one) => one !== operation)
         : [...before, operation],
     );
+  const isReady = name.trim() !== '' && operations.length > 0;
   return (
-    <FormDialog
+    <MoveDialog
       title="Create an API key"
       verb="Create"
-      ready={name.trim() !== '' && operations.length > 0}
-      pending={isPending}
-      error={error}
-      onSubmit={() => mutate()}
+      move={move}
+      body={
+        isReady
+          ? {
+              name: name.trim(),
+              operations: [...operations],
+              ...(userId.trim() && { user_id: userId.trim() }),
+            }
+          : null
+      }
+      describe={(body) => `A key named “${body.name}”.`}
+      done={(made) => (
+        <>
+          The key “{made.api_key.name}” is shown this once. Whoever has it can do what it may.
+          <CommandLine text={made.key} label="Copy the key" />
+        </>
+      )}
+      shownOnce="I have kept it"
       onClose={onClose}
     >
       <TextField
@@ -103,23 +104,6 @@ export function CreateKeyDialog({ orgId, onClose }: { orgId: string; onClose: ()
         onChange={(event) => setUserId(event.target.value)}
         helperText="Left empty, it acts for every member"
       />
-    </FormDialog>
-  );
-}
-
-function KeyShown({ made, onClose }: { made: Schemas['ApiKeyMade']; onClose: () => void }) {
-  return (
-    <Dialog open>
-      <DialogTitle>{made.api_key.name}</DialogTitle>
-      <DialogContent>
-        <Alert severity="warning">This is shown once. Whoever has it can do what it may.</Alert>
-        <CommandLine text={made.key} label="Copy the key" />
-      </DialogContent>
-      <DialogActions>
-        <Button variant="contained" onClick={onClose}>
-          I have kept it
-        </Button>
-      </DialogActions>
-    </Dialog>
+    </MoveDialog>
   );
 }

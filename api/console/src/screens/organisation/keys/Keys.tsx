@@ -4,10 +4,11 @@ import { useState } from 'react';
 import { CreateKeyDialog } from './CreateKeyDialog';
 import { stateOf } from './keyState';
 import { api, fetchClient, type Schemas } from '../../../api/client';
+import { KEY_PREFIX, KEYS_MAX, keysOf } from '../../../api/found';
 import { useFilters, useThisOrg } from '../../../app/addresses';
 import { Confirm } from '../../../parts/Confirm';
 import { EmptyState } from '../../../parts/EmptyState';
-import { ChoiceField } from '../../../parts/FilterField';
+import { ChoiceField, FilterField } from '../../../parts/FilterField';
 import { ListPanel, nextOffset, offsetOf } from '../../../parts/ListPanel';
 import { Moment } from '../../../parts/Moment';
 import { Page } from '../../../parts/Page';
@@ -17,12 +18,11 @@ const SHOWN = [
   ['', 'those that work'],
   ['true', 'also ended ones'],
 ] as const;
-const PAGE = 50;
 
 /** API keys: what each may do, when it was last used, and when it ends. */
 export default function Keys() {
   const orgId = useThisOrg();
-  const [filters, change] = useFilters({ ended: '', do: '' });
+  const [filters, change] = useFilters({ ended: '', do: '', key: '' });
   const cursor = useCursor();
   const [ending, setEnding] = useState<Schemas['ApiKeyView'] | null>(null);
   const query = api.useQuery(
@@ -31,12 +31,17 @@ export default function Keys() {
     {
       params: {
         path: { org_id: orgId },
-        query: { limit: PAGE, offset: offsetOf(cursor), include_ended: filters.ended === 'true' },
+        query: {
+          limit: KEYS_MAX,
+          offset: offsetOf(cursor),
+          include_ended: filters.ended === 'true',
+        },
       },
     },
     { placeholderData: (before) => before },
   );
   const { data } = query;
+  const found = data && (filters.key ? keysOf(data.keys, filters.key) : data.keys);
   const create = (
     <Button variant="contained" onClick={() => change({ do: 'create' })}>
       Create a key
@@ -47,33 +52,44 @@ export default function Keys() {
       <ListPanel
         label="API keys"
         query={query}
-        rows={data?.keys}
+        rows={found}
         keyOf={(one) => one.key_id}
         cursor={cursor}
         next={data && nextOffset(data, data.keys.length)}
         filters={
-          <ChoiceField
-            label="Show"
-            value={filters.ended}
-            onChange={(ended) => {
-              change({ ended });
-              cursor.begin();
-            }}
-            options={SHOWN}
-          />
+          <>
+            <FilterField
+              label="Name, or beginning of the key"
+              value={filters.key}
+              onChange={(key) => change({ key })}
+            />
+            <ChoiceField
+              label="Show"
+              value={filters.ended}
+              onChange={(ended) => {
+                change({ ended });
+                cursor.begin();
+              }}
+              options={SHOWN}
+            />
+          </>
         }
         empty={
-          <EmptyState
-            title="No key yet"
-            action={create}
-            command={`taximeter admin api-key create ${orgId} NAME --may llm`}
-          >
-            A gateway or an OpenAI client shows a key with every request.
-          </EmptyState>
+          filters.key ? (
+            <EmptyState title="No key on this page is called so, or begins so" />
+          ) : (
+            <EmptyState
+              title="No key yet"
+              action={create}
+              command={`taximeter admin api-key create ${orgId} NAME --may llm`}
+            >
+              A gateway or an OpenAI client shows a key with every request.
+            </EmptyState>
+          )
         }
         columns={[
           { name: 'Name', cell: (one) => one.name },
-          { name: 'Key', wide: true, cell: (one) => `…${one.last_four}` },
+          { name: 'Key', wide: true, cell: (one) => `${KEY_PREFIX}${one.key_id}…${one.last_four}` },
           { name: 'May', cell: (one) => one.operations.join(', ') },
           { name: 'For', wide: true, cell: (one) => one.user_id ?? 'any member' },
           {

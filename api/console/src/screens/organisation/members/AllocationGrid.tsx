@@ -1,7 +1,8 @@
+import Box from '@mui/material/Box';
 import IconButton from '@mui/material/IconButton';
 import Tooltip from '@mui/material/Tooltip';
 import useMediaQuery from '@mui/material/useMediaQuery';
-import { DataGrid, type GridColDef } from '@mui/x-data-grid';
+import { DataGrid, type GridColDef, type GridSortModel } from '@mui/x-data-grid';
 import { useMemo } from 'react';
 
 import type { Schemas } from '../../../api/client';
@@ -10,12 +11,17 @@ import { formatAmount, fromCredits, minus, percentOf, type Milli } from '../../.
 import type { FeedState } from '../../../live/feed';
 import { MinusIcon, PlusIcon, TransferIcon } from '../../../parts/icons';
 import { Moment } from '../../../parts/Moment';
+import { useTableChoices } from '../../../parts/tableChoices';
+import { TableMenu } from '../../../parts/TableMenu';
 
 type MoveKind = 'transfer' | 'allocate' | 'deallocate';
 
 interface AllocationGridProps {
   allocations: readonly Schemas['AllocationView'][];
   feed: FeedState;
+  /** Such as `remaining` or `-remaining`, of the rows of this page. */
+  sort: string;
+  onSort: (sort: string) => void;
   onMove: (kind: MoveKind, userId: string) => void;
 }
 
@@ -37,35 +43,69 @@ const MOVES = [
   { kind: 'deallocate', label: 'Return credits of', Icon: MinusIcon },
 ] as const;
 
+const CHOSEN = [
+  { id: 'user', name: 'Member' },
+  { id: 'allocated', name: 'Allocated' },
+  { id: 'used', name: 'Used' },
+  { id: 'held', name: 'Held' },
+  { id: 'remaining', name: 'Remaining' },
+  { id: 'percent', name: 'Used, %' },
+  { id: 'ends', name: 'Ends' },
+] as const;
+const IDS = CHOSEN.map(({ id }) => id);
+const ON_PHONES: ReadonlySet<string> = new Set(['user', 'remaining']);
+const ON_NARROW: ReadonlySet<string> = new Set([...ON_PHONES, 'allocated', 'held']);
+const ROW_PX = { dense: 30, normal: 36, roomy: 52 };
+
 /** A page of allocations, drawn only where it is in view. */
-export default function AllocationGrid({ allocations, feed, onMove }: AllocationGridProps) {
+export default function AllocationGrid(props: AllocationGridProps) {
+  const { allocations, feed, sort, onSort, onMove } = props;
   const isNarrow = useMediaQuery('(max-width: 1000px)');
   const isPhone = useMediaQuery('(max-width: 600px)');
   const rows = useMemo(() => allocations.map((one) => rowOf(one, feed)), [allocations, feed]);
   const columns = useMemo(() => columnsFor(isPhone, onMove), [isPhone, onMove]);
-  return (
-    <DataGrid
-      nonce={cspNonce}
-      rows={rows}
-      columns={columns}
-      density="compact"
-      hideFooter
-      disableRowSelectionOnClick
-      disableColumnFilter
-      columnVisibilityModel={{
-        allocated: !isPhone,
-        used: !isNarrow,
-        held: !isPhone,
-        percent: !isNarrow,
-        ends: !isNarrow,
-      }}
-      sx={{
-        border: 0,
-        maxHeight: 'max(420px, calc(100dvh - 320px))',
-        fontVariantNumeric: 'tabular-nums',
-      }}
-    />
+  const choices = useTableChoices('Allocations', IDS);
+  const shown = IDS.filter((id) =>
+    choices.chosen ? choices.chosen.has(id) : fits(id, isPhone, isNarrow),
   );
+  return (
+    <Box sx={{ position: 'relative' }}>
+      <DataGrid
+        nonce={cspNonce}
+        rows={rows}
+        columns={columns}
+        rowHeight={ROW_PX[choices.density]}
+        columnHeaderHeight={40}
+        hideFooter
+        disableRowSelectionOnClick
+        disableColumnFilter
+        disableColumnMenu
+        columnVisibilityModel={Object.fromEntries(IDS.map((id) => [id, shown.includes(id)]))}
+        sortModel={sortModelOf(sort)}
+        onSortModelChange={([by]) =>
+          onSort(by?.sort ? (by.sort === 'desc' ? '-' : '') + by.field : '')
+        }
+        sx={{
+          border: 0,
+          maxHeight: 'max(420px, calc(100dvh - 320px))',
+          fontVariantNumeric: 'tabular-nums',
+        }}
+      />
+      <Box sx={{ position: 'absolute', top: 5, right: 18, zIndex: 5, bgcolor: 'background.paper' }}>
+        <TableMenu label="Allocations" choices={choices} columns={CHOSEN} shown={shown} />
+      </Box>
+    </Box>
+  );
+}
+
+function fits(id: string, isPhone: boolean, isNarrow: boolean): boolean {
+  if (isPhone) return ON_PHONES.has(id);
+  return !isNarrow || ON_NARROW.has(id);
+}
+
+function sortModelOf(sort: string): GridSortModel {
+  const field = IDS.find((id) => id === sort.replace(/^-/, ''));
+  return field ? [{ field, sort: sort.startsWith('-') ? 'desc' : 'asc' }] : [];
 }
 
 function rowOf(one: Schemas['AllocationView'], feed: FeedState): Row {
@@ -123,7 +163,6 @@ function columnsFor(isPhone: boolean, onMove: AllocationGridProps['onMove']): Gr
       headerName: '',
       width: isPhone ? 112 : 124,
       sortable: false,
-      disableColumnMenu: true,
       align: 'right',
       renderCell: ({ row }) =>
         MOVES.map(({ kind, label, Icon }) => (

@@ -24,7 +24,7 @@ const STATES = [
 
 /** Allocations with what is left of each at this moment. */
 export function Allocations({ orgId }: { orgId: string }) {
-  const [filters, change] = useFilters({ search: '', active: 'true', do: '', for: '' });
+  const [filters, change] = useFilters({ search: '', active: 'true', do: '', for: '', sort: '' });
   const cursor = useCursor();
   const { data, error, refetch } = api.useQuery(
     'get',
@@ -51,6 +51,7 @@ export function Allocations({ orgId }: { orgId: string }) {
     change(changed);
     cursor.begin();
   };
+  const hasPages = cursor.back !== null || Boolean(data?.next);
   return (
     <Panel
       flush
@@ -112,10 +113,16 @@ export function Allocations({ orgId }: { orgId: string }) {
           <AllocationGrid
             allocations={data.allocations}
             feed={feed}
+            sort={filters.sort}
+            onSort={(sort) => change({ sort })}
             onMove={(kind, userId) => change({ do: kind, for: userId })}
           />
-          {(cursor.back !== null || data.next) && (
-            <Pager said={`Page ${cursor.page}`} back={cursor.back} next={cursor.to(data.next)} />
+          {hasPages && (
+            <Pager
+              said={filters.sort ? `Page ${cursor.page}, sorted by itself` : `Page ${cursor.page}`}
+              back={cursor.back}
+              next={cursor.to(data.next)}
+            />
           )}
         </Suspense>
       )}

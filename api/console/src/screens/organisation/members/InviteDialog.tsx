@@ -1,43 +1,48 @@
 import TextField from '@mui/material/TextField';
-import { useMutation, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 
-import { fetchClient } from '../../../api/client';
+import { fetchClient, type Schemas } from '../../../api/client';
+import { MoveDialog } from '../../../moves/MoveDialog';
+import { useMove } from '../../../moves/useMove';
 import { ChoiceField } from '../../../parts/FilterField';
-import { FormDialog } from '../../../parts/FormDialog';
-import { useSay } from '../../../parts/Said';
+
+type Body = Schemas['NewMember'];
 
 const ROLES = [
   ['member', 'member: spends credits'],
   ['admin', 'admin: gives credits, and sees everything'],
 ] as const;
 
+/** Repeating it changes nothing: the API needs no key to do it once. */
+async function put(orgId: string, body: Body) {
+  const { data } = await fetchClient.POST('/api/v1/org-billing/orgs/{org_id}/members', {
+    params: { path: { org_id: orgId } },
+    body,
+  });
+  return data as Schemas['MemberPut'];
+}
+
 /** Adds somebody by user id; the API says whether they are in at once or have to accept. */
 export function InviteDialog({ orgId, onClose }: { orgId: string; onClose: () => void }) {
   const [userId, setUserId] = useState('');
   const [role, setRole] = useState('member');
-  const client = useQueryClient();
-  const say = useSay();
-  const { mutate, isPending, error } = useMutation({
-    mutationFn: () =>
-      fetchClient.POST('/api/v1/org-billing/orgs/{org_id}/members', {
-        params: { path: { org_id: orgId } },
-        body: { user_id: userId.trim(), role: role as 'admin' | 'member', keep_keys: false },
-      }),
-    onSuccess: async ({ data }) => {
-      onClose();
-      say(data?.member.status === 'invited' ? `${userId} was invited.` : `${userId} is a member.`);
-      await client.invalidateQueries();
-    },
-  });
+  const move = useMove<Body, Schemas['MemberPut']>(`${orgId}/member`, (body) => put(orgId, body));
   return (
-    <FormDialog
+    <MoveDialog
       title="Add or invite somebody"
       verb="Add"
-      ready={userId.trim() !== ''}
-      pending={isPending}
-      error={error}
-      onSubmit={() => mutate()}
+      move={move}
+      body={
+        userId.trim() === ''
+          ? null
+          : { user_id: userId.trim(), role: role as 'admin' | 'member', keep_keys: false }
+      }
+      describe={(body) => `${body.user_id} as ${body.role}.`}
+      done={({ member }) =>
+        member.status === 'invited'
+          ? `${member.user_id} was invited.`
+          : `${member.user_id} is a member.`
+      }
       onClose={onClose}
     >
       <TextField
@@ -48,6 +53,6 @@ export function InviteDialog({ orgId, onClose }: { orgId: string; onClose: () =>
         helperText="As the sign-in knows them"
       />
       <ChoiceField label="Role" value={role} onChange={setRole} options={ROLES} />
-    </FormDialog>
+    </MoveDialog>
   );
 }

@@ -14,7 +14,7 @@ const MoveDialogs = lazy(() => import('../../../moves/MoveDialogs'));
 /** Who may spend how much of the pool, and who is in the organisation. */
 export default function Members() {
   const orgId = useThisOrg();
-  const [filters, change] = useFilters({ show: 'credits', do: '', for: '' });
+  const [filters, change] = useFilters({ show: 'credits', do: '', for: '', at: '' });
   return (
     <Page
       title="Members"
@@ -35,16 +35,14 @@ export default function Members() {
     >
       <Tabs
         value={filters.show === 'people' ? 'people' : 'credits'}
-        onChange={(_event, show: string) => change({ show })}
+        onChange={(_event, show: string) => change({ show, at: '' })}
         aria-label="What is shown of members"
       >
         <Tab value="credits" label="Credits" />
         <Tab value="people" label="People and invitations" />
       </Tabs>
       {filters.show === 'people' ? <People orgId={orgId} /> : <Allocations orgId={orgId} />}
-      <Suspense>
-        <MoveDialogs orgId={orgId} />
-      </Suspense>
+      <Suspense>{filters.do && <MoveDialogs orgId={orgId} />}</Suspense>
     </Page>
   );
 }

@@ -24,7 +24,7 @@ const DAYS = 30;
 
 /** How much is left and how long it lasts, who spends it, and what needs somebody. */
 export function AdminOverview({ orgId }: { orgId: string }) {
-  const [, change] = useFilters({ do: '' });
+  const [filters, change] = useFilters({ do: '' });
   const path = { org_id: orgId };
   const { data } = api.useSuspenseQuery('get', '/api/v1/org-billing/billing/org/{org_id}', {
     params: { path },
@@ -85,9 +85,7 @@ export function AdminOverview({ orgId }: { orgId: string }) {
         total={data.user_allocations_total}
         feed={feed}
       />
-      <Suspense>
-        <MoveDialogs orgId={orgId} />
-      </Suspense>
+      <Suspense>{filters.do && <MoveDialogs orgId={orgId} />}</Suspense>
     </Page>
   );
 }

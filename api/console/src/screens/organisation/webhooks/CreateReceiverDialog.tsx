@@ -1,19 +1,14 @@
-import Alert from '@mui/material/Alert';
-import Button from '@mui/material/Button';
-import Dialog from '@mui/material/Dialog';
-import DialogActions from '@mui/material/DialogActions';
-import DialogContent from '@mui/material/DialogContent';
-import DialogTitle from '@mui/material/DialogTitle';
 import TextField from '@mui/material/TextField';
-import { useMutation, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 
 import { fetchClient, type Schemas } from '../../../api/client';
+import { MoveDialog } from '../../../moves/MoveDialog';
+import { useMove } from '../../../moves/useMove';
 import { CommandLine } from '../../../parts/CommandLine';
 import { ChoiceField } from '../../../parts/FilterField';
-import { FormDialog } from '../../../parts/FormDialog';
 
-type Kind = Schemas['NewReceiver']['kind'];
+type Body = Schemas['NewReceiver'];
+type Kind = Body['kind'];
 
 const KINDS = [
   ['webhook', 'webhook'],
@@ -22,65 +17,52 @@ const KINDS = [
 ] as const;
 const PERCENTS = [80, 95] as const;
 
+async function create(orgId: string, body: Body, key: string) {
+  const { data } = await fetchClient.POST('/api/v1/org-billing/orgs/{org_id}/receivers', {
+    params: { path: { org_id: orgId }, header: { 'Idempotency-Key': key } },
+    body,
+  });
+  return data as Schemas['ReceiverMade'];
+}
+
 /** Adds a place that is told; the secret of a webhook is shown this once. */
 export function CreateReceiverDialog({ orgId, onClose }: { orgId: string; onClose: () => void }) {
   const [name, setName] = useState('');
   const [kind, setKind] = useState('webhook');
   const [url, setUrl] = useState('');
-  const client = useQueryClient();
-  const {
-    mutate,
-    isPending,
-    error,
-    data: made,
-  } = useMutation({
-    mutationFn: async () => {
-      const { data } = await fetchClient.POST('/api/v1/org-billing/orgs/{org_id}/receivers', {
-        params: { path: { org_id: orgId } },
-        body: {
-          name: name.trim(),
-          kind: kind as Kind,
-          url: url.trim(),
-          types: ['*'],
-          percents: [...PERCENTS],
-        },
-      });
-      return data as Schemas['ReceiverMade'];
-    },
-    onSuccess: () => client.invalidateQueries(),
-  });
-  if (made) {
-    return (
-      <Dialog open>
-        <DialogTitle>{made.receiver.name}</DialogTitle>
-        <DialogContent>
-          {made.secret === null ? (
-            'It is told from now on.'
-          ) : (
-            <>
-              <Alert severity="warning">
-                This secret is shown once: notices are signed with it.
-              </Alert>
-              <CommandLine text={made.secret} label="Copy the secret" />
-            </>
-          )}
-        </DialogContent>
-        <DialogActions>
-          <Button variant="contained" onClick={onClose}>
-            Done
-          </Button>
-        </DialogActions>
-      </Dialog>
-    );
-  }
+  const move = useMove<Body, Schemas['ReceiverMade']>(`${orgId}/receiver`, (body, key) =>
+    create(orgId, body, key),
+  );
+  const hasSecret = move.state.is === 'done' && move.state.answer.secret !== null;
   return (
-    <FormDialog
+    <MoveDialog
       title="Add a receiver"
       verb="Add"
-      ready={name.trim() !== '' && url.trim() !== ''}
-      pending={isPending}
-      error={error}
-      onSubmit={() => mutate()}
+      move={move}
+      body={
+        name.trim() !== '' && url.trim() !== ''
+          ? {
+              name: name.trim(),
+              kind: kind as Kind,
+              url: url.trim(),
+              types: ['*'],
+              percents: [...PERCENTS],
+            }
+          : null
+      }
+      describe={(body) => `A receiver named “${body.name}”.`}
+      done={({ receiver, secret }) =>
+        secret === null ? (
+          `“${receiver.name}” is told from now on.`
+        ) : (
+          <>
+            “{receiver.name}” is told from now on. This secret is shown once: notices are signed
+            with it.
+            <CommandLine text={secret} label="Copy the secret" />
+          </>
+        )
+      }
+      shownOnce={hasSecret ? 'I have kept it' : undefined}
       onClose={onClose}
     >
       <TextField
@@ -96,6 +78,6 @@ export function CreateReceiverDialog({ orgId, onClose }: { orgId: string; onClos
         onChange={(event) => setUrl(event.target.value)}
         helperText={kind === 'email' ? 'mailto:somebody@example.com' : 'https://…'}
       />
-    </FormDialog>
+    </MoveDialog>
   );
 }

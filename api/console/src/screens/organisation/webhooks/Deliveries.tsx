@@ -26,7 +26,7 @@ const STATES = [
 /** What was sent to a receiver, how often it was tried, and the way to send it again. */
 export function Deliveries({ orgId, receiver }: DeliveriesProps) {
   const [filters, change] = useFilters({ state: '' });
-  const cursor = useCursor();
+  const cursor = useCursor('deliveries');
   const client = useQueryClient();
   const say = useSay();
   const path = { org_id: orgId, receiver_id: receiver.receiver_id };

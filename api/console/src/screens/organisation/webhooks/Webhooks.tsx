@@ -18,7 +18,7 @@ const PAGE = 50;
 /** Where notices are sent, and what became of each. */
 export default function Webhooks() {
   const orgId = useThisOrg();
-  const [filters, change] = useFilters({ receiver: '', do: '' });
+  const [filters, change] = useFilters({ receiver: '', do: '', deliveries: '' });
   const cursor = useCursor();
   const [removing, setRemoving] = useState<Schemas['ReceiverView'] | null>(null);
   const query = api.useQuery('get', '/api/v1/org-billing/orgs/{org_id}/receivers', {
@@ -71,7 +71,9 @@ export default function Webhooks() {
             figure: true,
             cell: (one) => (
               <>
-                <Button onClick={() => change({ receiver: one.receiver_id })}>Deliveries</Button>
+                <Button onClick={() => change({ receiver: one.receiver_id, deliveries: '' })}>
+                  Deliveries
+                </Button>
                 <Button color="error" onClick={() => setRemoving(one)}>
                   Remove
                 </Button>
