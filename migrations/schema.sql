@@ -1867,9 +1867,13 @@ BEGIN
 END;
 $_$;
 
-CREATE FUNCTION taximeter.add_totals(totals bigint[], others bigint[]) RETURNS bigint[]
+CREATE FUNCTION taximeter.add_next_totals(totals bigint[], others bigint[]) RETURNS bigint[]
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    RETURN ARRAY(SELECT (pair.one + pair.other) FROM UNNEST(add_totals.totals, add_totals.others) pair(one, other));
+    RETURN taximeter.add_totals(totals, others);
+
+CREATE FUNCTION taximeter.add_totals(totals bigint[], others bigint[]) RETURNS bigint[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ARRAY[((totals)[1] + (others)[1]), ((totals)[2] + (others)[2]), ((totals)[3] + (others)[3]), ((totals)[4] + (others)[4]), ((totals)[5] + (others)[5]), ((totals)[6] + (others)[6]), ((totals)[7] + (others)[7]), ((totals)[8] + (others)[8]), ((totals)[9] + (others)[9]), ((totals)[10] + (others)[10]), ((totals)[11] + (others)[11]), ((totals)[12] + (others)[12]), ((totals)[13] + (others)[13]), ((totals)[14] + (others)[14]), ((totals)[15] + (others)[15]), ((totals)[16] + (others)[16]), ((totals)[17] + (others)[17]), ((totals)[18] + (others)[18]), ((totals)[19] + (others)[19]), ((totals)[20] + (others)[20]), ((totals)[21] + (others)[21]), ((totals)[22] + (others)[22]), ((totals)[23] + (others)[23]), ((totals)[24] + (others)[24]), ((totals)[25] + (others)[25]), ((totals)[26] + (others)[26]), ((totals)[27] + (others)[27]), ((totals)[28] + (others)[28]), ((totals)[29] + (others)[29]), ((totals)[30] + (others)[30]), ((totals)[31] + (others)[31])];
 
 CREATE FUNCTION taximeter.add_usage_by_org(changes taximeter.usage_daily_by_org[]) RETURNS void
     LANGUAGE sql
@@ -2932,18 +2936,34 @@ CREATE FUNCTION taximeter.guard_partition(partition_name text) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 DECLARE
-    guest regrole;
+    partition CONSTANT text := format('taximeter.%I', partition_name);
+    whole     CONSTANT regclass := 'public.credit_usage_attribution';
+    guest     regrole;
+    of_all    text;
 BEGIN
-    FOR guest IN SELECT DISTINCT acl.grantee FROM pg_class AS partition, aclexplode(partition.relacl) AS acl
-                  WHERE partition.oid = format('taximeter.%I', partition_name)::regclass
-                    AND acl.grantee NOT IN (0, partition.relowner) LOOP
-        EXECUTE format('REVOKE ALL ON taximeter.%I FROM %s', partition_name, guest);
+    FOR guest IN SELECT DISTINCT acl.grantee FROM pg_class AS known, aclexplode(known.relacl) AS acl
+                  WHERE known.oid = partition::regclass AND acl.grantee NOT IN (0, known.relowner) LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM %s', partition, guest);
     END LOOP;
     EXECUTE format(
-        $sql$CREATE TRIGGER partition_is_not_written_directly BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON taximeter.%I
+        $sql$CREATE OR REPLACE TRIGGER partition_is_not_written_directly BEFORE UPDATE OR DELETE OR TRUNCATE ON %s
              FOR EACH STATEMENT WHEN (current_setting('taximeter.moving_rows', true) IS DISTINCT FROM 'on')
              EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution')$sql$,
-        partition_name);
+        partition);
+    EXECUTE format(
+        $sql$CREATE OR REPLACE TRIGGER partition_is_filled_by_settling BEFORE INSERT ON %s FOR EACH STATEMENT
+             WHEN (current_setting('taximeter.moving_rows', true) IS DISTINCT FROM 'on'
+                   AND current_setting('taximeter.settling', true) IS DISTINCT FROM 'on')
+             EXECUTE FUNCTION taximeter.refuse('write to credit_usage_attribution')$sql$,
+        partition);
+    -- What an insert into the whole does, one into the partition does: triggers, and who may.
+    FOR of_all IN SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = whole AND tgtype & 4 <> 0 ORDER BY tgname LOOP
+        EXECUTE regexp_replace(replace(of_all, 'CREATE TRIGGER', 'CREATE OR REPLACE TRIGGER'), ' ON ' || whole::text, ' ON ' || partition);
+    END LOOP;
+    FOR guest IN SELECT DISTINCT acl.grantee FROM pg_class AS known, aclexplode(known.relacl) AS acl
+                  WHERE known.oid = whole AND acl.privilege_type = 'INSERT' AND acl.grantee NOT IN (0, known.relowner) LOOP
+        EXECUTE format('GRANT INSERT ON %s TO %s', partition, guest);
+    END LOOP;
 END;
 $_$;
 
@@ -3838,7 +3858,7 @@ END;
 $$;
 
 CREATE AGGREGATE taximeter.sum_totals(bigint[]) (
-    SFUNC = taximeter.add_totals,
+    SFUNC = taximeter.add_next_totals,
     STYPE = bigint[],
     PARALLEL = safe
 );

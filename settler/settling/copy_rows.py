@@ -64,6 +64,17 @@ class CopyRows:
     amounts: defaultdict[Account, int] = field(default_factory=lambda: defaultdict(int))
     charged: list[str] = field(default_factory=list)
     attribution: defaultdict[Account, list[str]] = field(default_factory=lambda: defaultdict(list))
+    first: datetime | None = None
+    last: datetime | None = None
+    """When the first and the last of them happened, in UTC."""
+
+    @property
+    def month(self) -> str | None:
+        """The one month that all of them are of, as YYYY_MM; None when they are of several."""
+        if self.first is None or self.last is None:
+            return None
+        months = {f"{time:%Y_%m}" for time in (self.first, self.last)}
+        return months.pop() if len(months) == 1 else None
 
     async def charged_text(self) -> AsyncIterator[bytes]:
         """Rows for CHARGED_COLUMNS, in the order of their key: neighbours share the pages of the
@@ -135,6 +146,8 @@ def _add_entry(rows: CopyRows, shard: int, epoch: int, entry: Numbered, now: dat
         return False
     time_ms = parse_time(entry.fields.get(b"t", b""))
     time = now if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC)
+    rows.first = time if rows.first is None else min(rows.first, time)
+    rows.last = time if rows.last is None else max(rows.last, time)
     end = f"\t{shard}\t{epoch}\t{time.isoformat()}\n"
     purposes = _purposes(cells[6::7])
     sums, add_charged, attribution = rows.amounts, rows.charged.append, rows.attribution

@@ -39,6 +39,20 @@ is tried again.
 """
 
 
+async def attribution_table(conn: Connection, month: str | None) -> tuple[str, str]:
+    """Schema and name of the table that usage of this month is copied into: its partition, where
+    that does everything that the whole table does. Rows that COPY has to distribute are written one
+    by one; into a partition they go by the page.
+    """
+    if month is not None:
+        # Nobody attaches or detaches partitions from here on.
+        await conn.execute(_SQL["keep_partitions"])
+        partition: str | None = await conn.fetchval(_SQL["partition_of_month"], month)
+        if partition is not None:
+            return "taximeter", partition
+    return "public", "credit_usage_attribution"
+
+
 async def book_copy_rows(conn: Connection, rows: CopyRows) -> bool:
     """Book a whole well-formed run at once; False, and nothing is booked, when Postgres refuses any
     of it or an organisation does not exist: then each event needs a look of its own.
@@ -60,8 +74,10 @@ async def book_copy_rows(conn: Connection, rows: CopyRows) -> bool:
                 columns=CHARGED_COLUMNS,
                 source=rows.charged_text(),
             )
+            schema, table = await attribution_table(conn, rows.month)
             await conn.copy_to_table(
-                "credit_usage_attribution",
+                table,
+                schema_name=schema,
                 columns=ATTRIBUTION_COLUMNS,
                 source=rows.attribution_text(),
             )

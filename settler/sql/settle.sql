@@ -16,6 +16,25 @@ SELECT c.org_id, c.request_id, c.phase, c.by_expiry, c.user_id, c.amount
   JOIN unnest($1::text[], $2::text[], $3::smallint[]) AS wanted (org_id, request_id, phase)
     ON c.org_id = wanted.org_id AND c.request_id = wanted.request_id AND c.phase = wanted.phase
 
+-- name: keep_partitions
+-- What COPY into the whole table takes as well: whoever takes a partition away waits for this transaction.
+LOCK TABLE ONLY credit_usage_attribution IN ROW EXCLUSIVE MODE
+
+-- name: partition_of_month
+-- The partition of a month if each trigger that an insert into the whole table fires stands on it too, and we may write to it. $1 YYYY_MM
+SELECT partition.relname
+  FROM pg_inherits
+  JOIN pg_class AS partition ON partition.oid = inhrelid
+ WHERE inhparent = 'credit_usage_attribution'::regclass AND NOT inhdetachpending
+   AND partition.relnamespace = 'taximeter'::regnamespace AND partition.relname = 'attribution_' || $1::text
+   AND has_table_privilege(partition.oid, 'INSERT')
+   AND NOT EXISTS (SELECT FROM pg_trigger AS of_all
+                    WHERE of_all.tgrelid = inhparent AND of_all.tgtype & 4 <> 0 -- INSERT
+                      AND NOT EXISTS (SELECT FROM pg_trigger AS of_it
+                                       WHERE of_it.tgrelid = partition.oid AND of_it.tgname = of_all.tgname
+                                         AND of_it.tgfoid = of_all.tgfoid AND of_it.tgtype & of_all.tgtype = of_all.tgtype
+                                         AND of_it.tgenabled = of_all.tgenabled))
+
 -- name: lock_active_allocations
 -- The active allocation of each account, locked in the order that everybody locks them: by (org_id, user_id).
 -- An account that has none is missing from the answer. $1 org ids, $2 user ids

@@ -19,6 +19,7 @@ from bench.conditions import Counters, Gauge, Look
 from bench.harness import percentile
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PROC: Final = Path("/proc")
 _STAT: Final = Path("/proc/stat")
 _PRESSURE: Final = Path("/proc/pressure")
 _PARENT, _TIMES = 1, slice(11, 15)
@@ -144,6 +145,11 @@ def own_processor_s() -> float:
     """
     stats = _processes()
     return _taken_s(stats, _with_children(stats, os.getpid()))
+
+
+def thread_s(pid: int) -> float:
+    """Processor time of a process with one thread, to the nanosecond. Raises OSError."""
+    return int((_PROC / str(pid) / "schedstat").read_text("ascii").split()[0]) / 1e9
 
 
 def _processes() -> dict[int, list[str]]:

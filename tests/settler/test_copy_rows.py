@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from support.examples import examples_or
 from taximeter.settler.books.stores import Connection
 from taximeter.settler.settling.columns import ATTRIBUTION_COLUMNS, CHARGED_COLUMNS
 from taximeter.settler.settling.copy_rows import read_copy_rows
-from taximeter.settler.settling.event_rows import book_copy_rows, book_events
+from taximeter.settler.settling.event_rows import attribution_table, book_copy_rows, book_events
 from taximeter.settler.settling.payloads import UNREADABLE_SERVICE_TYPE, read_payload
 from taximeter.settler.settling.stream import Run
 
@@ -200,13 +202,18 @@ async def test_every_payload_is_booked_as_it_reads(world: World, times: int) -> 
 
 WRITTEN = (
     "SELECT * FROM taximeter.charged_requests",
-    "SELECT to_jsonb(a) - 'id' FROM credit_usage_attribution AS a",
+    "SELECT tableoid::regclass, to_jsonb(a) - 'id' FROM credit_usage_attribution AS a",
     "SELECT org_id, user_id, allocated_credits, used_credits, is_active"
     " FROM user_credit_allocations",
     "SELECT org_id, total_credits, used_credits, available_credits FROM organization_credit_pools",
     "SELECT org_id, user_id, entry_seq, delta, kind, reference FROM taximeter.account_entries",
     "SELECT * FROM taximeter.usage_daily",
+    "SELECT * FROM taximeter.usage_daily_by_org",
+    "SELECT * FROM taximeter.usage_monthly",
+    "SELECT * FROM taximeter.usage_monthly_by_org",
+    "SELECT * FROM taximeter.usage_monthly_by_user",
     "SELECT * FROM taximeter.usage_names",
+    "SELECT kind, what, hour, shard, epoch, rows, credits FROM taximeter.seal_changes",
 )
 """Everything that booking writes, but for numbers that a sequence gives."""
 
@@ -266,17 +273,39 @@ async def spenders(world: World) -> World:
     await world.pool.execute(
         "UPDATE user_credit_allocations SET is_active = false WHERE user_id = 'left'"
     )
+    # Everything comes behind the seals, so that each row is noted.
+    await world.pool.execute("UPDATE taximeter.seal_state SET announced = 'infinity'")
     return world
 
 
-@given(entries=st.lists(st.lists(LINES, min_size=1, max_size=6), min_size=1, max_size=3))
-@settings(max_examples=examples_or(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_both_ways_write_the_same_rows(spenders: World, entries: list[list[Any]]) -> None:
+def milliseconds(time: datetime) -> int:
+    return int(time.timestamp() * 1000)
+
+
+THIS_MONTH = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+FIRST_TIMES = {
+    "a month without a partition": 1_590_000_000_000,
+    "this month": milliseconds(THIS_MONTH),
+    "the last millisecond of the month before, and this month": milliseconds(THIS_MONTH) - 1,
+}
+
+
+@given(
+    entries=st.lists(st.lists(LINES, min_size=1, max_size=6), min_size=1, max_size=3),
+    first=st.sampled_from(sorted(FIRST_TIMES)),
+)
+@settings(
+    max_examples=examples_or(30),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+async def test_both_ways_write_the_same_rows(
+    spenders: World, entries: list[list[Any]], first: str
+) -> None:
     """In Postgres: charged requests, usage with its metadata, allocations that are active, closed
-    or gone, pools, entries, daily usage.
+    or gone, pools, entries, every rollup, what is noted for the next seal.
     """
     run, number = Run(1, 0, 0), 0
-    for entry in entries:
+    for place, entry in enumerate(entries):
         texts = []
         for kind, account, amount, reserved, flags, payload in entry:
             number += 1
@@ -284,9 +313,58 @@ async def test_both_ways_write_the_same_rows(spenders: World, entries: list[list
             texts.append(
                 "\t".join((kind, account, request, f"{amount}", f"{reserved}", flags, payload))
             )
-        content = {b"t": b"%d" % (1_790_000_000_000 + number), b"v1": "\n".join(texts).encode()}
+        at = FIRST_TIMES[first] + place
+        content = {b"t": b"%d" % at, b"v1": "\n".join(texts).encode()}
         run.add(f"1-{number}".encode(), content)
     async with spenders.pool.acquire() as conn:
         copied = await written_by(conn, run, as_text=True)
         assume(copied is not None)
         assert copied == await written_by(conn, run, as_text=False)
+
+
+async def test_usage_of_one_month_goes_into_its_partition(spenders: World) -> None:
+    """Only where the partition has each trigger that an insert into the whole table fires, and the
+    right to write: else the whole table distributes the rows.
+    """
+    this_month = f"{THIS_MONTH:%Y_%m}"
+    partition = ("taximeter", f"attribution_{this_month}")
+    whole = ("public", "credit_usage_attribution")
+    async with spenders.pool.acquire() as conn:
+        transaction = conn.transaction()
+        await transaction.start()
+        assert await attribution_table(conn, this_month) == partition
+        assert await attribution_table(conn, "1999_12") == whole, "it has no partition"
+        assert await attribution_table(conn, "rest") == whole, "other months have to move out of it"
+        assert await attribution_table(conn, None) == whole, "it is not one month"
+        for missing in (
+            f"ALTER TABLE taximeter.{partition[1]} DISABLE TRIGGER usage_is_rolled_up",
+            f"DROP TRIGGER usage_is_noted_behind ON taximeter.{partition[1]}",
+            "CREATE TRIGGER another AFTER INSERT ON credit_usage_attribution"
+            " FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('no')",
+            f"ALTER TABLE credit_usage_attribution DETACH PARTITION taximeter.{partition[1]}",
+            f"REVOKE INSERT ON taximeter.{partition[1]} FROM taximeter_settler;"
+            " SET LOCAL ROLE taximeter_settler",
+        ):
+            point = conn.transaction()
+            await point.start()
+            await conn.execute(missing)
+            assert await attribution_table(conn, this_month) == whole, missing
+            await point.rollback()
+        for role in ("taximeter_settler", "taximeter_app"):
+            await conn.execute(f"SET LOCAL ROLE {role}")
+            assert await attribution_table(conn, this_month) == partition, role
+        await transaction.rollback()
+
+
+async def test_a_partition_stays_while_usage_is_copied_into_it(spenders: World) -> None:
+    this_month = f"{THIS_MONTH:%Y_%m}"
+    pool = spenders.pool
+    async with pool.acquire() as other, pool.acquire() as conn, conn.transaction():
+        assert (await attribution_table(conn, this_month))[0] == "taximeter"
+        async with other.transaction():
+            await other.execute("SET LOCAL lock_timeout = '50ms'")
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await other.execute(
+                    "ALTER TABLE credit_usage_attribution"
+                    f" DETACH PARTITION taximeter.attribution_{this_month}"
+                )

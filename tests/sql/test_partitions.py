@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from asyncpg import InvalidParameterValueError, RestrictViolationError
+from asyncpg import InsufficientPrivilegeError, InvalidParameterValueError, RestrictViolationError
 from support.books import Books
 
 INSERT = (
@@ -100,6 +100,28 @@ async def test_a_partition_is_not_written_directly(books: Books, partition: str)
     ):
         with pytest.raises(RestrictViolationError, match="write to credit_usage_attribution"):
             await books.run(statement)
+
+
+@pytest.mark.parametrize("made", ["by the migration", "later"])
+async def test_settling_may_fill_a_month_itself(books: Books, made: str) -> None:
+    """As it fills the whole table: the rollups hear of it."""
+    await books.value("SELECT taximeter.ensure_attribution_partitions(5)")
+    time, partition = month(0 if made == "by the migration" else 5)
+    await books.open(1000, 500)
+    async with books.pool.acquire() as conn, conn.transaction():
+        await conn.execute("SET LOCAL taximeter.settling = 'on'; SET LOCAL ROLE taximeter_settler")
+        free = INSERT.replace("credit_usage_attribution", partition).replace("1, $1", "0, $1")
+        await conn.execute(free, time)
+        for statement in ("UPDATE {} SET credits_used = 2", "DELETE FROM {}", "TRUNCATE {}"):
+            with pytest.raises(InsufficientPrivilegeError):
+                async with conn.transaction():
+                    await conn.execute(statement.format(partition))
+    async with books.pool.acquire() as conn, conn.transaction():
+        await conn.execute("SET LOCAL taximeter.settling = 'on'")
+        with pytest.raises(RestrictViolationError, match="write to credit_usage_attribution"):
+            await conn.execute(f"UPDATE {partition} SET credits_used = 2")
+    assert await books.rows("SELECT user_id, requests FROM taximeter.usage_daily") == [("ann", 1)]
+    assert await books.rows(WHERE_IT_IS) == [(partition,)]
 
 
 async def test_dropping_an_old_month_keeps_its_rollup_and_its_request_ids(books: Books) -> None:

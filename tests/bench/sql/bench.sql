@@ -53,3 +53,32 @@ SELECT org_id, user_id, service_type, service_name, credits_used, request_id, re
 -- name: watermark
 -- How far the only shard is settled.
 SELECT seq FROM taximeter.watermarks WHERE shard = 0
+
+-- name: connections
+-- Who works for this benchmark.
+SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'
+
+-- name: wal_position
+-- Bytes that were ever written ahead.
+SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn
+
+-- name: sizes
+-- What a row takes in each table that settling adds rows to, and in each of its indexes: those of this month. Its last page counts whole.
+WITH tables AS (
+    SELECT 'charged_requests' AS name, 'taximeter.charged_requests'::regclass AS of_table
+    UNION ALL
+    SELECT 'usage', inhrelid::regclass
+      FROM pg_inherits
+     WHERE inhparent = 'credit_usage_attribution'::regclass
+       AND inhrelid = to_regclass('taximeter.attribution_' || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM'))
+), counted AS (
+    SELECT count(*) AS rows FROM taximeter.charged_requests WHERE seq IS NOT NULL
+)
+SELECT name, pg_relation_size(of_table)::float / rows AS bytes FROM tables, counted
+UNION ALL
+SELECT name || ' (' || array_to_string(ARRAY(SELECT pg_get_indexdef(indexrelid, place, true) FROM generate_series(1, indnkeyatts) AS place), ', ')
+       || CASE WHEN indpred IS NULL THEN ')' ELSE ') where ' || pg_get_expr(indpred, indrelid) END,
+       pg_relation_size(indexrelid)::float / rows
+  FROM tables
+  JOIN pg_index ON indrelid = of_table, counted
+ ORDER BY name
