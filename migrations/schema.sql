@@ -6,6 +6,17 @@
 
 CREATE SCHEMA taximeter;
 
+CREATE TYPE taximeter.usage_of_day AS (
+	org_id text,
+	user_id text,
+	service_type text,
+	service_name text,
+	day date,
+	by_sql boolean,
+	requests bigint,
+	credits_used bigint
+);
+
 -- ====================
 -- Organisations, their credits and what is bought: one row is one pool, allocation or payment
 -- ====================
@@ -162,7 +173,7 @@ CREATE TABLE public.user_credit_allocations (
     CONSTRAINT closed_allocation_has_nothing_left CHECK ((is_active OR (allocated_credits = used_credits))),
     CONSTRAINT closing_is_known CHECK ((closing = ANY (ARRAY['removal'::text, 'expiry'::text]))),
     CONSTRAINT used_is_in_range CHECK (((used_credits >= 0) AND (used_credits <= '900000000000000'::bigint))),
-    CONSTRAINT user_id_is_well_formed CHECK ((user_id ~ '^[^\u0001-\u001f\u007f]{1,255}$'::text))
+    CONSTRAINT user_id_is_well_formed CHECK ((((length(user_id) >= 1) AND (length(user_id) <= 255)) AND (user_id !~ '[\u0001-\u001f\u007f]'::text)))
 )
 WITH (fillfactor='80');
 
@@ -4025,6 +4036,7 @@ DECLARE
         WHEN current_setting('taximeter.settling', true) = 'on' THEN 0
         WHEN current_setting('taximeter.charging', true) = 'on' THEN 1
         ELSE 2 END;
+    raw       taximeter.usage_of_day[];
     changes   taximeter.usage_daily_by_org[];
 BEGIN
     IF by_writer = 2 THEN
@@ -4034,20 +4046,22 @@ BEGIN
            FROM (SELECT org_id, user_id, sum(credits_used)::bigint AS credits_used
                    FROM inserted GROUP BY 1, 2 ORDER BY 1, 2) AS by_account;
     END IF;
+    -- The rows are read once; from here on there is one for each user, service and day of them.
+    SELECT array_agg(ROW(org_id, user_id, service_type, service_name, day, by_sql, requests, credits_used)::taximeter.usage_of_day) INTO raw
+      FROM (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day, seq IS NULL AS by_sql,
+                   count(*) AS requests, sum(credits_used)::bigint AS credits_used
+              FROM inserted
+             GROUP BY 1, 2, 3, 4, 5, 6) AS found;
     PERFORM taximeter.note_usage_names(array_agg(ROW(org_id, month, by_sql, service_type, service_name)::taximeter.usage_names))
-       FROM (SELECT DISTINCT org_id, date_trunc('month', created_at AT TIME ZONE 'UTC')::date AS month, seq IS NULL AS by_sql,
-                    service_type, service_name
-               FROM inserted) AS found;
+       FROM (SELECT DISTINCT org_id, date_trunc('month', day::timestamp)::date AS month, by_sql, service_type, service_name
+               FROM unnest(raw)) AS found;
     -- Sorted, so that two statements at once meet on the rows of the rollups in the same order.
     WITH by_account AS MATERIALIZED (
         SELECT org_id, user_id,
                CASE WHEN name_is_known OR type_is_known THEN service_type ELSE 'other' END AS service_type,
                CASE WHEN name_is_known THEN service_name ELSE 'other' END AS service_name,
                day, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
-          FROM (SELECT org_id, user_id, service_type, service_name, (created_at AT TIME ZONE 'UTC')::date AS day, seq IS NULL AS by_sql,
-                       count(*) AS requests, sum(credits_used) AS credits_used
-                  FROM inserted
-                 GROUP BY 1, 2, 3, 4, 5, 6) AS raw
+          FROM unnest(raw) AS raw
          CROSS JOIN LATERAL (
                SELECT coalesce((SELECT true FROM taximeter.usage_names AS known
                                  WHERE known.org_id = raw.org_id AND known.month = date_trunc('month', raw.day::timestamp)::date

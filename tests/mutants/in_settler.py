@@ -8,6 +8,20 @@ from mutants.bug import Bug
 
 BUGS: Final = (
     Bug(
+        "usage is copied into a month whose triggers do less than those of the whole table",
+        "settler/sql/settle.sql",
+        "of_all.tgtype & 4 <> 0 -- INSERT",
+        "of_all.tgtype & 4 <> 0 AND false -- INSERT",
+        "settler/test_copy_rows.py::test_usage_of_one_month_goes_into_its_partition",
+    ),
+    Bug(
+        "rows of two months are taken for those of one",
+        "settler/settling/copy_rows.py",
+        "        return months.pop() if len(months) == 1 else None\n",
+        "        return months.pop()\n",
+        "settler/test_copy_rows.py::test_the_month_of_rows_is_the_one_that_all_are_of",
+    ),
+    Bug(
         "a batch is told of before its transaction is committed",
         "settler/settling/settle.py",
         "        if booked is not None and run is not None:\n"

@@ -290,6 +290,27 @@ FIRST_TIMES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("times", "month"),
+    [
+        (["2026-10-31T23:59:59.999", "2026-10-01T00:00"], "2026_10"),
+        (["2026-10-31T23:59:59.999", "2026-11-01T00:00"], None),
+        (["2026-11-01T00:00", "2026-10-15T12:00", "2026-11-02T00:00"], None),
+        (["2025-10-15T12:00", "2026-10-15T12:00"], None),
+    ],
+)
+async def test_the_month_of_rows_is_the_one_that_all_are_of(
+    times: list[str], month: str | None
+) -> None:
+    run = Run(3, 10, 10)
+    for seq, time in enumerate(times, 11):
+        at = milliseconds(datetime.fromisoformat(time).replace(tzinfo=UTC))
+        run.add(f"3-{seq}".encode(), {b"t": b"%d" % at, b"v1": GOOD[0]})
+    copied = await read_copy_rows(7, run)
+    assert copied is not None
+    assert copied.month == month
+
+
 @given(
     entries=st.lists(st.lists(LINES, min_size=1, max_size=6), min_size=1, max_size=3),
     first=st.sampled_from(sorted(FIRST_TIMES)),

@@ -91,7 +91,7 @@ def is_user_id(text: str) -> bool:
 async def test_the_characters_of_user_ids_are_those_of_the_meter(books: Books) -> None:
     """Whatever the locale of the database takes for a control character."""
     rules = await books.rows(
-        "SELECT substring(pg_get_constraintdef(oid) FROM $$~ '(.*)'::text$$) FROM pg_constraint"
+        "SELECT pg_get_expr(conbin, conrelid) FROM pg_constraint"
         " WHERE conname = 'user_id_is_well_formed'"
         "    OR conname = 'name_is_short' AND conrelid = to_regclass('taximeter.system_keys')"
     )
@@ -102,15 +102,15 @@ async def test_the_characters_of_user_ids_are_those_of_the_meter(books: Books) -
         "SELECT quote_ident(collname) FROM pg_collation"
         " WHERE collname IN ('default', 'C', 'C.utf8', 'pg_c_utf8')"
     )
-    for (pattern,) in set(rules):
+    for (rule,) in set(rules):
         for (locale,) in locales:
             taken = await books.value(
-                "SELECT array_agg(point) FROM unnest($1::integer[]) AS point"
-                f" WHERE 'a' || chr(point) || 'b' COLLATE {locale} ~ $2",
+                "SELECT array_agg(point) FROM unnest($1::integer[]) AS point,"
+                f" LATERAL (SELECT 'a' || chr(point) || 'b' COLLATE {locale}) AS of_it (id),"
+                f" LATERAL (SELECT id AS user_id, id AS name) AS names WHERE {rule}",
                 points,
-                pattern,
             )
-            assert set(taken) == allowed, (pattern, locale)
+            assert set(taken) == allowed, (rule, locale)
 
 
 async def test_no_rule_asks_the_locale_what_a_character_is(books: Books) -> None:
@@ -247,3 +247,31 @@ async def test_every_constraint_and_index_is_named_by_us(books: Books) -> None:
         "   AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = conrelid)"
     )
     assert made_up == []
+
+
+async def test_no_row_that_settling_writes_is_checked_by_a_bounded_repetition(books: Books) -> None:
+    """Postgres builds the states of such a pattern anew for each row: 20 µs for a user id."""
+    slow = await books.rows(
+        "SELECT conrelid::regclass::text, conname FROM pg_constraint"
+        " WHERE contype = 'c' AND pg_get_constraintdef(oid) ~ '{[0-9]+,[0-9]+}'"
+        " AND conrelid = ANY ($1::regclass[])",
+        [
+            "user_credit_allocations",
+            "organization_credit_pools",
+            "credit_usage_attribution",
+            *(
+                f"taximeter.{name}"
+                for name in (
+                    "charged_requests",
+                    "settled_batches",
+                    "watermarks",
+                    "usage_daily",
+                    "usage_daily_by_org",
+                    "usage_monthly",
+                    "usage_monthly_by_org",
+                    "usage_monthly_by_user",
+                )
+            ),
+        ],
+    )
+    assert slow == []
