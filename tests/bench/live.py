@@ -77,24 +77,24 @@ class LiveShards:
         for shard in range(self.shards):
             await delete(self.redis, *self.keys(shard).batch())
 
-    async def load(self, accounts: Iterable[Account]) -> None:
-        """Write accounts that are not there yet, page by page."""
+    async def load(self, accounts: Iterable[Account], applied: int = 0) -> None:
+        """Write accounts that are not there yet, page by page; so many entries are in each."""
         waiting: list[list[str]] = [[] for _ in range(self.shards)]
         for org_id, user_id in accounts:
             shard = shard_of(org_id, self.shards)
             names = waiting[shard]
             names.append(account_field(org_id, user_id))
             if len(names) == _PAGE:
-                await self._write(shard, names)
+                await self._write(shard, names, applied)
                 names.clear()
         for shard, names in enumerate(waiting):
             if names:
-                await self._write(shard, names)
+                await self._write(shard, names, applied)
 
-    async def _write(self, shard: int, names: Sequence[str]) -> None:
+    async def _write(self, shard: int, names: Sequence[str], applied: int) -> None:
         keys, arguments = self.keys(shard), list[str | int]([1])
         for name in names:
-            arguments += (name, AVAILABLE, 0)
+            arguments += (name, AVAILABLE, applied)
         await load_script("load").call(self.redis, [keys.accounts, keys.meta], arguments)
 
     async def operate(self, operations: Sequence[Sequence[Any]], shard: int = 0) -> list[bytes]:

@@ -12,13 +12,12 @@ from redis.asyncio import Redis
 
 from bench.harness import BenchFailed, Figure, value
 from bench.live import LiveShards, make_accounts
-from bench.peers import fund, open_deduction_pool
+from bench.peers import fund_at_once, open_deduction_pool
 from bench.servers import Servers
 from taximeter.api.embedded.valkey import EmbeddedValkey
 from taximeter.meter import Meter
 from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.stores import Pool, Stores
-from taximeter.settler.moves.relay import relay
 from taximeter.settler.shards.fill import Filler
 from taximeter.settler.shards.guardian import ensure_shards, guard
 
@@ -37,7 +36,7 @@ async def run(servers: Servers) -> list[Figure]:
     async with servers.database() as database_url:
         pool = await open_deduction_pool(database_url)
         async with pool:
-            await fund(pool, accounts)
+            await fund_at_once(pool, accounts)
             folder = servers.data_dir / "reopen"
             shutil.rmtree(folder, ignore_errors=True)  # A run that was killed leaves its data.
             with EmbeddedValkey(folder) as server:
@@ -45,10 +44,8 @@ async def run(servers: Servers) -> list[Figure]:
                 stores = Stores(pool, redis, servers.prefix)
                 await ensure_shards(stores, 1)
                 await guard(stores, 0, 1)
-                while (await relay(stores)).applied:
-                    pass
                 live = LiveShards(redis, servers.prefix, accounts)
-                await live.load(accounts)
+                await live.load(accounts, applied=1)
                 server.kill()
                 server.start()
                 approved_s = await _reopened(stores, "approved")

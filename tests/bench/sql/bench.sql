@@ -21,6 +21,28 @@ SELECT allocate_credits_to_user(org_id, user_id, $3::bigint, 'bench')
   FROM unnest($1::text[], $2::text[]) AS wanted (org_id, user_id)
  ORDER BY org_id, user_id
 
+-- name: fund_at_once
+-- What the two above come to for many accounts, in a hundredth of the time: nothing of what triggers keep besides. Each account has one
+-- entry, which counts as applied. $1 org ids, $2 user ids, $3 millicredits each
+WITH wanted AS MATERIALIZED (
+    SELECT * FROM unnest($1::text[], $2::text[]) AS wanted (org_id, user_id)
+), made AS (
+    INSERT INTO organizations (id, org_name, slug, created_by)
+    SELECT DISTINCT org_id, org_id, org_id, 'bench' FROM wanted ON CONFLICT (id) DO NOTHING
+), pools AS (
+    INSERT INTO organization_credit_pools AS pool (org_id, total_credits, allocated_credits)
+    SELECT org_id, sum($3::bigint)::bigint, sum($3::bigint)::bigint FROM wanted GROUP BY org_id
+    ON CONFLICT (org_id) DO UPDATE SET total_credits = pool.total_credits + EXCLUDED.total_credits,
+                                       allocated_credits = pool.allocated_credits + EXCLUDED.allocated_credits
+), allocated AS (
+    INSERT INTO user_credit_allocations (org_id, user_id, allocated_credits, allocated_by)
+    SELECT org_id, user_id, $3::bigint, 'bench' FROM wanted
+), entries AS (
+    INSERT INTO taximeter.account_entries (org_id, user_id, entry_seq, delta, kind)
+    SELECT org_id, user_id, 1, $3::bigint, 'allocation' FROM wanted
+)
+INSERT INTO taximeter.accounts (org_id, user_id, entry_seq, applied_seq) SELECT org_id, user_id, 1, 1 FROM wanted
+
 -- name: deduct
 -- The guide's way of charging. $1 org id, $2 user id, $3 millicredits, $4 request id, $5 metadata, $6 model
 SELECT success FROM deduct_credits($1::text, $2::text, $3::bigint, 'llm_inference', $6::text, $4::text, $5::text::jsonb)
