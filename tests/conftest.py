@@ -24,7 +24,7 @@ from support.certificates import read_once
 from support.database import Databases, Pristine, SharedDatabase
 from support.examples import load_profile
 from support.leftovers import left_open, limits, lowered, sockets
-from support.marks import has_alone, mark, starts_by_itself
+from support.marks import has_mark, mark, starts_by_itself
 from support.memory import memory_folder
 from support.order import Pieces, longest_first
 from support.patience import be_patient
@@ -58,8 +58,8 @@ for variable in [name for name in os.environ if name.startswith("TAXIMETER_")]:
 os.environ["TAXIMETER_PRICE_AGE_MAX_DAYS"] = "3650"
 
 
-ALONE = "alone and not floods"
-"""What .ci/test asks for after the rest."""
+ASKED = {"whole and not alone and not long": "whole", "alone and not floods": "alone"}
+"""What `.ci/test --whole` asks for, and the mark that a file must have to be read for it."""
 
 # What is read and imported until all tests are known stays until the end, and is most of what there
 # is: to look through it for what nobody holds any more took a tenth of the time of all tests.
@@ -102,7 +102,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
     asked = config.option.markexpr
-    left_out = (asked == ALONE and not has_alone(collection_path)) or (
+    needed = ASKED.get(asked)
+    left_out = (needed is not None and not has_mark(collection_path, needed)) or (
         asked == "fast" and starts_by_itself(collection_path)
     )
     return True if left_out else None

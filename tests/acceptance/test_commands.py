@@ -28,7 +28,7 @@ ENVIRONMENT = {**os.environ, "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
 @pytest.mark.parametrize(
     "where",
     [
-        pytest.param([], id="one server"),
+        pytest.param([], id="one server", marks=pytest.mark.whole),
         # A call that waits for the slot has the patience of production.
         pytest.param(["--cluster"], id="cluster", marks=pytest.mark.alone),
         # Two whole systems: as much work as thirty other tests.

@@ -18,7 +18,7 @@ from support.waiting import eventually
 from taximeter.api.embedded.machine import free_port
 from taximeter.api.local.process import LocalProcess, ProcessFailed
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.whole, pytest.mark.timeout(180)]
 
 ENDS_S = 40.0
 

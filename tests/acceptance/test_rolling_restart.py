@@ -24,7 +24,7 @@ from taximeter.api.local.process import LocalProcess
 from taximeter.settler.books.stores import Stores
 from taximeter.settler.proof.check import check
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.whole, pytest.mark.timeout(240)]
 
 CALLERS = 3
 GRACE_S = 20.0

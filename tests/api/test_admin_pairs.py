@@ -214,6 +214,8 @@ WORKS: tuple[Work, ...] = (
     refresh,
     end_period,
 )
+FIRST = (refund, remove_member, transfer, grant, charge_and_settle)
+"""Whose pairs `make test` makes; the planted bugs of the order of locks show in them."""
 
 
 def pairs_of(first: Work, step: int) -> Iterator[tuple[Work, Work]]:
@@ -262,9 +264,15 @@ async def beside(world: World, pair: asyncio.Future[list[None]]) -> None:
 
 @pytest.mark.own_database
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("first", WORKS, ids=lambda work: work.__name__)
+@pytest.mark.parametrize(
+    "first",
+    [pytest.param(work, marks=[] if work in FIRST else [pytest.mark.whole]) for work in WORKS],
+    ids=lambda work: work.__name__,
+)
 async def test_every_pair_gets_along(organisation: World, first: Work) -> None:
-    """Every other pair, and each work beside itself; `make chaos-runs` makes all of them."""
+    """Every other pair, and each work beside itself: those of FIRST, by `make test-whole` the
+    others, too; `make chaos-runs` makes all pairs.
+    """
     await get_along(organisation, first, 2)
 
 

@@ -27,6 +27,7 @@ def api_options() -> dict[str, Any]:
     return {"rate_limits": False}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("role", ROLES if MINUTES else IN_SUITE)
 async def test_nothing_answers_500(world: World, tmp_path: Path, role: str) -> None:
     """Few examples, and always the same ones."""

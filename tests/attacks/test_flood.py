@@ -67,6 +67,7 @@ async def test_a_paying_user_of_the_sidecar_is_served(sidecar: Scene) -> None:
     await is_served_under_each(sidecar, KINDS)
 
 
+@pytest.mark.whole
 async def test_a_paying_user_of_the_api_is_served(api: Scene) -> None:
     await is_served_under_each(api, (*KINDS, HANGING))
 

@@ -285,6 +285,7 @@ async def test_heads_of_the_api(api: Running, of: int) -> None:
     assert not await steep_heads(api, ("/api/v1/org-billing/credits/acme",), of)
 
 
+@pytest.mark.whole
 async def test_bodies_of_the_admin_api(api: Running, tmp_path: Path) -> None:
     token = load_dev_key(tmp_path).mint("ann", ttl_s=600, roles=("system_admin",))
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
@@ -361,6 +362,7 @@ CHATS: dict[str, Shape] = {
 }  # fmt: skip
 
 
+@pytest.mark.whole
 async def test_bodies_of_the_llm_route(world: World) -> None:
     await world.funded(credits=90.0)
     options = {**same_books(world), "upstream_base_url": world.settings.upstream_base_url}

@@ -15,7 +15,7 @@ from support.world import World
 
 expect.set_options(timeout=WAITS_MS)
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
 SCRIPT_KB_MAX: Final = 350
 ASKED_MAX: Final = 2

@@ -12,7 +12,7 @@ from support.postgres_once import PostgresOnce
 
 from drill.cases import CASES, drill
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.whole, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize(

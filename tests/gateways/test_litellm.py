@@ -22,7 +22,7 @@ from taximeter.meter import Meter
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import create_sidecar
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.whole, pytest.mark.timeout(600)]
 
 MESSAGES = [{"role": "user", "content": "Say something about meters."}]
 

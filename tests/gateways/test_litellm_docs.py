@@ -27,6 +27,7 @@ COMMANDS = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.timeout(600)
 async def test_the_page_is_true(
     litellm_python: Path,

@@ -19,6 +19,7 @@ NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.timeout(600)
 def test_the_map_that_litellm_ships(litellm_python: Path, tmp_path: Path) -> None:
     name = "model_prices_and_context_window_backup.json"
@@ -61,6 +62,7 @@ def compare(file: Path, tmp_path: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.timeout(600)
 def test_the_logger_finds_what_was_imported(litellm_python: Path, tmp_path: Path) -> None:
     """It sends the name without the host, and the host beside it."""

@@ -36,7 +36,7 @@ KEYS = ShardKeys("tm", 0)
 FLOOD = 2_500
 """Operations at once: what fits into the next calls, and more."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.whole, pytest.mark.timeout(900)]
 
 
 @dataclass

@@ -56,6 +56,7 @@ def run(clone: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.whole
 def test_one_commit_gives_one_set_of_files(clone: Path) -> None:
     first = run(clone)
     assert first.returncode == 0, first.stderr
@@ -97,6 +98,7 @@ def test_one_commit_gives_one_set_of_files(clone: Path) -> None:
     assert (dist / "SHA256SUMS").read_text() == before
 
 
+@pytest.mark.whole
 def test_a_wheel_without_the_console_is_refused(clone: Path) -> None:
     pyproject = clone / "pyproject.toml"
     pyproject.write_text(re.sub(r'"built/[^"]*",? ?', "", pyproject.read_text()))

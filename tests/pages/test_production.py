@@ -120,6 +120,7 @@ def machine(tmp_path: Path) -> Iterator[Path]:
         systemctl.stop(folder, unit)
 
 
+@pytest.mark.whole
 def test_from_nothing_to_the_first_metered_request(
     own_debian: Debian, issuer: Issuer, upstream: str, machine: Path, tmp_path: Path
 ) -> None:

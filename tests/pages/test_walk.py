@@ -231,15 +231,18 @@ def works(walk: Walk) -> None:
     assert complaint is None, complaint
 
 
+@pytest.mark.whole
 def test_the_quick_start(quick_start: tuple[Reader, Walk]) -> None:
     works(quick_start[1])
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("page", AFTER)
 def test_a_page_that_goes_on(page: str, after: Reader) -> None:
     works(after.walk(PAGES[page]))
 
 
+@pytest.mark.whole
 def test_the_books_are_right_after_all_of_them(after: Reader) -> None:
     works(after.walk("```sh\ntaximeter check\n```\n"))
 

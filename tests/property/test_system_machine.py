@@ -495,6 +495,7 @@ class SystemMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.hypothesis
 @pytest.mark.own_database
 @pytest.mark.timeout(MACHINE_S)

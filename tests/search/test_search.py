@@ -28,10 +28,18 @@ LIVES = {
     "a copy that takes over and is taken over": {"fork": 1, "swap": 2, "lost": 1},
 }
 """What may happen in one life, and how often: all at once would be too many for the suite."""
+LARGE = ("what comes late", "processes and lost replies")
+"""Of these, for `make test-whole`."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("life", LIVES.values(), ids=LIVES.keys())
+@pytest.mark.parametrize(
+    "life",
+    [
+        pytest.param(life, id=name, marks=[pytest.mark.whole] if name in LARGE else [])
+        for name, life in LIVES.items()
+    ],
+)
 def test_nothing_that_was_told_is_wrong(life: dict[str, int]) -> None:
     found = explore(Rules(budgets={**dict.fromkeys(Rules().budgets, 0), **life}), DEPTH)
     assert found.depth == DEPTH
@@ -66,11 +74,20 @@ def test_a_hold_that_ends_in_two_histories_is_charged_as_it_was_told(
 @pytest.mark.parametrize(
     ("first", "budgets"),
     [
-        (("deduct", "relay"), {"flap": 2, "frozen": 1, "dies": 1}),
-        (("deduct", "the relay freezes"), {"flap": 1, "frozen": 1, "loss": 1}),
-        (OVERTAKEN, {"flap": 2}),
+        pytest.param(("deduct", "relay"), {"flap": 2, "frozen": 1, "dies": 1}, id="a flap"),
+        pytest.param(
+            ("deduct", "the relay freezes"),
+            {"flap": 1, "frozen": 1, "loss": 1},
+            id="a relay that wakes",
+            marks=pytest.mark.whole,
+        ),
+        pytest.param(
+            OVERTAKEN,
+            {"flap": 2},
+            id="a walk that another start overtakes",
+            marks=pytest.mark.whole,
+        ),
     ],
-    ids=["a flap", "a relay that wakes", "a walk that another start overtakes"],
 )
 def test_an_entry_reaches_the_live_balance_once(
     first: tuple[str, ...], budgets: dict[str, int]

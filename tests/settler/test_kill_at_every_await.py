@@ -23,21 +23,23 @@ SUSPENSIONS_MAX = 400
 STRIDE = 9
 EACH_ONCE = pytest.mark.parametrize(
     ("abrupt", "first", "step"),
-    [(True, 1, 2), (False, 2, 2)],
+    [(True, 1, 2), pytest.param(False, 2, 2, marks=pytest.mark.whole)],
     ids=["killed", "cancelled"],
 )
-"""Killed at every other await, and cancelled at those between them."""
+"""Killed at every other await, and cancelled at those between them, by `make test-whole`."""
 SOME = pytest.mark.parametrize(
     ("abrupt", "first", "step"),
     [
         (True, 1, 10),
-        (False, 6, 10),
+        pytest.param(False, 6, 10, marks=pytest.mark.whole),
         pytest.param(True, 1, 1, marks=pytest.mark.long),
         pytest.param(False, 1, 1, marks=pytest.mark.long),
     ],
     ids=["killed", "cancelled", "killed everywhere", "cancelled everywhere"],
 )
-"""Killed or cancelled at every fifth await, and at all of them by `make chaos-runs`."""
+"""Killed at every tenth await, cancelled at those half-way by `make test-whole`, and both at all of
+them by `make chaos-runs`.
+"""
 
 
 @EACH_ONCE

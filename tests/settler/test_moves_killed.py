@@ -83,8 +83,8 @@ def urls(database_url: str, redis_url: str, key_prefix: str) -> tuple[str, str, 
     # A transfer is killed at every fourth await, and cancelled at those half-way between them.
     [
         ("transfer", True, EVERY[::4]),
-        ("transfer", False, EVERY[2::4]),
-        ("deallocation", True, EVERY[1::3]),
+        pytest.param("transfer", False, EVERY[2::4], marks=pytest.mark.whole),
+        pytest.param("deallocation", True, EVERY[1::3], marks=pytest.mark.whole),
         pytest.param("transfer", True, EVERY, marks=pytest.mark.long),
         pytest.param("transfer", False, EVERY, marks=pytest.mark.long),
         pytest.param("deallocation", True, EVERY, marks=pytest.mark.long),
@@ -135,7 +135,7 @@ async def test_a_move_is_made_or_not(
     ("why", "abrupt", "awaits"),
     [
         ("removal", True, EVERY[::6]),
-        ("expiry", False, EVERY[3::6]),
+        pytest.param("expiry", False, EVERY[3::6], marks=pytest.mark.whole),
         pytest.param("removal", True, EVERY, marks=pytest.mark.long),
         pytest.param("expiry", False, EVERY, marks=pytest.mark.long),
     ],

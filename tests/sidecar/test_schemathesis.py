@@ -19,7 +19,7 @@ from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import create_sidecar
 from taximeter.meter.sidecar.app import openapi_document
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 + MINUTES * 60)]
+pytestmark = [pytest.mark.slow, pytest.mark.whole, pytest.mark.timeout(1200 + MINUTES * 60)]
 
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,"

@@ -27,7 +27,7 @@ def mark(item: pytest.Item) -> None:
     fixtures = set(getattr(item, "fixturenames", ()))
     if fixtures & REDIS:
         item.add_marker(pytest.mark.redis)
-    slow = item.get_closest_marker("slow") or item.get_closest_marker("alone")
+    slow = any(item.get_closest_marker(name) for name in ("slow", "alone", "whole"))
     module = getattr(item, "module", None)
     if not slow and not fixtures & SERVERS and module is not None and not _starts(module):
         item.add_marker(pytest.mark.fast)
@@ -38,9 +38,9 @@ def starts_by_itself(file: Path) -> bool:
     return bool(_STARTS.search(file.read_text(encoding="utf-8")))
 
 
-def has_alone(file: Path) -> bool:
-    """Whether a test of a file is marked `alone`, as far as its text says."""
-    return "mark.alone" in file.read_text(encoding="utf-8")
+def has_mark(file: Path, name: str) -> bool:
+    """Whether a test of a file is marked so, as far as its text says."""
+    return f"mark.{name}" in file.read_text(encoding="utf-8")
 
 
 @cache
