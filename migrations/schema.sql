@@ -184,6 +184,8 @@ COMMENT ON COLUMN public.user_credit_allocations.topped_up_credits IS 'What rema
 ALTER TABLE ONLY public.user_credit_allocations
     ADD CONSTRAINT user_credit_allocations_pkey PRIMARY KEY (id);
 
+CREATE INDEX allocations_by_end ON public.user_credit_allocations USING btree (org_id, expires_at, id) WHERE (is_active AND (expires_at IS NOT NULL));
+
 CREATE INDEX allocations_by_expiry ON public.user_credit_allocations USING btree (expires_at) WHERE (is_active AND (expires_at IS NOT NULL));
 
 COMMENT ON INDEX public.allocations_by_expiry IS 'The guide makes idx_user_allocations_expires: that name is left to operators.';
@@ -789,6 +791,10 @@ CREATE TRIGGER usage_is_rolled_up AFTER INSERT ON public.credit_usage_attributio
 
 CREATE TRIGGER usage_is_taken_back AFTER DELETE ON public.credit_usage_attribution REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION taximeter.usage_deleted();
 
+CREATE TRIGGER usage_labels_are_rolled_up AFTER INSERT ON public.credit_usage_attribution REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT WHEN ((COALESCE(current_setting('taximeter.importing'::text, true), ''::text) <> 'on'::text)) EXECUTE FUNCTION taximeter.usage_labels_inserted();
+
+CREATE TRIGGER usage_labels_are_taken_back AFTER DELETE ON public.credit_usage_attribution REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION taximeter.usage_labels_deleted();
+
 CREATE TABLE taximeter.attribution_rest (
     id bigint DEFAULT nextval('public.credit_usage_attribution_id_seq'::regclass) CONSTRAINT credit_usage_attribution_id_not_null NOT NULL,
     org_id text CONSTRAINT credit_usage_attribution_org_id_not_null NOT NULL,
@@ -876,6 +882,28 @@ ALTER TABLE ONLY taximeter.usage_daily_by_org
     ADD CONSTRAINT usage_daily_by_org_pkey PRIMARY KEY (org_id, day, service_type, service_name, writer);
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
+
+CREATE TABLE taximeter.usage_daily_by_label (
+    org_id text NOT NULL,
+    kind text NOT NULL,
+    day date NOT NULL,
+    label text NOT NULL,
+    writer smallint NOT NULL,
+    requests bigint NOT NULL,
+    credits_used bigint NOT NULL,
+    CONSTRAINT kind_is_known CHECK ((kind = ANY (ARRAY['key'::text, 'tag'::text]))),
+    CONSTRAINT writer_is_known CHECK ((writer = ANY (ARRAY[0, 1, 2])))
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE taximeter.usage_daily_by_label IS 'Usage of charges that say an API key or a tag, by day. Charges without have no row.';
+
+COMMENT ON COLUMN taximeter.usage_daily_by_label.writer IS '0: settle. 1: deduct_credits. 2: by hand, deleted usage included.';
+
+ALTER TABLE ONLY taximeter.usage_daily_by_label
+    ADD CONSTRAINT usage_daily_by_label_pkey PRIMARY KEY (org_id, kind, day, label, writer);
+
+CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily_by_label FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
 CREATE TABLE taximeter.usage_monthly (
     month date NOT NULL,
@@ -3023,6 +3051,15 @@ BEGIN
 END;
 $$;
 
+CREATE FUNCTION taximeter.labels_of(metadata jsonb) RETURNS TABLE(kind text, label text)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    BEGIN ATOMIC
+ SELECT said.kind,
+     "left"((said.value #>> '{}'::text[]), 64) AS "left"
+    FROM ( VALUES ('key'::text,(labels_of.metadata -> 'key_id'::text)), ('tag'::text,(labels_of.metadata -> 'tag'::text))) said(kind, value)
+   WHERE ((jsonb_typeof(said.value) = 'string'::text) AND (said.value <> '""'::jsonb));
+END;
+
 CREATE FUNCTION taximeter.ledger_position(OUT history text, OUT "position" bigint) RETURNS record
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -4104,6 +4141,73 @@ BEGIN
     PERFORM taximeter.add_usage_by_org(changes);
     -- A settler books one shard at a time.
     PERFORM taximeter.add_usage_of_all(changes, CASE WHEN by_writer = 0 THEN (SELECT shard FROM inserted LIMIT 1) END);
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.usage_labels_deleted() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO taximeter.usage_daily_by_label AS daily (org_id, kind, day, label, writer, requests, credits_used)
+    SELECT org_id, kind, day,
+           CASE WHEN EXISTS (SELECT FROM taximeter.usage_daily_by_label AS known
+                              WHERE known.org_id = gone.org_id AND known.kind = gone.kind AND known.day = gone.day
+                                AND known.label = gone.label) THEN label ELSE 'other' END,
+           2, -sum(requests)::bigint, -sum(credits_used)::bigint
+      FROM (SELECT org_id, kind, (created_at AT TIME ZONE 'UTC')::date AS day, label,
+                   count(*) AS requests, sum(credits_used) AS credits_used
+              FROM deleted CROSS JOIN LATERAL taximeter.labels_of(request_metadata) AS labels
+             WHERE request_metadata ?| ARRAY['key_id', 'tag']
+             GROUP BY 1, 2, 3, 4) AS gone
+     GROUP BY 1, 2, 3, 4
+     ORDER BY 1, 2, 3, 4
+    ON CONFLICT (org_id, kind, day, label, writer) DO UPDATE
+       SET requests = daily.requests + EXCLUDED.requests,
+           credits_used = daily.credits_used + EXCLUDED.credits_used;
+    RETURN NULL;
+END;
+$$;
+
+CREATE FUNCTION taximeter.usage_labels_inserted() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    labels_max CONSTANT integer := 200;
+    by_writer  CONSTANT smallint := CASE
+        WHEN current_setting('taximeter.settling', true) = 'on' THEN 0
+        WHEN current_setting('taximeter.charging', true) = 'on' THEN 1
+        ELSE 2 END;
+BEGIN
+    IF NOT EXISTS (SELECT FROM inserted WHERE request_metadata ?| ARRAY['key_id', 'tag']) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO taximeter.usage_daily_by_label AS daily (org_id, kind, day, label, writer, requests, credits_used)
+    SELECT org_id, kind, day, CASE WHEN is_known OR place <= room THEN label ELSE 'other' END, by_writer,
+           sum(requests)::bigint, sum(credits_used)::bigint
+      FROM (SELECT found.*, names.is_known, rooms.room,
+                   row_number() OVER (PARTITION BY found.org_id, found.kind, found.day, names.is_known ORDER BY found.label) AS place
+              FROM (SELECT org_id, kind, (created_at AT TIME ZONE 'UTC')::date AS day, label,
+                           count(*) AS requests, sum(credits_used) AS credits_used
+                      FROM inserted CROSS JOIN LATERAL taximeter.labels_of(request_metadata) AS labels
+                     GROUP BY 1, 2, 3, 4) AS found
+             CROSS JOIN LATERAL (
+                   SELECT coalesce((SELECT true FROM taximeter.usage_daily_by_label AS known
+                                     WHERE known.org_id = found.org_id AND known.kind = found.kind AND known.day = found.day
+                                       AND known.label = found.label LIMIT 1), false) AS is_known OFFSET 0) AS names
+             CROSS JOIN LATERAL (
+                   SELECT CASE WHEN names.is_known THEN 0 ELSE labels_max - (
+                                SELECT count(DISTINCT known.label) FROM taximeter.usage_daily_by_label AS known
+                                 WHERE known.org_id = found.org_id AND known.kind = found.kind AND known.day = found.day) END AS room
+                   OFFSET 0) AS rooms) AS placed
+     GROUP BY 1, 2, 3, 4
+     -- Sorted, so that two statements of one writer meet on the rows in the same order.
+     ORDER BY 1, 2, 3, 4
+    ON CONFLICT (org_id, kind, day, label, writer) DO UPDATE
+       SET requests = daily.requests + EXCLUDED.requests,
+           credits_used = daily.credits_used + EXCLUDED.credits_used;
     RETURN NULL;
 END;
 $$;

@@ -367,7 +367,11 @@ class KeyStore:
             self._bad.keep(digest, read_at)
             return None
         grant = Grant(
-            row["org_id"], row["user_id"], frozenset(row["operations"]), opener_of(row["name"])
+            row["org_id"],
+            row["user_id"],
+            frozenset(row["operations"]),
+            opener_of(row["name"]),
+            key_id,
         )
         self._good.keep(digest, _Read(key_id, grant, row["expires_at"], read_at))
         if read_at - self._noted.get(key_id, float("-inf")) >= NOTE_USE_S:

@@ -4,6 +4,7 @@ one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, Literal
@@ -21,6 +22,11 @@ USERS_MAX: Final = 20_000
 LEFT_OUT: Final = f"Not added up, since more than {USERS_MAX:,} users (each counted once a month)"
 
 Period = Literal["day", "week", "month"]
+Label = Literal["key", "tag"]
+"""What a charge may say of itself, and is added up by: the API key that made it, and a word of its
+caller's.
+"""
+LABELS: Final[tuple[Label, ...]] = ("key", "tag")
 
 
 def last_days(days: int = DAYS_DEFAULT) -> tuple[date, date]:
@@ -49,6 +55,12 @@ def day_range(start: date | None, end: date | None) -> tuple[date, date]:
             details={"field": "start_date"},
         )
     return first, last
+
+
+async def names_of_keys(conn: Connection, org_id: str, key_ids: Iterable[str]) -> dict[str, str]:
+    """What the organisation calls its API keys, also those that have ended."""
+    rows = await conn.fetch(USAGE["names_of_keys"], org_id, list(key_ids))
+    return {row["key_id"]: row["name"] for row in rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +103,24 @@ class Scope:
         if self.service_type is None:
             return await conn.fetch(USAGE["usage_by_user"], *scope)
         return await conn.fetch(USAGE["usage_by_user_of_service"], *scope, self.service_type)
+
+    async def by_label(self, conn: Connection, label: Label, limit: int) -> list[Record]:
+        """By key or tag, at most `limit`; what says none is left out. Of an organisation as a whole
+        alone: see `no_parts`.
+        """
+        return await conn.fetch(
+            USAGE["usage_by_label"], self.org_id, self.first, self.last, label, limit
+        )
+
+    def no_parts(self, label: Label, field: str) -> None:
+        """Raises ApiError 400 where a part of an organisation's usage is to be divided by label."""
+        if self.user_id is not None or self.service_type is not None:
+            raise ApiError(
+                400,
+                f"{field}: usage by {label} is added up for a whole organization, and not for one "
+                "user or service",
+                details={"field": field},
+            )
 
     @property
     def _organization(self) -> tuple[str, date, date, str | None]:

@@ -90,6 +90,16 @@ class AllocationView(BaseModel):
     allocated_at: datetime
     expires_at: datetime | None
     auto_renew: bool
+    last_request_at: datetime | None = Field(
+        default=None,
+        description="When the user was last charged, as settled, if it is told and was in the last "
+        "90 days",
+    )
+    last_days: list[float] | None = Field(
+        default=None,
+        description="Credits of each of the user's last 14 days in UTC, the last one today, if "
+        "they are told",
+    )
 
 
 def percentage(part: int, whole: int) -> float:

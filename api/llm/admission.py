@@ -27,7 +27,12 @@ from taximeter.meter.wire.refusals import REFUSALS
 
 
 async def take_hold(
-    services: LlmServices, quote: Quote, org_id: str, user_id: str, key: str | None
+    services: LlmServices,
+    quote: Quote,
+    org_id: str,
+    user_id: str,
+    key: str | None,
+    key_id: str | None = None,
 ) -> tuple[Hold, float]:
     """Hold as much of the quote as the settings say; returns the hold and the milliseconds that it
     took. Raises ApiError: 402, 409 for an idempotency key that was used, 429 and 503, and what
@@ -38,7 +43,7 @@ async def take_hold(
         await _refuse_settled_replay(services, org_id, request_id)
     meter = await services.meters.get()
     started = time.perf_counter()
-    hold = await _reserve(services, meter, quote, org_id, user_id, request_id)
+    hold = await _reserve(services, meter, quote, org_id, user_id, request_id, key_id)
     return hold, (time.perf_counter() - started) * 1000
 
 
@@ -68,9 +73,16 @@ async def _reserve(
     org_id: str,
     user_id: str,
     request_id: str,
+    key_id: str | None,
 ) -> Hold:
     chat, estimate = quote.chat, quote.least
-    usage = Usage("llm_inference", chat.model, {"model": chat.model, "estimated": True})
+    # What is charged where this process dies and nobody says more.
+    metadata: dict[str, object] = {"model": chat.model}
+    if key_id is not None:
+        metadata["key_id"] = key_id
+    if chat.tag is not None:
+        metadata["tag"] = chat.tag
+    usage = Usage("llm_inference", chat.model, {**metadata, "estimated": True})
     try:
         hold = await services.holds.reserve(
             meter,

@@ -30,17 +30,17 @@ async def get_caller(request: Request) -> tuple[str, str | None]:
     services: LlmServices = request.app.state.services
     refuse_repeated(request.scope["headers"])
     headers: dict[bytes, bytes] = dict(reversed(request.scope["headers"]))
-    user_id, org_id = await caller_of(services, request.scope, headers)
+    user_id, org_id, _ = await caller_of(services, request.scope, headers)
     await services.limiter.admit("reads", user_id)
     return user_id, org_id
 
 
 async def caller_of(
     services: LlmServices, scope: Scope, headers: dict[bytes, bytes]
-) -> tuple[str, str | None]:
-    """Find out who asks, and the organisation that is to pay if that is decided already: by the
-    caller, or by the API key. The path for OpenAI's clients takes no cookie: no browser is meant to
-    use it. Raises ApiError 401, 403 or 422.
+) -> tuple[str, str | None, str | None]:
+    """Find out who asks, the organisation that is to pay if that is decided already (by the caller,
+    or by the API key), and the id of the API key if it is one. The path for OpenAI's clients takes
+    no cookie: no browser is meant to use it. Raises ApiError 401, 403 or 422.
     """
     org_header = text_header(headers, b"x-org-id", "X-Org-Id")
     header = headers.get(b"authorization")
@@ -53,14 +53,14 @@ async def caller_of(
         user_header = text_header(headers, b"x-user-id", "X-User-Id")
         return await _key_caller(services.keys, token, user_header, org_header)
     principal = await services.verifier.verify(token)
-    return principal.user_id, org_header
+    return principal.user_id, org_header, None
 
 
 async def _key_caller(
     keys: KeyStore, key: str, user_header: str | None, org_header: str | None
-) -> tuple[str, str]:
-    """The user that the key acts for, and the organisation that pays. Raises ApiError 401, 403 or
-    422, and asyncpg errors when Postgres does not answer.
+) -> tuple[str, str, str]:
+    """The user that the key acts for, the organisation that pays, and the key's id. Raises ApiError
+    401, 403 or 422, and asyncpg errors when Postgres does not answer.
 
     A key for any user needs `X-User-Id`. That the user is an active member is checked where the
     organisation's credits are, as for a session.
@@ -85,7 +85,7 @@ async def _key_caller(
     if user_header not in (None, user_id):
         raise ApiError(403, "This API key is for another user", details={"field": "X-User-Id"})
     try:
-        return check_user_id(user_id), grant.org_id
+        return check_user_id(user_id), grant.org_id, grant.key_id
     except InvalidRequest as error:
         raise ApiError(422, f"X-User-Id: {error}", details={"field": "X-User-Id"}) from error
 

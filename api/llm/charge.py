@@ -67,6 +67,7 @@ class OpenCharge:
         prompt_tokens: int,
         ttl_s: float,
         hold_ms: float,
+        key_id: str | None = None,
     ) -> None:
         self._hold = hold
         self._chat = chat
@@ -74,6 +75,7 @@ class OpenCharge:
         self._bounds = bounds
         self._keepers = keepers
         self._ttl_s = ttl_s
+        self._key_id = key_id
         self._prompt_tokens = prompt_tokens  # Guessed, for when the upstream does not tell.
         self._decided: tuple[int, Usage] | None = None
         self._ended = False
@@ -347,6 +349,10 @@ class OpenCharge:
         }
         if self.target.model != self._chat.model:
             metadata["upstream_model"] = self.target.model
+        if self._key_id is not None:
+            metadata["key_id"] = self._key_id
+        if self._chat.tag is not None:
+            metadata["tag"] = self._chat.tag
         if self._chat.stream:
             metadata["stream"] = True
         if estimated:

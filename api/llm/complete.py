@@ -23,7 +23,7 @@ from taximeter.api.web.errors import ApiError
 @dataclass(frozen=True, slots=True)
 class Incoming:
     """A request as it came, from a caller who is known, and who pays for it. `forwarded`: headers
-    for the upstream.
+    for the upstream. `key_id`: the API key that the caller has, if it is one.
     """
 
     surface: Surface
@@ -34,6 +34,7 @@ class Incoming:
     forwarded: Mapping[str, str]
     receive: Receive
     place: Place
+    key_id: str | None = None
 
 
 async def complete(services: LlmServices, incoming: Incoming) -> ASGIApp:
@@ -49,7 +50,9 @@ async def complete(services: LlmServices, incoming: Incoming) -> ASGIApp:
     quoted = quote(
         services.settings, services.pricer, chat, prompt, targets, incoming.payer.plan_code
     )
-    hold, hold_ms = await take_hold(services, quoted, org_id, incoming.user_id, incoming.key)
+    hold, hold_ms = await take_hold(
+        services, quoted, org_id, incoming.user_id, incoming.key, incoming.key_id
+    )
     charge = OpenCharge(
         hold,
         chat,
@@ -59,6 +62,7 @@ async def complete(services: LlmServices, incoming: Incoming) -> ASGIApp:
         prompt_tokens=prompt.guess,
         ttl_s=services.settings.hold_ttl_s,
         hold_ms=hold_ms,
+        key_id=incoming.key_id,
     )
     headers = {**incoming.forwarded, "X-Request-Id": hold.request_id}
     if services.tracing is not None:

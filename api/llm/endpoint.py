@@ -92,7 +92,7 @@ class LlmEndpoint:
             raise large
         services: LlmServices = self._state.services
         settings = services.settings
-        user_id, org_id = await caller_of(services, scope, headers)
+        user_id, org_id, key_id = await caller_of(services, scope, headers)
         key = text_header(headers, b"idempotency-key", "Idempotency-Key")
         payer = await paying_org(services, user_id, org_id)
         account = (payer.org_id, user_id)
@@ -124,6 +124,7 @@ class LlmEndpoint:
                 forwarded,
                 receive,
                 place,
+                key_id,
             ),
         )
 

@@ -20,8 +20,8 @@ _OPERATORS: Final = frozenset(
         *("model_list", "custom_llm_provider"),
     )
 )
-# These two describe the request to us; an upstream would refuse them as unknown.
-OWN: Final = ("power_level", "task_type")
+# These describe the request to us; an upstream would refuse them as unknown.
+OWN: Final = ("power_level", "task_type", "tag")
 
 _ALL: Final = frozenset(("model", "user", "metadata", "safety_identifier", "priority", *OWN))
 _SAMPLING: Final = frozenset(

@@ -44,6 +44,7 @@ def parse_request(
     if tier is not None and (not isinstance(tier, str) or len(tier) > LABEL_CHARACTERS_MAX):
         raise invalid("service_tier", f"must be text of at most {LABEL_CHARACTERS_MAX} characters")
     power_level, task_type = label(body, "power_level"), label(body, "task_type")
+    tag = label(body, "tag") or None
     changes: dict[str, object] = {name: None for name in OWN if name in body}
     if stream and surface.asks_for_usage:
         # Without the usage chunk a stream could only be charged by counting what passed. It is
@@ -68,6 +69,7 @@ def parse_request(
         service_tier=tier,
         power_level=power_level,
         task_type=task_type,
+        tag=tag,
         _content=content,
         _source=source,
         _changes=changes,

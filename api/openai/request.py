@@ -33,6 +33,7 @@ class LlmRequest:
     service_tier: str | None
     power_level: str | None
     task_type: str | None
+    tag: str | None
     _content: bytes | None
     _source: JsonObject
     _changes: Mapping[str, object]

@@ -9,9 +9,16 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from taximeter.api.access.user_emails import emails_of
+from taximeter.api.billing.activity import with_activity
 from taximeter.api.billing.live_balances import with_balance
 from taximeter.api.billing.usage_reports import LEFT_OUT, Scope, last_days
-from taximeter.api.billing.views import AllocationView, FromBooks, PoolDetails, pool_details
+from taximeter.api.billing.views import (
+    AllocationView,
+    FromBooks,
+    PoolDetails,
+    allocation_view,
+    pool_details,
+)
 from taximeter.api.running.dependencies import CallerFirstRoute, OrgAdminDep, ServicesDep
 from taximeter.api.sql import CREDITS, DASHBOARDS
 from taximeter.api.web.errors import ApiError
@@ -23,6 +30,9 @@ router = APIRouter(prefix="/api/v1/org-billing", tags=["dashboards"], route_clas
 ALLOCATIONS_MAX = 100
 USERS_MAX = 100
 ACTIVITY_MAX = 20
+ENDING_MAX = 20
+TOLD_MAX = 10
+"""Of so many of the newest allocations it is told what their users did lately."""
 
 
 class OrganizationView(BaseModel):
@@ -93,6 +103,9 @@ class OrganizationDashboard(FromBooks):
     credit_pool: PoolDetails
     user_allocations: list[AllocationView]
     user_allocations_total: int | None = Field(description=TOTAL)
+    ending_allocations: list[AllocationView] = Field(
+        description="Those that end next, the first 20; what is left is as settled"
+    )
     usage_stats: UsageStats
     recent_activity: list[Activity]
 
@@ -102,7 +115,7 @@ async def get_organization_dashboard(
     access: OrgAdminDep, services: ServicesDep
 ) -> OrganizationDashboard:
     """Subscription, pool, the newest 100 active allocations with live balances, 30 days of usage
-    and the last lines of the billing history.
+    what ends next, and the last lines of the billing history.
 
     Every charge that was acknowledged before the question is included; `complete` and `as_of` say
     if that took too long.
@@ -124,6 +137,7 @@ async def get_organization_dashboard(
         rows = await conn.fetch(
             CREDITS["list_allocations"], *active, ALLOCATIONS_MAX, 0, None, None, None
         )
+        ending = await conn.fetch(CREDITS["ending_allocations"], org_id, ENDING_MAX)
         by_service = await scope.by_service(conn)
         few_users = await scope.has_few_users(conn)
         by_user = await scope.by_user(conn, USERS_MAX) if few_users else []
@@ -132,6 +146,8 @@ async def get_organization_dashboard(
     if organization is None:
         raise ApiError(404, "Organization not found")
     balances = await services.live.read([(org_id, row["user_id"]) for row in rows])
+    newest = [with_balance(row, org_id, balances) for row in rows]
+    told = await with_activity(services.pool, org_id, newest[:TOLD_MAX])
     return OrganizationDashboard(
         as_of=books.as_of,
         complete=books.complete,
@@ -142,8 +158,9 @@ async def get_organization_dashboard(
         ),
         subscription=None if subscription is None else _subscription(subscription),
         credit_pool=pool_details(org_id, pool, books),
-        user_allocations=[with_balance(row, org_id, balances) for row in rows],
+        user_allocations=[*told, *newest[TOLD_MAX:]],
         user_allocations_total=total_of(counted),
+        ending_allocations=[allocation_view(row) for row in ending],
         usage_stats=UsageStats(
             last_30_days=LastDays(
                 total_credits=credits_of(sum(row["credits_used"] for row in by_service)),

@@ -25,7 +25,7 @@ from taximeter.api.running.dependencies import (
 from taximeter.api.sql import KEYS, ORGANIZATIONS
 from taximeter.api.web.errors import ApiError
 from taximeter.api.web.json_numbers import Body, ShortText, check_email
-from taximeter.api.web.paging import LimitParam, OffsetParam
+from taximeter.api.web.paging import LimitParam, OffsetParam, like_pattern
 from taximeter.api.web.retries import again_when_undone
 from taximeter.settler.books.stores import Connection
 from taximeter.settler.moves.closing import end_accounts
@@ -132,7 +132,7 @@ async def list_organizations(
     offset: OffsetParam = 0,
 ) -> OrganizationList:
     """Searched, filtered and sorted, a page at a time, with plan and pool. For system admins."""
-    which = (_like(search), state, plan_code, personal)
+    which = (like_pattern(search), state, plan_code, personal)
     async with services.pool.acquire() as conn:
         rows = await conn.fetch(
             ORGANIZATIONS["list_organizations"], *which, sort, order == "desc", limit, offset
@@ -152,14 +152,6 @@ async def list_organizations(
         limit=limit,
         offset=offset,
     )
-
-
-def _like(part: str | None) -> str | None:
-    if part is None:
-        return None
-    for mark in ("\\", "%", "_"):
-        part = part.replace(mark, f"\\{mark}")
-    return f"%{part}%"
 
 
 @router.get("/orgs/{org_id}", summary="One organization")

@@ -63,7 +63,13 @@ def _known_type(value: str) -> str:
 
 
 Types = Annotated[
-    list[Annotated[str, AfterValidator(_known_type)]],
+    list[
+        Annotated[
+            str,
+            AfterValidator(_known_type),
+            Field(json_schema_extra={"enum": ["*", *KINDS]}),
+        ]
+    ],
     Field(min_length=1, max_length=100, description="Which types of notices; `*` is all"),
 ]
 Percents = Annotated[

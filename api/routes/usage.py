@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from taximeter.api.access.user_emails import emails_of
-from taximeter.api.billing.usage_reports import LEFT_OUT, Scope, day_range
+from taximeter.api.billing.usage_reports import LABELS, LEFT_OUT, Scope, day_range, names_of_keys
 from taximeter.api.billing.views import FromBooks, percentage
 from taximeter.api.running.dependencies import CallerFirstRoute, MemberDep, ServicesDep, own_user
 from taximeter.api.running.reports import ReportsDep
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=Cal
 
 ROWS_MAX = 1000
 
-GroupBy = Literal["user", "service", "model", "day", "week", "month"]
+GroupBy = Literal["user", "service", "model", "key", "tag", "day", "week", "month"]
 
 
 class ServiceUsage(BaseModel):
@@ -53,11 +53,12 @@ class DayUsage(BaseModel):
 
 
 class GroupUsage(BaseModel):
-    """Usage of one group of what `group_by` asked for: a user, a service, a model, or the first day
-    of a period.
+    """Usage of one group of what `group_by` asked for: a user, a service, a model, an API key, a
+    tag, or the first day of a period.
     """
 
-    key: str
+    key: str = Field(description="Empty for what says no API key, or no tag")
+    key_name: str | None = Field(default=None, description="What an API key is called")
     credits_used: float
     requests: int
     avg_cost_per_request: float
@@ -89,6 +90,7 @@ class _Found(NamedTuple):
     by_group: list[Record]
     left_out: bool
     emails: Mapping[str, str]
+    key_names: Mapping[str, str]
 
 
 @router.get("/credits/{org_id}/usage", summary="What credits were used for")
@@ -103,6 +105,7 @@ async def get_usage(
     group_by: Annotated[GroupBy | None, Query()] = None,
 ) -> UsageReport:
     """Admins see everybody, members themselves. Lists of users and models have the 1000 largest.
+    400 for the keys or tags of one user or service: these are added up for all alone.
 
     Every charge that was acknowledged before the question is included; `complete` and `as_of` say
     if that took too long.
@@ -110,6 +113,8 @@ async def get_usage(
     first, last = day_range(start_date, end_date)
     user_id = own_user(access, user_id)
     scope = Scope(access.org_id, first, last, user_id, service_type)
+    if group_by == "key" or group_by == "tag":
+        scope.no_parts(group_by, "group_by")
     books = await services.catch_up.of_org(access.org_id)
 
     async def report(conn: Connection) -> _Found:
@@ -118,10 +123,16 @@ async def get_usage(
         if user_id is None and not left_out:
             by_user = await scope.by_user(conn, ROWS_MAX)
         by_group: list[Record] = []
+        key_names: Mapping[str, str] = {}
         if group_by == "model":
             by_group = await scope.by_model(conn, ROWS_MAX)
         elif group_by == "week" or group_by == "month":
             by_group = await scope.by_period(conn, group_by)
+        elif group_by == "key" or group_by == "tag":
+            by_group = await scope.by_label(conn, group_by, ROWS_MAX)
+            if group_by == "key":
+                names = (row["name"] for row in by_group)
+                key_names = await names_of_keys(conn, access.org_id, names)
         shown = [row["name"] for row in by_user] if user_id is None else [user_id]
         return _Found(
             by_service=await scope.by_service(conn),
@@ -130,10 +141,11 @@ async def get_usage(
             by_group=by_group,
             left_out=left_out,
             emails=await emails_of(conn, access.org_id, shown),
+            key_names=key_names,
         )
 
     # One snapshot, so that the parts of one report add up.
-    by_service, by_user, by_day, by_group, left_out, emails = await reports.read(report)
+    by_service, by_user, by_day, by_group, left_out, emails, key_names = await reports.read(report)
     used = sum(row["credits_used"] for row in by_service)
     requests = sum(row["requests"] for row in by_service)
     if user_id is not None:
@@ -166,7 +178,9 @@ async def get_usage(
         breakdown_by_user_left_out=left_out,
         breakdown_by_day=days,
         group_by=group_by,
-        groups=_groups(group_by, services_used, users, days, by_group),
+        groups=_groups(group_by, services_used, users, days, by_group)
+        if group_by not in LABELS
+        else _labelled(by_group, key_names, used, requests),
     )
 
 
@@ -221,6 +235,23 @@ def _groups(
         )
         for row in rows
     ]
+
+
+def _labelled(
+    rows: list[Record], key_names: Mapping[str, str], used: int, requests: int
+) -> list[GroupUsage]:
+    """Usage by label, and what has none: the groups add up to the whole."""
+    groups = [
+        _group(row["name"], credits_of(row["credits_used"]), row["requests"]).model_copy(
+            update={"key_name": key_names.get(row["name"])}
+        )
+        for row in rows
+    ]
+    without = requests - sum(row["requests"] for row in rows)
+    if without:
+        rest = used - sum(row["credits_used"] for row in rows)
+        groups.append(_group("", credits_of(rest), without))
+    return groups
 
 
 def _group(key: str, credits_used: float, requests: int) -> GroupUsage:

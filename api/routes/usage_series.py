@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from taximeter.api.access.user_emails import emails_of
-from taximeter.api.billing.usage_reports import LEFT_OUT, Scope, day_range
+from taximeter.api.billing.usage_reports import LEFT_OUT, Scope, day_range, names_of_keys
 from taximeter.api.billing.views import FromBooks
 from taximeter.api.running.dependencies import CallerFirstRoute, MemberDep, ServicesDep, own_user
 from taximeter.api.running.reports import ReportsDep
@@ -24,18 +24,20 @@ router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=Cal
 
 NAMED_MAX: Final = 12
 Step = Literal["day", "week", "month"]
-By = Literal["service", "model", "user"]
+By = Literal["service", "model", "user", "key", "tag"]
 Amounts = Iterable[tuple[date, str | None, int, int]]
 """Period, name (None for all others), requests, millicredits."""
 
 
 class UsageSeriesOf(BaseModel):
-    """One colour of the picture. `key` is null for all that are not among the 12 largest. `credits`
-    has a number for each of `periods`.
+    """One colour of the picture. `key` is null for all that are not among the 12 largest, and for
+    what says no API key or tag where these are asked for. `credits` has a number for each of
+    `periods`.
     """
 
     key: str | None
     user_email: str | None = None
+    key_name: str | None = Field(default=None, description="What an API key is called")
     credits_used: float
     requests: int
     credits: list[float]
@@ -70,7 +72,7 @@ async def get_usage_series(
     step: Annotated[Step, Query(description="How long a period is")] = "day",
 ) -> UsageSeries:
     """The 12 largest by name and the others together, so that it adds up. Admins see everybody,
-    members themselves.
+    members themselves. 400 for the keys or tags of one user, which are added up for all alone.
     """
     first, last = day_range(start_date, end_date)
     user = own_user(access, user_id)
@@ -78,9 +80,12 @@ async def get_usage_series(
     books = await services.catch_up.of_org(org_id)
     left_out = False
     emails: Mapping[str, str] = {}
+    key_names: Mapping[str, str] = {}
+    if by == "key" or by == "tag":
+        Scope(org_id, first, last, user).no_parts(by, "by")
 
     async def read(conn: Connection) -> list[tuple[date, str | None, int, int]]:
-        nonlocal left_out, emails
+        nonlocal left_out, emails, key_names
         span = (org_id, first, last, step)
         if by == "user":
             scope = Scope(org_id, first, last, user)
@@ -98,6 +103,16 @@ async def get_usage_series(
             rows = await conn.fetch(USAGE["periods_of_users"], *span, names)
             named = [tuple(row) for row in rows]
             return [*named, *_rest(whole, named)]
+        if by == "key" or by == "tag":
+            whole = [
+                (row["period"], None, row["requests"], row["credits_used"])
+                for row in await Scope(org_id, first, last).by_period(conn, step)
+            ]
+            rows = await conn.fetch(USAGE["label_series"], *span, by, NAMED_MAX)
+            named = [tuple(row) for row in rows]
+            if by == "key":
+                key_names = await names_of_keys(conn, org_id, {name for _, name, *_ in named})
+            return [*named, *_rest(whole, named)]
         if user is None:
             rows = await conn.fetch(USAGE["series"], *span, by, NAMED_MAX)
         else:
@@ -106,7 +121,7 @@ async def get_usage_series(
 
     amounts = await reports.read(read)
     periods = list(periods_between(first, last, step))
-    series = _series(amounts, periods, emails)
+    series = _series(amounts, periods, emails, key_names)
     return UsageSeries(
         as_of=books.as_of,
         complete=books.complete,
@@ -152,7 +167,10 @@ def _rest(whole: Amounts, named: Amounts) -> Amounts:
 
 
 def _series(
-    amounts: Amounts, periods: list[date], emails: Mapping[str, str]
+    amounts: Amounts,
+    periods: list[date],
+    emails: Mapping[str, str],
+    key_names: Mapping[str, str],
 ) -> list[UsageSeriesOf]:
     place = {period: number for number, period in enumerate(periods)}
     used: dict[str | None, list[int]] = {}
@@ -165,6 +183,7 @@ def _series(
         UsageSeriesOf(
             key=name,
             user_email=None if name is None else emails.get(name),
+            key_name=None if name is None else key_names.get(name),
             credits_used=credits_of(sum(used[name])),
             requests=requests[name],
             credits=[credits_of(one) for one in used[name]],

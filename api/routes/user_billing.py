@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 
 from asyncpg import Record
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from taximeter.api.access.memberships import MEMBERSHIPS_MAX
 from taximeter.api.billing.usage_reports import last_days
@@ -34,6 +34,8 @@ class AllocationOfUser(BaseModel):
     used_credits: float
     remaining_credits: float
     live: bool
+    expires_at: datetime | None = Field(description="When what is left then is gone; null: never")
+    auto_renew: bool = Field(description="Whether it begins anew then")
 
 
 class BillingOfOrganization(BaseModel):
@@ -66,6 +68,9 @@ class UsageOfUser(BaseModel):
     total_requests: int
     total_credits: float
     avg_cost_per_request: float
+    last_request_at: datetime | None = Field(
+        description="When the user was last charged, as settled, if that was in the last 90 days"
+    )
 
 
 class BillingOfUser(FromBooks):
@@ -90,6 +95,7 @@ async def get_user_billing(principal: PrincipalDep, services: ServicesDep) -> Bi
         rows = await conn.fetch(USERS["billing_of_user"], user_id, MEMBERSHIPS_MAX)
         org_ids = [row["org_id"] for row in rows]
         usage = await conn.fetchrow(USERS["usage_of_user"], user_id, org_ids, *last_days())
+        last_request_at = await conn.fetchval(USERS["last_request_of_user"], user_id, org_ids)
     assert usage is not None, "a sum has a row"
     accounts = [(row["org_id"], user_id) for row in rows if row["allocation_id"] is not None]
     balances = await services.live.read(accounts)
@@ -113,6 +119,7 @@ async def get_user_billing(principal: PrincipalDep, services: ServicesDep) -> Bi
             total_requests=requests,
             total_credits=credits_of(used),
             avg_cost_per_request=round(credits_of(used) / requests, 6) if requests else 0.0,
+            last_request_at=last_request_at,
         ),
     )
 
@@ -142,6 +149,8 @@ def _view(row: Record, live: int | None) -> BillingOfOrganization:
             used_credits=credits_of(row["used_credits"]),
             remaining_credits=credits_of(row["remaining_credits"] if live is None else live),
             live=live is not None,
+            expires_at=row["expires_at"],
+            auto_renew=row["auto_renew"],
         )
         if has_allocation
         else None,

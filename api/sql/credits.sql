@@ -82,6 +82,95 @@ WHERE allocations.org_id = $1
 ORDER BY allocations.is_active DESC, allocations.created_at DESC, allocations.id DESC
 LIMIT $4 OFFSET $5;
 
+-- name: sorted_allocations
+-- Why: the same, searched by a part of the user's id or address and in an order that people choose, from the place of a row on. Every row
+-- that fits is read, so it is asked of lists that were counted and are short. Amounts are as settled.
+-- $1 org_id, $2 user_id or null, $3 is_active or null, $4 LIKE pattern or null, $5 only those with an end, $6 sort, $7 descending, $8 limit,
+-- $9 text, $10 number and $11 id of the last row before or null
+WITH found AS (
+    SELECT
+        allocations.id, allocations.user_id, allocations.allocated_credits, allocations.used_credits,
+        allocations.remaining_credits, allocations.allocated_by, allocations.is_active, allocations.expires_at,
+        allocations.auto_renew, allocations.created_at, users.email,
+        CASE $6::text WHEN 'user' THEN lower(coalesce(users.email, allocations.user_id)) ELSE '' END COLLATE "C" AS sort_text,
+        CASE $6::text
+            WHEN 'allocated_credits' THEN allocations.allocated_credits
+            WHEN 'used_credits' THEN allocations.used_credits
+            WHEN 'remaining_credits' THEN allocations.remaining_credits
+            WHEN 'expires_at' THEN CASE WHEN isfinite(allocations.expires_at)
+                THEN (extract(epoch FROM allocations.expires_at) * 1000000)::bigint ELSE 9223372036854775807 END
+            WHEN 'allocated_at' THEN (extract(epoch FROM allocations.created_at) * 1000000)::bigint
+            ELSE 0 END AS sort_number
+    FROM user_credit_allocations AS allocations
+    LEFT JOIN organization_members AS members
+        ON members.org_id = allocations.org_id AND members.user_id = allocations.user_id AND members.status = 'active'
+    LEFT JOIN taximeter.users AS users ON users.user_id = members.user_id
+    WHERE allocations.org_id = $1
+        AND ($2::text IS NULL OR allocations.user_id = $2)
+        AND ($3::boolean IS NULL OR allocations.is_active = $3)
+        AND ($4::text IS NULL OR allocations.user_id ILIKE $4 OR users.email ILIKE $4)
+        AND (NOT $5::boolean OR allocations.expires_at IS NOT NULL)
+)
+
+SELECT * FROM found
+WHERE $9::text IS NULL OR CASE WHEN $7::boolean
+    THEN (sort_text, sort_number, id) < ($9 COLLATE "C", $10::bigint, $11::uuid)
+    ELSE (sort_text, sort_number, id) > ($9 COLLATE "C", $10::bigint, $11::uuid) END
+ORDER BY
+    CASE WHEN $7 THEN sort_text END DESC, CASE WHEN NOT $7 THEN sort_text END,
+    CASE WHEN $7 THEN sort_number END DESC, CASE WHEN NOT $7 THEN sort_number END,
+    CASE WHEN $7 THEN id END DESC, CASE WHEN NOT $7 THEN id END
+LIMIT $8;
+
+-- name: count_found_allocations
+-- Why: how many of them fit. $1 org_id, $2 user_id or null, $3 is_active or null, $4 LIKE pattern or null, $5 only those with an end
+SELECT count(*)
+FROM user_credit_allocations AS allocations
+LEFT JOIN organization_members AS members
+    ON members.org_id = allocations.org_id AND members.user_id = allocations.user_id AND members.status = 'active'
+LEFT JOIN taximeter.users AS users ON users.user_id = members.user_id
+WHERE allocations.org_id = $1
+    AND ($2::text IS NULL OR allocations.user_id = $2)
+    AND ($3::boolean IS NULL OR allocations.is_active = $3)
+    AND ($4::text IS NULL OR allocations.user_id ILIKE $4 OR users.email ILIKE $4)
+    AND (NOT $5::boolean OR allocations.expires_at IS NOT NULL);
+
+-- name: ending_allocations
+-- Why: what ends next, and how much of it is left as settled. $1 org_id, $2 limit
+SELECT
+    id, user_id, allocated_credits, used_credits, remaining_credits, allocated_by, is_active, expires_at, auto_renew, created_at,
+    (
+        SELECT users.email
+        FROM organization_members AS members JOIN taximeter.users USING (user_id)
+        WHERE members.org_id = user_credit_allocations.org_id
+            AND members.user_id = user_credit_allocations.user_id AND members.status = 'active'
+    ) AS email
+FROM user_credit_allocations
+WHERE org_id = $1 AND is_active AND expires_at IS NOT NULL
+ORDER BY expires_at, id
+LIMIT $2;
+
+-- name: activity_of_users
+-- Why: when each of these users was last charged, if that was in the last 90 days, and their days from $3 to $4: one look into an index a
+-- user and month, and their rows of the rollup. $1 org_id, $2 user ids, $3 first day, $4 last day
+SELECT
+    named.user_id, last.created_at AS last_request_at, days.days, days.credits_used
+FROM unnest($2::text[]) AS named (user_id)
+LEFT JOIN LATERAL (
+    SELECT usage.created_at FROM credit_usage_attribution AS usage
+    WHERE usage.org_id = $1 AND usage.user_id = named.user_id AND usage.created_at > now() - interval '90 days'
+    ORDER BY usage.created_at DESC LIMIT 1
+) AS last ON true
+LEFT JOIN LATERAL (
+    SELECT array_agg(by_day.day ORDER BY by_day.day) AS days, array_agg(by_day.credits_used ORDER BY by_day.day) AS credits_used
+    FROM (
+        SELECT usage.day, sum(usage.credits_used)::bigint AS credits_used
+        FROM taximeter.usage_daily AS usage
+        WHERE usage.org_id = $1 AND usage.user_id = named.user_id AND usage.day BETWEEN $3 AND $4
+        GROUP BY usage.day
+    ) AS by_day
+) AS days ON true;
+
 -- name: count_allocations
 -- Why: how many allocations a list has, counted up to $4.
 -- $1 org_id, $2 user_id or null, $3 is_active or null, $4 most

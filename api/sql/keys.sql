@@ -30,11 +30,13 @@ UPDATE taximeter.api_keys SET last_used_at = now()
 WHERE key_id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute');
 
 -- name: count_active_keys
--- Why: the bounds on keys. The organisation is locked, so two requests at once cannot both take the last place.
--- $1 org_id, $2 name
-SELECT count(*) AS of_organization, count(*) FILTER (WHERE name = $2) AS of_name
+-- Why: the bounds on keys. The organisation is locked, so two requests at once cannot both take the last place. What members have made
+-- for themselves takes no place, and no name, from the organisation or from each other.
+-- $1 org_id, $2 name, $3 who asks, $4 whether as a member for themselves
+SELECT count(*) AS of_all, count(*) FILTER (WHERE name = $2) AS of_name
 FROM taximeter.api_keys
-WHERE org_id = $1 AND revoked_at IS NULL AND expires_at > now();
+WHERE org_id = $1 AND revoked_at IS NULL AND expires_at > now()
+  AND CASE WHEN $4 THEN created_by = $3 AND user_id = $3 ELSE user_id IS DISTINCT FROM created_by OR created_by = $3 END;
 
 -- name: insert_key
 -- $1 key_id, $2 org_id, $3 user_id, $4 name, $5 operations, $6 digest, $7 last_four, $8 created_by, $9 expires_at
@@ -43,20 +45,21 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, true);
 
 -- name: list_keys
 -- Why: the keys of one organisation, newest first, with whether those who made them are its admins now.
--- $1 org_id, $2 also those that have ended, $3 limit, $4 offset
+-- $1 org_id, $2 also those that have ended, $3 limit, $4 offset, $5 only those that act for this user, or null
 SELECT key.*, EXISTS (
            SELECT FROM organization_members AS member
            WHERE member.org_id = key.org_id AND member.user_id = key.created_by
              AND member.role = 'admin' AND member.status = 'active') AS creator_is_admin
 FROM taximeter.api_keys AS key
 WHERE key.org_id = $1 AND ($2 OR (key.revoked_at IS NULL AND key.expires_at > now()))
+  AND ($5::text IS NULL OR key.user_id = $5)
 ORDER BY key.created_at DESC, key.key_id
 LIMIT $3 OFFSET $4;
 
 -- name: count_keys
--- $1 org_id, $2 also those that have ended
+-- $1 org_id, $2 also those that have ended, $3 only those that act for this user, or null
 SELECT count(*) FROM taximeter.api_keys
-WHERE org_id = $1 AND ($2 OR (revoked_at IS NULL AND expires_at > now()));
+WHERE org_id = $1 AND ($2 OR (revoked_at IS NULL AND expires_at > now())) AND ($3::text IS NULL OR user_id = $3);
 
 -- name: lock_key
 -- Why: a key is found by its organisation too, so that a foreign one does not exist. $1 org_id, $2 key_id

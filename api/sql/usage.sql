@@ -64,6 +64,43 @@ GROUP BY user_id
 ORDER BY credits_used DESC, name
 LIMIT $4;
 
+-- name: usage_by_label
+-- Why: as above, by what charges say of themselves: the API key or the tag. A day of an organisation is one row a label.
+-- $1 org_id, $2 first day, $3 last day, $4 key or tag, $5 limit
+SELECT label AS name, sum(requests)::bigint AS requests, sum(credits_used)::bigint AS credits_used
+FROM taximeter.usage_daily_by_label
+WHERE org_id = $1 AND kind = $4 AND day BETWEEN $2 AND $3
+GROUP BY label
+HAVING sum(requests) <> 0
+ORDER BY credits_used DESC, name
+LIMIT $5;
+
+-- name: label_series
+-- Why: the same by period, for a picture; what these leave of the whole has no label, or is none of the largest.
+-- $1 org_id, $2 first day, $3 last day, $4 day, week or month, $5 key or tag, $6 how many
+WITH largest AS (
+    SELECT label
+    FROM taximeter.usage_daily_by_label
+    WHERE org_id = $1 AND kind = $5 AND day BETWEEN $2 AND $3
+    GROUP BY label
+    HAVING sum(requests) <> 0
+    ORDER BY sum(credits_used) DESC, label
+    LIMIT $6
+)
+
+SELECT
+    date_trunc($4::text, usage.day::timestamp)::date AS period, usage.label AS name,
+    sum(usage.requests)::bigint AS requests, sum(usage.credits_used)::bigint AS credits_used
+FROM taximeter.usage_daily_by_label AS usage JOIN largest USING (label)
+WHERE usage.org_id = $1 AND usage.kind = $5 AND usage.day BETWEEN $2 AND $3
+GROUP BY 1, 2
+HAVING sum(usage.requests) <> 0
+ORDER BY 1, 2;
+
+-- name: names_of_keys
+-- Why: usage is of a key's id; people know its name. $1 org_id, $2 key ids
+SELECT key_id, name FROM taximeter.api_keys WHERE org_id = $1 AND key_id = ANY($2::text[]);
+
 -- name: own_usage_by_service
 -- Why: settled usage of one user in an organisation, by kind of service.
 -- $1 org_id, $2 first day, $3 last day, $4 service_type or null, $5 user_id

@@ -65,6 +65,16 @@ ORDER BY
     personal, members.created_at, members.org_id
 LIMIT $2;
 
+-- name: last_request_of_user
+-- Why: when a user was last charged in any of these organisations: one look into an index for each. $1 user_id, $2 org_ids
+SELECT max(last.created_at)
+FROM unnest($2::text[]) AS mine (org_id)
+CROSS JOIN LATERAL (
+    SELECT usage.created_at FROM credit_usage_attribution AS usage
+    WHERE usage.org_id = mine.org_id AND usage.user_id = $1 AND usage.created_at > now() - interval '90 days'
+    ORDER BY usage.created_at DESC LIMIT 1
+) AS last;
+
 -- name: usage_of_user
 -- Why: what one user has used in all organisations from one day to another.
 -- $1 user_id, $2 org_ids, $3 first day, $4 last day

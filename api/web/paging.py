@@ -57,6 +57,15 @@ def read_cursor(cursor: str | None, *kinds: type) -> tuple[Any, ...]:
         ) from error
 
 
+def like_pattern(part: str | None) -> str | None:
+    """The LIKE pattern of a text that has this part in it, taken as it is."""
+    if part is None:
+        return None
+    for mark in ("\\", "%", "_"):
+        part = part.replace(mark, f"\\{mark}")
+    return f"%{part}%"
+
+
 def _read(part: object, kind: type) -> object:
     if kind is bool:
         if not isinstance(part, bool):
@@ -65,6 +74,11 @@ def _read(part: object, kind: type) -> object:
     if not isinstance(part, str) or "\0" in part:
         raise ValueError
     part.encode()  # Half a pair of surrogates is no text.
+    if kind is int:
+        number = int(part)
+        if not -(2**63) <= number < 2**63:
+            raise ValueError
+        return number
     if kind is datetime:
         moment = datetime.fromisoformat(part)
         if moment.tzinfo is None:

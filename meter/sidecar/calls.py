@@ -28,6 +28,7 @@ from taximeter.meter.wire.limits import check_ttl
 from taximeter.meter.wire.operations import TAKES_CREDIT, Op, Operation, operation_of
 from taximeter.meter.wire.receipt import Receipt
 from taximeter.meter.wire.refusals import Cause
+from taximeter.meter.wire.usage import Usage
 
 # Filled in by hand: request ids and states need no escapes, everything else is a number.
 _RESERVED: Final = (
@@ -93,16 +94,17 @@ class Operations:
         """
         op, meter, org_id, user_id, asker = self._begun(op, fields, grant)
         if op == "reserve":
-            hold = await self._reserve(meter, org_id, user_id, fields, asker)
+            hold = await self._reserve(meter, org_id, user_id, fields, asker, grant)
             return (_RESERVED % (hold.request_id, hold.amount, hold.available, hold.held)).encode()
         if op == "charge":
             amount, usage = amount_of(op, fields) or self._priced().charge(fields, usage_of(fields))
+            usage = _noted(op, usage, grant)
             request_id = request_id_of(fields)
             receipt = await meter.charge(
                 org_id, user_id, amount, request_id=request_id, usage=usage
             )
             return short_answer(receipt)
-        return short_answer(await self._on_hold(meter, op, org_id, user_id, fields, asker))
+        return short_answer(await self._on_hold(meter, op, org_id, user_id, fields, asker, grant))
 
     def unpriced(self, op: str, fields: Mapping[str, Any], grant: Grant | None) -> Operation | None:
         """One with an amount that can go with others of its kind; None for one whose model has to
@@ -114,7 +116,7 @@ class Operations:
         given = (0, None) if op == "release" else amount_of(op, fields)
         if given is None:
             return None
-        amount, usage = given
+        amount, usage = given[0], _noted(op, given[1], grant)
         if takes_credit:
             request_id = request_id_of(fields)
         if request_id is None:
@@ -147,13 +149,14 @@ class Operations:
         user_id: str,
         fields: Mapping[str, Any],
         asker: Asker | None,
+        grant: Grant | None,
     ) -> Hold:
         given = amount_of("reserve", fields)
         opener = "" if asker is None else asker.name
         request_id, ttl_s = request_id_of(fields), ttl_of(fields)
         if given is None:
             return await self._priced().reserve(
-                *(meter, org_id, user_id, fields, usage_of(fields)),
+                *(meter, org_id, user_id, fields, _noted("reserve", usage_of(fields), grant)),
                 request_id=request_id,
                 ttl_s=ttl_s,
                 opener=opener,
@@ -162,7 +165,7 @@ class Operations:
             *(org_id, user_id, given[0]),
             request_id=request_id,
             ttl_s=ttl_s,
-            usage=given[1],
+            usage=_noted("reserve", given[1], grant),
             opener=opener,
         )
 
@@ -174,6 +177,7 @@ class Operations:
         user_id: str,
         fields: Mapping[str, Any],
         asker: Asker | None,
+        grant: Grant | None,
     ) -> Receipt:
         request_id = text_of(fields, "request_id")
         if op == "release":
@@ -183,7 +187,7 @@ class Operations:
             prices = self._priced()
             price = prices.touch if op == "touch" else prices.commit
             given = await price(meter, org_id, fields, usage_of(fields))
-        amount, usage = given
+        amount, usage = given[0], _noted(op, given[1], grant)
         if op == "touch":
             return await meter.touch(
                 *(org_id, user_id, request_id, amount),
@@ -200,6 +204,17 @@ class Operations:
                 "model", "left out: pricing is not available in this sidecar, so give an amount"
             )
         return self._prices
+
+
+def _noted(op: Op, usage: Usage | None, grant: Grant | None) -> Usage | None:
+    """What it is for, and by which key. What takes credit says so in any case; the rest leaves it
+    at what the hold says when it says nothing itself.
+    """
+    if grant is None or not grant.key_id:
+        return usage
+    if usage is None:
+        return grant.noted(Usage()) if op in TAKES_CREDIT else None
+    return grant.noted(usage)
 
 
 __all__ = ["Operations", "Refusal", "full_answer", "short_answer"]

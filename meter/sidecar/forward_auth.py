@@ -24,7 +24,6 @@ from taximeter.meter.sidecar.exact_json import millicredits_of
 from taximeter.meter.sidecar.grants import Grant
 from taximeter.meter.wire.credits import text_of_credits
 from taximeter.meter.wire.errors import InvalidRequest, MeterError, RequestReplayed, UnknownHold
-from taximeter.meter.wire.hold_record import Asker
 from taximeter.meter.wire.http_refusals import HttpCause
 from taximeter.meter.wire.receipt import Receipt
 from taximeter.meter.wire.refusals import REFUSALS, RETRY_AFTER_S, Cause, cause_of
@@ -121,14 +120,15 @@ class ForwardAuth:
             for operation in _OPERATIONS[action]:
                 asker = grant.checked(operation, *ids)
         if action == "settle":
-            return await _settle(meter, *ids, headers, asker)
+            return await _settle(meter, *ids, headers, grant)
         if self._operations.draining:
             raise DRAINING
         price = millicredits_of(rest.partition("/")[0], "price")
+        usage = _noted(_usage(headers, rest), grant)
         request_id = headers.get(REQUEST)
         if action == "charge":
             receipt = await meter.charge(
-                *ids, price, request_id=request_id, usage=_usage(headers, rest), pays_ahead=True
+                *ids, price, request_id=request_id, usage=usage, pays_ahead=True
             )
             return self._let_through(receipt) if receipt.replayed else receipt
         try:
@@ -137,7 +137,7 @@ class ForwardAuth:
                 price,
                 request_id=request_id,
                 ttl_s=self._policy.hold_s,
-                usage=_usage(headers, rest),
+                usage=usage,
                 opener="" if asker is None else asker.name,
             )
         except RequestReplayed as replay:
@@ -170,11 +170,12 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 async def _settle(
-    meter: Meter, org_id: str, user_id: str, headers: Mapping[str, str], asker: Asker | None
+    meter: Meter, org_id: str, user_id: str, headers: Mapping[str, str], grant: Grant | None
 ) -> Receipt:
     """Commit the cost that the upstream named. Without one, its success costs what was held, and
     its failure nothing.
     """
+    asker = None if grant is None else grant.asker
     request_id = _required(headers, REQUEST)
     status, cost = headers.get(STATUS, ""), headers.get(COST)
     if cost is not None:
@@ -188,7 +189,7 @@ async def _settle(
         if found is None:
             raise UnknownHold(request_id)
         amount = found.reserved if found.state != "charged" else found.charged
-    usage = _usage(headers, "") if SERVICE in headers else None
+    usage = _noted(_usage(headers, ""), grant) if SERVICE in headers else None
     return await meter.commit(org_id, user_id, request_id, amount, usage=usage, asker=asker)
 
 
@@ -203,6 +204,10 @@ def _usage(headers: Mapping[str, str], rest: str) -> Usage:
         about["method"] = method[:16]
     name = headers.get(SERVICE, "forward_auth")[:_SERVICE_LENGTH_MAX]
     return Usage(SERVICE_TYPE, name, about)
+
+
+def _noted(usage: Usage, grant: Grant | None) -> Usage:
+    return usage if grant is None else grant.noted(usage)
 
 
 def _required(headers: Mapping[str, str], name: str) -> str:

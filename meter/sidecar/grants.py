@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from taximeter.meter.sidecar.answers import Refusal, http_refusal
 from taximeter.meter.wire.hold_record import Asker
+from taximeter.meter.wire.usage import Usage
 
 ANY_HOLD: Final = "any_hold"
 """The right to end and touch holds that others have opened."""
@@ -16,12 +17,14 @@ ANY_HOLD: Final = "any_hold"
 class Grant:
     """What the holder of a key may do. `user_id` is None when the key acts for any user. Holds are
     kept as opened by `opener`, which keys of one name share, so that one can replace another.
+    `key_id` goes with every charge that is made by it; empty for keys that have none.
     """
 
     org_id: str
     user_id: str | None
     operations: frozenset[str]
     opener: str
+    key_id: str = ""
     asker: Asker = field(init=False, repr=False, compare=False)
     """What it may do to holds: its own, within what they hold, unless it has the right to more."""
 
@@ -37,6 +40,12 @@ class Grant:
         """Who asks, as the scripts are told. Raises Refusal (403) as `check`."""
         self.check(operation, org_id, user_id)
         return self.asker
+
+    def noted(self, usage: Usage) -> Usage:
+        """The usage with the key that it was made by, whatever the caller has said there."""
+        if not self.key_id:
+            return usage
+        return replace(usage, metadata={**usage.metadata, "key_id": self.key_id})
 
     def check(self, operation: str, org_id: str, user_id: str | None) -> None:
         """Raise Refusal (403) for anything that the key is not for."""

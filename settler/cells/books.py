@@ -83,6 +83,7 @@ TABLES: Final = (
     Table("taximeter.usage_names", known="kept"),
     Table("taximeter.usage_daily", day="day"),
     Table("taximeter.usage_daily_by_org", day="day"),
+    Table("taximeter.usage_daily_by_label", day="day"),
     Table("taximeter.usage_monthly_by_org"),
     Table("taximeter.usage_monthly_by_user"),
     Table("taximeter.api_keys"),

@@ -95,6 +95,28 @@ HAVING sum(requests) <> 0 OR sum(credits) <> 0
  ORDER BY org_id, day
  LIMIT 21
 
+-- name: rollup_by_label_is_attribution
+-- invariant: I2
+-- fires: the rollup of API keys and tags was edited, or usage was written past its triggers. The days of a span are whole, since what was
+-- sealed of a day is not kept by label.
+SELECT format('%s by %s on %s: the rollup has %s more requests and %s more millicredits than the attribution',
+              org_id, kind, day, sum(requests), sum(credits)) AS violation
+  FROM (SELECT org_id, kind, day, requests, credits_used AS credits
+          FROM taximeter.usage_daily_by_label
+        UNION ALL
+        SELECT org_id, labels.kind, (created_at AT TIME ZONE 'UTC')::date, -1, -credits_used
+          FROM credit_usage_attribution CROSS JOIN LATERAL taximeter.labels_of(request_metadata) AS labels
+         WHERE request_metadata ?| ARRAY['key_id', 'tag']
+           AND created_at >= taximeter.usage_floor()::timestamp AT TIME ZONE 'UTC'
+           AND created_at >= date_trunc('day', timestamptz '-infinity' AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+           AND created_at < timestamptz 'infinity') AS terms
+ WHERE day >= taximeter.usage_floor()
+   AND day >= (timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND day < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
+ GROUP BY org_id, kind, day
+HAVING sum(requests) <> 0 OR sum(credits) <> 0
+ ORDER BY org_id, kind, day
+ LIMIT 21
+
 -- name: rollup_by_month_is_that_by_day
 -- invariant: I2
 -- fires: one of the rollups of organisations was edited. Running totals are compared by day: each less the one before it.

@@ -28,7 +28,7 @@ async def _usage(world: World) -> None:
     has(day, "date credits_used", requests=1)
     last, first = (date.fromisoformat(found[name]) for name in ("end_date", "start_date"))
     assert last - first == timedelta(days=29)
-    for group_by in ("user", "service", "model", "day", "week", "month"):
+    for group_by in ("user", "service", "model", "key", "tag", "day", "week", "month"):
         await call(world, "GET", f"{path}?group_by={group_by}")
     assert (await call(world, "GET", f"{path}?user_id=boss"))["total_requests"] == 0
     assert (await call(world, "GET", f"{path}?service_type=other"))["total_requests"] == 0

@@ -598,3 +598,56 @@ async def test_a_sidecar_checks_what_a_key_is_for(world: World, sidecar_database
             keyless = await gateway.client.post("/v1/charge", content=b"{}", headers=JSON)
             assert keyless.status_code == 401
         await store.aclose()
+
+
+OWN = {"name": "laptop", "operations": ["llm", "balance"]}
+
+
+async def test_a_member_makes_keys_for_themselves_and_no_wider_ones(world: World) -> None:
+    await world.funded()
+    await world.add_member("bob")
+    key, view = await make(world, "ann", **OWN)
+    assert (view["user_id"], view["created_by"]) == ("ann", "ann")
+    assert (await chat(world, key)).status_code == 200
+    for change in (
+        {"user_id": "bob"},
+        {"operations": ["charge"]},
+        {"operations": ["llm", "any_hold"]},
+    ):
+        refused = await world.client.post(KEYS, json={**OWN, **change}, headers=world.auth("ann"))
+        assert refused.status_code == 403, change
+        assert refused.json()["error"]["details"]["field"] in change
+    # Everybody sees and ends what is theirs.
+    _, of_admin = await make(world, user_id="ann", operations=["llm"])
+    listed = (await world.client.get(KEYS, headers=world.auth("ann"))).json()
+    assert [one["key_id"] for one in listed["keys"]] == [of_admin["key_id"], view["key_id"]]
+    assert (await world.client.get(KEYS, headers=world.auth("bob"))).json()["total"] == 0
+    for user, key_id, status in (
+        ("bob", view["key_id"], 404),
+        ("ann", of_admin["key_id"], 403),
+        ("ann", view["key_id"], 200),
+    ):
+        ended = await world.client.delete(f"{KEYS}/{key_id}", headers=world.auth(user))
+        assert ended.status_code == status, (user, key_id)
+    audited = await world.stores.pool.fetch(
+        "SELECT actor, action FROM taximeter.audit_log WHERE target = $1 ORDER BY id",
+        view["key_id"],
+    )
+    made_and_ended = [("ann", "org.key.created"), ("ann", "org.key.revoked")]
+    assert [tuple(row) for row in audited] == made_and_ended
+
+
+async def test_keys_of_members_take_no_place_and_no_name_of_others(world: World) -> None:
+    await world.funded()
+    for number in range(5):
+        await make(world, "ann", **{**OWN, "name": f"mine {number // 2}"})
+    sixth = await world.client.post(KEYS, json=OWN, headers=world.auth("ann"))
+    assert sixth.status_code == 409
+    assert "at most 5" in sixth.json()["error"]["message"]
+    # Two keys are named "mine 0" already, by a member: the organisation has its own two.
+    for _ in range(2):
+        await make(world, name="mine 0")
+    third = await world.client.post(
+        KEYS, json={"name": "mine 0", "operations": ["llm"]}, headers=world.auth("boss")
+    )
+    assert third.status_code == 409

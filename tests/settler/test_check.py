@@ -125,6 +125,13 @@ PLANTED = {
             "UPDATE taximeter.usage_monthly_by_org SET requests_to_day[30] = requests_to_day[31]+1"
         ),
     ),
+    "I2 usage by tag": (
+        "I2",
+        by_sql(
+            "INSERT INTO taximeter.usage_daily_by_label"
+            " VALUES ('acme', 'tag', current_date, 'night', 0, 1, 5)"
+        ),
+    ),
     "I2 month of everybody": (
         "I2",
         by_sql("UPDATE taximeter.usage_monthly SET credits_to_day[31] = credits_to_day[31] + 1"),

@@ -67,6 +67,15 @@ SELECT *
                FROM taximeter.usage_daily GROUP BY 1, 2, 3, 4) AS of_users USING (org_id, day, service_type, service_name)
  WHERE (coalesce(requests, 0), coalesce(credits, 0)) <> (coalesce(counted, 0), coalesce(summed, 0));
 
+-- name: the rollup by label has every charge that says one
+SELECT *
+  FROM (SELECT org_id, kind, day, sum(requests) AS requests, sum(credits_used) AS credits
+          FROM taximeter.usage_daily_by_label GROUP BY 1, 2, 3) AS kept
+  FULL JOIN (SELECT a.org_id, labels.kind, (a.created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS counted, sum(a.credits_used) AS summed
+               FROM credit_usage_attribution AS a CROSS JOIN LATERAL taximeter.labels_of(a.request_metadata) AS labels
+              GROUP BY 1, 2, 3) AS recount USING (org_id, kind, day)
+ WHERE (coalesce(requests, 0), coalesce(credits, 0)) <> (coalesce(counted, 0), coalesce(summed, 0));
+
 -- name: the months of organisations are their days
 SELECT *
   FROM (SELECT org_id, month, sum(requests) AS requests, sum(credits_used) AS credits

@@ -47,6 +47,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.usage_names": ("SI", "SI", ""),
     "taximeter.usage_daily": ("SIU", "SIU", ""),
     "taximeter.usage_daily_by_org": ("SIU", "SIU", ""),
+    "taximeter.usage_daily_by_label": ("SIU", "SIU", ""),
     "taximeter.usage_monthly_by_org": ("SIU", "SIU", ""),
     "taximeter.usage_monthly_by_user": ("SIU", "SIU", ""),
     "taximeter.usage_monthly": ("SIU", "SIU", ""),

@@ -38,7 +38,8 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "Usage, a row for each charge, and its running totals": (
         "public.credit_usage_attribution", "taximeter.attribution_rest", "taximeter.usage_names",
-        "taximeter.usage_daily", "taximeter.usage_daily_by_org", "taximeter.usage_monthly",
+        "taximeter.usage_daily", "taximeter.usage_daily_by_org",
+        "taximeter.usage_daily_by_label", "taximeter.usage_monthly",
         "taximeter.usage_monthly_by_org", "taximeter.usage_monthly_by_user",
         "taximeter.dropped_months", "taximeter.archived_months", "taximeter.deletions",
     ),

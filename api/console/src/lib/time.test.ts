@@ -1,6 +1,14 @@
 import { expect, it } from 'vitest';
 
-import { daysBetween, formatAgo, formatClock, formatDay, formatUtc, utcDayBefore } from './time';
+import {
+  daysBetween,
+  formatAgo,
+  formatClock,
+  formatDay,
+  formatUtc,
+  utcDayBefore,
+  reachesToday,
+} from './time';
 
 const NOON = '2026-11-30T12:03:22.481Z';
 
@@ -32,4 +40,10 @@ it('counts days in UTC', () => {
   expect(utcDayBefore(30, Date.parse(NOON))).toBe('2026-10-31');
   expect(daysBetween('2026-11-01', '2026-11-30')).toBe(30);
   expect(daysBetween('2026-11-30', '2026-11-30')).toBe(1);
+});
+
+it('knows which range goes on: days are those of UTC', () => {
+  const now = Date.parse('2026-11-30T23:59:00Z');
+  expect(reachesToday('2026-11-30', now)).toBe(true);
+  expect(reachesToday('2026-11-29', now)).toBe(false);
 });

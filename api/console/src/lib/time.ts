@@ -69,6 +69,11 @@ export function daysBetween(first: string, last: string): number {
   return Math.round((Date.parse(last) - Date.parse(first)) / DAY_MS) + 1;
 }
 
+/** Whether a range of days of the books has today as well, which is not over. */
+export function reachesToday(last: string, now = Date.now()): boolean {
+  return last.slice(0, 10) >= utcDayBefore(0, now);
+}
+
 export function isPast(iso: string, now = Date.now()): boolean {
   return new Date(iso).getTime() <= now;
 }

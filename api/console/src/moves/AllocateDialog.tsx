@@ -3,7 +3,7 @@ import { useState } from 'react';
 
 import { AmountField } from './AmountField';
 import { useMemberBalance } from './balances';
-import type { DialogProps } from './CreditTransferDialog';
+import type { DialogProps } from './useGiver';
 import { MemberField } from './MemberField';
 import { MoveDialog } from './MoveDialog';
 import { Preview, type Change } from './Preview';

@@ -8,6 +8,8 @@ interface AmountFieldProps {
   /** Said instead of what is wrong with the text itself, such as that there is not as much. */
   problem?: string | null;
   label?: string;
+  /** What 0 means, where it is an amount as well. */
+  zero?: string;
 }
 
 /** An amount of credits, with at most three decimals. */
@@ -16,15 +18,17 @@ export function AmountField({
   onChange,
   problem = null,
   label = 'Credits',
+  zero,
 }: AmountFieldProps) {
-  const wrong = value === '' ? null : (parseAmount(value).problem ?? problem);
+  const isZero = zero !== undefined && /^\s*0+([.,]0{0,3})?\s*$/.test(value);
+  const wrong = value === '' || isZero ? null : (parseAmount(value).problem ?? problem);
   return (
     <TextField
       label={label}
       value={value}
       onChange={(event) => onChange(event.target.value)}
       error={wrong !== null}
-      helperText={wrong ?? 'At most three decimals'}
+      helperText={wrong ?? zero ?? 'At most three decimals'}
       autoComplete="off"
       slotProps={{
         htmlInput: {

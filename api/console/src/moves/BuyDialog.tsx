@@ -2,7 +2,7 @@ import TextField from '@mui/material/TextField';
 import { useState } from 'react';
 
 import { AmountField } from './AmountField';
-import type { DialogProps } from './CreditTransferDialog';
+import type { DialogProps } from './useGiver';
 import { MoveDialog } from './MoveDialog';
 import { Preview } from './Preview';
 import { usePoolFree } from './usePoolFree';

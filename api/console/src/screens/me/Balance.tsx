@@ -2,6 +2,7 @@ import Box from '@mui/material/Box';
 import Stack from '@mui/material/Stack';
 import Typography from '@mui/material/Typography';
 
+import { endingsOf } from './endings';
 import { Invitations } from './Invitations';
 import { OrganizationCard } from './OrganizationCard';
 import { api } from '../../api/client';
@@ -9,6 +10,8 @@ import { fromCredits } from '../../lib/money';
 import { Amount, Count } from '../../parts/Amount';
 import { AsOf } from '../../parts/AsOf';
 import { EmptyState } from '../../parts/EmptyState';
+import { Endings } from '../../parts/Endings';
+import { Moment } from '../../parts/Moment';
 import { Page } from '../../parts/Page';
 import { Panel } from '../../parts/Panel';
 
@@ -32,6 +35,9 @@ export default function Balance() {
           <Figure name="Credits a request">
             <Amount of={fromCredits(usage.avg_cost_per_request)} />
           </Figure>
+          <Figure name="Last request">
+            <Moment at={usage.last_request_at} as="ago" />
+          </Figure>
         </Stack>
       </Panel>
       <Invitations />
@@ -53,6 +59,15 @@ export default function Balance() {
             <OrganizationCard key={one.org_id} organization={one} />
           ))}
         </Box>
+      )}
+      {organizations.length > 0 && (
+        <Panel title="What ends when, in credits" flush>
+          <Endings
+            of="Organisation"
+            endings={endingsOf(organizations)}
+            empty="None of your credits end by a date"
+          />
+        </Panel>
       )}
     </Page>
   );

@@ -69,7 +69,6 @@ export const organizationScreens: readonly Screen[] = [
     place,
     icon: KeysIcon,
     letter: 'k',
-    adminOnly: true,
     load: () => import('./keys/Keys'),
   },
   {

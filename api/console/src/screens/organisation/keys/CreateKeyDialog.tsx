@@ -1,30 +1,28 @@
-import Checkbox from '@mui/material/Checkbox';
-import FormControlLabel from '@mui/material/FormControlLabel';
-import FormGroup from '@mui/material/FormGroup';
-import FormLabel from '@mui/material/FormLabel';
 import TextField from '@mui/material/TextField';
 import { useState } from 'react';
 
 import { fetchClient, type Schemas } from '../../../api/client';
 import { MoveDialog } from '../../../moves/MoveDialog';
 import { useMove } from '../../../moves/useMove';
+import { Choices } from '../../../parts/Choices';
 import { CommandLine } from '../../../parts/CommandLine';
 
-type Operation = Schemas['NewApiKey']['operations'][number];
+type Body = Schemas['NewApiKey'];
+type Operation = Body['operations'][number];
 
 const OPERATIONS: readonly (readonly [Operation, string])[] = [
-  ['llm', 'use models on the LLM route'],
-  ['reserve', 'open holds'],
-  ['commit', 'charge what a hold cost'],
-  ['release', 'end a hold without a charge'],
-  ['charge', 'charge a known cost'],
-  ['touch', 'keep a hold open'],
-  ['balance', 'read balances'],
-  ['lookup', 'look up requests'],
-  ['any_hold', 'end holds that others opened'],
+  ['llm', 'llm: use models on the LLM route'],
+  ['balance', 'balance: read balances'],
+  ['reserve', 'reserve: open holds'],
+  ['commit', 'commit: charge what a hold cost'],
+  ['release', 'release: end a hold without a charge'],
+  ['charge', 'charge: charge a known cost'],
+  ['touch', 'touch: keep a hold open'],
+  ['lookup', 'lookup: look up requests'],
+  ['any_hold', 'any_hold: end holds that others opened'],
 ];
-
-type Body = Schemas['NewApiKey'];
+/** What the API gives a member who is no admin. */
+const OWN_OPERATIONS = OPERATIONS.slice(0, 2);
 
 async function create(orgId: string, body: Body, key: string) {
   const { data } = await fetchClient.POST('/api/v1/org-billing/orgs/{org_id}/keys', {
@@ -34,24 +32,25 @@ async function create(orgId: string, body: Body, key: string) {
   return data as Schemas['ApiKeyMade'];
 }
 
+interface CreateKeyDialogProps {
+  orgId: string;
+  /** Of a member, for themselves. */
+  own: boolean;
+  onClose: () => void;
+}
+
 /** Makes a key, whose text is shown this once. */
-export function CreateKeyDialog({ orgId, onClose }: { orgId: string; onClose: () => void }) {
+export function CreateKeyDialog({ orgId, own, onClose }: CreateKeyDialogProps) {
   const [name, setName] = useState('');
   const [operations, setOperations] = useState<readonly Operation[]>(['llm']);
   const [userId, setUserId] = useState('');
   const move = useMove<Body, Schemas['ApiKeyMade']>(`${orgId}/key`, (body, key) =>
     create(orgId, body, key),
   );
-  const toggle = (operation: Operation) =>
-    setOperations((before) =>
-      before.includes(operation)
-        ? before.filter((one) => one !== operation)
-        : [...before, operation],
-    );
   const isReady = name.trim() !== '' && operations.length > 0;
   return (
     <MoveDialog
-      title="Create an API key"
+      title={own ? 'Create a key of your own' : 'Create an API key'}
       verb="Create"
       move={move}
       body={
@@ -78,32 +77,22 @@ export function CreateKeyDialog({ orgId, onClose }: { orgId: string; onClose: ()
         label="Name"
         value={name}
         onChange={(event) => setName(event.target.value)}
-        helperText="Where it is used, such as “gateway in Frankfurt”"
+        helperText={`Where it is used, such as “${own ? 'my laptop' : 'gateway in Frankfurt'}”`}
       />
-      <div>
-        <FormLabel component="legend">What it may do</FormLabel>
-        <FormGroup>
-          {OPERATIONS.map(([operation, does]) => (
-            <FormControlLabel
-              key={operation}
-              control={
-                <Checkbox
-                  size="small"
-                  checked={operations.includes(operation)}
-                  onChange={() => toggle(operation)}
-                />
-              }
-              label={`${operation}: ${does}`}
-            />
-          ))}
-        </FormGroup>
-      </div>
-      <TextField
-        label="Only for user"
-        value={userId}
-        onChange={(event) => setUserId(event.target.value)}
-        helperText="Left empty, it acts for every member"
+      <Choices
+        legend="What it may do"
+        options={own ? OWN_OPERATIONS : OPERATIONS}
+        chosen={operations}
+        onChange={setOperations}
       />
+      {!own && (
+        <TextField
+          label="Only for user"
+          value={userId}
+          onChange={(event) => setUserId(event.target.value)}
+          helperText="Left empty, it acts for every member"
+        />
+      )}
     </MoveDialog>
   );
 }

@@ -13,15 +13,18 @@ import { ListPanel, nextOffset, offsetOf } from '../../../parts/ListPanel';
 import { Moment } from '../../../parts/Moment';
 import { Page } from '../../../parts/Page';
 import { useCursor } from '../../../parts/useCursor';
+import { roleIn, useSession } from '../../../session/session';
 
 const SHOWN = [
   ['', 'those that work'],
   ['true', 'also ended ones'],
 ] as const;
 
-/** API keys: what each may do, when it was last used, and when it ends. */
+/** API keys: what each may do, when it was last used, and when it ends. Members have their own. */
 export default function Keys() {
   const orgId = useThisOrg();
+  const session = useSession();
+  const own = roleIn(session, orgId) !== 'admin';
   const [filters, change] = useFilters({ ended: '', do: '', key: '' });
   const cursor = useCursor();
   const [ending, setEnding] = useState<Schemas['ApiKeyView'] | null>(null);
@@ -48,7 +51,11 @@ export default function Keys() {
     </Button>
   );
   return (
-    <Page title="API keys" actions={create}>
+    <Page
+      title={own ? 'My keys' : 'API keys'}
+      about={own && 'They act for you alone, and end with your membership.'}
+      actions={create}
+    >
       <ListPanel
         label="API keys"
         query={query}
@@ -81,7 +88,11 @@ export default function Keys() {
             <EmptyState
               title="No key yet"
               action={create}
-              command={`taximeter admin api-key create ${orgId} NAME --may llm`}
+              command={
+                own
+                  ? `curl ${location.origin}/v1/models -H "Authorization: Bearer $KEY"`
+                  : `taximeter admin api-key create ${orgId} NAME --may llm`
+              }
             >
               A gateway or an OpenAI client shows a key with every request.
             </EmptyState>
@@ -91,7 +102,9 @@ export default function Keys() {
           { name: 'Name', cell: (one) => one.name },
           { name: 'Key', wide: true, cell: (one) => `${KEY_PREFIX}${one.key_id}…${one.last_four}` },
           { name: 'May', cell: (one) => one.operations.join(', ') },
-          { name: 'For', wide: true, cell: (one) => one.user_id ?? 'any member' },
+          own
+            ? { name: 'Made by', wide: true, cell: (one) => one.created_by }
+            : { name: 'For', wide: true, cell: (one) => one.user_id ?? 'any member' },
           {
             name: 'Last used',
             cell: (one) => (one.last_used_at ? <Moment at={one.last_used_at} as="ago" /> : 'never'),
@@ -101,18 +114,20 @@ export default function Keys() {
             name: '',
             figure: true,
             cell: (one) =>
-              stateOf(one) === 'works' ? (
+              stateOf(one) !== 'works' ? (
+                stateOf(one)
+              ) : own && one.created_by !== session.userId ? (
+                'made by an admin'
+              ) : (
                 <Button color="error" onClick={() => setEnding(one)}>
                   Revoke
                 </Button>
-              ) : (
-                stateOf(one)
               ),
           },
         ]}
       />
       {filters.do === 'create' && (
-        <CreateKeyDialog orgId={orgId} onClose={() => change({ do: '' })} />
+        <CreateKeyDialog orgId={orgId} own={own} onClose={() => change({ do: '' })} />
       )}
       {ending && (
         <Confirm

@@ -2,15 +2,17 @@ import Box from '@mui/material/Box';
 import IconButton from '@mui/material/IconButton';
 import Tooltip from '@mui/material/Tooltip';
 import useMediaQuery from '@mui/material/useMediaQuery';
-import { DataGrid, type GridColDef, type GridSortModel } from '@mui/x-data-grid';
+import { DataGrid, type GridColDef } from '@mui/x-data-grid';
 import { useMemo } from 'react';
 
+import { canSort, saidSort, sortedColumn } from './sorting';
 import type { Schemas } from '../../../api/client';
 import { cspNonce } from '../../../app/csp';
 import { formatAmount, fromCredits, minus, percentOf, type Milli } from '../../../lib/money';
 import type { FeedState } from '../../../live/feed';
 import { MinusIcon, PlusIcon, TransferIcon } from '../../../parts/icons';
 import { Moment } from '../../../parts/Moment';
+import { Sparkline } from '../../../parts/Sparkline';
 import { useTableChoices } from '../../../parts/tableChoices';
 import { TableMenu } from '../../../parts/TableMenu';
 
@@ -19,7 +21,7 @@ type MoveKind = 'transfer' | 'allocate' | 'deallocate';
 interface AllocationGridProps {
   allocations: readonly Schemas['AllocationView'][];
   feed: FeedState;
-  /** Such as `remaining` or `-remaining`, of the rows of this page. */
+  /** As the address says it (sorting.ts): the API sorts, and not this page of it. */
   sort: string;
   onSort: (sort: string) => void;
   onMove: (kind: MoveKind, userId: string) => void;
@@ -35,6 +37,8 @@ interface Row {
   remaining: Milli;
   percent: number;
   ends: string | null;
+  days: readonly Milli[];
+  lastRequest: string | null | undefined;
 }
 
 const MOVES = [
@@ -51,10 +55,13 @@ const CHOSEN = [
   { id: 'remaining', name: 'Remaining' },
   { id: 'percent', name: 'Used, %' },
   { id: 'ends', name: 'Ends' },
+  { id: 'days', name: '14 days' },
+  { id: 'lastRequest', name: 'Last request' },
 ] as const;
 const IDS = CHOSEN.map(({ id }) => id);
 const ON_PHONES: ReadonlySet<string> = new Set(['user', 'remaining']);
 const ON_NARROW: ReadonlySet<string> = new Set([...ON_PHONES, 'allocated', 'held']);
+const ON_WIDE_ALONE: ReadonlySet<string> = new Set(['percent', 'days']);
 const ROW_PX = { dense: 30, normal: 36, roomy: 52 };
 
 /** A page of allocations, drawn only where it is in view. */
@@ -62,11 +69,12 @@ export default function AllocationGrid(props: AllocationGridProps) {
   const { allocations, feed, sort, onSort, onMove } = props;
   const isNarrow = useMediaQuery('(max-width: 1000px)');
   const isPhone = useMediaQuery('(max-width: 600px)');
+  const isWide = useMediaQuery('(min-width: 1450px)');
   const rows = useMemo(() => allocations.map((one) => rowOf(one, feed)), [allocations, feed]);
   const columns = useMemo(() => columnsFor(isPhone, onMove), [isPhone, onMove]);
   const choices = useTableChoices('Allocations', IDS);
   const shown = IDS.filter((id) =>
-    choices.chosen ? choices.chosen.has(id) : fits(id, isPhone, isNarrow),
+    choices.chosen ? choices.chosen.has(id) : fits(id, isPhone, isNarrow, isWide),
   );
   return (
     <Box sx={{ position: 'relative' }}>
@@ -81,10 +89,9 @@ export default function AllocationGrid(props: AllocationGridProps) {
         disableColumnFilter
         disableColumnMenu
         columnVisibilityModel={Object.fromEntries(IDS.map((id) => [id, shown.includes(id)]))}
-        sortModel={sortModelOf(sort)}
-        onSortModelChange={([by]) =>
-          onSort(by?.sort ? (by.sort === 'desc' ? '-' : '') + by.field : '')
-        }
+        sortingMode="server"
+        sortModel={sortedColumn(sort)}
+        onSortModelChange={([by]) => onSort(saidSort(by?.field, by?.sort))}
         sx={{
           border: 0,
           maxHeight: 'max(420px, calc(100dvh - 320px))',
@@ -98,14 +105,10 @@ export default function AllocationGrid(props: AllocationGridProps) {
   );
 }
 
-function fits(id: string, isPhone: boolean, isNarrow: boolean): boolean {
+function fits(id: string, isPhone: boolean, isNarrow: boolean, isWide: boolean): boolean {
   if (isPhone) return ON_PHONES.has(id);
-  return !isNarrow || ON_NARROW.has(id);
-}
-
-function sortModelOf(sort: string): GridSortModel {
-  const field = IDS.find((id) => id === sort.replace(/^-/, ''));
-  return field ? [{ field, sort: sort.startsWith('-') ? 'desc' : 'asc' }] : [];
+  if (isNarrow) return ON_NARROW.has(id);
+  return isWide || !ON_WIDE_ALONE.has(id);
 }
 
 function rowOf(one: Schemas['AllocationView'], feed: FeedState): Row {
@@ -123,6 +126,8 @@ function rowOf(one: Schemas['AllocationView'], feed: FeedState): Row {
     remaining,
     percent: percentOf(used, allocated),
     ends: one.expires_at,
+    days: (one.last_days ?? []).map(fromCredits),
+    lastRequest: one.last_request_at,
   };
 }
 
@@ -139,7 +144,7 @@ function amountColumn(field: keyof Row, headerName: string, width: number): Grid
 }
 
 function columnsFor(isPhone: boolean, onMove: AllocationGridProps['onMove']): GridColDef<Row>[] {
-  return [
+  const columns: GridColDef<Row>[] = [
     { field: 'user', headerName: 'Member', flex: 1.4, minWidth: isPhone ? 110 : 160 },
     amountColumn('allocated', 'Allocated', 130),
     amountColumn('used', 'Used', 130),
@@ -159,10 +164,21 @@ function columnsFor(isPhone: boolean, onMove: AllocationGridProps['onMove']): Gr
       renderCell: ({ row }) => <Moment at={row.ends} />,
     },
     {
+      field: 'days',
+      headerName: '14 days',
+      width: 96,
+      renderCell: ({ row }) => <Sparkline amounts={row.days} />,
+    },
+    {
+      field: 'lastRequest',
+      headerName: 'Last request',
+      width: 120,
+      renderCell: ({ row }) => <Moment at={row.lastRequest} as="ago" />,
+    },
+    {
       field: 'moves',
       headerName: '',
       width: isPhone ? 112 : 124,
-      sortable: false,
       align: 'right',
       renderCell: ({ row }) =>
         MOVES.map(({ kind, label, Icon }) => (
@@ -178,4 +194,5 @@ function columnsFor(isPhone: boolean, onMove: AllocationGridProps['onMove']): Gr
         )),
     },
   ];
+  return columns.map((column) => ({ ...column, sortable: canSort(column.field) }));
 }

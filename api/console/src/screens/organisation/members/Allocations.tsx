@@ -2,13 +2,14 @@ import Box from '@mui/material/Box';
 import Button from '@mui/material/Button';
 import { lazy, Suspense } from 'react';
 
+import { askedSort } from './sorting';
 import { api } from '../../../api/client';
 import { useFilters } from '../../../app/addresses';
 import { useLive } from '../../../live/useLive';
 import { AsOf } from '../../../parts/AsOf';
 import { EmptyState } from '../../../parts/EmptyState';
 import { ErrorState } from '../../../parts/ErrorState';
-import { ChoiceField, FilterField } from '../../../parts/FilterField';
+import { ChoiceField, SearchField } from '../../../parts/FilterField';
 import { Loading } from '../../../parts/Loading';
 import { Pager } from '../../../parts/Pager';
 import { Panel } from '../../../parts/Panel';
@@ -22,9 +23,21 @@ const STATES = [
   ['false', 'closed'],
 ] as const;
 
+const ENDS = [
+  ['', 'with and without an end'],
+  ['true', 'that end by a date'],
+] as const;
+
 /** Allocations with what is left of each at this moment. */
 export function Allocations({ orgId }: { orgId: string }) {
-  const [filters, change] = useFilters({ search: '', active: 'true', do: '', for: '', sort: '' });
+  const [filters, change] = useFilters({
+    search: '',
+    active: 'true',
+    ends: '',
+    do: '',
+    for: '',
+    sort: '',
+  });
   const cursor = useCursor();
   const { data, error, refetch } = api.useQuery(
     'get',
@@ -35,7 +48,10 @@ export function Allocations({ orgId }: { orgId: string }) {
         query: {
           limit: PAGE,
           is_active: filters.active === 'true',
-          ...(filters.search && { user_id: filters.search }),
+          activity: true,
+          ...(filters.search && { search: filters.search }),
+          ...(filters.ends && { has_end: true }),
+          ...askedSort(filters.sort),
           ...(cursor.at && { cursor: cursor.at }),
         },
       },
@@ -73,10 +89,16 @@ export function Allocations({ orgId }: { orgId: string }) {
           '& > *': { flex: '1 1 150px', maxWidth: { sm: 260 } },
         }}
       >
-        <FilterField
-          label="User id"
+        <SearchField
+          label="Search by user id or address"
           value={filters.search}
           onChange={(search) => look({ search })}
+        />
+        <ChoiceField
+          label="End"
+          value={filters.ends}
+          onChange={(ends) => look({ ends })}
+          options={ENDS}
         />
         <ChoiceField
           label="State"
@@ -95,12 +117,9 @@ export function Allocations({ orgId }: { orgId: string }) {
         </Box>
       ) : data.allocations.length === 0 ? (
         <EmptyState
-          title={filters.search ? 'This user has no such allocation' : 'Nobody has credits yet'}
+          title={filters.search || filters.ends ? 'No such allocation' : 'Nobody has credits yet'}
           action={
-            <Button
-              variant="contained"
-              onClick={() => change({ do: 'allocate', for: filters.search })}
-            >
+            <Button variant="contained" onClick={() => change({ do: 'allocate', for: '' })}>
               Allocate credits
             </Button>
           }
@@ -114,15 +133,11 @@ export function Allocations({ orgId }: { orgId: string }) {
             allocations={data.allocations}
             feed={feed}
             sort={filters.sort}
-            onSort={(sort) => change({ sort })}
+            onSort={(sort) => look({ sort })}
             onMove={(kind, userId) => change({ do: kind, for: userId })}
           />
           {hasPages && (
-            <Pager
-              said={filters.sort ? `Page ${cursor.page}, sorted by itself` : `Page ${cursor.page}`}
-              back={cursor.back}
-              next={cursor.to(data.next)}
-            />
+            <Pager said={`Page ${cursor.page}`} back={cursor.back} next={cursor.to(data.next)} />
           )}
         </Suspense>
       )}

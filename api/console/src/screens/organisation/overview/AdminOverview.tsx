@@ -5,6 +5,7 @@ import { lazy, Suspense } from 'react';
 import { Attention } from './Attention';
 import { concernsOf } from './attention';
 import { DailyCredits } from './DailyCredits';
+import { EndingPanel } from './EndingPanel';
 import { MembersPanel } from './MembersPanel';
 import { PoolPanel } from './PoolPanel';
 import { burnOf, daysLeft, lastsInWords, leftOf, settledPool } from './pool';
@@ -85,6 +86,7 @@ export function AdminOverview({ orgId }: { orgId: string }) {
         total={data.user_allocations_total}
         feed={feed}
       />
+      <EndingPanel orgId={orgId} allocations={data.ending_allocations} />
       <Suspense>{filters.do && <MoveDialogs orgId={orgId} />}</Suspense>
     </Page>
   );

@@ -1,4 +1,5 @@
 import List from '@mui/material/List';
+import ListItem from '@mui/material/ListItem';
 import ListItemButton from '@mui/material/ListItemButton';
 import ListItemIcon from '@mui/material/ListItemIcon';
 import ListItemText from '@mui/material/ListItemText';
@@ -24,18 +25,19 @@ export function Attention({ concerns }: { concerns: readonly Concern[] }) {
       ) : (
         <List disablePadding sx={{ mx: -1 }}>
           {concerns.map(({ sentence, to, search }) => (
-            <ListItemButton
-              key={sentence}
-              component={PlainLink}
-              to={to}
-              {...(search && { search })}
-              sx={{ borderRadius: 1, px: 1 }}
-            >
-              <ListItemIcon sx={{ minWidth: 30, color: 'warning.main' }}>
-                <WarningIcon />
-              </ListItemIcon>
-              <ListItemText primary={sentence} />
-            </ListItemButton>
+            <ListItem key={sentence} disablePadding>
+              <ListItemButton
+                component={PlainLink}
+                to={to}
+                {...(search && { search })}
+                sx={{ borderRadius: 1, px: 1 }}
+              >
+                <ListItemIcon sx={{ minWidth: 30, color: 'warning.main' }}>
+                  <WarningIcon />
+                </ListItemIcon>
+                <ListItemText primary={sentence} />
+              </ListItemButton>
+            </ListItem>
           ))}
         </List>
       )}

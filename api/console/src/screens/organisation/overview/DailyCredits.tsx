@@ -17,7 +17,7 @@ export function DailyCredits({ usage }: { usage: Schemas['UsageSeries'] | undefi
       title="Credits a day, by service"
       aside={
         <Typography variant="caption" sx={{ color: 'text.secondary' }}>
-          30 days in UTC, today so far
+          30 days in UTC, today so far is hatched
         </Typography>
       }
     >
@@ -31,8 +31,9 @@ export function DailyCredits({ usage }: { usage: Schemas['UsageSeries'] | undefi
         <Suspense fallback={<Loading height={HEIGHT} />}>
           <StackedBars
             periods={usage.periods}
-            stacks={stacksOf(usage.series)}
+            stacks={stacksOf(usage)}
             label="Credits a day of the last 30 days"
+            openEnded
             height={HEIGHT}
           />
         </Suspense>

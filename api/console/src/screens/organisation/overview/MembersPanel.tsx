@@ -13,7 +13,11 @@ import type { FeedState } from '../../../live/feed';
 import { Amount } from '../../../parts/Amount';
 import { EmptyState } from '../../../parts/EmptyState';
 import { Go, GoButton } from '../../../parts/Go';
+import { Moment } from '../../../parts/Moment';
 import { Panel } from '../../../parts/Panel';
+import { Sparkline } from '../../../parts/Sparkline';
+
+const WIDE = { display: { xs: 'none', md: 'table-cell' } };
 
 interface MembersPanelProps {
   orgId: string;
@@ -56,6 +60,8 @@ export function MembersPanel({ orgId, members, total, feed }: MembersPanelProps)
                 <TableCell sx={{ width: 120, display: { xs: 'none', lg: 'table-cell' } }}>
                   Used
                 </TableCell>
+                <TableCell sx={WIDE}>14 days</TableCell>
+                <TableCell sx={WIDE}>Last request</TableCell>
               </TableRow>
             </TableHead>
             <TableBody>
@@ -113,6 +119,12 @@ function MemberRow({ orgId, member, feed }: MemberRowProps) {
             sx={{ flex: 1, height: 5, borderRadius: 3 }}
           />
         </Box>
+      </TableCell>
+      <TableCell sx={WIDE}>
+        <Sparkline amounts={(member.last_days ?? []).map(fromCredits)} />
+      </TableCell>
+      <TableCell sx={WIDE}>
+        <Moment at={member.last_request_at} as="ago" />
       </TableCell>
     </TableRow>
   );

@@ -22,7 +22,7 @@ export function concernsOf(
   const at = `/o/${encodeURIComponent(dashboard.organization.org_id)}`;
   const allocations = dashboard.user_allocations;
   const nearlyUsed = allocations.filter((one) => one.usage_percentage >= NEARLY_USED_PERCENT);
-  const ending = allocations.filter(
+  const ending = dashboard.ending_allocations.filter(
     (one) =>
       one.expires_at && !isPast(one.expires_at, now) && isPast(one.expires_at, now + SOON_MS),
   );
@@ -39,11 +39,12 @@ export function concernsOf(
     nearlyUsed.length > 0 && {
       sentence: `${plural(nearlyUsed.length, 'member')} above ${NEARLY_USED_PERCENT} %`,
       to: `${at}/members`,
-      search: { sort: 'remaining' },
+      search: { sort: 'remaining_credits' },
     },
     ending.length > 0 && {
       sentence: `${plural(ending.length, 'allocation')} ending within 14 days`,
       to: `${at}/members`,
+      search: { sort: 'expires_at', ends: 'true' },
     },
     dashboard.credit_pool.allocation_percentage >= NEARLY_ALLOCATED_PERCENT && {
       sentence: 'Nearly everything is allocated: little is left to give',

@@ -1,10 +1,11 @@
 import { OrganizationSettings } from './OrganizationSettings';
+import { RefreshPanel } from './RefreshPanel';
 import { SubscriptionPanel } from './SubscriptionPanel';
 import { api } from '../../../api/client';
 import { useThisOrg } from '../../../app/addresses';
 import { Page } from '../../../parts/Page';
 
-/** Name, billing address and plan of an organisation. */
+/** Name, billing address, plan and monthly credits of an organisation. */
 export default function Settings() {
   const orgId = useThisOrg();
   const { data } = api.useSuspenseQuery('get', '/api/v1/org-billing/orgs/{org_id}', {
@@ -14,6 +15,7 @@ export default function Settings() {
     <Page title="Settings" about={`${data.org_id}, ${data.state}`}>
       <OrganizationSettings key={data.org_name + (data.billing_email ?? '')} organization={data} />
       <SubscriptionPanel orgId={orgId} />
+      <RefreshPanel orgId={orgId} />
     </Page>
   );
 }

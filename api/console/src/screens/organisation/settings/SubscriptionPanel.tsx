@@ -1,9 +1,11 @@
 import Alert from '@mui/material/Alert';
 import Box from '@mui/material/Box';
 import Button from '@mui/material/Button';
+import Stack from '@mui/material/Stack';
 import Typography from '@mui/material/Typography';
 import { useState } from 'react';
 
+import { UpgradeDialog } from './UpgradeDialog';
 import { api, fetchClient, type Schemas } from '../../../api/client';
 import { Refusal } from '../../../api/refusal';
 import { newKey } from '../../../lib/drafts';
@@ -48,6 +50,7 @@ function Plan({ orgId, details }: { orgId: string; details: Schemas['Subscriptio
   const ends = subscription.cancel_at_period_end;
   // The key of the opened question: a new one each time it is opened.
   const [asking, setAsking] = useState<string | null>(null);
+  const [changing, setChanging] = useState(false);
   const params = { path: { org_id: orgId }, header: { 'Idempotency-Key': asking } };
   return (
     <Box sx={{ display: 'grid', gap: 1.5, justifyItems: 'start' }}>
@@ -62,13 +65,33 @@ function Plan({ orgId, details }: { orgId: string; details: Schemas['Subscriptio
           It ends with its period, on {formatDay(subscription.billing_cycle_end)}.
         </Alert>
       )}
-      <Button
-        variant="outlined"
-        color={ends ? 'primary' : 'error'}
-        onClick={() => setAsking(newKey())}
-      >
-        {ends ? 'Undo the cancellation' : 'Cancel the subscription'}
-      </Button>
+      {subscription.pending_plan_code && (
+        <Alert severity="info">
+          From {formatDay(subscription.billing_cycle_end)} on the plan is{' '}
+          {subscription.pending_plan_code}.
+        </Alert>
+      )}
+      <Stack direction="row" sx={{ gap: 1, flexWrap: 'wrap' }}>
+        {!ends && (
+          <Button variant="outlined" onClick={() => setChanging(true)}>
+            Change the plan
+          </Button>
+        )}
+        <Button
+          variant="outlined"
+          color={ends ? 'primary' : 'error'}
+          onClick={() => setAsking(newKey())}
+        >
+          {ends ? 'Undo the cancellation' : 'Cancel the subscription'}
+        </Button>
+      </Stack>
+      {changing && (
+        <UpgradeDialog
+          orgId={orgId}
+          subscription={subscription}
+          onClose={() => setChanging(false)}
+        />
+      )}
       {asking !== null && (
         <Confirm
           title={ends ? 'Undo the cancellation?' : 'Cancel the subscription?'}

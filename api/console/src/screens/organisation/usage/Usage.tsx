@@ -9,7 +9,7 @@ import { api, type Schemas } from '../../../api/client';
 import { useFilters, useThisOrg } from '../../../app/addresses';
 import { csvText, downloadCsv } from '../../../lib/csv';
 import { fromCredits, percentOf, plainText } from '../../../lib/money';
-import { formatDay, utcDayBefore } from '../../../lib/time';
+import { formatDay, reachesToday, utcDayBefore } from '../../../lib/time';
 import { Amount, Count } from '../../../parts/Amount';
 import { AsOf } from '../../../parts/AsOf';
 import { EmptyState } from '../../../parts/EmptyState';
@@ -20,6 +20,7 @@ import { Loading } from '../../../parts/Loading';
 import { Page } from '../../../parts/Page';
 import { Panel } from '../../../parts/Panel';
 import { Rows } from '../../../parts/Rows';
+import { roleIn, useSession } from '../../../session/session';
 
 const StackedBars = lazy(() => import('../../../parts/StackedBars'));
 
@@ -29,6 +30,11 @@ const BY = [
   ['service', 'service'],
   ['model', 'model'],
   ['user', 'user'],
+] as const;
+/** These the API adds up for a whole organisation alone. */
+const BY_LABEL = [
+  ['key', 'API key'],
+  ['tag', 'tag'],
 ] as const;
 const STEPS = [
   ['day', 'day'],
@@ -40,6 +46,7 @@ const DAYS = 30;
 /** Who and what the credits were used for, over time. */
 export default function Usage() {
   const orgId = useThisOrg();
+  const isAdmin = roleIn(useSession(), orgId) === 'admin';
   const [filters, change] = useFilters({
     from: utcDayBefore(DAYS - 1),
     to: utcDayBefore(0),
@@ -47,6 +54,7 @@ export default function Usage() {
     step: 'day',
     user: '',
   });
+  const byLabel = BY_LABEL.some(([by]) => by === filters.by);
   const { data, error, refetch } = api.useQuery(
     'get',
     '/api/v1/org-billing/credits/{org_id}/usage/series',
@@ -58,7 +66,7 @@ export default function Usage() {
           end_date: filters.to,
           by: filters.by as Query['by'],
           step: filters.step as Query['step'],
-          ...(filters.user && { user_id: filters.user }),
+          ...(filters.user && !byLabel && { user_id: filters.user }),
         },
       },
     },
@@ -86,14 +94,21 @@ export default function Usage() {
       >
         <DayField label="From" value={filters.from} onChange={(from) => change({ from })} />
         <DayField label="To" value={filters.to} onChange={(to) => change({ to })} />
-        <ChoiceField label="By" value={filters.by} onChange={(by) => change({ by })} options={BY} />
+        <ChoiceField
+          label="By"
+          value={filters.by}
+          onChange={(by) => change({ by })}
+          options={isAdmin ? [...BY, ...BY_LABEL] : BY}
+        />
         <ChoiceField
           label="Each bar a"
           value={filters.step}
           onChange={(step) => change({ step })}
           options={STEPS}
         />
-        <FilterField label="User" value={filters.user} onChange={(user) => change({ user })} />
+        {isAdmin && !byLabel && (
+          <FilterField label="User" value={filters.user} onChange={(user) => change({ user })} />
+        )}
       </Stack>
       {refused ? (
         <ErrorState error={refused} again={() => void refetch()} />
@@ -108,6 +123,8 @@ export default function Usage() {
 
 function UsageShown({ usage }: { usage: Schemas['UsageSeries'] }) {
   const total = fromCredits(usage.total_credits_used);
+  const openEnded = reachesToday(usage.end_date);
+  const what = usage.by === 'key' ? 'API key' : usage.by;
   if (usage.series.length === 0) {
     return (
       <Panel>
@@ -130,17 +147,18 @@ function UsageShown({ usage }: { usage: Schemas['UsageSeries'] }) {
       }}
     >
       <Panel
-        title={`Credits a ${usage.step}, by ${usage.by}`}
+        title={`Credits a ${usage.step}, by ${what}`}
         aside={
           <Typography variant="caption" sx={{ color: 'text.secondary' }}>
-            days end at 00:00 UTC
+            {`days end at 00:00 UTC${openEnded ? `, this ${usage.step} is hatched` : ''}`}
           </Typography>
         }
       >
         <Suspense fallback={<Loading height={340} />}>
           <StackedBars
             periods={usage.periods}
-            stacks={stacksOf(usage.series)}
+            stacks={stacksOf(usage)}
+            openEnded={openEnded}
             label={`Credits a ${usage.step} from ${formatDay(usage.start_date)} to ${formatDay(usage.end_date)}`}
             height={340}
           />
@@ -158,9 +176,12 @@ function UsageShown({ usage }: { usage: Schemas['UsageSeries'] }) {
         <Rows
           label={`Usage by ${usage.by}`}
           rows={usage.series}
-          keyOf={nameOf}
+          keyOf={(one) => one.key ?? ''}
           columns={[
-            { name: usage.by.replace(/^./, (first) => first.toUpperCase()), cell: nameOf },
+            {
+              name: what.replace(/^./, (first) => first.toUpperCase()),
+              cell: (one) => nameOf(one, usage.by),
+            },
             {
               name: 'Credits',
               figure: true,
@@ -175,7 +196,7 @@ function UsageShown({ usage }: { usage: Schemas['UsageSeries'] }) {
             {
               name: 'Share',
               figure: true,
-              cell: (one) => `${percentOf(fromCredits(one.credits_used), total).toFixed(1)} %`,
+              cell: (one) => `${percentOf(fromCredits(one.credits_used), total).toFixed(1)}\u00a0%`,
             },
           ]}
         />
@@ -188,7 +209,8 @@ function downloadUsage(usage: Schemas['UsageSeries']): void {
   type One = Schemas['UsageSeriesOf'];
   const text = csvText<One>(
     [
-      { title: usage.by, text: (one) => one.key ?? nameOf(one) },
+      { title: usage.by, text: (one) => one.key ?? nameOf(one, usage.by) },
+      ...(usage.by === 'key' ? [{ title: 'name', text: (one: One) => one.key_name ?? '' }] : []),
       { title: 'credits', text: (one) => plainText(fromCredits(one.credits_used)) },
       { title: 'requests', text: (one) => String(one.requests) },
       ...usage.periods.map((period, index) => ({
