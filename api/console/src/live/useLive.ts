@@ -21,10 +21,14 @@ export function useLiveState(): FeedState {
   return useSyncExternalStore(subscribe, () => state);
 }
 
-/** Follows an organisation's pool and these members while the screen is shown. One call a screen. */
-export function useLive(orgId: string, users: readonly string[] = []): FeedState {
-  const wanted = users.join(',');
+/**
+ * Follows an organisation's pool and these members while the screen is shown. One call a screen; as
+ * long as `users` is null it is not known yet who they are, and nothing is opened.
+ */
+export function useLive(orgId: string, users: readonly string[] | null = []): FeedState {
+  const wanted = users?.join(',');
   useEffect(() => {
+    if (wanted === undefined) return;
     const stop = follow(orgId, wanted ? wanted.split(',') : [], set);
     return () => {
       stop();

@@ -35,6 +35,8 @@ interface RowsProps<Row> {
 
 const PADDING = { dense: '2px', normal: '6px', roomy: '13px' };
 const MENU_PX = 44;
+/** Below it words would be broken into letters: then the table is scrolled sideways. */
+const WORDS_PX = 84;
 
 export function Rows<Row>({ columns, rows, keyOf, sorted, label }: RowsProps<Row>) {
   const isNarrow = useMediaQuery(useTheme().breakpoints.down('md'), { noSsr: true });
@@ -89,7 +91,11 @@ export function Rows<Row>({ columns, rows, keyOf, sorted, label }: RowsProps<Row
                   <TableCell
                     key={column.name}
                     align={column.figure ? 'right' : 'left'}
-                    sx={{ verticalAlign: 'top', overflowWrap: 'anywhere' }}
+                    sx={{
+                      verticalAlign: 'top',
+                      overflowWrap: 'anywhere',
+                      minWidth: column.figure ? undefined : WORDS_PX,
+                    }}
                   >
                     {column.cell(row)}
                   </TableCell>

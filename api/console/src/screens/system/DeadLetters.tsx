@@ -85,7 +85,7 @@ export function DeadLetters({ counts }: { counts: Schemas['LetterCounts'] }) {
             rows={data.dead_letters}
             keyOf={(one) => String(one.id)}
             columns={[
-              { name: 'When', cell: (one) => <Moment at={one.at} /> },
+              { name: 'When', wide: true, cell: (one) => <Moment at={one.at} /> },
               {
                 name: 'Why',
                 cell: (one) => (

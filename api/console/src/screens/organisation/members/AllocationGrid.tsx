@@ -1,6 +1,5 @@
 import Box from '@mui/material/Box';
 import IconButton from '@mui/material/IconButton';
-import Tooltip from '@mui/material/Tooltip';
 import useMediaQuery from '@mui/material/useMediaQuery';
 import { DataGrid, type GridColDef } from '@mui/x-data-grid';
 import { useMemo } from 'react';
@@ -182,15 +181,16 @@ function columnsFor(isPhone: boolean, onMove: AllocationGridProps['onMove']): Gr
       align: 'right',
       renderCell: ({ row }) =>
         MOVES.map(({ kind, label, Icon }) => (
-          <Tooltip key={kind} title={`${label} ${row.user}`}>
-            <IconButton
-              size="small"
-              aria-label={`${label} ${row.user}`}
-              onClick={() => onMove(kind, row.userId)}
-            >
-              <Icon />
-            </IconButton>
-          </Tooltip>
+          // A tooltip of ours for each would be most of the work of a row that scrolls into view.
+          <IconButton
+            key={kind}
+            size="small"
+            title={`${label} ${row.user}`}
+            aria-label={`${label} ${row.user}`}
+            onClick={() => onMove(kind, row.userId)}
+          >
+            <Icon />
+          </IconButton>
         )),
     },
   ];

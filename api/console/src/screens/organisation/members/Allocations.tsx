@@ -59,10 +59,7 @@ export function Allocations({ orgId }: { orgId: string }) {
     { placeholderData: (before) => before },
   );
   const refused: unknown = error;
-  const feed = useLive(
-    orgId,
-    (data?.allocations ?? []).map((one) => one.user_id),
-  );
+  const feed = useLive(orgId, data?.allocations.map((one) => one.user_id) ?? null);
   const look = (changed: Partial<typeof filters>) => {
     change(changed);
     cursor.begin();
@@ -74,7 +71,7 @@ export function Allocations({ orgId }: { orgId: string }) {
       title={
         data?.total == null
           ? 'Allocations, in credits'
-          : `${data.total.toLocaleString()} allocations, in credits`
+          : `${data.total.toLocaleString()} allocation${data.total === 1 ? '' : 's'}, in credits`
       }
       aside={<AsOf live={feed.status === 'live'} at={feed.asOf ?? data?.as_of} />}
     >
