@@ -55,7 +55,8 @@ export function usePaletteEntries(text: string): PaletteEntry[] {
     to: `/o/${encodeURIComponent(within ?? '')}/keys`,
     search: { key: one.key_id },
   }));
-  const lookUps = shown && wanted ? lookUpsOf(shown.orgId, text.trim(), isAdmin) : [];
+  const lookUps =
+    shown && wanted ? lookUpsOf(shown.orgId, text.trim(), isAdmin && members.length === 0) : [];
   return [
     ...screens.filter(has).slice(0, wanted ? MOST_OF_A_GROUP : screens.length),
     ...actions.filter(has),
@@ -67,7 +68,7 @@ export function usePaletteEntries(text: string): PaletteEntry[] {
 }
 
 /** What is typed may be somebody's id or that of a request: the screens' own filters look. */
-function lookUpsOf(orgId: string, text: string, isAdmin: boolean): PaletteEntry[] {
+function lookUpsOf(orgId: string, text: string, withUser: boolean): PaletteEntry[] {
   const at = `/o/${encodeURIComponent(orgId)}`;
   const request: PaletteEntry = {
     group: 'Look up',
@@ -79,9 +80,9 @@ function lookUpsOf(orgId: string, text: string, isAdmin: boolean): PaletteEntry[
   const user: PaletteEntry = {
     group: 'Look up',
     title: `Member ${text}`,
-    hint: 'by id or address',
+    hint: 'by id',
     to: `${at}/members`,
     search: { search: text },
   };
-  return isAdmin ? [user, request] : [request];
+  return withUser ? [user, request] : [request];
 }
