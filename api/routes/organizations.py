@@ -223,7 +223,7 @@ async def suspend_organization(
         )
         stopped = 0
         if after["suspended_at"] is not None:
-            stopped = await conn.fetchval(KEYS["count_keys"], org_id, False)
+            stopped = await conn.fetchval(KEYS["count_keys"], org_id, False, None)
     return SuspensionSet(**dict(_view(after)), keys_stopped=stopped)
 
 
