@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from taximeter.api.llm.progress import ProgressReports
 from taximeter.api.llm.reported_usage import Bounds, ReportedUsage, read_usage
 from taximeter.api.llm.unsent_charges import LATER, Due, PendingCharges
-from taximeter.api.openai.output import CountedOutput, EventOutput, Output
+from taximeter.api.openai.output import NO_OUTPUT, CountedOutput, EventOutput, Output
 from taximeter.api.openai.request import LlmRequest
 from taximeter.api.upstreams.router import Target
 from taximeter.api.web.background import TaskTracker
@@ -136,7 +136,7 @@ class OpenCharge:
 
     def grow(self, step: EventOutput) -> None:
         """Count what an event has brought, and report it within a moment."""
-        if step.streamed or step.whole:
+        if step.streamed != NO_OUTPUT or step.whole != NO_OUTPUT:
             self._output.add(step)
             self._keepers.progress.note(self, self._report)
 

@@ -89,9 +89,9 @@ class CountedOutput:
 
     def add(self, step: EventOutput) -> None:
         """One more event."""
-        if step.streamed:
+        if step.streamed != NO_OUTPUT:
             self._streamed = self._streamed.plus(step.streamed)
-        if step.whole:
+        if step.whole != NO_OUTPUT:
             self._whole = self._whole.plus(step.whole)
 
     @property

@@ -16,7 +16,6 @@ class EventStream:
         self._upstream = upstream
         self._opened = opened
         self._surface = surface
-        self._deadline = upstream.deadline()
         self._reader = EventReader()
         self._first: list[Event] = []
         self._failed: ApiError | None = None
@@ -45,7 +44,7 @@ class EventStream:
             raise self._failed
         try:
             while not self._ended:
-                part = await self._upstream.part(self._opened.response, self._deadline)
+                part = await self._opened.body.part()
                 self._ended = not part
                 events = self._reader.feed(part) if part else self._reader.rest()
                 if events:

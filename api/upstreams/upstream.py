@@ -14,6 +14,7 @@ import aiohttp
 import httpx
 
 from taximeter.api.openai.json_members import object_of
+from taximeter.api.upstreams.answer_body import AnswerBody
 from taximeter.api.upstreams.config import UpstreamConfig
 from taximeter.api.upstreams.failures import FAILURES, no_connection_free, refused, unreachable
 from taximeter.api.upstreams.resting import Rest
@@ -52,16 +53,18 @@ class Opened:
     the upstream's connections.
     """
 
-    __slots__ = ("_asked_at", "_connection", "_whole", "response")
+    __slots__ = ("_asked_at", "_connection", "_whole", "body", "response")
 
     def __init__(
         self,
         response: aiohttp.ClientResponse,
+        body: AnswerBody,
         connection: ConnectionShare,
         asked_at: float,
         whole: Durations,
     ) -> None:
         self.response = response
+        self.body = body
         self._connection = connection
         self._asked_at = asked_at
         self._whole: Durations | None = whole
@@ -70,6 +73,7 @@ class Opened:
         """Stop the upstream, and let others have the connection. One that was read to its end is
         back in the pool by then.
         """
+        self.body.close()
         self.response.close()
         self._connection.release()
         if self._whole is not None:
@@ -170,7 +174,12 @@ class Upstream:
         try:
             response = await self._post(path, content, headers, went_out)
             self.times.first_byte.note(time.perf_counter() - asked_at)
-            return Opened(response, connection, asked_at, self.times.whole)
+            body = AnswerBody(
+                response,
+                silence_s=self._config.silence_timeout_s,
+                answer_s=self._config.answer_timeout_s,
+            )
+            return Opened(response, body, connection, asked_at, self.times.whole)
         except BaseException:
             connection.release()
             raise
@@ -213,9 +222,8 @@ class Upstream:
         """The whole answer, at most ANSWER_BYTES_MAX. Closes it. Raises ApiError."""
         parts: list[bytes] = []
         size = 0
-        deadline = self.deadline()
         try:
-            while part := await self.part(opened.response, deadline):
+            while part := await opened.body.part():
                 size += len(part)
                 if size > ANSWER_BYTES_MAX:
                     words = "The provider's answer is too large"
@@ -226,16 +234,6 @@ class Upstream:
         finally:
             opened.close()
         return self.without_key(b"".join(parts))
-
-    def deadline(self) -> float:
-        """When an answer that begins now must have ended, in the loop's time."""
-        return asyncio.get_running_loop().time() + self._config.answer_timeout_s
-
-    async def part(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:
-        """The next bytes, or none at the end. Raises one of FAILURES, also after a silence."""
-        silent_at = asyncio.get_running_loop().time() + self._config.silence_timeout_s
-        async with asyncio.timeout_at(min(silent_at, deadline)):
-            return await _readany(response)
 
     def without_key(self, content: bytes) -> bytes:
         """What the upstream sent, without the key, should it repeat it."""
@@ -284,31 +282,6 @@ class Upstream:
         if not isinstance(message, str):
             return f"status {response.status}"
         return self.hidden(message.encode("utf-8", "replace").decode())[:_ERROR_CHARACTERS_MAX]
-
-
-async def _readany(response: aiohttp.ClientResponse) -> bytes:
-    """The next bytes of the body, or none at its end. Raises one of FAILURES.
-
-    aiohttp gives up a connection over which something came that is no HTTP, and does not tell who
-    reads the body: they would wait to the end of their patience, or hear a RuntimeError.
-    """
-    content, connection = response.content, response.connection
-    protocol = None if connection is None else connection.protocol
-    closed = None if protocol is None else protocol.closed
-
-    def tell(_: asyncio.Future[None]) -> None:
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection was given up"))
-
-    if closed is not None:
-        closed.add_done_callback(tell)
-    try:
-        return await content.readany()
-    except RuntimeError:
-        raise aiohttp.ClientPayloadError("the connection was given up") from None
-    finally:
-        if closed is not None:
-            closed.remove_done_callback(tell)
 
 
 def _word_of(status: int) -> str:

@@ -36,6 +36,7 @@ from taximeter.settler.status.pauses import Pauses
 Families = Callable[[], Iterable[Metric]]
 
 LOOP_EVERY_S: Final = 0.25
+KERNEL_EVERY_S: Final = 1.0
 _LAG_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -60,7 +61,9 @@ class Exposition:
         )
         self._pauses = Pauses()
         self.add(self._pauses.families)
-        ProcessCollector(registry=self.registry)
+        kernel = _Kernel()
+        self.look_first(kernel.look)
+        self.add(kernel.families)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         build = InfoMetricFamily(
@@ -240,6 +243,28 @@ def _shard_families(shards: Iterable[ShardStatus]) -> Iterator[Metric]:
         dead.add_metric(of, shard.dead_events)
         lost.add_metric(of, shard.lost_events)
     yield from (is_open, epoch, lag, unsettled, holds, unapplied, settled, dead, lost)
+
+
+class _Kernel:
+    """What the kernel says of this process. Its open files are counted one by one, which takes
+    milliseconds with ten thousand connections: so in a thread, and once a second at most.
+    """
+
+    def __init__(self) -> None:
+        self._collector = ProcessCollector(registry=None)
+        self._looking = asyncio.Lock()
+        self._seen: list[Metric] = []
+        self._seen_at = float("-inf")
+
+    async def look(self) -> None:
+        """Return when the figures are of the last second."""
+        async with self._looking:
+            if time.monotonic() - self._seen_at >= KERNEL_EVERY_S:
+                self._seen = await asyncio.to_thread(lambda: list(self._collector.collect()))
+                self._seen_at = time.monotonic()
+
+    def families(self) -> Iterable[Metric]:
+        return self._seen
 
 
 class _Calls(Collector):
