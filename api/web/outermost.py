@@ -107,9 +107,10 @@ class Outermost:
                 if not wait_s:
                     noted = scope.get(NOTED_AS, status)
                     strangers.note(peer, credentials, noted, body_bytes)
-                for name, value in message.get("headers", ()):
-                    if name.lower() == b"x-request-id":
-                        request_id = value
+                if self._any and (self._all or status >= 400):  # For the log alone.
+                    for name, value in message.get("headers", ()):
+                        if name.lower() == b"x-request-id":
+                            request_id = value
                 if (
                     wait_s
                     or (status in SENSELESS and strangers.owes_s(peer, credentials))

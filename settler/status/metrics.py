@@ -264,7 +264,7 @@ class _Kernel:
                 self._seen_at = time.monotonic()
 
     def families(self) -> Iterable[Metric]:
-        return self._seen
+        return self._seen or self._collector.collect()  # Each scrape has looked before.
 
 
 class _Calls(Collector):

@@ -19,7 +19,7 @@ from bench.histogram import Histogram
 from bench.latency import PARTS, every
 from bench.servers import Servers
 from bench.ticks import Ticks
-from bench.worker import resident_mb
+from bench.worker import cpu_seconds, resident_mb
 from taximeter.api.embedded.machine import LOOPBACK
 
 FEW: Final = 100
@@ -122,13 +122,23 @@ class Upstream:
                 await ticks.wait()
                 ticked = True
 
+    async def step(self, chunks: int, callers: Callers) -> None:
+        """So many chunks over all streams in turn, each when the one before has come to its
+        caller: what they cost does not depend on how many wait for whoever is late.
+        """
+        for stream in itertools.islice(itertools.cycle(self.streams), chunks):
+            callers.arrived.clear()
+            stream.send()
+            await callers.arrived.wait()
+
 
 class _Reading(asyncio.Protocol):
     """A caller: sends its request, and notes how old each chunk is when it comes."""
 
-    def __init__(self, request: bytes, seen: list[float]) -> None:
+    def __init__(self, request: bytes, seen: list[float], arrived: asyncio.Event) -> None:
         self._request = request
         self.seen = seen
+        self._arrived = arrived
         self._rest = b""
         self.transport: asyncio.Transport | None = None
         loop = asyncio.get_running_loop()
@@ -146,6 +156,7 @@ class _Reading(asyncio.Protocol):
         for found in _STAMP.finditer(data):
             self.seen.append((now - int(found[1])) / 1e9)
             end = found.end()
+            self._arrived.set()
             if not self.begun.done():
                 self.begun.set_result(None)
         self._rest = data[end:][-256:]
@@ -171,6 +182,7 @@ class Callers:
         self._requests = itertools.cycle(requests)
         self._open: list[_Reading] = []
         self.seen: list[float] = []
+        self.arrived = asyncio.Event()
 
     async def open(self, count: int) -> None:
         """So many more. Raises BenchFailed for one that is refused."""
@@ -183,7 +195,7 @@ class Callers:
         loop = asyncio.get_running_loop()
         request = next(self._requests)
         _, reading = await loop.create_connection(
-            lambda: _Reading(request, self.seen), self._host, self._port
+            lambda: _Reading(request, self.seen, self.arrived), self._host, self._port
         )
         await reading.begun
         return reading
@@ -235,11 +247,13 @@ async def run(servers: Servers) -> list[Figure]:
                 await routed.open(FEW)
                 await direct.open(FEW)
                 few = await _rounds(servers, upstream, routed, provider, direct)
+                few_us = await _processor(servers, upstream, routed, gateway.api_pid)
                 # What a first stream of its kind makes is there; what is measured is one more.
                 before = resident_mb(gateway.api_pid)
                 await routed.open(scale.open_streams)
                 grown = resident_mb(gateway.api_pid) - before
                 many = await _rounds(servers, upstream, routed, provider, direct)
+                many_us = await _processor(servers, upstream, routed, gateway.api_pid)
                 await routed.end(upstream)
                 await direct.end(provider)
     many_streams = f"{scale.open_streams:,}"
@@ -250,6 +264,15 @@ async def run(servers: Servers) -> list[Figure]:
             "B",
             value(grown * 1e6 / scale.open_streams),
             target=Target(STREAM_BYTES_MAX, "at most", "value"),
+            number=7,
+        ),
+        Figure(
+            "open_streams_processor",
+            f"processor of the API, a chunk, {many_streams} more streams",
+            "µs",
+            many_us,
+            few_us,
+            f"{FEW} streams",
             number=7,
         ),
         *_delays("few", f"a chunk of {FEW} streams, until its caller has it", few, scale.rounds),
@@ -299,6 +322,18 @@ async def _rounds(
         warm_up_s=scale.warm_up_s,
     )
     return seen
+
+
+async def _processor(servers: Servers, upstream: Upstream, routed: Callers, pid: int) -> Spread:
+    """Microseconds of the API's processor that a chunk takes, sent one by one."""
+    rounds = []
+    chunks = round(CHUNKS_PER_SECOND * servers.scale.round_s)
+    for _ in range(servers.scale.rounds):
+        before = cpu_seconds(pid)
+        await upstream.step(chunks, routed)
+        rounds.append(1e6 * (cpu_seconds(pid) - before) / chunks)
+    routed.take()
+    return Spread(tuple(rounds))
 
 
 def _p99(rounds: list[list[float]], count: int) -> Spread:
