@@ -24,7 +24,7 @@ from support.certificates import read_once
 from support.database import Databases, Pristine, SharedDatabase
 from support.examples import load_profile
 from support.leftovers import left_open, limits, lowered, sockets
-from support.marks import has_mark, mark, starts_by_itself
+from support.marks import ASKED, has_mark, mark, starts_by_itself
 from support.memory import memory_folder
 from support.order import Pieces, longest_first
 from support.patience import be_patient
@@ -57,9 +57,6 @@ for variable in [name for name in os.environ if name.startswith("TAXIMETER_")]:
 # The pinned price list grows old with the calendar; tests of its age say what is old themselves.
 os.environ["TAXIMETER_PRICE_AGE_MAX_DAYS"] = "3650"
 
-
-ASKED = {"whole and not alone and not long": "whole", "alone and not floods": "alone"}
-"""What `.ci/test --whole` asks for, and the mark that a file must have to be read for it."""
 
 # What is read and imported until all tests are known stays until the end, and is most of what there
 # is: to look through it for what nobody holds any more took a tenth of the time of all tests.

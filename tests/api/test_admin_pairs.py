@@ -12,6 +12,7 @@ import itertools
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -251,6 +252,17 @@ async def deadlocks(world: World) -> int:
     return int(found)
 
 
+async def said_by_the_server(world: World) -> str:
+    """What it has written of deadlocks: who waited for whom, and in which statement."""
+    cluster = Path(await world.stores.pool.fetchval("SHOW data_directory"))
+    log = cluster.parent / "server.log"
+    if not log.exists():
+        return "the server's log is not here"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    at = [n for n, line in enumerate(lines) if "deadlock detected" in line]
+    return "\n".join(line for n in at for line in lines[n : n + 12])
+
+
 async def beside(world: World, pair: asyncio.Future[list[None]]) -> None:
     """A tenant that has nothing to do with it, now and then as long as the pair works. Without a
     pause it would keep those busy who are to meet.
@@ -292,8 +304,9 @@ async def get_along(world: World, first: Work, step: int) -> None:
         pair = asyncio.gather(*(work(world, n) for n in range(2) for work in (one, other)))
         await beside(world, pair)
         await pair
-        assert not UNDONE, f"{one.__name__} beside {other.__name__}: {UNDONE}"
+        names = f"{one.__name__} beside {other.__name__}"
+        assert not UNDONE, f"{names}: {UNDONE}\n{await said_by_the_server(world)}"
     # Sessions report within a second of being idle.
     await world.stores.pool.execute("SELECT pg_stat_force_next_flush()")
     await world.prove()
-    assert await deadlocks(world) == before
+    assert await deadlocks(world) == before, await said_by_the_server(world)

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from support.marks import ASKED
 from support.order import ORDER, SPLIT
 
 import taximeter.meter
@@ -258,6 +259,13 @@ def test_the_files_that_come_first_are_there() -> None:
     missing = [file for file in ORDER if not (ROOT / "tests" / file).is_file()]
     assert missing == []
     assert set(SPLIT) <= set(ORDER)
+
+
+def test_ci_asks_for_what_files_are_chosen_by() -> None:
+    """Else it would read all of them, and take a minute more."""
+    script = (ROOT / ".ci" / "test").read_text()
+    asked = re.findall(r"'([^']*\balone\b[^']*)' \"\$@\"", script)
+    assert set(asked) == {*ASKED, "not whole and not alone and not long"}
 
 
 def test_modules_come_from_the_clone_under_one_name() -> None:

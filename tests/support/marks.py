@@ -14,6 +14,8 @@ import pytest
 
 REDIS: Final = frozenset({"session_redis_url", "valkey_server"})
 SERVERS: Final = frozenset({*REDIS, "session_cluster", "session_database_url", "migrated_postgres"})
+ASKED: Final = {"whole and not alone and not long": "whole", "alone and not floods": "alone"}
+"""What `.ci/test --whole` asks for, and the mark that a file must name to be read for it."""
 _STARTS: Final = re.compile(
     r"\bsubprocess\b|create_subprocess|\bspawn\(|Embedded\w+\(|\bserving\(|\bserved\(|\bnpm\b|\bForked\b"
 )
@@ -22,8 +24,13 @@ _STARTS: Final = re.compile(
 
 def mark(item: pytest.Item) -> None:
     """Mark a test `fast` when neither its fixtures nor its file start anything and it is not marked
-    slow, and `redis` when it asks for a Redis.
+    slow, and `redis` when it asks for a Redis. Fails for one that .ci/test would never run.
     """
+    for name in ASKED.values():
+        if item.get_closest_marker(name) is not None:
+            assert has_mark(item.path, name), (
+                f"{item.path}: say pytest.mark.{name} in the file itself"
+            )
     fixtures = set(getattr(item, "fixturenames", ()))
     if fixtures & REDIS:
         item.add_marker(pytest.mark.redis)
@@ -38,6 +45,7 @@ def starts_by_itself(file: Path) -> bool:
     return bool(_STARTS.search(file.read_text(encoding="utf-8")))
 
 
+@cache
 def has_mark(file: Path, name: str) -> bool:
     """Whether a test of a file is marked so, as far as its text says."""
     return f"mark.{name}" in file.read_text(encoding="utf-8")
