@@ -119,11 +119,7 @@ SELECT taximeter.guard_partition(partition.relname)
   JOIN pg_class AS partition ON partition.oid = inhrelid
  WHERE inhparent = 'credit_usage_attribution'::regclass AND partition.relname <> 'attribution_rest';
 
--- Serves what ends next in an organisation: a list by date, however many members it has.
-CREATE INDEX allocations_by_end ON user_credit_allocations (org_id, expires_at, id) WHERE is_active AND expires_at IS NOT NULL;
-
 -- migrate:down
-DROP INDEX allocations_by_end;
 DROP TRIGGER usage_labels_are_taken_back ON credit_usage_attribution;
 DROP FUNCTION taximeter.usage_labels_deleted();
 DROP TRIGGER usage_labels_are_rolled_up ON credit_usage_attribution;

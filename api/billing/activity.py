@@ -31,5 +31,5 @@ async def with_activity(
         used = dict(zip(row["days"] or (), row["credits_used"] or (), strict=True))
         days = [credits_of(used.get(first + timedelta(days=n), 0)) for n in range(DAYS)]
         last_at = row["last_request_at"]
-        told.append(view.model_copy(update={"last_request_at": last_at, "last_days": days}))
+        told.append(view.model_copy(update={"last_request_at": last_at, "credits_by_day": days}))
     return told

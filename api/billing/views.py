@@ -95,7 +95,7 @@ class AllocationView(BaseModel):
         description="When the user was last charged, as settled, if it is told and was in the last "
         "90 days",
     )
-    last_days: list[float] | None = Field(
+    credits_by_day: list[float] | None = Field(
         default=None,
         description="Credits of each of the user's last 14 days in UTC, the last one today, if "
         "they are told",

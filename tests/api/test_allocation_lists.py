@@ -101,11 +101,14 @@ async def test_what_users_did_lately_is_told_when_it_is_asked_for(world: World) 
     assert (await world.chat()).status_code == 200
     await world.settle()
     [plain] = (await get(world, "user_id=ann"))["allocations"]
-    assert (plain["last_request_at"], plain["last_days"]) == (None, None)
+    assert (plain["last_request_at"], plain["credits_by_day"]) == (None, None)
     for query in ("user_id=ann&activity=true", "sort=user&search=ann&activity=true"):
         [told] = (await get(world, query))["allocations"]
         assert told["last_request_at"] is not None
-        assert (len(told["last_days"]), sum(told["last_days"])) == (14, told["used_credits"])
-        assert told["last_days"][-1] > 0
+        assert (len(told["credits_by_day"]), sum(told["credits_by_day"])) == (
+            14,
+            told["used_credits"],
+        )
+        assert told["credits_by_day"][-1] > 0
     mine = await world.client.get(f"{BILLING}/billing/user", headers=world.auth("ann"))
     assert mine.json()["usage_last_30_days"]["last_request_at"] == told["last_request_at"]

@@ -42,6 +42,8 @@ PACKAGES = ("meter", "settler", "api")
 BESIDE_THE_GLOSSARY = {
     # Of the guide's answers and requests.
     *("remaining", "returned", "initial", "30d"),
+    # Of a series that a member's row shows.
+    *("by", "day"),
     # Of settings: credits per dollar, and bounds of an estimate.
     *("dollar", "cap", "floor", "overdraft"),
 }

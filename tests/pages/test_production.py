@@ -4,6 +4,7 @@ request: its commands, its units, its settings. An identity provider and a model
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from jwt.algorithms import RSAAlgorithm
 from support import systemctl
 from support.debian import Debian, debian_servers
 from support.pages import Terminal, blocks
+from support.waiting import eventually
 
 from taximeter.api.embedded.machine import LOOPBACK, free_port
 from taximeter.api.simulator.app import create_simulator
@@ -173,7 +175,11 @@ def test_from_nothing_to_the_first_metered_request(
     # What was metered is settled, and the roles are those of the page.
     query = "SELECT count(*), min(credits_used) > 0 FROM credit_usage_attribution"
     psql = ("sudo", "-u", "postgres", "psql", "-XqAt", "-d", "taximeter", "-c", query)
-    assert own_debian.ran(*psql) == "1|t\n"
+
+    async def is_settled() -> bool:
+        return own_debian.ran(*psql) == "1|t\n"
+
+    asyncio.run(eventually(is_settled, what="the request to be settled"))
     users = own_debian.sql(
         "SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = 'taximeter' ORDER BY 1"
     )

@@ -19,6 +19,7 @@ from taximeter.api.commands.admin_api.shown import show_fields, show_json, show_
 from taximeter.meter.wire.credits import credits_of, exact_millicredits, fits
 
 PAGE_MAX: Final = 100
+CHOICES_SHOWN_MAX: Final = 12
 _AMOUNT_DIGITS_MAX: Final = 30
 
 
@@ -157,6 +158,7 @@ def _params(action: Action) -> Iterator[click.Parameter]:
                 default=field.default,
                 show_default=field.default is not None,
                 help=field.help,
+                metavar=_metavar(field),
             )
     if action.paged:
         yield click.Option(
@@ -180,6 +182,13 @@ def _params(action: Action) -> Iterator[click.Parameter]:
         ["--api-url"], envvar="TAXIMETER_API_URL", default=URL_DEFAULT, show_default=True,
         show_envvar=True, help="Where the admin API is.",
     )  # fmt: skip
+
+
+def _metavar(field: Field) -> str | None:
+    """A word for choices that would fill lines; who gives another one is told all of them."""
+    if isinstance(field.kind, click.Choice) and len(field.kind.choices) > CHOICES_SHOWN_MAX:
+        return field.option.upper()
+    return None
 
 
 class _OrNull(click.ParamType[Any]):

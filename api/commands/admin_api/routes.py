@@ -25,6 +25,7 @@ from taximeter.api.commands.admin_api.previews import (
     preview_transfer,
 )
 from taximeter.meter.pricing import TOKENS_MAX
+from taximeter.settler.notices.catalogue import KINDS
 
 BILLING: Final = "/api/v1/org-billing"
 RIGHTS_OF_KEYS: Final = (
@@ -66,8 +67,8 @@ _COUNTED: Final = {
     "search": "Web searches.",
     "audio_hour": "Seconds of audio.",
 }
-_KINDS: Final = Field("types", "type", help="Of these types alone; may be given several times.",
-                      many=True)  # fmt: skip
+_KINDS: Final = Field("types", "type", click.Choice(["*", *KINDS]),
+                      "Of these types alone; may be given several times.", many=True)  # fmt: skip
 _PERCENTS: Final = Field("percents", "at", click.Choice((50, 75, 80, 90, 95, 99)),
                          "At which percent used; may be given several times.",
                          many=True)  # fmt: skip
@@ -86,8 +87,7 @@ def _receivers(group: str, base: str) -> tuple[Action, ...]:
                        Field("kind", "kind", click.Choice(["webhook", "slack", "email"]),
                              "What reads it."),
                        _KINDS, _PERCENTS),
-               repeatable=False,
-               asked_again=f"look with `taximeter admin {group} list`, and remove what nobody has"),
+               keyed=True),
         Action(group, "change", "Pause a receiver, enable it, or choose its types.", "PATCH", one,
                fields=(Field("name", "name", help="The new name."), _KINDS, _PERCENTS,
                        Field("state", "state", click.Choice(["active", "paused"]), "As it says."))),
@@ -201,8 +201,7 @@ ACTIONS: Final = (
                          "What it may do; may be given several times.", required=True, many=True),
                    Field("user_id", "user", help="The only user that it acts for."),
                    Field("expires_at", "expires", MOMENT, "When it ends; after 90 days.")),
-           repeatable=False,
-           asked_again="look with `taximeter admin api-key list`, and revoke what nobody has"),
+           keyed=True),
     Action("api-key", "revoke", "End an API key.", "DELETE",
            f"{BILLING}/orgs/{{org_id}}/keys/{{key_id}}"),
 

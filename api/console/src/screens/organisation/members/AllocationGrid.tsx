@@ -125,7 +125,7 @@ function rowOf(one: Schemas['AllocationView'], feed: FeedState): Row {
     remaining,
     percent: percentOf(used, allocated),
     ends: one.expires_at,
-    days: (one.last_days ?? []).map(fromCredits),
+    days: (one.credits_by_day ?? []).map(fromCredits),
     lastRequest: one.last_request_at,
   };
 }

@@ -121,7 +121,7 @@ function MemberRow({ orgId, member, feed }: MemberRowProps) {
         </Box>
       </TableCell>
       <TableCell sx={WIDE}>
-        <Sparkline amounts={(member.last_days ?? []).map(fromCredits)} />
+        <Sparkline amounts={(member.credits_by_day ?? []).map(fromCredits)} />
       </TableCell>
       <TableCell sx={WIDE}>
         <Moment at={member.last_request_at} as="ago" />
