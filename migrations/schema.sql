@@ -860,6 +860,8 @@ COMMENT ON COLUMN taximeter.usage_daily.day IS 'The day in UTC.';
 ALTER TABLE ONLY taximeter.usage_daily
     ADD CONSTRAINT usage_daily_pkey PRIMARY KEY (org_id, user_id, service_type, service_name, day);
 
+CREATE INDEX usage_daily_by_day ON taximeter.usage_daily USING brin (day) WITH (pages_per_range='32', autosummarize='on');
+
 CREATE INDEX usage_daily_by_org_day ON taximeter.usage_daily USING btree (org_id, day);
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
@@ -880,6 +882,8 @@ COMMENT ON COLUMN taximeter.usage_daily_by_org.writer IS '0: settle. 1: deduct_c
 
 ALTER TABLE ONLY taximeter.usage_daily_by_org
     ADD CONSTRAINT usage_daily_by_org_pkey PRIMARY KEY (org_id, day, service_type, service_name, writer);
+
+CREATE INDEX usage_daily_by_org_by_day ON taximeter.usage_daily_by_org USING brin (day) WITH (pages_per_range='32', autosummarize='on');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_daily_by_org FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 
@@ -961,6 +965,8 @@ COMMENT ON COLUMN taximeter.usage_monthly_by_user.credits_to_day IS 'Element d: 
 
 ALTER TABLE ONLY taximeter.usage_monthly_by_user
     ADD CONSTRAINT usage_monthly_by_user_pkey PRIMARY KEY (org_id, month, user_id);
+
+CREATE INDEX usage_monthly_by_user_by_month ON taximeter.usage_monthly_by_user USING brin (month) WITH (pages_per_range='32', autosummarize='on');
 
 CREATE TRIGGER rollup_is_not_truncated BEFORE TRUNCATE ON taximeter.usage_monthly_by_user FOR EACH STATEMENT EXECUTE FUNCTION taximeter.refuse('it mirrors the attribution; delete there');
 

@@ -115,6 +115,7 @@ async def check(
         stores.pool.acquire() as conn,
         conn.transaction(isolation="repeatable_read", readonly=True),
     ):
+        await conn.execute(_SEALS["read_much"])
         # One snapshot for the live comparison and for every query on the books.
         books = await reconcile(
             stores, ReconcileLimits(limits.holds_limit, limits.entry_age_max_s), conn

@@ -249,6 +249,7 @@ class _RefusedError(Exception):
 
 async def _seal_once(conn: Session, done: Sealed) -> bool:
     """One seal, in the transaction of `conn`; whether there may be more."""
+    await conn.execute(SQL["read_much"])
     state = await read_state(conn)
     done.n, done.link, done.until = state.n, state.link, state.sealed_until
     if state.announced is None or not state.is_noted:
@@ -524,6 +525,7 @@ async def prove_some(conn: Session, budget_s: float) -> list[date]:
 async def _prove_day(conn: Session, first: date | None, day: date) -> None:
     """Read a day and those before it from `first` on, and note what they are."""
     async with conn.transaction(isolation="repeatable_read"):
+        await conn.execute(SQL["read_much"])
         state = await read_state(conn)
         wrong = [f"I16: {one}" for one in await prove_days(conn, first, day + _DAY, state)]
         if state.sealed_until is not None and day < state.sealed_until.astimezone(UTC).date():

@@ -4,11 +4,12 @@
 
 -- name: used_is_usage
 -- invariant: I2
--- fires: used was changed without a charge behind the triggers' back, or a charge was booked in part.
+-- fires: used was changed without a charge behind the triggers' back, or a charge was booked in part. Usage is that of the months, which
+-- are compared with their days: there is a tenth as much of them.
 SELECT format('%s/%s: used differs from its usage by %s', org_id, user_id, sum(difference)) AS violation
   FROM (SELECT org_id, user_id, used_credits AS difference FROM user_credit_allocations
         UNION ALL
-        SELECT org_id, user_id, -credits_used FROM taximeter.usage_daily
+        SELECT org_id, user_id, -credits_to_day[31] FROM taximeter.usage_monthly_by_user
         UNION ALL
         SELECT org_id, user_id, -used_by_hand FROM taximeter.accounts) AS terms
  GROUP BY org_id, user_id
@@ -122,12 +123,12 @@ HAVING sum(requests) <> 0 OR sum(credits) <> 0
 -- fires: one of the rollups of organisations was edited. Running totals are compared by day: each less the one before it.
 SELECT format('%s on %s: the months have %s more requests and %s more millicredits than their days',
               org_id, day, sum(requests), sum(credits)) AS violation
-  FROM (SELECT org_id, month + nth::integer - 1 AS day, requests_to - requests_before AS requests,
-               credits_to - credits_before AS credits
+  FROM (SELECT org_id, month + nth - 1 AS day, requests_to_day[nth] - coalesce(requests_to_day[nth - 1], 0) AS requests,
+               credits_to_day[nth] - coalesce(credits_to_day[nth - 1], 0) AS credits
           FROM taximeter.usage_monthly_by_org,
-               unnest(requests_to_day, 0::bigint || requests_to_day[:30], credits_to_day, 0::bigint || credits_to_day[:30])
-               WITH ORDINALITY AS totals (requests_to, requests_before, credits_to, credits_before, nth)
-         WHERE (requests_to, credits_to) <> (requests_before, credits_before) AND month >= date_trunc('month', timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND month < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
+               generate_series(greatest(month, (timestamptz '-infinity' AT TIME ZONE 'UTC')::date) - month + 1,
+                               least(month + 31, (timestamptz 'infinity' AT TIME ZONE 'UTC')::date) - month) AS nth
+         WHERE month >= date_trunc('month', timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND month < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
         UNION ALL
         SELECT org_id, day, -requests, -credits_used FROM taximeter.usage_daily_by_org) AS terms
  WHERE day >= (timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND day < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
@@ -141,12 +142,12 @@ HAVING sum(requests) <> 0 OR sum(credits) <> 0
 -- fires: one of the rollups of users was edited.
 SELECT format('%s/%s on %s: the months have %s more requests and %s more millicredits than their days',
               org_id, user_id, day, sum(requests), sum(credits)) AS violation
-  FROM (SELECT org_id, user_id, month + nth::integer - 1 AS day, requests_to - requests_before AS requests,
-               credits_to - credits_before AS credits
+  FROM (SELECT org_id, user_id, month + nth - 1 AS day, requests_to_day[nth] - coalesce(requests_to_day[nth - 1], 0) AS requests,
+               credits_to_day[nth] - coalesce(credits_to_day[nth - 1], 0) AS credits
           FROM taximeter.usage_monthly_by_user,
-               unnest(requests_to_day, 0::bigint || requests_to_day[:30], credits_to_day, 0::bigint || credits_to_day[:30])
-               WITH ORDINALITY AS totals (requests_to, requests_before, credits_to, credits_before, nth)
-         WHERE (requests_to, credits_to) <> (requests_before, credits_before) AND month >= date_trunc('month', timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND month < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
+               generate_series(greatest(month, (timestamptz '-infinity' AT TIME ZONE 'UTC')::date) - month + 1,
+                               least(month + 31, (timestamptz 'infinity' AT TIME ZONE 'UTC')::date) - month) AS nth
+         WHERE month >= date_trunc('month', timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND month < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
         UNION ALL
         SELECT org_id, user_id, day, -requests, -credits_used FROM taximeter.usage_daily) AS terms
  WHERE day >= (timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND day < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
@@ -160,13 +161,15 @@ HAVING sum(requests) <> 0 OR sum(credits) <> 0
 -- fires: the rollup of the whole system was edited.
 SELECT format('%s, to day %s: everybody has %s more requests and %s more millicredits than the organisations',
               to_char(month, 'YYYY-MM'), nth, sum(requests), sum(credits)) AS violation
-  FROM (SELECT month, nth, requests_to AS requests, credits_to AS credits
+  FROM (SELECT month, nth, requests_to_day[nth] AS requests, credits_to_day[nth] AS credits
           FROM taximeter.usage_monthly,
-               unnest(requests_to_day, credits_to_day) WITH ORDINALITY AS totals (requests_to, credits_to, nth)
+               generate_series(greatest(month, (timestamptz '-infinity' AT TIME ZONE 'UTC')::date) - month + 1,
+                               least(month + 31, (timestamptz 'infinity' AT TIME ZONE 'UTC')::date) - month) AS nth
         UNION ALL
-        SELECT month, nth, -requests_to, -credits_to
+        SELECT month, nth, -requests_to_day[nth], -credits_to_day[nth]
           FROM taximeter.usage_monthly_by_org,
-               unnest(requests_to_day, credits_to_day) WITH ORDINALITY AS totals (requests_to, credits_to, nth)) AS terms
+               generate_series(greatest(month, (timestamptz '-infinity' AT TIME ZONE 'UTC')::date) - month + 1,
+                               least(month + 31, (timestamptz 'infinity' AT TIME ZONE 'UTC')::date) - month) AS nth) AS terms
  WHERE month >= date_trunc('month', timestamptz '-infinity' AT TIME ZONE 'UTC')::date AND month < (timestamptz 'infinity' AT TIME ZONE 'UTC')::date
  GROUP BY month, nth
 HAVING sum(requests) <> 0 OR sum(credits) <> 0

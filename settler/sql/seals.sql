@@ -11,6 +11,10 @@ SELECT announced, sealed_until, n, link, round_day, round_began_at, round_ended_
        coalesce(pg_snapshot_xmin(pg_current_snapshot()) >= announced_xid, false) AS is_noted
   FROM taximeter.seal_state
 
+-- name: read_much
+-- For the transaction that compares sums of everything: its sorts stay in memory, and no query is compiled that runs once.
+SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true)
+
 -- name: due
 -- The hour that can be announced: hours that ended $1 seconds ago.
 SELECT date_trunc('hour', now() - make_interval(secs => $1), 'UTC')

@@ -218,7 +218,6 @@ async def run(servers: Servers) -> list[Figure]:
         scale.history_rows,
         scale.history_organisations,
         scale.history_members,
-        scale.history_batches,
     )
     async with servers.redis() as (redis_url, _), servers.database(BUFFERS) as database_url:
         settings = StoreSettings(

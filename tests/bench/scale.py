@@ -33,7 +33,6 @@ class Scale:
     history_organisations: int = 10_000
     history_members: int = 1_500
     """Members of the largest organisation of the year of usage."""
-    history_batches: int = 365
     figure_samples: int = 500
     open_streams: int = 5_000
     large_users: int = 1_000_000
@@ -59,7 +58,6 @@ QUICK = Scale(
     history_rows=200_000,
     history_organisations=500,
     history_members=300,
-    history_batches=52,
     figure_samples=50,
     open_streams=100,
     large_users=30_000,

@@ -24,7 +24,7 @@ from taximeter.settler.books.stores import Stores
 from taximeter.settler.proof.check import check
 from taximeter.settler.shards.guardian import guard
 
-HISTORY = History(rows=48_000, organisations=300, members_of_largest=200, batches=24)
+HISTORY = History(rows=48_000, organisations=300, members_of_largest=200)
 
 LARGE = re.compile(
     r"attribution_\w+|charged_requests|usage_daily\w*|usage_monthly_by_user|accounts|account_entries"
