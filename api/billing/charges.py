@@ -9,7 +9,7 @@ import io
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -45,6 +45,8 @@ COLUMNS: Final = (
 )
 PRICE_COLUMNS: Final = ("of", "source", "version", "dated", "age_days")
 READ_S: Final = 20.0
+LOOKED_AT_MAX: Final = 10_000
+"""Charges that one page looks at, where what is asked for is in no index."""
 
 
 class Reader(Protocol):
@@ -85,6 +87,11 @@ class Chosen(NamedTuple):
     least: int | None = None
     most: int | None = None
 
+    @property
+    def is_in_no_index(self) -> bool:
+        """Whether charges have to be looked at one by one."""
+        return self[4:7] != (None,) * 3 or self[9:] != (None,) * 3
+
     def has(self, charge: Charge) -> bool:
         """Whether it is late as asked for, and its amount between the two."""
         amount = charge["credits_used"]
@@ -114,17 +121,42 @@ class Charges:
         async def look(conn: Connection) -> tuple[Sequence[Charge], list[Part], Chosen]:
             # One snapshot: a month is in one of the two.
             rows = await conn.fetch(REQUESTS["list_requests"], *chosen, limit)
-            rest = chosen
-            if len(rows) == limit:
-                # Older ones are on other pages.
-                rest = chosen._replace(first=max(chosen.first, rows[-1]["created_at"]))
-            if rest.first >= bounds(last_month(datetime.now(UTC).date()))[0]:
-                return rows, [], rest  # These months are never archived.
-            found = await conn.fetch(REQUESTS["archived_parts"], rest.first, rest.before)
-            return rows, [Part(**dict(row)) for row in found], rest
+            return await _parts_of(conn, chosen, rows, limit)
 
         rows, parts, rest = await read(look)
         return await self._with_archived(parts, rest, rows, limit) if parts else rows
+
+    async def bounded_page(
+        self, read: Reader, chosen: Chosen, limit: int
+    ) -> tuple[Sequence[Charge], Charge | None]:
+        """The same, in bounded time: where what is asked for is in no index, at most LOOKED_AT_MAX
+        charges are looked at. Where those were not all, the last of them comes with what was found:
+        the next page begins behind it.
+        """
+
+        async def look(
+            conn: Connection,
+        ) -> tuple[Sequence[Charge], Charge | None, list[Part], Chosen]:
+            among = chosen
+            if chosen.request_id is not None:
+                key = (chosen.org_id, chosen.request_id)
+                known = (await conn.fetch(REQUESTS["moments_of_request"], *key))[0]
+                if known["first"] is not None:
+                    after = known["last"] + timedelta(microseconds=1)
+                    among = chosen._replace(
+                        first=max(chosen.first, known["first"]), before=min(chosen.before, after)
+                    )
+            found = await conn.fetch(REQUESTS["list_requests_among"], *among, limit, LOOKED_AT_MAX)
+            rows = [row for row in found if not row["is_end"]]
+            if len(rows) < limit and len(rows) < len(found):
+                return rows, found[-1], [], among
+            rows, parts, rest = await _parts_of(conn, among, rows, limit)
+            return rows, None, parts, rest
+
+        if not chosen.is_in_no_index:
+            return await self.page(read, chosen, limit), None
+        rows, end, parts, rest = await read(look)
+        return (await self._with_archived(parts, rest, rows, limit) if parts else rows), end
 
     async def _with_archived(
         self, parts: list[Part], chosen: Chosen, rows: Sequence[Charge], limit: int
@@ -147,6 +179,20 @@ class Charges:
 
         async with self._alone:
             return await asyncio.to_thread(read)
+
+
+async def _parts_of(
+    conn: Connection, chosen: Chosen, rows: Sequence[Charge], limit: int
+) -> tuple[Sequence[Charge], list[Part], Chosen]:
+    """The rows, and where older ones of the page may lie in the archive."""
+    rest = chosen
+    if len(rows) == limit:
+        # Older ones are on other pages.
+        rest = chosen._replace(first=max(chosen.first, rows[-1]["created_at"]))
+    if rest.first >= bounds(last_month(datetime.now(UTC).date()))[0]:
+        return rows, [], rest  # These months are never archived.
+    found = await conn.fetch(REQUESTS["archived_parts"], rest.first, rest.before)
+    return rows, [Part(**dict(row)) for row in found], rest
 
 
 def _wanted(chosen: Chosen, give_up_at: float) -> Wanted:

@@ -43,7 +43,10 @@ RequestIdParam = Annotated[ShortText | None, Query(description="Only this reques
 
 
 class RequestList(FromBooks):
-    """A page of charges, newest first. `next` leads to the page after it; null is the last one."""
+    """A page of charges, newest first. `next` leads to the page after it; null is the last one. A
+    page looks at 10,000 charges at most: narrowed to a service, a model, late ones or an amount, it
+    may have fewer than `limit`, also none, while `next` leads on.
+    """
 
     requests: list[SettledRequest]
     next: str | None = Field(description="Hand it over as `cursor` for the next page")
@@ -95,13 +98,14 @@ async def list_requests(
     question is included; `complete` and `as_of` say if that took too long.
     """
     books = await services.catch_up.of_org(access.org_id)
-    rows = await _page(services, reports, chosen, limit + 1)
+    rows, end = await _bounded_page(services, reports, chosen, limit + 1)
     shown = rows[:limit]
+    last = shown[-1] if len(rows) > limit else end
     return RequestList(
         as_of=books.as_of,
         complete=books.complete,
         requests=[view_of(row) for row in shown],
-        next=_cursor(shown[-1]) if len(rows) > limit else None,
+        next=None if last is None else _cursor(last),
         limit=limit,
     )
 
@@ -133,6 +137,15 @@ async def _page(
 ) -> Sequence[Charge]:
     try:
         return await services.charges.page(reports.read, chosen, limit)
+    except ArchiveError as error:
+        raise ApiError.of("archive_away", why=error) from error
+
+
+async def _bounded_page(
+    services: Services, reports: AnswerFromReports, chosen: Chosen, limit: int
+) -> tuple[Sequence[Charge], Charge | None]:
+    try:
+        return await services.charges.bounded_page(reports.read, chosen, limit)
     except ArchiveError as error:
         raise ApiError.of("archive_away", why=error) from error
 

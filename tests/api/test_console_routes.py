@@ -16,6 +16,7 @@ import pytest
 from support.waiting import eventually
 from support.world import BILLING, World
 
+from taximeter.api.billing import charges
 from taximeter.api.routes import live as live_route
 from taximeter.api.running import live_looks
 from taximeter.meter import Usage
@@ -421,3 +422,34 @@ async def test_streams_of_one_user_are_bounded(
         assert refused.status_code == 429, refused.text
         # Somebody else, and who asks once, are not concerned.
         assert (await get(world, f"{ACME}/live", "ann"))["members"][0]["live"] is True
+
+
+async def test_a_page_of_what_no_index_finds_is_bounded_and_leads_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that nobody used must not have every charge of an organisation read."""
+    monkeypatch.setattr(charges, "LOOKED_AT_MAX", 5)
+    await world.funded("ann", 50.0)
+    meter = await world.app.state.services.meters.get()
+    for number in range(12):
+        usage = Usage(service_type="llm", service_name="rare" if number in (3, 4) else "often")
+        await meter.charge("acme", "ann", 10 + number, request_id=f"r-{number}", usage=usage)
+    await world.settle()
+
+    async def walk(query: str) -> list[list[str]]:
+        """The request ids of each page."""
+        pages, cursor = [], ""
+        while not pages or cursor:
+            place = f"&cursor={cursor}" if cursor else ""
+            page = await get(world, f"{ACME}/requests?limit=2&{query}{place}")
+            pages.append([one["request_id"] for one in page["requests"]])
+            cursor = page["next"] or ""
+        return pages
+
+    assert await walk("service_name=rare") == [[], ["r-4", "r-3"], []]
+    assert await walk("service_name=none") == [[], [], []]
+    assert await walk("credits_min=0.021") == [["r-11"], [], []]
+    # What an index finds is not looked for: page after page, each of them full, and no empty one.
+    assert len(await walk("user_id=ann")) == 6
+    assert await walk("request_id=r-0") == [["r-0"]]
+    assert await walk("request_id=none") == [[], [], []]
