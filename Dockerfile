@@ -5,7 +5,7 @@
 # newest as a line for .env.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
-# Every package at the version that the tests ran with, checked against its hashes; pip and sources stay behind in this stage.
+# Server, tracing and exports, every package at the version that the tests ran with, checked against its hashes; pip and sources stay behind in this stage.
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /build
 RUN python -m venv /opt/taximeter
