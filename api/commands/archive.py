@@ -91,7 +91,10 @@ def list_months(database_url: str) -> None:
 def check(database_url: str) -> None:
     """A line for each thing that is wrong, or could not be read."""
     _, place = _place()
-    found = _run(database_url, lambda conn: compare_archives(conn, place, files=True))
+    with progress_bar("rows") as tell:
+        found = _run(
+            database_url, lambda conn: compare_archives(conn, place, files=True, tell=tell)
+        )
     for line in found.wrong:
         click.echo(line, err=True)
     for line in found.unread:

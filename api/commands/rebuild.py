@@ -7,6 +7,7 @@ import asyncio
 import click
 
 from taximeter.api.commands.maintenance import FORCE, WAIT, maintenance_settings, reported
+from taximeter.api.commands.progress import progress_bar
 from taximeter.settler.books.settings import StoreSettings
 from taximeter.settler.books.stores import open_stores
 from taximeter.settler.books.watermarks import count_shards
@@ -37,9 +38,17 @@ async def _run(
         shards = range(await count_shards(stores.pool)) if shard is None else [shard]
         if not shards:
             raise LookupError("there are no shards yet: the settler has never run")
-        for one in shards:
-            done = await rebuild_on_demand(stores, one, reason=reason, wait_s=wait_s, force=force)
-            click.echo(_line(done))
+        with progress_bar("shards") as tell:
+            for nth, one in enumerate(shards):
+
+                def says(now: str, nth: int = nth, one: int = one) -> None:
+                    tell(nth, len(shards), f"shard {one}: {now}")
+
+                says("")
+                done = await rebuild_on_demand(
+                    stores, one, reason=reason, wait_s=wait_s, force=force, says=says
+                )
+                click.echo(_line(done))
 
 
 def _line(done: Rebuilt) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,11 +33,18 @@ class Compared:
         (self.unread if isinstance(error, ArchiveUnread) else self.wrong).append(f"{part}: {error}")
 
 
-async def compare_archives(conn: Session, place: Place, *, files: bool) -> Compared:
+async def compare_archives(
+    conn: Session,
+    place: Place,
+    *,
+    files: bool,
+    tell: Callable[[int, int, str], None] = lambda done, total, now: None,
+) -> Compared:
     """What is wrong with the archive: a manifest that is missing, altered, or says another number
     of rows or credits than Postgres has noted. With `files`, every file is read: digests, rows, and
     sums by organisation beside the rollup. A place that does not answer is not asked for every
-    part. Raises asyncpg errors.
+    part. `tell` hears how many rows are read, of how many, and which month is.
+    Raises asyncpg errors.
     """
     found = Compared()
     by_month: dict[str, list[tuple[Part, Manifest]]] = {}
@@ -68,8 +76,15 @@ async def compare_archives(conn: Session, place: Place, *, files: bool) -> Compa
                 " same ones"
             )
     if files:
-        for parts in by_month.values():
-            await _files_of_month(conn, place, parts, found)
+        read, total = 0, sum(one.rows for parts in by_month.values() for _, one in parts)
+        for month, parts in by_month.items():
+
+            def reads(rows: int, month: str = month) -> None:
+                nonlocal read
+                read += rows
+                tell(read, total, month)
+
+            await _files_of_month(conn, place, parts, found, reads)
             if len(found.unread) >= _UNREAD_MAX:
                 break
     return found
@@ -95,14 +110,18 @@ async def find_strays(conn: Session, place: Place) -> list[str]:
 
 
 async def _files_of_month(
-    conn: Session, place: Place, parts: list[tuple[Part, Manifest]], compared: Compared
+    conn: Session,
+    place: Place,
+    parts: list[tuple[Part, Manifest]],
+    compared: Compared,
+    tell: Callable[[int], object],
 ) -> None:
     """Every file of a month, and what it comes to by organisation."""
     month = parts[0][0].month
     found: dict[str, tuple[int, int]] = {}
     for part, manifest in parts:
         try:
-            by_org = await asyncio.to_thread(prove_part, place, part, manifest)
+            by_org = await asyncio.to_thread(prove_part, place, part, manifest, tell)
         except ArchiveError as error:
             compared.note(part, error)
             return

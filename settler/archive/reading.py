@@ -190,9 +190,15 @@ def rows_of_file(place: Place, entry: FileEntry) -> Iterator[list[tuple[Any, ...
         )
 
 
-def prove_part(place: Place, part: Part, manifest: Manifest) -> dict[str, tuple[int, int]]:
+def prove_part(
+    place: Place,
+    part: Part,
+    manifest: Manifest,
+    tell: Callable[[int], object] = lambda rows: None,
+) -> dict[str, tuple[int, int]]:
     """Read every file of a part again; (requests, millicredits) by organisation. Raises
     ArchiveError when a file is missing or altered, or the rows are not those of the manifest.
+    `tell` is called with numbers of rows as they are read.
     """
     counted, by_org = Tally(), dict[str, tuple[int, int]]()
     org, credits = NAMES.index("org_id"), NAMES.index("credits_used")
@@ -202,6 +208,7 @@ def prove_part(place: Place, part: Part, manifest: Manifest) -> dict[str, tuple[
             for row in rows:
                 requests, used = by_org.get(row[org], (0, 0))
                 by_org[row[org]] = requests + 1, used + row[credits]
+            tell(len(rows))
     if counted != manifest.tally:
         raise ArchiveError(f"{part.manifest} says {manifest.tally}, and its files hold {counted}")
     return by_org

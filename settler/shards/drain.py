@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -28,6 +28,14 @@ _PAUSE_S: Final = 0.05
 # Longer than the wait, so that a drain never ends by itself under the one who waits; if that one
 # dies, credit is taken again after this much more.
 _DRAIN_MARGIN_S: Final = 30.0
+
+
+Says = Callable[[str], None]
+"""Is told what is done now, in a few words for people."""
+
+
+def say_nothing(_: str) -> None:
+    """For who looks at no screen."""
 
 
 class ShardBusy(Exception):
@@ -59,7 +67,13 @@ class Rebuilt:
 
 
 async def rebuild_on_demand(
-    stores: Stores, shard: int, *, reason: str, wait_s: float, force: bool = False
+    stores: Stores,
+    shard: int,
+    *,
+    reason: str,
+    wait_s: float,
+    force: bool = False,
+    says: Says = say_nothing,
 ) -> Rebuilt:
     """Drain the shard, settle everything, and open it at a new epoch with balances from Postgres.
 
@@ -72,7 +86,8 @@ async def rebuild_on_demand(
     mark = await read_mark(stores.pool, shard)
     await stores.check_server(shard)
     async with guardian_locks(stores, [shard]) as conn:
-        await drain_shards(stores, [shard], wait_s=wait_s, force=force)
+        await drain_shards(stores, [shard], wait_s=wait_s, force=force, says=says)
+        says("balances come from Postgres")
         mark = await read_mark(stores.pool, shard)
         whole = is_whole(mark, await view_shard(stores, shard, mark))
         done = await rebuild(conn, stores, shard, mark.shards, reason, whole=whole)
@@ -90,7 +105,14 @@ async def guardian_locks(stores: Stores, shards: Sequence[int]) -> AsyncIterator
         yield conn
 
 
-async def drain_shards(stores: Stores, shards: Sequence[int], *, wait_s: float, force: bool) -> int:
+async def drain_shards(
+    stores: Stores,
+    shards: Sequence[int],
+    *,
+    wait_s: float,
+    force: bool,
+    says: Says = say_nothing,
+) -> int:
     """Drain these shards until no hold is open in any of them; returns how many are left.
 
     That is 0 unless `force`. A shard that is closed already has nothing to drain. Raises HoldsOpen
@@ -112,6 +134,7 @@ async def drain_shards(stores: Stores, shards: Sequence[int], *, wait_s: float, 
                 return left
             if time.monotonic() >= deadline:
                 raise HoldsOpen(left, wait_s)
+            says(f"{left:,} holds are open, {max(deadline - time.monotonic(), 0):.0f} s to wait")
             await asyncio.sleep(_PAUSE_S)
     except BaseException:
         for shard, epoch_then in open_at.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 
 from taximeter.settler.books.fingerprint import StreamChanged
@@ -23,6 +24,9 @@ _PATIENCE_S: Final = 60.0
 _PAUSE_S: Final = 0.05
 SHARDS_MAX: Final = 1024
 
+Tell = Callable[[int, int, str], None]
+"""Is told how many steps are done, of how many, and what is done now."""
+
 
 class EventsMissing(Exception):
     """Redis has given numbers to events that it does not have. Rebuild the shard first: that writes
@@ -30,15 +34,22 @@ class EventsMissing(Exception):
     """
 
 
-async def reshard(stores: Stores, wanted: int, *, wait_s: float, force: bool = False) -> int:
+async def reshard(
+    stores: Stores,
+    wanted: int,
+    *,
+    wait_s: float,
+    force: bool = False,
+    tell: Tell = lambda done, total, now: None,
+) -> int:
     """Spread all organisations over `wanted` shards; returns how many there were.
 
     Returns at once when the number is right already. Holds that are still open with `force` go on,
     with what they have reported. Clients and settlers that run learn of the
     new number by themselves. The number changes in one Postgres transaction, before which every
     event is settled: a crash earlier leaves shards that a guardian reopens as they were, a crash
-    later ones that it opens at the new number. Raises ShardBusy, HoldsOpen, EventsMissing,
-    ValueError, asyncpg and redis errors.
+    later ones that it opens at the new number. `tell` is called after each step. Raises
+    ShardBusy, HoldsOpen, EventsMissing, ValueError, asyncpg and redis errors.
     """
     if not 1 <= wanted <= SHARDS_MAX:
         raise ValueError(f"shards must be 1 to {SHARDS_MAX}")
@@ -48,21 +59,38 @@ async def reshard(stores: Stores, wanted: int, *, wait_s: float, force: bool = F
     if await stores.pool.fetchval(_SQL["is_moving"]):
         raise ShardBusy("an organisation is being moved to another cell; try again")
     everyone = range(before)
+    done, steps = 0, 1 + 2 * before + 1 + wanted
+
+    def step(now: str) -> None:
+        nonlocal done
+        done += 1
+        tell(done, steps, now)
+
     async with guardian_locks(stores, range(max(before, wanted))) as conn:
-        await drain_shards(stores, everyone, wait_s=wait_s, force=force)
+        await drain_shards(
+            *(stores, everyone),
+            wait_s=wait_s,
+            force=force,
+            says=lambda now: tell(0, steps, now),
+        )
+        step("all shards are drained")
         for shard in everyone:
             reason = f"the system gets {wanted} shards instead of {before}"
             mark = await read_mark(stores.pool, shard)
             seen = await view_shard(stores, shard, mark)
             await fence(stores, mark, seen, reason, whole=is_whole(mark, seen))
+            step(f"shard {shard} is closed")
         for shard in everyone:
             await _settle_all(stores, shard)
+            step(f"shard {shard} is settled")
         await spread(stores, before, wanted)
         await _change(conn, stores, before, wanted)
+        step(f"there are {wanted} shards")
     for shard in range(wanted, before):
         await _leave(stores, shard, wanted)
     for shard in range(wanted):
         await _open(stores, shard, wanted)
+        step(f"shard {shard} is open")
     return before
 
 

@@ -82,7 +82,14 @@ async def test_a_month_goes_and_comes_back_as_it_was(months: Months) -> None:
     )
     assert set(raw["ledger"]) == {"history", "position", "watermarks"}
     assert await months.conn.fetchval("SELECT requests FROM taximeter.dropped_months") == 30
-    assert await compare_archives(months.conn, months.place, files=True) == Compared()
+    told: list[tuple[int, int, str]] = []
+    found = await compare_archives(
+        months.conn, months.place, files=True, tell=lambda *now: told.append(now)
+    )
+    assert found == Compared()
+    rows = [read for read, _, _ in told]
+    assert rows == sorted(set(rows))
+    assert told[-1] == (30, 30, "2025-01")
     assert await months.violations() == []
     # The latest comes back first.
     await archive_month(months.conn, months.place, FEBRUARY, SMALL)

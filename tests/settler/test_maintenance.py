@@ -159,6 +159,23 @@ async def test_only_one_maintenance_at_a_time(world: World) -> None:
     assert await reshard(world.stores, 2, wait_s=0) == 1
 
 
+async def test_whoever_waits_is_told_how_far_it_is(world: World) -> None:
+    await world.organization(ann=1_000)
+    await world.operate("acme", ("reserve", "ann", "r1", 10))
+    told: list[tuple[int, int, str]] = []
+    await reshard(world.stores, 2, wait_s=0.2, force=True, tell=lambda *step: told.append(step))
+    assert told[0][0] == 0
+    assert told[0][2].startswith("1 holds are open, 0 s to wait")
+    steps = [done for done, _, _ in told if done]
+    # Drained, closed, settled, changed, and two that are opened.
+    assert steps == list(range(1, 7))
+    assert {total for _, total, _ in told} == {6}
+    assert told[-1][2] == "shard 1 is open"
+    said: list[str] = []
+    await rebuild_on_demand(world.stores, 1, reason="t", wait_s=0.2, force=True, says=said.append)
+    assert said[-1] == "balances come from Postgres"
+
+
 async def test_events_that_are_missing_stop_a_reshard(world: World) -> None:
     await world.organization(ann=1_000)
     await world.charge("ann", 5)
