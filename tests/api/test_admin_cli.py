@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from taximeter.api.app import create_app
 from taximeter.api.commands import group
 from taximeter.api.commands.admin_api import caller as callers
 from taximeter.api.commands.admin_api.routes import ACTIONS, LEFT_OUT
+from taximeter.api.routes import exports
 from taximeter.api.settings.api import ApiSettings
 
 OUTSIDE = ("/api/v1/llm", "/v1/")
@@ -99,6 +101,9 @@ def test_columns_are_fields_of_the_answers(document: dict[str, Any]) -> None:
 
     for action in ACTIONS:
         answer = routes(document)[action.method, action.path]["responses"]["200"]
+        if action.is_file:
+            assert "application/json" not in answer["content"]
+            continue
         schema = answer["content"]["application/json"]["schema"]
         for name in action.totals:
             at(schema, name)
@@ -199,6 +204,39 @@ async def test_lists_are_whole_over_several_pages(
     assert "the first 3; --all shows all of them" in few.output
     whole = (await shell.answers("audit", "acme", "--all"))["entries"]
     assert len({one["id"] for one in whole}) == len(whole) > 3
+
+
+async def test_an_export_is_a_whole_file_or_none(
+    acme: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    shell, path = Shell(acme), folder / "ledger.csv"
+    said = await shell.says("export", "acme", "ledger", "-o", str(path))
+    assert said == f"{path}: {path.stat().st_size:,} bytes\n"
+    whole = path.read_bytes()
+    assert b"50.000" in whole
+    table = folder / "all.parquet"
+    await shell.says("export-all", "ledger", "--format", "parquet", "--output", str(table))
+    assert table.read_bytes()[-4:] == b"PAR1"
+    # Refused, or broken off in the middle: what was there is there still, and nothing else.
+    refused = await shell.run("export", "acme", "secrets", "-o", str(path))
+    assert (refused.exit_code, "kind" in refused.output) == (1, True)
+    nowhere = await shell.run("export", "acme", "ledger", "-o", str(folder / "no" / "x.csv"))
+    assert (nowhere.exit_code, nowhere.output.count("\n")) == (1, 1)
+    pieces = exports._all
+
+    async def breaks(begun: bytes, rest: Any) -> Any:
+        async for piece in pieces(begun, rest):
+            yield piece[:10]
+            raise OSError("gone")
+
+    monkeypatch.setattr(exports, "_all", breaks)
+    broken = await shell.run("export", "acme", "ledger", "-o", str(path))
+    assert broken.exit_code == 1
+    assert "broke it off after 10 bytes" in broken.output
+    assert path.read_bytes() == whole
+    assert sorted(os.listdir(folder)) == ["all.parquet", "ledger.csv"]
 
 
 async def test_a_dry_run_sends_nothing(acme: World) -> None:

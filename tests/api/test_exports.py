@@ -9,7 +9,7 @@ import gc
 import io
 import sys
 import tracemalloc
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import asyncpg
@@ -22,9 +22,11 @@ from support.world import BILLING, World
 
 from taximeter.api.billing import exported
 from taximeter.api.web.fair_shares import FairShares
+from taximeter.meter.wire.refusals import RETRY_AFTER_S
 from taximeter.settler.exports import formats, reading
 from taximeter.settler.exports.columns import Terms
 from taximeter.settler.exports.kinds import KINDS
+from taximeter.settler.settling.read_your_writes import AsOf
 
 DAY = today() - timedelta(days=1)
 RANGE = f"start_date={DAY}&end_date={DAY}"
@@ -149,6 +151,49 @@ async def test_what_fails_in_the_middle_is_not_taken_for_the_whole(
     assert pages > 4
     assert services.exports.used == 0
     assert len(lines(await get(world, f"{of('acme')}/requests?{RANGE}"))) == 50
+
+
+@pytest.mark.parametrize("scope", ["organization", "system"])
+async def test_days_that_are_not_all_booked_are_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, scope: str
+) -> None:
+    """Charges that were acknowledged are in every export, or the export is refused."""
+    await world.funded("ann", 20.0)
+    await charge(world, "acme", 3)
+    path, by = (of("acme"), "boss") if scope == "organization" else (ALL, "root")
+    booked = datetime(DAY.year, DAY.month, DAY.day, 1, tzinfo=UTC)
+    elsewhere = booked.astimezone(timezone(-timedelta(hours=5)))
+    before, after = DAY - timedelta(days=1), DAY + timedelta(days=1)
+
+    async def asked(found: AsOf, last: Any) -> httpx.Response:
+        async def looked(*_: Any) -> AsOf:
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(services.catch_up, "of_org", looked)
+            patched.setattr(services.catch_up, "of_all", looked)
+            query = f"start_date={before}&end_date={last}"
+            return await get(world, f"{path}/requests?{query}", by=by)
+
+    services = world.app.state.services
+    for found, last, status in (
+        # Nobody knows how far they are booked: no day is known to be whole.
+        (AsOf(False, None), before, 503),
+        # The day until which they are booked is not over, and nor is any after it.
+        (AsOf(False, booked), DAY, 503),
+        (AsOf(False, booked), after, 503),
+        # The day in UTC counts, wherever the clock stands that was read.
+        (AsOf(False, elsewhere), before, 200),
+        # All is booked of the days before it.
+        (AsOf(False, booked), before, 200),
+        (AsOf(True, booked), after, 200),
+    ):
+        answer = await asked(found, last)
+        assert answer.status_code == status, (found, last, answer.text)
+        if status == 503:
+            assert answer.headers["Retry-After"] == str(RETRY_AFTER_S)
+            assert "not all booked yet" in answer.text
+    assert services.exports.used == 0
 
 
 async def test_who_does_not_read_on_keeps_no_connection(world: World, small: None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -121,6 +122,8 @@ class Action:
     """Fields that stand below the list."""
     answers_503: bool = False
     """Its 503 is an answer as well: that something is not well."""
+    is_file: bool = False
+    """Its answer is a file, which is written as it comes."""
 
     @property
     def arguments(self) -> list[str]:
@@ -130,7 +133,7 @@ class Action:
 def make_command(action: Action) -> click.Command:
     """The command, with options for output, for pages, and for a dry run where it moves credits."""
 
-    def run(api_url: str, form: str, **given: Any) -> None:
+    def run(api_url: str, form: str = "", **given: Any) -> None:
         with Caller(api_url) as caller:
             _run(action, caller, form, given)
 
@@ -174,10 +177,16 @@ def _params(action: Action) -> Iterator[click.Parameter]:
     if action.method != "GET":
         shown = "what stands before and after" if action.preview else "what would be sent"
         yield click.Option(["--dry-run"], is_flag=True, help=f"Show {shown}; send nothing.")
-    yield click.Option(
-        ["--format", "form"], type=click.Choice(["table", "json"]), default="table",
-        show_default=True, help="For people, or for programs.",
-    )  # fmt: skip
+    if action.is_file:
+        yield click.Option(
+            ["--output", "-o"], type=click.Path(dir_okay=False, path_type=Path), required=True,
+            help="Where to write it: it has this name when it is whole, in place of an older one.",
+        )  # fmt: skip
+    else:
+        yield click.Option(
+            ["--format", "form"], type=click.Choice(["table", "json"]), default="table",
+            show_default=True, help="For people, or for programs.",
+        )  # fmt: skip
     yield click.Option(
         ["--api-url"], envvar="TAXIMETER_API_URL", default=URL_DEFAULT, show_default=True,
         show_envvar=True, help="Where the admin API is.",
@@ -227,6 +236,10 @@ def _run(action: Action, caller: Caller, form: str, given: Mapping[str, Any]) ->
     if action.paged:
         most = None if given["everything"] else given["limit"]
         _show_pages(action, caller, path, sent, form, most)
+        return
+    if action.is_file:
+        length = caller.save(Request(action.method, path, query=sent), given["output"])
+        click.echo(f"{given['output']}: {length:,} bytes", err=True)
         return
     in_query = action.method in {"GET", "DELETE"}
     key = (given["idempotency_key"] or f"cli-{uuid.uuid4()}") if action.keyed else None

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -155,6 +156,37 @@ class Caller:
                 trouble = refused.message
                 break
         raise self._unanswered(request, trouble, was_sent=was_sent)
+
+    def save(self, request: Request, target: Path) -> int:
+        """Write the file of an answer as it comes; its bytes. It takes its name when it is whole
+        and on the disk, and until then nothing is at `target` but what was there. Never sent twice,
+        since that may take minutes. Raises Refused and Unreachable, each with one line.
+        """
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        length = 0
+        try:
+            with (
+                part.open("xb") as file,
+                self._client.stream(request.method, request.path, params=request.query) as answer,
+            ):
+                if not answer.is_success:
+                    answer.read()
+                    self._read(answer)
+                    raise Refused(_said(answer))
+                for piece in answer.iter_bytes():
+                    length += file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        except OSError as error:
+            raise Refused(f"{target}: {error.strerror or error}") from error
+        except httpx.TransportError as error:
+            trouble = str(error) or type(error).__name__
+            how = f"broke it off after {length:,} bytes" if length else "gave no answer"
+            raise Unreachable(f"{self._url} {how}: {trouble}. {target} was not written") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return length
 
     def _send(self, request: Request) -> httpx.Response:
         headers = {}

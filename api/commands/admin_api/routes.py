@@ -25,6 +25,7 @@ from taximeter.api.commands.admin_api.previews import (
     preview_transfer,
 )
 from taximeter.meter.pricing import TOKENS_MAX
+from taximeter.settler.exports.kinds import FORMATS
 from taximeter.settler.notices.catalogue import KINDS
 
 BILLING: Final = "/api/v1/org-billing"
@@ -46,6 +47,11 @@ _ENDS: Final = (
           nullable=True),
     Field("auto_renew", "auto-renew", click.BOOL, "Whether it begins anew at its end."),
 )  # fmt: skip
+_EXPORTED: Final = (
+    _FIRST,
+    _LAST,
+    Field("format", "format", click.Choice(FORMATS), "As what.", default="csv"),
+)
 _POOL: Final = ("total_credits", "allocated_credits", "used_credits", "available_credits")
 
 _SOLD_AS: Final = (
@@ -175,6 +181,10 @@ ACTIONS: Final = (
            fields=(_FIRST_EVER, _LAST, Field("org_id", "org", help="Only this organization.")),
            rows="entries", paged=True,
            columns=("at", "actor", "action", "org_id", "target", "after")),
+    Action("", "export", "Save an organization's export as a file: usage, requests, and so on.",
+           "GET", f"{BILLING}/orgs/{{org_id}}/exports/{{kind}}", fields=_EXPORTED, is_file=True),
+    Action("", "export-all", "Save an export of all organizations as a file.", "GET",
+           f"{BILLING}/system/exports/{{kind}}", fields=_EXPORTED, is_file=True),
     Action("", "history", "List what was bought, subscribed and invoiced.", "GET",
            f"{BILLING}/billing/{{org_id}}/history",
            fields=(Field("event_type", "event",
@@ -405,8 +415,6 @@ _GROUPS: Final = {
 LEFT_OUT: Final = {
     ("GET", f"{BILLING}/{{org_id}}/history"): "the same as `history`, at its other address",
     ("GET", f"{BILLING}/credits/{{org_id}}/requests.csv"): "`taximeter usage --format csv` has all",
-    ("GET", f"{BILLING}/orgs/{{org_id}}/exports/{{kind}}"): "a file, which any HTTP client saves",
-    ("GET", f"{BILLING}/system/exports/{{kind}}"): "`taximeter export` writes the same",
     ("PUT", "/api/v1/auth/user/default-organization"): "a choice of the person who spends",
 }
 """Routes of the admin API that are no command, each with its reason."""
