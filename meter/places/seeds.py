@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio.connection import Connection, parse_url
 
 from taximeter.meter.places.cancelable import cancelable
+from taximeter.meter.wire.several_hosts import split_hosts
 
 DEFAULT_PORT: Final = 6379
 Address = tuple[str, int]
@@ -46,18 +46,16 @@ def read_seeds(url: str, **options: Any) -> Seeds:
     """
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must start with redis://, rediss:// or unix://")
-    parts = urlsplit(url)
-    login, at, hosts = parts.netloc.rpartition("@")
     addresses: list[Address] = []
     found: dict[str, Any] = {}
-    for host in reversed(hosts.split(",")):
+    urls = split_hosts(url)
+    for host, one in reversed(urls):
         # Each by itself, so that redis-py reads it as it reads a URL of one.
-        one = parts._replace(netloc=f"{login}{at}{host}")
-        found = dict(parse_url(urlunsplit(one)))
+        found = dict(parse_url(one))
         where = (found.pop("host", "localhost"), int(found.pop("port", DEFAULT_PORT)))
-        if parts.scheme == "unix":
+        if url.startswith("unix://"):
             continue
-        if not host and "," in hosts:
+        if not host and len(urls) > 1:
             raise ValueError("names an empty host among several")
         addresses.insert(0, where)
     service_name = found.pop("service_name", None)

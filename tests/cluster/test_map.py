@@ -84,7 +84,7 @@ def test_urls() -> None:
     assert read_seeds("redis://h/3").database == 3
     assert read_seeds("redis://").addresses == (("localhost", 6379),)
     assert read_seeds("unix:///run/r.sock?db=2").addresses == ()
-    for url in ("http://a", "redis://a:x", "redis://a,,b", "redis://a:70000"):
+    for url in ("http://a", "redis://a:x", "redis://a,,b", "redis://,", "redis://a:70000"):
         with pytest.raises(ValueError, match=r"."):
             read_seeds(url)
 
