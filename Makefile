@@ -2,7 +2,7 @@
 # PYTHON=python3.12 chooses the interpreter, ARGS='-k sweep -x' goes to pytest, or to the command that is run.
 
 .DEFAULT_GOAL := help
-.PHONY: restore-drill upgrade-test console release bench-history schema audit test-fast test-whole floods fuzz properties chaos-runs growth help install demo dev bench test chaos search mutants lint check constraints pin-images
+.PHONY: pythons restore-drill upgrade-test console release bench-history schema audit test-fast test-whole floods fuzz properties chaos-runs growth help install demo dev bench test chaos search mutants lint check constraints pin-images
 
 PYTHON ?=
 ARGS ?=
@@ -45,6 +45,9 @@ test: $(STAMP) ## Run the tests on embedded servers, or on TAXIMETER_REDIS_URL a
 
 test-whole: $(STAMP) ## Run what make test shows in small: all pages, pairs, sweeps, a LiteLLM proxy, then what is timed
 	@.ci/test --whole $(ARGS)
+
+pythons: $(STAMP) ## Run the wheel and the tests that need no server on Python 3.12 to 3.14; ARGS=3.14 for one
+	@.ci/pythons --tests $(ARGS)
 
 test-fast: $(STAMP) ## Run the tests that need no server, in under a minute; they are found by what they ask for
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -q -m fast $(ARGS)

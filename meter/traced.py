@@ -138,6 +138,8 @@ class TracedMeter(Meter):
         self, reserves: Iterable[Reserve | PlainReserve]
     ) -> list[Hold | MeterError]:
         with self._span("batch") as span:
+            if _is_sampled(span):
+                reserves = [_reserve_with_context(one, span) for one in reserves]
             held = await super().reserve_many(reserves)
             span.set_attribute("taximeter.operations", len(held))
             return held
@@ -209,6 +211,16 @@ def _with_context(usage: Usage, span: Span) -> Usage:
     except (InvalidRequest, TypeError, ValueError):
         return usage  # Whoever sends it says what is wrong with it, if anything is.
     return made
+
+
+def _reserve_with_context(reserve: Reserve | PlainReserve, span: Span) -> Reserve | PlainReserve:
+    """The same for one of several, as far as it is one."""
+    if not isinstance(reserve, tuple) or len(reserve) != len(Reserve._fields):
+        return reserve  # Which is refused as always.
+    made = Reserve(*reserve)
+    if not isinstance(made.usage, Usage):
+        return reserve
+    return made._replace(usage=_with_context(made.usage, span))
 
 
 def _operation_with_context(

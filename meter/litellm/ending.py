@@ -52,21 +52,21 @@ class Settlement:
             fields["amount_millicredits"] = 0
         else:
             fields |= {**model.fields, "tokens": dict(tokens)}
-        answer = await self._client.call("commit", fields)
+        answer = await self._client.call("commit", fields, call.trace)
         if answer.code == "UNPRICED_MODEL":
             # Admitted by the price of another deployment of the group.
             fields = {**fields, "provider": None, **call.model.fields}
-            answer = await self._client.call("commit", fields)
+            answer = await self._client.call("commit", fields, call.trace)
         if answer.status == 400:
             name = {"service_name": call.model.name, "metadata": {"gateway": "litellm"}}
             fields = {**call.account, "amount_millicredits": call.reserved, "usage": name}
-            answer = await self._client.call("commit", fields)
+            answer = await self._client.call("commit", fields, call.trace)
         await self._finish("commit", call, fields, answer)
 
     async def release(self, call: Call) -> None:
         """Give the hold back; as `charge` in what it returns after."""
         if self._calls.end(call):
-            answer = await self._client.call("release", call.account)
+            answer = await self._client.call("release", call.account, call.trace)
             await self._finish("release", call, call.account, answer)
 
     async def report(self, call: Call) -> None:
@@ -77,7 +77,7 @@ class Settlement:
         about = {"service_name": call.model.name, "metadata": {**call.about, "estimated": True}}
         fields = {**call.account, **call.model.fields, "tokens": tokens, "usage": about}
         if not call.ended:
-            await self._client.call("touch", {**fields, "ttl_s": self._settings.hold_s})
+            await self._client.call("touch", {**fields, "ttl_s": self._settings.hold_s}, call.trace)
 
     @staticmethod
     def delivered(call: Call) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Settlement:
         while not answer.is_final and time.monotonic() < end:
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSE_S_MAX)
-            answer = await self._client.call(op, fields)
+            answer = await self._client.call(op, fields, call.trace)
         self._note(op, call, fields, answer)
 
     def _note(self, op: str, call: Call, fields: Mapping[str, Any], answer: Answer) -> None:

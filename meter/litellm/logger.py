@@ -17,6 +17,7 @@ from taximeter.meter.litellm.payer import find
 from taximeter.meter.litellm.settings import LiteLLMSettings
 from taximeter.meter.litellm.sidecar import SidecarClient
 from taximeter.meter.litellm.stream import tokens_of_piece
+from taximeter.meter.litellm.trace_context import trace_headers
 from taximeter.meter.wire.credits import text_of_credits
 
 try:
@@ -88,13 +89,14 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
         }
         if isinstance(tier := data.get("service_tier"), str) and tier:
             fields["service_tier"] = tier[:NAME_LENGTH_MAX]
-        answer = await self._client.call("reserve", fields)
+        trace = trace_headers(user_api_key_dict, _headers_of(data))
+        answer = await self._client.call("reserve", fields, trace)
         if answer.status != 200:
             is_unknown = not answer.status or answer.code == "OUTCOME_UNKNOWN"
             if is_unknown and CALL_ID not in _headers_of(data):
                 # The answer was lost: a hold may stand, and this request will not use it. With an
                 # id that the caller chose it may be another request's, and is left to its deadline.
-                self._settlement.in_background(self._client.call("release", ids))
+                self._settlement.in_background(self._client.call("release", ids, trace))
             raise refusal_of(answer)
         call = Call(
             org_id,
@@ -105,6 +107,7 @@ class TaximeterLogger(CustomLogger):  # type: ignore[misc]  # Its base has no ty
             reserved=answer.body["reserved_millicredits"],
             available=answer.body["available_millicredits"],
             about=about,
+            trace=trace,
         )
         self._calls.add(call, data)
 

@@ -33,6 +33,8 @@ class Call:
     reserved: int
     available: int
     about: Mapping[str, object]
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """Headers that carry its trace to the sidecar."""
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     started_s: float = field(default_factory=time.monotonic)
     touched_s: float = field(default_factory=time.monotonic)

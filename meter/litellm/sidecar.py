@@ -45,12 +45,18 @@ class SidecarClient:
         self._session: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def call(self, op: str, fields: Mapping[str, Any]) -> Answer:
-        """Do one operation. Never raises for what happens on the way: see Answer.status."""
+    async def call(
+        self, op: str, fields: Mapping[str, Any], trace: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Do one operation, with the headers of a trace. Never raises for what happens on the way:
+        see Answer.status.
+        """
         import aiohttp
 
         try:
-            async with self._connected(aiohttp).post(f"/v1/{op}", json=fields) as response:
+            async with self._connected(aiohttp).post(
+                f"/v1/{op}", json=fields, headers=trace
+            ) as response:
                 body = await response.json(content_type=None)
                 return Answer(response.status, body if isinstance(body, dict) else {})
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):

@@ -30,8 +30,12 @@ class Scripted(SidecarClient):
         super().__init__(SETTINGS)
         self.answers = list(answers)
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.traces: list[dict[str, str]] = []
 
-    async def call(self, op: str, fields: Mapping[str, Any]) -> Answer:
+    async def call(
+        self, op: str, fields: Mapping[str, Any], trace: Mapping[str, str] | None = None
+    ) -> Answer:
+        self.traces.append(dict(trace or {}))
         self.asked.append((op, json.loads(json.dumps(fields))))
         return self.answers.pop(0)
 
@@ -86,6 +90,50 @@ async def test_a_reserve_of_unknown_outcome_is_released_too() -> None:
         await admit(client, request())
     await until(client, 2)
     assert client.ops() == ["reserve", "release"]
+
+
+ABOVE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+class Span:
+    """What LiteLLM leaves in the caller's key where it traces, as OpenTelemetry has it."""
+
+    def get_span_context(self) -> SimpleNamespace:
+        state = SimpleNamespace(to_header=lambda: "")
+        return SimpleNamespace(trace_id=0x4BF9, span_id=0xF0, trace_flags=1, trace_state=state)
+
+
+@pytest.mark.parametrize(
+    ("key", "headers", "sent"),
+    [
+        (None, {}, {}),
+        (None, {"traceparent": ABOVE}, {"traceparent": ABOVE}),
+        (
+            None,
+            {"traceparent": ABOVE, "tracestate": "a=1"},
+            {"traceparent": ABOVE, "tracestate": "a=1"},
+        ),
+        (None, {"traceparent": ABOVE, "tracestate": "a=1\nx: y"}, {"traceparent": ABOVE}),
+        (None, {"traceparent": f"{ABOVE}\r\nAuthorization: x"}, {}),
+        (None, {"traceparent": ABOVE.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32)}, {}),
+        (None, {"tracestate": "a=1"}, {}),
+        # LiteLLM's own span is below its caller's, and above what is done here.
+        (Span(), {"traceparent": ABOVE}, {"traceparent": f"00-{0x4BF9:032x}-{0xF0:016x}-01"}),
+        ("another library's", {"traceparent": ABOVE}, {"traceparent": ABOVE}),
+    ],
+)
+async def test_the_trace_of_the_request_goes_to_the_sidecar(
+    key: object, headers: dict[str, str], sent: dict[str, str]
+) -> None:
+    client = Scripted(Answer(200, OPEN), LOST, Answer(200, DONE))
+    data, caller = request(**headers), SimpleNamespace(parent_otel_span=key)
+    made = TaximeterLogger(SETTINGS, client)
+    await made.async_pre_call_hook(caller, None, data, "acompletion")
+    answer = {"usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+    await made.async_post_call_success_hook(data, caller, answer)
+    await until(client, 3)
+    assert client.ops() == ["reserve", "commit", "commit"]
+    assert client.traces == [sent] * 3
 
 
 async def test_the_service_tier_is_held_for() -> None:

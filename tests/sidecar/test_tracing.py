@@ -14,7 +14,9 @@ from support.sidecar import FUNDS
 
 from taximeter.api.web.outermost import Outermost
 from taximeter.api.web.traced import TracedRequests
-from taximeter.meter import Meter, Usage
+from taximeter.meter import Charge, Hold, InvalidRequest, Meter, Receipt, Reserve, Usage
+from taximeter.meter.litellm.settings import LiteLLMSettings
+from taximeter.meter.litellm.sidecar import SidecarClient
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import create_sidecar
 from taximeter.meter.sidecar.app import ROUTES
@@ -54,6 +56,33 @@ async def booked(redis: Redis) -> list[tuple[str, dict[str, object]]]:
     return found
 
 
+async def test_the_logger_of_litellm_passes_its_trace_on(
+    redis: Redis, meter: Meter, pricer: Pricer, tracing: Tracing, exporter: InMemorySpanExporter
+) -> None:
+    from support.world import serving
+
+    entry = TracedRequests(
+        Outermost(create_sidecar(meter, pricer=pricer), "none", routes=ROUTES), tracing, ROUTES
+    )
+    trace_of_caller = {"traceparent": f"00-{TRACE}-{ABOVE}-01"}
+    ids = {"org_id": "acme", "user_id": "ann", "request_id": "r"}
+    usage = {"usage": {"service_name": "chat"}}
+    async with serving(entry) as url:
+        client = SidecarClient(LiteLLMSettings(sidecar_url=url))
+        held = {**ids, "amount_millicredits": 10, **usage}
+        charged = {**ids, "amount_millicredits": 5, **usage}
+        assert (await client.call("reserve", held, trace_of_caller)).status == 200
+        assert (await client.call("commit", charged, trace_of_caller)).status == 200
+        await client._session.close()
+    tracing._provider.force_flush()
+    spans = exporter.get_finished_spans()
+    assert {span.name for span in spans} >= {"POST /v1/reserve", "POST /v1/commit"}
+    assert {f"{span.context.trace_id:032x}" for span in spans} == {TRACE}
+    [(kind, about)] = await booked(redis)
+    assert kind == "commit"
+    assert str(about["traceparent"]).startswith(f"00-{TRACE}-")
+
+
 async def test_a_charge_by_http_carries_its_callers_context(
     redis: Redis, meter: Meter, pricer: Pricer, tracing: Tracing, exporter: InMemorySpanExporter
 ) -> None:
@@ -89,6 +118,39 @@ async def test_a_charge_by_http_carries_its_callers_context(
         "GET /v1/balance",
     }
     assert {f"{span.parent.span_id:016x}" for span in tops if span.parent} == {ABOVE}
+
+
+async def test_many_at_once_are_traced_as_one_batch(
+    redis: Redis, meter: Meter, tracing: Tracing, exporter: InMemorySpanExporter
+) -> None:
+    """Each is booked with the context of the batch that it was held or charged in."""
+    usage = Usage("llm_inference", "gpt", {"model": "gpt"})
+    with tracing.tracer.start_as_current_span("the gateway's"):
+        held = await meter.reserve_many(
+            [
+                Reserve("acme", "ann", 10, "a", usage=usage),
+                ("acme", "ann", 10, "b", 60.0, usage, ""),
+                Reserve("acme", "ann", 10, "c"),
+                Reserve("acme", "ann", -1, "d", usage=usage),
+            ]
+        )
+        told = await meter.charge_many([Charge("acme", "ann", 1, "e", usage)])
+    assert [isinstance(one, Hold) for one in held] == [True, True, True, False]
+    assert isinstance(told[0], Receipt)
+    with pytest.raises(InvalidRequest):
+        await meter.reserve_many([("acme", "ann", 1)])  # type: ignore[list-item]
+    # Outside of any span of the gateway's, and without a usage of their own.
+    for one in held[:3]:
+        assert isinstance(one, Hold)
+        await Meter.commit(meter, "acme", "ann", one.request_id, 1)
+    tracing._provider.force_flush()
+    batches = [span for span in exporter.get_finished_spans() if span.name == "taximeter.batch"]
+    assert [(span.attributes or {})["taximeter.operations"] for span in batches[:2]] == [4, 1]
+    contexts = [f"{span.context.span_id:016x}" for span in batches]
+    booked_by = [
+        str(about.get("traceparent", "")).split("-")[2:3] for _, about in await booked(redis)
+    ]
+    assert booked_by == [[contexts[1]], [contexts[0]], [contexts[0]], []]
 
 
 async def test_a_gateway_has_spans_below_its_own(
