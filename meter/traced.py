@@ -213,7 +213,7 @@ def _with_context(usage: Usage, span: Span) -> Usage:
     return made
 
 
-def _reserve_with_context(reserve: Reserve | PlainReserve, span: Span) -> Reserve | PlainReserve:
+def _reserve_with_context(reserve: Any, span: Span) -> Any:
     """The same for one of several, as far as it is one."""
     if not isinstance(reserve, tuple) or len(reserve) != len(Reserve._fields):
         return reserve  # Which is refused as always.

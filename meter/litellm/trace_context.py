@@ -19,6 +19,8 @@ def trace_headers(key: Any, headers: Mapping[str, str]) -> dict[str, str]:
     are those of the caller's request, in lower case. Never raises: a trace stops no request.
     """
     span = getattr(key, "parent_otel_span", None)
+    found: Any  # What another program hands over, whatever its types say.
+    state: Any
     try:
         context = span.get_span_context()  # type: ignore[union-attr]
         found = f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
