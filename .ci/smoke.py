@@ -1,5 +1,5 @@
-"""One metered request on empty servers, from the hold to proved books, with what is installed beside
-this interpreter. Run by .ci/pythons, in an empty folder; warnings are errors.
+"""One metered request on empty servers, from the hold to proved books, with what is installed
+beside this interpreter. Run by .ci/pythons, in an empty folder; warnings are errors.
 """
 
 from __future__ import annotations
