@@ -147,7 +147,7 @@ class Charges:
                         first=max(chosen.first, known["first"]), before=min(chosen.before, after)
                     )
             found = await conn.fetch(REQUESTS["list_requests_among"], *among, limit, LOOKED_AT_MAX)
-            rows = [row for row in found if not row["is_end"]]
+            rows: Sequence[Charge] = [row for row in found if not row["is_end"]]
             if len(rows) < limit and len(rows) < len(found):
                 return rows, found[-1], [], among
             rows, parts, rest = await _parts_of(conn, among, rows, limit)
