@@ -52,7 +52,7 @@ export function ListPanel<Row>(props: ListPanelProps<Row>) {
         <Box sx={{ p: 2 }}>
           <Loading height={240} />
         </Box>
-      ) : rows.length === 0 && !cursor?.back ? (
+      ) : rows.length === 0 && (next || !cursor?.back) ? (
         empty
       ) : (
         <Rows label={label} rows={rows} columns={columns} keyOf={keyOf} />

@@ -99,7 +99,11 @@ export default function Requests() {
           </>
         }
         empty={
-          isNarrowed ? (
+          data?.next ? (
+            <EmptyState title="Nothing like this so far">
+              One page looks at a bounded number of requests. Older ones are on the next page.
+            </EmptyState>
+          ) : isNarrowed ? (
             <EmptyState
               title="No request is like this"
               action={<Button onClick={() => look(FILTERS)}>Show all</Button>}
