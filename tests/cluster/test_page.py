@@ -103,6 +103,8 @@ async def test_the_page(nodes: list[PageNode], pool: asyncpg.Pool, tmp_path: Pat
     for role in ROLES:
         (tmp_path / f"{role}.password").write_text(f"secret-{role}\n")
     typed(SETTING_UP, tmp_path, places)
+    # The command ends when the nodes agree on the slots; each says a moment later that it serves.
+    until(lambda: all(node.ask("CLUSTER INFO")["cluster_state"] == "ok" for node in nodes))
     variables = dict(line.split("=", 1) for line in VARIABLES.splitlines())
     url = moved(variables["TAXIMETER_REDIS_URL"], places).replace("PASSWORD", "secret-settler")
     shards = int(variables["TAXIMETER_SHARDS"])
