@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,6 +31,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.whole, pytest.mark.timeout(240)]
 CALLERS = 3
 GRACE_S = 20.0
 PATIENCE_S = 40.0
+
+
+def hears_sigterm(pid: int) -> bool:
+    """Whether a process ends in good order: it has a handler of its own."""
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 @dataclass
@@ -136,6 +144,12 @@ async def test_everything_is_restarted_and_nobody_notices(
         async with client.calling():
             await client.goes_on()
             for process in (*sidecars, *settlers):
+
+                async def listens(pid: int = process.pid) -> bool:
+                    return hears_sigterm(pid)
+
+                # Another one may have served so far, while this one was still starting.
+                await eventually(listens, what=f"{process.name} to hear SIGTERM")
                 started = time.monotonic()
                 code = await asyncio.to_thread(process.stop, GRACE_S)
                 assert code == 0, f"{process.name}: {code}\n{process.log_tail()}"
