@@ -5,6 +5,7 @@ they are from or by their shape, while everybody else is served as ever.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import statistics
 import time
@@ -25,8 +26,11 @@ from taximeter.api.web.json_shape import GROUP_OF_VALUES, Shape
 pytestmark = pytest.mark.timeout(300)
 BOMB_BYTES = 8_000_000
 CALLS = 12
-SLOWER_MAX = 20
-"""Times the undisturbed latency: a parsed bomb made it many hundred times as long."""
+SLOWER_MAX = 3
+"""Times the latency beside callers of harmless bodies as long as a bomb, which must be received as
+well: how long a machine takes for megabytes says nothing about bombs. Parsed bombs made it
+fourteen times as long.
+"""
 GROWTH_BYTES_MAX = 300_000_000
 
 
@@ -89,8 +93,8 @@ def p95(values: list[float]) -> float:
 @pytest.mark.alone
 @pytest.mark.parametrize("who", ["without credits", "without an organization", "with credits"])
 async def test_nobody_else_waits_for_a_bomb(world: World, who: str) -> None:
-    """Six callers throw bombs of every kind; another organisation's calls take as long as before,
-    and memory stays where it was.
+    """Six callers throw bombs of every kind; another organisation's calls take no longer than
+    beside harmless bodies of that length, and memory stays where it was.
     """
     await world.funded("victim", org="honest")
     await world.funded("rich", org="hostile")
@@ -98,7 +102,7 @@ async def test_nobody_else_waits_for_a_bomb(world: World, who: str) -> None:
     attacker = {"without credits": "poor", "with credits": "rich"}.get(who, "stranger")
     expected = {"without credits": {402}, "with credits": {422, 429}}.get(who, {403})
     bombs = [bomb(element) for element in BOMBS.values()]
-    turns = iter(range(10**9))
+    harmless = [b'{"messages":[],"model":"' + b"x" * BOMB_BYTES + b'"}']
     options = {**same_books(world), "upstream_base_url": world.settings.upstream_base_url}
     async with (
         # Every bomb is looked at and refused at once: late refusals are judged elsewhere.
@@ -108,20 +112,25 @@ async def test_nobody_else_waits_for_a_bomb(world: World, who: str) -> None:
     ):
         headers = {"Content-Type": "application/json", **world.auth(attacker)}
 
-        async def throw() -> httpx.Response:
-            content = bombs[next(turns) % len(bombs)]
-            return await hostile.post(f"{api.url}{CHAT}", content=content, headers=headers)
+        async def beside(bodies: list[bytes]) -> float:
+            turns = itertools.cycle(bodies)
+
+            async def throw() -> httpx.Response:
+                return await hostile.post(f"{api.url}{CHAT}", content=next(turns), headers=headers)
+
+            async with again_and_again(throw, times=6) as statuses:
+                await throw()
+                found = await latencies(client, api.url, world.auth("victim"))
+            assert set(statuses) <= expected, statuses
+            assert statuses
+            return p95(found)
 
         await latencies(client, api.url, world.auth("victim"))  # Everything is connected now.
-        before = await latencies(client, api.url, world.auth("victim"))
         memory = peak_bytes(api)
-        async with again_and_again(throw, times=6) as statuses:
-            await throw()
-            during = await latencies(client, api.url, world.auth("victim"))
-        assert set(statuses) <= expected, statuses
-        assert statuses
-        assert p95(during) < SLOWER_MAX * p95(before), (p95(before), p95(during))
+        beside_bombs = await beside(bombs)
         assert peak_bytes(api) - memory < GROWTH_BYTES_MAX
+        beside_harmless = await beside(harmless)
+        assert beside_bombs < SLOWER_MAX * beside_harmless, (beside_harmless, beside_bombs)
     await world.prove()
 
 
