@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -191,7 +192,9 @@ async def _expiry(servers: Servers, url: str, redis: Any) -> list[Figure]:
             "ms",
             value(max(swept.calls_ms)),
             target=Target(STALL_MS, "at most", "value", "redis"),
-            note=f"{swept.ended:,} in {len(swept.calls_ms):,} calls, {swept.ended / took:,.0f}/s",
+            note=f"{swept.ended:,} in {len(swept.calls_ms):,} calls, {swept.ended / took:,.0f}/s; "
+            f"{max(swept.undisturbed_ms, default=math.nan):.1f} ms while Redis did not rewrite its "
+            "append-only file",
             number=8,
         ),
         Figure(
@@ -215,15 +218,27 @@ class Swept:
     ended: int = 0
     due: bool = True
     calls_ms: list[float] = field(default_factory=list)
+    undisturbed_ms: list[float] = field(default_factory=list)
+    """Those of them at whose beginning and end no child of Redis wrote its file anew."""
 
     async def step(self) -> None:
         """End as many holds as the settler does in a call."""
+        was_rewriting = await is_rewriting(self.redis)
         before = await script_time(self.redis)
         counts = await load_script("sweep").call(self.redis, list(self.keys), [1, SWEEP_LIMIT])
         took = await script_time(self.redis) - before
         self.calls_ms.append(took.microseconds / 1000)
+        if not was_rewriting and not await is_rewriting(self.redis):
+            self.undisturbed_ms.append(took.microseconds / 1000)
         self.ended += int(counts[0])
         self.due = int(counts[2]) > 0
+
+
+async def is_rewriting(redis: Any) -> bool:
+    """Whether a child of Redis writes its append-only file anew: what it has copied until then is
+    copied once more by who changes it, and it wants a core.
+    """
+    return bool((await redis.info("persistence"))["aof_rewrite_in_progress"])
 
 
 async def used_memory(redis: Any) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,12 +95,14 @@ async def _rounds(
     else each round begins with an empty one.
     """
     seen: dict[str, list[Times]] = {load: [] for load in loads}
+    rewrites: Counter[str] = Counter()
     requests = 0
     for number in range(rounds + 1):
         for load, rate in loads.items():
             if holds is None:
                 await live.reset()
                 requests = 0
+            before = await rewrites_begun(live.redis)
             with as_after_a_start():
                 # The first of each is to warm up.
                 times, made = await _round(
@@ -110,20 +113,30 @@ async def _rounds(
                 await live.prove(requests, AMOUNT)
             if number:
                 seen[load].append(times)
+                rewrites[load] += await rewrites_begun(live.redis) - before
     if holds is not None:
         await live.prove(requests, AMOUNT, holds)
     name = "latency" if holds is None else "latency_grown"
     return [
         figure
         for load, rate in loads.items()
-        for figure in _figures(f"{name}_{load}", load, rate, seen[load], of)
+        for figure in _figures(f"{name}_{load}", load, rate, seen[load], of, rewrites[load])
     ]
 
 
+async def rewrites_begun(redis: Any) -> int:
+    """How often Redis has begun to write its append-only file anew since its start, which takes a
+    core and makes it copy what it changes meanwhile.
+    """
+    info = await redis.info("persistence")
+    return int(info["aof_rewrites"]) + int(info["aof_rewrite_in_progress"])
+
+
 def _figures(
-    name: str, load: str, rate: float, rounds: Sequence[Times], of: str
+    name: str, load: str, rate: float, rounds: Sequence[Times], of: str, rewrites: int
 ) -> Iterator[Figure]:
     what = f"{rate:,.0f}/s" if load == "few" else f"half of the maximum, {rate:,.0f}/s"
+    meanwhile = f"; Redis began to rewrite its file {rewrites} times" if rewrites else ""
     for part, share in PARTS.items():
         times: tuple[Histogram, ...] = ()
         if share == max(PARTS.values()):
@@ -139,7 +152,7 @@ def _figures(
             Spread(tuple(percentile(one.pings, share) * 1000 for one in rounds)),
             "a PING beside it",
             TARGETS.get((load, part)),
-            note="open loop, counted from when a call was due",
+            note="open loop, counted from when a call was due" + meanwhile,
             number=5,
             times=times,
         )
