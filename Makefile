@@ -49,7 +49,7 @@ test-whole: $(STAMP) ## Run what make test shows in small: all pages, pairs, swe
 pythons: $(STAMP) ## Run the wheel and the tests that need no server on Python 3.12 to 3.14; ARGS=3.14 for one
 	@.ci/pythons --tests $(ARGS)
 
-test-fast: $(STAMP) ## Run the tests that need no server, in under a minute; they are found by what they ask for
+test-fast: $(STAMP) ## Run the tests that need no server; they are found by what they ask for
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -q -m fast $(ARGS)
 
 chaos: $(STAMP) ## Break everything while credits are spent, then judge; SEED=1 MINUTES=5 and FAULTS=a,b choose

@@ -90,7 +90,8 @@ class Chosen(NamedTuple):
     @property
     def is_in_no_index(self) -> bool:
         """Whether charges have to be looked at one by one."""
-        return self[4:7] != (None,) * 3 or self[9:] != (None,) * 3
+        asked = (self.service_type, self.service_name, self.request_id, self.late)
+        return (*asked, self.least, self.most) != (None,) * 6
 
     def has(self, charge: Charge) -> bool:
         """Whether it is late as asked for, and its amount between the two."""
@@ -199,7 +200,17 @@ def _wanted(chosen: Chosen, give_up_at: float) -> Wanted:
     after = None
     if chosen.last_at is not None and chosen.last_id is not None:
         after = chosen.last_at, chosen.last_id
-    return Wanted(*chosen[:7], after=after, give_up_at=give_up_at)
+    return Wanted(
+        org_id=chosen.org_id,
+        first=chosen.first,
+        before=chosen.before,
+        user_id=chosen.user_id,
+        service_type=chosen.service_type,
+        service_name=chosen.service_name,
+        request_id=chosen.request_id,
+        after=after,
+        give_up_at=give_up_at,
+    )
 
 
 def _newest(row: Charge) -> tuple[datetime, int]:

@@ -15,7 +15,7 @@ from taximeter.api.commands.common import explain, owner_database
 from taximeter.api.commands.partitions import Month
 from taximeter.api.commands.progress import progress_bar
 from taximeter.meter.wire.credits import credits_of
-from taximeter.settler.archive.by_itself import first_kept, refuse_in_use
+from taximeter.settler.archive.by_itself import archiving, first_kept, refuse_in_use
 from taximeter.settler.archive.compare import compare_archives, find_strays
 from taximeter.settler.archive.manifest import Part
 from taximeter.settler.archive.months import (
@@ -27,7 +27,6 @@ from taximeter.settler.archive.months import (
 )
 from taximeter.settler.archive.places import ArchiveError, Place, open_place
 from taximeter.settler.archive.writing import SQL
-from taximeter.settler.books.connections import Session
 from taximeter.settler.books.settings import StoreSettings
 from taximeter.settler.books.stores import open_redis
 
@@ -37,7 +36,6 @@ else:
     Conn = Any
 T = TypeVar("T")
 
-TIMEOUT_S = 86_400.0
 DATABASE = owner_database()
 
 
@@ -195,17 +193,8 @@ def _run(database_url: str, work: Callable[..., Awaitable[T]], *arguments: objec
     """Do `work` on a connection. Whatever goes wrong becomes an error of the command line."""
 
     async def connected() -> T:
-        conn = await asyncpg.connect(
-            database_url,
-            timeout=10,
-            connection_class=Session,
-            command_timeout=TIMEOUT_S,
-            server_settings={"timezone": "UTC", "application_name": "taximeter-archive"},
-        )
-        try:
+        async with archiving(database_url) as conn:
             return await work(conn, *arguments)
-        finally:
-            await conn.close()
 
     try:
         return asyncio.run(connected())

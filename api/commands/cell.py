@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from taximeter.api.commands.common import explain, owner_database
 from taximeter.api.commands.owner import as_owner, operator
-from taximeter.settler.books.connections import Session
+from taximeter.settler.books.connections import Session, primary_of
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.settings import StoreSettings
 from taximeter.settler.books.stores import Stores, open_stores
@@ -316,10 +316,12 @@ async def move_by_urls(
 
 @asynccontextmanager
 async def _connected(option: str, url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of the owner, closed at the end. Raises ClickException for one that fails."""
+    """A connection of the owner, to the server that takes writes, closed at the end. Raises
+    ClickException for one that fails.
+    """
     try:
         conn = await asyncpg.connect(
-            url,
+            await primary_of(url),
             timeout=10,
             connection_class=Session,
             # Ours alone, whatever its database or roles are set to: what is decided stays decided.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 
@@ -18,7 +21,7 @@ from taximeter.settler.archive.months import (
 )
 from taximeter.settler.archive.places import Place
 from taximeter.settler.archive.writing import SIZES, SQL, Sizes
-from taximeter.settler.books.connections import Session
+from taximeter.settler.books.connections import Session, primary_of
 from taximeter.settler.books.shard_reads import unsettled_before
 from taximeter.settler.books.stores import Session as Conn
 
@@ -57,6 +60,33 @@ async def refuse_in_use(conn: Conn, redis: Any, prefix: str, month: date) -> Non
         )
 
 
+@asynccontextmanager
+async def archiving(database_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A session for archives, on the server that takes writes, whose statements may take a day.
+    `database_url` is that of the owner of the tables. Raises asyncpg errors, OSError.
+    """
+    conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
+        await primary_of(database_url),
+        timeout=10,
+        connection_class=Session,
+        command_timeout=TIMEOUT_S,
+        server_settings={
+            "application_name": "taximeter-archive",
+            "timezone": "UTC",
+            # Whatever its database or roles are set to: what is dropped is known to be dropped.
+            "synchronous_commit": "on",
+        },
+    )
+    try:
+        yield conn
+    except asyncio.CancelledError:
+        # Not waited for: its session ends with its connection.
+        conn.terminate()
+        raise
+    finally:
+        await conn.close(timeout=10)
+
+
 async def archive_oldest(
     database_url: str,
     redis: Any,
@@ -74,14 +104,7 @@ async def archive_oldest(
     call goes on. Raises NotArchived for a month that cannot go now, or while somebody else is at
     it, ArchiveError, asyncpg errors, OSError.
     """
-    conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
-        database_url,
-        timeout=10,
-        connection_class=Session,
-        command_timeout=TIMEOUT_S,
-        server_settings={"timezone": "UTC", "application_name": "taximeter-archive"},
-    )
-    try:
+    async with archiving(database_url) as conn:
         now: datetime = await conn.fetchval("SELECT now()")
         if not is_within(hours, now):
             return None
@@ -92,6 +115,3 @@ async def archive_oldest(
         await take_turn(conn)
         await refuse_in_use(conn, redis, prefix, due[0])
         return await archive_month(conn, place, due[0], sizes)
-    finally:
-        # What was cancelled is not waited for: its session ends with its connection.
-        conn.terminate()

@@ -97,14 +97,7 @@ class Manifest:
     def parse(cls, name: str, content: bytes) -> Manifest:
         """Raises ArchiveError for what is none, ArchiveUnread for one of a newer release."""
         try:
-            found = json.loads(content)
-            if found.pop("format") != FORMAT:
-                raise ValueError
-            version = found.pop("schema_version")
-            if version != SCHEMA_VERSION:
-                raise ArchiveUnread(
-                    f"{name} has schema version {version}, and this release reads {SCHEMA_VERSION}"
-                )
+            found = said_in(name, content, FORMAT, SCHEMA_VERSION)
             del found["table"], found["columns"]
             files = tuple(
                 FileEntry(**one | {"first": tuple(one["first"]), "last": tuple(one["last"])})
@@ -114,6 +107,19 @@ class Manifest:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArchiveError(f"{name} is not a manifest of an archive") from error
         return made
+
+
+def said_in(name: str, content: bytes, form: str, version: int) -> dict[str, Any]:
+    """What a manifest of this form says, without its head. Raises ArchiveUnread for one of another
+    version; ValueError, KeyError, TypeError or AttributeError for what is none.
+    """
+    found: dict[str, Any] = json.loads(content)
+    if found.pop("format") != form:
+        raise ValueError
+    has = found.pop("schema_version")
+    if has != version:
+        raise ArchiveUnread(f"{name} has schema version {has}, and this release reads {version}")
+    return found
 
 
 def digest_of(content: bytes) -> str:

@@ -61,6 +61,8 @@ class Proof(NamedTuple):
 
 
 _BY_TIME: Final = "(created_at AT TIME ZONE 'UTC')::date"
+_UNCHANGED: Final = Table("taximeter.usage_daily_by_org", day="day")
+"""Any change of usage by hand or by SQL shows in it."""
 TABLES: Final = (
     Table("public.organizations", "id = $1", known="updated"),
     Table("public.organization_members"),
@@ -82,7 +84,7 @@ TABLES: Final = (
     ),
     Table("taximeter.usage_names", known="kept"),
     Table("taximeter.usage_daily", day="day"),
-    Table("taximeter.usage_daily_by_org", day="day"),
+    _UNCHANGED,
     Table("taximeter.usage_daily_by_label", day="day"),
     Table("taximeter.usage_monthly_by_org"),
     Table("taximeter.usage_monthly_by_user"),
@@ -92,8 +94,6 @@ TABLES: Final = (
 )
 """In an order in which they can be written: what is named stands before what names it."""
 _POOLS: Final = "public.organization_credit_pools"
-_UNCHANGED: Final = TABLES[14]
-"""Any change of usage by hand or by SQL shows in it."""
 
 
 class Copy:

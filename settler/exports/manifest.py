@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any, Final
 
+from taximeter.settler.archive.manifest import said_in
 from taximeter.settler.archive.places import ArchiveError, ArchiveUnread, Place
 from taximeter.settler.exports.columns import SCHEMA_VERSION, TYPES
 from taximeter.settler.exports.kinds import KINDS
@@ -83,14 +84,7 @@ class DayManifest:
     def parse(cls, name: str, content: bytes) -> DayManifest:
         """Raises ArchiveError for what is none, ArchiveUnread for one of a newer release."""
         try:
-            found = json.loads(content)
-            if found.pop("format") != FORMAT:
-                raise ValueError
-            version = found.pop("schema_version")
-            if version != SCHEMA_VERSION:
-                raise ArchiveUnread(
-                    f"{name} has schema version {version}, and this release reads {SCHEMA_VERSION}"
-                )
+            found = said_in(name, content, FORMAT, SCHEMA_VERSION)
             kinds = {}
             for kind, one in found.pop("kinds").items():
                 if kind not in KINDS:

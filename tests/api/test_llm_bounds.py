@@ -88,12 +88,15 @@ async def test_connecting_is_not_waited_for_again_and_again(
 async def test_no_more_connections_than_allowed(world: World, provider: Provider) -> None:
     await world.funded()
     running = most = 0
+    both = asyncio.Event()
 
     async def script(asked: Asked) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.05)
+        if running == 2:
+            both.set()
+        await both.wait()
         running -= 1
         await asked.answer(chat_answer())
 

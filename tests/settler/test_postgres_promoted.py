@@ -15,13 +15,24 @@ import pytest
 import redis.asyncio as redis_asyncio
 from settler_world import World, eventually
 from support.postgres_once import PostgresOnce
-from support.replica import as_standby_of_nobody, ask, both, cut_off, in_step, promote, standby_of
+from support.replica import (
+    as_standby_of_nobody,
+    ask,
+    both,
+    cut_off,
+    in_step,
+    promote,
+    standby_of,
+    tell,
+)
 from support.silent import silent_server
 from support.waiting import answered
 
+from taximeter.api.commands.cell import _connected
 from taximeter.api.embedded.machine import LOOPBACK
 from taximeter.api.embedded.postgres import EmbeddedPostgres
 from taximeter.meter import Meter, ShardFenced
+from taximeter.settler.archive.by_itself import archiving
 from taximeter.settler.books.accounts import account_loader
 from taximeter.settler.books.addresses import check_address, one_by_one
 from taximeter.settler.books.connections import SafeConnect, primary_of
@@ -228,3 +239,18 @@ def test_a_history_is_later_within_one_system_alone() -> None:
     for others in (["7/00000001"], ["8/00000002"], ["", "7", "7/x"], []):
         assert later_history("7/00000001", others) is None
     assert later_history(None, ["7/00000001"]) is None
+
+
+@pytest.mark.slow
+async def test_sessions_of_owners_go_to_the_server_that_takes_writes(
+    primary: EmbeddedPostgres, standby: EmbeddedPostgres
+) -> None:
+    """Whichever stands first: months are archived and organisations moved where commits stay."""
+    weak = urlsplit(primary.url)
+    await tell(primary, f"ALTER DATABASE {weak.path[1:]} SET synchronous_commit = off")
+    await in_step(primary, standby)
+    for url in (both(standby, primary), both(primary, standby)):
+        for opens in (archiving(url), _connected("--database-url", url)):
+            async with opens as conn:
+                assert not await conn.fetchval("SELECT pg_is_in_recovery()")
+                assert await conn.fetchval("SHOW synchronous_commit") == "on"
