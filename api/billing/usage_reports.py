@@ -4,10 +4,11 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from asyncpg import Record
 
@@ -19,6 +20,8 @@ DAYS_DEFAULT: Final = 30
 RANGE_DAYS_MAX: Final = 366
 USERS_MAX: Final = 20_000
 """With more users, each counted once a month, a report adds up nobody's usage unasked."""
+OWN_CHARGES_MAX: Final = 10_000
+"""Charges of one user that are added up by label: no rollup has both, so they are read."""
 LEFT_OUT: Final = f"Not added up, since more than {USERS_MAX:,} users (each counted once a month)"
 
 Period = Literal["day", "week", "month"]
@@ -61,6 +64,37 @@ async def names_of_keys(conn: Connection, org_id: str, key_ids: Iterable[str]) -
     """What the organisation calls its API keys, also those that have ended."""
     rows = await conn.fetch(USAGE["names_of_keys"], org_id, list(key_ids))
     return {row["key_id"]: row["name"] for row in rows}
+
+
+class Labelled(NamedTuple):
+    """What a user used in a period with one key or tag; `name` is None for what says none."""
+
+    period: date
+    name: str | None
+    requests: int
+    credits_used: int
+
+
+def by_name(rows: Iterable[Labelled]) -> list[Labelled]:
+    """All periods together, the largest first; the period is the first of each."""
+    found: dict[str | None, Labelled] = {}
+    for row in rows:
+        known = found.get(row.name, row._replace(requests=0, credits_used=0))
+        found[row.name] = known._replace(
+            requests=known.requests + row.requests,
+            credits_used=known.credits_used + row.credits_used,
+        )
+    return sorted(found.values(), key=lambda row: (-row.credits_used, row.name or ""))
+
+
+def _sums(rows: Sequence[Record]) -> dict[date, tuple[int, int]]:
+    """Requests and millicredits of each period."""
+    requests: defaultdict[date, int] = defaultdict(int)
+    used: defaultdict[date, int] = defaultdict(int)
+    for row in rows:
+        requests[row["period"]] += row["requests"]
+        used[row["period"]] += row["credits_used"]
+    return {period: (requests[period], used[period]) for period in requests}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +140,56 @@ class Scope:
 
     async def by_label(self, conn: Connection, label: Label, limit: int) -> list[Record]:
         """By key or tag, at most `limit`; what says none is left out. Of an organisation as a whole
-        alone: see `no_parts`.
+        alone: see `own_by_label` and `no_parts`.
         """
         return await conn.fetch(
             USAGE["usage_by_label"], self.org_id, self.first, self.last, label, limit
         )
 
-    def no_parts(self, label: Label, field: str) -> None:
-        """Raises ApiError 400 where a part of an organisation's usage is to be divided by label."""
-        if self.user_id is not None or self.service_type is not None:
+    async def own_by_label(
+        self,
+        conn: Connection,
+        period: Period,
+        label: Label,
+        field: str,
+        *,
+        own_keys_only: bool,
+    ) -> list[Labelled]:
+        """By period and key or tag, of a scope of one user, with what says none; it adds up to
+        `by_period`. With `own_keys_only` the keys of others, and of all, count as none. Raises
+        ApiError 400 where charges lie in the archive, or are more than are read for an answer.
+        """
+        whole = await self.by_period(conn, period)
+        rows = await conn.fetch(
+            USAGE["own_usage_by_label"],
+            self.org_id,
+            self.first,
+            self.last,
+            period,
+            self.user_id,
+            label,
+            label == "key" and own_keys_only,
+            OWN_CHARGES_MAX,
+        )
+        if _sums(rows) != _sums(whole):
             raise ApiError(
                 400,
-                f"{field}: usage by {label} is added up for a whole organization, and not for one "
-                "user or service",
+                f"{field}: usage of one user by {label} is added up for at most "
+                f"{OWN_CHARGES_MAX:,} requests, none of them in an archived month: choose a "
+                "shorter or a later range",
+                details={"field": field},
+            )
+        return [
+            Labelled(row["period"], row["name"], row["requests"], row["credits_used"])
+            for row in rows
+        ]
+
+    def no_parts(self, label: Label, field: str) -> None:
+        """Raises ApiError 400 where the usage of one service is to be divided by label."""
+        if self.service_type is not None:
+            raise ApiError(
+                400,
+                f"{field}: usage by {label} is added up for all services together, and not for one",
                 details={"field": field},
             )
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from asyncpg import Record
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from taximeter.api.access.user_emails import emails_of
-from taximeter.api.billing.usage_reports import LABELS, LEFT_OUT, Scope, day_range, names_of_keys
+from taximeter.api.billing.usage_reports import (
+    LABELS,
+    LEFT_OUT,
+    Scope,
+    by_name,
+    day_range,
+    names_of_keys,
+)
 from taximeter.api.billing.views import FromBooks, percentage
 from taximeter.api.running.dependencies import CallerFirstRoute, MemberDep, ServicesDep, own_user
 from taximeter.api.running.reports import ReportsDep
@@ -24,6 +31,9 @@ router = APIRouter(prefix="/api/v1/org-billing", tags=["usage"], route_class=Cal
 ROWS_MAX = 1000
 
 GroupBy = Literal["user", "service", "model", "key", "tag", "day", "week", "month"]
+
+
+_Row = Record | Mapping[str, Any]
 
 
 class ServiceUsage(BaseModel):
@@ -57,7 +67,10 @@ class GroupUsage(BaseModel):
     tag, or the first day of a period.
     """
 
-    key: str = Field(description="Empty for what says no API key, or no tag")
+    key: str = Field(
+        description="Empty for what says no API key, or no tag. What members used with keys that "
+        "are not theirs is told to them as without a key"
+    )
     key_name: str | None = Field(default=None, description="What an API key is called")
     credits_used: float
     requests: int
@@ -87,7 +100,7 @@ class _Found(NamedTuple):
     by_service: list[Record]
     by_user: list[Record]
     by_day: list[Record]
-    by_group: list[Record]
+    by_group: list[_Row]
     left_out: bool
     emails: Mapping[str, str]
     key_names: Mapping[str, str]
@@ -105,7 +118,8 @@ async def get_usage(
     group_by: Annotated[GroupBy | None, Query()] = None,
 ) -> UsageReport:
     """Admins see everybody, members themselves. Lists of users and models have the 1000 largest.
-    400 for the keys or tags of one user or service: these are added up for all alone.
+    400 for the keys or tags of one service, and for those of a user with more than 10,000 requests
+    in that time or with archived ones: these are read one by one.
 
     Every charge that was acknowledged before the question is included; `complete` and `as_of` say
     if that took too long.
@@ -122,14 +136,21 @@ async def get_usage(
         by_user = []
         if user_id is None and not left_out:
             by_user = await scope.by_user(conn, ROWS_MAX)
-        by_group: list[Record] = []
+        by_group: list[_Row] = []
         key_names: Mapping[str, str] = {}
         if group_by == "model":
-            by_group = await scope.by_model(conn, ROWS_MAX)
+            by_group = [*await scope.by_model(conn, ROWS_MAX)]
         elif group_by == "week" or group_by == "month":
-            by_group = await scope.by_period(conn, group_by)
+            by_group = [*await scope.by_period(conn, group_by)]
         elif group_by == "key" or group_by == "tag":
-            by_group = await scope.by_label(conn, group_by, ROWS_MAX)
+            if user_id is None:
+                by_group = [*await scope.by_label(conn, group_by, ROWS_MAX)]
+            else:
+                labelled = await scope.own_by_label(
+                    conn, "day", group_by, "group_by", own_keys_only=not access.is_admin
+                )
+                by_group = [row._asdict() for row in by_name(labelled) if row.name is not None]
+            by_group = by_group[:ROWS_MAX]
             if group_by == "key":
                 names = (row["name"] for row in by_group)
                 key_names = await names_of_keys(conn, access.org_id, names)
@@ -215,7 +236,7 @@ def _groups(
     services_used: dict[str, ServiceUsage],
     users: list[UserUsage],
     days: list[DayUsage],
-    rows: list[Record],
+    rows: list[_Row],
 ) -> list[GroupUsage]:
     """The groups that were asked for; three kinds are in the report anyway."""
     if group_by == "service":
@@ -238,7 +259,7 @@ def _groups(
 
 
 def _labelled(
-    rows: list[Record], key_names: Mapping[str, str], used: int, requests: int
+    rows: list[_Row], key_names: Mapping[str, str], used: int, requests: int
 ) -> list[GroupUsage]:
     """Usage by label, and what has none: the groups add up to the whole."""
     groups = [

@@ -11,7 +11,13 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from taximeter.api.access.user_emails import emails_of
-from taximeter.api.billing.usage_reports import LEFT_OUT, Scope, day_range, names_of_keys
+from taximeter.api.billing.usage_reports import (
+    LEFT_OUT,
+    Scope,
+    by_name,
+    day_range,
+    names_of_keys,
+)
 from taximeter.api.billing.views import FromBooks
 from taximeter.api.running.dependencies import CallerFirstRoute, MemberDep, ServicesDep, own_user
 from taximeter.api.running.reports import ReportsDep
@@ -72,7 +78,8 @@ async def get_usage_series(
     step: Annotated[Step, Query(description="How long a period is")] = "day",
 ) -> UsageSeries:
     """The 12 largest by name and the others together, so that it adds up. Admins see everybody,
-    members themselves. 400 for the keys or tags of one user, which are added up for all alone.
+    members themselves. 400 for the keys or tags of a user with more than 10,000 requests in that
+    time or with archived ones: these are read one by one.
     """
     first, last = day_range(start_date, end_date)
     user = own_user(access, user_id)
@@ -81,8 +88,6 @@ async def get_usage_series(
     left_out = False
     emails: Mapping[str, str] = {}
     key_names: Mapping[str, str] = {}
-    if by == "key" or by == "tag":
-        Scope(org_id, first, last, user).no_parts(by, "by")
 
     async def read(conn: Connection) -> list[tuple[date, str | None, int, int]]:
         nonlocal left_out, emails, key_names
@@ -103,6 +108,15 @@ async def get_usage_series(
             rows = await conn.fetch(USAGE["periods_of_users"], *span, names)
             named = [tuple(row) for row in rows]
             return [*named, *_rest(whole, named)]
+        if (by == "key" or by == "tag") and user is not None:
+            labelled = await Scope(org_id, first, last, user).own_by_label(
+                conn, step, by, "by", own_keys_only=not access.is_admin
+            )
+            largest = [row.name for row in by_name(labelled) if row.name is not None][:NAMED_MAX]
+            if by == "key":
+                key_names = await names_of_keys(conn, org_id, largest)
+            of_largest = [row for row in labelled if row.name in largest]
+            return [*of_largest, *_rest(labelled, of_largest)]
         if by == "key" or by == "tag":
             whole = [
                 (row["period"], None, row["requests"], row["credits_used"])

@@ -132,6 +132,30 @@ WHERE org_id = $1 AND user_id = $5 AND day BETWEEN $2 AND $3 AND ($4::text IS NU
 GROUP BY period
 ORDER BY period;
 
+-- name: own_usage_by_label
+-- Why: usage of one user by period and API key or tag, from the charges themselves, since no rollup has both: the newest $8 of them.
+--      Whoever asks compares the sum with the rollup, which has all. A name is null for what says none; where $7, also for keys that
+--      act for somebody else or for all members.
+-- $1 org_id, $2 first day, $3 last day, $4 day, week or month, $5 user_id, $6 key or tag, $7 only keys of the user's own, $8 limit
+WITH looked AS MATERIALIZED (
+    SELECT created_at, credits_used, request_metadata
+    FROM credit_usage_attribution
+    WHERE org_id = $1 AND user_id = $5
+        AND created_at >= $2::date::timestamp AT TIME ZONE 'UTC' AND created_at < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'
+    ORDER BY created_at DESC
+    LIMIT $8
+)
+
+SELECT
+    date_trunc($4::text, looked.created_at AT TIME ZONE 'UTC')::date AS period,
+    CASE WHEN NOT $7 OR key.key_id IS NOT NULL THEN said.label END AS name,
+    count(*) AS requests, sum(looked.credits_used)::bigint AS credits_used
+FROM looked
+LEFT JOIN LATERAL taximeter.labels_of(looked.request_metadata) AS said ON said.kind = $6
+LEFT JOIN taximeter.api_keys AS key ON $7 AND key.org_id = $1 AND key.key_id = said.label AND key.user_id = $5
+GROUP BY 1, 2
+ORDER BY 1, 2;
+
 -- name: organization_exists
 -- Why: a name that is spelled wrongly must not look like an organisation without usage.
 -- $1 org_id

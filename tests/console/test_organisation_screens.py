@@ -94,6 +94,13 @@ async def test_usage_is_shown_by_key_and_by_tag(running: World, chromium: Chromi
     assert await ask(running, key, tag="nightly report") == 200
     assert await ask(running, key) == 200
     assert (await running.chat()).status_code == 200
+    await running.add_member("bob")
+    assert (await running.allocate("bob", 50.0)).status_code == 200
+    body = {"name": "a key of bob", "operations": ["llm"], "user_id": "bob"}
+    made = await running.client.post(
+        f"{BILLING}/orgs/acme/keys", json=body, headers=running.auth("boss")
+    )
+    assert await ask(running, made.json()["key"], tag="bob's tag") == 200
 
     def journey() -> None:
         with chromium.person(running.url, "boss") as person:
@@ -109,19 +116,20 @@ async def test_usage_is_shown_by_key_and_by_tag(running: World, chromium: Chromi
                 row = ranked.get_by_role("row").filter(has_text=shown)
                 expect(row.get_by_role("cell").nth(2)).to_have_text(str(requests))
                 expect(ranked).to_contain_text(f"no {by}, and all others")
-                expect(page.get_by_label("User", exact=True)).to_have_count(0)
             expect(page.get_by_text("this day is hatched")).to_be_visible()
             # The bar of today, and of no other day, is striped.
             expect(page.locator("rect[fill^='url(#hatch']").first).to_be_visible()
             person.open("/o/acme/usage?by=key&to=2020-01-31&from=2020-01-01", "Usage")
             expect(page.get_by_text("Nothing was used in this time")).to_be_visible()
         with chromium.person(running.url, "ann") as person:
-            # A member has no keys and tags to choose, and is refused in the API's words.
+            # A member's own alone: bob's key and tag are not there.
+            page = person.page
             person.open("/o/acme/usage", "Usage")
-            expect(person.page.get_by_label("By", exact=True)).to_be_visible()
-            assert person.page.locator("option[value=key]").count() == 0
-            person.open("/o/acme/usage?by=key", "Usage")
-            expect(person.page.get_by_text("added up for a whole organization")).to_be_visible()
+            ranked = page.get_by_role("region", name="Usage by", exact=False)
+            for by, shown in (("key", "gateway in Frankfurt"), ("tag", "nightly report")):
+                page.get_by_label("By", exact=True).select_option(by)
+                expect(ranked.get_by_role("row").filter(has_text=shown)).to_have_count(1)
+                expect(ranked.get_by_text("bob")).to_have_count(0)
 
     await chromium.do(journey)
 
@@ -153,11 +161,17 @@ async def test_a_member_makes_a_key_uses_it_and_ends_it(running: World, chromium
             page.keyboard.press("Escape")
             expect(dialog).to_be_visible()
             dialog.get_by_role("button", name="I have kept it").click()
+            person.open("/o/acme/usage?by=key", "Usage")
+            ranked = page.get_by_role("region", name="Usage by", exact=False)
+            used = ranked.get_by_role("row").filter(has_text="my laptop")
+            expect(used.get_by_role("cell").nth(2)).to_have_text("1")
+            person.open("/o/acme/keys", "My keys")
             rows = page.get_by_role("row").filter(has_text="my laptop")
             expect(rows).to_have_count(1)
             rows.get_by_role("button", name="Revoke").click()
             page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
             expect(rows).to_have_count(0)
+            assert asked_with(key) == 401
 
             person.open("/me", "My credits")
             expect(page.get_by_text("Last request")).to_be_visible()

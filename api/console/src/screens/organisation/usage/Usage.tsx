@@ -30,9 +30,6 @@ const BY = [
   ['service', 'service'],
   ['model', 'model'],
   ['user', 'user'],
-] as const;
-/** These the API adds up for a whole organisation alone. */
-const BY_LABEL = [
   ['key', 'API key'],
   ['tag', 'tag'],
 ] as const;
@@ -54,7 +51,6 @@ export default function Usage() {
     step: 'day',
     user: '',
   });
-  const byLabel = BY_LABEL.some(([by]) => by === filters.by);
   const { data, error, refetch } = api.useQuery(
     'get',
     '/api/v1/org-billing/credits/{org_id}/usage/series',
@@ -66,7 +62,7 @@ export default function Usage() {
           end_date: filters.to,
           by: filters.by as Query['by'],
           step: filters.step as Query['step'],
-          ...(filters.user && !byLabel && { user_id: filters.user }),
+          ...(filters.user && { user_id: filters.user }),
         },
       },
     },
@@ -94,19 +90,14 @@ export default function Usage() {
       >
         <DayField label="From" value={filters.from} onChange={(from) => change({ from })} />
         <DayField label="To" value={filters.to} onChange={(to) => change({ to })} />
-        <ChoiceField
-          label="By"
-          value={filters.by}
-          onChange={(by) => change({ by })}
-          options={isAdmin ? [...BY, ...BY_LABEL] : BY}
-        />
+        <ChoiceField label="By" value={filters.by} onChange={(by) => change({ by })} options={BY} />
         <ChoiceField
           label="Each bar a"
           value={filters.step}
           onChange={(step) => change({ step })}
           options={STEPS}
         />
-        {isAdmin && !byLabel && (
+        {isAdmin && (
           <FilterField label="User" value={filters.user} onChange={(user) => change({ user })} />
         )}
       </Stack>
