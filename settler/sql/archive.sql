@@ -28,7 +28,7 @@ SELECT count(*) AS rows, coalesce(sum(credits_used), 0)::text AS credits_used, m
 
 -- name: alone
 -- One archive at a time is written, for this session.
-SELECT pg_try_advisory_lock(74100, 0)
+SELECT pg_try_advisory_lock(74104, 0)
 
 -- name: begun
 -- The part of a month that was begun and not ended, or restored. $1 month

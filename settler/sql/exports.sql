@@ -124,11 +124,11 @@ SELECT month FROM taximeter.dropped_months
 
 -- name: alone
 -- One process at a time writes exports, for this session.
-SELECT pg_try_advisory_lock(74100, 1)
+SELECT pg_try_advisory_lock(74105, 0)
 
 -- name: is_ours
 -- Whether this session still has that.
-SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 74100 AND objid = 1 AND pid = pg_backend_pid() AND granted)
+SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 74105 AND objid = 0 AND pid = pg_backend_pid() AND granted)
 
 -- name: now
 SELECT now()

@@ -1,9 +1,9 @@
 -- name: alone
 -- One settler at a time looks and seals, in this session.
-SELECT pg_try_advisory_lock(74100, 1)
+SELECT pg_try_advisory_lock(74106, 0)
 
 -- name: not_alone
-SELECT pg_advisory_unlock(74100, 1)
+SELECT pg_advisory_unlock(74106, 0)
 
 -- name: state
 -- How far rows are sealed, and whether every transaction that runs notes what it changes of before `announced`.

@@ -16,13 +16,16 @@ import pytest
 from exported_days import ALL, ODD_NAME, Days, today
 from structlog.testing import capture_logs
 
+from taximeter.settler.archive import months as archives
 from taximeter.settler.archive.places import open_place
 from taximeter.settler.books.settings import SettlerSettings
 from taximeter.settler.exports import days as days_module
 from taximeter.settler.exports import formats, reading
 from taximeter.settler.exports.by_itself import exporting
 from taximeter.settler.exports.compare import Compared
-from taximeter.settler.exports.days import NotExported, due_days
+from taximeter.settler.exports.days import NotExported, NotYet, due_days
+from taximeter.settler.proof.reconcile import CouldNotLook
+from taximeter.settler.proof.seals import alone
 from taximeter.settler.worker.jobs import Settler
 from taximeter.settler.worker.loop_activity import LoopActivity
 from taximeter.settler.worker.work_metrics import WorkMetrics
@@ -292,3 +295,22 @@ def test_a_cell_says_no_formula_and_every_number_exactly() -> None:
     assert [formats.csv_cell(one) for one in (-7, Decimal("-0.007"), None, True)] == [
         *("-7", "-0.007", "", "true")
     ]
+
+
+async def test_who_exports_keeps_nobody_from_the_books(days: Days) -> None:
+    """Exports of a long time, a month on its way to the archive and looks at the books go on at the
+    same time; two of a kind do not.
+    """
+    settings = days.settings()
+    pool = days.world.pool
+    async with exporting(settings) as conn, exporting(settings) as second, alone(pool):
+        await days_module.take_turn(conn)
+        await archives.take_turn(conn)
+        assert await conn.fetchval(days_module.SQL["is_ours"])
+        with pytest.raises(NotYet, match="another process writes exports"):
+            await days_module.take_turn(second)
+        with pytest.raises(archives.NotArchived):
+            await archives.take_turn(second)
+        with pytest.raises(CouldNotLook):
+            async with alone(pool):
+                pass
