@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import openai
 import pytest
 from support.provider import USAGE, Asked, Provider, chat_answer
+from support.waiting import eventually
 from support.world import World
 
 
@@ -86,24 +88,29 @@ async def test_connecting_is_not_waited_for_again_and_again(
 
 @pytest.mark.parametrize("api_options", [{"connections_max": 2}], indirect=True)
 async def test_no_more_connections_than_allowed(world: World, provider: Provider) -> None:
+    """Eight callers at once, of whom six wait; those who wait are served later."""
     await world.funded()
-    running = most = 0
-    both = asyncio.Event()
+    upstreams = world.app.state.services.router.upstreams.values()
+    running, go = 0, asyncio.Event()
 
     async def script(asked: Asked) -> None:
-        nonlocal running, most
+        nonlocal running
         running += 1
-        most = max(most, running)
-        if running == 2:
-            both.set()
-        await both.wait()
-        running -= 1
+        await go.wait()
         await asked.answer(chat_answer())
 
+    async def all_wait_for_something() -> bool:
+        counts = sum((Counter(one.connections) for one in upstreams), Counter[str]())
+        return running == counts["used"] and counts["used"] + counts["waiting"] == 8
+
     provider.script = script
-    responses = await asyncio.gather(*(world.chat(model="gpt-4o") for _ in range(8)))
-    assert {response.status_code for response in responses} == {200}
-    assert most == 2
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(world.chat(model="gpt-4o")) for _ in range(8)]
+        await eventually(all_wait_for_something)
+        found = running
+        go.set()
+    assert {call.result().status_code for call in calls} == {200}
+    assert found == 2
 
 
 DRIPPING: Any = {"silence_timeout_s": 30.0, "answer_timeout_s": 0.6}
