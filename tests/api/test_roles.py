@@ -496,9 +496,12 @@ async def test_members_see_themselves_only(world: World) -> None:
     await world.funded("ann", 20.0)
     await world.add_member("bob")
     assert (await world.allocate("bob", 3.0)).status_code == 200
-    for path in ("allocations", "usage"):
-        other = await world.client.get(f"{CREDITS}/{path}?user_id=bob", headers=world.auth("ann"))
-        assert other.status_code == 403
+    usage = [f"usage{part}" for part in ("?", "?group_by=key&", "?group_by=tag&")]
+    series = [f"usage/series{part}" for part in ("?", "?by=key&", "?by=tag&")]
+    for path in ("allocations?", *usage, *series):
+        for who, expected in (("ann", 403), ("boss", 200)):
+            other = await world.client.get(f"{CREDITS}/{path}user_id=bob", headers=world.auth(who))
+            assert other.status_code == expected, (path, who)
     own = await world.client.get(f"{CREDITS}/allocations", headers=world.auth("ann"))
     assert [one["user_id"] for one in own.json()["allocations"]] == ["ann"]
     everybody = await world.client.get(f"{CREDITS}/allocations", headers=world.auth("boss"))
