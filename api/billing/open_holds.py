@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -53,7 +54,8 @@ async def find_hold(stores: Stores, org_id: str, request_id: str) -> OpenHold | 
     record = await stores.redis.hget(keys.holds, name)
     if record is None:
         return None
-    return (await _views(stores.redis, keys, {name.encode(): record}))[0][0]
+    holds, _ = await _views(stores.redis, keys, {name.encode(): record})
+    return holds[0] if holds else None
 
 
 async def page_of_holds(
@@ -75,7 +77,7 @@ async def page_of_holds(
         found |= {
             name: record
             for name, record in part.items()
-            if account is None or record.split(b"\t", 2)[1] == account.encode()
+            if account is None or record.split(b"\t", 2)[1:2] == [account.encode()]
         }
         if place == 0 or len(found) >= limit:
             break
@@ -90,17 +92,20 @@ async def _keys(stores: Stores, org_id: str) -> ShardKeys:
 async def _views(
     redis: Any, keys: ShardKeys, records: dict[bytes, bytes]
 ) -> tuple[list[OpenHold], datetime]:
-    """With their deadlines, read after them: one that has none any more has ended since."""
+    """With their deadlines, read after them: one that has none any more has ended since. What is
+    damaged is left out: `taximeter check` shows it.
+    """
     async with redis.pipeline(transaction=True) as pipe:
         pipe.time()
         for name in records:
             pipe.zscore(keys.deadlines, name)
         (seconds, micros), *deadlines = await pipe.execute()
     now = datetime.fromtimestamp(seconds + micros / 1e6, UTC)
-    return [
-        _view(name.decode().partition("/")[2], record, deadline, now)
-        for (name, record), deadline in zip(records.items(), deadlines, strict=True)
-    ], now
+    holds = []
+    for (name, record), deadline in zip(records.items(), deadlines, strict=True):
+        with suppress(ValueError):
+            holds.append(_view(name.decode().partition("/")[2], record, deadline, now))
+    return holds, now
 
 
 def _view(request_id: str, text: bytes, deadline_ms: float | None, now: datetime) -> OpenHold:

@@ -32,6 +32,19 @@ async def get(world: World, path: str, who: str = "boss", status: int = 200) -> 
     return answer.json()
 
 
+async def test_a_damaged_hold_keeps_nobody_from_the_others(world: World) -> None:
+    await world.funded("ann", 50.0)
+    meter = await world.app.state.services.meters.get()
+    await meter.reserve("acme", "ann", 5000, request_id="r-1")
+    holds = world.stores.keys(0).holds
+    damage = {"acme/no-record": "damaged", "acme/no-number": "x\tacme/ann\t0\t\t", b"acme/\xff": ""}
+    for name, record in damage.items():
+        await world.stores.redis.hset(holds, name, record)
+    for who in ("boss", "ann"):
+        found = (await get(world, f"{ACME}/holds", who))["holds"]
+        assert [one["request_id"] for one in found] == ["r-1"]
+
+
 async def test_a_request_tells_its_story_from_hold_to_refund(world: World) -> None:
     await world.funded("ann", 50.0)
     await world.add_member("bob")
