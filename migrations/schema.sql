@@ -1737,6 +1737,7 @@ CREATE TABLE taximeter.installation (
     silent_because text,
     answered_at timestamp with time zone,
     answer text,
+    is_stopped boolean DEFAULT false NOT NULL,
     CONSTRAINT installation_is_one CHECK (is_this),
     CONSTRAINT name_is_plain CHECK ((name ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'::text)),
     CONSTRAINT silence_has_a_reason CHECK (((silent_since IS NULL) = (silent_because IS NULL)))
@@ -1751,6 +1752,8 @@ COMMENT ON COLUMN taximeter.installation.history IS 'System identifier and timel
 COMMENT ON COLUMN taximeter.installation.silent_since IS 'Since when nothing is sent or archived: this may be a copy.';
 
 COMMENT ON COLUMN taximeter.installation.answer IS 'What an operator has said to that, by `taximeter restored`.';
+
+COMMENT ON COLUMN taximeter.installation.is_stopped IS 'Silent, and credits are not taken either: this is very likely a copy.';
 
 ALTER TABLE ONLY taximeter.installation
     ADD CONSTRAINT installation_pkey PRIMARY KEY (is_this);

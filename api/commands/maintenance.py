@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from taximeter.api.commands.common import explain
 from taximeter.meter.wire.errors import StoreError
+from taximeter.settler.books.installation import MayBeACopy
 from taximeter.settler.books.settings import StoreSettings
 from taximeter.settler.shards.drain import HoldsOpen, ShardBusy
 from taximeter.settler.shards.reshard import EventsMissing
@@ -49,7 +50,10 @@ def reported() -> Iterator[None]:
         raise click.ClickException(
             f"{error}. Nothing was done. Wait longer with --wait, or keep them open with --force."
         ) from error
-    except (ShardBusy, EventsMissing, StoreError, LookupError, TimeoutError, ValueError) as error:
+    except (
+        *(ShardBusy, EventsMissing, MayBeACopy, StoreError),
+        *(LookupError, TimeoutError, ValueError),
+    ) as error:
         raise click.ClickException(str(error)) from error
     except (OSError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise click.ClickException(f"{type(error).__name__}: {error}") from error

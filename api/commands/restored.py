@@ -28,13 +28,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @click.command(
     help="Say what this database is, after a restore: without an option nothing changes, and the "
-    "exit code is 1 while nobody is told anything because it may be a copy."
+    "exit code is 1 while nobody is told anything, or nothing charged, because it may be a copy."
 )
 @click.option(
     "--same",
     "note",
     metavar="NOTE",
-    help="It is the installation itself: notices, e-mails and archives go on. The note says why.",
+    help="It is the installation itself: charges, notices, e-mails and archives go on. The note "
+    "says why.",
 )
 @click.option(
     "--copy",
@@ -117,6 +118,7 @@ def _lines(standing: Standing) -> list[str]:
         lines += [
             f"NOBODY IS TOLD ANYTHING since {standing.silent_since:%Y-%m-%d %H:%M:%S} UTC:"
             f" {standing.silent_because}",
+            *(["NO CREDITS ARE TAKEN, and no shard is opened"] if standing.is_stopped else []),
             "say which: taximeter restored --same 'why', or taximeter restored --copy NAME",
         ]
     if standing.answered_at is not None:

@@ -96,6 +96,8 @@ class LlmEndpoint:
         key = text_header(headers, b"idempotency-key", "Idempotency-Key")
         payer = await paying_org(services, user_id, org_id)
         account = (payer.org_id, user_id)
+        if services.installation.stopped:
+            raise ApiError.of("another_installation")
         services.store.check(payer.org_id)
         place = Place(services.requests.take(*account, 1), services.bodies.take(*account))
         places.append(place)

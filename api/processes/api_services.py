@@ -30,6 +30,7 @@ from taximeter.api.llm.unsent_charges import PendingCharges
 from taximeter.api.prices.editions import Editions
 from taximeter.api.prices.followed import PriceAge, following, make_holds
 from taximeter.api.processes.database import open_directory, process_pool
+from taximeter.api.running.installation_watch import InstallationWatch
 from taximeter.api.running.live_looks import LiveLooks
 from taximeter.api.running.replica_reads import Reports
 from taximeter.api.running.services import MeterGate
@@ -219,6 +220,8 @@ async def open_services(
 
         stack.push_async_callback(drain)
         stores = Stores(pool, redis, settings.key_prefix)
+        installation = InstallationWatch(pool, settings.installation)
+        await stack.enter_async_context(installation.watching())
         health = HealthCheck(stores, upstream=lambda: upstream_health(router), prices=age.word)
         stack.push_async_callback(health.aclose)
         replica = None
@@ -245,6 +248,7 @@ async def open_services(
             settings=settings,
             pool=pool,
             stores=stores,
+            installation=installation,
             meters=meters,
             live=LiveBalances(stores, tracker, meters.get),
             looks=looks,

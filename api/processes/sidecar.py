@@ -21,6 +21,7 @@ from taximeter.api.processes.exposed import metrics_port
 from taximeter.api.processes.several import Member, Several, close_all, reserve_port, share_port
 from taximeter.api.processes.sidecar_keys import Keys
 from taximeter.api.processes.sidecar_server import DrainingServer, open_unix_socket, server_config
+from taximeter.api.running.installation_watch import InstallationWatch
 from taximeter.api.running.meter_metrics import meter_families
 from taximeter.api.running.price_metrics import price_families
 from taximeter.api.settings.sidecar import SidecarSettings
@@ -195,6 +196,9 @@ async def run_sidecar(
         elif (path := settings.sidecar_socket) is not None:
             sockets = [open_unix_socket(path, int(settings.sidecar_socket_mode, 8))]
             stack.callback(path.unlink, missing_ok=True)
+        if pool is not None:
+            installation = InstallationWatch(pool, settings.installation, sidecar.stop_taking)
+            await stack.enter_async_context(installation.watching())
         loader = None if pool is None else account_loader(pool)
         directory = await stack.enter_async_context(open_directory(settings, "taximeter-sidecar"))
         await stack.enter_async_context(_meter_of(sidecar, settings, loader, directory, tracing))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from taximeter.api.running.dependencies import ServicesDep
+from taximeter.api.running.installation_watch import REASON
 from taximeter.api.web.errors import from_meter
 from taximeter.meter import MeterError
 from taximeter.settler.status.health import PartHealth, SystemHealth
@@ -36,11 +37,15 @@ async def get_livez() -> PartHealth:
 @router.get("/readyz", include_in_schema=False)
 async def get_readyz(services: ServicesDep, response: Response) -> PartHealth:
     """200 while this process can hold and charge: Redis answers and a shard is open. Postgres may
-    be away, since users and keys that are known go on. `degraded` names the shards that are closed
-    or away, the disks and replicas that do not confirm what is written, where answers wait for
-    them, and a price list that is old or cannot be read.
+    be away, since users and keys that are known go on. `another_installation`: the database may be
+    a copy, and nothing is charged until an operator has said what it is. `degraded` names the
+    shards that are closed or away, the disks and replicas that do not confirm what is written,
+    where answers wait for them, and a price list that is old or cannot be read.
     """
     response.headers["Cache-Control"] = "no-store"
+    if services.installation.stopped:
+        response.status_code = 503
+        return PartHealth(status="down", reason=REASON)
     try:
         meter = await services.meters.get()
         await meter.ready()

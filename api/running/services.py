@@ -20,6 +20,7 @@ from taximeter.api.billing.charges import Charges
 from taximeter.api.billing.live_balances import LiveBalances
 from taximeter.api.billing.payments import PaymentVerifier
 from taximeter.api.prices.followed import PriceAge
+from taximeter.api.running.installation_watch import InstallationWatch
 from taximeter.api.running.live_looks import LiveLooks
 from taximeter.api.running.replica_reads import Reports
 from taximeter.api.settings.api import ApiSettings
@@ -112,6 +113,7 @@ class Services:
     settings: ApiSettings
     pool: Pool
     stores: Stores
+    installation: InstallationWatch
     meters: MeterGate
     live: LiveBalances
     looks: LiveLooks

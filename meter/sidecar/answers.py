@@ -87,6 +87,7 @@ def invalid(field: str, limit: str) -> Refusal:
 
 
 DRAINING: Final = http_refusal("draining")
+ANOTHER_INSTALLATION: Final = http_refusal("another_installation")
 PRICES_NOT_KNOWN: Final = http_refusal("prices_not_known")
 KEYS_UNAVAILABLE: Final = http_refusal("database_away")
 INTERNAL: Final = http_refusal("internal")

@@ -19,7 +19,14 @@ from taximeter.meter.client import Meter
 from taximeter.meter.held_estimates import EstimatedHolds
 from taximeter.meter.pricing import Pricer
 from taximeter.meter.sidecar import reads as queries
-from taximeter.meter.sidecar.answers import DRAINING, INTERNAL, Refusal, http_refusal, refusal_of
+from taximeter.meter.sidecar.answers import (
+    ANOTHER_INSTALLATION,
+    DRAINING,
+    INTERNAL,
+    Refusal,
+    http_refusal,
+    refusal_of,
+)
 from taximeter.meter.sidecar.batch import run_batch
 from taximeter.meter.sidecar.body import (
     BODY_BYTES_MAX,
@@ -112,13 +119,20 @@ class Sidecar:
     @property
     def draining(self) -> bool:
         """Whether `drain` was called."""
-        return self._operations.draining
+        return self._operations.taking_nothing is DRAINING
 
     def drain(self) -> None:
         """From now on take no new credits, and ask every caller to connect elsewhere. Holds can
         still be ended.
         """
-        self._operations.draining = True
+        self._operations.taking_nothing = DRAINING
+
+    def stop_taking(self, stop: bool) -> None:
+        """Take no credits, or take them again: this may be a copy of another installation. Holds
+        can still be ended.
+        """
+        if not self.draining:
+            self._operations.taking_nothing = ANOTHER_INSTALLATION if stop else None
 
     def attach(self, meter: Meter) -> None:
         """Use this meter."""
@@ -178,7 +192,7 @@ class Sidecar:
         headers = [kind, (b"content-length", b"%d" % len(body))]
         if extra:
             headers += extra
-        if self._operations.draining and _CLOSE not in headers:
+        if self._operations.taking_nothing is DRAINING and _CLOSE not in headers:
             headers.append(_CLOSE)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -227,8 +241,8 @@ class Sidecar:
         if path == METRICS:
             raise http_refusal("not_there")
         if path == "/readyz":
-            if self._operations.draining:
-                raise DRAINING
+            if self._operations.taking_nothing is not None:
+                raise self._operations.taking_nothing
             meter = self._operations.connected()
             await meter.ready()
             missing = await meter.missing()

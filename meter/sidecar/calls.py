@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from taximeter.meter.client import Meter
 from taximeter.meter.hold import Hold
-from taximeter.meter.sidecar.answers import DRAINING, UNAVAILABLE, Refusal
+from taximeter.meter.sidecar.answers import UNAVAILABLE, Refusal
 from taximeter.meter.sidecar.fields import (
     FIELDS,
     amount_of,
@@ -72,7 +72,8 @@ class Operations:
 
     def __init__(self, meter: Meter | None, prices: Prices | None) -> None:
         self.meter = meter
-        self.draining = False
+        self.taking_nothing: Refusal | None = None
+        """Why no credits are taken now: it is stopping, or this may be a copy."""
         self.refusal = UNAVAILABLE
         """Why nothing can be done while there is no meter."""
         self._prices = prices
@@ -134,8 +135,8 @@ class Operations:
         if op not in FIELDS:
             raise InvalidRequest("op", f"one of {', '.join(FIELDS)}")
         op = cast(Op, op)
-        if self.draining and op in TAKES_CREDIT:
-            raise DRAINING
+        if self.taking_nothing is not None and op in TAKES_CREDIT:
+            raise self.taking_nothing
         meter = self.meter or self.connected()
         check_names(fields, FIELDS[op])
         org_id, user_id = text_of(fields, "org_id"), text_of(fields, "user_id")

@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 
 from taximeter.meter.client import Meter
 from taximeter.meter.sidecar.answers import (
-    DRAINING,
     Refusal,
     http_refusal,
     refusal_of,
@@ -121,8 +120,8 @@ class ForwardAuth:
                 asker = grant.checked(operation, *ids)
         if action == "settle":
             return await _settle(meter, *ids, headers, grant)
-        if self._operations.draining:
-            raise DRAINING
+        if self._operations.taking_nothing is not None:
+            raise self._operations.taking_nothing
         price = millicredits_of(rest.partition("/")[0], "price")
         usage = _noted(_usage(headers, rest), grant)
         request_id = headers.get(REQUEST)

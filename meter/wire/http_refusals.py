@@ -18,6 +18,7 @@ row in one of the two tables.
 """
 
 HttpCause = Literal[
+    "another_installation",
     "archive_away",
     "body_too_large",
     "body_too_slow",
@@ -119,6 +120,12 @@ _KEYS_UNAVAILABLE: Final = Said(
     503,
     "KEYS_UNAVAILABLE",
     "The key is not known here yet, and who keeps the keys does not answer.",
+)
+_COPY: Final = Said(
+    503,
+    "ANOTHER_INSTALLATION",
+    "This may be a copy of another installation: no credits are taken until an operator has said"
+    " what it is. Nothing was done; holds can still be ended.",
 )
 _DATABASE: Final = Said(
     503, "SERVICE_UNAVAILABLE", "The database is unavailable", "database_unavailable"
@@ -280,6 +287,20 @@ HTTP_REFUSALS: Final[dict[HttpCause, HttpRefusal]] = {
             "Which price list is in force is not known here yet. Nothing was done: give an amount,"
             " or ask again.",
         ),
+        why=FAMILY,
+    ),
+    "another_installation": HttpRefusal(
+        when="the database may be a copy of another installation's: until an operator has said what"
+        " it is, nothing is held, charged or sent to a provider",
+        llm=Said(
+            503,
+            "SERVICE_UNAVAILABLE",
+            "This may be a copy of another installation: no credits are taken until an operator has"
+            " said what it is. Nothing was sent",
+            "another_installation",
+        ),
+        sidecar=_COPY,
+        gate=_COPY,
         why=FAMILY,
     ),
     "payment_provider": _of_admin_api(

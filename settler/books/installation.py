@@ -1,5 +1,6 @@
 """Knows whether this database is the installation itself or may be a copy of it: then nobody is
-told anything, and nothing is archived, until an operator has said which.
+told anything, nothing is archived, and where it is very likely a copy no credits are taken, until
+an operator has said which.
 
 A copy has everything that the original has. What it lacks is the Redis that has been at work with
 it, so whoever opens shards says whether Redis knows this Postgres; and it may have another name
@@ -22,17 +23,24 @@ class AnotherInstallation(Exception):
     """The database is that of an installation with another name. Nothing was touched."""
 
 
+class MayBeACopy(Exception):
+    """This is very likely a copy of an installation: its shards stay closed until an operator has
+    said what it is.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What Postgres says of itself. `silent_since`: since when nobody is told anything, None when
-    somebody may be; `answer`: what an operator has said last. The counts are of what waits to be
-    sent, and of whom to.
+    somebody may be; `is_stopped`: whether no credits are taken either; `answer`: what an operator
+    has said last. The counts are of what waits to be sent, and of whom to.
     """
 
     name: str | None
     history: str | None
     silent_since: datetime | None
     silent_because: str | None
+    is_stopped: bool
     answered_at: datetime | None
     answer: str | None
     notices: int
@@ -74,26 +82,46 @@ async def note_redis(
     conn: Connection, stores: Stores, *, history: str, known: bool, used: bool
 ) -> bool:
     """Note what a Redis that is to be opened says of this Postgres, whose history that is: `known`,
-    it has been at work with it; `used`, the database has been at work before. False when nobody may
-    be told anything from now on. In a transaction of its own. Raises asyncpg errors.
+    it has been at work with it; `used`, the database has been at work before. Returns whether the
+    shard may be opened. In a transaction of its own. Raises asyncpg errors.
 
     A Redis that was emptied knows nothing. An installation that has its name in the settings goes
-    on then, unless Postgres has another history as well: that is what a restore leaves.
+    on then, unless Postgres has another history as well: that is what a restore leaves. One that
+    never had a name goes on, and tells nobody anything. Whatever else there is may be a copy, whose
+    gateways would call providers at the expense of the original: it is not opened.
     """
     async with conn.transaction():
         row = await conn.fetchrow(_SQL["lock_installation"])
         assert row is not None, "made by its migration, and never deleted"
         if known or not used:
             await conn.execute(_SQL["note_history"], history)
-            return row["silent_since"] is None
+            return not row["is_stopped"]
         is_itself = stores.installation is not None and row["name"] == stores.installation
-        if is_itself and row["history"] in (None, history):
-            return row["silent_since"] is None
-        await conn.execute(
+        is_same = row["history"] in (None, history)
+        if is_itself and is_same:
+            return not row["is_stopped"]
+        is_stopped: bool = await conn.fetchval(
             _SQL["fall_silent"],
             "Redis does not know this database: Redis was lost, or this is a copy",
+            not is_same or row["name"] is not None,
         )
-        return False
+        return not is_stopped
+
+
+async def objection(conn: Connection | Pool, installation: str | None) -> str | None:
+    """Why a process with this name in its settings may take no credits here, None when it may.
+    Raises asyncpg errors.
+    """
+    row = await conn.fetchrow(_SQL["whose"])
+    assert row is not None, "made by its migration, and never deleted"
+    if row["is_stopped"]:
+        return "Redis does not know this database: say what it is by `taximeter restored`"
+    if installation is not None and row["name"] not in (None, installation):
+        return (
+            f"TAXIMETER_INSTALLATION is {installation}, and the database is of {row['name']}: if"
+            f" it is a copy, make it one of its own by `taximeter restored --copy {installation}`"
+        )
+    return None
 
 
 async def read_standing(conn: Connection | Pool) -> Standing:

@@ -126,8 +126,9 @@ class StoreSettings(BaseSettings):
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
         description="A name for this installation, `production` say. The first settler writes it "
-        "into the database; one with another name does not start on that, so that a copy in a "
-        "test system is found out before it does anything.",
+        "into the database; one with another name does not start on that, and an API or a sidecar "
+        "with another name takes no credits, so that a copy in a test system is found out before "
+        "it does anything.",
     )
     shards: int | None = Field(
         default=None,

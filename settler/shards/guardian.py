@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from taximeter.meter.wire.scripts import load_script
+from taximeter.settler.books.installation import MayBeACopy
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.postgres_position import note_position
 from taximeter.settler.books.stores import Connection, Stores
@@ -177,7 +178,11 @@ async def _act(conn: Connection, stores: Stores, shard: int, shards: int) -> Gua
             ],
         )
         return Guarded(shard, True, mark.epoch, "opened", verdict.reason)
-    done = await rebuild(conn, stores, shard, shards, verdict.reason, whole=is_whole(mark, seen))
+    whole = is_whole(mark, seen)
+    try:
+        done = await rebuild(conn, stores, shard, shards, verdict.reason, whole=whole)
+    except MayBeACopy as error:
+        return Guarded(shard, False, mark.epoch, "stopped", str(error))
     return Guarded(
         shard,
         True,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from taximeter.meter.wire.scripts import load_script
-from taximeter.settler.books.installation import note_redis
+from taximeter.settler.books.installation import MayBeACopy, note_redis
 from taximeter.settler.books.named_sql import load_queries
 from taximeter.settler.books.shard_reads import read_uncharged
 from taximeter.settler.books.stores import Connection, Stores
@@ -61,22 +61,29 @@ async def rebuild(
 
     The caller holds the guardian's lock. Each step leaves a state from which a new call goes on: a
     closed shard stays closed until `open`, settled events stay settled, and an epoch that was begun
-    but never opened is passed over. Raises TimeoutError when other workers keep the shard busy,
-    SupersededPostgres, asyncpg and redis errors.
+    but never opened is passed over. Raises MayBeACopy, and then nothing was settled or opened,
+    TimeoutError when other workers keep the shard busy, SupersededPostgres, asyncpg and redis
+    errors.
     """
     keys = stores.keys(shard)
     # A guardian before this one may have begun an epoch, frozen, and wake to open it.
     begun = await read_mark(conn, shard)
     seen = await view_shard(stores, shard)
     refuse_old_primary(begun, seen)
-    # Before anybody is let in: a copy that was restored elsewhere must tell nobody anything.
+    # Before anybody is let in: a copy that was restored elsewhere must tell nobody anything, and
+    # take nothing from anybody.
     assert begun.ledger is not None, "it was read with its ledger"
-    await note_redis(
+    may_open = await note_redis(
         *(conn, stores),
         history=begun.ledger.history,
         known=knows(begun, seen),
         used=has_been_used(begun),
     )
+    if not may_open:
+        why = "this may be a copy: say what it is by `taximeter restored`"
+        if not seen.meta:  # What has data may be at work with the original.
+            await fence(stores, begun, seen, why, whole=False)
+        raise MayBeACopy(why)
     await fence(stores, begun, seen, reason, whole=whole)
     deadline = time.monotonic() + _PATIENCE_S
     epoch: int | None = None

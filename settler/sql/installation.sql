@@ -1,10 +1,14 @@
 -- name: read_installation
 -- Which installation this is, and why it tells nobody anything, if so.
-SELECT name, history, silent_since, silent_because, answered_at, answer FROM taximeter.installation
+SELECT name, history, silent_since, silent_because, is_stopped, answered_at, answer FROM taximeter.installation
+
+-- name: whose
+-- For a process that takes credits: the name of this database, and whether nothing is taken.
+SELECT name, is_stopped FROM taximeter.installation
 
 -- name: lock_installation
 -- The same, for whoever changes it.
-SELECT name, history, silent_since FROM taximeter.installation FOR UPDATE
+SELECT name, history, is_stopped FROM taximeter.installation FOR UPDATE
 
 -- name: may_speak
 -- Whether anybody may be told anything.
@@ -17,8 +21,10 @@ UPDATE taximeter.installation
  WHERE (name IS NULL AND $1::text IS NOT NULL) OR history IS NULL
 
 -- name: fall_silent
--- Once: the first reason stays. $1 why
-UPDATE taximeter.installation SET silent_since = now(), silent_because = $1 WHERE silent_since IS NULL
+-- Once: the first reason stays. $1 why, $2 whether credits are not taken either. Returns whether they are not.
+UPDATE taximeter.installation
+   SET silent_since = coalesce(silent_since, now()), silent_because = coalesce(silent_because, $1), is_stopped = is_stopped OR $2
+RETURNING is_stopped
 
 -- name: note_history
 -- A Redis knows this Postgres. $1 its history
@@ -37,12 +43,12 @@ SELECT (SELECT count(*) FROM taximeter.notices WHERE spread_at IS NULL) AS notic
 -- name: speak_again
 -- It is what it was. $1 history, $2 what was said
 UPDATE taximeter.installation
-   SET silent_since = NULL, silent_because = NULL, history = $1, answered_at = now(), answer = $2
+   SET silent_since = NULL, silent_because = NULL, is_stopped = false, history = $1, answered_at = now(), answer = $2
 
 -- name: become_another
 -- It is another installation now. $1 history, $2 what was said, $3 its name
 UPDATE taximeter.installation
-   SET silent_since = NULL, silent_because = NULL, history = $1, answered_at = now(), answer = $2, name = $3
+   SET silent_since = NULL, silent_because = NULL, is_stopped = false, history = $1, answered_at = now(), answer = $2, name = $3
 
 -- name: disable_receivers
 -- Nobody who was told something by the original is told anything by its copy. Returns how many.

@@ -90,8 +90,8 @@ async def _judge(
     else:
         result.must(not result.objected, f"check objects: {result.objected}")
     code, printed = await system.run("restored")
-    result.silent = code == 1
-    if result.silent:
+    if code == 1:
+        result.silent = True
         code, printed = await system.run("restored", "--same", f"drill: {result.name}")
         result.must(code == 0, printed)
     # What was found missing is charged again, as the page says, and no case sees the one before it.
@@ -164,7 +164,7 @@ async def redis_lost(system: System, count: int, name: str, *, postgres: bool) -
         with Timed(result, "postgres"):
             await asyncio.to_thread(system.postgres.put_back, moment)
     await asyncio.to_thread(system.put_redis_back, None)
-    await _opens(system, result, name)
+    await _opens(system, result, name, stays_closed=postgres)
     gone = ("-b-", "-c-") if postgres else ("-c-",)
     lost = {one for one in system.log.answered if one.startswith(tuple(name + g for g in gone))}
     await _judge(system, result, missing=lost)
@@ -204,9 +204,15 @@ async def both_back(system: System, count: int, name: str, *, redis_first: bool)
     return result
 
 
-async def _opens(system: System, result: Result, name: str) -> None:
+async def _opens(system: System, result: Result, name: str, *, stays_closed: bool = False) -> None:
+    """`stays_closed`: neither store knows the other, so an operator is asked first."""
+    system.start_settler()
+    if stays_closed:
+        await system.stopped()
+        result.silent = True
+        code, printed = await system.run("restored", "--same", f"drill: {name}")
+        result.must(code == 0, printed)
     with Timed(result, "open again"):
-        system.start_settler()
         async with system.meter() as meter:
             await system.charge(meter, f"{name}-d", 10)
 
@@ -232,8 +238,7 @@ async def a_copy(system: System, count: int, name: str) -> Result:
                 await asyncio.to_thread(copy.postgres.put_back, moment)
             await asyncio.to_thread(copy.valkey.start)
             copy.start_settler()
-            async with copy.meter() as meter:
-                await copy.charge(meter, name, count)
+            await copy.stopped()
             await _buy(copy)
             await copy.rounds_of_notices()
             code, _ = await copy.run("restored")
@@ -241,6 +246,8 @@ async def a_copy(system: System, count: int, name: str) -> Result:
             result.must(result.silent, "the copy does not know that it may be one")
             code, printed = await copy.run("restored", "--copy", "test-system")
             result.must(code == 0, printed)
+            async with copy.meter() as meter:
+                await copy.charge(meter, name, count)
             await _buy(copy)
             await copy.rounds_of_notices()
             result.must(len(receiver.seen) == heard, "the copy has called production's receiver")

@@ -137,6 +137,20 @@ class System:
                 yield made
             pool.terminate()
 
+    async def stopped(self) -> None:
+        """Wait until the guardian has found that this may be a copy: it opens no shard."""
+
+        async def is_stopped() -> bool:
+            return bool(await self.ask("SELECT is_stopped FROM taximeter.installation"))
+
+        await eventually(is_stopped, within_s=BOUND_S, what="a guardian that opens nothing")
+        async with Redis.from_url(self.valkey.url) as redis:
+
+            async def is_closed() -> bool:
+                return bool(await redis.hget("{tm:0}:meta", "epoch") == b"fenced")
+
+            await eventually(is_closed, within_s=BOUND_S, what="a shard that stays closed")
+
     async def charge(self, meter: Meter, label: str, count: int, *, logged: bool = True) -> None:
         """Charge so many; what meets a closed or full shard is asked again, under its id."""
         waiting = self._charges(label, count)

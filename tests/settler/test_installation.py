@@ -17,11 +17,13 @@ from support.books import Books
 from support.receiving import KEY, Receiver, add, listening, note, rounds
 
 from taximeter.api.commands import group
+from taximeter.meter import Meter, MeterSettings, ShardFenced
 from taximeter.settler.books.installation import (
     AnotherInstallation,
     become_copy,
     claim_installation,
     may_speak,
+    objection,
     read_standing,
     speak_again,
 )
@@ -119,22 +121,67 @@ async def test_the_installation_itself_goes_on_where_it_left_off(
 
 
 @pytest.mark.parametrize(
-    ("name", "history", "speaks"),
-    [("prod", None, True), ("prod", "1/00000001", False), (None, None, False)],
+    ("of", "name", "history", "speaks", "opens"),
+    [
+        pytest.param("prod", "prod", None, True, True, id="itself"),
+        pytest.param("prod", "prod", "1/00000001", False, False, id="a restore, with its name"),
+        pytest.param("prod", None, None, False, False, id="without the name that it has"),
+        pytest.param(None, None, None, False, True, id="that never had a name"),
+        pytest.param(None, None, "1/00000001", False, False, id="a restore, without a name"),
+    ],
 )
-async def test_who_has_a_name_may_lose_its_redis(
-    world: World, books: Books, name: str | None, history: str | None, speaks: bool
+async def test_who_may_lose_its_redis(
+    world: World,
+    books: Books,
+    of: str | None,
+    name: str | None,
+    history: str | None,
+    speaks: bool,
+    opens: bool,
+    redis_url: str,
 ) -> None:
     """An emptied Redis is an ordinary accident of the installation itself; a Postgres of another
-    history beside it is what a restore leaves.
+    history beside it is what a restore leaves: nothing is opened then before somebody has answered.
     """
-    named = replace(world.stores, installation=name)
-    await claim_installation(named)
+    await claim_installation(replace(world.stores, installation=of))
+    stores = replace(world.stores, installation=name)
     if history is not None:
         await books.run("UPDATE taximeter.installation SET history = $1", history)
     await restore_elsewhere(world)
-    assert (await guard(named, 0, 1)).action == "rebuilt"
-    assert await may_speak(world.pool) is speaks
+    for _ in range(2):  # What it has closed itself is no Redis that knows it.
+        guarded = await guard(stores, 0, 1)
+        assert await may_speak(world.pool) is speaks
+        assert (await read_standing(world.pool)).is_stopped is not opens
+        if opens:
+            assert guarded.usable
+            continue
+        assert (guarded.usable, guarded.action) == (False, "stopped")
+        meta = await world.stores.redis.hgetall(world.keys().meta)
+        assert meta[b"epoch"] == b"fenced"
+        assert b"taximeter restored" in meta[b"fenced_reason"]
+        with pytest.raises(ShardFenced, match="taximeter restored"):
+            await Meter.connect(redis_url, settings=MeterSettings(key_prefix=stores.prefix))
+    if not opens:
+        await speak_again(world.pool, "the machine burnt")
+        assert (await guard(stores, 0, 1)).action == "rebuilt"
+        assert await objection(world.pool, of) is None
+    await world.assert_books()
+
+
+async def test_a_copy_leaves_the_redis_of_another_postgres_alone(
+    world: World, books: Books
+) -> None:
+    """As a dump that was loaded elsewhere finds it: another system, on production's Redis."""
+    await books.run("UPDATE taximeter.installation SET history = '1/00000001'")
+    await books.run("UPDATE taximeter.watermarks SET run_id = 'another'")
+    keys = world.keys()
+    await world.stores.redis.hset(
+        keys.meta, mapping={"ledger": "7/00000001 5 1", "postgres": "7/00000001"}
+    )
+    await world.stores.redis.hset(keys.meta, "run_id", "of-production")
+    before = await world.stores.redis.hgetall(keys.meta)
+    assert (await guard(world.stores, 0, 1)).action == "stopped"
+    assert await world.stores.redis.hgetall(keys.meta) == before
 
 
 async def test_a_redis_that_knows_its_postgres_is_no_doubt(world: World, books: Books) -> None:
