@@ -82,7 +82,7 @@ GRANTS: dict[str, tuple[str, str, str]] = {
     "taximeter.conditions": ("S", "", ""),
     "taximeter.notice_marks": ("", "", ""),
     "taximeter.receivers": ("SIUD", "SU", ""),
-    "taximeter.installation": ("S", "SU", ""),
+    "taximeter.installation": ("S", "SU", "S"),
     "taximeter.deliveries": ("SIU", "SIUD", ""),
     "taximeter.seals": ("S", "SI", ""),
     "taximeter.sealed_rows": ("S", "SI", ""),
