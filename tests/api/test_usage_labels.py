@@ -135,3 +135,22 @@ async def test_more_than_is_read_is_refused_and_never_a_part_of_it(
     for path, field in ((f"{USAGE}?group_by=tag", "group_by"), (f"{USAGE}/series?by=key", "by")):
         said = await get(world, path, "ann", status=400)
         assert said["error"]["message"].startswith(f"{field}: usage of one user by")
+
+
+async def test_what_is_archived_is_refused_and_never_left_out(world: World) -> None:
+    await world.funded("ann", 20.0)
+    for tag in ("kept", "gone"):
+        await ask(world, world.auth("ann"), tag=tag)
+    await world.settle()
+    assert len(await groups(world, "tag", "ann")) == 2
+    # As archiving leaves it: the rows are gone, and the rollups still have them.
+    async with world.stores.pool.acquire() as conn, conn.transaction():
+        await conn.execute("SET LOCAL session_replication_role = replica")
+        gone = await conn.execute(
+            "DELETE FROM credit_usage_attribution WHERE request_metadata ->> 'tag' = 'gone'"
+        )
+    assert gone == "DELETE 1"
+    for path in (f"{USAGE}?group_by=tag", f"{USAGE}/series?by=tag"):
+        said = await get(world, path, "ann", status=400)
+        assert "archived" in said["error"]["message"]
+    assert (await get(world, USAGE, "ann"))["total_requests"] == 2
