@@ -68,8 +68,8 @@ class GroupUsage(BaseModel):
     """
 
     key: str = Field(
-        description="Empty for what says no API key, or no tag. What members used with keys that "
-        "are not theirs is told to them as without a key"
+        description="Empty for what says no API key, or no tag, and for all beyond a thousand of "
+        "them. What members used with keys that are not theirs is told to them as without a key"
     )
     key_name: str | None = Field(default=None, description="What an API key is called")
     credits_used: float

@@ -19,7 +19,7 @@ BUGS: Final = (
         "api/routes/personal.py",
         '    await conn.execute(CREDITS["open_account"], org_id, user_id, admin.user_id)\n',
         "",
-        "api/test_admin_lock_order.py::test_allocations_before_their_pool[grant]",
+        "api/test_admin_lock_order.py::test_allocations_before_their_pool",
     ),
     Bug(
         "a stream is charged in a plain finally",
