@@ -32,8 +32,8 @@ LISTED: Final = (
 
 
 class Bug(NamedTuple):
-    """`old` stands in `file` exactly once. `tests` are what pytest takes, below tests/, and at
-    least one of them must fail. `item` is what of LISTED it stands for.
+    """`old` stands exactly once in what is run of `file`. `tests` are what pytest takes, below
+    tests/, and at least one of them must fail. `item` is what of LISTED it stands for.
     """
 
     name: str

@@ -11,7 +11,7 @@ RUNNING_TOTALS: Final = "migrations/20261129110000_running_totals.sql"
 CLOSED_CREDITS: Final = "migrations/20261129213704_closed_credits.sql"
 EXPOSURES: Final = "migrations/20261129214004_exposures.sql"
 TERMS: Final = "migrations/20261129214304_terms_and_records.sql"
-DELETIONS: Final = "migrations/20261129214404_deletions.sql"
+USAGE_NAMES: Final = "migrations/20261130011803_usage_names.sql"
 AUDIT_CHAIN: Final = "migrations/20261129214504_audit_chain.sql"
 REQUEST_IDS: Final = "migrations/20261130115206_request_ids_forgotten.sql"
 
@@ -63,7 +63,7 @@ BUGS: Final = (
     ),
     Bug(
         "deleted usage stays in the figures of its organisation",
-        DELETIONS,
+        USAGE_NAMES,
         "    -- Writer 2: what was done by hand, with its sign.\n"
         "    SELECT array_agg(ROW(org_id, day, service_type, service_name, 2::smallint, -requests,"
         " -credits_used)",
@@ -137,7 +137,7 @@ BUGS: Final = (
     ),
     Bug(
         "a deduction takes what requests hold",
-        EXPOSURES,
+        REQUEST_IDS,
         "    IF remaining - opened < millicredits THEN",
         "    IF remaining < millicredits THEN",
         "settler/test_exposure.py",
@@ -152,7 +152,7 @@ BUGS: Final = (
     ),
     Bug(
         "a deduction promises what it does not know",
-        EXPOSURES,
+        REQUEST_IDS,
         "    PERFORM taximeter.check_exposure_is_known();\n",
         "",
         "settler/test_exposure.py",
@@ -181,7 +181,7 @@ BUGS: Final = (
     ),
     Bug(
         "a charge goes with another phase of its request",
-        DELETIONS,
+        USAGE_NAMES,
         "           AND (charged.shard, charged.epoch, charged.seq) IS NOT DISTINCT FROM"
         " (deleted.shard, deleted.epoch, deleted.seq)\n",
         "",

@@ -60,8 +60,8 @@ class Tree:
         luck, and others are asked.
         """
         text = (self.folder / bug.file).read_text(encoding="utf-8")
-        if text.count(bug.old) != 1:
-            return Found("", f"its place is there {text.count(bug.old)} times in {bug.file}")
+        if (places := at_work(text).count(bug.old)) != 1:
+            return Found("", f"its place is there {places} times in {bug.file}")
         unsteady: list[str] = []
         for _ in range(ROUNDS_MAX):
             found = self._with(bug, bug.tests.split(), unsteady, limit_s)
@@ -81,7 +81,7 @@ class Tree:
     ) -> Found:
         file = self.folder / bug.file
         text = file.read_text(encoding="utf-8")
-        file.write_text(text.replace(bug.old, bug.new), encoding="utf-8")
+        file.write_text(text.replace(bug.old, bug.new, 1), encoding="utf-8")
         try:
             return self.run(tests, without, limit_s)
         finally:
@@ -112,6 +112,13 @@ class Tree:
         except subprocess.TimeoutExpired:
             return Found("", f"no test has failed within {limit_s:.0f} s")
         return judge(finished.returncode, finished.stdout, finished.stderr)
+
+
+def at_work(text: str) -> str:
+    """What is run of a file: of a migration not the part that takes it back, which writes what it
+    replaced once more.
+    """
+    return text.partition("\n-- migrate:down")[0]
 
 
 def judge(returncode: int, output: str, errors: str) -> Found:
