@@ -77,7 +77,7 @@ BUGS: Final = (
         "meter/lanes/pending.py",
         "        self._group.tell(self._place, reply)\n",
         "        self._group.tell(self._place - 1, reply)\n",
-        "meter/test_many.py",
+        "meter/test_many.py::test_each_charge_has_an_outcome_of_its_own",
     ),
     Bug(
         "holds of a caller who left while others of his were loaded stay open",
