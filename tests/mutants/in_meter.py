@@ -75,8 +75,8 @@ BUGS: Final = (
     Bug(
         "one of many is told what became of the one before it",
         "meter/lanes/pending.py",
-        "        self._group.tell(self._place, reply)\n",
-        "        self._group.tell(self._place - 1, reply)\n",
+        "            answers[place] = answer\n",
+        "            answers[place] = answers[place - 1] or answer\n",
         "meter/test_many.py::test_each_charge_has_an_outcome_of_its_own",
     ),
     Bug(
