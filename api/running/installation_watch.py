@@ -13,7 +13,7 @@ from typing import Final, Self
 import asyncpg
 
 from taximeter.settler.books.installation import objection
-from taximeter.settler.books.stores import Pool
+from taximeter.settler.books.stores import AWAY, Pool
 
 logger = logging.getLogger("taximeter.installation")
 
@@ -21,7 +21,7 @@ LOOK_EVERY_S: Final = 1.0
 FIRST_LOOK_S: Final = 2.0
 """A start waits so long for Postgres: without it, it goes on, and looks again."""
 REASON: Final = "another_installation"
-_TROUBLES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_AWAY: Final = (*AWAY, asyncpg.InterfaceError)
 
 
 class InstallationWatch:
@@ -40,6 +40,7 @@ class InstallationWatch:
         self._installation = installation
         self._changed = changed
         self._said: str | None = None
+        self._trouble = ""
         self.stopped = False
 
     @asynccontextmanager
@@ -61,9 +62,16 @@ class InstallationWatch:
         """Ask Postgres. What was found before stays while it cannot be asked."""
         try:
             why = await objection(self._pool, self._installation)
-        except _TROUBLES as error:
+        except _AWAY as error:
             logger.debug("installation: %s: %s", type(error).__name__, error)
             return
+        except Exception as error:
+            # Whatever it is: a look that is not made again would let a copy charge for ever.
+            if (trouble := repr(error)) != self._trouble:  # Said once, and not each second.
+                logger.exception("whose installation this is could not be looked at")
+            self._trouble = trouble
+            return
+        self._trouble = ""
         self.stopped = why is not None
         if why != self._said:
             self._changed(self.stopped)
